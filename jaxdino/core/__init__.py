@@ -1,0 +1,1 @@
+"""What every other room stands on: flat parameters, rules over paths, sharding, errors."""

@@ -1,0 +1,141 @@
+"""A module as a skeleton and a flat dict of arrays keyed by path, and back again, checked.
+
+`skeleton, flat = split(model)` and `bind(skeleton, flat)` are the only places that see `nnx.split` and
+`nnx.merge`. `nnx.merge` is positional and takes wrong names and shapes without a word; `bind` does not.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jaxdino.core.errors import UserError
+from jaxdino.core.rules import nearest
+
+Flat = dict[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a path must hold: shape, dtype, and kind ("param", "buffer" or "batch_stat")."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    kind: str
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+class Buffer(nnx.Variable):
+    """An array that the forward pass reads and no optimiser ever touches (DINOv3's RoPE periods)."""
+
+
+KINDS = ((nnx.Param, "param"), (nnx.BatchStat, "batch_stat"), (Buffer, "buffer"))
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A module without its arrays: the graph definition and, in natural order, what each path must hold."""
+
+    graphdef: nnx.GraphDef
+    entries: Mapping[str, Entry]
+
+    def paths(self, kind: str | None = None) -> list[str]:
+        """Paths in natural order; only those of one kind if given."""
+        return [path for path, entry in self.entries.items() if kind in (None, entry.kind)]
+
+    @property
+    def num_params(self) -> int:
+        """Number of trainable elements (kind "param")."""
+        return sum(entry.size for entry in self.entries.values() if entry.kind == "param")
+
+
+def natural_key(path: str) -> tuple:
+    """Sort key that puts blocks.2 before blocks.10."""
+    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in path.split("."))
+
+
+def _key(path: tuple) -> str:
+    return ".".join(str(part) for part in path)
+
+
+def _kind(variable: nnx.Variable) -> str:
+    for cls, kind in KINDS:
+        if isinstance(variable, cls):
+            return kind
+    raise TypeError(f"{type(variable).__name__} is not a kind of variable that jaxdino trains or keeps")
+
+
+def _skeleton(graphdef: nnx.GraphDef, variables: dict[str, nnx.Variable]) -> Skeleton:
+    entries = {
+        path: Entry(tuple(v.get_value().shape), np.dtype(v.get_value().dtype), _kind(v))
+        for path, v in sorted(variables.items(), key=lambda item: natural_key(item[0]))
+    }
+    return Skeleton(graphdef, entries)
+
+
+def _variables(state: nnx.State) -> dict[str, nnx.Variable]:
+    return {_key(path): variable for path, variable in nnx.to_flat_state(state)}
+
+
+def split(model: nnx.Module) -> tuple[Skeleton, Flat]:
+    """Takes a module apart into its skeleton and its arrays keyed by path, in natural order."""
+    graphdef, state = nnx.split(model)
+    variables = _variables(state)
+    skeleton = _skeleton(graphdef, variables)
+    return skeleton, {path: variables[path].get_value() for path in skeleton.entries}
+
+
+def abstract(build: Callable[[], nnx.Module]) -> Skeleton:
+    """The skeleton of the module that `build` would make, without allocating an array."""
+    graphdef, state = nnx.split(nnx.eval_shape(build))
+    return _skeleton(graphdef, _variables(state))
+
+
+def check(skeleton: Skeleton, flat: Mapping[str, jax.Array]) -> None:
+    """Raises UserError unless `flat` has exactly the skeleton's paths and shapes."""
+    problems = []
+    for path in skeleton.entries.keys() - flat.keys():
+        problems.append(f"missing {path} {skeleton.entries[path].shape} (nearest: {', '.join(nearest(path, flat))})")
+    for path in flat.keys() - skeleton.entries.keys():
+        problems.append(f"unexpected {path} (nearest: {', '.join(nearest(path, skeleton.entries))})")
+    for path, entry in skeleton.entries.items():
+        if path in flat and tuple(flat[path].shape) != entry.shape:
+            problems.append(f"shape of {path}: {tuple(flat[path].shape)} given, {entry.shape} wanted")
+    if problems:
+        listed = "\n  ".join(sorted(problems)[:20])
+        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise UserError(f"{len(problems)} of the parameters do not fit the model:\n  {listed}{more}")
+
+
+def bind(skeleton: Skeleton, flat: Mapping[str, jax.Array]) -> nnx.Module:
+    """Puts arrays back into the module: the inverse of `split`, usable under `jax.jit`.
+
+    Raises:
+      UserError: if a path is missing or unknown or a shape differs, with the nearest names.
+    """
+    check(skeleton, flat)
+    nested: dict = {}
+    for path in skeleton.entries:
+        *parents, leaf = (int(part) if part.isdigit() else part for part in path.split("."))
+        node = nested
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[leaf] = flat[path]
+    return nnx.merge(skeleton.graphdef, nested)
+
+
+def digest(flat: Mapping[str, jax.Array]) -> str:
+    """SHA-256 over path, dtype, shape and bytes of every array, in natural order: 64 hex digits."""
+    sha = hashlib.sha256()
+    for path in sorted(flat, key=natural_key):
+        array = np.ascontiguousarray(jax.device_get(flat[path]))
+        sha.update(f"{path} {array.dtype.name} {array.shape}\n".encode())
+        sha.update(array.reshape(-1).view(np.uint8))
+    return sha.hexdigest()

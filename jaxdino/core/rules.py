@@ -1,0 +1,61 @@
+"""First-match rules over parameter paths, with full coverage both ways."""
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from jaxdino.core.errors import UserError
+
+T = TypeVar("T")
+
+
+def nearest(name: str, names: Iterable[str], n: int = 3) -> list[str]:
+    """The `n` names most like `name`, best first; the first few names when none is alike."""
+    names = list(names)
+    return difflib.get_close_matches(name, names, n=n, cutoff=0.4) or names[:n]
+
+
+def did_you_mean(name: str, names: Iterable[str], n: int = 3) -> str:
+    """`nearest` as a phrase to end an error message with."""
+    found = nearest(name, names, n)
+    return f"nearest: {', '.join(found)}" if found else "there is none to choose from"
+
+
+def first_match(paths: Sequence[str], rules: Sequence[tuple[str, T]], what: str = "parameter") -> dict[str, T]:
+    """Gives each path the value of the first rule whose pattern matches the whole path.
+
+    Args:
+      paths: flat parameter paths.
+      rules: ordered (regular expression, value); the expression must match the whole path.
+      what: the word for a path in error messages.
+
+    Returns:
+      {path: value}, in the order of `paths`.
+
+    Raises:
+      UserError: for a path that no rule covers, and for a rule that matches no path at all (a rule whose
+        paths are all taken by earlier rules is accepted).
+    """
+    compiled = []
+    for pattern, value in rules:
+        try:
+            compiled.append((re.compile(pattern), value))
+        except re.error as err:
+            raise UserError(f"the pattern {pattern!r} is not a regular expression: {err}") from None
+    for regex, _ in compiled:
+        if not any(regex.fullmatch(path) for path in paths):
+            raise UserError(f"the rule {regex.pattern!r} matches no {what}; {did_you_mean(regex.pattern, paths)}")
+    chosen = {}
+    for path in paths:
+        for regex, value in compiled:
+            if regex.fullmatch(path):
+                chosen[path] = value
+                break
+        else:
+            patterns = [pattern for pattern, _ in rules]
+            raise UserError(
+                f"no rule covers the {what} {path!r}; {did_you_mean(path, patterns)}. "
+                f"End the list with a rule that matches everything ('.*')."
+            )
+    return chosen

@@ -1,0 +1,271 @@
+"""One vision transformer for DINO, DINOv2, DINOv3 and timm-style ViTs: what differs is in `ViTConfig`."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import Buffer
+from jaxdino.models import positions
+from jaxdino.models.layers import LayerNorm, LayerScale, Linear, attention, drop_path, gelu, linear
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTConfig:
+    """The shape of a ViT and the habits of its family; everything here can be read off a checkpoint.
+
+    Attributes:
+      mlp_dim: hidden width of the feed-forward layer (of each half, for SwiGLU).
+      qkv_bias: whether q, k, v have a bias; mask_k_bias: DINOv3 multiplies the key's part of it by zero.
+      positions: "learned" (a table over `pos_grid`, with an own row for the class token if `pos_cls`) or "rope".
+      pos_offset, pos_antialias: how the family resamples the table to another grid (see `resample_grid`).
+      local_cls_norm: DINOv3's second norm for local crops: kept for export, unused in the forward pass.
+      pooler: transformers' ViTModel pools the class token through tanh(dense).
+    """
+
+    patch_size: int = 16
+    width: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_dim: int = 3072
+    swiglu: bool = False
+    qkv_bias: bool = True
+    mask_k_bias: bool = False
+    layer_scale: bool = False
+    num_registers: int = 0
+    positions: str = "learned"
+    pos_grid: tuple[int, int] = (14, 14)
+    pos_cls: bool = True
+    pos_offset: float = 0.0
+    pos_antialias: bool = False
+    rope_base: float = 100.0
+    mask_token: bool = False
+    local_cls_norm: bool = False
+    pooler: bool = False
+    norm_eps: float = 1e-6
+    in_channels: int = 3
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.width // self.num_heads
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Output:
+    """What a backbone gives, all after the final norm.
+
+    Attributes:
+      cls: (B, D) class token. patches: (B, h, w, D). registers: (B, R, D), R = 0 without registers.
+      pooled: (B, D) the family's pooled output: the class token, through the pooler if the model has one.
+      logits: (B, classes), or None without a head.
+    """
+
+    cls: jax.Array
+    patches: jax.Array
+    registers: jax.Array
+    pooled: jax.Array
+    logits: jax.Array | None = None
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention with one fused qkv projection, columns ordered q, k, v and then by head."""
+
+    def __init__(self, cfg: ViTConfig, implementation: str, rngs: nnx.Rngs):
+        self.qkv = Linear(cfg.width, 3 * cfg.width, use_bias=cfg.qkv_bias, rngs=rngs)
+        self.proj = Linear(cfg.width, cfg.width, rngs=rngs)
+        self.num_heads = cfg.num_heads
+        self.mask_k_bias = cfg.mask_k_bias
+        self.implementation = implementation
+
+    def __call__(self, x_BxNxD: jax.Array, rope: tuple[jax.Array, jax.Array] | None) -> jax.Array:
+        b, n, width = x_BxNxD.shape
+        if self.qkv.bias is not None and self.mask_k_bias:
+            qkv = self._masked_qkv(x_BxNxD)
+        else:
+            qkv = self.qkv(x_BxNxD)
+        q, k, v = jnp.transpose(qkv.reshape(b, n, 3, self.num_heads, -1), (2, 0, 3, 1, 4))
+        if rope is not None:
+            q, k = positions.rotate(q, *rope), positions.rotate(k, *rope)
+        out = attention(q, k, v, self.implementation)
+        return self.proj(jnp.swapaxes(out, 1, 2).reshape(b, n, width))
+
+    def _masked_qkv(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        keep = jnp.concatenate([jnp.ones(width), jnp.zeros(width), jnp.ones(width)])
+        return linear(x, self.qkv.kernel[...], self.qkv.bias[...] * keep.astype(self.qkv.bias.dtype))
+
+
+class Mlp(nnx.Module):
+    """fc2(gelu(fc1(x)))."""
+
+    def __init__(self, cfg: ViTConfig, rngs: nnx.Rngs):
+        self.fc1 = Linear(cfg.width, cfg.mlp_dim, rngs=rngs)
+        self.fc2 = Linear(cfg.mlp_dim, cfg.width, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.fc2(gelu(self.fc1(x)))
+
+
+class SwiGLU(nnx.Module):
+    """w3(silu(w1 x) * w2 x), w1 and w2 fused in `w12` (Shazeer 2020, arXiv:2002.05202)."""
+
+    def __init__(self, cfg: ViTConfig, rngs: nnx.Rngs):
+        self.w12 = Linear(cfg.width, 2 * cfg.mlp_dim, rngs=rngs)
+        self.w3 = Linear(cfg.mlp_dim, cfg.width, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        gate, value = jnp.split(self.w12(x), 2, axis=-1)
+        return self.w3(jax.nn.silu(gate) * value)
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block with optional layer scale and stochastic depth."""
+
+    def __init__(self, cfg: ViTConfig, drop_rate: float, implementation: str, rngs: nnx.Rngs):
+        self.norm1 = LayerNorm(cfg.width, cfg.norm_eps)
+        self.attn = Attention(cfg, implementation, rngs)
+        self.ls1 = LayerScale(cfg.width, 1.0) if cfg.layer_scale else None
+        self.norm2 = LayerNorm(cfg.width, cfg.norm_eps)
+        self.mlp = (SwiGLU if cfg.swiglu else Mlp)(cfg, rngs)
+        self.ls2 = LayerScale(cfg.width, 1.0) if cfg.layer_scale else None
+        self.drop_rate = drop_rate
+
+    def __call__(self, x: jax.Array, rope, key: jax.Array | None) -> jax.Array:
+        keys = (None, None) if key is None else jax.random.split(key)
+        branch = self.attn(self.norm1(x), rope)
+        x = x + drop_path(self.ls1(branch) if self.ls1 else branch, self.drop_rate, keys[0])
+        branch = self.mlp(self.norm2(x))
+        return x + drop_path(self.ls2(branch) if self.ls2 else branch, self.drop_rate, keys[1])
+
+
+class PatchEmbed(nnx.Module):
+    """Non-overlapping patches through one linear map; kernel (p, p, channels, D) as a convolution has it."""
+
+    def __init__(self, cfg: ViTConfig, rngs: nnx.Rngs):
+        p, c = cfg.patch_size, cfg.in_channels
+        self.proj = Linear(p * p * c, cfg.width, rngs=rngs)
+        self.proj.kernel = nnx.Param(self.proj.kernel[...].reshape(p, p, c, cfg.width))
+
+    def __call__(self, images_BxHxWxC: jax.Array) -> jax.Array:
+        """(B, H, W, C) -> (B, h, w, D)."""
+        kernel = self.proj.kernel[...]
+        p, _, c, width = kernel.shape
+        b, height, wide, channels = images_BxHxWxC.shape
+        if channels != c or height % p or wide % p:
+            raise UserError(
+                f"images of {height}x{wide} with {channels} channels do not fit patches of {p} pixels and "
+                f"{c} channels: give sizes that are multiples of {p}."
+            )
+        h, w = height // p, wide // p
+        x = images_BxHxWxC.reshape(b, h, p, w, p, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h, w, p * p * c)
+        return linear(x, kernel.reshape(p * p * c, width), self.proj.bias[...])
+
+
+class Rope(nnx.Module):
+    """Holds DINOv3's rotary periods (head_dim / 4,), a buffer of the checkpoint."""
+
+    def __init__(self, cfg: ViTConfig):
+        self.periods = Buffer(jnp.asarray(positions.rope_periods(cfg.head_dim, cfg.rope_base)))
+
+
+class ViT(nnx.Module):
+    """A vision transformer; see `ViTConfig` for what varies and `Output` for what it gives.
+
+    Sources: facebookresearch/dino vision_transformer.py, facebookresearch/dinov2 and dinov3
+    models/vision_transformer.py, huggingface/pytorch-image-models timm/models/vision_transformer.py.
+    """
+
+    def __init__(
+        self,
+        cfg: ViTConfig,
+        *,
+        rngs: nnx.Rngs,
+        drop_path: float = 0.0,
+        dtype: jnp.dtype = jnp.float32,
+        attention: str = "xla",
+        remat: bool = False,
+    ):
+        init = nnx.initializers.truncated_normal(stddev=0.02)
+        self.patch_embed = PatchEmbed(cfg, rngs)
+        self.cls_token = nnx.Param(init(rngs.params(), (1, 1, cfg.width), jnp.float32))
+        if cfg.num_registers:
+            self.register_tokens = nnx.Param(init(rngs.params(), (1, cfg.num_registers, cfg.width), jnp.float32))
+        if cfg.mask_token:
+            self.mask_token = nnx.Param(jnp.zeros((1, cfg.width)))
+        if cfg.positions == "learned":
+            rows = cfg.pos_grid[0] * cfg.pos_grid[1] + cfg.pos_cls
+            self.pos_embed = nnx.Param(init(rngs.params(), (1, rows, cfg.width), jnp.float32))
+        else:
+            self.rope = Rope(cfg)
+        rates = [drop_path * i / max(cfg.depth - 1, 1) for i in range(cfg.depth)]
+        self.blocks = nnx.List([Block(cfg, rate, attention, rngs) for rate in rates])
+        self.norm = LayerNorm(cfg.width, cfg.norm_eps)
+        if cfg.local_cls_norm:
+            self.local_cls_norm = LayerNorm(cfg.width, cfg.norm_eps)
+        if cfg.pooler:
+            self.pooler = Linear(cfg.width, cfg.width, rngs=rngs)
+        self.cfg, self.dtype, self.remat = cfg, dtype, remat
+
+    def embed(self, images: jax.Array, mask: jax.Array | None = None) -> tuple[jax.Array, tuple[int, int]]:
+        """Tokens (B, 1 + R + h w, D) in the order class, registers, patches, and the grid (h, w).
+
+        Args:
+          images: (B, H, W, C) float, normalised.
+          mask: (B, h, w) bool; True patches are replaced by the mask token.
+        """
+        cfg = self.cfg
+        patches = self.patch_embed(images.astype(self.dtype))
+        b, h, w, width = patches.shape
+        if mask is not None:
+            patches = jnp.where(mask[..., None], self.mask_token[...].astype(self.dtype)[:, None, None], patches)
+        cls = self.cls_token[...].astype(self.dtype)
+        if cfg.positions == "learned":
+            table = self.pos_embed[...]
+            if cfg.pos_cls:
+                cls = cls + table[:, :1].astype(self.dtype)
+            grid = table[0, int(cfg.pos_cls) :].reshape(*cfg.pos_grid, width)
+            grid = positions.resample_grid(grid, (h, w), offset=cfg.pos_offset, antialias=cfg.pos_antialias)
+            patches = patches + grid[None].astype(self.dtype)
+        tokens = [jnp.broadcast_to(cls, (b, 1, width)), patches.reshape(b, h * w, width)]
+        if cfg.num_registers:
+            registers = self.register_tokens[...].astype(self.dtype)
+            tokens.insert(1, jnp.broadcast_to(registers, (b, cfg.num_registers, width)))
+        return jnp.concatenate(tokens, axis=1), (h, w)
+
+    def hidden_states(self, images: jax.Array, mask=None, key=None) -> tuple[list[jax.Array], tuple[int, int]]:
+        """Tokens after the embedding and after each block, before the final norm: depth + 1 arrays."""
+        x, grid = self.embed(images, mask)
+        rope = positions.rope_angles(*grid, self.rope.periods[...]) if self.cfg.positions == "rope" else None
+        states = [x]
+        for i, block in enumerate(self.blocks):
+            block_key = None if key is None else jax.random.fold_in(key, i)
+            step = jax.checkpoint(block.__call__) if self.remat else block
+            states.append(step(states[-1], rope, block_key))
+        return states, grid
+
+    def finish(self, x: jax.Array, grid: tuple[int, int]) -> Output:
+        """Applies the final norm to tokens and sorts them into an `Output`."""
+        x = self.norm(x)
+        first = 1 + self.cfg.num_registers
+        cls, registers, patches = x[:, 0], x[:, 1:first], x[:, first:].reshape(x.shape[0], *grid, -1)
+        pooled = jnp.tanh(self.pooler(cls)) if self.cfg.pooler else cls
+        return Output(cls=cls, patches=patches, registers=registers, pooled=pooled)
+
+    def __call__(self, images: jax.Array, *, mask: jax.Array | None = None, key: jax.Array | None = None) -> Output:
+        """images (B, H, W, C) float normalised -> Output. With a key, stochastic depth is active."""
+        states, grid = self.hidden_states(images, mask, key)
+        return self.finish(states[-1], grid)
+
+    def intermediate_layers(self, images: jax.Array, n: int | Sequence[int] = 1) -> list[Output]:
+        """The outputs of the last `n` blocks, or of the blocks with the given indices, final norm applied."""
+        states, grid = self.hidden_states(images)
+        depth = self.cfg.depth
+        chosen = range(depth - n, depth) if isinstance(n, int) else n
+        if not all(0 <= i < depth for i in chosen):
+            raise UserError(f"layers {list(chosen)} asked of a model with blocks 0 to {depth - 1}")
+        return [self.finish(states[i + 1], grid) for i in chosen]
