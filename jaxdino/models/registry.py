@@ -75,13 +75,12 @@ class ModelSpec:
     @property
     def layers(self) -> tuple[Layer, ...]:
         """The model's layers from the input to the output; every parameter lies in exactly one."""
-        own = {"norm", "local_cls_norm", "pooler", "blocks"}
         stem = ("cls_token", "pos_embed", "register_tokens", "mask_token", "patch_embed", "rope")
-        blocks = [Layer(f"blocks.{i}", "block", (f"backbone.blocks.{i}",)) for i in range(self.config.depth)]
+        top = ("norm", "local_cls_norm", "pooler")
         return (
             Layer("embed", "stem", tuple(f"backbone.{name}" for name in stem)),
-            *blocks,
-            Layer("norm", "norm", tuple(f"backbone.{name}" for name in sorted(own - {"blocks"}))),
+            *(Layer(f"blocks.{i}", "block", (f"backbone.blocks.{i}",)) for i in range(self.config.depth)),
+            Layer("norm", "norm", tuple(f"backbone.{name}" for name in top)),
             Layer("head", "head", ("head",)),
         )
 

@@ -84,20 +84,17 @@ class Attention(nnx.Module):
 
     def __call__(self, x_BxNxD: jax.Array, rope: tuple[jax.Array, jax.Array] | None) -> jax.Array:
         b, n, width = x_BxNxD.shape
-        if self.qkv.bias is not None and self.mask_k_bias:
-            qkv = self._masked_qkv(x_BxNxD)
-        else:
-            qkv = self.qkv(x_BxNxD)
-        q, k, v = jnp.transpose(qkv.reshape(b, n, 3, self.num_heads, -1), (2, 0, 3, 1, 4))
+        q, k, v = jnp.transpose(self._qkv(x_BxNxD).reshape(b, n, 3, self.num_heads, -1), (2, 0, 3, 1, 4))
         if rope is not None:
             q, k = positions.rotate(q, *rope), positions.rotate(k, *rope)
         out = attention(q, k, v, self.implementation)
         return self.proj(jnp.swapaxes(out, 1, 2).reshape(b, n, width))
 
-    def _masked_qkv(self, x: jax.Array) -> jax.Array:
-        width = x.shape[-1]
-        keep = jnp.concatenate([jnp.ones(width), jnp.zeros(width), jnp.ones(width)])
-        return linear(x, self.qkv.kernel[...], self.qkv.bias[...] * keep.astype(self.qkv.bias.dtype))
+    def _qkv(self, x: jax.Array) -> jax.Array:
+        if self.qkv.bias is None or not self.mask_k_bias:
+            return self.qkv(x)
+        keep = jnp.repeat(jnp.array([1, 0, 1], self.qkv.bias.dtype), x.shape[-1])
+        return linear(x, self.qkv.kernel[...], self.qkv.bias[...] * keep)
 
 
 class Mlp(nnx.Module):

@@ -1,0 +1,108 @@
+"""What every config shares: the settings and their defaults, each declared once, and `stage` to write stages.
+
+A stage inherits whatever it leaves open from here, so `--config.data.batch_size=256` holds for all stages and
+`--config.stages[1].batch_size=64` for one of them. A setting that is None by default keeps its type, so that
+flags can set it.
+"""
+
+from dataclasses import asdict, fields
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from jaxdino.data.sources import DataConfig
+from jaxdino.stage import Group, Optimizer, Schedule, Stage
+
+DIGITS_MODEL = "dinov3_digits"  # embedded, as are its weights and the digits
+
+
+def get_config(model: str | None = None) -> ConfigDict:
+    """Every setting except the stages, for a model by its published name; by default the embedded one."""
+    embedded = model in (None, "", DIGITS_MODEL)
+    config = ConfigDict()
+    config.seed = 0
+    config.model = dict(
+        name=model or DIGITS_MODEL,
+        weights=placeholder(str),  # file, folder or hub name; None: the embedded file or the published hub name
+        num_classes=placeholder(int),  # None: as many as the data has
+        pool=placeholder(str),  # None: the model's own
+        drop_head=False,  # drop a head of another class count
+        drop_path=Stage.drop_path,
+    )
+    config.data = dict(
+        **_defaults(DataConfig, name="digits" if embedded else "folder"),
+        image_size=placeholder(int),  # pixels; None: the model's own
+        batch_size=64,  # of one optimiser step, over all devices
+        augment="light",  # preset: none | light | medium | strong
+    )
+    config.objective = dict(name="classify", label_smoothing=Stage.label_smoothing)
+    config.optimizer = dict(
+        **asdict(Optimizer()),
+        schedule=asdict(Schedule()),
+        lr=1e-3,
+        layer_decay=Group.layer_decay,
+        weight_decay=0.05,
+        no_decay=Stage.no_decay,
+        clip_norm=1.0,
+        accumulate=Stage.accumulate,
+    )
+    config.early_stopping = dict(monitor=Stage.monitor, patience=Stage.patience, min_delta=placeholder(float))
+    config.stages = ()
+    config.skip_optional = False
+    config.precision = "float32"  # of the computation: float32 | bfloat16 | float16; the weights are float32
+    config.mesh = dict(data=-1, fsdp=1)  # devices along each axis; -1: all that are left
+    config.ema_decay = placeholder(float)  # None: no average of the weights
+    config.log_every = 10  # steps
+    config.checkpoint = dict(every_epochs=1, every_steps=placeholder(int), keep=2)
+    return config
+
+
+def stage(name: str, rules: tuple[tuple[str, str], ...], groups: dict[str, dict], **settings: Any) -> ConfigDict:
+    """A stage that leaves open what `settings` do not say. Fields: `jaxdino.stage.Stage`."""
+    parts = {
+        "groups": ConfigDict({key: _open(Group, values) for key, values in groups.items()}),
+        "optimizer": _open(Optimizer, settings.pop("optimizer", {})),
+        "schedule": _open(Schedule, settings.pop("schedule", {})),
+    }
+    return _open(Stage, dict(name=name, rules=rules, **parts, **settings))
+
+
+def _defaults(cls: type, **given: Any) -> dict[str, Any]:
+    """Every field of a dataclass with its default; None becomes a typed, empty place."""
+    hints = get_type_hints(cls)
+    values = asdict(cls(**given))
+    return {name: placeholder(_plain(hints[name])) if v is None else v for name, v in values.items()}
+
+
+def _open(cls: type, given: dict[str, Any]) -> ConfigDict:
+    """A config with every field of `cls`: those given, and the others as typed, empty places."""
+    hints = get_type_hints(cls)
+    places = {f.name: placeholder(_plain(hints[f.name])) for f in fields(cls) if f.name not in given}
+    return ConfigDict(places | given)
+
+
+def _plain(hint: Any) -> type:
+    """The type that a value of this field has: int for `int | None`, tuple for `tuple[str, ...]`."""
+    if isinstance(hint, UnionType):
+        hint = next(arg for arg in get_args(hint) if arg is not type(None))
+    return get_origin(hint) or hint
+
+
+def fit_digits(config: ConfigDict, epochs: dict[str, int], backbone_lr: float | None = None) -> ConfigDict:
+    """Numbers for the embedded digits and their tiny model; a config of another model passes untouched.
+
+    Args:
+      epochs: {stage: its limit}.
+      backbone_lr: peak rate of the groups that are not the head.
+    """
+    if config.model.name != DIGITS_MODEL:
+        return config
+    config.data.batch_size = 64
+    for given in config.stages:
+        given.epochs = epochs[given.name]
+        for name, group in given.groups.items():
+            if backbone_lr and name != "head" and not group.frozen:
+                group.lr = backbone_lr
+    return config

@@ -1,0 +1,28 @@
+"""Full fine-tuning with layer-wise learning-rate decay: 0.9 a layer, from the head down to the embedding.
+
+    python -m jaxdino.main --config=configs/full_llrd.py
+    python -m jaxdino.main --config=configs/full_llrd.py:dinov3_vits16 --config.data.root=DIR
+
+Backbone and head have base rates of their own; the decay is BEiT's (arXiv:2106.08254).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(model: str | None = None) -> ConfigDict:
+    """One stage that trains everything."""
+    config = common.get_config(model)
+    config.optimizer.layer_decay = 0.9
+    config.optimizer.schedule.warmup_epochs = 2.0
+    config.stages = (
+        common.stage(
+            "full",
+            epochs=30,
+            augment="medium",
+            rules=(("@head", "head"), ("@all", "backbone")),
+            groups=dict(head=dict(lr=1e-3), backbone=dict(lr=1e-5)),
+        ),
+    )
+    return common.fit_digits(config, epochs=dict(full=30), backbone_lr=1e-3)

@@ -1,0 +1,45 @@
+"""Gradual unfreezing: the head, then the last blocks with it, then everything (ULMFiT, arXiv:1801.06146).
+
+    python -m jaxdino.main --config=configs/gradual.py
+    python -m jaxdino.main --config=configs/gradual.py:dinov3_vits16 --config.data.root=DIR
+
+A stage ends when the validation metric has not gained `min_delta` for `patience` epochs, or at its limit; its
+best weights go on. For a ViT the stages are head; head, final norm and last 2 blocks; all. For a ResNet the
+same words mean head; head and layer4; all.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(model: str | None = None) -> ConfigDict:
+    """Three stages, each trained to its plateau."""
+    config = common.get_config(model)
+    config.early_stopping.patience = 3
+    config.early_stopping.min_delta = 1e-3
+    frozen = dict(frozen=True)
+    head, backbone = dict(lr=1e-3), dict(lr=1e-4, layer_decay=0.9)
+    config.stages = (
+        common.stage(
+            "head",
+            epochs=10,
+            rules=(("@head", "head"), ("@all", "frozen")),
+            groups=dict(head=head, frozen=frozen),
+        ),
+        common.stage(
+            "last",
+            epochs=15,
+            schedule=dict(warmup_epochs=1.0),
+            rules=(("@head", "head"), ("@norm", "backbone"), ("@last", "backbone"), ("@all", "frozen")),
+            groups=dict(head=head, backbone=backbone, frozen=frozen),
+        ),
+        common.stage(
+            "all",
+            epochs=20,
+            schedule=dict(warmup_epochs=1.0),
+            rules=(("@head", "head"), ("@all", "backbone")),
+            groups=dict(head=head, backbone=backbone | dict(lr=1e-5)),
+        ),
+    )
+    return common.fit_digits(config, epochs=dict(head=10, last=10, all=15), backbone_lr=1e-3)

@@ -1,0 +1,23 @@
+"""Linear probe: the head alone, on a frozen backbone. A quick check that the features suit the task.
+
+python -m jaxdino.main --config=configs/linear.py
+python -m jaxdino.main --config=configs/linear.py:dinov3_vits16 --config.data.root=DIR
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(model: str | None = None) -> ConfigDict:
+    """One stage of at most 10 epochs."""
+    config = common.get_config(model)
+    config.stages = (
+        common.stage(
+            "linear",
+            epochs=10,
+            rules=(("@head", "head"), ("@all", "frozen")),
+            groups=dict(head=dict(lr=1e-3, weight_decay=0.0), frozen=dict(frozen=True)),
+        ),
+    )
+    return common.fit_digits(config, epochs=dict(linear=10))

@@ -1,0 +1,114 @@
+"""Fits a model to another layout than it came from: what the layout demands is added, what it resamples is baked."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from convert.load import bound_table
+from convert.recognise import resampling
+from convert.store import Card
+from jaxdino.models import positions
+from jaxdino.models.registry import MODELS
+from jaxdino.models.vit import ViTConfig
+
+B = "backbone."
+
+
+def fit(card: Card, flat: Mapping[str, Any], layout: str) -> tuple[Card, dict[str, Any], list[str]]:
+    """Card and parameters as `layout` can hold them, and notes on what it cannot.
+
+    A model that goes back to its own layout is left as it is, bit for bit.
+    """
+    flat, config, notes = dict(flat), card.spec.config, []
+    if layout != card.layout:
+        for step in (_tokens, _key_bias, _local_norm, _class_position, _baked_positions):
+            config = step(card, config, flat, layout, notes)
+    spec = dataclasses.replace(card.spec, config=config)
+    lost = bound_table(spec, layout, card.num_classes > 0).lost(flat)
+    periods = f"{B}rope.periods"
+    if periods in lost:
+        lost.remove(periods)
+        _compare_periods(flat[periods], config, layout, notes)
+    notes += [f"the {layout} layout has no place for {path}: left out" for path in lost]
+    return dataclasses.replace(card, spec=spec), flat, notes
+
+
+def _like(flat: Mapping[str, Any], shape: tuple[int, ...]) -> np.ndarray:
+    return np.zeros(shape, np.asarray(flat[f"{B}cls_token"]).dtype)
+
+
+def _tokens(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTConfig:
+    """Meta's and transformers' DINOv2 and DINOv3 hold a mask token; timm's do not."""
+    if layout == "timm" or card.spec.family not in ("dinov2", "dinov3") or config.mask_token:
+        return config
+    flat[f"{B}mask_token"] = _like(flat, (1, config.width))
+    return dataclasses.replace(config, mask_token=True)
+
+
+def _key_bias(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTConfig:
+    """timm leaves DINOv3's zero biases of q, k, v away; Meta's module wants them (but for the 7B)."""
+    published = MODELS.get(card.spec.name)
+    wanted = published.config.qkv_bias if published else True
+    if layout != "meta" or card.spec.family != "dinov3" or config.qkv_bias or not wanted:
+        return config
+    for i in range(config.depth):
+        flat[f"{B}blocks.{i}.attn.qkv.bias"] = _like(flat, (3 * config.width,))
+    return dataclasses.replace(config, qkv_bias=True)
+
+
+def _local_norm(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTConfig:
+    """Meta's 7B and satellite ViT-L hold a norm for local crops, used in pre-training only; others lost it."""
+    published = MODELS.get(card.spec.name)
+    if layout != "meta" or config.local_cls_norm or not (published and published.config.local_cls_norm):
+        return config
+    for leaf in ("scale", "bias"):
+        flat[f"{B}local_cls_norm.{leaf}"] = flat[f"{B}norm.{leaf}"]
+    notes.append("local_cls_norm, unused outside pre-training, was filled with a copy of norm")
+    return dataclasses.replace(config, local_cls_norm=True)
+
+
+def _class_position(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTConfig:
+    """timm's DINOv2 with registers adds the class token's position to the token itself; nobody else does."""
+    if config.positions != "learned":
+        return config
+    merged = layout == "timm" and card.spec.family == "dinov2" and config.num_registers > 0
+    table, token = f"{B}pos_embed", f"{B}cls_token"
+    if merged and config.pos_cls:
+        flat[token] = np.asarray(flat[token]) + np.asarray(flat[table])[:, :1]
+        flat[table] = np.asarray(flat[table])[:, 1:]
+    elif not merged and not config.pos_cls:
+        flat[table] = np.concatenate([_like(flat, (1, 1, config.width)), np.asarray(flat[table])], axis=1)
+    return dataclasses.replace(config, pos_cls=not merged)
+
+
+def _baked_positions(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTConfig:
+    """Where the layouts resample positions differently, the table is written at the model's own image size."""
+    if config.positions != "learned":
+        return config
+    how = resampling(card.spec.family, layout, config.num_registers > 0)
+    size = tuple(side // config.patch_size for side in card.spec.preprocess.size)
+    own = {"pos_offset": config.pos_offset, "pos_antialias": config.pos_antialias}
+    if how != own and size != config.pos_grid:
+        path, first = f"{B}pos_embed", int(config.pos_cls)
+        table = np.asarray(flat[path])
+        grid = table[0, first:].reshape(*config.pos_grid, config.width)
+        grid = positions.resample_grid(grid, size, offset=config.pos_offset, antialias=config.pos_antialias)
+        grid = np.asarray(grid).astype(table.dtype).reshape(1, -1, config.width)
+        flat[path] = np.concatenate([table[:, :first], grid], axis=1)
+        notes.append(
+            f"positions were resampled from {config.pos_grid} to {size}: the {layout} layout resamples otherwise"
+        )
+        how["pos_grid"] = size
+    return dataclasses.replace(config, **how)
+
+
+def _compare_periods(periods, config: ViTConfig, layout: str, notes) -> None:
+    formula = positions.rope_periods(config.head_dim, config.rope_base)
+    off = float(np.max(np.abs(np.asarray(periods, np.float32) / formula - 1)))
+    if off > 1e-6:
+        notes.append(
+            f"the {layout} layout computes RoPE's periods anew; this model's differ from that by up to {off:.1e} "
+            f"(Meta's files hold them rounded to bfloat16), so outputs will differ slightly"
+        )

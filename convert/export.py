@@ -1,0 +1,133 @@
+"""From our parameters back to PyTorch: a Hugging Face folder, Meta's `.pth`, or a folder that timm loads."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from convert import hf_config, timm_config
+from convert.adapt import fit
+from convert.dtypes import FLOATS
+from convert.load import bound_table, load_pretrained
+from convert.recognise import LAYOUTS
+from convert.store import Card, refuse_existing
+from convert.table import Tensor
+from convert.writers import MAX_SHARD_BYTES, write_pth, write_safetensors
+from jaxdino.core.errors import UserError
+from jaxdino.core.rules import did_you_mean
+
+NOTES = "preprocessing.json"
+
+
+def export(
+    src: str | Path,
+    out: str | Path,
+    *,
+    layout: str | None = None,
+    dtype: str | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    overwrite: bool = False,
+    **overrules,
+) -> list[str]:
+    """Writes the model found at SRC into the folder `out`, backbone and head.
+
+    Args:
+      layout: "hf", "meta" or "timm"; by default the layout that the weights came from.
+      dtype: cast to "float32", "bfloat16" or "float16"; by default each tensor keeps its own.
+
+    Returns:
+      What a user should know, a line each: files, and what the layout cannot hold.
+
+    Raises:
+      UserError: on an unknown layout or dtype, or if the target is there already.
+    """
+    found = load_pretrained(src, **overrules)
+    layout = layout or found.card.layout or "hf"
+    for value, known, what in ((layout, LAYOUTS, "layout"), (dtype or "float32", FLOATS, "dtype")):
+        if value not in known:
+            raise UserError(f"there is no {what} {value!r}; {did_you_mean(value, known)}")
+    card, flat, notes = fit(found.card, found.flat, layout)
+    out = Path(out)
+    if out.suffix in (".pth", ".safetensors"):
+        raise UserError(f"--out takes a folder; {out} looks like a file")
+    refuse_existing(out, overwrite)
+    writer = {"hf": _write_hf, "meta": _write_meta, "timm": _write_timm}[layout]
+    cast = _cast(dtype)
+    return [*notes, *writer(card, flat, out, cast, max_shard_bytes, overwrite)]
+
+
+def tensors(card: Card, flat: dict[str, Any], layout: str, *, head: bool) -> list[Tensor]:
+    """The state dict of a layout, ready to be written."""
+    return bound_table(card.spec, layout, head and card.num_classes > 0).write(flat)
+
+
+def _cast(dtype: str | None) -> Callable[[Tensor], Tensor]:
+    if dtype is None:
+        return lambda tensor: tensor
+    to = FLOATS[dtype]
+    return lambda t: Tensor(t.key, t.shape, to, lambda: t.make().astype(to)) if t.dtype in FLOATS.values() else t
+
+
+def _write_hf(card: Card, flat, out: Path, cast, max_shard_bytes: int, overwrite: bool) -> list[str]:
+    """config.json, preprocessor_config.json and safetensors, as `from_pretrained` reads them."""
+    joined = hf_config.head_class(card) is not None
+    backbone = [cast(t) for t in tensors(card, flat, "hf", head=False)]
+    head = [cast(t) for t in tensors(card, flat, "hf", head=True) if t.key.startswith("classifier.")]
+    if joined:
+        prefix = hf_config.PREFIXES[hf_config.model_type(card)]
+        backbone = [t._replace(key=f"{prefix}.{t.key}") for t in backbone] + head
+    written = write_safetensors(out, backbone, max_shard_bytes=max_shard_bytes, overwrite=overwrite)
+    notes = []
+    if head and not joined:
+        written += write_safetensors(out / "head.safetensors", head, overwrite=overwrite)
+        notes.append(
+            f"transformers has no classification class for {card.spec.family} with pool {card.pool!r}: the head is "
+            f"in head.safetensors, logits = classifier({_POOL_WORDS[card.pool]})"
+        )
+    _write_json(out / "config.json", hf_config.config(card, str(backbone[0].dtype)))
+    _write_json(out / "preprocessor_config.json", hf_config.preprocessor(card))
+    return [*notes, *(f"wrote {path}" for path in written)]
+
+
+_POOL_WORDS = {
+    "cls": "class token",
+    "mean": "mean of the patch tokens",
+    "cls_mean": "class token and mean of the patch tokens, side by side",
+}
+
+
+def _write_meta(card: Card, flat, out: Path, cast, max_shard_bytes: int, overwrite: bool) -> list[str]:
+    """One .pth with the original repository's keys; the head, if any, as its `head`."""
+    out.mkdir(parents=True, exist_ok=True)
+    target = out / f"{card.spec.name}.pth"
+    write_pth(target, [cast(t) for t in tensors(card, flat, "meta", head=True)], overwrite=overwrite)
+    _write_json(out / NOTES, _preprocessing(card))
+    return [f"wrote {target}", f"wrote {out / NOTES}"]
+
+
+def _write_timm(card: Card, flat, out: Path, cast, max_shard_bytes: int, overwrite: bool) -> list[str]:
+    """model.safetensors and a config.json that `timm.create_model("local-dir:...")` reads."""
+    state = [cast(t) for t in tensors(card, flat, "timm", head=True)]
+    out.mkdir(parents=True, exist_ok=True)
+    written = write_safetensors(out / "model.safetensors", state, overwrite=overwrite)
+    _write_json(out / "config.json", timm_config.config(card))
+    _write_json(out / NOTES, _preprocessing(card))
+    notes = []
+    if card.num_classes and card.pool == "cls_mean":
+        notes.append(f"timm has no such pooling: logits = head({_POOL_WORDS['cls_mean']})")
+    return [*notes, *(f"wrote {path}" for path in written)]
+
+
+def _preprocessing(card: Card) -> dict[str, Any]:
+    """What a user of the exported weights must know besides them."""
+    return {
+        "model": card.spec.name,
+        **dataclasses.asdict(card.spec.preprocess),
+        "pool": card.pool,
+        "class_names": list(card.class_names),
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, default=str) + "\n")

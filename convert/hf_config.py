@@ -1,0 +1,119 @@
+"""The JSON files that transformers wants beside the weights."""
+
+from typing import Any
+
+from convert.store import Card
+
+PREFIXES = {"vit": "vit", "dinov2": "dinov2", "dinov2_with_registers": "dinov2_with_registers"}
+"""model_type -> the attribute that holds the backbone in transformers' `ForImageClassification` class."""
+
+CLASSES = {
+    "vit": ("ViTModel", "ViTForImageClassification", "cls"),
+    "dinov2": ("Dinov2Model", "Dinov2ForImageClassification", "cls_mean"),
+    "dinov2_with_registers": (
+        "Dinov2WithRegistersModel",
+        "Dinov2WithRegistersForImageClassification",
+        "cls_mean",
+    ),
+    "dinov3_vit": ("DINOv3ViTModel", None, None),
+}
+"""model_type -> backbone class, classification class, and what the latter's head looks at."""
+
+
+def model_type(card: Card) -> str:
+    """transformers' word for the model."""
+    family, registers = card.spec.family, card.spec.config.num_registers
+    if family == "dinov2":
+        return "dinov2_with_registers" if registers else "dinov2"
+    return {"dino": "vit", "vit": "vit", "dinov3": "dinov3_vit"}[family]
+
+
+def head_class(card: Card) -> str | None:
+    """transformers' classification class, if the model has a head and the class pools as the model does."""
+    _, name, pool = CLASSES[model_type(card)]
+    return name if card.num_classes and pool == card.pool else None
+
+
+def config(card: Card, dtype: str) -> dict[str, Any]:
+    """config.json."""
+    c, kind = card.spec.config, model_type(card)
+    fields: dict[str, Any] = {
+        "architectures": [head_class(card) or CLASSES[kind][0]],
+        "model_type": kind,
+        "dtype": dtype,
+        "hidden_size": c.width,
+        "num_hidden_layers": c.depth,
+        "num_attention_heads": c.num_heads,
+        "patch_size": c.patch_size,
+        "num_channels": c.in_channels,
+        "hidden_act": "gelu",
+        "layer_norm_eps": c.norm_eps,
+        "image_size": _image_size(card),
+        **_KINDS[kind](c),
+    }
+    if head_class(card):
+        names = card.class_names or tuple(f"LABEL_{i}" for i in range(card.num_classes))
+        fields["id2label"] = {str(i): name for i, name in enumerate(names)}
+        fields["label2id"] = {name: i for i, name in enumerate(names)}
+    return fields
+
+
+def _image_size(card: Card) -> int | list[int]:
+    c = card.spec.config
+    size = card.spec.preprocess.size
+    if c.positions == "learned":
+        size = tuple(side * c.patch_size for side in c.pos_grid)
+    return size[0] if size[0] == size[1] else list(size)
+
+
+def _dinov2(c) -> dict[str, Any]:
+    ratio = c.mlp_dim / c.width
+    if c.swiglu:  # the class computes int(int(width * ratio) * 2 / 3) rounded up to 8
+        ratio = 4 if _swiglu_dim(c.width * 4) == c.mlp_dim else c.mlp_dim * 1.5 / c.width
+    fields = {
+        "mlp_ratio": int(ratio) if ratio == int(ratio) else ratio,
+        "use_swiglu_ffn": c.swiglu,
+        "qkv_bias": c.qkv_bias,
+    }
+    return fields | ({"num_register_tokens": c.num_registers} if c.num_registers else {"use_mask_token": c.mask_token})
+
+
+def _swiglu_dim(hidden: int) -> int:
+    return (int(hidden * 2 / 3) + 7) // 8 * 8
+
+
+_KINDS = {
+    "vit": lambda c: {"intermediate_size": c.mlp_dim, "qkv_bias": c.qkv_bias},
+    "dinov2": _dinov2,
+    "dinov2_with_registers": _dinov2,
+    "dinov3_vit": lambda c: {
+        "intermediate_size": c.mlp_dim,
+        "use_gated_mlp": c.swiglu,
+        "hidden_act": "silu" if c.swiglu else "gelu",
+        "query_bias": c.qkv_bias,
+        "key_bias": c.qkv_bias and not c.mask_k_bias,
+        "value_bias": c.qkv_bias,
+        "num_register_tokens": c.num_registers,
+        "rope_theta": c.rope_base,
+    },
+}
+
+
+def preprocessor(card: Card) -> dict[str, Any]:
+    """preprocessor_config.json for transformers' resize, centre crop, rescale and normalise processor."""
+    how = card.spec.preprocess
+    height, width = how.size
+    return {
+        "image_processor_type": "BitImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": round(min(how.size) / how.crop_pct)},
+        "resample": {"bilinear": 2, "bicubic": 3}[how.interpolation],
+        "do_center_crop": True,
+        "crop_size": {"height": height, "width": width},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(how.mean),
+        "image_std": list(how.std),
+        "do_convert_rgb": True,
+    }

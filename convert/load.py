@@ -1,0 +1,194 @@
+"""Weights from anywhere: a file, a folder, a hub name, a model of ours or a training run's workdir."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+from flax import nnx
+
+from convert.readers import Source, open_source
+from convert.recognise import Recognised, recognise
+from convert.store import Card, is_model, load_card, load_model
+from convert.table import BoundTable
+from convert.tables.vit import HEADS, TABLES
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import digest, split
+from jaxdino.core.rules import did_you_mean
+from jaxdino.models.layers import Linear
+from jaxdino.models.registry import MODELS, ModelSpec
+
+HUB_FILES = ["*.json", "*.safetensors", "*.safetensors.index.json"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """Weights and what they are.
+
+    Attributes:
+      flat: every parameter and buffer by path, numpy, in the dtype of the source.
+      notes: what was left aside on the way, a line each.
+    """
+
+    card: Card
+    flat: dict[str, np.ndarray]
+    notes: tuple[str, ...] = ()
+
+
+def bound_table(spec: ModelSpec, layout: str, head: bool) -> BoundTable:
+    """The table of a family and layout, filled in for one model."""
+    table = TABLES[spec.family, layout] + (HEADS[layout] if head else [])
+    return BoundTable(table, spec.config)
+
+
+def find(src: str | Path) -> Path:
+    """The file or folder that SRC means; a hub name is downloaded into Hugging Face's cache.
+
+    Raises:
+      UserError: if there is nothing, the hub cannot be reached, or the repository is gated.
+    """
+    path = Path(src).expanduser()
+    if path.exists():
+        best = path / "best"
+        return best if not is_model(path) and is_model(best) else path
+    if str(src) in MODELS:
+        return _embedded(str(src)) or _download(MODELS[str(src)].hub, MODELS[str(src)])
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(src)) and not path.parent.is_dir():
+        return _download(str(src), next((spec for spec in MODELS.values() if spec.hub == str(src)), None))
+    if "/" not in str(src) and not path.suffix:
+        raise UserError(f"{src!r} is no file, folder, hub name or model; {did_you_mean(str(src), MODELS)}")
+    return path  # open_source says what is wrong with it
+
+
+def _embedded(name: str) -> Path | None:
+    folder = Path(__file__).parent.parent / "jaxdino" / "assets" / name
+    return folder if folder.is_dir() else None
+
+
+def _download(repo: str, spec: ModelSpec | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=HUB_FILES))
+    except Exception as err:
+        page = f"https://huggingface.co/{repo}" + (f" or {spec.page}" if spec and spec.page else "")
+        gated = "gated" in type(err).__name__.lower() or "401" in str(err) or "403" in str(err)
+        why = "is gated: accept its licence there and run `hf auth login`, or" if gated else "could not be fetched:"
+        raise UserError(
+            f"{repo} {why} download the file from {page} and give its path with "
+            f"--config.model.weights=PATH (training) or as SRC (convert, jaxdino.load). [{type(err).__name__}]"
+        ) from err
+
+
+def load_pretrained(
+    src: str | Path,
+    *,
+    model: str | None = None,
+    layout: str | None = None,
+    prefix: str | None = None,
+    num_heads: int | None = None,
+    drop_head: bool = False,
+) -> Pretrained:
+    """Reads weights whole: every key consumed or knowingly left aside, every leaf filled, shapes agreeing.
+
+    Args:
+      src: a file, a folder, a hub name, a model saved by `convert import`, or a workdir (its best model).
+      model, layout, prefix, num_heads: overrule what the keys and shapes say.
+      drop_head: leave a classification head in the source aside.
+
+    Raises:
+      UserError: with the missing, unexpected and mismatched keys and the nearest names. Nothing is loaded in part.
+    """
+    path = find(src)
+    if is_model(path):
+        return _from_store(path, model, drop_head)
+    with open_source(path) as source:
+        return _from_source(source, model, layout, prefix, num_heads, drop_head)
+
+
+def inspect(src: str | Path, **overrules) -> tuple[Card, dict[str, np.dtype], Recognised | None]:
+    """Card, {key or path: dtype} and recognition of SRC, from its header alone (no digest for a foreign file)."""
+    path = find(src)
+    if is_model(path):
+        return load_card(path), {}, None
+    with open_source(path) as source:
+        found = recognise_source(source, **overrules)
+        return card_of(found, source), {key: source.dtype(key) for key in found.keys.values()}, found
+
+
+def _from_store(path: Path, model: str | None, drop_head: bool) -> Pretrained:
+    card, flat = load_model(path)
+    if model is not None and model != card.spec.name:
+        raise UserError(f"{path} holds a {card.spec.name}, not a {model}")
+    if drop_head and card.num_classes:
+        flat = {key: value for key, value in flat.items() if not key.startswith("head.")}
+        note = f"the head of {card.num_classes} classes was left aside, as asked"
+        return Pretrained(dataclasses.replace(card, num_classes=0, class_names=()), flat, (note,))
+    return Pretrained(card, flat)
+
+
+def recognise_source(source: Source, **overrules) -> Recognised:
+    """What an open source holds."""
+    shapes = {key: source.shape(key) for key in source.keys()}  # noqa: SIM118 (a method of ours)
+    return recognise(shapes, json=source.config, preprocessor=source.preprocessor, **overrules)
+
+
+def card_of(found: Recognised, source: Source) -> Card:
+    """The card of a foreign checkpoint."""
+    labels = (source.config or {}).get("id2label") or {}
+    names = tuple(labels[key] for key in sorted(labels, key=int)) if len(labels) == found.num_classes else ()
+    return Card(
+        spec=found.spec,
+        num_classes=found.num_classes,
+        pool=_pool(found, source),
+        class_names=names,
+        layout=found.layout,
+        source={"path": str(source.origin["path"]), "prefix": found.prefix},
+    )
+
+
+def _pool(found: Recognised, source: Source) -> str:
+    """What the head looks at, told from its input width."""
+    if not found.num_classes:
+        return found.spec.pool
+    key = next(found.keys[name] for name in ("classifier.weight", "head.weight") if name in found.keys)
+    return "cls_mean" if source.shape(key)[1] == 2 * found.spec.config.width else "cls"
+
+
+def _from_source(source: Source, model, layout, prefix, num_heads, drop_head: bool) -> Pretrained:
+    found = recognise_source(source, model=model, layout=layout, prefix=prefix, num_heads=num_heads)
+    card, notes = card_of(found, source), []
+    if drop_head and card.num_classes:
+        notes.append(f"the head of {card.num_classes} classes was left aside, as asked")
+        card = dataclasses.replace(card, num_classes=0, class_names=())
+    head = card.num_classes > 0
+    keys = {k: full for k, full in found.keys.items() if head or not k.startswith(("head.", "classifier."))}
+    skeleton = found.spec.skeleton(card.num_classes, pool=card.pool)
+    table = bound_table(found.spec, found.layout, head)
+    problems = table.check({key: source.shape(full) for key, full in keys.items()}, skeleton)
+    if problems:
+        listed = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
+        raise UserError(
+            f"{source.origin['path']} does not fit {found.spec.name} ({found.layout} layout):\n  {listed}\n"
+            f"Nothing was loaded. --model, --layout and --prefix overrule what was recognised."
+        )
+    notes += _aside(found, table)
+    flat = dict(table.read(lambda key: source.read(keys[key]), keys, skeleton))
+    flat = {path: flat[path] for path in skeleton.entries}
+    return Pretrained(dataclasses.replace(card, digest=digest(flat)), flat, tuple(notes))
+
+
+def _aside(found: Recognised, table: BoundTable) -> list[str]:
+    notes = [f"left aside {key}: {why}" for key in found.keys if (why := table.why_dropped(key))]
+    groups: dict[str, int] = {}
+    for key in found.aside:
+        group = key.split(".")[0]
+        groups[group] = groups.get(group, 0) + 1
+    return notes + [f"left aside {count} tensors under {group!r}" for group, count in sorted(groups.items())]
+
+
+def new_head(spec: ModelSpec, num_classes: int, pool: str, seed: int) -> dict[str, np.ndarray]:
+    """A fresh classification head as flat parameters: small random kernel, zero bias."""
+    width = spec.config.width * (2 if pool == "cls_mean" else 1)
+    _, flat = split(Linear(width, num_classes, rngs=nnx.Rngs(seed)))
+    return {f"head.{path}": np.asarray(array) for path, array in flat.items()}

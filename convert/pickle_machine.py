@@ -1,0 +1,237 @@
+"""A small machine for the pickle opcodes that checkpoints are made of; it never imports and never runs code.
+
+Python's own unpickler is a language with imports, calls and attribute writes. This one knows values,
+containers, and a closed list of names (convert/torch_names.py) whose calls are our own checked functions.
+Every step is bounded, so that a hostile file ends in an error: steps, integers, text, what calls may build.
+Source: the opcode table of CPython's Lib/pickletools.py.
+"""
+
+import struct
+from collections.abc import Callable
+from typing import BinaryIO
+
+from convert.torch_names import MAX_NAME, Callee, Standin, find_name
+from jaxdino.core.errors import UserError
+
+MAX_STEPS = 10_000_000
+MAX_INTEGER_BYTES = 256
+MAX_BUILT = 64_000_000
+SCALARS = (str, bytes, int, float, type(None))
+FAULTS = (
+    TypeError,
+    ValueError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    struct.error,
+)
+
+
+class Machine:
+    """Runs one pickle from `stream` (which stays just behind its end) of at most `size` bytes.
+
+    `persistent` turns the id of a storage into our stand-in for it. UserError names the file `where`, the
+    byte, and the opcode or global that was refused.
+    """
+
+    def __init__(self, stream: BinaryIO, size: int, persistent: Callable, where: str):
+        self.stream, self.left, self.persistent, self.where = stream, size, persistent, where
+        self.stack: list = []
+        self.marks: list[int] = []
+        self.memo: dict[int, object] = {}
+        self.built = 0
+
+    def run(self) -> object:
+        try:
+            for _ in range(MAX_STEPS):
+                code = self.take(1)
+                if code == b".":
+                    return self.stack.pop()
+                if code not in OPCODES:
+                    raise UserError(f"{self.where}: the pickle uses opcode {code!r}, which no checkpoint needs")
+                OPCODES[code](self)
+        except UserError:
+            raise
+        except FAULTS as error:
+            raise UserError(f"{self.where}: the pickle inside is damaged: {error}") from error
+        raise UserError(f"{self.where}: the pickle inside takes more than {MAX_STEPS} steps")
+
+    def take(self, length: int) -> bytes:
+        if length > self.left:
+            raise ValueError(f"it wants {length} bytes more, {self.left} are left: truncated?")
+        data = self.stream.read(length)
+        if len(data) != length:
+            raise ValueError("it ends early: truncated?")
+        self.left -= length
+        return data
+
+    def number(self, form: str):
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
+    def line(self) -> str:
+        line = self.stream.readline(min(self.left, MAX_NAME) + 1)
+        self.left -= len(line)
+        if not line.endswith(b"\n") or self.left < 0:
+            raise ValueError("a global's name does not end")
+        return line[:-1].decode("utf-8")
+
+    def push(self, value: object) -> None:
+        self.stack.append(value)
+
+    def pop(self):
+        return self.stack.pop()
+
+    def pop_mark(self) -> list:
+        at = self.marks.pop()
+        items = self.stack[at:]
+        del self.stack[at:]
+        return items
+
+    def pop_last(self, count: int) -> list:
+        if len(self.stack) < count:
+            raise IndexError("its stack runs empty")
+        items = self.stack[-count:]
+        del self.stack[-count:]
+        return items
+
+    def top(self, kind: type):
+        if not self.stack or not isinstance(self.stack[-1], kind):
+            raise TypeError(f"it fills something that is no {kind.__name__}")
+        return self.stack[-1]
+
+    def spend(self, *values: object) -> None:
+        """Counts what calls are fed, since a few bytes may ask for one large value again and again."""
+        self.built += sum(len(v) for v in values if hasattr(v, "__len__"))
+        if self.built > MAX_BUILT:
+            raise ValueError(f"its calls build more than {MAX_BUILT} entries")
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")
+
+
+def _integer(machine: Machine, length: int) -> None:
+    if not 0 <= length <= MAX_INTEGER_BYTES:
+        raise ValueError(f"an integer of {length} bytes is refused (limit {MAX_INTEGER_BYTES})")
+    machine.push(int.from_bytes(machine.take(length), "little", signed=True))
+
+
+def _key(value: object):
+    # Flat keys only: the hash of a deeply nested tuple recurses in C and would end the process.
+    flat = isinstance(value, SCALARS) or (type(value) is tuple and all(isinstance(v, SCALARS) for v in value))
+    if not flat:
+        raise TypeError(f"a {type(value).__name__} is no key of a dictionary or set")
+    return value
+
+
+def _set_items(machine: Machine, items: list) -> None:
+    if len(items) % 2:
+        raise ValueError("a key has no value")
+    target = machine.top(dict)
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        target[_key(key)] = value
+
+
+def _append(machine: Machine, items: list) -> None:
+    machine.top(list).extend(items)
+
+
+def _add(machine: Machine, items: list) -> None:
+    machine.top(set).update(_key(item) for item in items)
+
+
+def _dict_from_mark(machine: Machine) -> None:
+    items = machine.pop_mark()
+    machine.push({})
+    _set_items(machine, items)
+
+
+def _global(machine: Machine) -> None:
+    module = machine.line()
+    machine.push(find_name(module, machine.line(), machine.where))
+
+
+def _stack_global(machine: Machine) -> None:
+    module, name = machine.pop_last(2)
+    if not (isinstance(module, str) and isinstance(name, str)):
+        raise TypeError("a global's name is not text")
+    machine.push(find_name(module, name, machine.where))
+
+
+def _call(machine: Machine) -> None:
+    callee, args = machine.pop_last(2)
+    if not isinstance(callee, Callee) or type(args) is not tuple:
+        raise TypeError(f"it calls a {type(callee).__name__}, which is nothing to call")
+    machine.spend(*args)
+    machine.push(callee.call(*args))
+
+
+def _build(machine: Machine) -> None:
+    state = machine.pop()
+    machine.spend(state)
+    machine.top(Standin).set_state(state)
+
+
+def _memoize(machine: Machine, index: int) -> None:
+    machine.memo[index] = machine.stack[-1]
+
+
+OPCODES: dict[bytes, Callable[[Machine], object]] = {
+    # frame and stack
+    b"\x80": lambda m: m.take(1),
+    b"\x95": lambda m: m.take(8),
+    b"(": lambda m: m.marks.append(len(m.stack)),
+    b"0": lambda m: m.pop(),
+    b"1": lambda m: m.pop_mark(),
+    b"2": lambda m: m.push(m.stack[-1]),
+    b"q": lambda m: _memoize(m, m.number("<B")),
+    b"r": lambda m: _memoize(m, m.number("<I")),
+    b"\x94": lambda m: _memoize(m, len(m.memo)),
+    b"h": lambda m: m.push(m.memo[m.number("<B")]),
+    b"j": lambda m: m.push(m.memo[m.number("<I")]),
+    # scalars
+    b"N": lambda m: m.push(None),
+    b"\x88": lambda m: m.push(True),
+    b"\x89": lambda m: m.push(False),
+    b"K": lambda m: m.push(m.number("<B")),
+    b"M": lambda m: m.push(m.number("<H")),
+    b"J": lambda m: m.push(m.number("<i")),
+    b"\x8a": lambda m: _integer(m, m.number("<B")),
+    b"\x8b": lambda m: _integer(m, m.number("<i")),
+    b"G": lambda m: m.push(m.number(">d")),
+    b"X": lambda m: m.push(_text(m.take(m.number("<I")))),
+    b"\x8c": lambda m: m.push(_text(m.take(m.number("<B")))),
+    b"\x8d": lambda m: m.push(_text(m.take(m.number("<Q")))),
+    b"U": lambda m: m.push(m.take(m.number("<B")).decode("latin1")),
+    b"T": lambda m: m.push(m.take(m.number("<I")).decode("latin1")),
+    b"C": lambda m: m.push(m.take(m.number("<B"))),
+    b"B": lambda m: m.push(m.take(m.number("<I"))),
+    b"\x8e": lambda m: m.push(m.take(m.number("<Q"))),
+    b"\x96": lambda m: m.push(m.take(m.number("<Q"))),
+    # containers
+    b")": lambda m: m.push(()),
+    b"t": lambda m: m.push(tuple(m.pop_mark())),
+    b"\x85": lambda m: m.push(tuple(m.pop_last(1))),
+    b"\x86": lambda m: m.push(tuple(m.pop_last(2))),
+    b"\x87": lambda m: m.push(tuple(m.pop_last(3))),
+    b"]": lambda m: m.push([]),
+    b"l": lambda m: m.push(m.pop_mark()),
+    b"a": lambda m: _append(m, m.pop_last(1)),
+    b"e": lambda m: _append(m, m.pop_mark()),
+    b"}": lambda m: m.push({}),
+    b"d": _dict_from_mark,
+    b"s": lambda m: _set_items(m, m.pop_last(2)),
+    b"u": lambda m: _set_items(m, m.pop_mark()),
+    b"\x8f": lambda m: m.push(set()),
+    b"\x90": lambda m: _add(m, m.pop_mark()),
+    b"\x91": lambda m: m.push(frozenset(_key(item) for item in m.pop_mark())),
+    # names, calls, storages
+    b"c": _global,
+    b"\x93": _stack_global,
+    b"R": _call,
+    b"\x81": _call,
+    b"b": _build,
+    b"Q": lambda m: m.push(m.persistent(m.pop())),
+}

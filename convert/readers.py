@@ -1,0 +1,207 @@
+"""Opens a checkpoint, whatever its layout, as one Source: keys and shapes at once, each tensor when asked."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from convert.safetensors_file import read_safetensors
+from convert.spans import BinaryFile, Span
+from convert.torch_file import LEGACY_START, read_torch
+from jaxdino.core.errors import UserError
+from jaxdino.core.rules import nearest
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+FOLDER_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+LFS_POINTER = b"version https://git-lfs"
+FOREIGN = {
+    b"\x1f\x8b": "a gzip archive: unpack it first",
+    b"\x89HDF": "an HDF5 file (Keras?)",
+    b"\x93NUMPY": "a numpy array",
+    b"<!DO": "a web page: the download went to a login or error page",
+    b"<htm": "a web page: the download went to a login or error page",
+    b"\x80": "a plain pickle: load it where you trust it, and torch.save its state dict",
+}
+
+
+@dataclass
+class Source:
+    """An open checkpoint. `kind` is "safetensors", "pth" or "hf_folder".
+
+    `extras` holds what is no tensor in a .pth (epoch, args, optimiser settings) by joined key, `config` and
+    `preprocessor` the JSON files of a Hugging Face folder (None where absent), `origin` the path and the
+    weights' size in bytes.
+    """
+
+    kind: str
+    spans: dict[str, Span]
+    files: list[BinaryFile]
+    origin: dict
+    metadata: dict[str, str] = field(default_factory=dict)
+    extras: dict[str, object] = field(default_factory=dict)
+    config: dict | None = None
+    preprocessor: dict | None = None
+
+    def keys(self) -> list[str]:
+        return list(self.spans)
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        return self._span(key).shape
+
+    def dtype(self, key: str) -> np.dtype:
+        return self._span(key).dtype
+
+    def read(self, key: str) -> np.ndarray:
+        """One tensor, fetched now: a fresh contiguous array that nothing else holds."""
+        return self._span(key).read()
+
+    def _span(self, key: str) -> Span:
+        if key not in self.spans:
+            near = ", ".join(nearest(key, self.spans)) or "nothing like it"
+            raise UserError(f"{self.origin['path']}: no tensor {key!r}; nearest: {near}")
+        return self.spans[key]
+
+    def close(self) -> None:
+        for file in self.files:
+            file.close()
+
+    def __enter__(self) -> "Source":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def open_source(path: str | Path) -> Source:
+    """Opens a .safetensors, .pth, .pt, .bin or .ckpt file, or a Hugging Face folder.
+
+    The layout is told from the content, not the name. UserError when nothing is there (with the nearest
+    names), when it is no checkpoint (with what it is instead), and when it is damaged or hostile.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.exists():
+        raise UserError(_missing(path))
+    return _open_file(path)
+
+
+def _missing(path: Path) -> str:
+    parent = path.parent
+    if not parent.is_dir():
+        return f"{path}: not found; its folder {parent} does not exist either"
+    near = ", ".join(nearest(path.name, [p.name for p in parent.iterdir()]))
+    return f"{path}: not found; nearest in {parent}: {near or 'nothing like it'}"
+
+
+def _open_file(path: Path) -> Source:
+    if not path.is_file():
+        raise UserError(f"{path}: neither a file nor a folder")
+    file = BinaryFile(path)
+    try:
+        kind = _kind(file)
+        spans, rest = read_safetensors(file) if kind == "safetensors" else read_torch(file)
+    except BaseException:
+        file.close()
+        raise
+    source = Source(kind, spans, [file], {"path": str(path), "bytes": file.size})
+    if kind == "safetensors":
+        source.metadata = rest
+    else:
+        source.extras = rest
+    return source
+
+
+def _kind(file: BinaryFile) -> str:
+    head = file.read(0, 32)
+    if not head:
+        raise UserError(f"{file.path}: the file is empty")
+    if head.startswith(LFS_POINTER):
+        raise UserError(f"{file.path}: a Git LFS pointer, not the weights themselves; fetch them with `git lfs pull`")
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= file.size:
+        return "safetensors"
+    if head.startswith((b"PK\x03\x04", LEGACY_START)):
+        return "pth"
+    for start, what in FOREIGN.items():
+        if head.startswith(start):
+            raise UserError(f"{file.path}: not a checkpoint but {what}")
+    if file.read(257, 5) == b"ustar":
+        raise UserError(
+            f"{file.path}: a tar archive (or a PyTorch file older than 0.1.10): unpack it, or save it again"
+        )
+    if head[8:9] == b"{" or file.path.suffix == ".safetensors":
+        return "safetensors"
+    raise UserError(f"{file.path}: not a checkpoint; expected the content of one of {', '.join(SUFFIXES)}")
+
+
+def _open_folder(folder: Path) -> Source:
+    name = next((name for name in FOLDER_FILES if (folder / name).is_file()), None)
+    if name is None:
+        raise UserError(_no_weights(folder))
+    config = _json(folder / "config.json")
+    preprocessor = _json(folder / "preprocessor_config.json")
+    source = _open_shards(folder, name) if name.endswith(".json") else _open_file(folder / name)
+    source.kind, source.config, source.preprocessor = "hf_folder", config, preprocessor
+    source.origin["path"] = str(folder)
+    return source
+
+
+def _no_weights(folder: Path) -> str:
+    names = sorted(entry.name for entry in folder.iterdir())
+    single = [name for name in names if name.endswith(SUFFIXES)]
+    hint = f"; to read {single[0]}, pass that file itself" if single else ""
+    found = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    wanted = ", ".join(FOLDER_FILES)
+    return f"{folder}: no checkpoint in this folder: expected {wanted}; found {found or 'nothing'}{hint}"
+
+
+def _json(path: Path) -> dict | None:
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds a {type(value).__name__}, not an object")
+    return value
+
+
+def _open_shards(folder: Path, index_name: str) -> Source:
+    weight_map = _weight_map(folder / index_name)
+    names = sorted(set(weight_map.values()))
+    lacking = [name for name in names if not (folder / name).is_file()]
+    if lacking:
+        raise UserError(f"{folder}: {index_name} names shards that are not there: {', '.join(lacking[:5])}")
+    whole = Source("hf_folder", dict.fromkeys(weight_map), [], {"path": str(folder), "bytes": 0})
+    try:
+        for name in names:
+            shard = _open_file(folder / name)
+            whole.files += shard.files
+            whole.metadata |= shard.metadata
+            whole.origin["bytes"] += shard.origin["bytes"]
+            listed = {key for key, place in weight_map.items() if place == name}
+            if listed != set(shard.spans):
+                wrong = sorted(listed ^ set(shard.spans))
+                raise UserError(f"{folder / name}: {index_name} and this shard disagree on {', '.join(wrong[:5])}")
+            whole.spans |= shard.spans
+    except BaseException:
+        whole.close()
+        raise
+    return whole
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    weight_map = _json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(f"{path}: has no weight_map")
+    for key, name in weight_map.items():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise UserError(f"{path}: the shard of {key!r} is {name!r}, not a file name in this folder")
+    return weight_map

@@ -1,0 +1,124 @@
+"""A model on disk in jaxdino's own form: `model.json` and the parameters as an Orbax checkpoint in `params/`."""
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import digest
+from jaxdino.models.registry import ModelSpec, Preprocess
+from jaxdino.models.vit import ViTConfig
+
+CARD, PARAMS = "model.json", "params"
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """What travels with a model's weights.
+
+    Attributes:
+      spec: the model, its shape and preprocessing.
+      num_classes, pool, class_names: of the classification head; 0, the family's and () without one.
+      layout: of the checkpoint the weights came from ("hf", "meta", "timm"), None for random weights.
+      source: where they came from: path and prefix.
+      digest: SHA-256 of the parameters (see `jaxdino.core.params.digest`).
+    """
+
+    spec: ModelSpec
+    num_classes: int = 0
+    pool: str = "cls"
+    class_names: tuple[str, ...] = ()
+    layout: str | None = None
+    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    digest: str = ""
+
+    def to_json(self) -> str:
+        """The card as JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Card":
+        """The inverse of `to_json`."""
+        fields = json.loads(text)
+        spec = fields.pop("spec")
+        config = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.pop("config").items()}
+        preprocess = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.pop("preprocess").items()}
+        spec = ModelSpec(config=ViTConfig(**config), preprocess=Preprocess(**preprocess), **spec)
+        return cls(spec=spec, class_names=tuple(fields.pop("class_names")), **fields)
+
+
+def is_model(folder: Path) -> bool:
+    """Whether the folder holds a model in this form."""
+    return (folder / CARD).is_file() and (folder / PARAMS).is_dir()
+
+
+def refuse_existing(folder: str | Path, overwrite: bool) -> None:
+    """Raises UserError if the folder holds something that is not to be overwritten."""
+    folder = Path(folder)
+    if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is there already and not empty; give another --out, or --overwrite")
+
+
+def save_model(folder: str | Path, card: Card, flat: Mapping[str, Any], *, overwrite: bool = False) -> Card:
+    """Writes the model beside the folder and then renames it there, so that it is there whole or not at all.
+
+    Returns:
+      The card as written, with the digest of `flat`.
+
+    Raises:
+      UserError: if the folder is there already and not to be overwritten.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = Path(folder).absolute()
+    refuse_existing(folder, overwrite)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    card = dataclasses.replace(card, digest=digest(flat))
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            checkpointer.save(beside / PARAMS, dict(flat))
+        (beside / CARD).write_text(card.to_json())
+        beside.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return card
+
+
+def load_card(folder: str | Path) -> Card:
+    """Reads `model.json` alone."""
+    return Card.from_json((Path(folder) / CARD).read_text())
+
+
+def load_model(folder: str | Path) -> tuple[Card, dict[str, np.ndarray]]:
+    """Reads a model back: its card and its parameters as numpy arrays.
+
+    Raises:
+      UserError: if the parameters are damaged: they do not have the digest that the card tells.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = Path(folder).absolute()
+    card = load_card(folder)
+    skeleton = card.spec.skeleton(card.num_classes, pool=card.pool)
+    as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            flat = checkpointer.restore(folder / PARAMS, restore_args={path: as_numpy for path in skeleton.entries})
+    except (ValueError, OSError, KeyError) as err:
+        raise UserError(f"the parameters in {folder} cannot be read: {str(err).splitlines()[0]}") from err
+    flat = {path: flat[path] for path in skeleton.entries if path in flat}
+    if digest(flat) != card.digest:
+        raise UserError(f"the parameters in {folder} are damaged: their digest is not the one in {CARD}")
+    return card, jax.tree.map(np.asarray, flat)

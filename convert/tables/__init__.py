@@ -1,0 +1,1 @@
+"""One table a family and layout: data for `convert.table`."""

@@ -1,0 +1,48 @@
+"""The config.json that timm reads from a folder (`timm.create_model("local-dir:DIR")`)."""
+
+from typing import Any
+
+from convert.store import Card
+
+_WORDS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1536: "giant", 4096: "7b"}
+
+
+def architecture(card: Card) -> str | None:
+    """timm's name of the model, None for a shape that timm has no name for."""
+    spec, c = card.spec, card.spec.config
+    if spec.name.endswith("_custom") or c.width not in _WORDS:
+        return None
+    word = _WORDS[c.width]
+    if spec.family == "dinov3":
+        plus = "_plus" if c.swiglu and word != "7b" else ""
+        return f"vit_{word}{plus}_patch16_dinov3" + ("_qkvb" if c.qkv_bias else "")
+    if spec.family == "dinov2":
+        return f"vit_{word}_patch14_{'reg4_' if c.num_registers else ''}dinov2"
+    return f"vit_{word}_patch{c.patch_size}_224"
+
+
+def config(card: Card) -> dict[str, Any]:
+    """config.json: architecture, head, pooling and preprocessing."""
+    how = card.spec.preprocess
+    size = how.size[0] if how.size[0] == how.size[1] else list(how.size)
+    pool = {"cls": "token", "mean": "avg"}.get(card.pool, "token")
+    return {
+        "architecture": architecture(card),
+        "num_classes": card.num_classes,
+        "num_features": card.spec.config.width,
+        "global_pool": pool,
+        "model_args": {"img_size": size, "dynamic_img_size": True},
+        "pretrained_cfg": {
+            "input_size": [card.spec.config.in_channels, *how.size],
+            "fixed_input_size": False,
+            "interpolation": how.interpolation,
+            "crop_pct": how.crop_pct,
+            "mean": list(how.mean),
+            "std": list(how.std),
+            "num_classes": card.num_classes,
+            "pool_size": None,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+            **({"label_names": list(card.class_names)} if card.class_names else {}),
+        },
+    }

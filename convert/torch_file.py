@@ -1,0 +1,182 @@
+"""PyTorch's two checkpoint formats, read without torch: where each tensor lies, and what else is there.
+
+The zip format (torch 1.6 and later) keeps a pickle in `<root>/data.pkl` and each storage, uncompressed, in
+`<root>/data/<key>`. The older format is five pickles in a row, then the storages, each behind its length.
+Source: pytorch/pytorch torch/serialization.py.
+"""
+
+import io
+import math
+import sys
+import zipfile
+from collections.abc import Callable
+
+from convert.pickle_machine import Machine
+from convert.spans import BinaryFile, Span, is_row_major
+from convert.torch_names import Storage, StorageType, Tensor
+from convert.tree import flatten
+from jaxdino.core.errors import UserError
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_START = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little") + b"."
+MAX_PICKLE_BYTES = 1 << 28
+EXPAND_ROOM = 1 << 26
+LOCAL_HEADER_BYTES = 30
+Records = dict[str, tuple[int, int]]
+
+
+def read_torch(file: BinaryFile) -> tuple[dict[str, Span], dict[str, object]]:
+    """Spans by joined key, and the leaves that are no tensors. UserError names what is wrong or refused."""
+    if file.read(0, 4) == b"PK\x03\x04":
+        tree, starts, swap = _read_zip(file)
+    else:
+        tree, starts, swap = _read_legacy(file)
+    tensors, extras = flatten(tree, str(file.path))
+    spans = {key: _span(file, key, tensor, starts, swap) for key, tensor in tensors.items()}
+    return spans, extras
+
+
+def _span(file: BinaryFile, key: str, tensor: Tensor, starts: dict[str, int], swap: bool) -> Span:
+    item = tensor.dtype.itemsize
+    skip = tensor.storage.skip * tensor.storage.itemsize
+    size = math.prod(tensor.shape) * item
+    if size > max(file.size, EXPAND_ROOM):
+        raise UserError(f"{file.path}: tensor {key!r} unfolds to {size} bytes, more than the whole file")
+    if len(tensor.shape) > 32:
+        raise UserError(f"{file.path}: tensor {key!r} has {len(tensor.shape)} axes")
+    stride = None if is_row_major(tensor.shape, tensor.stride) else tensor.stride
+    start = starts[tensor.storage.key] + skip + tensor.offset * item
+    return Span(file, start, tensor.dtype, tensor.shape, stride, swap)
+
+
+def _storage(pid: object) -> Storage:
+    """The stand-in for a persistent id ("storage", type, key, place, count[, view])."""
+    if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage":
+        raise ValueError("it refers to something that is no storage (a whole module was saved?)")
+    kind, key, count = pid[1], pid[2], pid[4]
+    if not isinstance(kind, StorageType) or not isinstance(key, str) or len(key) > 64:
+        raise ValueError("a storage's description is not type, key, place and count")
+    if type(count) is not int or not 0 <= count < 2**63:
+        raise ValueError("a storage's description is not type, key, place and count")
+    if len(pid) == 5 or pid[5] is None:
+        return Storage(key, kind.dtype, count)
+    _, skip, length = pid[5]
+    if type(skip) is not int or type(length) is not int or min(skip, length) < 0 or skip + length > count:
+        raise ValueError(f"a view of storage {key!r} leaves it")
+    return Storage(key, kind.dtype, length, skip)
+
+
+class _Storages:
+    """Collects the blocks that a pickle refers to: key -> elements, and bytes, they must have."""
+
+    def __init__(self):
+        self.counts: dict[str, int] = {}
+        self.bytes: dict[str, int] = {}
+
+    def __call__(self, pid: object) -> Storage:
+        storage = _storage(pid)
+        size = pid[4] * storage.itemsize
+        if self.bytes.setdefault(storage.key, size) != size:
+            raise ValueError(f"storage {storage.key!r} has two sizes, {self.bytes[storage.key]} and {size} bytes")
+        self.counts[storage.key] = pid[4]
+        return storage
+
+
+def _read_zip(file: BinaryFile) -> tuple[object, dict[str, int], bool]:
+    records = _records(file)
+    roots = [name[: -len("data.pkl")] for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(roots) != 1:
+        found = ", ".join(sorted(records)[:5]) or "nothing"
+        raise UserError(f"{file.path}: a zip without one data.pkl, so no PyTorch checkpoint (holds {found})")
+    root = roots[0]
+    if f"{root}constants.pkl" in records or any(name.startswith(f"{root}code/") for name in records):
+        raise UserError(
+            f"{file.path}: a TorchScript program, not a state dict. Save its weights alone: "
+            f"torch.save(torch.jit.load(file).state_dict(), 'weights.pth')"
+        )
+    start, size = records[f"{root}data.pkl"]
+    if size > MAX_PICKLE_BYTES:
+        raise UserError(f"{file.path}: data.pkl has {size} bytes, above the limit of {MAX_PICKLE_BYTES}")
+    storages = _Storages()
+    stream = io.BytesIO(file.read(start, size))
+    tree = Machine(stream, size, storages, str(file.path)).run()
+    starts = {}
+    for key, need in storages.bytes.items():
+        if f"{root}data/{key}" not in records:
+            raise UserError(f"{file.path}: the archive lacks the storage {root}data/{key}: truncated?")
+        starts[key], have = records[f"{root}data/{key}"]
+        if have != need:
+            raise UserError(f"{file.path}: storage {root}data/{key} has {have} bytes, its tensors need {need}")
+    order = _byte_order(file, records.get(f"{root}byteorder"))
+    return tree, starts, order != sys.byteorder
+
+
+def _byte_order(file: BinaryFile, record: tuple[int, int] | None) -> str:
+    order = file.read(record[0], min(record[1], 16)).decode("latin1") if record else "little"
+    if order not in ("little", "big"):
+        raise UserError(f"{file.path}: the byteorder record says {order!r}, neither little nor big")
+    return order
+
+
+def _records(file: BinaryFile) -> Records:
+    """Name -> (first byte, length) of every record; only plain, whole, separate records are accepted."""
+    try:
+        with zipfile.ZipFile(file.path) as archive:
+            infos = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, OverflowError, IndexError) as error:
+        raise UserError(f"{file.path}: the zip directory is damaged ({error}): truncated download?") from error
+    records: Records = {}
+    for info in infos:
+        name = info.filename
+        if name in records:
+            raise UserError(f"{file.path}: the zip names {name!r} twice")
+        if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size or info.flag_bits & 1:
+            raise UserError(f"{file.path}: record {name!r} is compressed or encrypted; torch.save stores plainly")
+        records[name] = (_first_byte(file, info), info.file_size)
+    at, last = 0, ""
+    for (start, size), name in sorted((place, name) for name, place in records.items()):
+        if start + size > file.size:
+            raise UserError(f"{file.path}: record {name!r} claims {size} bytes, beyond the file's end")
+        if start < at:
+            raise UserError(f"{file.path}: records {last!r} and {name!r} overlap")
+        at, last = start + size, name
+    return records
+
+
+def _first_byte(file: BinaryFile, info: zipfile.ZipInfo) -> int:
+    header = file.read(info.header_offset, LOCAL_HEADER_BYTES) if info.header_offset >= 0 else b""
+    if len(header) < LOCAL_HEADER_BYTES or header[:4] != b"PK\x03\x04":
+        raise UserError(f"{file.path}: record {info.filename!r} has no header where the zip directory says")
+    name, extra = (int.from_bytes(header[i : i + 2], "little") for i in (26, 28))
+    return info.header_offset + LOCAL_HEADER_BYTES + name + extra
+
+
+def _read_legacy(file: BinaryFile) -> tuple[object, dict[str, int], bool]:
+    where, storages = str(file.path), _Storages()
+    with open(file.path, "rb") as stream:
+
+        def load(persistent: Callable) -> object:
+            return Machine(stream, min(file.size - stream.tell(), MAX_PICKLE_BYTES), persistent, where).run()
+
+        if load(_storage) != LEGACY_MAGIC:
+            raise UserError(f"{where}: a plain pickle, not a torch.save checkpoint")
+        version, system = load(_storage), load(_storage)
+        if version != 1001 or not isinstance(system, dict):
+            raise UserError(f"{where}: this version of the older PyTorch format is unknown")
+        tree, keys, at = load(storages), load(_storage), stream.tell()
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise UserError(f"{where}: the list of storages is damaged")
+    starts: dict[str, int] = {}
+    for key in keys:
+        need = storages.bytes.get(key)
+        if need is None or key in starts:
+            raise UserError(f"{where}: storage {key!r} is listed twice, or belongs to no tensor")
+        count = int.from_bytes(file.read(at, 8), "little")
+        starts[key], at = at + 8, at + 8 + need
+        if at > file.size or count != storages.counts[key]:
+            raise UserError(f"{where}: storage {key!r} does not hold the {need} bytes its tensors need: truncated?")
+    missing = sorted(set(storages.bytes) - set(starts))
+    if missing:
+        raise UserError(f"{where}: the file lacks the storage {missing[0]!r}: truncated?")
+    # This format writes storages in little endian whatever the machine.
+    return tree, starts, sys.byteorder != "little"

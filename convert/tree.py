@@ -1,0 +1,58 @@
+"""A checkpoint's nested containers, laid flat: tensors by joined key, and the rest beside them."""
+
+import numpy as np
+
+from convert.torch_names import Callee, NumpyArray, NumpyType, StorageType, Tensor
+from jaxdino.core.errors import UserError
+
+MAX_ENTRIES = 1_000_000
+MAX_SCANNED = 50_000_000
+MAX_DEPTH = 64
+MAX_KEY = 4096
+LEAVES = (str, bytes, bool, int, float, complex, type(None), np.generic, np.dtype)
+
+
+def flatten(tree: object, where: str) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Joins nested keys with "." and parts tensors from the rest.
+
+    Lists are followed where they hold more than plain values. UserError when two joined keys are the same,
+    when there is no tensor at all, and when the tree is too deep, too large, or contains itself.
+    """
+    if not isinstance(tree, dict):
+        raise UserError(f"{where}: holds a {type(tree).__name__}, not a dictionary of tensors")
+    tensors: dict[str, Tensor] = {}
+    extras: dict[str, object] = {}
+    seen, scanned, todo = 0, 0, [("", tree, 0)]
+    while todo:
+        prefix, node, depth = todo.pop()
+        if depth > MAX_DEPTH or len(prefix) > MAX_KEY:
+            raise UserError(f"{where}: {prefix[:80]!r} is nested more than {MAX_DEPTH} deep, or its name is too long")
+        seen, scanned = seen + 1, scanned + (len(node) if isinstance(node, (list, tuple)) else 0)
+        children = _children(node)
+        if seen + len(todo) + len(children or ()) > MAX_ENTRIES or scanned > MAX_SCANNED:
+            raise UserError(f"{where}: holds more than {MAX_ENTRIES} entries, or contains itself")
+        if children is None:
+            if prefix in tensors or prefix in extras:
+                raise UserError(f"{where}: two entries are both named {prefix!r}")
+            (tensors if isinstance(node, Tensor) else extras)[prefix] = _leaf(node)
+        else:
+            dot = f"{prefix}." if depth else ""
+            todo.extend((f"{dot}{key}", value, depth + 1) for key, value in reversed(children))
+    if not tensors:
+        names = ", ".join(key[:40] for key in list(extras)[:5])
+        raise UserError(f"{where}: holds no tensor (found {names or 'nothing'})")
+    return tensors, extras
+
+
+def _children(node: object) -> list | None:
+    if isinstance(node, dict):
+        return list(node.items())
+    if isinstance(node, (list, tuple)) and not all(isinstance(item, LEAVES) for item in node):
+        return list(enumerate(node))
+    return None
+
+
+def _leaf(node: object) -> object:
+    if isinstance(node, (NumpyArray, NumpyType)):
+        return node.value
+    return node.name if isinstance(node, (Callee, StorageType)) else node

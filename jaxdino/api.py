@@ -1,0 +1,118 @@
+"""The Python face, for notebooks: load a model, call it on images."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from convert.load import load_pretrained
+from convert.store import Card
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import Flat, Skeleton, bind
+from jaxdino.core.rules import did_you_mean
+from jaxdino.data.checks import to_rgb
+from jaxdino.data.device_aug import normalize
+from jaxdino.data.transforms import eval_crop
+from jaxdino.models.vit import Output
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+
+
+def load(
+    src: str | Path,
+    dtype: str = "float32",
+    *,
+    model: str | None = None,
+    layout: str | None = None,
+    prefix: str | None = None,
+    num_heads: int | None = None,
+    attention: str = "xla",
+) -> "Model":
+    """Loads a model from a PyTorch checkpoint, a Hugging Face folder or hub name, or a workdir of ours.
+
+    Args:
+      src: a file (.pth, .safetensors), a folder, a hub name ("facebook/dinov2-small"), a published model name
+        ("dinov3_vits16"), a folder made by `python -m convert import`, or a training run's workdir.
+      dtype: "float32", "bfloat16" or "float16", of parameters and computation.
+      model, layout, prefix, num_heads: overrule what is recognised from the file.
+      attention: "xla", or "cudnn" for flash attention on an NVIDIA GPU in half precision.
+
+    Raises:
+      UserError: if the source cannot be found or read, or does not fit the model whole.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype!r} is not known; {did_you_mean(dtype, DTYPES)}")
+    found = load_pretrained(src, model=model, layout=layout, prefix=prefix, num_heads=num_heads)
+    card = found.card
+    skeleton = card.spec.skeleton(card.num_classes, pool=card.pool, dtype=DTYPES[dtype], attention=attention)
+    flat = {
+        path: jnp.asarray(array, DTYPES[dtype] if skeleton.entries[path].kind == "param" else None)
+        for path, array in found.flat.items()
+    }
+    return Model(card, skeleton, flat)
+
+
+class Model:
+    """A loaded backbone, with its classification head if it has one.
+
+    Attributes:
+      name: its published name. num_params: number of parameters. digest: SHA-256 of the weights as loaded from
+        the source, before a cast. class_names: of the head, () where unknown.
+      flat: the parameters by path.
+    """
+
+    def __init__(self, card: Card, skeleton: Skeleton, flat: Flat):
+        self.card, self.skeleton, self.flat = card, skeleton, flat
+        self._forward = jax.jit(lambda flat, images: bind(skeleton, flat)(self._normalized(images)))
+        self._intermediate = jax.jit(
+            lambda flat, images, n: bind(skeleton, flat).backbone.intermediate_layers(self._normalized(images), n),
+            static_argnums=2,
+        )
+
+    name = property(lambda self: self.card.spec.name)
+    num_params = property(lambda self: self.skeleton.num_params)
+    digest = property(lambda self: self.card.digest)
+    class_names = property(lambda self: self.card.class_names)
+
+    def __repr__(self) -> str:
+        return f"jaxdino.Model({self.name}, {self.num_params:,} parameters, digest {self.digest[:12]})"
+
+    def __call__(self, images: jax.Array | np.ndarray) -> Output:
+        """images (B, H, W, 3), uint8 (normalised for you) or float (already normalised) -> Output.
+
+        The output holds cls (B, D), patches (B, h, w, D), registers (B, R, D), pooled (B, D), all after the final
+        norm, and logits (B, classes) or None. Each new shape compiles once.
+
+        Raises:
+          UserError: if the images have another rank, or sides that are no multiples of the patch size.
+        """
+        return self._forward(self.flat, self._checked(images))
+
+    def intermediate_layers(self, images: jax.Array | np.ndarray, n: int | Sequence[int] = 1) -> list[Output]:
+        """Outputs of the last `n` blocks, or of the blocks with the indices `n`, final norm applied to each."""
+        return self._intermediate(self.flat, self._checked(images), n if isinstance(n, int) else tuple(n))
+
+    def preprocess(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """PIL images -> uint8 (B, H, W, 3), resized and centre-cropped as the model's evaluation does it."""
+        how = self.card.spec.preprocess
+        crops = [eval_crop(to_rgb(image), how.size, how.crop_pct, how.interpolation) for image in images]
+        return np.stack([np.asarray(crop) for crop in crops])
+
+    def _checked(self, images: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+        if images.ndim != 4 or images.shape[-1] != self.card.spec.config.in_channels:
+            raise UserError(
+                f"images have the shape {tuple(images.shape)}; (B, H, W, {self.card.spec.config.in_channels}) is needed"
+            )
+        return images
+
+    def _normalized(self, images: jax.Array) -> jax.Array:
+        how = self.card.spec.preprocess
+        return normalize(images, how.mean, how.std) if images.dtype == jnp.uint8 else images
+
+    def with_params(self, flat: Flat) -> "Model":
+        """The same model with other parameters."""
+        return Model(dataclasses.replace(self.card), self.skeleton, flat)

@@ -1,0 +1,204 @@
+"""Sources of labelled images: what there is to read, in which split, under which class.
+
+A source holds paths or small arrays; nothing is decoded here.
+"""
+
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxdino.core.errors import UserError
+from jaxdino.core.rules import nearest
+from jaxdino.data.folders import list_folder
+from jaxdino.data.splitting import stratified
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Every option of the data room, with its default. `dataclasses.asdict(DataConfig())` is the config.
+
+    Attributes:
+      name: a key of `SOURCES`.
+      root: the image folder ("folder" only).
+      val_ratio, test_ratio: share of each class that is put aside where the folder has no such split.
+      split_seed: decides which images are put aside.
+      val_split, test_split: sub-folder names to use as validation and test; None looks for the usual ones.
+      num_threads: reading threads in each process; 0 reads in the calling thread.
+      num_workers: reading processes beside the main one; 0 reads in the main process.
+      max_pixels: an image with more pixels (width x height) is refused before it is decoded.
+      on_bad: "skip" gives an unreadable image weight 0 and counts it; "stop" raises.
+      draft: lets a training JPEG be decoded at 1/2, 1/4 or 1/8 where the crop stays large enough.
+    """
+
+    name: str = "digits"
+    root: str | None = None
+    val_ratio: float = 0.2
+    test_ratio: float = 0.0
+    split_seed: int = 0
+    val_split: str | None = None
+    test_split: str | None = None
+    num_threads: int = 2
+    num_workers: int = 0
+    max_pixels: int = 64 * 2**20
+    on_bad: str = "skip"
+    draft: bool = True
+
+    def __post_init__(self):
+        if self.on_bad not in ("skip", "stop"):
+            raise UserError(f"on_bad is {self.on_bad!r}; it is one of: skip, stop")
+        if min(self.val_ratio, self.test_ratio) < 0 or self.val_ratio + self.test_ratio >= 1:
+            raise UserError(
+                f"val_ratio {self.val_ratio} and test_ratio {self.test_ratio} must be at least 0 and leave "
+                "something to train on: their sum stays below 1"
+            )
+        if min(self.num_threads, self.num_workers) < 0 or self.max_pixels < 1:
+            raise UserError("num_threads and num_workers must be at least 0, max_pixels at least 1")
+
+    @classmethod
+    def of(cls, cfg: "Mapping | DataConfig | None") -> "DataConfig":
+        """Reads a dict or ConfigDict. Raises UserError for an unknown field."""
+        if isinstance(cfg, cls):
+            return cfg
+        values = dict(cfg.items()) if cfg is not None else {}
+        known = [field.name for field in dataclasses.fields(cls)]
+        for field in values:
+            if field not in known:
+                raise UserError(f"unknown data option {field!r}; nearest: {', '.join(nearest(field, known))}")
+        return cls(**values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split: N records with their labels.
+
+    Attributes:
+      name: "train", "val" or "test".
+      records: N paths (str), or N uint8 arrays (H, W, 3).
+      labels: int32 (N,), indices into `class_names`.
+      class_names: names in label order.
+      root: the folder the record names are shown relative to, if they are files.
+    """
+
+    name: str
+    records: Sequence[str | np.ndarray]
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    root: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def record_name(self, index: int) -> str:
+        """What to call a record in a message: its path below the root (printable), or split and number."""
+        record = self.records[index]
+        if not isinstance(record, str):
+            return f"{self.name}[{index}]"
+        path = Path(record)
+        if self.root is not None and path.is_relative_to(self.root):
+            path = path.relative_to(self.root)
+        return path.as_posix().encode("utf-8", "backslashreplace").decode()
+
+    def counts(self) -> dict[str, int]:
+        """Number of records of each class, in label order."""
+        found = Counter(self.labels.tolist())
+        return {name: found[label] for label, name in enumerate(self.class_names)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """All splits of one data set. `ignored` counts what was passed over: {"hidden": 3, "not an image": 1}."""
+
+    name: str
+    class_names: tuple[str, ...]
+    splits: dict[str, Split]
+    ignored: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def split(self, name: str) -> Split:
+        """The split of that name. Raises UserError that says which ones were found."""
+        if name not in self.splits:
+            sizes = ", ".join(f"{key} ({len(split)} images)" for key, split in self.splits.items())
+            raise UserError(
+                f"the data source {self.name!r} has no split {name!r}; found: {sizes}. Name the sub-folder "
+                "with val_split or test_split, or set val_ratio or test_ratio to put a share aside"
+            )
+        return self.splits[name]
+
+
+def load_source(cfg: Mapping | DataConfig | None) -> Source:
+    """Lists the records of the source that `cfg.name` names.
+
+    Args:
+      cfg: a `DataConfig`, or a dict or ConfigDict of its fields.
+
+    Raises:
+      UserError: unknown name or option, and whatever the source finds wrong (it says what it found).
+    """
+    cfg = DataConfig.of(cfg)
+    if cfg.name not in SOURCES:
+        raise UserError(f"unknown data source {cfg.name!r}; nearest: {', '.join(nearest(cfg.name, SOURCES))}")
+    return SOURCES[cfg.name](cfg)
+
+
+def digits(cfg: DataConfig) -> Source:
+    """scikit-learn's 1,797 handwritten digits as 8x8 RGB: 1,079 train, 359 val, 359 test, stratified.
+
+    The split never moves, whatever the seed and ratios in `cfg`: weights trained on its training part are
+    meant to be measured on its test part. Grey levels 0..16 become 0..255.
+    """
+    images, labels = _digit_arrays()
+    keys = [f"digit-{index}" for index in range(len(labels))]
+    parts = stratified(keys, labels, {"val": 0.2, "test": 0.2}, seed=0, class_names=list("0123456789"))
+    names = tuple("0123456789")
+    splits = {name: Split(name, [images[i] for i in parts[name]], labels[parts[name]], names) for name in SPLITS}
+    return Source("digits", names, splits)
+
+
+@functools.cache
+def _digit_arrays() -> tuple[np.ndarray, np.ndarray]:
+    """uint8 (1797, 8, 8, 3) and int32 (1797,)."""
+    from sklearn.datasets import load_digits  # slow to import, and only this source needs it
+
+    raw = load_digits()
+    grey = np.rint(raw.images * (255 / 16)).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1), raw.target.astype(np.int32)
+
+
+def folder(cfg: DataConfig) -> Source:
+    """Image folders: root/{train,val,test}/<class>/**, or root/<class>/** with a stratified, seeded split.
+
+    A missing validation (or test) folder is filled from the training images by `val_ratio` (`test_ratio`).
+
+    Raises:
+      UserError: missing root, no images, an empty class, fewer than two classes, a class of val or test that
+        train lacks, or a class too small to share out.
+    """
+    listing = list_folder(cfg.root, cfg.val_split, cfg.test_split)
+    class_names = tuple(listing.files["train"])
+    flat = {name: _flatten(classes, class_names) for name, classes in listing.files.items()}
+    wanted = {"val": cfg.val_ratio, "test": cfg.test_ratio}
+    ratios = {name: ratio for name, ratio in wanted.items() if name not in flat and ratio > 0}
+    if ratios:
+        paths, labels = flat["train"]
+        keys = [Path(path).relative_to(listing.root).as_posix() for path in paths]
+        for name, rows in stratified(keys, labels, ratios, cfg.split_seed, class_names).items():
+            flat[name] = [paths[i] for i in rows], labels[rows]
+    splits = {
+        name: Split(name, flat[name][0], flat[name][1], class_names, listing.root) for name in SPLITS if name in flat
+    }
+    return Source("folder", class_names, splits, listing.ignored)
+
+
+def _flatten(classes: dict[str, list[str]], class_names: tuple[str, ...]) -> tuple[list[str], np.ndarray]:
+    """{class: paths} to one list of paths and its labels, class by class."""
+    paths = [path for files in classes.values() for path in files]
+    labels = [class_names.index(name) for name, files in classes.items() for _ in files]
+    return paths, np.array(labels, np.int32)
+
+
+SOURCES: dict[str, Callable[[DataConfig], Source]] = {"digits": digits, "folder": folder}

@@ -1,0 +1,54 @@
+"""A stratified, seeded split that does not depend on order or on a random number library."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from jaxdino.core.errors import UserError
+
+
+def stratified(
+    keys: Sequence[str],
+    labels: np.ndarray,
+    ratios: Mapping[str, float],
+    seed: int,
+    class_names: Sequence[str],
+) -> dict[str, np.ndarray]:
+    """Puts a share of every class aside, by a hash of each record's key.
+
+    The order of a class is that of sha256(seed, key): the same on every machine and library version, and
+    adding a file hardly moves the others.
+
+    Args:
+      keys: N names that stay the same from run to run (relative paths).
+      labels: int (N,).
+      ratios: {split: share of each class}, at least one record each; "train" is what remains.
+      seed: another seed, another split.
+      class_names: for messages.
+
+    Returns:
+      {"train" and each split: int64 indices into `keys`, ascending}.
+
+    Raises:
+      UserError: for a class too small to give every split a record.
+    """
+    chosen: dict[str, list[int]] = {"train": [], **{name: [] for name in ratios}}
+    for label, class_name in enumerate(class_names):
+        rows = sorted(np.flatnonzero(labels == label).tolist(), key=lambda i: _rank(seed, keys[i]))
+        takes = {name: max(1, round(ratio * len(rows))) for name, ratio in ratios.items()}
+        if sum(takes.values()) >= len(rows):
+            raise UserError(
+                f"class {class_name!r} has {len(rows)} images, too few to share among "
+                f"{', '.join(chosen)}: add images, or set its val_ratio and test_ratio lower (0 for no split)"
+            )
+        for name, take in takes.items():
+            chosen[name] += rows[:take]
+            rows = rows[take:]
+        chosen["train"] += rows
+    return {name: np.array(sorted(rows), np.int64) for name, rows in chosen.items()}
+
+
+def _rank(seed: int, key: str) -> bytes:
+    return hashlib.sha256(f"{seed}/".encode() + os.fsencode(key)).digest()

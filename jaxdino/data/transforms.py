@@ -1,0 +1,206 @@
+"""Crops and resizes on the host (Pillow, uint8 out), and the augmentation presets.
+
+Sizes are (height, width) in pixels, boxes are (left, top, right, bottom).
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jaxdino.core.errors import UserError
+from jaxdino.core.rules import nearest
+from jaxdino.data.checks import open_rgb
+
+FILTERS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+}
+
+# What a preset may say.
+# Host: `scale` (share of the area) and `ratio` (width / height) of the random crop; a scale of None crops as
+# evaluation does.
+# Device: chances of flips and of grey; strengths of the colour jitter (a factor from 1 - x to 1 + x, hue from
+# -x to x turns) and its chance; chance, area shares and height / width of the erased box; alphas of mixup and
+# CutMix (0 is off), the share of batches that are mixed and, with both on, the share of CutMix among them.
+_NONE: dict[str, Any] = {
+    "scale": None,
+    "ratio": (3 / 4, 4 / 3),
+    "hflip": 0.0,
+    "vflip": 0.0,
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "saturation": 0.0,
+    "hue": 0.0,
+    "jitter_prob": 1.0,
+    "gray_prob": 0.0,
+    "erase_prob": 0.0,
+    "erase_area": (0.02, 1 / 3),
+    "erase_ratio": (0.3, 10 / 3),
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "mix_prob": 1.0,
+    "switch_prob": 0.5,
+}
+_LIGHT = _NONE | {"scale": (0.35, 1.0), "hflip": 0.5}
+_MEDIUM = _LIGHT | {"scale": (0.2, 1.0), "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.02}
+_STRONG = _LIGHT | {
+    "scale": (0.08, 1.0),
+    "brightness": 0.4,
+    "contrast": 0.4,
+    "saturation": 0.4,
+    "hue": 0.1,
+    "jitter_prob": 0.8,
+    "gray_prob": 0.1,
+    "erase_prob": 0.25,
+    "mixup": 0.8,
+    "cutmix": 1.0,
+}
+PRESETS: dict[str, dict[str, Any]] = {"none": _NONE, "light": _LIGHT, "medium": _MEDIUM, "strong": _STRONG}
+
+
+def get_preset(preset: str | Mapping[str, Any]) -> dict[str, Any]:
+    """A preset by name, or made of "none" and the given changes. Raises UserError for unknown words.
+
+    A mapping may start from another preset with the key "base": {"base": "light", "vflip": 0.5}.
+    """
+    if not isinstance(preset, str):
+        changes = dict(preset.items())
+        start = get_preset(changes.pop("base", "none"))
+        for key in changes:
+            if key not in start:
+                raise UserError(f"unknown augmentation {key!r}; nearest: {', '.join(nearest(key, start))}")
+        return start | changes
+    if preset not in PRESETS:
+        raise UserError(f"unknown preset {preset!r}; nearest: {', '.join(nearest(preset, PRESETS))}")
+    return dict(PRESETS[preset])
+
+
+def as_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) from one number or a pair."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)
+
+
+def get_filter(interpolation: str) -> Image.Resampling:
+    """Pillow's filter of that name. Raises UserError for an unknown one."""
+    if interpolation not in FILTERS:
+        near = ", ".join(nearest(interpolation, FILTERS))
+        raise UserError(f"unknown interpolation {interpolation!r}; nearest: {near}")
+    return FILTERS[interpolation]
+
+
+def random_crop_box(
+    width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """A box of random area and aspect ratio; after ten misses, the largest central box within `ratio`.
+
+    Source: pytorch/vision torchvision/transforms/transforms.py RandomResizedCrop.get_params.
+    """
+    log_ratio = np.log(ratio)
+    for _ in range(10):
+        area = width * height * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(*log_ratio))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+            return left, top, left + w, top + h
+    w = min(width, round(height * max(ratio)))
+    h = min(height, round(width / min(ratio)))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def resized_crop(
+    image: Image.Image,
+    full: tuple[int, int],
+    box: tuple[int, int, int, int],
+    size: tuple[int, int],
+    interpolation: str,
+) -> Image.Image:
+    """Cuts `box` out and resizes it to `size`, with antialias.
+
+    Args:
+      image: RGB, perhaps decoded smaller than `full`.
+      full: the (width, height) that `box` refers to.
+      box: what to keep.
+      size: (height, width) of the result.
+      interpolation: a key of `FILTERS`.
+    """
+    if image.size != full:
+        x, y = image.width / full[0], image.height / full[1]
+        scaled = (box[0] * x, box[1] * y, box[2] * x, box[3] * y)
+        return image.resize(size[::-1], get_filter(interpolation), box=scaled)
+    return image.crop(box).resize(size[::-1], get_filter(interpolation))
+
+
+def draft_scale(box: tuple[int, int, int, int], size: tuple[int, int]) -> int:
+    """How many times smaller (1, 2, 4, 8) a JPEG may be decoded with `box` still at least `size` pixels."""
+    room = min((box[2] - box[0]) // size[1], (box[3] - box[1]) // size[0])
+    return next(scale for scale in (8, 4, 2, 1) if room >= scale or scale == 1)
+
+
+def eval_resize_shape(width: int, height: int, size: tuple[int, int], crop_pct: float) -> tuple[int, int]:
+    """(width, height) that an image is resized to before the central crop of `size`.
+
+    The side that is short for the crop becomes floor(size / crop_pct), 256 for 224 and 0.875; the other keeps
+    the aspect ratio and is rounded down. For square sizes this is Resize(256) and CenterCrop(224).
+
+    Source: facebookresearch/dino eval_linear.py; pytorch/vision torchvision/transforms/functional.py
+    _compute_resized_output_size; huggingface/pytorch-image-models timm/data/transforms_factory.py (floor).
+    """
+    # The small addend keeps 224 / (224 / 230) at 230.
+    tall, wide = (math.floor(side / crop_pct + 1e-6) for side in size)
+    if height * wide <= width * tall:
+        return tall * width // height, tall
+    return wide, wide * height // width
+
+
+def eval_crop(image: Image.Image, size: tuple[int, int], crop_pct: float, interpolation: str) -> Image.Image:
+    """Resizes (see `eval_resize_shape`) with antialias and cuts the centre of `size` (height, width) out."""
+    width, height = eval_resize_shape(*image.size, size, crop_pct)
+    if image.size != (width, height):
+        image = image.resize((width, height), get_filter(interpolation))
+    left, top = round((width - size[1]) / 2), round((height - size[0]) / 2)
+    return image.crop((left, top, left + size[1], top + size[0]))
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalTransform:
+    """Record -> uint8 (H, W, 3) of the centre. Raises BadImage."""
+
+    size: tuple[int, int]
+    crop_pct: float
+    interpolation: str
+    max_pixels: int
+
+    def __call__(self, record: str | np.ndarray) -> np.ndarray:
+        image = open_rgb(record, self.max_pixels)
+        return np.asarray(eval_crop(image, self.size, self.crop_pct, self.interpolation))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainTransform:
+    """Record and random generator -> uint8 (H, W, 3) of a random resized crop. Raises BadImage."""
+
+    size: tuple[int, int]
+    scale: tuple[float, float]
+    ratio: tuple[float, float]
+    interpolation: str
+    max_pixels: int
+    draft: bool
+
+    def __call__(self, record: str | np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        seen = {}
+
+        def draft(full: tuple[int, int]) -> int:
+            seen["full"], seen["box"] = full, random_crop_box(*full, self.scale, self.ratio, rng)
+            return draft_scale(seen["box"], self.size) if self.draft else 1
+
+        image = open_rgb(record, self.max_pixels, draft)
+        return np.asarray(resized_crop(image, seen["full"], seen["box"], self.size, self.interpolation))

@@ -1,0 +1,193 @@
+"""A stage of a strategy, as data: how long it lasts, which parameters it trains, and how.
+
+A stage is read from a config (`Stage.of`), strictly: a misspelt field is an error that names the nearest.
+What a stage leaves open (None) it inherits from the config's own settings, by the tables below. The values
+that stand in the classes here are the defaults; configs/common.py takes them over and declares none twice.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from jaxdino.core.errors import UserError
+from jaxdino.core.rules import did_you_mean
+
+# Paths without weight decay: biases, the scales of norms, layer scale, tokens and position embeddings.
+NO_DECAY = (
+    r"(.*\.)?(bias|scale)",
+    r"(.*\.)?gamma",
+    r"(.*\.)?(cls_token|pos_embed|register_tokens|mask_token)",
+)
+# Where a stage's field is looked up in the config when the stage leaves it open (None).
+STAGE_INHERITS = {
+    "patience": "early_stopping.patience",
+    "min_delta": "early_stopping.min_delta",
+    "monitor": "early_stopping.monitor",
+    "clip_norm": "optimizer.clip_norm",
+    "accumulate": "optimizer.accumulate",
+    "no_decay": "optimizer.no_decay",
+    "label_smoothing": "objective.label_smoothing",
+    "augment": "data.augment",
+    "batch_size": "data.batch_size",
+    "image_size": "data.image_size",
+    "drop_path": "model.drop_path",
+    "ema_decay": "ema_decay",
+}
+GROUP_INHERITS = {
+    "lr": "optimizer.lr",
+    "layer_decay": "optimizer.layer_decay",
+    "weight_decay": "optimizer.weight_decay",
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """How the parameters of one group are trained. `lr` is the peak rate of the group's topmost layer."""
+
+    lr: float | None = None
+    layer_decay: float = 1.0  # factor per layer, from the head down; 1 is none
+    weight_decay: float = 0.0
+    frozen: bool = False
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The course of the learning rate over a stage, as a multiplier of each group's peak rate."""
+
+    name: str = "cosine"  # cosine | step | cosine_restarts | constant
+    warmup_epochs: float = 0.0
+    warmup_steps: int = 0  # counts when above 0, in place of warmup_epochs
+    final: float = 0.0  # cosine, cosine_restarts: the multiplier at the end of a period
+    period_epochs: float = 10.0  # step: the length of a stair; cosine_restarts: of the first period
+    period_mult: int = 1  # cosine_restarts: each period is so many times as long as the one before
+    factor: float = 0.1  # step: the multiplier from one stair to the next
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """The update rule and its constants; the names and defaults are torch's."""
+
+    name: str = "adamw"  # adamw | sgd
+    betas: tuple[float, float] = (0.9, 0.999)  # adamw
+    eps: float = 1e-8  # adamw
+    momentum: float = 0.9  # sgd
+    nesterov: bool = False  # sgd
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a strategy. It ends at `epochs` or `steps`, whichever comes first, or at a plateau."""
+
+    name: str
+    rules: tuple[tuple[str, str], ...]
+    groups: Mapping[str, Group]
+    epochs: int | None = None
+    steps: int | None = None  # of the optimiser
+    patience: int = 0  # epochs without a gain of min_delta that end the stage; 0 is no plateau rule
+    min_delta: float | None = None  # None is no plateau rule
+    monitor: str = "val_accuracy"  # higher is better, unless the name ends in "loss"
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    no_decay: tuple[str, ...] = NO_DECAY
+    clip_norm: float = 0.0  # of all trainable gradients together; 0 is none
+    accumulate: int = 1  # slices of a batch whose gradients are averaged into one step
+    label_smoothing: float = 0.0
+    augment: str = "none"  # preset
+    drop_path: float = 0.0
+    batch_size: int | None = None  # of one step, over all devices and slices
+    image_size: int | None = None  # pixels; None is the model's own
+    ema_decay: float = 0.0  # 0 is none
+    optional: bool = False  # left out by config.skip_optional
+
+    @classmethod
+    def of(cls, given: Mapping, base: Mapping | None = None) -> "Stage":
+        """A stage from its config; what it leaves open (None) is inherited from the config `base`.
+
+        Raises:
+          UserError: for an unknown field, a rule without its group, a group without a rule, no length.
+        """
+        name = given.get("name") or "without a name"
+        where = f"stage {name!r}"
+        values = _read(cls, given, base, STAGE_INHERITS, where)
+        for missing in {"name", "rules", "groups"} - values.keys():
+            raise UserError(f"{where} has no {missing!r}: it needs a name, rules and groups")
+        values["rules"] = tuple((pattern, group) for pattern, group in values["rules"])
+        values["no_decay"] = tuple(values.get("no_decay", NO_DECAY))
+        for part, kind, home in (
+            ("optimizer", Optimizer, "optimizer"),
+            ("schedule", Schedule, "optimizer.schedule"),
+        ):
+            inherits = {f.name: f"{home}.{f.name}" for f in fields(kind)}
+            values[part] = kind(**_read(kind, values.get(part, {}), base, inherits, f"{where}: {part}"))
+        values["groups"] = {
+            key: Group(**_read(Group, group, base, GROUP_INHERITS, f"{where}: group {key!r}"))
+            for key, group in values["groups"].items()
+        }
+        stage = cls(**values)
+        stage._check(where)
+        return stage
+
+    def _check(self, where: str) -> None:
+        if self.epochs is None and self.steps is None:
+            raise UserError(f"{where} has no length: give it epochs or steps")
+        for pattern, group in self.rules:
+            if group not in self.groups:
+                hint = did_you_mean(group, self.groups)
+                raise UserError(f"{where}: the rule {pattern!r} names the group {group!r}; {hint}")
+        used = {group for _, group in self.rules}
+        for name, group in self.groups.items():
+            if name not in used:
+                raise UserError(f"{where}: no rule names the group {name!r}; {did_you_mean(name, used)}")
+            if not group.frozen and group.lr is None:
+                raise UserError(f"{where}: group {name!r} has no learning rate: give it lr, or frozen=True")
+
+    @property
+    def plateaus(self) -> bool:
+        """Whether the stage ends at a plateau of the monitored metric."""
+        return self.min_delta is not None and self.patience > 0
+
+    def gain(self, value: float, best: float | None) -> float:
+        """How much better `value` of the monitored metric is than `best`; infinite when there is no best yet.
+
+        The best weights are those of the last gain above 0; a gain below `min_delta` uses up patience.
+        """
+        if best is None:
+            return math.inf
+        return best - value if self.monitor.endswith("loss") else value - best
+
+    def length(self, steps_per_epoch: int) -> int:
+        """The stage's limit in optimiser steps."""
+        limits = [self.steps, self.epochs and self.epochs * steps_per_epoch]
+        return min(limit for limit in limits if limit is not None)
+
+
+def stages(config: Mapping) -> tuple[Stage, ...]:
+    """All stages of a config, in order, without the optional ones if `config.skip_optional`.
+
+    Raises:
+      UserError: for a stage that does not parse, two stages of one name, no stage at all.
+    """
+    chosen = [Stage.of(given, config) for given in config["stages"]]
+    if config.get("skip_optional"):
+        chosen = [stage for stage in chosen if not stage.optional]
+    names = [stage.name for stage in chosen]
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"a strategy needs at least one stage, each with its own name; got {names}")
+    return tuple(chosen)
+
+
+def _read(cls: type, given: Any, base: Any, inherits: Mapping[str, str], where: str) -> dict[str, Any]:
+    """The fields of `cls` that `given` or, for want of it, the config `base` sets to something."""
+    given = vars(given) if isinstance(given, cls) else given
+    names = [f.name for f in fields(cls)]
+    for name in given:
+        if name not in names:
+            raise UserError(f"{where} has no field {name!r}; {did_you_mean(name, names)}")
+    values = {name: given.get(name) for name in names}
+    for name, path in inherits.items():
+        node = base
+        for part in path.split("."):
+            node = node[part] if node is not None and part in node else None
+        values[name] = node if values[name] is None else values[name]
+    return {name: value for name, value in values.items() if value is not None}

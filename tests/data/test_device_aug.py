@@ -1,0 +1,172 @@
+import colorsys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from torchvision_stub import import_torchvision
+
+from jaxdino.data import device_aug as aug
+from jaxdino.data.transforms import PRESETS
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+KEY = jax.random.key(0)
+
+
+def floats(batch=6, height=10, width=14):
+    return np.random.default_rng(1).random((batch, height, width, 3), np.float32)
+
+
+def factors(*values):
+    return jnp.array(values, jnp.float32).reshape(-1, 1, 1, 1)
+
+
+def preset(**changes):
+    return PRESETS["none"] | changes
+
+
+def test_normalize():
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), np.uint8)
+    expected = (images / 255 - np.array(MEAN)) / np.array(STD)
+    found = aug.normalize(jnp.asarray(images), MEAN, STD)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+def test_colour_is_torchvisions(name):
+    import torch
+
+    functional = import_torchvision().transforms.functional
+    images, strengths = floats(), (0.0, 0.4, 0.9, 1.0, 1.3, 1.9)
+    found = getattr(aug, f"adjust_{name}")(jnp.asarray(images), factors(*strengths))
+    for image, strength, ours in zip(images, strengths, found, strict=True):
+        theirs = getattr(functional, f"adjust_{name}")(torch.from_numpy(image).permute(2, 0, 1), strength)
+        np.testing.assert_allclose(ours, theirs.permute(1, 2, 0), atol=1e-5)
+
+
+def test_hue_is_that_of_colorsys():
+    images, turns = floats(), (-0.5, -0.2, 0.0, 0.1, 0.33, 0.5)
+    images[0, 0] = 0.5  # grey has no hue
+    images[1, 0] = [1, 0, 0]
+    images[2, 0] = [0.2, 0.2, 0.7]
+    found = np.asarray(aug.adjust_hue(jnp.asarray(images), factors(*turns)))
+    for image, turn, ours in zip(images, turns, found, strict=True):
+        hsv = [colorsys.rgb_to_hsv(*pixel) for pixel in image.reshape(-1, 3).tolist()]
+        expected = [colorsys.hsv_to_rgb((h + turn) % 1, s, v) for h, s, v in hsv]
+        np.testing.assert_allclose(ours.reshape(-1, 3), expected, atol=1e-5)
+
+
+def test_colour_jitter_stays_in_range_and_differs_by_image():
+    images = jnp.broadcast_to(jnp.asarray(floats(1)), (6, 10, 14, 3))
+    found = aug.random_colour(KEY, images, PRESETS["strong"] | {"gray_prob": 0.0, "jitter_prob": 1.0})
+    assert found.min() >= -1e-6 and found.max() <= 1 + 1e-6
+    assert len({image.tobytes() for image in np.asarray(found)}) == 6
+
+
+def test_grey():
+    images = jnp.asarray(floats())
+    found = aug.random_colour(KEY, images, preset(gray_prob=1.0))
+    expected = np.asarray(images) @ np.array([0.2989, 0.587, 0.114])
+    np.testing.assert_allclose(found, np.repeat(expected[..., None], 3, -1), atol=1e-6)
+
+
+def test_flips():
+    images = floats(200, 3, 4)
+    assert np.array_equal(aug.random_flip(KEY, jnp.asarray(images), 1.0, 0.0), images[:, :, ::-1])
+    assert np.array_equal(aug.random_flip(KEY, jnp.asarray(images), 0.0, 1.0), images[:, ::-1])
+    half = np.asarray(aug.random_flip(KEY, jnp.asarray(images), 0.5, 0.0))
+    flipped = sum(np.array_equal(a, b[:, ::-1]) for a, b in zip(half, images, strict=True))
+    assert 70 < flipped < 130
+    assert flipped + sum(np.array_equal(a, b) for a, b in zip(half, images, strict=True)) == 200
+
+
+def test_erased_boxes_have_the_areas_and_ratios_asked_for():
+    images = jnp.ones((300, 40, 60, 3))
+    found = np.asarray(aug.random_erase(KEY, images, 0.5, (0.1, 0.3), (0.5, 2.0)))
+    erased = found[(found == 0).any(axis=(1, 2, 3))]
+    assert 110 < len(erased) < 190
+    for image in erased:
+        gone = (image == 0).all(-1)
+        tall, wide = gone.any(1).sum(), gone.any(0).sum()
+        assert gone.sum() == tall * wide  # one full box
+        assert 0.09 < gone.mean() < 0.32 and 0.45 < tall / wide < 2.2
+
+
+def test_label_smoothing_is_torchs():
+    import torch
+
+    logits, labels = (
+        np.random.default_rng(2).normal(size=(5, 7)).astype(np.float32),
+        np.array([0, 6, 2, 2, 3]),
+    )
+    targets = aug.soft_labels(jnp.asarray(labels), 7, 0.1)
+    ours = -(np.asarray(targets) * np.asarray(jax.nn.log_softmax(logits))).sum(-1).mean()
+    theirs = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels), label_smoothing=0.1)
+    assert ours == pytest.approx(theirs.item(), abs=1e-6)
+
+
+def mixed(**changes):
+    images, labels = jnp.asarray(floats()), jax.nn.one_hot(jnp.arange(6), 6)
+    weights = jnp.ones(6).at[1].set(0)
+    out = aug.random_mix(jax.random.key(3), images, labels, weights, preset(**changes))
+    return np.asarray(images), np.asarray(labels), *map(np.asarray, out)
+
+
+def test_mixup_blends_images_as_labels():
+    images, labels, new_images, new_labels = mixed(mixup=0.8)
+    share = new_labels[0, 5]
+    assert 0 < share < 1
+    for row in (0, 2, 3, 5):
+        np.testing.assert_allclose(new_labels[row], labels[row] * (1 - share) + labels[5 - row] * share, atol=1e-6)
+        np.testing.assert_allclose(new_images[row], images[row] * (1 - share) + images[5 - row] * share, atol=1e-6)
+
+
+def test_a_row_without_weight_is_not_mixed_in():
+    images, labels, new_images, new_labels = mixed(mixup=0.8)
+    for row in (1, 4):
+        assert np.array_equal(new_images[row], images[row]) and np.array_equal(new_labels[row], labels[row])
+
+
+def test_cutmix_labels_follow_the_true_area():
+    for seed in range(8):
+        images, labels = jnp.zeros((4, 12, 20, 3)).at[2:].set(1), jax.nn.one_hot(jnp.array([0, 0, 1, 1]), 2)
+        found, targets = aug.random_mix(jax.random.key(seed), images, labels, jnp.ones(4), preset(cutmix=1.0))
+        assert set(np.unique(found)) <= {0.0, 1.0}
+        np.testing.assert_allclose(targets[0, 1], found[0].mean(), atol=1e-6)
+        np.testing.assert_allclose(targets[2, 0], 1 - found[2].mean(), atol=1e-6)
+
+
+def test_cutmix_boxes_have_the_share_asked_for():
+    keys = jax.random.split(KEY, 100)
+    boxes = jax.vmap(lambda key: aug.cutmix_box(key, jnp.float32(0.25), 40, 60))(keys)
+    areas = np.asarray(boxes.mean(axis=(1, 2, 3, 4)))
+    assert areas.max() == pytest.approx(0.25) and 0.0625 <= areas.min() < 0.2  # the edge clips some
+
+
+def test_mixing_happens_as_often_as_asked():
+    images, labels = jnp.asarray(floats(2, 4, 4)), jnp.eye(2)
+
+    def changed(key):
+        options = preset(mixup=1.0, cutmix=1.0, mix_prob=0.5, switch_prob=0.5)
+        return (aug.random_mix(key, images, labels, jnp.ones(2), options)[1] != labels).any()
+
+    assert 60 < jax.vmap(changed)(jax.random.split(KEY, 200)).sum() < 140
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_augment_under_jit(name):
+    images = np.random.default_rng(0).integers(0, 256, (8, 16, 12, 3), np.uint8)
+    labels, weights = jnp.arange(8) % 3, jnp.ones(8)
+    step = jax.jit(lambda key, x: aug.augment(key, x, labels, weights, name, MEAN, STD, 3, 0.1))
+    found, targets = step(KEY, images)
+    again, _ = step(KEY, images)
+    assert found.dtype == targets.dtype == jnp.float32
+    assert found.shape == images.shape and targets.shape == (8, 3)
+    assert np.isfinite(found).all() and np.array_equal(found, again)
+    np.testing.assert_allclose(targets.sum(-1), np.ones(8), atol=1e-6)
+    if name == "none":
+        np.testing.assert_allclose(found, aug.normalize(jnp.asarray(images), MEAN, STD), atol=1e-6)
+        np.testing.assert_allclose(targets, aug.soft_labels(labels, 3, 0.1), atol=1e-6)
+    else:
+        assert not np.array_equal(found, step(jax.random.key(1), images)[0])

@@ -1,0 +1,120 @@
+"""The shipped configs: what each trains, and that flags reach into their stages."""
+
+import importlib
+import json
+import sys
+
+import pytest
+from absl import flags
+from ml_collections.config_flags import config_flags
+
+from configs import common
+from jaxdino.strategy import resolve, stages
+from tests.test_strategy import fake_resnet, fake_vit, labels
+
+# ml_collections loads a config file the old way.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+NAMES = ("linear", "gradual", "full_llrd", "progressive")
+
+
+def load(name, model=None):
+    return importlib.import_module(f"configs.{name}").get_config(model)
+
+
+def table(name, fake, model="dinov3_vits16"):
+    """[{group: its layers}] over the stages of a config."""
+    found = []
+    for stage in stages(load(name, model)):
+        groups = {}
+        for layer, group in labels(resolve(*fake, stage)).items():
+            groups.setdefault(group, []).append(layer)
+        found.append({group: " ".join(layers) for group, layers in groups.items()})
+    return found
+
+
+VIT = "embed blocks.0 blocks.1 blocks.2 blocks.3 blocks.4 blocks.5"
+RESNET = "stem layer1 layer2 layer3 layer4"
+
+
+def test_tables_of_a_vit():
+    head = {"frozen": f"{VIT} norm", "head": "head"}
+    full = {"backbone": f"{VIT} norm", "head": "head"}
+    last2 = {"frozen": VIT[:-18], "backbone": "blocks.4 blocks.5 norm", "head": "head"}
+    last4 = {"frozen": VIT[:-36], "backbone": "blocks.2 blocks.3 blocks.4 blocks.5 norm", "head": "head"}
+    assert table("linear", fake_vit()) == [head]
+    assert table("gradual", fake_vit()) == [head, last2, full]
+    assert table("full_llrd", fake_vit()) == [full]
+    assert table("progressive", fake_vit()) == [head, last4, full]
+
+
+def test_tables_of_a_resnet():
+    head, full = {"frozen": RESNET, "head": "head"}, {"backbone": RESNET, "head": "head"}
+    layer4 = {"frozen": RESNET[:-7], "backbone": "layer4", "head": "head"}
+    last4 = {"frozen": "stem", "backbone": RESNET[5:], "head": "head"}
+    assert table("linear", fake_resnet()) == [head]
+    assert table("gradual", fake_resnet()) == [head, layer4, full]
+    assert table("full_llrd", fake_resnet()) == [full]
+    assert table("progressive", fake_resnet()) == [head, last4, full]
+
+
+def test_numbers_promised_for_published_models():
+    (linear,) = stages(load("linear", "dinov3_vits16"))
+    assert linear.epochs <= 10
+    gradual = stages(load("gradual", "dinov3_vits16"))
+    assert all(stage.plateaus and stage.patience == 3 for stage in gradual)
+    (full,) = stages(load("full_llrd", "dinov3_vits16"))
+    backbone, head = full.groups["backbone"], full.groups["head"]
+    assert (backbone.lr, backbone.layer_decay, head.lr) == (1e-5, 0.9, 1e-3)
+    first, last4, everything = stages(load("progressive", "dinov3_vits16"))
+    assert 10 <= first.epochs <= 20 <= last4.epochs <= 30 and 10 <= everything.epochs <= 20
+    assert (last4.augment, everything.augment, everything.optional) == ("medium", "strong", True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_default_is_the_embedded_model_on_the_digits(name):
+    config = load(name)
+    assert (config.model.name, config.data.name) == (common.DIGITS_MODEL, "digits")
+    assert load(name, "dinov3_vits16").data.name == "folder"
+    assert stages(config)
+    assert json.loads(config.to_json())["stages"][0]["name"] == config.stages[0].name
+
+
+def from_flags(monkeypatch, file, *args):
+    """The config that a command line gives."""
+    argv = ["main", f"--config=configs/{file}", *args]
+    monkeypatch.setattr(sys, "argv", argv)
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    values(argv)
+    return values.config
+
+
+def test_flags_reach_into_stages(monkeypatch):
+    config = from_flags(
+        monkeypatch,
+        "gradual.py:dinov3_vits16",
+        "--config.stages[0].epochs=3",
+        "--config.stages[0].clip_norm=0.5",
+        "--config.stages[1].groups.backbone.lr=2e-4",
+        "--config.stages[1].schedule.name=step",
+        "--config.stages[2].rules=(('@all','backbone'),('@head','head'))",
+        "--config.optimizer.weight_decay=0.2",
+        "--config.data.root=somewhere",
+        "--config.early_stopping.patience=5",
+    )
+    first, second, third = stages(config)
+    assert config.model.name == "dinov3_vits16" and config.data.root == "somewhere"
+    assert (first.epochs, first.clip_norm, first.patience, second.clip_norm) == (3, 0.5, 5, 1.0)
+    assert second.groups["backbone"].lr == 2e-4 and second.schedule.name == "step"
+    assert second.groups["backbone"].weight_decay == 0.2
+    assert third.rules[0] == ("@all", "backbone")
+
+
+def test_skip_optional_by_flag(monkeypatch):
+    config = from_flags(monkeypatch, "progressive.py", "--config.skip_optional")
+    assert [stage.name for stage in stages(config)] == ["head", "last4"]
+
+
+def test_a_misspelt_flag_names_the_nearest(monkeypatch):
+    with pytest.raises(AttributeError, match="epochs"):
+        from_flags(monkeypatch, "linear.py", "--config.stages[0].epoch=3")
