@@ -52,7 +52,7 @@ def get_config(model: str | None = None) -> ConfigDict:
     config.stages = ()
     config.skip_optional = False
     config.precision = "float32"  # of the computation: float32 | bfloat16 | float16; the weights are float32
-    config.mesh = dict(data=-1, fsdp=1)  # devices along each axis; -1: all that are left
+    config.mesh = dict(data=-1, fsdp=1, rules=())  # devices along each axis; -1: all that are left. rules: pattern -> axes
     config.ema_decay = placeholder(float)  # None: no average of the weights
     config.log_every = 10  # steps
     config.checkpoint = dict(every_epochs=1, every_steps=placeholder(int), keep=2)
@@ -90,19 +90,21 @@ def _plain(hint: Any) -> type:
     return get_origin(hint) or hint
 
 
-def fit_digits(config: ConfigDict, epochs: dict[str, int], backbone_lr: float | None = None) -> ConfigDict:
+def fit_digits(config: ConfigDict, epochs: dict[str, int]) -> ConfigDict:
     """Numbers for the embedded digits and their tiny model; a config of another model passes untouched.
+
+    A small model takes larger rates, and a mirrored digit is no digit: crops are the only augmentation.
 
     Args:
       epochs: {stage: its limit}.
-      backbone_lr: peak rate of the groups that are not the head.
     """
     if config.model.name != DIGITS_MODEL:
         return config
-    config.data.batch_size = 64
+    config.data.augment = "crop"
     for given in config.stages:
         given.epochs = epochs[given.name]
+        given.augment = None
         for name, group in given.groups.items():
-            if backbone_lr and name != "head" and not group.frozen:
-                group.lr = backbone_lr
+            if not group.frozen:
+                group.lr = 1e-2 if name == "head" else 5e-4
     return config

@@ -25,4 +25,4 @@ def get_config(model: str | None = None) -> ConfigDict:
             groups=dict(head=dict(lr=1e-3), backbone=dict(lr=1e-5)),
         ),
     )
-    return common.fit_digits(config, epochs=dict(full=30), backbone_lr=1e-3)
+    return common.fit_digits(config, epochs=dict(full=30))

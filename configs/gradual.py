@@ -42,4 +42,4 @@ def get_config(model: str | None = None) -> ConfigDict:
             groups=dict(head=head, backbone=backbone | dict(lr=1e-5)),
         ),
     )
-    return common.fit_digits(config, epochs=dict(head=10, last=10, all=15), backbone_lr=1e-3)
+    return common.fit_digits(config, epochs=dict(head=10, last=8, all=8))

@@ -41,4 +41,4 @@ def get_config(model: str | None = None) -> ConfigDict:
             optional=True,
         ),
     )
-    return common.fit_digits(config, epochs=dict(head=10, last4=20, all=10), backbone_lr=1e-3)
+    return common.fit_digits(config, epochs=dict(head=10, last4=20, all=10))

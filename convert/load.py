@@ -148,11 +148,13 @@ def card_of(found: Recognised, source: Source) -> Card:
 
 
 def _pool(found: Recognised, source: Source) -> str:
-    """What the head looks at, told from its input width."""
+    """What the head looks at, told from its input width and from timm's config.json."""
     if not found.num_classes:
         return found.spec.pool
     key = next(found.keys[name] for name in ("classifier.weight", "head.weight") if name in found.keys)
-    return "cls_mean" if source.shape(key)[1] == 2 * found.spec.config.width else "cls"
+    if source.shape(key)[1] == 2 * found.spec.config.width:
+        return "cls_mean"
+    return "mean" if (source.config or {}).get("global_pool") == "avg" else "cls"
 
 
 def _from_source(source: Source, model, layout, prefix, num_heads, drop_head: bool) -> Pretrained:

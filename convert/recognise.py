@@ -309,8 +309,8 @@ def recognise(
         elif named.family != family:
             raise UserError(f"the checkpoint is of the {family} family; {model} is of {named.family}")
     if layout is not None and layout != found:
-        if {layout, found} == {"meta", "timm"} and family in ("vit", "dino"):
-            found = layout
+        if {layout, found} == {"meta", "timm"} and family in ("vit", "dino"):  # the same keys again
+            found, family = layout, family if model else {"meta": "dino", "timm": "vit"}[layout]
         else:
             raise UserError(f"the checkpoint's keys are of the layout {found!r}, not {layout!r}")
     config = _config(own, family, found, json, num_heads)

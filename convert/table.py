@@ -38,10 +38,11 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Derived:
-    """A key that export computes: `make(config)`; on import its value must equal that."""
+    """A key that export computes: `make(config)` in the dtype of the leaf `like`; an import must hold that value."""
 
     key: str
     make: Callable[[Any], np.ndarray]
+    like: str
     when: When
 
 
@@ -77,9 +78,9 @@ def fuse(keys: Sequence[str | None], path: str, op: Op, when: When = always) -> 
     return Rule(tuple(keys), path, op, when)
 
 
-def derive(key: str, make: Callable, when: When = always) -> Derived:
-    """A buffer of the layout that follows from the configuration."""
-    return Derived(key, make, when)
+def derive(key: str, make: Callable, like: str, when: When = always) -> Derived:
+    """A buffer of the layout that follows from the configuration, in the dtype of the leaf `like`."""
+    return Derived(key, make, like, when)
 
 
 def absent(path: str, make: Callable, when: When = always) -> Absent:
@@ -109,7 +110,7 @@ class BoundTable:
         chosen = [entry for entry in table if isinstance(entry, Dropped) or entry.when(config)]
         self.rules = [r for entry in chosen if isinstance(entry, Rule) for r in _expand(entry, config.depth)]
         self.derived = [
-            dataclasses.replace(entry, key=entry.key.replace("{i}", str(i)))
+            dataclasses.replace(entry, key=entry.key.replace("{i}", str(i)), like=entry.like.replace("{i}", str(i)))
             for entry in chosen
             if isinstance(entry, Derived)
             for i in (range(config.depth) if "{i}" in entry.key else [0])
@@ -159,7 +160,7 @@ class BoundTable:
                 if key is not None:
                     tensors.append(Tensor(key, part.shape(), np.dtype(array.dtype), part))
         for entry in self.derived:
-            value = entry.make(self.config)
+            value = entry.make(self.config).astype(flat[entry.like].dtype)
             tensors.append(Tensor(entry.key, value.shape, value.dtype, lambda value=value: value))
         return tensors
 

@@ -123,7 +123,12 @@ DINOV2_TIMM = [
 DINOV3_META = [
     *_TRUNK,
     _QKV_BIAS,
-    derive("blocks.{i}.attn.qkv.bias_mask", _bias_mask, lambda c: c.qkv_bias and c.mask_k_bias),
+    derive(
+        "blocks.{i}.attn.qkv.bias_mask",
+        _bias_mask,
+        like=S + "attn.qkv.bias",
+        when=lambda c: c.qkv_bias and c.mask_k_bias,
+    ),
     *_GAMMA,
     rule("storage_tokens", B + "register_tokens", COPY, _registers),
     rule("mask_token", B + "mask_token", COPY, _mask_token),

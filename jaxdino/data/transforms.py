@@ -47,6 +47,7 @@ _NONE: dict[str, Any] = {
     "mix_prob": 1.0,
     "switch_prob": 0.5,
 }
+_CROP = _NONE | {"scale": (0.5, 1.0), "ratio": (0.8, 1.25)}  # for what has a right way up: digits, text, scans
 _LIGHT = _NONE | {"scale": (0.35, 1.0), "hflip": 0.5}
 _MEDIUM = _LIGHT | {"scale": (0.2, 1.0), "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.02}
 _STRONG = _LIGHT | {
@@ -61,7 +62,13 @@ _STRONG = _LIGHT | {
     "mixup": 0.8,
     "cutmix": 1.0,
 }
-PRESETS: dict[str, dict[str, Any]] = {"none": _NONE, "light": _LIGHT, "medium": _MEDIUM, "strong": _STRONG}
+PRESETS: dict[str, dict[str, Any]] = {
+    "none": _NONE,
+    "crop": _CROP,
+    "light": _LIGHT,
+    "medium": _MEDIUM,
+    "strong": _STRONG,
+}
 
 
 def get_preset(preset: str | Mapping[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,12 @@ def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array
         y = half_matmul(x, kernel)
     else:
         y = (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
-    return y if bias is None else y + bias.astype(x.dtype)
+    return y if bias is None else y + over_last_axis(bias.astype(x.dtype), y)
+
+
+def over_last_axis(vector: jax.Array, like: jax.Array) -> jax.Array:
+    """(D,) as (1, ..., 1, D) with as many axes as `like`, so that no rank is promoted silently."""
+    return vector.reshape((1,) * (like.ndim - 1) + (-1,))
 
 
 class LayerNorm(nnx.Module):
@@ -83,7 +88,8 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> j
     x32 = x.astype(jnp.float32)
     centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
     inverse = lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
-    return (centred * inverse * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
+    scale, bias = (over_last_axis(vector.astype(jnp.float32), x) for vector in (scale, bias))
+    return (centred * inverse * scale + bias).astype(x.dtype)
 
 
 class LayerScale(nnx.Module):
@@ -93,7 +99,7 @@ class LayerScale(nnx.Module):
         self.gamma = nnx.Param(jnp.full((width,), init))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x * self.gamma[...].astype(x.dtype)
+        return x * over_last_axis(self.gamma[...].astype(x.dtype), x)
 
 
 def gelu(x: jax.Array) -> jax.Array:

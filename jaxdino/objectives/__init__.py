@@ -1,0 +1,1 @@
+"""What training minimises: `loss(model, batch, key) -> (scalar, aux)`."""

@@ -1,0 +1,1 @@
+"""Training: the state, the step, the loop over stages, checkpoints and the run folder."""

@@ -1,0 +1,165 @@
+"""Orbax checkpoints, written in the background, each sealed by a manifest of its files.
+
+The manifest (name, size and SHA-256 of every file) is written inside Orbax's temporary folder, just before
+the rename that makes the checkpoint appear. What was half written or damaged afterwards therefore never
+passes for a checkpoint: it is named in a warning, and the one before is used.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxdino.core.errors import UserError
+
+MANIFEST = "manifest.json"
+STAMP = "_CHECKPOINT_METADATA"  # Orbax writes it once more during the rename
+UNSEALED = {MANIFEST, STAMP}
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """Any tree as {"trainable/backbone.norm.scale": leaf}: what is stored names no class of optax's."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _digest(file: Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        sha = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"bytes": file.stat().st_size, "sha256": sha}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file() and file.name not in UNSEALED)
+
+
+def seal(folder: Path) -> None:
+    """Writes the manifest of a folder's files, beside and then renamed."""
+    files = _files(folder)
+    with ThreadPoolExecutor(4) as pool:
+        entries = dict(zip((str(f.relative_to(folder)) for f in files), pool.map(_digest, files), strict=True))
+    beside = folder / f"{MANIFEST}.part"
+    beside.write_text(json.dumps(entries, indent=1))
+    beside.rename(folder / MANIFEST)
+
+
+def flaw(folder: Path) -> str | None:
+    """What is wrong with a sealed folder, naming the file; None if every byte is as it was written."""
+    for name in (STAMP, MANIFEST):
+        try:
+            entries = json.loads((folder / name).read_text())
+        except FileNotFoundError:
+            return f"{name} is missing"
+        except ValueError:
+            return f"{name} cannot be read"
+    for name, wanted in entries.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != wanted["bytes"]:
+            return f"{name} has {file.stat().st_size} bytes instead of {wanted['bytes']}"
+        if _digest(file) != wanted:
+            return f"{name} has another checksum than when it was written"
+    return None
+
+
+class Checkpoints:
+    """The checkpoints of one run, newest last; a step is counted over the whole run.
+
+    Args:
+      folder: where they are; made if it is not there.
+      keep: how many to keep, at least 2 so that there is always one before.
+      warn: called with one line about each checkpoint that cannot be used.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2, warn: Callable[[str], None] = print):
+        if keep < 2:
+            raise UserError(f"checkpoint.keep={keep}: at least 2 are needed, so that a damaged one has one before it")
+        self.folder = Path(folder).absolute()
+        self._chief = jax.process_index() == 0
+        self._set_aside(warn)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal_unfinished),
+        )
+        handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+
+    def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
+        """Copies the state to the host and writes it, with JSON beside it, in the background."""
+        args = ocp.args.Composite(state=ocp.args.StandardSave(flatten(state)), meta=ocp.args.JsonSave(meta))
+        self._manager.save(step, args=args, force=True)
+
+    def wait(self) -> None:
+        """Returns once everything saved is on disk; raises what went wrong in the background."""
+        self._manager.wait_until_finished()
+
+    def latest(self) -> tuple[int, dict[str, Any]] | None:
+        """(step, meta) of the newest checkpoint, or None. Only sound ones are left when a run begins."""
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        return step, self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+
+    def restore(self, step: int, like: Any) -> Any:
+        """The state of a step, placed as `like`: a tree of ShapeDtypeStruct with shardings, on any mesh.
+
+        Raises:
+          UserError: if the checkpoint holds other leaves or shapes than `like`.
+        """
+        wanted = flatten(like)
+        stored = self._manager.item_metadata(step).state.tree
+        shapes = {name: tuple(leaf.shape) for name, leaf in stored.items()}
+        other = {name for name, leaf in wanted.items() if shapes.get(name) != tuple(leaf.shape)}
+        if other := sorted(other | shapes.keys() - wanted.keys()):
+            raise UserError(
+                f"checkpoint {step} in {self.folder} does not fit this run ({other[0]} and {len(other) - 1} more): "
+                "was it written by another version? Use a new --workdir"
+            )
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
+        flat = self._manager.restore(step, args=args).state
+        return jax.tree.unflatten(jax.tree.structure(like), [flat[name] for name in wanted])
+
+    def close(self) -> None:
+        """Finishes writing."""
+        self._manager.close()
+
+    def _seal_unfinished(self) -> None:
+        if self._chief:
+            for folder in self.folder.glob("*orbax-checkpoint-tmp*"):
+                seal(folder)
+
+    def _set_aside(self, warn: Callable[[str], None]) -> None:
+        """Removes what was half written, and moves damaged checkpoints to `damaged/` beside the others."""
+        if not self._chief or not self.folder.is_dir():
+            return
+        aside = self.folder.with_name("damaged")
+        for folder in sorted(self.folder.iterdir(), key=lambda path: path.name):
+            step = re.match(r"\d+", folder.name)
+            if step is None or not folder.is_dir():
+                continue
+            if not folder.name.isdigit():
+                warn(f"checkpoint {step[0]} was half written ({folder}): the one before it is used")
+                shutil.rmtree(folder)
+            elif fault := flaw(folder):
+                aside.mkdir(exist_ok=True)
+                target = aside / folder.name
+                shutil.rmtree(target, ignore_errors=True)
+                os.rename(folder, target)
+                warn(f"checkpoint {step[0]} is damaged: {fault} (moved to {target}); the one before it is used")
+
+
+def abstract(tree: Any, where: Any) -> Any:
+    """Shapes and dtypes of a tree with the shardings `where`: what `restore` wants."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding), tree, where
+    )

@@ -1,0 +1,128 @@
+"""The pictures of a run: loss, learning rates and validation accuracy over all stages, as PNG."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Records = list[dict[str, Any]]
+COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#b83280", "#4a5568")
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e2e8f0",
+    "axes.edgecolor": "#a0aec0",
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "legend.frameon": False,
+}
+
+
+def draw(records: Records, folder: Path) -> list[Path]:
+    """Writes loss.png, learning_rates.png and val_accuracy.png from the lines of metrics.jsonl."""
+    if not records:
+        return []
+    pictures = {"loss": _loss, "learning_rates": _rates, "val_accuracy": _accuracy}
+    return [_picture(records, folder / f"{name}.png", paint) for name, paint in pictures.items()]
+
+
+def _picture(records: Records, file: Path, paint) -> Path:
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(8, 4.2), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        paint(axes, records)
+        _stages(axes, records)
+        axes.set_xlabel("step")
+        figure.savefig(file, dpi=130)
+    return file
+
+
+def _stages(axes: Any, records: Records) -> None:
+    """A shaded band and a name for each stage."""
+    start = 0
+    spans = _spans(records)
+    for number, (name, end) in enumerate(spans):
+        if number % 2:
+            axes.axvspan(start, end, color="#edf2f7", zorder=0, linewidth=0)
+        if number:
+            axes.axvline(start, color="#a0aec0", linewidth=1, linestyle=(0, (4, 3)))
+        axes.annotate(
+            name,
+            ((start + end) / 2, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            color="#4a5568",
+            fontsize=9,
+        )
+        start = end
+    axes.set_xlim(0, max(end for _, end in spans) * 1.01)
+    axes.set_title(axes.get_title(loc="left"), loc="left", pad=20)
+
+
+def _spans(records: Records) -> list[tuple[str, int]]:
+    """[(stage, its last step)] in order."""
+    spans: dict[str, int] = {}
+    for record in records:
+        spans[record["stage"]] = max(record["step"], spans.get(record["stage"], 0))
+    return list(spans.items())
+
+
+def _loss(axes: Any, records: Records) -> None:
+    steps, losses = _series(records, "loss")
+    axes.plot(steps, losses, color=COLOURS[0], alpha=0.3, linewidth=1, label="training, each logged step")
+    axes.plot(steps, _smooth(losses), color=COLOURS[0], linewidth=1.8, label="training, smoothed")
+    val_steps, val = _series(records, "val_loss")
+    axes.plot(val_steps, val, color=COLOURS[1], linewidth=1.8, marker="o", markersize=3.5, label="validation")
+    axes.set_title("Loss")
+    axes.set_ylim(bottom=0, top=1.05 * np.nanmax(np.concatenate([losses, val])))
+    axes.legend()
+
+
+def _rates(axes: Any, records: Records) -> None:
+    groups = list(dict.fromkeys(group for record in records for group in record.get("learning_rates", {})))
+    widths = np.linspace(3.0, 1.4, max(len(groups), 2))  # groups of one rate stay visible under each other
+    for colour, group, width in zip(COLOURS * len(groups), groups, widths, strict=False):
+        for number, (stage, _) in enumerate(_spans(records)):
+            points = [(r["step"], r["learning_rates"].get(group)) for r in records if r["stage"] == stage]
+            steps, rates = zip(*points, strict=True)
+            # A rate of 0 has no place on a log axis; nothing is drawn where a stage freezes the group.
+            label = group if not number else None
+            axes.plot(steps, [rate or np.nan for rate in rates], color=colour, linewidth=width, label=label)
+    axes.set_yscale("log")
+    axes.set_title("Learning rate of each group")
+    axes.legend()
+
+
+def _accuracy(axes: Any, records: Records) -> None:
+    steps, accuracy = _series(records, "val_accuracy")
+    axes.plot(steps, accuracy, color=COLOURS[0], linewidth=1.8, marker="o", markersize=4)
+    axes.set_title("Validation accuracy")
+    if len(accuracy):
+        best = int(np.argmax(accuracy))
+        label = f"best: {accuracy[best]:.2%} at step {steps[best]}"
+        axes.plot(steps[best], accuracy[best], "o", color=COLOURS[1], markersize=8, zorder=3, label=label)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+        axes.legend(loc="lower right")
+
+
+def _series(records: Records, name: str) -> tuple[np.ndarray, np.ndarray]:
+    pairs = [(record["step"], record[name]) for record in records if record.get(name) is not None]
+    return np.array([step for step, _ in pairs]), np.array([value for _, value in pairs], float)
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """A running mean over a tenth of the points, narrower towards both ends."""
+    half = max(1, len(values) // 20)
+    return np.array([values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))])

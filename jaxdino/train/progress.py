@@ -1,0 +1,142 @@
+"""Where a run is: the counters that a checkpoint keeps as JSON, the stop signal, and the tables it prints."""
+
+import dataclasses
+import signal
+import threading
+import time
+from typing import Any
+
+import jax
+
+from jaxdino.stage import Stage
+
+
+@dataclasses.dataclass
+class Progress:
+    """The counters of a run; everything that is not an array and that going on depends on.
+
+    Attributes:
+      stage: index of the stage. step: steps of the whole run. stage_step: of this stage.
+      epochs: validated epochs of this stage. validated: its step at the last validation.
+      measured: loss and so on of the last step.
+      best: the stage's best value of its monitored metric, and `best_metrics` all metrics with it.
+      reference, stale: the plateau rule: the last value that gained min_delta, and epochs since then.
+      seconds: spent in this stage, over all sessions.
+      champion: [monitor, value] of the model in best/.
+      done: the summary's entries of the stages before.
+      batches: the position of the training data. log_size: bytes of metrics.jsonl.
+      bad: {split: {name: reason}} of the images that were skipped.
+    """
+
+    stage: int = 0
+    step: int = 0
+    stage_step: int = 0
+    epochs: int = 0
+    validated: int = 0
+    measured: dict[str, float] = dataclasses.field(default_factory=dict)
+    best: float | None = None
+    best_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    reference: float | None = None
+    stale: int = 0
+    seconds: float = 0.0
+    champion: list | None = None
+    done: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    batches: dict[str, Any] | None = None
+    log_size: int = 0
+    bad: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+
+    def judge(self, stage: Stage, metrics: dict[str, float]) -> bool:
+        """Counts a validated epoch; True if it is the stage's best so far. A metric that is nan never is."""
+        self.epochs += 1
+        value = metrics[stage.monitor]
+        if value == value and stage.gain(value, self.reference) >= (stage.min_delta or 0.0):
+            self.reference, self.stale = value, 0
+        else:
+            self.stale += 1
+        better = value == value and stage.gain(value, self.best) > 0
+        if better:
+            self.best, self.best_metrics = value, metrics
+        return better
+
+    def at_plateau(self, stage: Stage) -> bool:
+        """Whether `patience` epochs in a row have not gained `min_delta`."""
+        return stage.plateaus and self.stale >= stage.patience
+
+    def beats_champion(self, stage: Stage) -> bool:
+        """Whether the stage's best is at least as good as the model in best/; so it is under another metric."""
+        if self.champion is None or self.champion[0] != stage.monitor or self.best is None:
+            return True
+        return stage.gain(self.best, self.champion[1]) >= 0
+
+    def next_stage(self) -> "Progress":
+        """The counters at the start of the stage after this one."""
+        return Progress(stage=self.stage + 1, step=self.step, champion=self.champion, done=self.done, bad=self.bad)
+
+
+class Stop:
+    """SIGTERM as a question that the loop asks between two steps. A context manager."""
+
+    def __init__(self):
+        self._asked = False
+
+    def __enter__(self) -> "Stop":
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if hasattr(self, "_before"):
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _ask(self, *_: object) -> None:
+        self._asked = True
+
+    def asked(self) -> bool:
+        """Whether any process of the run was told to stop; all of them get the same answer."""
+        if jax.process_count() == 1:
+            return self._asked
+        from jax.experimental import multihost_utils
+
+        return bool(multihost_utils.process_allgather(self._asked).any())
+
+
+class Rate:
+    """Images a second since the last reading; validation and saving are left out by `restart`."""
+
+    def __init__(self):
+        self.restart()
+
+    def restart(self) -> None:
+        """Starts counting anew."""
+        self._since, self._images = time.perf_counter(), 0
+
+    def add(self, images: int) -> None:
+        """Counts the images of a step."""
+        self._images += images
+
+    def read(self) -> float:
+        """Images a second since the last reading; starts anew."""
+        rate = self._images / max(time.perf_counter() - self._since, 1e-9)
+        self.restart()
+        return rate
+
+
+def results_table(entries: list[dict[str, Any]]) -> str:
+    """The table at a run's end: stage, % trainable, val accuracy, seconds."""
+    rows = [("stage", "% trainable", "val accuracy", "seconds")]
+    for entry in entries:
+        accuracy = entry.get("val_accuracy")
+        rows.append(
+            (
+                entry["name"],
+                f"{100 * entry['trainable_fraction']:.2f}",
+                "-" if accuracy is None else f"{accuracy:.4f}",
+                f"{entry['seconds']:.1f}",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])

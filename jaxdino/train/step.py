@@ -1,0 +1,145 @@
+"""One training step and one evaluation step: pure functions of flat dicts, compiled once a stage."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from jaxdino.core import sharding
+from jaxdino.core.params import Flat, Skeleton, bind, split
+from jaxdino.train.state import GROWTH_INTERVAL, State
+
+Batch = dict[str, jax.Array]
+
+
+def make_train_step(
+    skeleton: Skeleton,
+    objective: Any,
+    tx: optax.GradientTransformation,
+    augment: Callable[[jax.Array, Batch], Batch],
+    *,
+    accumulate: int = 1,
+    ema_decay: float = 0.0,
+    scale_loss: bool = False,
+) -> Callable[[State, Flat, Batch], tuple[State, dict[str, jax.Array]]]:
+    """The step (moving, frozen, batch) -> (moving, {loss, accuracy, grad_norm, skipped}), over the global batch.
+
+    Args:
+      objective: its `loss(model, batch, key)` is the weighted mean over a batch.
+      augment: (key, batch of uint8 images) -> batch of normalised images, inside the compiled step.
+      accumulate: slices of a batch whose gradients add up to the whole batch's.
+      ema_decay: ema <- decay * ema + (1 - decay) * trainable after each step; 0 is none.
+      scale_loss: float16: scales the loss, skips and counts a step whose gradients are not finite.
+    """
+
+    def train_step(moving: State, frozen: Flat, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(moving["key"]), moving["step"])
+        augment_key, model_key = jax.random.split(key)
+        batch = augment(augment_key, batch)
+        total = jnp.maximum(jnp.sum(batch["weight"]), 1e-12)
+        scale = moving["scale"]["value"] if scale_loss else jnp.ones(())
+
+        def slice_loss(trainable: Flat, buffers: Flat, part: Batch, part_key: jax.Array):
+            model = bind(skeleton, frozen | buffers | trainable)
+            loss, aux = objective.loss(model, part, part_key)
+            share = jnp.sum(part["weight"]) / total  # of this slice in the batch's weighted mean
+            sums = {"loss": loss * share, "accuracy": aux["accuracy"] * share}
+            return loss * share * scale, (_buffers(model, buffers), sums)
+
+        gradient = jax.grad(slice_loss, has_aux=True)  # of the trainable leaves, and nothing else
+        grads, (buffers, sums) = accumulated(gradient, moving, batch, model_key, accumulate)
+        grads = jax.tree.map(lambda grad: grad / scale, grads)
+        updates, opt = tx.update(grads, moving["opt"], moving["trainable"])
+        trainable = optax.apply_updates(moving["trainable"], updates)
+        ema = optax.incremental_update(trainable, moving["ema"], 1.0 - ema_decay) if moving["ema"] else {}
+        norm = optax.tree.norm(grads)
+        new = moving | {"trainable": trainable, "buffers": buffers, "opt": opt, "ema": ema}
+        if scale_loss:
+            new = keep_if(jnp.isfinite(norm), new, moving)
+            new["scale"] = next_scale(moving["scale"], jnp.isfinite(norm))
+        new["step"] = moving["step"] + 1
+        return new, sums | {"grad_norm": norm, "skipped": new["scale"]["skipped"]}
+
+    return train_step
+
+
+def accumulated(gradient: Callable, moving: State, batch: Batch, key: jax.Array, slices: int):
+    """Gradients and sums over the slices of a batch, one slice in memory at a time.
+
+    Each slice takes every `slices`-th example, so that no example leaves its device.
+
+    Returns:
+      (grads, (buffers, sums)), as `gradient` gives them for the whole batch.
+    """
+    trainable, buffers = moving["trainable"], moving["buffers"]
+    if slices == 1:
+        return gradient(trainable, buffers, batch, key)
+    parts = {name: jnp.swapaxes(x.reshape(-1, slices, *x.shape[1:]), 0, 1) for name, x in batch.items()}
+    keys = jax.random.split(key, slices)
+
+    def one(carried, inputs):
+        grads, buffers, sums = carried
+        found, (buffers, found_sums) = gradient(trainable, buffers, *inputs)
+        add = jax.tree.map(jnp.add, (grads, sums), (found, found_sums))
+        return (add[0], buffers, add[1]), None
+
+    zeros = {name: jnp.zeros((), jnp.float32) for name in ("loss", "accuracy")}
+    start = (jax.tree.map(jnp.zeros_like, trainable), buffers, zeros)
+    (grads, buffers, sums), _ = jax.lax.scan(one, start, (parts, keys))
+    return grads, (buffers, sums)
+
+
+def _buffers(model: Any, before: Flat) -> Flat:
+    """The buffers after a forward pass: batch statistics have moved."""
+    if not before:
+        return {}
+    _, flat = split(model)
+    return {path: jax.lax.stop_gradient(flat[path]) for path in before}
+
+
+def keep_if(good: jax.Array, new: Any, old: Any) -> Any:
+    """`new` where the step was good, `old` where it is to be skipped."""
+    return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+
+
+def next_scale(scale: dict[str, jax.Array], finite: jax.Array) -> dict[str, jax.Array]:
+    """Dynamic loss scaling: half after an overflow, double after GROWTH_INTERVAL good steps in a row.
+
+    Source: Micikevicius et al. 2018 (arXiv:1710.03740), section 3.2; the constants are torch's GradScaler's.
+    """
+    good = jnp.where(finite, scale["good"] + 1, 0)
+    grown = good >= GROWTH_INTERVAL
+    value = jnp.where(grown, scale["value"] * 2, scale["value"])
+    return {
+        "value": jnp.clip(jnp.where(finite, value, scale["value"] / 2), 1.0, 2.0**24),
+        "good": jnp.where(grown, 0, good),
+        "skipped": scale["skipped"] + jnp.where(finite, 0, 1),
+    }
+
+
+def compile_train_step(step: Callable, state: State, mesh: Mesh, rules: sharding.Rules = ()) -> Callable:
+    """The step under jit: state and batch sharded, the moving part donated, metrics on every device."""
+    moving, frozen = (sharding.shardings(state[part], mesh, rules) for part in ("moving", "frozen"))
+    return jax.jit(
+        step,
+        in_shardings=(moving, frozen, sharding.batch_sharding(mesh)),
+        out_shardings=(moving, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def compile_eval_step(skeleton: Skeleton, normalize: Callable[[jax.Array], jax.Array], mesh: Mesh) -> Callable:
+    """The evaluation step (flat, batch) -> {"logits", "label", "weight"} of the global batch, on every device.
+
+    Args:
+      normalize: uint8 (B, H, W, 3) -> what the model takes.
+    """
+
+    def eval_step(flat: Flat, batch: Batch) -> Batch:
+        logits = bind(skeleton, flat)(normalize(batch["image"])).logits
+        return {"logits": logits, "label": batch["label"], "weight": batch["weight"]}
+
+    return jax.jit(eval_step, out_shardings=sharding.replicated(mesh))

@@ -1,0 +1,72 @@
+"""The two places where training meets weights on disk: where a run starts from, and its best model."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from convert.load import load_pretrained, new_head
+from convert.store import Card, load_model, save_model
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import split
+from jaxdino.models import registry
+
+RANDOM = "random"
+
+
+def start(config: Any, class_names: tuple[str, ...], say: Callable[[str], None]) -> tuple[Card, dict[str, np.ndarray]]:
+    """The model that a run starts from: its card and all its leaves, float32, on the host.
+
+    `config.model.weights` is a file, a folder, a hub name, a workdir, "random", or None for the model's own.
+
+    Raises:
+      UserError: for weights of another model, and for a head of another class count without `drop_head`.
+    """
+    model, seed, classes = config.model, config.seed, len(class_names)
+    if model.num_classes is not None and model.num_classes != classes:
+        raise UserError(f"model.num_classes={model.num_classes}, but the data has {classes} classes")
+    if model.weights == RANDOM:
+        return _random(registry.get(model.name), model.pool, classes, class_names, seed)
+    found = load_pretrained(model.weights or model.name, model=model.name, drop_head=model.drop_head)
+    for note in found.notes:
+        say(note)
+    card, flat = found.card, {path: _float32(array) for path, array in found.flat.items()}
+    if card.num_classes not in (0, classes):
+        raise UserError(
+            f"the weights have a head of {card.num_classes} classes and the data has {classes}: "
+            "--config.model.drop_head=True starts with a new head"
+        )
+    pool = model.pool or card.pool
+    if card.num_classes and pool != card.pool:
+        raise UserError(f"model.pool={pool!r}, but the head of the weights looks at {card.pool!r}: leave it open")
+    if not card.num_classes:
+        flat |= new_head(card.spec, classes, pool, seed)
+    return dataclasses.replace(card, num_classes=classes, pool=pool, class_names=class_names), flat
+
+
+def _random(spec: registry.ModelSpec, pool: str | None, classes: int, class_names: tuple[str, ...], seed: int):
+    from flax import nnx
+
+    _, flat = split(spec.build(classes, pool=pool, rngs=nnx.Rngs(seed)))
+    card = Card(spec, classes, pool or spec.pool, class_names, source={"path": RANDOM})
+    return card, jax.tree.map(np.asarray, flat)
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    """Masters are float32, whatever the weights were stored in."""
+    return np.asarray(array, np.float32)
+
+
+def save_best(folder: Path, card: Card, image_size: tuple[int, int], flat: dict[str, np.ndarray]) -> None:
+    """Writes the best model so far, in place of an earlier one; it is used at the size it was trained at."""
+    preprocess = dataclasses.replace(card.spec.preprocess, size=image_size)
+    card = dataclasses.replace(card, spec=dataclasses.replace(card.spec, preprocess=preprocess))
+    save_model(folder, card, flat, overwrite=True)
+
+
+def load_best(folder: Path) -> dict[str, np.ndarray]:
+    """All leaves of the best model."""
+    return load_model(folder)[1]

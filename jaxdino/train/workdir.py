@@ -1,0 +1,186 @@
+"""The run folder: what a run leaves behind, and how the same command finds its way back into it.
+
+config.json    the full resolved config
+metrics.jsonl  one JSON object a line
+summary.json   one entry a stage; the test metrics at the end
+events/        the same numbers for TensorBoard
+checkpoints/   to go on from          best/   the best model
+*.png          loss, learning rates, validation accuracy
+"""
+
+import json
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxdino.core.errors import UserError
+
+# What may differ when a run goes on: how it is computed and watched, not what is computed.
+FREE = ("mesh", "checkpoint", "log_every", "data.num_workers", "data.num_threads")
+
+
+def say(line: str) -> None:
+    """Prints a line for the user, above a progress bar if one is shown."""
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def new_folder(label: str) -> Path:
+    """A folder under runs/ that does not exist yet: runs/2025-01-31_12-00-00_gradual_dinov3_vits16."""
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    name = re.sub(r"[^\w.-]+", "-", f"{stamp}_{label}")
+    folder, number = Path("runs") / name, 2
+    while folder.exists():
+        folder, number = Path("runs") / f"{name}_{number}", number + 1
+    return folder
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Writes JSON beside and renames it, so that a file is never half there."""
+    beside = file.with_name(file.name + ".part")
+    beside.write_text(json.dumps(value, indent=2, default=str) + "\n")
+    os.replace(beside, file)
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A config as JSON holds it: nested dicts and lists."""
+    config = config.to_dict() if hasattr(config, "to_dict") else config
+
+    def one(value: Any) -> Any:
+        if isinstance(value, Mapping) or hasattr(value, "to_dict"):
+            return {str(key): one(item) for key, item in value.items()}
+        return [one(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return json.loads(json.dumps(one(config), default=str))
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """The fields that differ, as "optimizer.lr: 0.001 there, 0.01 now"."""
+    if path in FREE or old == new:
+        return []
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        parts = [(old.get(key), new.get(key), f"{path}.{key}" if path else key) for key in keys]
+        return [line for part in parts for line in differences(*part)]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [
+            line for i, pair in enumerate(zip(old, new, strict=True)) for line in differences(*pair, f"{path}[{i}]")
+        ]
+    return [f"{path}: {json.dumps(old)} there, {json.dumps(new)} now"]
+
+
+class Workdir:
+    """A run's folder. Nothing is written before `open`.
+
+    Raises:
+      UserError: if the folder holds a run of another config (naming the fields), or something else.
+    """
+
+    def __init__(self, folder: Path, config: Any):
+        self.folder = Path(folder)
+        self.config = plain(config)
+        self._check()
+
+    def __truediv__(self, name: str) -> Path:
+        return self.folder / name
+
+    def _check(self) -> None:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"--workdir={self.folder} is a file: give a folder, new or of an earlier run")
+        file = self / "config.json"
+        if not file.exists():
+            others = [path.name for path in self.folder.glob("*")] if self.folder.exists() else []
+            if others:
+                raise UserError(
+                    f"--workdir={self.folder} holds no run but other files ({', '.join(sorted(others)[:3])}): "
+                    "give a new or empty folder"
+                )
+            return
+        fields = differences(json.loads(file.read_text()), self.config)
+        if fields:
+            raise UserError(
+                f"--workdir={self.folder} holds a run of another config; give another folder, or the same "
+                "values:\n  " + "\n  ".join(fields)
+            )
+
+    @property
+    def finished(self) -> bool:
+        """Whether the folder holds a run that came to its end."""
+        return bool(self.summary().get("finished"))
+
+    def open(self) -> None:
+        """Makes the folder and writes config.json, unless an earlier start did."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self / "config.json").exists():
+            write_json(self / "config.json", self.config)
+
+    def summary(self) -> dict[str, Any]:
+        """What summary.json holds; {} before the first stage's end."""
+        file = self / "summary.json"
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        file = self / "metrics.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+class MetricLog:
+    """metrics.jsonl, and the same numbers as TensorBoard events.
+
+    Args:
+      size: bytes of metrics.jsonl to go on from: what a checkpoint remembers. Later lines are cut off, and the
+        event files are written anew from the lines that stay, so that nothing is there twice.
+    """
+
+    def __init__(self, workdir: Workdir, size: int = 0):
+        from tensorboardX import SummaryWriter
+
+        file = workdir / "metrics.jsonl"
+        file.touch()
+        os.truncate(file, min(size, file.stat().st_size))
+        for old in (workdir / "events").glob("events.*"):
+            old.unlink()
+        self._events = SummaryWriter(str(workdir / "events"))
+        for record in workdir.records():
+            self._add_events(record)
+        self._file = file.open("a")
+
+    @property
+    def size(self) -> int:
+        """Bytes of metrics.jsonl so far, all of them handed to the system."""
+        self._file.flush()
+        return self._file.tell()
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Adds a line; `step` counts over the whole run. Numbers that are not finite become null."""
+        record = record | {"time": round(time.time(), 3)}
+        self._file.write(json.dumps(_finite(record)) + "\n")
+        self._file.flush()
+        self._add_events(record)
+
+    def _add_events(self, record: dict[str, Any]) -> None:
+        for name, value in record.items():
+            tag = re.sub(r"^(val|test)_", r"\1/", name)
+            group = value if isinstance(value, dict) else {None: value}
+            for key, number in group.items():
+                if isinstance(number, int | float) and name not in ("step", "time"):
+                    self._events.add_scalar(f"{tag}/{key}" if key else tag, number, record["step"], record["time"])
+
+    def close(self) -> None:
+        """Writes out what is buffered."""
+        self._file.close()
+        self._events.close()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

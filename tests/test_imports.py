@@ -1,0 +1,73 @@
+"""The rooms of the house import downwards only, and what is slow or heavy is not imported by accident."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BELOW = {  # room -> the rooms it may import
+    "jaxdino.core": set(),
+    "jaxdino.data": {"jaxdino.core"},
+    "jaxdino.models": {"jaxdino.core"},
+    "jaxdino.stage": {"jaxdino.core"},
+    "jaxdino.strategy": {"jaxdino.core", "jaxdino.stage"},
+    "jaxdino.optim": {"jaxdino.core", "jaxdino.stage", "jaxdino.strategy"},
+    "jaxdino.objectives": {"jaxdino.core", "jaxdino.models", "jaxdino.data"},
+    "convert": {"jaxdino.core", "jaxdino.models", "jaxdino.data"},
+    "configs": {"jaxdino.stage", "jaxdino.data", "configs"},
+}
+
+
+def room(module: str) -> str:
+    parts = module.split(".")
+    return parts[0] if parts[0] in ("convert", "configs") else ".".join(parts[:2])
+
+
+def imports(file: Path) -> set[str]:
+    """The modules of ours that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+            found.add(node.module)
+    return {name for name in found if name.split(".")[0] in ("jaxdino", "convert", "configs")}
+
+
+@pytest.mark.parametrize("name", BELOW)
+def test_imports_point_down(name):
+    place = ROOT / name.replace(".", "/")
+    files = sorted(place.rglob("*.py")) or [place.with_suffix(".py")]
+    for file in files:
+        upward = {room(i) for i in imports(file)} - BELOW[name] - {name, "jaxdino"}
+        assert not upward, f"{file} imports {sorted(upward)}"
+
+
+def test_torch_is_imported_by_the_reference_alone():
+    for file in [*(ROOT / "jaxdino").rglob("*.py"), *(ROOT / "convert").rglob("*.py")]:
+        nodes = ast.walk(ast.parse(file.read_text()))
+        names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        if "torch" in names:
+            assert file.name in ("reference.py", "verify.py"), file
+
+
+def test_loading_needs_neither_torch_nor_tensorflow():
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['tensorflow'] = None\n"
+        "import jaxdino, numpy as np\n"
+        "model = jaxdino.load('dinov3_digits')\n"
+        "print(model(np.zeros((1, 32, 32, 3), np.uint8)).cls.shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.stdout.strip() == "(1, 96)", done.stderr
+
+
+def test_help_imports_no_jax():
+    code = (
+        "import sys, jaxdino.main; sys.exit(any(name in sys.modules for name in ('jax', 'flax', 'orbax', 'sklearn')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

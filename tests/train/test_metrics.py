@@ -1,0 +1,46 @@
+"""Metrics against numbers worked out by hand, and the judgement of epochs."""
+
+import numpy as np
+import pytest
+
+from jaxdino.stage import Stage
+from jaxdino.train.metrics import classification
+from jaxdino.train.progress import Progress
+
+
+def test_metrics_of_three_classes():
+    logits = np.log([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.2, 0.2, 0.6]])
+    found = classification(logits, np.array([0, 1, 1, 2]))
+    assert found["accuracy"] == 0.75
+    assert found["balanced_accuracy"] == pytest.approx((1 + 0.5 + 1) / 3)
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
+    assert found["loss"] == pytest.approx(-np.mean(np.log([0.7, 0.8, 0.3, 0.6])))
+    assert "top5_accuracy" not in found
+
+
+def test_top_five_and_a_class_that_the_split_lacks():
+    logits = np.tile(np.arange(8.0), (2, 1))
+    found = classification(logits, np.array([3, 2]))
+    assert found["accuracy"] == 0 and found["top5_accuracy"] == 0.5
+    with pytest.raises(ValueError, match="no example"):
+        classification(np.zeros((0, 8)), np.zeros(0, int))
+
+
+def stage(**changes) -> Stage:
+    groups = {"all": {"lr": 1.0}}
+    return Stage.of(dict(name="s", rules=(("@all", "all"),), groups=groups, epochs=9, **changes))
+
+
+def test_a_plateau_counts_epochs_without_min_delta_and_keeps_the_best():
+    rule, now = stage(patience=2, min_delta=0.1), Progress()
+    better = [now.judge(rule, {"val_accuracy": value}) for value in (0.5, 0.55, 0.61, 0.6)]
+    assert better == [True, True, True, False]  # the best is any gain; patience wants min_delta
+    assert not now.at_plateau(rule) and now.best == 0.61
+    now.judge(rule, {"val_accuracy": 0.65})
+    assert now.at_plateau(rule) and now.best == 0.65
+
+
+def test_a_loss_is_better_when_lower_and_nan_is_never_better():
+    rule, now = stage(patience=2, min_delta=0.0, monitor="val_loss"), Progress()
+    assert [now.judge(rule, {"val_loss": value}) for value in (2.0, float("nan"), 1.0)] == [True, False, True]
+    assert now.best == 1.0
