@@ -52,7 +52,8 @@ def get_config(model: str | None = None) -> ConfigDict:
     config.stages = ()
     config.skip_optional = False
     config.precision = "float32"  # of the computation: float32 | bfloat16 | float16; the weights are float32
-    config.mesh = dict(data=-1, fsdp=1, rules=())  # devices along each axis; -1: all that are left. rules: pattern -> axes
+    # Devices along each axis; -1: all that are left. Rules: ((pattern, axes), ...), before the default ones.
+    config.mesh = dict(data=-1, fsdp=1, rules=())
     config.ema_decay = placeholder(float)  # None: no average of the weights
     config.log_every = 10  # steps
     config.checkpoint = dict(every_epochs=1, every_steps=placeholder(int), keep=2)

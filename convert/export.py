@@ -10,14 +10,14 @@ from convert import hf_config, timm_config
 from convert.adapt import fit
 from convert.dtypes import FLOATS
 from convert.load import bound_table, load_pretrained
+from convert.readers import HEAD, NOTES
 from convert.recognise import LAYOUTS
 from convert.store import Card, refuse_existing
 from convert.table import Tensor
+from convert.tables.vit import TABLES
 from convert.writers import MAX_SHARD_BYTES, write_pth, write_safetensors
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
-
-NOTES = "preprocessing.json"
 
 
 def export(
@@ -44,7 +44,9 @@ def export(
     """
     found = load_pretrained(src, **overrules)
     layout = layout or found.card.layout or "hf"
-    for value, known, what in ((layout, LAYOUTS, "layout"), (dtype or "float32", FLOATS, "dtype")):
+    family = found.card.spec.family
+    layouts = [name for name in LAYOUTS if (family, name) in TABLES]
+    for value, known, what in ((layout, layouts, f"{family} layout"), (dtype or "float32", FLOATS, "dtype")):
         if value not in known:
             raise UserError(f"there is no {what} {value!r}; {did_you_mean(value, known)}")
     card, flat, notes = fit(found.card, found.flat, layout)
@@ -53,8 +55,9 @@ def export(
         raise UserError(f"--out takes a folder; {out} looks like a file")
     refuse_existing(out, overwrite)
     writer = {"hf": _write_hf, "meta": _write_meta, "timm": _write_timm}[layout]
-    cast = _cast(dtype)
-    return [*notes, *writer(card, flat, out, cast, max_shard_bytes, overwrite)]
+    notes += writer(card, flat, out, _cast(dtype), max_shard_bytes, overwrite)
+    _write_json(out / NOTES, _notes(card, layout))
+    return [*notes, f"wrote {', '.join(sorted(path.name for path in out.iterdir()))} into {out}"]
 
 
 def tensors(card: Card, flat: dict[str, Any], layout: str, *, head: bool) -> list[Tensor]:
@@ -77,17 +80,18 @@ def _write_hf(card: Card, flat, out: Path, cast, max_shard_bytes: int, overwrite
     if joined:
         prefix = hf_config.PREFIXES[hf_config.model_type(card)]
         backbone = [t._replace(key=f"{prefix}.{t.key}") for t in backbone] + head
-    written = write_safetensors(out, backbone, max_shard_bytes=max_shard_bytes, overwrite=overwrite)
+    write_safetensors(out, backbone, max_shard_bytes=max_shard_bytes, overwrite=overwrite)
+    (out / HEAD).unlink(missing_ok=True)
     notes = []
     if head and not joined:
-        written += write_safetensors(out / "head.safetensors", head, overwrite=overwrite)
+        write_safetensors(out / HEAD, head)
         notes.append(
             f"transformers has no classification class for {card.spec.family} with pool {card.pool!r}: the head is "
-            f"in head.safetensors, logits = classifier({_POOL_WORDS[card.pool]})"
+            f"in {HEAD}, logits = classifier({_POOL_WORDS[card.pool]})"
         )
     _write_json(out / "config.json", hf_config.config(card, str(backbone[0].dtype)))
     _write_json(out / "preprocessor_config.json", hf_config.preprocessor(card))
-    return [*notes, *(f"wrote {path}" for path in written)]
+    return notes
 
 
 _POOL_WORDS = {
@@ -102,30 +106,30 @@ def _write_meta(card: Card, flat, out: Path, cast, max_shard_bytes: int, overwri
     out.mkdir(parents=True, exist_ok=True)
     target = out / f"{card.spec.name}.pth"
     write_pth(target, [cast(t) for t in tensors(card, flat, "meta", head=True)], overwrite=overwrite)
-    _write_json(out / NOTES, _preprocessing(card))
-    return [f"wrote {target}", f"wrote {out / NOTES}"]
+    return []
 
 
 def _write_timm(card: Card, flat, out: Path, cast, max_shard_bytes: int, overwrite: bool) -> list[str]:
     """model.safetensors and a config.json that `timm.create_model("local-dir:...")` reads."""
     state = [cast(t) for t in tensors(card, flat, "timm", head=True)]
     out.mkdir(parents=True, exist_ok=True)
-    written = write_safetensors(out / "model.safetensors", state, overwrite=overwrite)
+    write_safetensors(out / "model.safetensors", state, overwrite=overwrite)
     _write_json(out / "config.json", timm_config.config(card))
-    _write_json(out / NOTES, _preprocessing(card))
-    notes = []
     if card.num_classes and card.pool == "cls_mean":
-        notes.append(f"timm has no such pooling: logits = head({_POOL_WORDS['cls_mean']})")
-    return [*notes, *(f"wrote {path}" for path in written)]
+        return [f"timm has no such pooling: logits = head({_POOL_WORDS['cls_mean']})"]
+    return []
 
 
-def _preprocessing(card: Card) -> dict[str, Any]:
-    """What a user of the exported weights must know besides them."""
+def _notes(card: Card, layout: str) -> dict[str, Any]:
+    """What a user of the exported weights, and our own import, must know besides them."""
     return {
         "model": card.spec.name,
-        **dataclasses.asdict(card.spec.preprocess),
+        "layout": layout,
+        "file": f"{card.spec.name}.pth" if layout == "meta" else None,
+        "num_heads": card.spec.config.num_heads,
         "pool": card.pool,
         "class_names": list(card.class_names),
+        "preprocess": dataclasses.asdict(card.spec.preprocess),
     }
 
 

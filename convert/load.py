@@ -9,14 +9,14 @@ from flax import nnx
 
 from convert.readers import Source, open_source
 from convert.recognise import Recognised, recognise
-from convert.store import Card, is_model, load_card, load_model
+from convert.store import Card, is_model, load_model
 from convert.table import BoundTable
 from convert.tables.vit import HEADS, TABLES
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import digest, split
 from jaxdino.core.rules import did_you_mean
 from jaxdino.models.layers import Linear
-from jaxdino.models.registry import MODELS, ModelSpec
+from jaxdino.models.registry import MODELS, ModelSpec, Preprocess
 
 HUB_FILES = ["*.json", "*.safetensors", "*.safetensors.index.json"]
 
@@ -106,16 +106,6 @@ def load_pretrained(
         return _from_source(source, model, layout, prefix, num_heads, drop_head)
 
 
-def inspect(src: str | Path, **overrules) -> tuple[Card, dict[str, np.dtype], Recognised | None]:
-    """Card, {key or path: dtype} and recognition of SRC, from its header alone (no digest for a foreign file)."""
-    path = find(src)
-    if is_model(path):
-        return load_card(path), {}, None
-    with open_source(path) as source:
-        found = recognise_source(source, **overrules)
-        return card_of(found, source), {key: source.dtype(key) for key in found.keys.values()}, found
-
-
 def _from_store(path: Path, model: str | None, drop_head: bool) -> Pretrained:
     card, flat = load_model(path)
     if model is not None and model != card.spec.name:
@@ -127,30 +117,45 @@ def _from_store(path: Path, model: str | None, drop_head: bool) -> Pretrained:
     return Pretrained(card, flat)
 
 
-def recognise_source(source: Source, **overrules) -> Recognised:
-    """What an open source holds."""
+def recognise_source(source: Source, *, model=None, layout=None, prefix=None, num_heads=None) -> Recognised:
+    """What an open source holds; what our own export noted beside it counts unless it is overruled."""
     shapes = {key: source.shape(key) for key in source.keys()}  # noqa: SIM118 (a method of ours)
-    return recognise(shapes, json=source.config, preprocessor=source.preprocessor, **overrules)
+    noted = source.notes.get("model")
+    found = recognise(
+        shapes,
+        json=source.config,
+        preprocessor=source.preprocessor,
+        model=model or (noted if noted in MODELS else None),
+        layout=layout or source.notes.get("layout"),
+        prefix=prefix,
+        num_heads=num_heads or source.notes.get("num_heads"),
+    )
+    if "preprocess" not in source.notes:
+        return found
+    preprocess = Preprocess.of(source.notes["preprocess"])
+    return dataclasses.replace(found, spec=dataclasses.replace(found.spec, preprocess=preprocess))
 
 
 def card_of(found: Recognised, source: Source) -> Card:
     """The card of a foreign checkpoint."""
     labels = (source.config or {}).get("id2label") or {}
-    names = tuple(labels[key] for key in sorted(labels, key=int)) if len(labels) == found.num_classes else ()
+    names = [labels[key] for key in sorted(labels, key=int)] or source.notes.get("class_names", [])
     return Card(
         spec=found.spec,
         num_classes=found.num_classes,
         pool=_pool(found, source),
-        class_names=names,
+        class_names=tuple(names) if len(names) == found.num_classes else (),
         layout=found.layout,
         source={"path": str(source.origin["path"]), "prefix": found.prefix},
     )
 
 
 def _pool(found: Recognised, source: Source) -> str:
-    """What the head looks at, told from its input width and from timm's config.json."""
+    """What the head looks at: noted by our export, or told from its input width and timm's config.json."""
     if not found.num_classes:
         return found.spec.pool
+    if "pool" in source.notes:
+        return source.notes["pool"]
     key = next(found.keys[name] for name in ("classifier.weight", "head.weight") if name in found.keys)
     if source.shape(key)[1] == 2 * found.spec.config.width:
         return "cls_mean"

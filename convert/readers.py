@@ -19,6 +19,8 @@ FOLDER_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+HEAD = "head.safetensors"
+NOTES = "jaxdino.json"
 LFS_POINTER = b"version https://git-lfs"
 FOREIGN = {
     b"\x1f\x8b": "a gzip archive: unpack it first",
@@ -35,8 +37,8 @@ class Source:
     """An open checkpoint. `kind` is "safetensors", "pth" or "hf_folder".
 
     `extras` holds what is no tensor in a .pth (epoch, args, optimiser settings) by joined key, `config` and
-    `preprocessor` the JSON files of a Hugging Face folder (None where absent), `origin` the path and the
-    weights' size in bytes.
+    `preprocessor` the JSON files of a Hugging Face folder (None where absent), `notes` what our own export says of
+    these weights, `origin` the path and the weights' size in bytes.
     """
 
     kind: str
@@ -47,6 +49,7 @@ class Source:
     extras: dict[str, object] = field(default_factory=dict)
     config: dict | None = None
     preprocessor: dict | None = None
+    notes: dict = field(default_factory=dict)
 
     def keys(self) -> list[str]:
         return list(self.spans)
@@ -85,11 +88,13 @@ def open_source(path: str | Path) -> Source:
     names), when it is no checkpoint (with what it is instead), and when it is damaged or hostile.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
-        return _open_folder(path)
     if not path.exists():
         raise UserError(_missing(path))
-    return _open_file(path)
+    source = _open_folder(path) if path.is_dir() else _open_file(path)
+    folder = path if path.is_dir() else path.parent
+    notes = _json(folder / NOTES) or {}
+    source.notes = notes if path.is_dir() or notes.get("file") == path.name else {}
+    return source
 
 
 def _missing(path: Path) -> str:
@@ -147,9 +152,21 @@ def _open_folder(folder: Path) -> Source:
     config = _json(folder / "config.json")
     preprocessor = _json(folder / "preprocessor_config.json")
     source = _open_shards(folder, name) if name.endswith(".json") else _open_file(folder / name)
+    if (folder / HEAD).is_file():
+        _add_head(source, folder / HEAD)
     source.kind, source.config, source.preprocessor = "hf_folder", config, preprocessor
     source.origin["path"] = str(folder)
     return source
+
+
+def _add_head(source: Source, path: Path) -> None:
+    """Joins a classification head from a file of its own: no class of the format has a place for it."""
+    head = _open_file(path)
+    source.files += head.files
+    if twice := sorted(source.spans.keys() & head.spans.keys()):
+        source.close()
+        raise UserError(f"{path}: holds {twice[0]}, which the backbone's file holds too")
+    source.spans |= head.spans
 
 
 def _no_weights(folder: Path) -> str:

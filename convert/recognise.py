@@ -221,6 +221,13 @@ def _config(shapes: Shapes, family: str, layout: str, json: Mapping[str, Any], h
     return ViTConfig(**fields)
 
 
+def _check_activation(config: ViTConfig, family: str, json: Mapping[str, Any]) -> None:
+    """Refuses a Hugging Face folder whose config.json asks for another activation than the family's."""
+    expected = "silu" if family == "dinov3" and config.swiglu else "gelu"
+    if json.get("hidden_act", expected) != expected:
+        raise UserError(f"config.json says hidden_act={json['hidden_act']!r}; only {expected!r} is known for {family}")
+
+
 def resampling(family: str, layout: str, registers: bool) -> dict[str, Any]:
     """How the layout's own code resamples learned positions: they differ, and each is reproduced."""
     if layout == "timm":
@@ -314,6 +321,7 @@ def recognise(
         else:
             raise UserError(f"the checkpoint's keys are of the layout {found!r}, not {layout!r}")
     config = _config(own, family, found, json, num_heads)
+    _check_activation(config, family, json)
     spec = (
         _agree(get(model), config)
         if model

@@ -50,8 +50,7 @@ class Card:
         fields = json.loads(text)
         spec = fields.pop("spec")
         config = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.pop("config").items()}
-        preprocess = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.pop("preprocess").items()}
-        spec = ModelSpec(config=ViTConfig(**config), preprocess=Preprocess(**preprocess), **spec)
+        spec = ModelSpec(config=ViTConfig(**config), preprocess=Preprocess.of(spec.pop("preprocess")), **spec)
         return cls(spec=spec, class_names=tuple(fields.pop("class_names")), **fields)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.load import _from_source, find, recognise_source
+from convert.load import find, load_pretrained, recognise_source
 from convert.readers import Source, open_source
 from convert.store import is_model
 from jaxdino.core.errors import UserError
@@ -47,15 +47,11 @@ def verify(src: str | Path, *, image: str | Path | None = None, **overrules) -> 
     with open_source(path) as source:
         found = recognise_source(source, **overrules)
         pixels = _pixels(found.spec, image)
-        ours = _ours(_from_source(source, drop_head=True, **_all(overrules)), pixels)
+        ours = _ours(load_pretrained(path, drop_head=True, **overrules), pixels)
         original, theirs = _original(source, found, path, pixels)
     places = ["embedding", *(f"block {i}" for i in range(found.spec.config.depth)), "output"]
     pairs = zip(places, ours, theirs[: len(ours) - 1] + theirs[-1:], strict=True)
     return found.spec, original, [_difference(place, a, b) for place, a, b in pairs]
-
-
-def _all(overrules: dict) -> dict:
-    return {name: overrules.get(name) for name in ("model", "layout", "prefix", "num_heads")}
 
 
 def _pixels(spec: ModelSpec, image: str | Path | None) -> np.ndarray:

@@ -229,7 +229,6 @@ TABLES = {
     ("dino", "meta"): PLAIN,
     ("dino", "timm"): PLAIN,
     ("dino", "hf"): VIT_HF,
-    ("vit", "meta"): PLAIN,
     ("vit", "timm"): PLAIN,
     ("vit", "hf"): VIT_HF,
     ("dinov2", "meta"): DINOV2_META,

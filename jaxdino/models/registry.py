@@ -33,6 +33,11 @@ class Preprocess:
     crop_pct: float = 0.875
     interpolation: str = "bicubic"
 
+    @classmethod
+    def of(cls, fields: dict) -> "Preprocess":
+        """From JSON, where tuples have become lists."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+
 
 @dataclasses.dataclass(frozen=True)
 class Layer:

@@ -1,0 +1,44 @@
+"""The reference models, each built, drawn, saved and read back by us once in a session."""
+
+import functools
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from convert.load import Pretrained, load_pretrained
+from tests.parity.cases import Case
+from tests.parity.drawing import draw
+from tests.torchvision_stub import import_torchvision
+
+if importlib.util.find_spec("torchvision"):
+    import_torchvision()  # transformers' and timm's imports would fail at a torchvision built for another torch
+
+torch.set_num_threads(2)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A case with its model, where it was saved, and what we read from there."""
+
+    case: Case
+    model: torch.nn.Module
+    path: Path
+    ours: Pretrained
+
+
+@pytest.fixture(scope="session")
+def loaded(tmp_path_factory):
+    """A function from a case's name to `Loaded`."""
+    from tests.parity.all_cases import CASES
+
+    @functools.cache
+    def get(name: str) -> Loaded:
+        case = CASES[name]
+        model = draw(case.build())
+        path = case.save(model, tmp_path_factory.mktemp("saved"))
+        return Loaded(case, model, path, load_pretrained(path, **case.overrules))
+
+    return get

@@ -1,0 +1,116 @@
+"""Every published model is recognised from the keys and shapes of its checkpoint, in every layout, without memory."""
+
+import functools
+
+import jax
+import pytest
+import timm
+import torch
+
+from convert.load import bound_table
+from convert.recognise import SHAPE_FIELDS, recognise
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import Skeleton
+from jaxdino.models.registry import MODELS, get
+
+LAYOUTS = {
+    "dino": ("hf", "meta"),
+    "dinov2": ("hf", "meta", "timm"),
+    "dinov3": ("hf", "meta", "timm"),
+    "vit": ("hf", "timm"),
+}
+"""Where each family is published; timm holds DINO's weights under its own architectures, with Meta's keys."""
+PAIRS = [(name, layout) for name, spec in MODELS.items() for layout in LAYOUTS[spec.family]]
+CLASSES = 1000
+TWINS = {"dinov3_vitl16_sat": "dinov3_vitl16", "dinov3_vit7b16_sat": "dinov3_vit7b16"}
+"""The same shapes and other weights: the preprocessing beside them tells, or the flag."""
+
+
+@functools.cache
+def skeleton(name: str) -> Skeleton:
+    """The model's skeleton, with a head where the family is published with one."""
+    return get(name).skeleton(CLASSES if get(name).family == "vit" else 0)
+
+
+def shapes(name: str, layout: str) -> dict[str, tuple[int, ...]]:
+    """The header of a checkpoint."""
+    flat = {path: jax.ShapeDtypeStruct(entry.shape, entry.dtype) for path, entry in skeleton(name).entries.items()}
+    return {t.key: t.shape for t in bound_table(get(name), layout, get(name).family == "vit").write(flat)}
+
+
+def told_by_shapes(name: str, layout: str) -> str:
+    """The name that shapes alone lead to."""
+    if (name, layout) == ("dinov3_vitl16_sat", "meta"):
+        return name  # only the satellite ViT-L holds the norm for local crops
+    return TWINS.get(name, name)
+
+
+@pytest.mark.parametrize(("name", "layout"), PAIRS)
+def test_from_shapes_alone(name, layout):
+    found, spec = recognise(shapes(name, layout)), get(name)
+    assert (found.spec.name, found.layout) == (told_by_shapes(name, layout), layout)
+    assert found.num_classes == (CLASSES if spec.family == "vit" else 0)
+    for field in SHAPE_FIELDS:
+        assert getattr(found.spec.config, field) == getattr(spec.config, field)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS["dinov3"])
+@pytest.mark.parametrize("name", TWINS)
+def test_twins_are_told_apart(name, layout):
+    mean = get(name).preprocess.mean
+    assert recognise(shapes(name, layout), preprocessor={"image_mean": list(mean)}).spec.name == name
+    named = recognise(shapes(name, layout), model=name)
+    assert named.spec.name == name and named.spec.preprocess.mean == mean
+
+
+TIMM_NAMES = {
+    "vit_small_patch14_dinov2": "dinov2_vits14",
+    "vit_base_patch14_reg4_dinov2": "dinov2_vitb14_reg",
+    "vit_small_patch16_dinov3": "dinov3_vits16",
+    "vit_small_plus_patch16_dinov3_qkvb": "dinov3_vits16plus",
+    "vit_7b_patch16_dinov3": "dinov3_vit7b16",
+}
+
+
+@pytest.mark.parametrize("architecture", TIMM_NAMES)
+def test_timm_architectures(architecture):
+    with torch.device("meta"):
+        state = timm.create_model(architecture, num_classes=0).state_dict()
+    header = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    found = recognise(header)
+    assert (found.spec.name, found.layout) == (TIMM_NAMES[architecture], "timm")
+    assert bound_table(found.spec, "timm", False).check(header, found.spec.skeleton()) == []
+
+
+def test_named_model_must_fit():
+    with pytest.raises(UserError, match=r"not a dinov3_vitb16: width: the checkpoint has 384, dinov3_vitb16 has 768"):
+        recognise(shapes("dinov3_vits16", "meta"), model="dinov3_vitb16")
+    with pytest.raises(UserError, match="of the dinov3 family; dinov2_vits14 is of dinov2"):
+        recognise(shapes("dinov3_vits16", "hf"), model="dinov2_vits14")
+    with pytest.raises(UserError, match=r"no model 'dinov3_vits14'; nearest: dinov3_vits16"):
+        recognise(shapes("dinov3_vits16", "hf"), model="dinov3_vits14")
+
+
+def test_named_layout_must_fit():
+    with pytest.raises(UserError, match="of the layout 'hf', not 'timm'"):
+        recognise(shapes("dinov3_vits16", "hf"), layout="timm")
+    with pytest.raises(UserError, match="no layout 'pytorch'"):
+        recognise(shapes("dinov3_vits16", "hf"), layout="pytorch")
+
+
+def test_the_same_keys_under_two_names():
+    """DINO's and timm's ViTs differ in nothing but how they resample positions: the flags decide."""
+    bare = shapes("dino_vitb16", "meta")
+    assert recognise(bare).spec.name == "dino_vitb16"
+    as_timm = recognise(bare, model="vit_base_patch16_224")
+    assert (as_timm.layout, as_timm.spec.config.pos_antialias) == ("timm", True)
+    with_head = shapes("vit_base_patch16_224", "timm")
+    as_meta = recognise(with_head, layout="meta")
+    assert (as_meta.spec.name, as_meta.spec.config.pos_offset) == ("dino_vitb16", 0.1)
+
+
+def test_unknown_number_of_heads():
+    odd = {"patch_embed.proj.weight": (100, 3, 4, 4), "pos_embed": (1, 17, 100), "blocks.0.mlp.fc1.weight": (400, 100)}
+    with pytest.raises(UserError, match="heads cannot be told from a width of 100: give it with --num_heads"):
+        recognise(odd)
+    assert recognise(odd, num_heads=5).spec.config.num_heads == 5
