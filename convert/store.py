@@ -1,15 +1,17 @@
-"""A model on disk in jaxdino's own form: `model.json` and the parameters as an Orbax checkpoint in `params/`."""
+"""A model on disk in jaxdino's own form: `model.json`, and the parameters as Orbax checkpoints in `params/`.
+
+The parameters are parted, since Orbax copies what it writes: a part at a time, not the model, is held twice.
+"""
 
 import dataclasses
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxdino.core.errors import UserError
@@ -18,6 +20,7 @@ from jaxdino.models.registry import ModelSpec, Preprocess
 from jaxdino.models.vit import ViTConfig
 
 CARD, PARAMS = "model.json", "params"
+PART_BYTES = 1 << 27
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +87,8 @@ def save_model(folder: str | Path, card: Card, flat: Mapping[str, Any], *, overw
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save(beside / PARAMS, dict(flat))
+            for number, part in enumerate(_parts(flat)):
+                checkpointer.save(beside / PARAMS / f"{number:05d}", part)
         (beside / CARD).write_text(card.to_json())
         beside.chmod(0o755)
         if folder.exists():
@@ -111,13 +115,32 @@ def load_model(folder: str | Path) -> tuple[Card, dict[str, np.ndarray]]:
     folder = Path(folder).absolute()
     card = load_card(folder)
     skeleton = card.spec.skeleton(card.num_classes, pool=card.pool)
-    as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+    flat: dict[str, np.ndarray] = {}
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
-            flat = checkpointer.restore(folder / PARAMS, restore_args={path: as_numpy for path in skeleton.entries})
+            for part in sorted((folder / PARAMS).iterdir()):
+                flat |= checkpointer.restore(part, restore_args=_as_numpy(checkpointer, part))
     except (ValueError, OSError, KeyError) as err:
         raise UserError(f"the parameters in {folder} cannot be read: {str(err).splitlines()[0]}") from err
     flat = {path: flat[path] for path in skeleton.entries if path in flat}
     if digest(flat) != card.digest:
         raise UserError(f"the parameters in {folder} are damaged: their digest is not the one in {CARD}")
-    return card, jax.tree.map(np.asarray, flat)
+    return card, flat
+
+
+def _parts(flat: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The parameters in pieces of at most PART_BYTES, or one leaf."""
+    part, size = {}, 0
+    for path, array in flat.items():
+        if part and size + array.nbytes > PART_BYTES:
+            yield part
+            part, size = {}, 0
+        part[path] = array
+        size += array.nbytes
+    yield part
+
+
+def _as_numpy(checkpointer: Any, part: Path) -> dict[str, Any]:
+    import orbax.checkpoint as ocp
+
+    return {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in checkpointer.metadata(part).item_metadata.tree}

@@ -49,10 +49,10 @@ def load(
     found = load_pretrained(src, model=model, layout=layout, prefix=prefix, num_heads=num_heads)
     card = found.card
     skeleton = card.spec.skeleton(card.num_classes, pool=card.pool, dtype=DTYPES[dtype], attention=attention)
-    flat = {
-        path: jnp.asarray(array, DTYPES[dtype] if skeleton.entries[path].kind == "param" else None)
-        for path, array in found.flat.items()
-    }
+    flat = {}
+    for path in list(found.flat):  # each host array is let go of as soon as it is on the device
+        wanted = DTYPES[dtype] if skeleton.entries[path].kind == "param" else None
+        flat[path] = jnp.asarray(found.flat.pop(path), wanted).block_until_ready()
     return Model(card, skeleton, flat)
 
 

@@ -92,7 +92,7 @@ def careless_flops(trainable: str) -> float:
 
         params = {path: flat[path] for path in skeleton.paths("param")}
         grads = jax.grad(loss)(params)
-        scale = 1 / jax.numpy.maximum(optax.global_norm(grads), 1.0)
+        scale = 1 / jax.numpy.maximum(optax.tree.norm(grads), 1.0)
         return {path: flat[path] - 0.1 * scale * grads[path] for path in trained}
 
     return flops(jax.jit(step).lower(flat, batch()).compile())

@@ -2,8 +2,12 @@
 
 Parameters keep their own dtype (float32 in training); the compute dtype is that of the activations, and each
 layer casts its parameters to it. Statistics of layer norm and softmax are float32 whatever the compute dtype.
+
+Several gradients are written out by hand: autodiff's are right, but slower (docs/performance.md has the numbers).
+They are reverse-mode only, as training is.
 """
 
+import functools
 import math
 
 import jax
@@ -56,14 +60,35 @@ class Linear(nnx.Module):
 def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
     """x (..., in) times kernel (in, out) plus bias, in x's dtype.
 
-    float32 flattens the leading axes first (on CPU a 2-D matmul is 1.2x a batched one); half precision does not.
+    float32 flattens the leading axes first (on CPU a 2-D matmul is 1.2x a batched one); half precision does not,
+    where that costs a sixth.
     """
     kernel = kernel.astype(x.dtype)
-    if x.dtype in HALF:
-        y = half_matmul(x, kernel)
-    else:
-        y = (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
-    return y if bias is None else y + over_last_axis(bias.astype(x.dtype), y)
+    y = half_matmul(x, kernel) if x.dtype in HALF else x.reshape(-1, x.shape[-1]) @ kernel
+    y = y if bias is None else add_bias(y, bias)
+    return y.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+@jax.custom_vjp
+def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
+    """y (..., D) plus bias (D,), in y's dtype; the bias's gradient is summed in float32, never in half precision."""
+    return y + over_last_axis(bias.astype(y.dtype), y)
+
+
+def _add_bias_fwd(y, bias):
+    return add_bias(y, bias), bias
+
+
+def _add_bias_bwd(bias, g):
+    return g, _sum_rows(g.astype(jnp.float32)).astype(bias.dtype)
+
+
+add_bias.defvjp(_add_bias_fwd, _add_bias_bwd)
+
+
+def _sum_rows(x: jax.Array) -> jax.Array:
+    """(..., D) summed to (D,)."""
+    return x.sum(axis=tuple(range(x.ndim - 1)))
 
 
 def over_last_axis(vector: jax.Array, like: jax.Array) -> jax.Array:
@@ -83,13 +108,34 @@ class LayerNorm(nnx.Module):
         return layer_norm(x, self.scale[...], self.bias[...], self.eps)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
     """(x - mean) / sqrt(var + eps) * scale + bias over the last axis, statistics in float32 and two passes."""
+    return _layer_norm_fwd(x, scale, bias, eps)[0]
+
+
+def _layer_norm_fwd(x, scale, bias, eps):
     x32 = x.astype(jnp.float32)
-    centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+    mean = jnp.mean(x32, axis=-1, keepdims=True)
+    centred = x32 - mean
     inverse = lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
-    scale, bias = (over_last_axis(vector.astype(jnp.float32), x) for vector in (scale, bias))
-    return (centred * inverse * scale + bias).astype(x.dtype)
+    wide_scale, wide_bias = (over_last_axis(vector.astype(jnp.float32), x) for vector in (scale, bias))
+    y = (centred * inverse * wide_scale + wide_bias).astype(x.dtype)
+    return y, (x, mean, inverse, scale, bias)
+
+
+def _layer_norm_bwd(eps, residuals, g):
+    """With x^ = (x - mean) / sqrt(var + eps) and h = g * scale: dx = (h - mean(h) - x^ mean(h x^)) / sqrt(...)."""
+    x, mean, inverse, scale, bias = residuals
+    g = g.astype(jnp.float32)
+    unit = (x.astype(jnp.float32) - mean) * inverse
+    h = g * over_last_axis(scale.astype(jnp.float32), g)
+    along = jnp.mean(h * unit, axis=-1, keepdims=True)
+    dx = inverse * (h - jnp.mean(h, axis=-1, keepdims=True) - unit * along)
+    return dx.astype(x.dtype), _sum_rows(g * unit).astype(scale.dtype), _sum_rows(g).astype(bias.dtype)
+
+
+layer_norm.defvjp(_layer_norm_fwd, _layer_norm_bwd)
 
 
 class LayerScale(nnx.Module):
@@ -102,9 +148,25 @@ class LayerScale(nnx.Module):
         return x * over_last_axis(self.gamma[...].astype(x.dtype), x)
 
 
+@jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
     """The exact (erf) GELU, as all the families' checkpoints were trained with."""
     return jax.nn.gelu(x, approximate=False)
+
+
+def _gelu_fwd(x):
+    return gelu(x), x
+
+
+def _gelu_bwd(x, g):
+    """gelu'(x) = cdf(x) + x pdf(x) of the standard normal distribution, in float32 and from x alone."""
+    x32 = x.astype(jnp.float32)
+    cdf = 0.5 * (1 + lax.erf(x32 * math.sqrt(0.5)))
+    pdf = jnp.exp(-0.5 * jnp.square(x32)) * (1 / math.sqrt(2 * math.pi))
+    return ((g.astype(jnp.float32) * (cdf + x32 * pdf)).astype(x.dtype),)
+
+
+gelu.defvjp(_gelu_fwd, _gelu_bwd)
 
 
 def drop_path(branch_BxNxD: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
@@ -124,16 +186,44 @@ def attention(q_BxHxNxd: jax.Array, k_BxHxNxd: jax.Array, v_BxHxNxd: jax.Array, 
     Args:
       implementation: "xla" (plain matmuls) or "cudnn" (flash attention; NVIDIA GPU, half precision).
     """
-    d = q_BxHxNxd.shape[-1]
     if implementation == "cudnn":
         to_bnhd = (jnp.swapaxes(t, 1, 2) for t in (q_BxHxNxd, k_BxHxNxd, v_BxHxNxd))
         out = jax.nn.dot_product_attention(*to_bnhd, implementation="cudnn")
         return jnp.swapaxes(out, 1, 2)
-    dtype = v_BxHxNxd.dtype
-    scores = jnp.einsum(
-        "bhqd,bhkd->bhqk", q_BxHxNxd * (1 / math.sqrt(d)), k_BxHxNxd, preferred_element_type=jnp.float32
-    )
-    weights = jnp.exp(scores - lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    total = weights.sum(axis=-1, keepdims=True)
-    out = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(dtype), v_BxHxNxd, preferred_element_type=jnp.float32)
-    return (out / total).astype(dtype)  # dividing after the value matmul touches d columns instead of N
+    return _attention(q_BxHxNxd, k_BxHxNxd, v_BxHxNxd)
+
+
+_products = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
+def _attention(q, k, v):
+    return _attention_fwd(q, k, v)[0]
+
+
+def _attention_fwd(q, k, v):
+    scores = _products("bhqd,bhkd->bhqk", q * (1 / math.sqrt(q.shape[-1])), k)
+    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+    inverse = 1 / weights.sum(axis=-1, keepdims=True)
+    weights = weights.astype(v.dtype)  # divided by their sum after the value matmul: d columns instead of N
+    out = (_products("bhqk,bhkd->bhqd", weights, v) * inverse).astype(v.dtype)
+    return out, (q, k, v, out, weights, inverse)
+
+
+def _attention_bwd(residuals, g):
+    """Every matmul on operands of v's dtype, summed in float32; with p the softmax, ds = p (dp - sum(g out)).
+
+    Source: Dao et al. 2022, FlashAttention (arXiv:2205.14135), appendix B.4, for the sum over out.
+    """
+    q, k, v, out, weights, inverse = residuals
+    g32 = g.astype(jnp.float32)
+    dv = _products("bhqk,bhqd->bhkd", weights, (g32 * inverse).astype(v.dtype))
+    dp = _products("bhqd,bhkd->bhqk", g.astype(v.dtype), v)
+    along = jnp.sum(g32 * out.astype(jnp.float32), axis=-1, keepdims=True)
+    ds = weights.astype(jnp.float32) * (dp - along) * (inverse / math.sqrt(q.shape[-1]))
+    ds = ds.astype(v.dtype)
+    dq, dk = _products("bhqk,bhkd->bhqd", ds, k), _products("bhqk,bhqd->bhkd", ds, q)
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
+
+
+_attention.defvjp(_attention_fwd, _attention_bwd)
