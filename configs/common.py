@@ -94,14 +94,14 @@ def _plain(hint: Any) -> type:
 def fit_digits(config: ConfigDict, epochs: dict[str, int]) -> ConfigDict:
     """Numbers for the embedded digits and their tiny model; a config of another model passes untouched.
 
-    A small model takes larger rates, and a mirrored digit is no digit: crops are the only augmentation.
+    A small model takes larger rates, and a mirrored or cut digit is no digit: nothing is augmented.
 
     Args:
       epochs: {stage: its limit}.
     """
     if config.model.name != DIGITS_MODEL:
         return config
-    config.data.augment = "crop"
+    config.data.augment = "none"
     for given in config.stages:
         given.epochs = epochs[given.name]
         given.augment = None

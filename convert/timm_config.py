@@ -31,7 +31,7 @@ def config(card: Card) -> dict[str, Any]:
         "num_classes": card.num_classes,
         "num_features": card.spec.config.width,
         "global_pool": pool,
-        "model_args": {"img_size": size, "dynamic_img_size": True},
+        "model_args": {"img_size": size, "dynamic_img_size": True, "global_pool": pool},
         "pretrained_cfg": {
             "input_size": [card.spec.config.in_channels, *how.size],
             "fixed_input_size": False,

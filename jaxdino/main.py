@@ -1,16 +1,17 @@
 """Trains by a config: `python -m jaxdino.main --config=configs/gradual.py:dinov3_vits16 --workdir=DIR`.
 
-Settings change by flags, `--config.data.root=DIR`, `--config.stages[0].epochs=3`. The same command again goes on
-where the run stopped.
+Settings change by flags, `--config.stages[0].epochs=3`. The same command again goes on where the run stopped.
 """
 
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.rules import did_you_mean
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/gradual.py", "The strategy; a model's name may follow a colon.", lock_config=True
@@ -20,19 +21,41 @@ WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; by default a n
 
 def main(argv: list[str]) -> None:
     """Runs the config of the flags; what the user can mend ends in one line and status 2."""
-    try:
-        if len(argv) > 1:
-            raise UserError(f"{argv[1]!r} is no flag: settings are given as --config.name=value")
-        from jaxdino.train.loop import run  # jax and all: --help does not wait for them
+    from jaxdino.train.loop import run  # jax and all: --help does not wait for them
 
-        if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # Orbax tells a page about each checkpoint
-        name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
-        run(CONFIG.value, WORKDIR.value, name=name)
+    if flags.FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.WARNING)  # Orbax tells a page about each checkpoint
+    try:
+        run(CONFIG.value, WORKDIR.value, name=config_file().stem)
     except UserError as err:
-        print(f"error: {err}", file=sys.stderr)
-        sys.exit(2)
+        refuse(err)
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Reads the flags; what is misspelt in them or in the config's path ends in one line and status 2."""
+    try:
+        rest = app.parse_flags_with_usage(argv)
+        CONFIG.value.stages  # noqa: B018 (a config that could not be loaded says so when it is used)
+    except AttributeError as err:  # made of a KeyError that says: 'epoch' Did you mean "epochs" ...
+        refuse("the config has no setting " + " ".join(str(err.args[0].args[0]).split()))
+    except OSError:
+        known = [str(path) for path in config_file().parent.glob("*.py")]
+        refuse(f"there is no config {config_file()}; {did_you_mean(str(config_file()), known)}")
+    if len(rest) > 1:
+        refuse(f"{rest[1]!r} is no flag: settings are given as --config.name=value")
+    return rest
+
+
+def refuse(why: object) -> NoReturn:
+    """Prints the error and exits with status 2."""
+    print(f"error: {why}", file=sys.stderr)
+    sys.exit(2)
+
+
+def config_file() -> Path:
+    """The path in --config, without the model's name."""
+    return Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0])
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse)

@@ -45,7 +45,7 @@ def list_folder(root: str | None, val_split: str | None = None, test_split: str 
 
 def _existing(root: str | None) -> Path:
     if not root:
-        raise UserError("the data source 'folder' needs a root: the path of a folder of images")
+        raise UserError("the data source 'folder' needs a folder of images: --config.data.root=DIR")
     top = Path(root).expanduser()
     if top.is_dir():
         return top

@@ -150,8 +150,15 @@ class LayerScale(nnx.Module):
 
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
-    """The exact (erf) GELU, as all the families' checkpoints were trained with."""
-    return jax.nn.gelu(x, approximate=False)
+    """The exact GELU, as all the families' checkpoints were trained with: x cdf(x) of the normal distribution.
+
+    Written with erf in float32, as torch does it: `jax.nn.gelu` goes through erfc, 2-3 x slower on CPU.
+    """
+    return (x.astype(jnp.float32) * _normal_cdf(x)).astype(x.dtype)
+
+
+def _normal_cdf(x: jax.Array) -> jax.Array:
+    return 0.5 * (1 + lax.erf(x.astype(jnp.float32) * math.sqrt(0.5)))
 
 
 def _gelu_fwd(x):
@@ -159,11 +166,10 @@ def _gelu_fwd(x):
 
 
 def _gelu_bwd(x, g):
-    """gelu'(x) = cdf(x) + x pdf(x) of the standard normal distribution, in float32 and from x alone."""
+    """gelu'(x) = cdf(x) + x pdf(x), in float32 and from x alone."""
     x32 = x.astype(jnp.float32)
-    cdf = 0.5 * (1 + lax.erf(x32 * math.sqrt(0.5)))
     pdf = jnp.exp(-0.5 * jnp.square(x32)) * (1 / math.sqrt(2 * math.pi))
-    return ((g.astype(jnp.float32) * (cdf + x32 * pdf)).astype(x.dtype),)
+    return ((g.astype(jnp.float32) * (_normal_cdf(x) + x32 * pdf)).astype(x.dtype),)
 
 
 gelu.defvjp(_gelu_fwd, _gelu_bwd)
@@ -178,6 +184,27 @@ def drop_path(branch_BxNxD: jax.Array, rate: float, key: jax.Array | None) -> ja
         return branch_BxNxD
     keep = jax.random.bernoulli(key, 1.0 - rate, (branch_BxNxD.shape[0], 1, 1))
     return branch_BxNxD * (keep / (1.0 - rate)).astype(branch_BxNxD.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def split_heads(qkv_BxNx3D: jax.Array, num_heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A fused projection, columns ordered q, k, v and then by head, as q, k, v (B, H, N, d)."""
+    b, n, width = qkv_BxNx3D.shape
+    apart = jnp.transpose(qkv_BxNx3D.reshape(b, n, 3, num_heads, width // (3 * num_heads)), (2, 0, 3, 1, 4))
+    return apart[0], apart[1], apart[2]
+
+
+def _split_heads_fwd(qkv, num_heads):
+    return split_heads(qkv, num_heads), None
+
+
+def _split_heads_bwd(num_heads, _, gs):
+    """One concatenation; autodiff would pad each of the three to full width and add them up."""
+    b, h, n, d = gs[0].shape
+    return (jnp.concatenate([jnp.swapaxes(g, 1, 2).reshape(b, n, h * d) for g in gs], axis=-1),)
+
+
+split_heads.defvjp(_split_heads_fwd, _split_heads_bwd)
 
 
 def attention(q_BxHxNxd: jax.Array, k_BxHxNxd: jax.Array, v_BxHxNxd: jax.Array, implementation: str) -> jax.Array:

@@ -20,6 +20,7 @@ from jaxdino.core.rules import did_you_mean
 from jaxdino.data import device_aug, pipeline
 from jaxdino.data.sources import DataConfig, Source, load_source
 from jaxdino.data.transforms import as_size, get_preset
+from jaxdino.models import registry
 from jaxdino.objectives.classify import Classify
 from jaxdino.stage import Stage, stages
 from jaxdino.strategy import Plan, resolve
@@ -145,6 +146,7 @@ def prepare(config: Any, say: Callable[[str], None] = print) -> Job:
     ):
         if value < least:
             raise UserError(f"{word}={value} must be at least {least}")
+    registry.get(config.model.name)
     chosen = [stage for stage in stages(config) if stage.length(1) > 0]
     if not chosen:
         raise UserError("every stage has a length of 0: there is nothing to train")

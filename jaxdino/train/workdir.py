@@ -73,7 +73,8 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
         return [
             line for i, pair in enumerate(zip(old, new, strict=True)) for line in differences(*pair, f"{path}[{i}]")
         ]
-    return [f"{path}: {json.dumps(old)} there, {json.dumps(new)} now"]
+    there, now = (text if len(text := json.dumps(value)) <= 60 else f"{text[:57]}..." for value in (old, new))
+    return [f"{path}: {there} there, {now} now"]
 
 
 class Workdir:

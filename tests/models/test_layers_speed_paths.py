@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdino.models.layers import add_bias, attention, gelu, layer_norm, linear
+from jaxdino.models.layers import add_bias, attention, gelu, layer_norm, linear, split_heads
 
 EPS = 1e-5
 
@@ -20,6 +20,11 @@ def plain_attention(q, k, v):
     return jnp.einsum("bhqk,bhkd->bhqd", jax.nn.softmax(scores), v, precision="highest")
 
 
+def plain_heads(qkv):
+    b, n, width = qkv.shape
+    return jnp.concatenate([jnp.swapaxes(x.reshape(b, n, 3, width // 9), 1, 2) for x in jnp.split(qkv, 3, -1)])
+
+
 HEADS = (2, 3, 9, 8)
 FUNCTIONS = {  # ours, plain, shapes of the arguments
     "layer_norm": (
@@ -28,6 +33,7 @@ FUNCTIONS = {  # ours, plain, shapes of the arguments
         ((2, 5, 32), (32,), (32,)),
     ),
     "gelu": (gelu, lambda x: x * jax.scipy.stats.norm.cdf(x), ((2, 5, 32),)),
+    "split_heads": (lambda qkv: jnp.concatenate(split_heads(qkv, 3)), plain_heads, ((2, 9, 72),)),
     "add_bias": (add_bias, lambda y, bias: y + bias, ((2, 5, 32), (32,))),
     "linear": (linear, lambda x, w, b: jnp.matmul(x, w, precision="highest") + b, ((2, 5, 32), (32, 16), (16,))),
     "attention": (lambda q, k, v: attention(q, k, v, "xla"), plain_attention, (HEADS, HEADS, HEADS)),

@@ -130,16 +130,20 @@ def test_dinov3_head_stands_beside_the_backbone(loaded, tmp_path):
     np.testing.assert_allclose(theirs, logits(card, flat, pixels), atol=1e-4)
 
 
-def test_timm_loads_what_we_export(tmp_path):
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "dinov3_vits16"])
+def test_timm_loads_what_we_export(tmp_path, name):
     import timm
 
     from jaxdino.core.params import split
     from jaxdino.models import registry
 
-    spec = registry.get("vit_tiny_patch16_224")
+    spec = registry.get(name)
     _, flat = split(spec.build(3))
     rng = np.random.default_rng(0)
-    flat = {path: rng.normal(0, 0.05, array.shape).astype(np.float32) for path, array in flat.items()}
+    flat = {
+        path: array if "rope" in path else rng.normal(0, 0.05, array.shape).astype(np.float32)
+        for path, array in flat.items()
+    }
     card = Card(spec, num_classes=3, class_names=("a", "b", "c"), layout="timm")
     save_model(tmp_path / "ours", card, flat)
     export(tmp_path / "ours", tmp_path / "out")
