@@ -23,8 +23,6 @@ def main(argv: list[str]) -> None:
     """Runs the config of the flags; what the user can mend ends in one line and status 2."""
     from jaxdino.train.loop import run  # jax and all: --help does not wait for them
 
-    if flags.FLAGS["verbosity"].using_default_value:
-        logging.set_verbosity(logging.WARNING)  # Orbax tells a page about each checkpoint
     try:
         run(CONFIG.value, WORKDIR.value, name=config_file().stem)
     except UserError as err:
@@ -35,6 +33,8 @@ def parse(argv: list[str]) -> list[str]:
     """Reads the flags; what is misspelt in them or in the config's path ends in one line and status 2."""
     try:
         rest = app.parse_flags_with_usage(argv)
+        if flags.FLAGS["verbosity"].using_default_value:
+            flags.FLAGS.verbosity = logging.WARNING  # Orbax tells a page about each checkpoint
         CONFIG.value.stages  # noqa: B018 (a config that could not be loaded says so when it is used)
     except AttributeError as err:  # made of a KeyError that says: 'epoch' Did you mean "epochs" ...
         refuse("the config has no setting " + " ".join(str(err.args[0].args[0]).split()))
