@@ -1,25 +1,27 @@
 """The Python face, for notebooks: load a model, call it on images."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from convert.load import load_pretrained
 from convert.store import Card
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton, bind
 from jaxdino.core.rules import did_you_mean
-from jaxdino.data.checks import to_rgb
+from jaxdino.data.checks import BadImage, to_rgb
 from jaxdino.data.device_aug import normalize
 from jaxdino.data.transforms import eval_crop
 from jaxdino.models.vit import Output
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+
+
+ATTENTION = ("xla", "cudnn")
 
 
 def load(
@@ -44,8 +46,9 @@ def load(
     Raises:
       UserError: if the source cannot be found or read, or does not fit the model whole.
     """
-    if dtype not in DTYPES:
-        raise UserError(f"dtype {dtype!r} is not known; {did_you_mean(dtype, DTYPES)}")
+    for what, value, known in (("dtype", dtype, DTYPES), ("attention", attention, ATTENTION)):
+        if value not in known:
+            raise UserError(f"{what}={value!r} is not known; {did_you_mean(str(value), known)}")
     found = load_pretrained(src, model=model, layout=layout, prefix=prefix, num_heads=num_heads)
     card = found.card
     skeleton = card.spec.skeleton(card.num_classes, pool=card.pool, dtype=DTYPES[dtype], attention=attention)
@@ -93,26 +96,39 @@ class Model:
         return self._forward(self.flat, self._checked(images))
 
     def intermediate_layers(self, images: jax.Array | np.ndarray, n: int | Sequence[int] = 1) -> list[Output]:
-        """Outputs of the last `n` blocks, or of the blocks with the indices `n`, final norm applied to each."""
-        return self._intermediate(self.flat, self._checked(images), n if isinstance(n, int) else tuple(n))
+        """Outputs of the last `n` blocks, or of the blocks with the indices `n`, final norm applied to each.
+
+        Raises:
+          UserError: if there are no such blocks, and as `__call__`.
+        """
+        chosen = tuple(int(i) for i in n) if isinstance(n, Sequence | np.ndarray) else int(n)
+        return self._intermediate(self.flat, self._checked(images), chosen)
 
     def preprocess(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """PIL images -> uint8 (B, H, W, 3), resized and centre-cropped as the model's evaluation does it."""
+        """PIL images -> uint8 (B, H, W, 3), turned upright, resized and centre-cropped as in evaluation.
+
+        Raises:
+          UserError: if it is no list of images, or a picture has float pixels, which have no agreed range.
+        """
+        if isinstance(images, Image.Image) or not len(images):
+            raise UserError("preprocess takes a list of PIL images with at least one in it: preprocess([image])")
         how = self.card.spec.preprocess
-        crops = [eval_crop(to_rgb(image), how.size, how.crop_pct, how.interpolation) for image in images]
-        return np.stack([np.asarray(crop) for crop in crops])
+        try:
+            upright = [to_rgb(ImageOps.exif_transpose(image)) for image in images]
+        except BadImage as err:
+            raise UserError(str(err)) from err
+        return np.stack([np.asarray(eval_crop(i, how.size, how.crop_pct, how.interpolation)) for i in upright])
 
     def _checked(self, images: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
-        if images.ndim != 4 or images.shape[-1] != self.card.spec.config.in_channels:
-            raise UserError(
-                f"images have the shape {tuple(images.shape)}; (B, H, W, {self.card.spec.config.in_channels}) is needed"
-            )
+        channels = self.card.spec.config.in_channels
+        shape = tuple(getattr(images, "shape", ()))
+        if len(shape) != 4 or shape[-1] != channels or not shape[0]:
+            what = f"the shape {shape}" if shape else f"the type {type(images).__name__}"
+            raise UserError(f"images have {what}; an array (B, H, W, {channels}) with B of at least 1 is needed")
+        if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
+            raise UserError(f"images are {images.dtype}: give uint8 pixels, or floats that are normalised already")
         return images
 
     def _normalized(self, images: jax.Array) -> jax.Array:
         how = self.card.spec.preprocess
         return normalize(images, how.mean, how.std) if images.dtype == jnp.uint8 else images
-
-    def with_params(self, flat: Flat) -> "Model":
-        """The same model with other parameters."""
-        return Model(dataclasses.replace(self.card), self.skeleton, flat)

@@ -262,7 +262,7 @@ class ViT(nnx.Module):
         """The outputs of the last `n` blocks, or of the blocks with the given indices, final norm applied."""
         states, grid = self.hidden_states(images)
         depth = self.cfg.depth
-        chosen = range(depth - n, depth) if isinstance(n, int) else n
-        if not all(0 <= i < depth for i in chosen):
-            raise UserError(f"layers {list(chosen)} asked of a model with blocks 0 to {depth - 1}")
+        chosen = list(range(depth - n, depth) if isinstance(n, int) else n)
+        if not chosen or not all(0 <= i < depth for i in chosen):
+            raise UserError(f"n={n} asks for blocks {chosen} of a model that has blocks 0 to {depth - 1}")
         return [self.finish(states[i + 1], grid) for i in chosen]
