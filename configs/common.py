@@ -25,11 +25,14 @@ def get_config(model: str | None = None) -> ConfigDict:
     config.seed = 0
     config.model = dict(
         name=model or DIGITS_MODEL,
+        configured_for=model or DIGITS_MODEL,  # the model that lengths and rates below were chosen for
         weights=placeholder(str),  # file, folder or hub name; None: the embedded file or the published hub name
         num_classes=placeholder(int),  # None: as many as the data has
         pool=placeholder(str),  # None: the model's own
-        drop_head=False,  # drop a head of another class count
+        drop_head=False,  # drop the head that the weights have, for a new one
         drop_path=Stage.drop_path,
+        attention="xla",  # xla | cudnn: flash attention, on an NVIDIA GPU in half precision
+        remat=False,  # compute activations again in the backward pass: less memory, more time
     )
     config.data = dict(
         **_defaults(DataConfig, name="digits" if embedded else "folder"),
@@ -41,14 +44,13 @@ def get_config(model: str | None = None) -> ConfigDict:
     config.optimizer = dict(
         **asdict(Optimizer()),
         schedule=asdict(Schedule()),
-        lr=1e-3,
         layer_decay=Group.layer_decay,
         weight_decay=0.05,
         no_decay=Stage.no_decay,
         clip_norm=1.0,
         accumulate=Stage.accumulate,
     )
-    config.early_stopping = dict(monitor=Stage.monitor, patience=Stage.patience, min_delta=placeholder(float))
+    config.early_stopping = dict(monitor=Stage.monitor, patience=Stage.patience, min_delta=Stage.min_delta)
     config.stages = ()
     config.skip_optional = False
     config.precision = "float32"  # of the computation: float32 | bfloat16 | float16; the weights are float32

@@ -6,6 +6,15 @@
 A stage ends when the validation metric has not gained `min_delta` for `patience` epochs, or at its limit; its
 best weights go on. For a ViT the stages are head; head, final norm and last 2 blocks; all. For a ResNet the
 same words mean head; head and layer4; all.
+
+Measured on the embedded digits (first command), and with the same budget from random weights
+(`--config.model.weights=random`):
+
+    stage   val accuracy   from random weights
+    head          0.953                  0.290
+    last          0.983                  0.638
+    all           0.989                  0.897
+    test          0.975                  0.930
 """
 
 from ml_collections import ConfigDict

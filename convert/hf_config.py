@@ -1,4 +1,4 @@
-"""The JSON files that transformers wants beside the weights."""
+"""The config.json that transformers wants beside the weights."""
 
 from typing import Any
 
@@ -97,23 +97,3 @@ _KINDS = {
         "rope_theta": c.rope_base,
     },
 }
-
-
-def preprocessor(card: Card) -> dict[str, Any]:
-    """preprocessor_config.json for transformers' resize, centre crop, rescale and normalise processor."""
-    how = card.spec.preprocess
-    height, width = how.size
-    return {
-        "image_processor_type": "BitImageProcessor",
-        "do_resize": True,
-        "size": {"shortest_edge": round(min(how.size) / how.crop_pct)},
-        "resample": {"bilinear": 2, "bicubic": 3}[how.interpolation],
-        "do_center_crop": True,
-        "crop_size": {"height": height, "width": width},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(how.mean),
-        "image_std": list(how.std),
-        "do_convert_rgb": True,
-    }

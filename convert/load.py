@@ -1,12 +1,12 @@
 """Weights from anywhere: a file, a folder, a hub name, a model of ours or a training run's workdir."""
 
 import dataclasses
-import re
 from pathlib import Path
 
 import numpy as np
 from flax import nnx
 
+from convert.hub import find
 from convert.readers import Source, open_source
 from convert.recognise import Recognised, recognise
 from convert.store import Card, is_model, load_model
@@ -14,11 +14,8 @@ from convert.table import BoundTable
 from convert.tables.vit import HEADS, TABLES
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import digest, split
-from jaxdino.core.rules import did_you_mean
 from jaxdino.models.layers import Linear
 from jaxdino.models.registry import MODELS, ModelSpec, Preprocess
-
-HUB_FILES = ["*.json", "*.safetensors", "*.safetensors.index.json"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +24,7 @@ class Pretrained:
 
     Attributes:
       flat: every parameter and buffer by path, numpy, in the dtype of the source.
-      notes: what was left aside on the way, a line each.
+      notes: what was left aside on the way, and weights that are not finite, a line each.
     """
 
     card: Card
@@ -39,45 +36,6 @@ def bound_table(spec: ModelSpec, layout: str, head: bool) -> BoundTable:
     """The table of a family and layout, filled in for one model."""
     table = TABLES[spec.family, layout] + (HEADS[layout] if head else [])
     return BoundTable(table, spec.config)
-
-
-def find(src: str | Path) -> Path:
-    """The file or folder that SRC means; a hub name is downloaded into Hugging Face's cache.
-
-    Raises:
-      UserError: if there is nothing, the hub cannot be reached, or the repository is gated.
-    """
-    path = Path(src).expanduser()
-    if path.exists():
-        best = path / "best"
-        return best if not is_model(path) and is_model(best) else path
-    if str(src) in MODELS:
-        return _embedded(str(src)) or _download(MODELS[str(src)].hub, MODELS[str(src)])
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(src)) and not path.parent.is_dir():
-        return _download(str(src), next((spec for spec in MODELS.values() if spec.hub == str(src)), None))
-    if "/" not in str(src) and not path.suffix:
-        raise UserError(f"{src!r} is no file, folder, hub name or model; {did_you_mean(str(src), MODELS)}")
-    return path  # open_source says what is wrong with it
-
-
-def _embedded(name: str) -> Path | None:
-    folder = Path(__file__).parent.parent / "jaxdino" / "assets" / name
-    return folder if folder.is_dir() else None
-
-
-def _download(repo: str, spec: ModelSpec | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(repo, allow_patterns=HUB_FILES))
-    except Exception as err:
-        page = f"https://huggingface.co/{repo}" + (f" or {spec.page}" if spec and spec.page else "")
-        gated = "gated" in type(err).__name__.lower() or "401" in str(err) or "403" in str(err)
-        why = "is gated: accept its licence there and run `hf auth login`, or" if gated else "could not be fetched:"
-        raise UserError(
-            f"{repo} {why} download the file from {page} and give its path with "
-            f"--config.model.weights=PATH (training) or as SRC (convert, jaxdino.load). [{type(err).__name__}]"
-        ) from err
 
 
 def load_pretrained(
@@ -101,12 +59,16 @@ def load_pretrained(
     """
     path = find(src)
     if is_model(path):
-        return _from_store(path, model, drop_head)
+        return _from_store(path, model, drop_head, {"layout": layout, "prefix": prefix, "num_heads": num_heads})
     with open_source(path) as source:
         return _from_source(source, model, layout, prefix, num_heads, drop_head)
 
 
-def _from_store(path: Path, model: str | None, drop_head: bool) -> Pretrained:
+def _from_store(path: Path, model: str | None, drop_head: bool, overrules: dict) -> Pretrained:
+    if given := [name for name, value in overrules.items() if value is not None]:
+        raise UserError(
+            f"{path} is a model of ours, which knows what it is: {', '.join(given)} can only overrule others"
+        )
     card, flat = load_model(path)
     if model is not None and model != card.spec.name:
         raise UserError(f"{path} holds a {card.spec.name}, not a {model}")
@@ -134,6 +96,13 @@ def recognise_source(source: Source, *, model=None, layout=None, prefix=None, nu
         return found
     preprocess = Preprocess.of(source.notes["preprocess"])
     return dataclasses.replace(found, spec=dataclasses.replace(found.spec, preprocess=preprocess))
+
+
+def inspect(src: str | Path, **overrules) -> tuple[Card, dict, Recognised]:
+    """Card, notes of our own export, and what was recognised: from the header of a foreign checkpoint alone."""
+    with open_source(find(src)) as source:
+        found = recognise_source(source, **overrules)
+        return card_of(found, source), source.notes, found
 
 
 def card_of(found: Recognised, source: Source) -> Card:
@@ -172,7 +141,8 @@ def _from_source(source: Source, model, layout, prefix, num_heads, drop_head: bo
     keys = {k: full for k, full in found.keys.items() if head or not k.startswith(("head.", "classifier."))}
     skeleton = found.spec.skeleton(card.num_classes, pool=card.pool)
     table = bound_table(found.spec, found.layout, head)
-    problems = table.check({key: source.shape(full) for key, full in keys.items()}, skeleton)
+    shapes = {key: source.shape(full) for key, full in keys.items()}
+    problems = table.check(shapes, skeleton, {key: source.dtype(full) for key, full in keys.items()})
     if problems:
         listed = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
         raise UserError(
@@ -180,7 +150,11 @@ def _from_source(source: Source, model, layout, prefix, num_heads, drop_head: bo
             f"Nothing was loaded. --model, --layout and --prefix overrule what was recognised."
         )
     notes += _aside(found, table)
-    flat = dict(table.read(lambda key: source.read(keys[key]), keys, skeleton))
+    flat = {}
+    for leaf, array in table.read(lambda key: source.read(keys[key]), keys, skeleton):
+        flat[leaf] = array
+        if not np.isfinite(array).all():
+            notes.append(f"warning: NaN or infinity in {leaf}")
     flat = {path: flat[path] for path in skeleton.entries}
     return Pretrained(dataclasses.replace(card, digest=digest(flat)), flat, tuple(notes))
 

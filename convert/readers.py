@@ -82,7 +82,7 @@ class Source:
 
 
 def open_source(path: str | Path) -> Source:
-    """Opens a .safetensors, .pth, .pt, .bin or .ckpt file, or a Hugging Face folder.
+    """Opens a .safetensors, .pth, .pt, .bin or .ckpt file, a Hugging Face folder, or one with a single .pth in it.
 
     The layout is told from the content, not the name. UserError when nothing is there (with the nearest
     names), when it is no checkpoint (with what it is instead), and when it is damaged or hostile.
@@ -147,8 +147,7 @@ def _kind(file: BinaryFile) -> str:
 
 def _open_folder(folder: Path) -> Source:
     name = next((name for name in FOLDER_FILES if (folder / name).is_file()), None)
-    if name is None:
-        raise UserError(_no_weights(folder))
+    name = name or _only_checkpoint(folder)
     config = _json(folder / "config.json")
     preprocessor = _json(folder / "preprocessor_config.json")
     source = _open_shards(folder, name) if name.endswith(".json") else _open_file(folder / name)
@@ -157,6 +156,17 @@ def _open_folder(folder: Path) -> Source:
     source.kind, source.config, source.preprocessor = "hf_folder", config, preprocessor
     source.origin["path"] = str(folder)
     return source
+
+
+def _only_checkpoint(folder: Path) -> str:
+    """The file that our export's notes name, or the one checkpoint in the folder."""
+    noted = (_json(folder / NOTES) or {}).get("file")
+    if isinstance(noted, str) and Path(noted).name == noted and (folder / noted).is_file():
+        return noted
+    found = [p.name for p in folder.iterdir() if p.is_file() and p.suffix in SUFFIXES[1:]]
+    if len(found) != 1:
+        raise UserError(_no_weights(folder))
+    return found[0]
 
 
 def _add_head(source: Source, path: Path) -> None:

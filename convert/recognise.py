@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from convert.naming import agree, spec_of
+from convert.preprocess import from_json
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
-from jaxdino.models.registry import DINOV3, MODELS, ModelSpec, Preprocess, get
+from jaxdino.models.registry import DINOV3, IMAGENET, MODELS, ModelSpec, Preprocess, get
 from jaxdino.models.vit import ViTConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -23,19 +25,6 @@ ANCHORS = (
 
 PREFERRED = ("teacher", "ema", "model_ema", "state_dict_ema", "target", "model", "state_dict", "module")
 """Of several networks in one checkpoint, the one whose prefix begins with the first of these is taken."""
-
-SHAPE_FIELDS = (
-    "patch_size",
-    "width",
-    "depth",
-    "num_heads",
-    "mlp_dim",
-    "swiglu",
-    "layer_scale",
-    "num_registers",
-    "positions",
-)
-"""What makes two checkpoints the same published model; the rest may vary with layout and training."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,8 +120,18 @@ def _depth(shapes: Shapes) -> int:
 
 def _heads(width: int, shapes: Shapes, family: str, config: Mapping[str, Any], given: int | None) -> int:
     """Attention heads, which no shape tells: from the flag, config.json, the rotary periods or published widths."""
-    if given or "num_attention_heads" in config:
-        return given or config["num_attention_heads"]
+    heads = given or config.get("num_attention_heads") or _guessed_heads(width, shapes, family)
+    if not isinstance(heads, int) or heads < 1 or width % heads:
+        raise UserError(f"{heads} attention heads do not divide a width of {width}: give the number with --num_heads")
+    if family == "dinov3" and width // heads % 4:
+        raise UserError(
+            f"{heads} attention heads of a width of {width} are {width // heads} wide each; rotary positions need a "
+            f"multiple of 4: give the number with --num_heads"
+        )
+    return heads
+
+
+def _guessed_heads(width: int, shapes: Shapes, family: str) -> int:
     if "rope_embed.periods" in shapes:
         return width // (4 * shapes["rope_embed.periods"][0])
     for spec in MODELS.values():
@@ -238,46 +237,28 @@ def resampling(family: str, layout: str, registers: bool) -> dict[str, Any]:
     return {"pos_offset": 0.1 if plain else 0.0, "pos_antialias": not plain}
 
 
-def _preprocess(spec: ModelSpec, json: Mapping[str, Any] | None) -> Preprocess:
-    """The family's preprocessing, corrected by preprocessor_config.json."""
-    own = spec.preprocess
-    if not json:
-        return own
-    size, crop = json.get("size") or {}, json.get("crop_size")
-    cropped = crop is not None and json.get("do_center_crop", True)
-    height, width = _sides(crop if cropped else size, own.size)
-    edge = size.get("shortest_edge") if isinstance(size, dict) else None
-    return Preprocess(
-        mean=tuple(json.get("image_mean", own.mean)),
-        std=tuple(json.get("image_std", own.std)),
-        size=(height, width),
-        crop_pct=height / edge if cropped and edge else 1.0,
-        interpolation={2: "bilinear", 3: "bicubic"}.get(json.get("resample"), own.interpolation),
-    )
+def _trained_on(spec: ModelSpec, shapes: Shapes) -> Preprocess:
+    """The model's preprocessing; masked auto-encoders see ImageNet's mean and deviation, unlike timm's own ViTs."""
+    if spec.family == "vit" and any(key.startswith("decoder_") for key in shapes):
+        return dataclasses.replace(spec.preprocess, mean=IMAGENET[0], std=IMAGENET[1], crop_pct=0.875)
+    return spec.preprocess
 
 
-def _sides(size: Any, default: tuple[int, int]) -> tuple[int, int]:
-    if isinstance(size, dict):
-        edge = size.get("shortest_edge", default[0])
-        return size.get("height", edge), size.get("width", edge)
-    return (size, size) if isinstance(size, int) else default
-
-
-def _name(config: ViTConfig, family: str, mean: tuple[float, ...]) -> ModelSpec:
-    """The published model of these shapes, or a new one named after its family; `mean` tells twins apart."""
-    families = {"dino": ("dino", "vit"), "vit": ("vit", "dino")}.get(family, (family,))
-    alike = [
-        spec
-        for wanted in families
-        for spec in MODELS.values()
-        if spec.family == wanted and all(getattr(spec.config, f) == getattr(config, f) for f in SHAPE_FIELDS)
-    ]
-    if alike:
-        by_mean = [spec for spec in alike if spec.preprocess.mean == mean]
-        by_norm = [spec for spec in alike if spec.config.local_cls_norm == config.local_cls_norm]
-        return (by_mean or by_norm or alike)[0]
-    like = next(spec for spec in MODELS.values() if spec.family == family and spec.hub)
-    return dataclasses.replace(like, name=f"{family}_custom", hub=None)
+def _overruled(family: str, found: str, model: str | None, layout: str | None) -> tuple[str, str]:
+    """(family, layout) as the keys tell them, corrected by a named model and layout that fit the same keys."""
+    if layout is not None and layout not in LAYOUTS:
+        raise UserError(f"there is no layout {layout!r}; {did_you_mean(layout, LAYOUTS)}")
+    if model is not None:
+        named = get(model).family
+        if named != family and not {named, family} <= {"vit", "dino"}:
+            raise UserError(f"the checkpoint is of the {family} family; {model} is of {named}")
+        if {named, family} <= {"vit", "dino"}:  # the same keys: only the name tells them apart
+            family, found = named, found if found == "hf" else {"vit": "timm", "dino": "meta"}[named]
+    if layout in (None, found):
+        return family, found
+    if {layout, found} == {"meta", "timm"} and family in ("vit", "dino"):  # the same keys again
+        return family if model else {"meta": "dino", "timm": "vit"}[layout], layout
+    raise UserError(f"the checkpoint's keys are of the layout {found!r}, not {layout!r}")
 
 
 def recognise(
@@ -302,42 +283,18 @@ def recognise(
     prefix = _choose_prefix(shapes, prefix)
     keys, aside = _select(shapes, prefix)
     own = {key: shapes[full] for key, full in keys.items()}
-    family, found = _style(own)
+    if "fc_norm.weight" in own:
+        raise UserError(
+            "the checkpoint has fc_norm in place of the final norm (timm's global_pool='avg', as in fine-tuned masked "
+            "auto-encoders): such models are not supported; their pre-trained checkpoints, with norm, are"
+        )
     json = json if json and "model_type" in json else {}
-    if layout is not None and layout not in LAYOUTS:
-        raise UserError(f"there is no layout {layout!r}; {did_you_mean(layout, LAYOUTS)}")
-    if model is not None:
-        named = get(model)
-        if {named.family, family} <= {"vit", "dino"}:  # the same keys: only the name tells them apart
-            family, found = (
-                named.family,
-                found if found == "hf" else ("timm" if named.family == "vit" else "meta"),
-            )
-        elif named.family != family:
-            raise UserError(f"the checkpoint is of the {family} family; {model} is of {named.family}")
-    if layout is not None and layout != found:
-        if {layout, found} == {"meta", "timm"} and family in ("vit", "dino"):  # the same keys again
-            found, family = layout, family if model else {"meta": "dino", "timm": "vit"}[layout]
-        else:
-            raise UserError(f"the checkpoint's keys are of the layout {found!r}, not {layout!r}")
+    family, found = _overruled(*_style(own), model, layout)
     config = _config(own, family, found, json, num_heads)
     _check_activation(config, family, json)
-    spec = (
-        _agree(get(model), config)
-        if model
-        else _name(config, family, tuple((preprocessor or {}).get("image_mean", ())))
-    )
-    spec = dataclasses.replace(spec, config=config, preprocess=_preprocess(spec, preprocessor))
+    mean = tuple((preprocessor or {}).get("image_mean", ()))
+    spec = agree(get(model), config) if model else spec_of(config, family, mean)
+    how = from_json(_trained_on(spec, own), preprocessor)
+    spec = dataclasses.replace(spec, config=config, preprocess=how)
     head = _first(own, "classifier.weight", "head.weight")
     return Recognised(spec, found, prefix, keys, aside, head[0] if head else 0)
-
-
-def _agree(spec: ModelSpec, config: ViTConfig) -> ModelSpec:
-    wrong = [
-        f"{field}: the checkpoint has {getattr(config, field)}, {spec.name} has {getattr(spec.config, field)}"
-        for field in SHAPE_FIELDS
-        if getattr(config, field) != getattr(spec.config, field)
-    ]
-    if wrong:
-        raise UserError(f"the checkpoint is not a {spec.name}: " + "; ".join(wrong))
-    return spec

@@ -135,6 +135,8 @@ def run_transformers(folder: str, images: np.ndarray) -> list[np.ndarray]:
         model = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
     except ImportError as err:
         raise UserError(f"transformers cannot load its PyTorch class here: {err}") from err
+    except (OSError, ValueError) as err:
+        raise UserError(f"transformers cannot load {folder}: {str(err).splitlines()[0]}") from err
     extra = {"interpolate_pos_encoding": True} if model.config.model_type == "vit" else {}
     out = model(torch.from_numpy(images), output_hidden_states=True, **extra)
     return [state.numpy() for state in (*out.hidden_states, out.last_hidden_state)]

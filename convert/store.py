@@ -5,15 +5,13 @@ The parameters are parted, since Orbax copies what it writes: a part at a time, 
 
 import dataclasses
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from convert.swap import refuse_occupied, whole_folder
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import digest
 from jaxdino.models.registry import ModelSpec, Preprocess
@@ -62,11 +60,9 @@ def is_model(folder: Path) -> bool:
     return (folder / CARD).is_file() and (folder / PARAMS).is_dir()
 
 
-def refuse_existing(folder: str | Path, overwrite: bool) -> None:
-    """Raises UserError if the folder holds something that is not to be overwritten."""
-    folder = Path(folder)
-    if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there already and not empty; give another --out, or --overwrite")
+def refuse_foreign(folder: str | Path, overwrite: bool) -> None:
+    """Raises UserError if something is in the folder that is not to be overwritten, or is none of a model's files."""
+    refuse_occupied(folder, overwrite, {CARD, PARAMS}.__contains__)
 
 
 def save_model(folder: str | Path, card: Card, flat: Mapping[str, Any], *, overwrite: bool = False) -> Card:
@@ -76,26 +72,17 @@ def save_model(folder: str | Path, card: Card, flat: Mapping[str, Any], *, overw
       The card as written, with the digest of `flat`.
 
     Raises:
-      UserError: if the folder is there already and not to be overwritten.
+      UserError: if the folder is there already and not to be overwritten, or holds what is none of a model's files.
     """
     import orbax.checkpoint as ocp
 
-    folder = Path(folder).absolute()
-    refuse_existing(folder, overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    refuse_foreign(folder, overwrite)
     card = dataclasses.replace(card, digest=digest(flat))
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with whole_folder(folder) as beside:
         with ocp.PyTreeCheckpointer() as checkpointer:
             for number, part in enumerate(_parts(flat)):
                 checkpointer.save(beside / PARAMS / f"{number:05d}", part)
         (beside / CARD).write_text(card.to_json())
-        beside.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return card
 
 

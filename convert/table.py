@@ -10,6 +10,7 @@ import fnmatch
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from convert.ops import Op
@@ -122,12 +123,20 @@ class BoundTable:
         """The reason a key is left aside, or None if no rule says so."""
         return next((entry.why for entry in self.dropped if fnmatch.fnmatchcase(key, entry.pattern)), None)
 
-    def check(self, shapes: Mapping[str, tuple[int, ...]], skeleton: Skeleton) -> list[str]:
+    def check(
+        self, shapes: Mapping[str, tuple[int, ...]], skeleton: Skeleton, dtypes: Mapping[str, np.dtype] | None = None
+    ) -> list[str]:
         """What is wrong with the source, from its header alone: a line for each key or leaf, empty if nothing is."""
+        dtypes = dtypes or {}
         problems, wanted = [], set()
         for r in self.rules:
             wanted.update(key for key in r.keys if key)
             problems += _missing(r, shapes) or _mismatched(r, shapes, skeleton)
+            problems += [
+                f"not floating point: {key} is {dtypes[key]}"
+                for key in r.keys
+                if key in dtypes and not _floats(dtypes[key])
+            ]
         wanted.update(entry.key for entry in self.derived)
         for key in shapes:
             if key not in wanted and self.why_dropped(key) is None:
@@ -187,6 +196,10 @@ class _Part:
 
     def __call__(self) -> np.ndarray:
         return np.ascontiguousarray(self.op.inverse(self._cut(np.asarray(self.array))))
+
+
+def _floats(dtype: np.dtype) -> bool:
+    return jax.dtypes.issubdtype(dtype, np.floating)
 
 
 def _expand(r: Rule, depth: int) -> list[Rule]:

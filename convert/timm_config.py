@@ -26,12 +26,14 @@ def config(card: Card) -> dict[str, Any]:
     how = card.spec.preprocess
     size = how.size[0] if how.size[0] == how.size[1] else list(how.size)
     pool = {"cls": "token", "mean": "avg"}.get(card.pool, "token")
+    # Left alone, timm's ViT norms after averaging, not before; its DINOv3 architectures never do.
+    norm = {"fc_norm": False} if pool == "avg" and card.spec.family != "dinov3" else {}
     return {
         "architecture": architecture(card),
         "num_classes": card.num_classes,
         "num_features": card.spec.config.width,
         "global_pool": pool,
-        "model_args": {"img_size": size, "dynamic_img_size": True, "global_pool": pool},
+        "model_args": {"img_size": size, "dynamic_img_size": True, "global_pool": pool, **norm},
         "pretrained_cfg": {
             "input_size": [card.spec.config.in_channels, *how.size],
             "fixed_input_size": False,

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.load import find, load_pretrained, recognise_source
+from convert.hub import find
+from convert.load import load_pretrained, recognise_source
 from convert.readers import Source, open_source
 from convert.store import is_model
 from jaxdino.core.errors import UserError
@@ -92,6 +93,10 @@ def _original(source: Source, found, path: Path, pixels: np.ndarray) -> tuple[st
     channels_first = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
     if found.layout == "hf":
         folder = path if path.is_dir() else path.parent
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"{folder}: transformers needs the Hugging Face folder, with config.json beside the weights"
+            )
         return "transformers", run_transformers(str(folder), channels_first)
     state = {key: torch.from_numpy(source.read(full).astype(np.float32)) for key, full in found.keys.items()}
     return f"the {found.layout} state dict in torch", StateDictViT(state, found.spec.config)(channels_first)

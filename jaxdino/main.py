@@ -33,11 +33,12 @@ def parse(argv: list[str]) -> list[str]:
     """Reads the flags; what is misspelt in them or in the config's path ends in one line and status 2."""
     try:
         rest = app.parse_flags_with_usage(argv)
-        if flags.FLAGS["verbosity"].using_default_value:
+        if not flags.FLAGS["verbosity"].present:
             flags.FLAGS.verbosity = logging.WARNING  # Orbax tells a page about each checkpoint
         CONFIG.value.stages  # noqa: B018 (a config that could not be loaded says so when it is used)
-    except AttributeError as err:  # made of a KeyError that says: 'epoch' Did you mean "epochs" ...
-        refuse("the config has no setting " + " ".join(str(err.args[0].args[0]).split()))
+    except (AttributeError, LookupError) as err:  # or made of a KeyError: 'epoch' Did you mean "epochs" ...
+        why = err.args[0].args[0] if isinstance(err.args[0], KeyError) else err.args[0]
+        refuse("the config has no setting " + " ".join(str(why).replace("tuple index", "of an index").split()))
     except OSError:
         known = [str(path) for path in config_file().parent.glob("*.py")]
         refuse(f"there is no config {config_file()}; {did_you_mean(str(config_file()), known)}")

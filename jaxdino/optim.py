@@ -49,8 +49,8 @@ SCHEDULES = {"constant": constant, "cosine": cosine, "step": step, "cosine_resta
 
 def _period(spec: Schedule, epoch: float | None) -> int:
     length = _steps(spec.period_epochs, epoch)
-    if length < 1 or spec.period_mult < 1:
-        raise UserError(f"schedule {spec.name!r}: period_epochs and period_mult must be above 0, got {spec}")
+    if length < 1:
+        raise UserError(f"schedule {spec.name!r}: period_epochs={spec.period_epochs} is shorter than one step")
     return length
 
 

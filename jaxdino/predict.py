@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("images", nargs="+", metavar="IMAGE")
     parser.add_argument("--workdir", required=True, help="the folder of a training run")
     parser.add_argument("--top", type=int, default=1, help="how many classes to print for each image")
-    parser.add_argument("--batch-size", type=int, default=32, help="images that go through the model together")
+    parser.add_argument("--batch_size", type=int, default=32, help="images that go through the model together")
     args = parser.parse_args(argv)
     try:
         return predict(args.workdir, args.images, args.top, args.batch_size)
@@ -38,9 +38,12 @@ def predict(workdir: str, names: list[str], top: int = 1, batch_size: int = 32) 
     import jaxdino
 
     if top < 1 or batch_size < 1:
-        raise UserError(f"--top {top} and --batch-size {batch_size} must be at least 1")
+        raise UserError(f"--top {top} and --batch_size {batch_size} must be at least 1")
     if not Path(workdir).is_dir():
         raise UserError(f"there is no folder {workdir}: --workdir takes the folder of a training run")
+    begun = any((Path(workdir) / name).exists() for name in ("checkpoints", "metrics.jsonl"))
+    if begun and not (Path(workdir) / "best").is_dir():
+        raise UserError(f"the run in {workdir} has not finished a stage yet")
     model = jaxdino.load(workdir)
     if not model.card.num_classes:
         raise UserError(f"{workdir} holds a backbone without a classification head: train one first")

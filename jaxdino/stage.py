@@ -35,9 +35,34 @@ STAGE_INHERITS = {
     "ema_decay": "ema_decay",
 }
 GROUP_INHERITS = {
-    "lr": "optimizer.lr",
     "layer_decay": "optimizer.layer_decay",
     "weight_decay": "optimizer.weight_decay",
+}
+# The values that a number may take, in any of the classes below; a round bracket leaves its end out.
+RANGES = {
+    "lr": "[0, inf)",
+    "layer_decay": "(0, 1]",
+    "weight_decay": "[0, inf)",
+    "warmup_epochs": "[0, inf)",
+    "warmup_steps": "[0, inf)",
+    "final": "[0, 1]",
+    "period_epochs": "(0, inf)",
+    "period_mult": "[1, inf)",
+    "factor": "(0, 1]",
+    "betas": "[0, 1)",
+    "eps": "(0, inf)",
+    "momentum": "[0, 1)",
+    "epochs": "[0, inf)",
+    "steps": "[0, inf)",
+    "patience": "[0, inf)",
+    "min_delta": "[0, inf)",
+    "clip_norm": "[0, inf)",
+    "accumulate": "[1, inf)",
+    "label_smoothing": "[0, 1)",
+    "drop_path": "[0, 1)",
+    "batch_size": "[1, inf)",
+    "image_size": "[1, inf)",
+    "ema_decay": "[0, 1)",
 }
 
 
@@ -85,7 +110,7 @@ class Stage:
     epochs: int | None = None
     steps: int | None = None  # of the optimiser
     patience: int = 0  # epochs without a gain of min_delta that end the stage; 0 is no plateau rule
-    min_delta: float | None = None  # None is no plateau rule
+    min_delta: float = 0.0  # at 0, any gain counts
     monitor: str = "val_accuracy"  # higher is better, unless the name ends in "loss"
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
@@ -131,6 +156,12 @@ class Stage:
     def _check(self, where: str) -> None:
         if self.epochs is None and self.steps is None:
             raise UserError(f"{where} has no length: give it epochs or steps")
+        parts = {"optimizer": self.optimizer, "schedule": self.schedule}
+        parts |= {f"group {name!r}": group for name, group in self.groups.items()}
+        for at, part in ((where, self), *((f"{where}: {name}", part) for name, part in parts.items())):
+            for name, value in vars(part).items():
+                if name in RANGES and value is not None:
+                    check_range(f"{at}: {name}", value, RANGES[name])
         for pattern, group in self.rules:
             if group not in self.groups:
                 hint = did_you_mean(group, self.groups)
@@ -145,7 +176,7 @@ class Stage:
     @property
     def plateaus(self) -> bool:
         """Whether the stage ends at a plateau of the monitored metric."""
-        return self.min_delta is not None and self.patience > 0
+        return self.patience > 0
 
     def gain(self, value: float, best: float | None) -> float:
         """How much better `value` of the monitored metric is than `best`; infinite when there is no best yet.
@@ -175,6 +206,17 @@ def stages(config: Mapping) -> tuple[Stage, ...]:
     if not names or len(set(names)) < len(names):
         raise UserError(f"a strategy needs at least one stage, each with its own name; got {names}")
     return tuple(chosen)
+
+
+def check_range(what: str, value: Any, interval: str) -> None:
+    """Raises UserError unless a number, or each of several, lies in an interval like "[0, 1)"; nan never does."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    for number in value if isinstance(value, tuple | list) else (value,):
+        above = number > low or (interval[0] == "[" and number == low)
+        below = number < high or (interval[-1] == "]" and number == high)
+        if not (above and below):
+            bounds = f"at least {low:g}" if interval.endswith(" inf)") and interval[0] == "[" else f"in {interval}"
+            raise UserError(f"{what}={value} must be {bounds}")
 
 
 def _read(cls: type, given: Any, base: Any, inherits: Mapping[str, str], where: str) -> dict[str, Any]:

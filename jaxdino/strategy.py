@@ -159,8 +159,8 @@ def _heights(layers: Sequence[Any]) -> dict[str, int]:
 COLUMNS = ("layer", "group", "lr", "lr x", "wd", "no wd", "leaves", "parameters", "share")
 
 
-def format_plan(plan: Plan, per_leaf: bool = False) -> str:
-    """The plan as a table: a row for each layer and group (or for each parameter), then the trainable share.
+def format_plan(plan: Plan) -> str:
+    """The plan as a table: a row for each layer and group, then the trainable share.
 
     Columns: layer; group; lr: peak rate; lr x: the layer decay within it; wd: weight decay; no wd: leaves
     without it; leaves; parameters: elements; share: of the model's parameters, in %. Neighbouring frozen
@@ -168,7 +168,7 @@ def format_plan(plan: Plan, per_leaf: bool = False) -> str:
     """
     total = sum(leaf.size for leaf in plan.leaves.values())
     rows = [COLUMNS]
-    for (label, group), leaves in _rows(plan, per_leaf):
+    for (label, group), leaves in _rows(plan):
         size = sum(leaf.size for leaf in leaves)
         bare = sum(leaf.weight_decay == 0 for leaf in leaves)
         rates = ("frozen", "", "", "")
@@ -187,13 +187,11 @@ def format_plan(plan: Plan, per_leaf: bool = False) -> str:
     return "\n".join([*lines, f"trainable: {share}"])
 
 
-def _rows(plan: Plan, per_leaf: bool) -> list[tuple[tuple[str, str], list[LeafPlan]]]:
-    """((layer or path, group), its leaves), with runs of wholly frozen layers of one group drawn together."""
+def _rows(plan: Plan) -> list[tuple[tuple[str, str], list[LeafPlan]]]:
+    """((layer, group), its leaves), with runs of wholly frozen layers of one group drawn together."""
     table: dict[tuple[str, str], list[LeafPlan]] = {}
-    for path, leaf in plan.leaves.items():
-        table.setdefault((path if per_leaf else leaf.layer, leaf.group), []).append(leaf)
-    if per_leaf:
-        return list(table.items())
+    for leaf in plan.leaves.values():
+        table.setdefault((leaf.layer, leaf.group), []).append(leaf)
     drawn = []
     for (group, frozen), run in groupby(table.items(), lambda row: (row[0][1], row[1][0].frozen)):
         run = list(run)

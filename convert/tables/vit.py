@@ -154,7 +154,7 @@ DINOV3_TIMM = [
 ]
 
 
-def _hf_encoder(attention: str, tail: list) -> list:
+def _hf_encoder(tail: list) -> list:
     """The encoder of transformers' ViT and DINOv2 classes; they differ in the names around the norms and the MLP."""
     layer = "encoder.layer.{i}."
     names = [f"{layer}attention.attention.{part}" for part in ("query", "key", "value")]
@@ -170,7 +170,6 @@ def _hf_encoder(attention: str, tail: list) -> list:
 
 
 VIT_HF = _hf_encoder(
-    "vit",
     [
         *_norm("encoder.layer.{i}.layernorm_before", S + "norm1"),
         *_norm("encoder.layer.{i}.layernorm_after", S + "norm2"),
@@ -182,7 +181,6 @@ VIT_HF = _hf_encoder(
 )
 
 DINOV2_HF = _hf_encoder(
-    "dinov2",
     [
         *_norm("encoder.layer.{i}.norm1", S + "norm1"),
         *_norm("encoder.layer.{i}.norm2", S + "norm2"),

@@ -114,6 +114,24 @@ def _reason(path: str, err: Exception) -> str:
     return f"{type(err).__name__}: {err}" if str(err) else type(err).__name__
 
 
+MANY = 0.1  # a larger share of unreadable images is worth a warning
+
+
+def check_read(bad: "BadImages", unread: int, images: int, warn: Callable[[str], None]) -> None:
+    """Warns when many of the images of a pass could not be read.
+
+    Args:
+      bad: names them. unread: how many of the `images` gave none. warn: takes one line.
+
+    Raises:
+      UserError: if none at all could be read.
+    """
+    if unread and unread >= images:
+        raise UserError(f"no image of {bad.split.name} could be read: {bad.report()}. Mend or remove these files")
+    if unread > MANY * images:
+        warn(f"WARNING: {unread} of {images} images could not be read in this pass. {bad.report()}")
+
+
 class BadImages:
     """The records of one split that gave no image: named, counted, skipped or fatal.
 

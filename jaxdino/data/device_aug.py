@@ -25,7 +25,6 @@ def augment(
     mean: Sequence[float],
     std: Sequence[float],
     num_classes: int,
-    label_smoothing: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
     """One batch of training images and soft labels.
 
@@ -41,7 +40,6 @@ def augment(
       preset: name or mapping; static under jit.
       mean, std: three numbers each, for images in 0..1.
       num_classes: C.
-      label_smoothing: share of each label that is spread evenly over all classes.
 
     Returns:
       float32 (B, H, W, 3), and float32 (B, C) whose rows add up to 1.
@@ -53,7 +51,7 @@ def augment(
     images = random_colour(colour_key, images, preset)
     images = _standardise(images, mean, std)
     images = random_erase(erase_key, images, preset["erase_prob"], preset["erase_area"], preset["erase_ratio"])
-    return random_mix(mix_key, images, soft_labels(labels, num_classes, label_smoothing), weights, preset)
+    return random_mix(mix_key, images, jax.nn.one_hot(labels, num_classes), weights, preset)
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
@@ -64,11 +62,6 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
 def _standardise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
     mean, std = (jnp.asarray(value, jnp.float32).reshape(1, 1, 1, 3) for value in (mean, std))
     return (images - mean) / std
-
-
-def soft_labels(labels: jax.Array, num_classes: int, smoothing: float = 0.0) -> jax.Array:
-    """int (B,) -> float32 (B, C): 1 - s on the label, and s / C on every class."""
-    return jax.nn.one_hot(labels, num_classes) * (1 - smoothing) + smoothing / num_classes
 
 
 def _coins(key: jax.Array, images: jax.Array, probability: float) -> jax.Array:

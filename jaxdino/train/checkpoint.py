@@ -82,8 +82,6 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int = 2, warn: Callable[[str], None] = print):
-        if keep < 2:
-            raise UserError(f"checkpoint.keep={keep}: at least 2 are needed, so that a damaged one has one before it")
         self.folder = Path(folder).absolute()
         self._chief = jax.process_index() == 0
         self._set_aside(warn)
@@ -142,20 +140,25 @@ class Checkpoints:
         """Removes what was half written, and moves damaged checkpoints to `damaged/` beside the others."""
         if not self._chief or not self.folder.is_dir():
             return
-        aside = self.folder.with_name("damaged")
+        aside, left, found = self.folder.with_name("damaged"), [], []
         for folder in sorted(self.folder.iterdir(), key=lambda path: path.name):
             step = re.match(r"\d+", folder.name)
             if step is None or not folder.is_dir():
                 continue
             if not folder.name.isdigit():
-                warn(f"checkpoint {step[0]} was half written ({folder}): the one before it is used")
+                found.append(f"checkpoint {step[0]} was half written ({folder})")
                 shutil.rmtree(folder)
             elif fault := flaw(folder):
                 aside.mkdir(exist_ok=True)
                 target = aside / folder.name
                 shutil.rmtree(target, ignore_errors=True)
                 os.rename(folder, target)
-                warn(f"checkpoint {step[0]} is damaged: {fault} (moved to {target}); the one before it is used")
+                found.append(f"checkpoint {step[0]} is damaged: {fault} (moved to {target})")
+            else:
+                left.append(int(step[0]))
+        used = f"checkpoint {max(left)} is used" if left else "none is left: the run starts over from the beginning"
+        for line in found:
+            warn(f"{line}; {used}")
 
 
 def abstract(tree: Any, where: Any) -> Any:

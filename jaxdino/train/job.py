@@ -22,12 +22,13 @@ from jaxdino.data.sources import DataConfig, Source, load_source
 from jaxdino.data.transforms import as_size, get_preset
 from jaxdino.models import registry
 from jaxdino.objectives.classify import Classify
-from jaxdino.stage import Stage, stages
+from jaxdino.stage import Stage, check_range, stages
 from jaxdino.strategy import Plan, resolve
 from jaxdino.train import step, weights
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 OBJECTIVES = {"classify": lambda stage: Classify(stage.label_smoothing)}
+ATTENTION = ("xla", "cudnn")
 MONITORS = ("val_accuracy", "val_balanced_accuracy", "val_macro_f1", "val_loss", "val_top5_accuracy")
 OF_STAGES = ("augment", "batch_size", "image_size")  # in config.data, but read by stages
 
@@ -133,20 +134,7 @@ def prepare(config: Any, say: Callable[[str], None] = print) -> Job:
     Raises:
       UserError: for anything in the config that cannot work with this data, model or these devices.
     """
-    for word, value, known in (
-        ("precision", config.precision, PRECISIONS),
-        ("objective.name", config.objective.name, OBJECTIVES),
-    ):
-        if value not in known:
-            raise UserError(f"{word}={value!r} is not known; {did_you_mean(value, known)}")
-    for word, value, least in (
-        ("log_every", config.log_every, 1),
-        ("checkpoint.every_epochs", config.checkpoint.every_epochs, 1),
-        ("checkpoint.keep", config.checkpoint.keep, 2),  # so that a damaged one has one before it
-    ):
-        if value < least:
-            raise UserError(f"{word}={value} must be at least {least}")
-    registry.get(config.model.name)
+    check_settings(config)
     chosen = [stage for stage in stages(config) if stage.length(1) > 0]
     if not chosen:
         raise UserError("every stage has a length of 0: there is nothing to train")
@@ -155,6 +143,7 @@ def prepare(config: Any, say: Callable[[str], None] = print) -> Job:
     source = load_source(data_config(config))
     for name in ("train", "val"):
         source.split(name)
+    say(summary(source))
     card, flat = weights.start(config, source.class_names, say)
     sharding.check_rules(rules, list(flat))
     for path, array in flat.items():
@@ -163,12 +152,55 @@ def prepare(config: Any, say: Callable[[str], None] = print) -> Job:
     return Job(config, source, card, flat, mesh, rules, parts)
 
 
+def check_settings(config: Any) -> None:
+    """Raises UserError for settings of the whole run that are not known, out of range or at odds."""
+    model, data = config.model, config.data
+    for word, value, known in (
+        ("precision", config.precision, PRECISIONS),
+        ("objective.name", config.objective.name, OBJECTIVES),
+        ("model.attention", model.attention, ATTENTION),
+    ):
+        if value not in known:
+            raise UserError(f"{word}={value!r} is not known; {did_you_mean(value, known)}")
+    for word, value, interval in (
+        ("seed", config.seed, "[0, inf)"),
+        ("log_every", config.log_every, "[1, inf)"),
+        ("checkpoint.every_epochs", config.checkpoint.every_epochs, "[1, inf)"),
+        ("checkpoint.every_steps", config.checkpoint.every_steps, "[1, inf)"),
+        ("checkpoint.keep", config.checkpoint.keep, "[2, inf)"),  # so that a damaged one has one before it
+    ):
+        if value is not None:
+            check_range(word, value, interval)
+    registry.get(model.name)
+    if model.name != model.configured_for:
+        raise UserError(
+            f"the config was made for {model.configured_for!r}, its lengths and rates too, and model.name is "
+            f"{model.name!r}: give the model after the colon, --config=configs/linear.py:{model.name}"
+        )
+    if data.name == "digits" and data.root is not None:
+        raise UserError(
+            f"data.root={data.root} is not read: data.name is 'digits'. Give the model after the colon, "
+            "--config=configs/linear.py:dinov3_vits16, or --config.data.name=folder"
+        )
+    if model.attention == "cudnn" and (jax.default_backend() != "gpu" or config.precision == "float32"):
+        raise UserError("model.attention='cudnn' needs an NVIDIA GPU and precision bfloat16 or float16: use 'xla'")
+
+
+def summary(source: Source) -> str:
+    """The data in a line: classes, images of each split, what was passed over."""
+    sizes = ", ".join(f"{name} {len(split)}" for name, split in source.splits.items())
+    passed = ", ".join(f"{count} {why}" for why, count in source.ignored.items() if count)
+    ignored = f"; ignored: {passed}" if passed else ""
+    return f"data: {source.name}, {len(source.class_names)} classes; images: {sizes}{ignored}"
+
+
 def _resolve(config: Any, chosen: list[Stage], source: Source, card: Card, mesh: Mesh) -> tuple[Part, ...]:
     dtype = PRECISIONS[config.precision]
     parts, plans = [], []
     for index, stage in enumerate(chosen):
         check_stage(stage, mesh.size, card.num_classes, len(source.split("train")))
-        skeleton = card.spec.skeleton(card.num_classes, pool=card.pool, drop_path=stage.drop_path, dtype=dtype)
+        how = dict(dtype=dtype, attention=config.model.attention, remat=config.model.remat)
+        skeleton = card.spec.skeleton(card.num_classes, pool=card.pool, drop_path=stage.drop_path, **how)
         size = as_size(stage.image_size or card.spec.preprocess.size)
         shapes = {path: jax.ShapeDtypeStruct(e.shape, e.dtype) for path, e in skeleton.entries.items()}
         images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
@@ -189,14 +221,10 @@ def check_stage(stage: Stage, devices: int, num_classes: int, images: int) -> No
     known = MONITORS if num_classes > 5 else MONITORS[:-1]
     if stage.monitor not in known:
         raise UserError(f"{where}: monitor={stage.monitor!r} is not measured; {did_you_mean(stage.monitor, known)}")
-    if stage.accumulate < 1:
-        raise UserError(f"{where}: accumulate={stage.accumulate} must be at least 1")
-    if not batch or batch < 1 or batch % (devices * stage.accumulate):
+    if not batch or batch % (devices * stage.accumulate):
         raise UserError(
             f"{where}: batch_size={batch} cannot be shared out over {devices} device(s) x {stage.accumulate} "
             f"slice(s): give a multiple of {devices * stage.accumulate}"
         )
     if batch > images:
         raise UserError(f"{where}: batch_size={batch} is larger than the {images} training images: lower it")
-    if not 0 <= stage.ema_decay < 1:
-        raise UserError(f"{where}: ema_decay={stage.ema_decay} must be in 0..1, 1 left out")

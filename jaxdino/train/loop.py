@@ -8,7 +8,9 @@ import jax
 import numpy as np
 
 from jaxdino.core import sharding
+from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat
+from jaxdino.data.checks import check_read
 from jaxdino.strategy import format_plan
 from jaxdino.train import metrics, state, step, weights
 from jaxdino.train.job import Part, prepare
@@ -69,8 +71,8 @@ def run(
 def finish(session: Session) -> None:
     """Measures the best model, as it was saved, on the test split, and prints the table."""
     job, measured = session.job, {}
-    part = job.parts[-1]
     if "test" in job.source.splits:
+        part = job.parts[session.progress.best_model["stage"]]
         flat = weights.load_best(session.folder / "best")
         eval_step = step.compile_eval_step(part.skeleton, job.normalize, job.mesh)
         measured = evaluate(session, part, "test", eval_step, sharding.put(flat, session.where(flat)))
@@ -111,7 +113,9 @@ def run_stage(session: Session, part: Part, current: state.State) -> state.State
                 watch.validated(found)
             if watch.finished() or now.at_plateau(part.stage):
                 return current
-            batch = sharding.put_batch(trained_on(next(batches)), job.mesh)
+            read = next(batches)
+            now.unread += int(np.sum(read["weight"] == 0))
+            batch = sharding.put_batch(trained_on(read), job.mesh)
             current["moving"], measured = train_step(current["moving"], current["frozen"], batch)
             watch.stepped(measured)
 
@@ -121,6 +125,7 @@ def evaluate(session: Session, part: Part, split: str, eval_step: Callable, flat
 
     Raises:
       Stopped: if the run is told to stop meanwhile.
+      UserError: if no image of the split can be read, or the model answers with nan or infinity.
     """
     batches = session.job.eval_batches(part, split)
     logits, labels = [], []
@@ -132,6 +137,12 @@ def evaluate(session: Session, part: Part, split: str, eval_step: Callable, flat
         logits.append(out["logits"][counted])
         labels.append(out["label"][counted])
     session.note_bad(split, batches.bad)
+    check_read(batches.bad, len(batches.bad), len(batches.bad.split), say)
+    if not all(np.isfinite(each).all() for each in logits):
+        raise UserError(
+            f"the model of stage {part.stage.name!r} answers the {split} images with nan or infinity: lower its "
+            "learning rates, check the weights it started from for nan, and start in a new --workdir"
+        )
     found = metrics.classification(np.concatenate(logits), np.concatenate(labels))
     return {f"{split}_{name}": value for name, value in found.items()}
 

@@ -5,6 +5,8 @@ import warnings
 import numpy as np
 from sklearn import metrics as sk
 
+from jaxdino.core.errors import UserError
+
 
 def classification(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Accuracy, balanced accuracy, macro F1 and log loss; top-5 accuracy where there are more than 5 classes.
@@ -14,10 +16,10 @@ def classification(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
       labels: (N,) class indices. Classes without an example count neither in balanced accuracy nor in F1.
 
     Raises:
-      ValueError: if there is no example.
+      UserError: if there is no example.
     """
     if not len(labels):
-        raise ValueError("no example to measure: the split is empty, or every image in it was skipped")
+        raise UserError("no example to measure: the split is empty, or every image in it was skipped")
     logits = np.asarray(logits, np.float64)
     classes = np.arange(logits.shape[1])
     predicted = logits.argmax(1)

@@ -1,6 +1,7 @@
 """Where a run is: the counters that a checkpoint keeps as JSON, the stop signal, and the tables it prints."""
 
 import dataclasses
+import math
 import signal
 import threading
 import time
@@ -22,7 +23,8 @@ class Progress:
       best: the stage's best value of its monitored metric, and `best_metrics` all metrics with it.
       reference, stale: the plateau rule: the last value that gained min_delta, and epochs since then.
       seconds: spent in this stage, over all sessions.
-      champion: [monitor, value] of the model in best/.
+      best_model: index of the stage whose model is in best/, and all its metrics: {"stage": 0, "val_loss": ...}.
+      unread: places in the batches since the last validation whose image could not be read.
       done: the summary's entries of the stages before.
       batches: the position of the training data. log_size: bytes of metrics.jsonl.
       bad: {split: {name: reason}} of the images that were skipped.
@@ -39,7 +41,8 @@ class Progress:
     reference: float | None = None
     stale: int = 0
     seconds: float = 0.0
-    champion: list | None = None
+    best_model: dict[str, Any] | None = None
+    unread: int = 0
     done: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     batches: dict[str, Any] | None = None
     log_size: int = 0
@@ -49,11 +52,12 @@ class Progress:
         """Counts a validated epoch; True if it is the stage's best so far. A metric that is nan never is."""
         self.epochs += 1
         value = metrics[stage.monitor]
-        if value == value and stage.gain(value, self.reference) >= (stage.min_delta or 0.0):
+        gain = math.nan if math.isnan(value) else stage.gain(value, self.reference)
+        if gain > 0 and gain >= stage.min_delta:
             self.reference, self.stale = value, 0
         else:
             self.stale += 1
-        better = value == value and stage.gain(value, self.best) > 0
+        better = not math.isnan(value) and stage.gain(value, self.best) > 0
         if better:
             self.best, self.best_metrics = value, metrics
         return better
@@ -62,15 +66,24 @@ class Progress:
         """Whether `patience` epochs in a row have not gained `min_delta`."""
         return stage.plateaus and self.stale >= stage.patience
 
-    def beats_champion(self, stage: Stage) -> bool:
-        """Whether the stage's best is at least as good as the model in best/; so it is under another metric."""
-        if self.champion is None or self.champion[0] != stage.monitor or self.best is None:
+    def beats_best_model(self, last: Stage) -> bool:
+        """Whether this stage's best is better than the model in best/, by what the run's last stage monitors.
+
+        On an exact tie the lower val_loss decides; what has no such metric, or nan, never wins over what has.
+        """
+        if self.best_model is None:
             return True
-        return stage.gain(self.best, self.champion[1]) >= 0
+        mine, theirs = (found.get(last.monitor, math.nan) for found in (self.best_metrics, self.best_model))
+        if math.isnan(mine) or math.isnan(theirs):
+            return math.isnan(theirs) and not math.isnan(mine)
+        if mine == theirs:
+            return self.best_metrics["val_loss"] < self.best_model["val_loss"]
+        return last.gain(mine, theirs) > 0
 
     def next_stage(self) -> "Progress":
         """The counters at the start of the stage after this one."""
-        return Progress(stage=self.stage + 1, step=self.step, champion=self.champion, done=self.done, bad=self.bad)
+        kept = {name: getattr(self, name) for name in ("step", "best_model", "done", "bad")}
+        return Progress(stage=self.stage + 1, **kept)
 
 
 class Stop:

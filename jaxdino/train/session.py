@@ -83,8 +83,8 @@ class Session:
         }
         now.done = [*now.done, entry]
         host = sharding.gather(state.whole(current["best"], current["frozen"]))
-        if now.beats_champion(part.stage):
-            now.champion = [part.stage.monitor, now.best]
+        if now.beats_best_model(self.job.parts[-1].stage):
+            now.best_model = {"stage": part.index, **now.best_metrics}
             if self.chief:
                 weights.save_best(self.folder / "best", self.job.card, part.image_size, host)
         self.write_summary()

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from jaxdino import optim
 from jaxdino.core.errors import UserError
+from jaxdino.data.checks import check_read
 from jaxdino.data.pipeline import TrainIter
 from jaxdino.train.job import Part
 from jaxdino.train.progress import Rate
@@ -56,7 +57,10 @@ class Watch:
         now.step, now.stage_step = now.step + 1, now.stage_step + 1
         self._rate.add(self.part.stage.batch_size)
         self._bar.update()
-        if not self.due_validation():
+        if self.due_validation():
+            images = (now.stage_step - now.validated) * self.part.stage.batch_size // jax.process_count()
+            check_read(self.batches.bad, now.unread, images, say)
+        else:
             if now.step % config.log_every == 0:
                 self.record()
             if config.checkpoint.every_steps and now.step % config.checkpoint.every_steps == 0:
@@ -77,7 +81,7 @@ class Watch:
 
     def validated(self, metrics: dict[str, float]) -> None:
         """Logs an epoch's end, and saves."""
-        self.now.validated = self.now.stage_step
+        self.now.validated, self.now.unread = self.now.stage_step, 0
         monitor = self.part.stage.monitor
         best = "" if self.now.best is None else f", best {self.now.best:.4f}"
         say(f"{self.part.stage.name}: epoch {self.now.epochs}, {monitor} {metrics[monitor]:.4f}{best}")

@@ -23,7 +23,7 @@ def start(config: Any, class_names: tuple[str, ...], say: Callable[[str], None])
     `config.model.weights` is a file, a folder, a hub name, a workdir, "random", or None for the model's own.
 
     Raises:
-      UserError: for weights of another model, and for a head of another class count without `drop_head`.
+      UserError: for weights of another model, and for a head of other classes without `drop_head`.
     """
     model, seed, classes = config.model, config.seed, len(class_names)
     if model.num_classes is not None and model.num_classes != classes:
@@ -39,6 +39,14 @@ def start(config: Any, class_names: tuple[str, ...], say: Callable[[str], None])
             f"the weights have a head of {card.num_classes} classes and the data has {classes}: "
             "--config.model.drop_head=True starts with a new head"
         )
+    nameless = card.class_names in ((), tuple(f"LABEL_{i}" for i in range(card.num_classes)))  # transformers' default
+    if card.num_classes and nameless:
+        say("the head of the weights goes on; which classes it was made for is not known")
+    elif card.num_classes and card.class_names != class_names:
+        raise UserError(
+            f"the weights have a head for other classes ({_first(card.class_names)}) than the data has "
+            f"({_first(class_names)}): --config.model.drop_head=True starts with a new head"
+        )
     pool = model.pool or card.pool
     if card.num_classes and pool != card.pool:
         raise UserError(f"model.pool={pool!r}, but the head of the weights looks at {card.pool!r}: leave it open")
@@ -53,6 +61,11 @@ def _random(spec: registry.ModelSpec, pool: str | None, classes: int, class_name
     _, flat = split(spec.build(classes, pool=pool, rngs=nnx.Rngs(seed)))
     card = Card(spec, classes, pool or spec.pool, class_names, source={"path": RANDOM})
     return card, jax.tree.map(np.asarray, flat)
+
+
+def _first(names: tuple[str, ...]) -> str:
+    """The first few names, as a list to read."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _float32(array: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from typing import Any
 from jaxdino.core.errors import UserError
 
 # What may differ when a run goes on: how it is computed and watched, not what is computed.
-FREE = ("mesh", "checkpoint", "log_every", "data.num_workers", "data.num_threads")
+FREE = ("mesh", "checkpoint", "log_every", "data.num_workers", "data.num_threads", "model.attention", "model.remat")
 
 
 def say(line: str) -> None:
@@ -43,10 +43,20 @@ def new_folder(label: str) -> Path:
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Writes JSON beside and renames it, so that a file is never half there."""
+    """Writes JSON beside and renames it, so that a file is never half there. Not finite numbers become null."""
     beside = file.with_name(file.name + ".part")
-    beside.write_text(json.dumps(value, indent=2, default=str) + "\n")
+    beside.write_text(json.dumps(_finite(value), indent=2, default=str) + "\n")
     os.replace(beside, file)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text())
+    except (OSError, ValueError) as err:
+        raise UserError(f"{file} cannot be read ({err}): mend it, or give a new --workdir") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{file} is not what a run writes there: mend it, or give a new --workdir")
+    return value
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -58,7 +68,7 @@ def plain(config: Any) -> dict[str, Any]:
             return {str(key): one(item) for key, item in value.items()}
         return [one(item) for item in value] if isinstance(value, list | tuple) else value
 
-    return json.loads(json.dumps(one(config), default=str))
+    return json.loads(json.dumps(_finite(one(config)), default=str))
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
@@ -95,6 +105,9 @@ class Workdir:
     def _check(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"--workdir={self.folder} is a file: give a folder, new or of an earlier run")
+        there = next(path for path in (self.folder.absolute(), *self.folder.absolute().parents) if path.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise UserError(f"--workdir={self.folder} cannot be written: {there} is no folder that lets you")
         file = self / "config.json"
         if not file.exists():
             others = [path.name for path in self.folder.glob("*")] if self.folder.exists() else []
@@ -104,7 +117,7 @@ class Workdir:
                     "give a new or empty folder"
                 )
             return
-        fields = differences(json.loads(file.read_text()), self.config)
+        fields = differences(_read_json(file), self.config)
         if fields:
             raise UserError(
                 f"--workdir={self.folder} holds a run of another config; give another folder, or the same "
@@ -125,7 +138,7 @@ class Workdir:
     def summary(self) -> dict[str, Any]:
         """What summary.json holds; {} before the first stage's end."""
         file = self / "summary.json"
-        return json.loads(file.read_text()) if file.exists() else {}
+        return _read_json(file) if file.exists() else {}
 
     def records(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
@@ -184,4 +197,6 @@ class MetricLog:
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

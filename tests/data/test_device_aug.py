@@ -93,19 +93,6 @@ def test_erased_boxes_have_the_areas_and_ratios_asked_for():
         assert 0.09 < gone.mean() < 0.32 and 0.45 < tall / wide < 2.2
 
 
-def test_label_smoothing_is_torchs():
-    import torch
-
-    logits, labels = (
-        np.random.default_rng(2).normal(size=(5, 7)).astype(np.float32),
-        np.array([0, 6, 2, 2, 3]),
-    )
-    targets = aug.soft_labels(jnp.asarray(labels), 7, 0.1)
-    ours = -(np.asarray(targets) * np.asarray(jax.nn.log_softmax(logits))).sum(-1).mean()
-    theirs = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels), label_smoothing=0.1)
-    assert ours == pytest.approx(theirs.item(), abs=1e-6)
-
-
 def mixed(**changes):
     images, labels = jnp.asarray(floats()), jax.nn.one_hot(jnp.arange(6), 6)
     weights = jnp.ones(6).at[1].set(0)
@@ -158,15 +145,15 @@ def test_mixing_happens_as_often_as_asked():
 def test_augment_under_jit(name):
     images = np.random.default_rng(0).integers(0, 256, (8, 16, 12, 3), np.uint8)
     labels, weights = jnp.arange(8) % 3, jnp.ones(8)
-    step = jax.jit(lambda key, x: aug.augment(key, x, labels, weights, name, MEAN, STD, 3, 0.1))
+    step = jax.jit(lambda key, x: aug.augment(key, x, labels, weights, name, MEAN, STD, 3))
     found, targets = step(KEY, images)
     again, _ = step(KEY, images)
     assert found.dtype == targets.dtype == jnp.float32
     assert found.shape == images.shape and targets.shape == (8, 3)
     assert np.isfinite(found).all() and np.array_equal(found, again)
     np.testing.assert_allclose(targets.sum(-1), np.ones(8), atol=1e-6)
-    if name == "none":
+    if name in ("none", "crop"):  # crops are made on the host
         np.testing.assert_allclose(found, aug.normalize(jnp.asarray(images), MEAN, STD), atol=1e-6)
-        np.testing.assert_allclose(targets, aug.soft_labels(labels, 3, 0.1), atol=1e-6)
+        np.testing.assert_allclose(targets, jax.nn.one_hot(labels, 3), atol=1e-6)
     else:
         assert not np.array_equal(found, step(jax.random.key(1), images)[0])

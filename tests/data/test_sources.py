@@ -133,7 +133,7 @@ def test_a_missing_root_names_the_nearest(tmp_path):
         load(tmp_path / "flower")
     with pytest.raises(UserError, match="is a file"):
         load(tmp_path / "flowers" / "0.png")
-    with pytest.raises(UserError, match="--config.data.root"):
+    with pytest.raises(UserError, match=r"--config\.data\.root"):
         load_source({"name": "folder"})
 
 

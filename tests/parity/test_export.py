@@ -1,5 +1,6 @@
 """Files that we write: the same layout gives back the same bits, another layout the same outputs."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import transformers as hf
 import jaxdino
 from convert.__main__ import main
 from convert.export import export
+from convert.hub import find
 from convert.load import load_pretrained, new_head
 from convert.readers import open_source
 from convert.store import Card, load_model, save_model
+from convert.swap import whole_folder
 from jaxdino.core.params import bind
 from tests.parity.all_cases import CASES
 from tests.parity.cases import GRID, PATCH
@@ -41,8 +44,6 @@ def logits(card: Card, flat, pixels: torch.Tensor) -> np.ndarray:
 
 def with_head(found, classes: int = 5):
     """The model as fine-tuning leaves it: another size, a head of its own with weights that matter."""
-    import dataclasses
-
     spec = found.card.spec
     spec = dataclasses.replace(spec, preprocess=dataclasses.replace(spec.preprocess, size=(SIDE + 8, SIDE + 8)))
     names = tuple("abcde")
@@ -130,28 +131,109 @@ def test_dinov3_head_stands_beside_the_backbone(loaded, tmp_path):
     np.testing.assert_allclose(theirs, logits(card, flat, pixels), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "dinov3_vits16"])
-def test_timm_loads_what_we_export(tmp_path, name):
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "dinov2_vits14", "dinov3_vits16"])
+def test_timm_loads_what_we_export(tmp_path, name, pool):
     import timm
 
     from jaxdino.core.params import split
     from jaxdino.models import registry
 
     spec = registry.get(name)
-    _, flat = split(spec.build(3))
+    side = 2 * spec.config.patch_size if spec.config.positions == "rope" else 224
+    spec = dataclasses.replace(spec, preprocess=dataclasses.replace(spec.preprocess, size=(side, side)))
+    _, flat = split(spec.build(3, pool=pool))
     rng = np.random.default_rng(0)
     flat = {
         path: array if "rope" in path else rng.normal(0, 0.05, array.shape).astype(np.float32)
         for path, array in flat.items()
     }
-    card = Card(spec, num_classes=3, class_names=("a", "b", "c"), layout="timm")
+    card = Card(spec, num_classes=3, pool=pool, class_names=("a", "b", "c"))
     save_model(tmp_path / "ours", card, flat)
-    export(tmp_path / "ours", tmp_path / "out")
+    export(tmp_path / "ours", tmp_path / "out", layout="timm")
     model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
-    pixels = images(224, 224)
+    pixels = images(side, side)[:1]
     with torch.no_grad():
         theirs = model(pixels).numpy()
     np.testing.assert_allclose(theirs, logits(card, flat, pixels), atol=1e-4)
+
+
+def names(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir()}
+
+
+def test_overwriting_another_layout_leaves_nothing_stale(loaded, tmp_path):
+    card, flat = with_head(load_pretrained(loaded("hf dinov3").path))
+    save_model(tmp_path / "ours", card, flat)
+    out, pth = tmp_path / "out", f"{card.spec.name}.pth"
+    expected = {
+        "hf": {"config.json", "head.safetensors", "jaxdino.json", "model.safetensors", "preprocessor_config.json"},
+        "meta": {"jaxdino.json", pth},
+        "timm": {"config.json", "jaxdino.json", "model.safetensors"},
+    }
+    for layout in ("hf", "meta", "hf", "timm", "meta"):
+        export(tmp_path / "ours", out, layout=layout, overwrite=True)
+        assert names(out) == expected[layout]
+        again = load_pretrained(out)  # the folder itself, in every layout
+        assert (again.card.layout, again.card.num_classes) == (layout, 5)
+    (out / "jaxdino.json").unlink()
+    assert load_pretrained(out, num_heads=card.spec.config.num_heads).card.layout == "meta"
+    assert names(tmp_path) == {"ours", "out"}
+
+
+def test_a_users_files_are_never_overwritten(loaded, tmp_path):
+    found = loaded("hf dinov3").ours
+    out = tmp_path / "out"
+    save_model(out, found.card, found.flat)
+    (out / "thesis.tex").write_text("years of work")
+    with pytest.raises(jaxdino.UserError, match=r"holds thesis\.tex, which is none of our files"):
+        save_model(out, found.card, found.flat, overwrite=True)
+    (out / "thesis.tex").rename(tmp_path / "thesis.tex")
+    with pytest.raises(jaxdino.UserError, match=r"holds model\.json, params"):
+        export(out, out, overwrite=True)
+    with pytest.raises(jaxdino.UserError, match=r"holds .*thesis\.tex"):
+        export(out, tmp_path, overwrite=True)
+    assert names(tmp_path) == {"out", "thesis.tex"}
+
+
+def test_a_failed_write_leaves_what_was_there(loaded, tmp_path, monkeypatch):
+    found, out, ours = loaded("hf dinov3").ours, tmp_path / "out", tmp_path / "ours"
+    save_model(ours, found.card, found.flat)
+    export(ours, out, layout="hf")
+    before = {name: (out / name).read_bytes() for name in names(out)}
+
+    def fail(*args):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("convert.export._notes", fail)
+        with pytest.raises(jaxdino.UserError, match="disk full"):
+            export(ours, out, layout="meta", overwrite=True)
+        patch.setattr("convert.store.Card.to_json", fail)
+        with pytest.raises(jaxdino.UserError, match="disk full"):
+            save_model(ours, found.card, found.flat, overwrite=True)
+    assert {name: (out / name).read_bytes() for name in names(out)} == before
+    assert load_model(ours)[0].digest == found.card.digest and names(tmp_path) == {"ours", "out"}
+
+
+def test_leftovers_of_a_kill_are_mended(loaded, tmp_path):
+    found, ours = loaded("hf dinov3").ours, tmp_path / "ours"
+    save_model(ours, found.card, found.flat)
+    for name in (".ours-abcd1234.part", ".ours-abcd1234.old", ".ours-notes", ".ours-2-abcd1234.part"):
+        (tmp_path / name).mkdir()
+    save_model(ours, found.card, found.flat, overwrite=True)
+    assert names(tmp_path) == {"ours", ".ours-notes", ".ours-2-abcd1234.part"}
+    ours.rename(tmp_path / ".ours-abcd1234.old")  # killed between the two renames
+    with pytest.raises(RuntimeError), whole_folder(ours):
+        raise RuntimeError
+    assert load_model(ours)[0].digest == found.card.digest
+
+
+def test_a_model_of_ours_takes_no_overrules(loaded, tmp_path):
+    found = loaded("hf dinov3").ours
+    save_model(tmp_path / "ours", found.card, found.flat)
+    with pytest.raises(jaxdino.UserError, match="prefix, num_heads"):
+        load_pretrained(tmp_path / "ours", prefix="teacher", num_heads=4)
 
 
 def test_store_detects_damage_and_refuses_to_overwrite(loaded, tmp_path):
@@ -174,9 +256,10 @@ def test_command_line(loaded, tmp_path, capsys):
     assert main(["import", str(case.path), "--out", str(out)]) == 0
     assert main(["import", str(case.path), "--out", str(out)]) == 2
     assert "not empty" in capsys.readouterr().err
-    for src in (case.path, out):
+    for src, layout in ((case.path, "hf"), (out, "jaxdino (from hf)")):
         assert main(["inspect", str(src)]) == 0
-        assert case.ours.card.digest in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert case.ours.card.digest in said and f"layout     {layout}\n" in said
     assert main(["verify", str(case.path)]) == 0
     assert "the models agree" in capsys.readouterr().out
     assert main(["inspect", str(tmp_path / "nothing.pth")]) == 2
@@ -184,20 +267,25 @@ def test_command_line(loaded, tmp_path, capsys):
     assert "folder" in capsys.readouterr().err
 
 
-def test_hub_without_network_says_where_to_get_the_file(monkeypatch):
+def test_hub_repository_without_safetensors(loaded, tmp_path, monkeypatch):
+    """The second try takes the older file; a published name means the model, whatever folder lies around."""
     import huggingface_hub
 
-    class GatedRepoError(Exception):
-        pass
+    case, asked = loaded("hf dinov2"), []
+    published = {key: torch.from_numpy(array) for key, array in tensors(case.path).items()}
+    torch.save(published, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text((case.path / "config.json").read_text())
+    (tmp_path / "dinov2_vits14").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda repo, allow_patterns: asked.append(allow_patterns) or str(tmp_path)
+    )
+    assert load_pretrained("someone/dinov2").card.layout == "hf"
+    assert len(asked) == 2 and "pytorch_model*.bin" in asked[1]
+    assert find("dinov2_vits14") == tmp_path and find("./dinov2_vits14").name == "dinov2_vits14"
 
-    def refuse(*args, **kwargs):
-        raise GatedRepoError("401")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(
-        jaxdino.UserError, match=r"gated.*huggingface.co/facebook/dinov3-vits16.*--config.model.weights"
-    ):
-        load_pretrained("dinov3_vits16")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: (_ for _ in ()).throw(OSError("offline")))
-    with pytest.raises(jaxdino.UserError, match=r"could not be fetched.*github.com/facebookresearch/dinov2"):
-        load_pretrained("facebook/dinov2-small")
+def test_verify_wants_config_json_beside_the_weights(loaded, tmp_path, capsys):
+    (tmp_path / "model.safetensors").write_bytes((loaded("hf dinov3").path / "model.safetensors").read_bytes())
+    assert main(["verify", str(tmp_path / "model.safetensors"), "--num_heads", "4"]) == 2
+    assert "config.json beside the weights" in capsys.readouterr().err

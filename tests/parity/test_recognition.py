@@ -8,10 +8,12 @@ import timm
 import torch
 
 from convert.load import bound_table
-from convert.recognise import SHAPE_FIELDS, recognise
+from convert.naming import SHAPE_FIELDS
+from convert.preprocess import from_json, to_json
+from convert.recognise import recognise
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Skeleton
-from jaxdino.models.registry import MODELS, get
+from jaxdino.models.registry import IMAGENET, MODELS, Preprocess, get
 
 LAYOUTS = {
     "dino": ("hf", "meta"),
@@ -114,3 +116,31 @@ def test_unknown_number_of_heads():
     with pytest.raises(UserError, match="heads cannot be told from a width of 100: give it with --num_heads"):
         recognise(odd)
     assert recognise(odd, num_heads=5).spec.config.num_heads == 5
+    with pytest.raises(UserError, match="7 attention heads do not divide a width of 100"):
+        recognise(odd, num_heads=7)
+    with pytest.raises(UserError, match="6 wide each; rotary positions need a multiple of 4"):
+        recognise(shapes("dinov3_vits16", "hf"), num_heads=64)
+
+
+def test_masked_auto_encoders_see_imagenet_colours():
+    header = shapes("vit_large_patch16_224", "timm") | {"decoder_embed.weight": (512, 1024)}
+    found = recognise({key: shape for key, shape in header.items() if not key.startswith("head.")})
+    assert (found.spec.name, found.num_classes) == ("vit_large_patch16_224", 0)
+    assert (found.spec.preprocess.mean, found.spec.preprocess.std) == IMAGENET
+    assert found.spec.preprocess.crop_pct == 0.875
+    assert recognise(header, preprocessor={"image_mean": [0.1] * 3}).spec.preprocess.mean == (0.1,) * 3
+
+
+def test_norm_after_pooling_is_refused():
+    header = {
+        key.replace("norm.", "fc_norm.") if key.startswith("norm.") else key: shape
+        for key, shape in shapes("vit_large_patch16_224", "timm").items()
+    }
+    with pytest.raises(UserError, match="fc_norm in place of the final norm"):
+        recognise(header)
+
+
+@pytest.mark.parametrize("size", [(224, 224), (224, 448), (448, 224)])
+def test_preprocessing_comes_back(size):
+    how = Preprocess(mean=(0.1,) * 3, std=(0.2,) * 3, size=size, interpolation="bilinear")
+    assert from_json(Preprocess(), to_json(how)) == how

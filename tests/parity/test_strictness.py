@@ -8,6 +8,7 @@ import torch
 
 from convert.load import load_pretrained
 from jaxdino.core.errors import UserError
+from jaxdino.models.registry import IMAGENET
 from tests.parity.cases import GRID, HEADS, PATCH, WIDTH, look
 from tests.parity.drawing import channels_last, draw, images
 from tests.parity.ours import assert_same
@@ -65,6 +66,24 @@ def test_changed_bias_mask(state, tmp_path):
     assert "blocks.0.attn.qkv.bias_mask does not hold the values" in refusal(state, tmp_path)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool])
+def test_weights_that_are_no_floats(state, tmp_path, dtype):
+    key = "blocks.1.mlp.fc1.weight"
+    state[key] = state[key].to(dtype)
+    name = str(dtype).removeprefix("torch.")
+    assert f"not floating point: {key} is {name}" in refusal(state, tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_are_not_finite(state, tmp_path, value, dtype):
+    state = {key: tensor.to(dtype) for key, tensor in state.items()}
+    state["blocks.1.mlp.fc1.bias"][3] = value
+    torch.save(state, tmp_path / "weights.pth")
+    notes = load_pretrained(tmp_path / "weights.pth").notes
+    assert [note for note in notes if "NaN" in note] == ["warning: NaN or infinity in backbone.blocks.1.mlp.fc1.bias"]
+
+
 def test_no_transformer_in_the_file(tmp_path):
     assert "no vision transformer in this file" in refusal({"fc.weight": torch.zeros(2, 2)}, tmp_path)
 
@@ -104,7 +123,7 @@ def test_masked_autoencoder(loaded, tmp_path):
     }
     torch.save(content, tmp_path / "mae.pth")
     found = load_pretrained(tmp_path / "mae.pth", num_heads=HEADS)
-    assert found.card.spec.family == "vit"
+    assert found.card.spec.family == "vit" and found.card.spec.preprocess.mean == IMAGENET[0]
     assert len([note for note in found.notes if "decoder" in note]) == len(decoder) - 1
     assert any("mask_token" in note for note in found.notes)
     pixels = images(6 * PATCH, 3 * PATCH)

@@ -106,9 +106,7 @@ def test_steps_may_donate_what_is_being_saved(tmp_path):
     checkpoints.close()
 
 
-def test_only_so_many_are_kept_and_at_least_two(tmp_path):
-    with pytest.raises(UserError, match="at least 2"):
-        Checkpoints(tmp_path, keep=1)
+def test_only_so_many_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step in (1, 2, 3):
         checkpoints.save(step, {"x": jnp.ones(3)}, {})
@@ -125,3 +123,14 @@ def test_a_checkpoint_of_other_leaves_is_refused(tmp_path):
     with pytest.raises(UserError, match="does not fit this run"):
         checkpoints.restore(1, like)
     checkpoints.close()
+
+
+def test_when_every_checkpoint_is_damaged_the_run_starts_over(tmp_path):
+    folder, lines = tmp_path / "checkpoints", []
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(1, {"x": jnp.ones(3)}, {})
+    checkpoints.close()
+    unseal(folder / "1")
+    again = Checkpoints(folder, warn=lines.append)
+    assert again.latest() is None and "starts over from the beginning" in lines[0]
+    again.close()

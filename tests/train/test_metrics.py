@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jaxdino.core.errors import UserError
 from jaxdino.stage import Stage
 from jaxdino.train.metrics import classification
 from jaxdino.train.progress import Progress
@@ -22,7 +23,7 @@ def test_top_five_and_a_class_that_the_split_lacks():
     logits = np.tile(np.arange(8.0), (2, 1))
     found = classification(logits, np.array([3, 2]))
     assert found["accuracy"] == 0 and found["top5_accuracy"] == 0.5
-    with pytest.raises(ValueError, match="no example"):
+    with pytest.raises(UserError, match="no example"):
         classification(np.zeros((0, 8)), np.zeros(0, int))
 
 
@@ -44,3 +45,22 @@ def test_a_loss_is_better_when_lower_and_nan_is_never_better():
     rule, now = stage(patience=2, min_delta=0.0, monitor="val_loss"), Progress()
     assert [now.judge(rule, {"val_loss": value}) for value in (2.0, float("nan"), 1.0)] == [True, False, True]
     assert now.best == 1.0
+
+
+def test_patience_alone_counts_epochs_without_any_gain():
+    rule, now = stage(patience=2), Progress()
+    for value in (0.5, 0.5, 0.5):
+        assert not now.at_plateau(rule)
+        now.judge(rule, {"val_accuracy": value})
+    assert now.at_plateau(rule)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "loss", "better"),
+    [(0.91, 9.0, True), (0.9, 1.0, False), (0.9, 0.9, True), (0.8, 0.1, False), (float("nan"), 0.1, False)],
+)
+def test_a_later_stage_takes_best_only_by_being_better(accuracy, loss, better):
+    now = Progress(best_model={"stage": 0, "val_accuracy": 0.9, "val_loss": 1.0})
+    now.best_metrics = {"val_accuracy": accuracy, "val_loss": loss}
+    assert now.beats_best_model(stage()) is better
+    assert Progress().beats_best_model(stage())

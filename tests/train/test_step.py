@@ -12,7 +12,7 @@ from jaxdino import optim
 from jaxdino.core import sharding
 from jaxdino.core.params import split
 from jaxdino.data.device_aug import normalize
-from jaxdino.objectives.classify import Classify
+from jaxdino.objectives.classify import Classify, soften
 from jaxdino.stage import Stage
 from jaxdino.strategy import resolve
 from jaxdino.train import state as states
@@ -136,3 +136,16 @@ def test_loss_scaling_changes_nothing_else_and_grows():
     grown = steps.next_scale(scale, jnp.array(True))
     assert float(grown["value"]) == 16.0 and int(grown["good"]) == 0
     assert float(steps.next_scale(grown, jnp.array(False))["value"]) == 8.0
+
+
+def test_label_smoothing_is_torchs():
+    import torch
+
+    logits, labels = (
+        np.random.default_rng(2).normal(size=(5, 7)).astype(np.float32),
+        np.array([0, 6, 2, 2, 3]),
+    )
+    targets = soften(jnp.asarray(labels), 7, 0.1)
+    ours = -(np.asarray(targets) * np.asarray(jax.nn.log_softmax(logits))).sum(-1).mean()
+    theirs = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels), label_smoothing=0.1)
+    assert ours == pytest.approx(theirs.item(), abs=1e-6)

@@ -38,7 +38,8 @@ def stages(*epochs: int) -> tuple[ConfigDict, ...]:
 def config(*epochs: int, batch_size: int = 256, **changes) -> ConfigDict:
     """The config of a tiny run; `changes` are set by dotted path."""
     made = common.get_config()
-    made.model.name, made.model.weights = "tiny", "random"
+    made.model.name = made.model.configured_for = "tiny"
+    made.model.weights = "random"
     made.stages = stages(*(epochs or (1,)))
     with made.unlocked():
         data = dataclasses.asdict(DataConfig(num_threads=0))

@@ -1,0 +1,29 @@
+"""Forward pass of a ViT to its logits, images/s, against PyTorch.
+
+python -m benchmarks.forward --batch=8 --dtype=bfloat16
+python -m benchmarks.forward --model=dinov3_vits16 --batch=1
+"""
+
+from benchmarks import harness
+
+
+def main() -> None:
+    """Reads the flags, times, prints."""
+    flags = harness.parser(__doc__)
+    flags.add_argument("--model", default="vit_small_patch16_224")
+    flags.add_argument("--size", type=int, default=224, help="pixels")
+    flags.add_argument("--attention", choices=("xla", "cudnn"), default="xla", help="cudnn: on an NVIDIA GPU")
+    args = flags.parse_args()
+    harness.begin(args)
+    from benchmarks import ours, peers
+
+    contenders = [
+        ours.forward(args.model, args.batch, args.size, args.dtype, args.attention),
+        *peers.forward(args.model, args.batch, args.size, args.dtype, args.quick),
+    ]
+    title = f"forward {args.model} at {args.size}, batch {args.batch}, {args.dtype}"
+    harness.report(title, contenders, harness.alternate(contenders, args.rounds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Our side: forward passes and the library's own training step, as contenders."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from benchmarks.harness import Contender
+from jaxdino import optim
+from jaxdino.core import sharding
+from jaxdino.core.params import bind, split
+from jaxdino.data.device_aug import normalize
+from jaxdino.models import registry
+from jaxdino.models.registry import ModelSpec
+from jaxdino.objectives.classify import Classify
+from jaxdino.stage import Group, Stage
+from jaxdino.strategy import resolve
+from jaxdino.train import state, step
+
+NUM_CLASSES = 100
+RULES = {
+    "all": (("@all", "trained"),),
+    "last4": (("@head", "trained"), ("@norm", "trained"), ("@last:4", "trained"), ("@all", "frozen")),
+    "head": (("@head", "trained"), ("@all", "frozen")),
+}
+"""What `--trainable` may say, as a stage's rules."""
+
+
+def stage_of(trainable: str, **settings) -> Stage:
+    """A stage of constant rate that trains one of `RULES`; `settings` are fields of `Stage`."""
+    groups = {"trained": Group(lr=1e-4, weight_decay=0.05)}
+    if trainable != "all":
+        groups["frozen"] = Group(frozen=True)
+    return Stage(name=trainable, rules=RULES[trainable], groups=groups, steps=1000, **settings)
+
+
+def uint8_batch(batch: int, size: int) -> dict[str, np.ndarray]:
+    """A batch as the input pipeline gives it."""
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8),
+        "label": rng.integers(0, NUM_CLASSES, batch).astype(np.int32),
+        "weight": np.ones(batch, np.float32),
+    }
+
+
+def forward(name: str, batch: int, size: int, dtype: str, attention: str) -> Contender:
+    """The forward pass to the logits, weights stored in the compute dtype, as `jaxdino.load` stores them."""
+    model = registry.get(name).build(NUM_CLASSES, dtype=jnp.dtype(dtype), attention=attention)
+    skeleton, flat = split(model)
+    flat = {path: x.astype(dtype) if skeleton.entries[path].kind == "param" else x for path, x in flat.items()}
+    images = jnp.zeros((batch, size, size, 3), dtype)
+    compiled = jax.jit(lambda flat, images: bind(skeleton, flat)(images).logits).lower(flat, images).compile()
+    return Contender(f"jaxdino {dtype}", lambda: compiled(flat, images).block_until_ready(), batch, peer=False)
+
+
+def train_step(spec: ModelSpec, stage: Stage, mesh: Mesh, **build):
+    """(jitted step, state) of a stage with random weights: what the training loop runs.
+
+    Args:
+      build: `dtype`, `attention` of `ModelSpec.build`.
+    """
+    skeleton, flat = split(spec.build(NUM_CLASSES, **build))
+    plan = resolve(spec, skeleton, stage)
+    tx = optim.build(plan, stage, total_steps=stage.steps)
+    flat = sharding.put(flat, sharding.shardings(flat, mesh))
+    current = state.begin(flat, skeleton, plan, tx, seed=0, ema=False, mesh=mesh)
+    mean, std = spec.preprocess.mean, spec.preprocess.std
+
+    def normalized(key, batch):
+        return batch | {"image": normalize(batch["image"], mean, std)}
+
+    one_step = step.make_train_step(skeleton, Classify(), tx, normalized, accumulate=stage.accumulate)
+    return step.compile_train_step(one_step, current, mesh), current
+
+
+def training(name: str, batch: int, size: int, dtype: str, trainable: str, slices: int, attention: str) -> Contender:
+    """The training loop's step: forward, backward, AdamW."""
+    mesh = sharding.make_mesh()
+    stage = stage_of(trainable, accumulate=slices)
+    run_step, current = train_step(registry.get(name), stage, mesh, dtype=jnp.dtype(dtype), attention=attention)
+    given = sharding.put_batch(uint8_batch(batch, size), mesh)
+    compiled = run_step.lower(current["moving"], current["frozen"], given).compile()
+
+    def run():
+        current["moving"], measured = compiled(current["moving"], current["frozen"], given)
+        jax.block_until_ready((current["moving"]["trainable"], measured))
+
+    label = f"jaxdino {dtype}" + (f", {slices} slices" if slices > 1 else "")
+    return Contender(label, run, batch, peer=False)
+
+
+def as_peer(name: str, contender: Contender) -> Contender:
+    """One of ours to be compared with."""
+    return dataclasses.replace(contender, name=name, peer=True)

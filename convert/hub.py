@@ -1,0 +1,65 @@
+"""Where SRC is: a path, a published model's name or a Hugging Face repository."""
+
+import re
+from pathlib import Path
+
+from convert.store import is_model
+from jaxdino.core.errors import UserError
+from jaxdino.core.rules import did_you_mean
+from jaxdino.models.registry import MODELS, ModelSpec
+
+FILES = ["*.json", "*.safetensors"]
+OLD_FILES = ["*.json", "pytorch_model*.bin"]
+"""Fetched where a repository has no safetensors."""
+
+
+def find(src: str | Path) -> Path:
+    """The file or folder that SRC means; a hub name is downloaded into Hugging Face's cache.
+
+    A published name means that model even where a folder of the same name lies; `./NAME` means the folder.
+
+    Raises:
+      UserError: if there is nothing, the hub cannot be reached, or the repository is gated.
+    """
+    if isinstance(src, str) and src in MODELS:
+        return _embedded(src) or _download(MODELS[src].hub, MODELS[src])
+    path = Path(src).expanduser()
+    if path.exists():
+        best = path / "best"
+        return best if not is_model(path) and is_model(best) else path
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(src)) and not path.parent.is_dir():
+        return _download(str(src), next((spec for spec in MODELS.values() if spec.hub == str(src)), None))
+    if "/" not in str(src) and not path.suffix:
+        raise UserError(f"{str(src)!r} is no file, folder, hub name or model; {did_you_mean(str(src), MODELS)}")
+    return path  # open_source says what is wrong with it
+
+
+def _embedded(name: str) -> Path | None:
+    folder = Path(__file__).parent.parent / "jaxdino" / "assets" / name
+    return folder if folder.is_dir() else None
+
+
+def _download(repo: str, spec: ModelSpec | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(repo, allow_patterns=FILES))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(repo, allow_patterns=OLD_FILES))
+        return folder
+    except Exception as err:
+        page = f"https://huggingface.co/{repo}" + (f" or {spec.page}" if spec and spec.page else "")
+        why = (
+            "is gated: accept its licence there and run `hf auth login`, or" if _gated(err) else "could not be fetched:"
+        )
+        raise UserError(
+            f"{repo} {why} download the file from {page} and give its path with "
+            f"--config.model.weights=PATH (training) or as SRC (convert, jaxdino.load). [{type(err).__name__}]"
+        ) from err
+
+
+def _gated(err: Exception) -> bool:
+    from huggingface_hub.errors import GatedRepoError
+
+    status = getattr(getattr(err, "response", None), "status_code", None)
+    return isinstance(err, GatedRepoError) or status in (401, 403)

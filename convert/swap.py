@@ -1,0 +1,81 @@
+"""A folder that appears whole or not at all: written beside its place, then swapped with what stood there."""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jaxdino.core.errors import UserError
+
+
+def refuse_occupied(folder: str | Path, overwrite: bool, ours: Callable[[str], bool]) -> None:
+    """UserError unless the folder is free, or may be overwritten and holds nothing but files of ours.
+
+    Args:
+      ours: whether an entry of that name is one that we write here; anything else is the user's and stays.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder} is there already and is a file; give another folder")
+    names = sorted(entry.name for entry in folder.iterdir())
+    if names and not overwrite:
+        raise UserError(f"{folder} is there already and not empty; give another --out, or --overwrite")
+    if foreign := [name for name in names if not ours(name)]:
+        raise UserError(
+            f"{folder} holds {', '.join(foreign[:5])}, which is none of our files and would be lost: move it away, "
+            f"or give another folder"
+        )
+
+
+@contextmanager
+def whole_folder(folder: str | Path) -> Iterator[Path]:
+    """Yields an empty folder beside `folder` that takes its place when the block ends without an error.
+
+    What stood there is renamed aside before and deleted after, so that one of the two is there at any time but for
+    the instant between two renames; what a killed run left of either is mended by the next one.
+    """
+    folder = Path(folder).resolve()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _mend(folder)
+        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".part", dir=folder.parent))
+    except OSError as err:
+        raise UserError(f"{folder}: cannot be made: {err.strerror or err}") from err
+    try:
+        yield beside
+        beside.chmod(0o755)
+        _swap(beside, folder)
+    except OSError as err:
+        raise UserError(f"{folder}: cannot be written: {err.strerror or err}") from err
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _swap(new: Path, folder: Path) -> None:
+    old = new.with_suffix(".old")
+    if folder.exists():
+        os.replace(folder, old)
+    try:
+        os.replace(new, folder)
+    except OSError:
+        if old.exists():
+            os.replace(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _mend(folder: Path) -> None:
+    """After a kill: what was renamed aside comes back if nothing took its place, everything else goes."""
+    name = re.compile(rf"\.{re.escape(folder.name)}-[a-z0-9_]{{8}}\.(part|old)")
+    for entry in sorted(folder.parent.iterdir()):
+        if not name.fullmatch(entry.name) or entry.is_symlink() or not entry.is_dir():
+            continue
+        if entry.suffix == ".old" and not folder.exists():
+            os.replace(entry, folder)
+        else:
+            shutil.rmtree(entry, ignore_errors=True)

@@ -1,0 +1,142 @@
+"""What a run refuses, or says aloud: settings at odds, heads of other classes, images that cannot be read."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+from PIL import Image
+
+from convert.store import Card, load_model, save_model
+from jaxdino import predict
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import split
+from jaxdino.train import loop, weights
+from jaxdino.train.job import prepare
+from jaxdino.train.loop import run
+from jaxdino.train.workdir import Workdir, write_json
+
+ROOT = Path(__file__).parents[2]
+DIGITS = tuple("0123456789")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data__root": "photos"}, "after the colon"),
+        ({"model__name": "dinov3_vits16"}, "made for 'tiny'"),
+        ({"model__attention": "xls"}, "nearest: xla"),
+        ({"model__attention": "cudnn"}, "needs an NVIDIA GPU"),
+        ({"seed": -1}, "at least 0"),
+        ({"checkpoint__every_steps": 0}, "at least 1"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+    ],
+)
+def test_settings_at_odds_are_refused(changes, words):
+    with pytest.raises(UserError, match=words):
+        prepare(tiny.config(1, **changes))
+
+
+def test_rematerialisation_is_reached_by_the_config_and_the_data_are_told_in_a_line():
+    lines = []
+    job = prepare(tiny.config(1, model__remat=True), lines.append)
+    assert lines == ["data: digits, 10 classes; images: train 1079, val 359, test 359"]
+    assert "('remat', Static(value=True))" in str(job.parts[0].skeleton.graphdef)
+
+
+@pytest.mark.parametrize(
+    "names", [DIGITS, (), tuple(f"LABEL_{i}" for i in range(10)), ("ant", "bee", "cat", "dog", *"456789")]
+)
+def test_a_head_goes_on_only_for_the_same_classes(tmp_path, names):
+    _, flat = split(tiny.SPEC.build(10, rngs=nnx.Rngs(0)))
+    save_model(tmp_path / "w", Card(tiny.SPEC, 10, "cls", names), {k: np.asarray(v) for k, v in flat.items()})
+    config, lines = tiny.config(1, model__weights=str(tmp_path / "w")), []
+    if names[:1] == ("ant",):
+        with pytest.raises(UserError, match=r"ant, bee, cat, \.\.\..*0, 1, 2, .*drop_head"):
+            weights.start(config, DIGITS, lines.append)
+        config.model.drop_head = True
+    card, _ = weights.start(config, DIGITS, lines.append)
+    assert card.class_names == DIGITS
+    assert any("not known" in line for line in lines) == (names == () or "LABEL_0" in names)
+
+
+def photos(root: Path, bad: dict[str, int], each: int = 10) -> Path:
+    """Two classes of grey images in train and val; of each split, the first so many of every class unreadable."""
+    for name in ("train", "val"):
+        for label, grey in (("dark", 40), ("light", 200)):
+            folder = root / name / label
+            folder.mkdir(parents=True)
+            for i in range(each):
+                file = folder / f"{i}.png"
+                Image.new("RGB", (8, 8), (grey,) * 3).save(file)
+                if i < bad.get(name, 0):
+                    file.write_text("no image")
+    return root
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_a_pass_without_a_readable_image_is_an_error(tmp_path, name):
+    config = tiny.config(1, batch_size=8, data__name="folder")
+    config.data.update(root=str(photos(tmp_path / "data", {name: 10})))
+    with pytest.raises(UserError, match=rf"no image of {name} could be read.*{name}/dark/\d.png"):
+        run(config, tmp_path / "run")
+
+
+def test_many_unreadable_images_are_a_warning_and_best_is_tested_at_its_own_size(tmp_path, capsys, monkeypatch):
+    root = photos(tmp_path / "data", {"val": 3})
+    (root / "val").rename(root / "test")
+    config = tiny.config(1, 1, batch_size=8, data__name="folder")
+    config.data.update(root=str(root), val_ratio=0.4)
+    config.stages[0].image_size, config.stages[1].image_size = 16, 8
+    sizes, evaluate = {}, loop.evaluate
+
+    def spied(session, part, split, *rest):
+        sizes[split] = part.image_size
+        found = evaluate(session, part, split, *rest)
+        return found | ({"val_accuracy": 1.0 - part.index} if split == "val" else {})  # the first stage wins
+
+    monkeypatch.setattr(loop, "evaluate", spied)
+    assert loop.run(config, tmp_path / "run")["finished"]
+    assert sizes == {"val": (8, 8), "test": (16, 16)}
+    assert "WARNING: 6 of 20 images could not be read" in capsys.readouterr().out
+    assert load_model(tmp_path / "run" / "best")[0].spec.preprocess.size == (16, 16)
+
+
+def test_nan_in_the_weights_is_named(tmp_path):
+    _, flat = split(tiny.SPEC.build(10, rngs=nnx.Rngs(0)))
+    flat = {k: np.asarray(v) for k, v in flat.items()}
+    flat["head.bias"] = np.full(10, np.nan, np.float32)
+    save_model(tmp_path / "w", Card(tiny.SPEC, 10, "cls", DIGITS), flat)
+    with pytest.raises(UserError, match="nan"):
+        run(tiny.config(1, model__weights=str(tmp_path / "w"), log_every=1000), tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["config.json", "summary.json"])
+def test_a_folder_with_broken_json_or_under_a_file_is_refused(tmp_path, name):
+    write_json(tmp_path / "config.json", {"a": math.inf, "b": [math.nan, 1]})
+    assert json.loads((tmp_path / "config.json").read_text()) == {"a": None, "b": [None, 1]}
+    (tmp_path / name).write_text("{")
+    with pytest.raises(UserError, match=f"{name} cannot be read"):
+        _ = Workdir(tmp_path, {"a": math.inf, "b": [math.nan, 1]}).finished
+    with pytest.raises(UserError, match="cannot be written"):
+        Workdir(tmp_path / name / "run", {})
+
+
+def test_predict_says_that_no_stage_is_finished(tmp_path, capsys):
+    (tmp_path / "checkpoints").mkdir()
+    assert predict.main(["--workdir", str(tmp_path), "--batch_size", "2", "x.png"]) == 2
+    assert "has not finished a stage yet" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", ["stages[7].epochs=1", "stage[0].epochs=1", "optimizer.lr=1.0"])
+def test_a_flag_that_names_no_setting_ends_in_one_line(setting):
+    command = [sys.executable, "-m", "jaxdino.main", "--config=configs/linear.py", f"--config.{setting}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: the config has no setting")
