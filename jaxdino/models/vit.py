@@ -10,7 +10,7 @@ from flax import nnx
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Buffer
 from jaxdino.models import positions
-from jaxdino.models.layers import LayerNorm, LayerScale, Linear, attention, drop_path, gelu, linear
+from jaxdino.models.layers import LayerNorm, LayerScale, Linear, attention, drop_path, gelu, linear, split_heads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Attention(nnx.Module):
 
     def __call__(self, x_BxNxD: jax.Array, rope: tuple[jax.Array, jax.Array] | None) -> jax.Array:
         b, n, width = x_BxNxD.shape
-        q, k, v = jnp.transpose(self._qkv(x_BxNxD).reshape(b, n, 3, self.num_heads, -1), (2, 0, 3, 1, 4))
+        q, k, v = split_heads(self._qkv(x_BxNxD), self.num_heads)
         if rope is not None:
             q, k = positions.rotate(q, *rope), positions.rotate(k, *rope)
         out = attention(q, k, v, self.implementation)
