@@ -13,7 +13,7 @@ from jaxdino.core import sharding
 from jaxdino.core.params import bind, split
 from jaxdino.data.device_aug import normalize
 from jaxdino.models import registry
-from jaxdino.models.registry import ModelSpec
+from jaxdino.models.spec import ModelSpec
 from jaxdino.objectives.classify import Classify
 from jaxdino.stage import Group, Stage
 from jaxdino.strategy import resolve

@@ -21,7 +21,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     overrules = argparse.ArgumentParser(add_help=False)
     overrules.add_argument("--model", help="the model's published name, where keys and shapes leave it open")
-    overrules.add_argument("--layout", help="hf, meta or timm, likewise")
+    overrules.add_argument("--layout", help="hf, meta, timm, ..., likewise")
     overrules.add_argument("--prefix", help="which network of the checkpoint: what stands before its keys ('teacher')")
     overrules.add_argument("--num_heads", type=int, help="attention heads of a custom width")
     src_help = "a .pth or .safetensors file, a Hugging Face folder or hub name"
@@ -30,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("src", metavar="SRC", help=src_help)
     command.add_argument("--out", required=True, metavar="DIR")
     command.add_argument("--drop_head", action="store_true", help="leave a classification head aside")
+    command.add_argument("--in_channels", type=int, metavar="N", help="of the images: the first convolution is adapted")
     command.add_argument("--overwrite", action="store_true")
     command.set_defaults(run=_import)
 
@@ -39,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     which = command.add_mutually_exclusive_group(required=True)
     which.add_argument("src", metavar="SRC", nargs="?", help="a folder made by import, or a PyTorch checkpoint")
     which.add_argument("--workdir", metavar="DIR", help="a training run: its best model is exported")
-    command.add_argument("--format", choices=("hf", "meta", "timm"), help="default: as the weights came in")
+    command.add_argument("--format", metavar="LAYOUT", help="hf, meta, timm, ...; default: as the weights came in")
     command.add_argument("--out", required=True, metavar="DIR")
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as it is")
     command.add_argument("--max_shard_size", type=float, default=5.0, metavar="GB", help="of a safetensors shard")
@@ -62,14 +63,16 @@ def _overrules(args) -> dict:
 
 
 def _import(args) -> int:
-    from convert.load import load_pretrained
+    from convert.load import open_pretrained
     from convert.store import refuse_foreign, save_model
 
     refuse_foreign(args.out, args.overwrite)
-    found = load_pretrained(args.src, drop_head=args.drop_head, **_overrules(args))
-    save_model(args.out, found.card, found.flat, overwrite=args.overwrite)
-    _say(found.notes)
-    print(f"imported {found.card.spec.name} ({found.card.layout} layout) into {args.out}")
+    with open_pretrained(
+        args.src, drop_head=args.drop_head, in_channels=args.in_channels, **_overrules(args)
+    ) as opened:
+        card = save_model(args.out, opened.card, opened.leaves(), overwrite=args.overwrite)
+    _say(opened.notes)
+    print(f"imported {card.spec.name} ({card.layout} layout) into {args.out}")
     return 0
 
 
@@ -94,27 +97,31 @@ def _export(args) -> int:
 
 def _inspect(args) -> int:
     from convert.hub import find
-    from convert.load import load_pretrained
+    from convert.load import open_pretrained
     from convert.store import is_model
+    from convert.tables import serving
+    from jaxdino.core.params import Digest
 
-    found = load_pretrained(args.src, **_overrules(args))
-    card, config = found.card, found.card.spec.config
-    skeleton = card.spec.skeleton(card.num_classes, pool=card.pool)
+    with open_pretrained(args.src, **_overrules(args)) as opened:
+        digest = Digest()
+        for path, array in opened.leaves():
+            digest.add(path, array)
+    card, spec = opened.card, opened.card.spec
     ours = f"jaxdino (from {card.layout})" if card.layout else "jaxdino"
     rows = {
-        "model": card.spec.name,
+        "model": spec.name,
         "layout": ours if is_model(find(args.src)) else card.layout,
         "source": f"{card.source.get('path', '-')} {card.source.get('prefix', '')}".strip(),
-        "parameters": f"{skeleton.num_params:,}",
-        "dtype": ", ".join(sorted({found.flat[path].dtype.name for path in skeleton.paths("param")})),
-        "digest": card.digest,
-        "shape": f"width {config.width}, {config.depth} blocks, {config.num_heads} heads, patch {config.patch_size}",
-        "input": f"{card.spec.preprocess.size}, mean {card.spec.preprocess.mean}, std {card.spec.preprocess.std}",
+        "parameters": f"{opened.skeleton.num_params:,}",
+        "dtype": ", ".join(sorted({opened.flat[path].dtype.name for path in opened.skeleton.paths("param")})),
+        "digest": digest.value(),
+        "shape": ", ".join(f"{field} {getattr(spec.config, field)}" for field in serving()[spec.family].shape),
+        "input": f"{spec.preprocess.size}, mean {spec.preprocess.mean}, std {spec.preprocess.std}",
         "head": f"{card.num_classes} classes on {card.pool}" if card.num_classes else "-",
     }
     for name, value in rows.items():
         print(f"{name:<11}{value}")
-    _say(found.notes)
+    _say(opened.notes)
     return 0
 
 

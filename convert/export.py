@@ -1,22 +1,22 @@
-"""From our parameters back to PyTorch: a Hugging Face folder, Meta's `.pth`, or a folder that timm loads."""
+"""From our parameters back to PyTorch: a folder for transformers, timm or open_clip, or the original's `.pth`."""
 
 import dataclasses
 import json
 import re
+from collections import ChainMap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from convert import hf_config, preprocess, timm_config
-from convert.adapt import fit
 from convert.dtypes import FLOATS
-from convert.load import bound_table, load_pretrained
+from convert.family import POOL_WORDS, Layout
+from convert.load import bound_table, open_pretrained
 from convert.readers import HEAD, NOTES
-from convert.recognise import LAYOUTS
+from convert.recognise import head_keys
 from convert.store import Card
 from convert.swap import refuse_occupied, whole_folder
 from convert.table import Tensor
-from convert.tables.vit import TABLES
+from convert.tables import layouts, serving
 from convert.writers import MAX_SHARD_BYTES, write_pth, write_safetensors
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
@@ -36,10 +36,12 @@ def export(
 ) -> list[str]:
     """Writes the model found at SRC into the folder `out`, backbone and head, whole or not at all.
 
+    The weights pass through leaf by leaf: memory holds one leaf, or one part of a model of ours, at a time.
+
     Args:
-      layout: "hf", "meta" or "timm"; by default the layout that the weights came from.
+      layout: one of the family's layouts; by default the one that the weights came from.
       dtype: cast to "float32", "bfloat16" or "float16"; by default each tensor keeps its own.
-      source_layout, overrules: of SRC, as `load_pretrained` takes them (there as `layout`, `model`, ...).
+      source_layout, overrules: of SRC, as `open_pretrained` takes them (there as `layout`, `model`, ...).
 
     Returns:
       What a user should know, a line each: files, and what the layout cannot hold.
@@ -47,23 +49,56 @@ def export(
     Raises:
       UserError: on an unknown layout or dtype, if the target is there already, or holds files that no export writes.
     """
-    found = load_pretrained(src, layout=source_layout, **overrules)
-    layout = layout or found.card.layout or "hf"
-    family = found.card.spec.family
-    layouts = [name for name in LAYOUTS if (family, name) in TABLES]
-    for value, known, what in ((layout, layouts, f"{family} layout"), (dtype or "float32", FLOATS, "dtype")):
-        if value not in known:
-            raise UserError(f"there is no {what} {value!r}; {did_you_mean(value, known)}")
-    card, flat, notes = fit(found.card, found.flat, layout)
     out = Path(out)
-    if out.suffix in (".pth", ".safetensors"):
+    if out.suffix in (".pth", ".pt", ".safetensors"):
         raise UserError(f"--out takes a folder; {out} looks like a file")
+    if dtype is not None and dtype not in FLOATS:
+        raise UserError(f"there is no dtype {dtype!r}; {did_you_mean(dtype, FLOATS)}")
     refuse_occupied(out, overwrite, _exported)
-    writer = {"hf": _write_hf, "meta": _write_meta, "timm": _write_timm}[layout]
-    with whole_folder(out) as beside:
-        notes += writer(card, flat, beside, _cast(dtype), max_shard_bytes)
-        _write_json(beside / NOTES, _notes(card, layout))
+    with whole_folder(out) as beside, open_pretrained(src, layout=source_layout, **overrules) as opened:
+        card, known = opened.card, layouts(opened.card.spec)
+        layout = layout or (card.layout if card.layout in known else next(iter(known)))
+        if layout not in known:
+            raise UserError(f"there is no {card.spec.family} layout {layout!r}; {did_you_mean(layout, known)}")
+        fitted, flat, notes = card, opened.flat, list(opened.notes)
+        if layout != card.layout:
+            fitted, changes, more = serving()[card.spec.family].fit(card, flat, layout)
+            flat, notes = ChainMap(changes, flat), notes + more
+        notes += _write(fitted, flat, layout, beside, _cast(dtype), max_shard_bytes)
+        _write_json(beside / NOTES, _notes(fitted, layout))
     return [*notes, f"wrote {', '.join(sorted(path.name for path in out.iterdir()))} into {out}"]
+
+
+def _write(card: Card, flat, layout: str, folder: Path, cast: Callable, max_shard_bytes: int) -> list[str]:
+    """Weights and the JSON files beside them; notes on what the layout cannot hold."""
+    how = layouts(card.spec)[layout]
+    table = bound_table(card.spec, layout, card.num_classes > 0)
+    notes = [f"the {layout} layout has no place for {path}: left out" for path in table.lost(flat)] + how.notes(card)
+    of_head = head_keys(how.head)
+    tensors = [cast(t) for t in table.write(flat)]
+    backbone, head = ([t for t in tensors if (t.key in of_head) == wanted] for wanted in (False, True))
+    prefix = how.prefix(card) if head else ""
+    if prefix is None:
+        write_safetensors(folder / HEAD, head)
+        notes.append(
+            f"{layout} has no classification class for {card.spec.family} with pool {card.pool!r}: the head is in "
+            f"{HEAD}, logits = {of_head[0].removesuffix('.weight')}({POOL_WORDS[card.pool]})"
+        )
+        head = []
+    _write_weights(
+        how, card, folder, [t._replace(key=f"{prefix or ''}{t.key}") for t in backbone] + head, max_shard_bytes
+    )
+    for name, content in how.files(card, str(backbone[0].dtype)).items():
+        _write_json(folder / name, content)
+    return notes
+
+
+def _write_weights(how: Layout, card: Card, folder: Path, tensors: list[Tensor], max_shard_bytes: int) -> None:
+    target = folder / how.weights.format(name=card.spec.name)
+    if target.suffix != ".safetensors":
+        write_pth(target, tensors)
+    else:
+        write_safetensors(folder if how.sharded else target, tensors, max_shard_bytes=max_shard_bytes)
 
 
 def _exported(name: str) -> bool:
@@ -71,21 +106,15 @@ def _exported(name: str) -> bool:
     return bool(re.fullmatch("|".join(_FILES), name))
 
 
-_NAMES = "|".join(
-    map(re.escape, [*MODELS, *(f"{family}_custom" for family in {spec.family for spec in MODELS.values()})])
-)
+_NAMES = "|".join(re.escape(name) for name in [*MODELS, *(f"{name}_custom" for name in serving())])
 _FILES = (
-    r"model\.safetensors",
+    r"(open_clip_)?model\.safetensors",
     r"model\.safetensors\.index\.json",
     r"model-\d+-of-\d+\.safetensors",
     rf"({_NAMES})\.pth",
-    *map(re.escape, ("config.json", "preprocessor_config.json", HEAD, NOTES)),
+    r"(open_clip_)?config\.json",
+    *map(re.escape, ("preprocessor_config.json", HEAD, NOTES)),
 )
-
-
-def tensors(card: Card, flat: dict[str, Any], layout: str, *, head: bool) -> list[Tensor]:
-    """The state dict of a layout, ready to be written."""
-    return bound_table(card.spec, layout, head and card.num_classes > 0).write(flat)
 
 
 def _cast(dtype: str | None) -> Callable[[Tensor], Tensor]:
@@ -95,58 +124,14 @@ def _cast(dtype: str | None) -> Callable[[Tensor], Tensor]:
     return lambda t: Tensor(t.key, t.shape, to, lambda: t.make().astype(to)) if t.dtype in FLOATS.values() else t
 
 
-def _write_hf(card: Card, flat, out: Path, cast, max_shard_bytes: int) -> list[str]:
-    """config.json, preprocessor_config.json and safetensors, as `from_pretrained` reads them."""
-    joined = hf_config.head_class(card) is not None
-    backbone = [cast(t) for t in tensors(card, flat, "hf", head=False)]
-    head = [cast(t) for t in tensors(card, flat, "hf", head=True) if t.key.startswith("classifier.")]
-    if joined:
-        prefix = hf_config.PREFIXES[hf_config.model_type(card)]
-        backbone = [t._replace(key=f"{prefix}.{t.key}") for t in backbone] + head
-    write_safetensors(out, backbone, max_shard_bytes=max_shard_bytes)
-    notes = []
-    if head and not joined:
-        write_safetensors(out / HEAD, head)
-        notes.append(
-            f"transformers has no classification class for {card.spec.family} with pool {card.pool!r}: the head is "
-            f"in {HEAD}, logits = classifier({_POOL_WORDS[card.pool]})"
-        )
-    _write_json(out / "config.json", hf_config.config(card, str(backbone[0].dtype)))
-    _write_json(out / "preprocessor_config.json", preprocess.to_json(card.spec.preprocess))
-    return notes
-
-
-_POOL_WORDS = {
-    "cls": "class token",
-    "mean": "mean of the patch tokens",
-    "cls_mean": "class token and mean of the patch tokens, side by side",
-}
-
-
-def _write_meta(card: Card, flat, out: Path, cast, max_shard_bytes: int) -> list[str]:
-    """One .pth with the original repository's keys; the head, if any, as its `head`."""
-    target = out / f"{card.spec.name}.pth"
-    write_pth(target, [cast(t) for t in tensors(card, flat, "meta", head=True)])
-    return []
-
-
-def _write_timm(card: Card, flat, out: Path, cast, max_shard_bytes: int) -> list[str]:
-    """model.safetensors and a config.json that `timm.create_model("local-dir:...")` reads."""
-    state = [cast(t) for t in tensors(card, flat, "timm", head=True)]
-    write_safetensors(out / "model.safetensors", state)
-    _write_json(out / "config.json", timm_config.config(card))
-    if card.num_classes and card.pool == "cls_mean":
-        return [f"timm has no such pooling: logits = head({_POOL_WORDS['cls_mean']})"]
-    return []
-
-
 def _notes(card: Card, layout: str) -> dict[str, Any]:
     """What a user of the exported weights, and our own import, must know besides them."""
+    weights = layouts(card.spec)[layout].weights
     return {
         "model": card.spec.name,
         "layout": layout,
-        "file": f"{card.spec.name}.pth" if layout == "meta" else None,
-        "num_heads": card.spec.config.num_heads,
+        "file": weights.format(name=card.spec.name) if not weights.endswith(".safetensors") else None,
+        "num_heads": getattr(card.spec.config, "num_heads", None),
         "pool": card.pool,
         "class_names": list(card.class_names),
         "preprocess": dataclasses.asdict(card.spec.preprocess),

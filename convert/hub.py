@@ -6,7 +6,8 @@ from pathlib import Path
 from convert.store import is_model
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
-from jaxdino.models.registry import MODELS, ModelSpec
+from jaxdino.models.registry import MODELS
+from jaxdino.models.spec import ModelSpec
 
 FILES = ["*.json", "*.safetensors"]
 OLD_FILES = ["*.json", "pytorch_model*.bin"]

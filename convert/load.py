@@ -1,21 +1,51 @@
 """Weights from anywhere: a file, a folder, a hub name, a model of ours or a training run's workdir."""
 
 import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from flax import nnx
 
+from convert.channels import fit_channels
+from convert.family import Hints
 from convert.hub import find
+from convert.leaf import Leaf
 from convert.readers import Source, open_source
-from convert.recognise import Recognised, recognise
-from convert.store import Card, is_model, load_model
+from convert.recognise import Recognised, head_keys, recognise
+from convert.store import Card, is_model, open_model
 from convert.table import BoundTable
-from convert.tables.vit import HEADS, TABLES
+from convert.tables import layouts, serving
 from jaxdino.core.errors import UserError
-from jaxdino.core.params import digest, split
+from jaxdino.core.params import Digest, Skeleton, split
 from jaxdino.models.layers import Linear
-from jaxdino.models.registry import MODELS, ModelSpec, Preprocess
+from jaxdino.models.registry import MODELS
+from jaxdino.models.spec import ModelSpec, Preprocess
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """Weights that were recognised and checked from their header alone, and are read leaf by leaf.
+
+    Attributes:
+      card: what they are; its digest is "" where only reading would tell it.
+      flat: every parameter and buffer by path, in natural order, each read when asked for.
+      notes: what was left aside, and, once read, weights that are not finite: a line each.
+    """
+
+    card: Card
+    skeleton: Skeleton
+    flat: dict[str, Leaf]
+    notes: list[str]
+
+    def leaves(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Reads every leaf once."""
+        for path, leaf in self.flat.items():
+            array = np.asarray(leaf)
+            if not np.isfinite(array).all():
+                self.notes.append(f"warning: NaN or infinity in {path}")
+            yield path, array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +62,25 @@ class Pretrained:
     notes: tuple[str, ...] = ()
 
 
-def bound_table(spec: ModelSpec, layout: str, head: bool) -> BoundTable:
-    """The table of a family and layout, filled in for one model."""
-    table = TABLES[spec.family, layout] + (HEADS[layout] if head else [])
-    return BoundTable(table, spec.config)
+def load_pretrained(src: str | Path, **overrules) -> Pretrained:
+    """Reads weights whole: every key consumed or knowingly left aside, every leaf filled, shapes agreeing.
+
+    Args:
+      src, overrules: as `open_pretrained` takes them.
+
+    Raises:
+      UserError: with the missing, unexpected and mismatched keys and the nearest names. Nothing is loaded in part.
+    """
+    with open_pretrained(src, **overrules) as opened:
+        flat, digest = {}, Digest()
+        for path, array in opened.leaves():
+            digest.add(path, array)
+            flat[path] = array
+    return Pretrained(dataclasses.replace(opened.card, digest=digest.value()), flat, tuple(opened.notes))
 
 
-def load_pretrained(
+@contextmanager
+def open_pretrained(
     src: str | Path,
     *,
     model: str | None = None,
@@ -46,52 +88,57 @@ def load_pretrained(
     prefix: str | None = None,
     num_heads: int | None = None,
     drop_head: bool = False,
-) -> Pretrained:
-    """Reads weights whole: every key consumed or knowingly left aside, every leaf filled, shapes agreeing.
+    in_channels: int | None = None,
+) -> Iterator[Opened]:
+    """Opens weights: what they are is known and checked, and nothing but headers was read.
 
     Args:
       src: a file, a folder, a hub name, a model saved by `convert import`, or a workdir (its best model).
       model, layout, prefix, num_heads: overrule what the keys and shapes say.
       drop_head: leave a classification head in the source aside.
+      in_channels: of the images; the first convolution is adapted, see `convert.channels`.
 
     Raises:
-      UserError: with the missing, unexpected and mismatched keys and the nearest names. Nothing is loaded in part.
+      UserError: if the source cannot be found or read, or does not fit the model whole.
     """
     path = find(src)
     if is_model(path):
-        return _from_store(path, model, drop_head, {"layout": layout, "prefix": prefix, "num_heads": num_heads})
-    with open_source(path) as source:
-        return _from_source(source, model, layout, prefix, num_heads, drop_head)
+        overrules = {"layout": layout, "prefix": prefix, "num_heads": num_heads}
+        with open_model(path) as (card, flat):
+            yield fit_channels(_from_store(path, card, flat, model, drop_head, overrules), in_channels)
+    else:
+        with open_source(path) as source:
+            found = recognise_source(source, model=model, layout=layout, prefix=prefix, num_heads=num_heads)
+            yield fit_channels(_from_source(source, found, drop_head), in_channels)
 
 
-def _from_store(path: Path, model: str | None, drop_head: bool, overrules: dict) -> Pretrained:
+def _from_store(path: Path, card: Card, flat: dict, model: str | None, drop_head: bool, overrules: dict) -> Opened:
     if given := [name for name, value in overrules.items() if value is not None]:
         raise UserError(
             f"{path} is a model of ours, which knows what it is: {', '.join(given)} can only overrule others"
         )
-    card, flat = load_model(path)
     if model is not None and model != card.spec.name:
         raise UserError(f"{path} holds a {card.spec.name}, not a {model}")
+    notes = []
     if drop_head and card.num_classes:
-        flat = {key: value for key, value in flat.items() if not key.startswith("head.")}
-        note = f"the head of {card.num_classes} classes was left aside, as asked"
-        return Pretrained(dataclasses.replace(card, num_classes=0, class_names=()), flat, (note,))
-    return Pretrained(card, flat)
+        notes.append(f"the head of {card.num_classes} classes was left aside, as asked")
+        card = dataclasses.replace(card, num_classes=0, class_names=())
+    skeleton = card.spec.skeleton(card.num_classes, pool=card.pool)
+    return Opened(card, skeleton, {path: flat[path] for path in skeleton.entries if path in flat}, notes)
 
 
 def recognise_source(source: Source, *, model=None, layout=None, prefix=None, num_heads=None) -> Recognised:
     """What an open source holds; what our own export noted beside it counts unless it is overruled."""
     shapes = {key: source.shape(key) for key in source.keys()}  # noqa: SIM118 (a method of ours)
     noted = source.notes.get("model")
-    found = recognise(
-        shapes,
-        json=source.config,
-        preprocessor=source.preprocessor,
+    hints = Hints(
+        json=source.config or {},
+        num_heads=num_heads or source.notes.get("num_heads"),
         model=model or (noted if noted in MODELS else None),
         layout=layout or source.notes.get("layout"),
-        prefix=prefix,
-        num_heads=num_heads or source.notes.get("num_heads"),
+        extras=source.extras,
     )
+    found = recognise(shapes, preprocessor=source.preprocessor, prefix=prefix, hints=hints)
     if "preprocess" not in source.notes:
         return found
     preprocess = Preprocess.of(source.notes["preprocess"])
@@ -120,43 +167,43 @@ def card_of(found: Recognised, source: Source) -> Card:
 
 
 def _pool(found: Recognised, source: Source) -> str:
-    """What the head looks at: noted by our export, or told from its input width and timm's config.json."""
+    """What the head looks at: noted by our export, or as the family tells it."""
     if not found.num_classes:
         return found.spec.pool
     if "pool" in source.notes:
         return source.notes["pool"]
-    key = next(found.keys[name] for name in ("classifier.weight", "head.weight") if name in found.keys)
-    if source.shape(key)[1] == 2 * found.spec.config.width:
-        return "cls_mean"
-    return "mean" if (source.config or {}).get("global_pool") == "avg" else "cls"
+    key = next(key for key in head_keys(layouts(found.spec)[found.layout].head) if key in found.keys)
+    wide = source.shape(found.keys[key])[1] == 2 * found.spec.config.width
+    return serving()[found.spec.family].pool(found.spec, wide, source.config or {})
 
 
-def _from_source(source: Source, model, layout, prefix, num_heads, drop_head: bool) -> Pretrained:
-    found = recognise_source(source, model=model, layout=layout, prefix=prefix, num_heads=num_heads)
+def bound_table(spec: ModelSpec, layout: str, head: bool) -> BoundTable:
+    """The table of a family and layout, filled in for one model."""
+    how = layouts(spec)[layout]
+    return BoundTable(how.table + (how.head if head else ()), spec.config)
+
+
+def _from_source(source: Source, found: Recognised, drop_head: bool) -> Opened:
     card, notes = card_of(found, source), []
     if drop_head and card.num_classes:
         notes.append(f"the head of {card.num_classes} classes was left aside, as asked")
         card = dataclasses.replace(card, num_classes=0, class_names=())
     head = card.num_classes > 0
-    keys = {k: full for k, full in found.keys.items() if head or not k.startswith(("head.", "classifier."))}
+    aside = () if head else head_keys(layouts(found.spec)[found.layout].head)
+    keys = {key: full for key, full in found.keys.items() if key not in aside}
     skeleton = found.spec.skeleton(card.num_classes, pool=card.pool)
     table = bound_table(found.spec, found.layout, head)
     shapes = {key: source.shape(full) for key, full in keys.items()}
-    problems = table.check(shapes, skeleton, {key: source.dtype(full) for key, full in keys.items()})
+    dtypes = {key: source.dtype(full) for key, full in keys.items()}
+    problems = table.check(shapes, skeleton, dtypes)
     if problems:
         listed = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
         raise UserError(
             f"{source.origin['path']} does not fit {found.spec.name} ({found.layout} layout):\n  {listed}\n"
             f"Nothing was loaded. --model, --layout and --prefix overrule what was recognised."
         )
-    notes += _aside(found, table)
-    flat = {}
-    for leaf, array in table.read(lambda key: source.read(keys[key]), keys, skeleton):
-        flat[leaf] = array
-        if not np.isfinite(array).all():
-            notes.append(f"warning: NaN or infinity in {leaf}")
-    flat = {path: flat[path] for path in skeleton.entries}
-    return Pretrained(dataclasses.replace(card, digest=digest(flat)), flat, tuple(notes))
+    leaves = table.read(lambda key: source.read(keys[key]), dtypes, skeleton)
+    return Opened(card, skeleton, {path: leaves[path] for path in skeleton.entries}, notes + _aside(found, table))
 
 
 def _aside(found: Recognised, table: BoundTable) -> list[str]:
@@ -168,7 +215,7 @@ def _aside(found: Recognised, table: BoundTable) -> list[str]:
     return notes + [f"left aside {count} tensors under {group!r}" for group, count in sorted(groups.items())]
 
 
-def new_head(spec: ModelSpec, num_classes: int, pool: str, seed: int) -> dict[str, np.ndarray]:
+def new_head(spec: ModelSpec, num_classes: int, pool: str, seed: int) -> Mapping[str, np.ndarray]:
     """A fresh classification head as flat parameters: small random kernel, zero bias."""
     width = spec.config.width * (2 if pool == "cls_mean" else 1)
     _, flat = split(Linear(width, num_classes, rngs=nnx.Rngs(seed)))

@@ -2,48 +2,41 @@
 
 import dataclasses
 
+from convert.family import Family
 from jaxdino.core.errors import UserError
-from jaxdino.models.registry import MODELS, ModelSpec
-from jaxdino.models.vit import ViTConfig
-
-SHAPE_FIELDS = (
-    "patch_size",
-    "width",
-    "depth",
-    "num_heads",
-    "mlp_dim",
-    "swiglu",
-    "layer_scale",
-    "num_registers",
-    "positions",
-)
-"""What makes two checkpoints the same published model; the rest may vary with layout and training."""
+from jaxdino.models.registry import MODELS
+from jaxdino.models.spec import Config, ModelSpec
 
 
-def spec_of(config: ViTConfig, family: str, mean: tuple[float, ...]) -> ModelSpec:
+def spec_of(config: Config, name: str, family: Family, mean: tuple[float, ...]) -> ModelSpec:
     """The published model of these shapes, or a new one named after its family; `mean` tells twins apart."""
-    families = {"dino": ("dino", "vit"), "vit": ("vit", "dino")}.get(family, (family,))
+    names = (name, *(twin for twin in family.twins if name in family.twins and twin != name))
     alike = [
         spec
-        for wanted in families
+        for wanted in names
         for spec in MODELS.values()
-        if spec.family == wanted and all(getattr(spec.config, f) == getattr(config, f) for f in SHAPE_FIELDS)
+        if spec.family == wanted and not _unlike(spec, config, family)
     ]
     if alike:
         by_mean = [spec for spec in alike if spec.preprocess.mean == mean]
-        by_norm = [spec for spec in alike if spec.config.local_cls_norm == config.local_cls_norm]
-        return (by_mean or by_norm or alike)[0]
-    like = next(spec for spec in MODELS.values() if spec.family == family and spec.hub)
-    return dataclasses.replace(like, name=f"{family}_custom", hub=None)
+        return (by_mean or sorted(alike, key=lambda spec: -_in_common(spec.config, config)))[0]
+    like = min((spec for spec in MODELS.values() if spec.family == name), key=lambda spec: spec.hub is None)
+    return dataclasses.replace(like, name=f"{name}_custom", hub=None)
 
 
-def agree(spec: ModelSpec, config: ViTConfig) -> ModelSpec:
+def agree(spec: ModelSpec, config: Config, family: Family) -> ModelSpec:
     """`spec`; UserError with the fields in which the checkpoint is another model."""
-    wrong = [
-        f"{field}: the checkpoint has {getattr(config, field)}, {spec.name} has {getattr(spec.config, field)}"
-        for field in SHAPE_FIELDS
-        if getattr(config, field) != getattr(spec.config, field)
-    ]
-    if wrong:
+    if wrong := _unlike(spec, config, family):
         raise UserError(f"the checkpoint is not a {spec.name}: " + "; ".join(wrong))
     return spec
+
+
+def _unlike(spec: ModelSpec, config: Config, family: Family) -> list[str]:
+    """The fields of the shape in which a checkpoint is another model than the published one."""
+    pairs = ((field, getattr(config, field), getattr(spec.config, field)) for field in family.shape)
+    return [f"{field}: the checkpoint has {own}, {spec.name} has {its}" for field, own, its in pairs if own != its]
+
+
+def _in_common(published: Config, config: Config) -> int:
+    """How many fields two configurations of a family share."""
+    return sum(getattr(published, f.name) == getattr(config, f.name) for f in dataclasses.fields(config))

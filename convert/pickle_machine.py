@@ -32,11 +32,14 @@ FAULTS = (
 class Machine:
     """Runs one pickle from `stream` (which stays just behind its end) of at most `size` bytes.
 
-    `persistent` turns the id of a storage into our stand-in for it. UserError names the file `where`, the
-    byte, and the opcode or global that was refused.
+    `persistent` turns the id of a storage into our stand-in for it, `find` a name into its. UserError names the file
+    `where`, the byte, and the opcode or global that was refused.
     """
 
-    def __init__(self, stream: BinaryIO, size: int, persistent: Callable, where: str):
+    def __init__(
+        self, stream: BinaryIO, size: int, persistent: Callable, where: str, find: Callable[..., object] = find_name
+    ):
+        self.find = find
         self.stream, self.left, self.persistent, self.where = stream, size, persistent, where
         self.stack: list = []
         self.marks: list[int] = []
@@ -150,14 +153,14 @@ def _dict_from_mark(machine: Machine) -> None:
 
 def _global(machine: Machine) -> None:
     module = machine.line()
-    machine.push(find_name(module, machine.line(), machine.where))
+    machine.push(machine.find(module, machine.line(), machine.where))
 
 
 def _stack_global(machine: Machine) -> None:
     module, name = machine.pop_last(2)
     if not (isinstance(module, str) and isinstance(name, str)):
         raise TypeError("a global's name is not text")
-    machine.push(find_name(module, name, machine.where))
+    machine.push(machine.find(module, name, machine.where))
 
 
 def _call(machine: Machine) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jaxdino.models.registry import Preprocess
+from jaxdino.models.spec import Preprocess
 
 _FILTERS = {2: "bilinear", 3: "bicubic"}
 
@@ -20,8 +20,29 @@ def from_json(own: Preprocess, json: Mapping[str, Any] | None) -> Preprocess:
         mean=tuple(json.get("image_mean", own.mean)),
         std=tuple(json.get("image_std", own.std)),
         size=(height, width),
-        crop_pct=min(height, width) / edge if cropped and edge else 1.0,
+        crop_pct=min(height, width) / edge if cropped and edge else _crop_pct(json, min(height, width)),
         interpolation=_FILTERS.get(json.get("resample"), own.interpolation),
+    )
+
+
+def _crop_pct(json: Mapping[str, Any], side: int) -> float:
+    """transformers' ConvNextImageProcessor says it outright, and minds it below 384 pixels."""
+    return json.get("crop_pct") or 1.0 if side < 384 else 1.0
+
+
+def from_timm(json: Mapping[str, Any]) -> Preprocess | None:
+    """What the config.json of a timm folder says; None if it says nothing."""
+    given = json.get("pretrained_cfg") or {}
+    if not given.keys() >= {"mean", "std", "input_size"}:
+        return None
+    own = Preprocess()
+    filters = _FILTERS.values()
+    return Preprocess(
+        mean=tuple(given["mean"]),
+        std=tuple(given["std"]),
+        size=tuple(given["input_size"][1:]),
+        crop_pct=given.get("crop_pct", own.crop_pct),
+        interpolation=given["interpolation"] if given.get("interpolation") in filters else own.interpolation,
     )
 
 

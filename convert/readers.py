@@ -18,6 +18,8 @@ FOLDER_FILES = (
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
 )
 HEAD = "head.safetensors"
 NOTES = "jaxdino.json"
@@ -149,6 +151,8 @@ def _open_folder(folder: Path) -> Source:
     name = next((name for name in FOLDER_FILES if (folder / name).is_file()), None)
     name = name or _only_checkpoint(folder)
     config = _json(folder / "config.json")
+    if config is None or name.startswith("open_clip_"):
+        config = _json(folder / "open_clip_config.json") or config
     preprocessor = _json(folder / "preprocessor_config.json")
     source = _open_shards(folder, name) if name.endswith(".json") else _open_file(folder / name)
     if (folder / HEAD).is_file():

@@ -4,18 +4,21 @@ The parameters are parted, since Orbax copies what it writes: a part at a time, 
 """
 
 import dataclasses
+import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from convert.leaf import Leaf
 from convert.swap import refuse_occupied, whole_folder
 from jaxdino.core.errors import UserError
-from jaxdino.core.params import digest
-from jaxdino.models.registry import ModelSpec, Preprocess
-from jaxdino.models.vit import ViTConfig
+from jaxdino.core.params import Digest, Skeleton
+from jaxdino.models import registry
+from jaxdino.models.spec import ModelSpec
 
 CARD, PARAMS = "model.json", "params"
 PART_BYTES = 1 << 27
@@ -49,9 +52,7 @@ class Card:
     def from_json(cls, text: str) -> "Card":
         """The inverse of `to_json`."""
         fields = json.loads(text)
-        spec = fields.pop("spec")
-        config = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.pop("config").items()}
-        spec = ModelSpec(config=ViTConfig(**config), preprocess=Preprocess.of(spec.pop("preprocess")), **spec)
+        spec = registry.from_json(fields.pop("spec"))
         return cls(spec=spec, class_names=tuple(fields.pop("class_names")), **fields)
 
 
@@ -65,8 +66,13 @@ def refuse_foreign(folder: str | Path, overwrite: bool) -> None:
     refuse_occupied(folder, overwrite, {CARD, PARAMS}.__contains__)
 
 
-def save_model(folder: str | Path, card: Card, flat: Mapping[str, Any], *, overwrite: bool = False) -> Card:
+def save_model(
+    folder: str | Path, card: Card, flat: Mapping[str, Any] | Iterable[tuple[str, Any]], *, overwrite: bool = False
+) -> Card:
     """Writes the model beside the folder and then renames it there, so that it is there whole or not at all.
+
+    Args:
+      flat: arrays by path; or pairs of both in natural order, each made when its turn comes.
 
     Returns:
       The card as written, with the digest of `flat`.
@@ -74,15 +80,23 @@ def save_model(folder: str | Path, card: Card, flat: Mapping[str, Any], *, overw
     Raises:
       UserError: if the folder is there already and not to be overwritten, or holds what is none of a model's files.
     """
+    refuse_foreign(folder, overwrite)
+    with whole_folder(folder) as beside:
+        return write_model(beside, card, flat.items() if isinstance(flat, Mapping) else flat)
+
+
+def write_model(folder: Path, card: Card, leaves: Iterable[tuple[str, Any]]) -> Card:
+    """Writes a model into an empty folder, leaf by leaf; see `save_model`."""
     import orbax.checkpoint as ocp
 
-    refuse_foreign(folder, overwrite)
-    card = dataclasses.replace(card, digest=digest(flat))
-    with whole_folder(folder) as beside:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            for number, part in enumerate(_parts(flat)):
-                checkpointer.save(beside / PARAMS / f"{number:05d}", part)
-        (beside / CARD).write_text(card.to_json())
+    digest = Digest()
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        for number, part in enumerate(_parts(leaves)):
+            for path, array in part.items():
+                digest.add(path, array)
+            checkpointer.save(folder / PARAMS / f"{number:05d}", part)
+    card = dataclasses.replace(card, digest=digest.value())
+    (folder / CARD).write_text(card.to_json())
     return card
 
 
@@ -97,37 +111,89 @@ def load_model(folder: str | Path) -> tuple[Card, dict[str, np.ndarray]]:
     Raises:
       UserError: if the parameters are damaged: they do not have the digest that the card tells.
     """
+    with open_model(folder) as (card, flat):
+        return card, {path: np.asarray(leaf) for path, leaf in flat.items()}
+
+
+@contextmanager
+def open_model(folder: str | Path) -> Iterator[tuple[Card, dict[str, Leaf]]]:
+    """A model's card and its leaves in natural order, each read when asked for.
+
+    Raises:
+      UserError: on leaving, if what was read does not have the digest that the card tells. Leaves that nobody asked
+        for are read then.
+    """
     import orbax.checkpoint as ocp
 
     folder = Path(folder).absolute()
     card = load_card(folder)
     skeleton = card.spec.skeleton(card.num_classes, pool=card.pool)
-    flat: dict[str, np.ndarray] = {}
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        with _readable(folder):
+            parts = _Parts(checkpointer, folder)
+        yield card, parts.leaves(skeleton)
+        for path in parts.places.keys() - parts.seen:
+            parts.read(path)
+        if parts.digest.value() != card.digest:
+            raise UserError(f"the parameters in {folder} are damaged: their digest is not the one in {CARD}")
+
+
+class _Parts:
+    """The parts of a model on disk; the one read last is held."""
+
+    def __init__(self, checkpointer: Any, folder: Path):
+        self.checkpointer, self.folder = checkpointer, folder
+        self.places: dict[str, tuple[Path, Any]] = {}
+        for part in sorted((folder / PARAMS).iterdir()):
+            tree = checkpointer.metadata(part).item_metadata.tree
+            self.places |= {path: (part, entry) for path, entry in tree.items()}
+        self.digest, self.seen = Digest(), set()
+        self._held: tuple[Path | None, dict[str, np.ndarray]] = (None, {})
+
+    def leaves(self, skeleton: Skeleton) -> dict[str, Leaf]:
+        """Leaves in the skeleton's order."""
+        return {
+            path: Leaf(tuple(entry.shape), np.dtype(entry.dtype), functools.partial(self.read, path))
+            for path in skeleton.entries
+            if path in self.places
+            for _, entry in [self.places[path]]
+        }
+
+    def read(self, path: str) -> np.ndarray:
+        """One leaf; its part is read if it is not the one held."""
+        part, _ = self.places[path]
+        if self._held[0] != part:
+            self._held = (None, {})
+            with _readable(self.folder):
+                self._held = (part, self.checkpointer.restore(part, restore_args=self._as_numpy(part)))
+        array = self._held[1][path]
+        if path not in self.seen:
+            self.digest.add(path, array)
+            self.seen.add(path)
+        return array
+
+    def _as_numpy(self, part: Path) -> dict[str, Any]:
+        import orbax.checkpoint as ocp
+
+        return {path: ocp.RestoreArgs(restore_type=np.ndarray) for path, (p, _) in self.places.items() if p == part}
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """What Orbax says of damaged files, as one clear error."""
     try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            for part in sorted((folder / PARAMS).iterdir()):
-                flat |= checkpointer.restore(part, restore_args=_as_numpy(checkpointer, part))
+        yield
     except (ValueError, OSError, KeyError) as err:
         raise UserError(f"the parameters in {folder} cannot be read: {str(err).splitlines()[0]}") from err
-    flat = {path: flat[path] for path in skeleton.entries if path in flat}
-    if digest(flat) != card.digest:
-        raise UserError(f"the parameters in {folder} are damaged: their digest is not the one in {CARD}")
-    return card, flat
 
 
-def _parts(flat: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _parts(leaves: Iterable[tuple[str, Any]]) -> Iterator[dict[str, np.ndarray]]:
     """The parameters in pieces of at most PART_BYTES, or one leaf."""
     part, size = {}, 0
-    for path, array in flat.items():
-        if part and size + array.nbytes > PART_BYTES:
+    for path, leaf in leaves:
+        if part and size + leaf.nbytes > PART_BYTES:
             yield part
             part, size = {}, 0
-        part[path] = array
-        size += array.nbytes
+        part[path] = np.asarray(leaf)
+        size += leaf.nbytes
     yield part
-
-
-def _as_numpy(checkpointer: Any, part: Path) -> dict[str, Any]:
-    import orbax.checkpoint as ocp
-
-    return {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in checkpointer.metadata(part).item_metadata.tree}

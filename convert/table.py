@@ -1,21 +1,25 @@
 """A weight mapping is one table of invertible rules, read forwards on import and backwards on export.
 
-Keys and paths are templates over the block number, `{i}`. A rule that joins several keys fuses them along the
-output axis, which is the last axis on our side. What a layout does not hold is said with `absent`, what it holds
-and we can compute with `derive`, and what carries no information with `drop`.
+Keys and paths are templates over the places of a configuration: `{i}` is each block's number, `{s}.{i}` each stage's
+and block's. A rule that joins several keys fuses them along the output axis, which is the last axis on our side. What
+a layout does not hold is said with `absent`, what it holds and we can compute with `derive`, and what carries no
+information with `drop`.
 """
 
 import dataclasses
 import fnmatch
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from convert.leaf import Leaf
 from convert.ops import Op
 from jaxdino.core.errors import UserError
-from jaxdino.core.params import Skeleton
+from jaxdino.core.params import Skeleton, natural_key
 from jaxdino.core.rules import nearest
 
 When = Callable[[Any], bool]
@@ -31,20 +35,38 @@ class Rule:
     op: Op
     when: When
 
-    def at(self, i: int | str) -> "Rule":
-        """The rule for block `i`."""
-        keys = tuple(key and key.replace("{i}", str(i)) for key in self.keys)
-        return dataclasses.replace(self, keys=keys, path=self.path.replace("{i}", str(i)))
+    def at(self, place: Mapping[str, int]) -> "Rule":
+        """The rule for one place."""
+        keys = tuple(key and key.format(**place) for key in self.keys)
+        return dataclasses.replace(self, keys=keys, path=self.path.format(**place))
 
 
 @dataclasses.dataclass(frozen=True)
 class Derived:
-    """A key that export computes: `make(config)` in the dtype of the leaf `like`; an import must hold that value."""
+    """A key that export computes: `make(config)`, in the dtype of the leaf `like` if any; imports must hold it."""
 
     key: str
     make: Callable[[Any], np.ndarray]
-    like: str
+    like: str | None
     when: When
+
+    def at(self, place: Mapping[str, int]) -> "Derived":
+        """The key for one place."""
+        return dataclasses.replace(self, key=self.key.format(**place), like=self.like and self.like.format(**place))
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeated:
+    """A key that holds the leaf of another rule once more: an import must hold the same, export writes it again."""
+
+    key: str
+    path: str
+    op: Op
+    when: When
+
+    def at(self, place: Mapping[str, int]) -> "Repeated":
+        """The key for one place."""
+        return dataclasses.replace(self, key=self.key.format(**place), path=self.path.format(**place))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +76,10 @@ class Absent:
     path: str
     make: Callable[[Any], np.ndarray]
     when: When
+
+    def at(self, place: Mapping[str, int]) -> "Absent":
+        """The leaf at one place."""
+        return dataclasses.replace(self, path=self.path.format(**place))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +105,14 @@ def fuse(keys: Sequence[str | None], path: str, op: Op, when: When = always) -> 
     return Rule(tuple(keys), path, op, when)
 
 
-def derive(key: str, make: Callable, like: str, when: When = always) -> Derived:
-    """A buffer of the layout that follows from the configuration, in the dtype of the leaf `like`."""
+def derive(key: str, make: Callable, like: str | None, when: When = always) -> Derived:
+    """A buffer of the layout that follows from the configuration, in the dtype of the leaf `like` or its own."""
     return Derived(key, make, like, when)
+
+
+def repeat(key: str, path: str, op: Op, when: When = always) -> Repeated:
+    """A second key of a leaf: one module under two names."""
+    return Repeated(key, path, op, when)
 
 
 def absent(path: str, make: Callable, when: When = always) -> Absent:
@@ -104,20 +135,19 @@ class Tensor(NamedTuple):
 
 
 class BoundTable:
-    """A table bound to a configuration: block numbers filled in, conditions decided."""
+    """A table bound to a configuration: places filled in, conditions decided."""
 
     def __init__(self, table: Iterable, config):
         self.config = config
-        chosen = [entry for entry in table if isinstance(entry, Dropped) or entry.when(config)]
-        self.rules = [r for entry in chosen if isinstance(entry, Rule) for r in _expand(entry, config.depth)]
-        self.derived = [
-            dataclasses.replace(entry, key=entry.key.replace("{i}", str(i)), like=entry.like.replace("{i}", str(i)))
-            for entry in chosen
-            if isinstance(entry, Derived)
-            for i in (range(config.depth) if "{i}" in entry.key else [0])
-        ]
-        self.absent = [entry for entry in chosen if isinstance(entry, Absent)]
-        self.dropped = [entry for entry in chosen if isinstance(entry, Dropped)]
+        self.dropped = [entry for entry in table if isinstance(entry, Dropped)]
+        chosen = [entry for entry in table if not isinstance(entry, Dropped) and entry.when(config)]
+        places = config.places()
+        entries = [entry.at(place) for entry in chosen for place in _places(entry, places)]
+        rules = [entry for entry in entries if isinstance(entry, Rule)]
+        self.rules = sorted(rules, key=lambda r: natural_key(r.path))  # the order in which leaves lie on disk
+        self.derived = [entry for entry in entries if isinstance(entry, Derived)]
+        self.repeated = [entry for entry in entries if isinstance(entry, Repeated)]
+        self.absent = [entry for entry in entries if isinstance(entry, Absent)]
 
     def why_dropped(self, key: str) -> str | None:
         """The reason a key is left aside, or None if no rule says so."""
@@ -132,84 +162,123 @@ class BoundTable:
         for r in self.rules:
             wanted.update(key for key in r.keys if key)
             problems += _missing(r, shapes) or _mismatched(r, shapes, skeleton)
-            problems += [
-                f"not floating point: {key} is {dtypes[key]}"
-                for key in r.keys
-                if key in dtypes and not _floats(dtypes[key])
-            ]
-        wanted.update(entry.key for entry in self.derived)
+            problems += [_mistyped(r, key, dtypes[key]) for key in r.keys if key in dtypes]
+        wanted.update(entry.key for entry in (*self.derived, *self.repeated))
+        gone = [entry for entry in self.repeated if entry.key not in shapes]
+        problems += [f"missing {entry.key}, which repeats {entry.path}" for entry in gone]
         for key in shapes:
             if key not in wanted and self.why_dropped(key) is None:
                 problems.append(f"unexpected {key} {shapes[key]} (nearest: {', '.join(nearest(key, wanted))})")
         filled = {r.path for r in self.rules} | {entry.path for entry in self.absent}
         problems += [f"nothing fills {path}" for path in skeleton.entries if path not in filled]
-        return problems
+        return [problem for problem in problems if problem]
 
-    def read(self, read: Reader, keys: Iterable[str], skeleton: Skeleton) -> Iterator[tuple[str, np.ndarray]]:
-        """Yields (path, array) leaf by leaf; only one leaf and its source tensors are held at a time."""
-        keys = set(keys)
+    def read(self, read: Reader, dtypes: Mapping[str, np.dtype], skeleton: Skeleton) -> dict[str, Leaf]:
+        """Every leaf by path, each read when asked for.
+
+        Args:
+          dtypes: of the source's keys.
+
+        Raises:
+          UserError: if a key that `derive` speaks of does not hold what it should.
+        """
         for entry in self.derived:
-            if entry.key in keys and not np.array_equal(read(entry.key), entry.make(self.config)):
+            if entry.key in dtypes and not np.array_equal(read(entry.key), entry.make(self.config)):
                 raise UserError(f"{entry.key} does not hold the values that this model's forward pass stands for")
+        leaves = {}
         for r in self.rules:
-            parts = [None if key is None else r.op.forward(read(key)) for key in r.keys]
-            yield r.path, _join(parts)
+            dtype = r.op.ours or np.result_type(*(dtypes[key] for key in r.keys if key))
+            leaves[r.path] = Leaf(skeleton.entries[r.path].shape, dtype, functools.partial(_joined, r, read))
+        for entry in self.repeated:
+            if not np.array_equal(entry.op.forward(read(entry.key)), np.asarray(leaves[entry.path]), equal_nan=True):
+                raise UserError(f"{entry.key} is another name of {entry.path}, but holds other values")
         for entry in self.absent:
             if entry.path in skeleton.entries:
-                yield entry.path, entry.make(self.config)
+                array = entry.make(self.config)
+                leaves[entry.path] = Leaf(array.shape, array.dtype, lambda array=array: array)
+        return leaves
 
     def write(self, flat: Mapping[str, Any]) -> list[Tensor]:
         """The source tensors that `flat` holds, each made when asked for; leaves without a key are left out."""
         tensors = []
         for r in self.rules:
-            array, start = flat[r.path], 0
-            size = array.shape[-1] // len(r.keys)
+            leaf = _Shared(flat[r.path], sum(key is not None for key in r.keys))
+            dtype = r.op.theirs or np.dtype(leaf.array.dtype)
             for n, key in enumerate(r.keys):
-                part = _Part(array, r.op, start + n * size, size if len(r.keys) > 1 else None)
                 if key is not None:
-                    tensors.append(Tensor(key, part.shape(), np.dtype(array.dtype), part))
+                    part = _Part(leaf, r.op, n, len(r.keys))
+                    tensors.append(Tensor(key, part.shape(), dtype, part))
+        for entry in self.repeated:
+            part = _Part(_Shared(flat[entry.path], 1), entry.op, 0, 1)
+            tensors.append(Tensor(entry.key, part.shape(), np.dtype(flat[entry.path].dtype), part))
         for entry in self.derived:
-            value = entry.make(self.config).astype(flat[entry.like].dtype)
+            value = entry.make(self.config)
+            value = value if entry.like is None else value.astype(flat[entry.like].dtype)
             tensors.append(Tensor(entry.key, value.shape, value.dtype, lambda value=value: value))
         return tensors
 
     def lost(self, flat: Mapping[str, Any]) -> list[str]:
-        """Leaves of `flat` that the layout has no key for."""
-        kept = {r.path for r in self.rules}
+        """Leaves of `flat` that the layout has no key for and no import would make again."""
+        kept = {r.path for r in self.rules} | {entry.path for entry in self.absent}
         return [path for path in flat if path not in kept]
+
+
+class _Shared:
+    """A leaf that several keys are cut from: read for the first, let go of after the last."""
+
+    def __init__(self, array: Any, uses: int):
+        self.array, self.uses, self._held = array, uses, None
+
+    def take(self) -> np.ndarray:
+        held = np.asarray(self.array) if self._held is None else self._held
+        self.uses -= 1
+        self._held = held if self.uses > 0 else None
+        return held
 
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """A slice of a leaf on its way out."""
+    """The n-th of `count` even slices of a leaf's last axis, on its way out."""
 
-    array: Any
+    leaf: _Shared
     op: Op
-    start: int
-    size: int | None
+    n: int
+    count: int
 
-    def _cut(self, array):
-        return array if self.size is None else array[..., self.start : self.start + self.size]
+    def _cut(self, array: np.ndarray) -> np.ndarray:
+        if self.count == 1:
+            return array
+        size = array.shape[-1] // self.count
+        return array[..., self.n * size : (self.n + 1) * size]
 
     def shape(self) -> tuple[int, ...]:
-        return self.op.inverse(self._cut(np.broadcast_to(np.zeros((), bool), self.array.shape))).shape
+        return self.op.inverse(self._cut(np.broadcast_to(np.zeros((), bool), self.leaf.array.shape))).shape
 
     def __call__(self) -> np.ndarray:
-        return np.ascontiguousarray(self.op.inverse(self._cut(np.asarray(self.array))))
+        return np.asarray(self.op.inverse(self._cut(self.leaf.take())), order="C")
 
 
-def _floats(dtype: np.dtype) -> bool:
-    return jax.dtypes.issubdtype(dtype, np.floating)
+def _mistyped(r: Rule, key: str, dtype: np.dtype) -> str | None:
+    if r.op.theirs is not None:
+        return None if dtype == r.op.theirs else f"not {r.op.theirs}: {key} is {dtype}"
+    return None if jax.dtypes.issubdtype(dtype, np.floating) else f"not floating point: {key} is {dtype}"
 
 
-def _expand(r: Rule, depth: int) -> list[Rule]:
-    return [r.at(i) for i in range(depth)] if "{i}" in r.path else [r]
+def _places(entry: Rule | Derived | Repeated | Absent, places: Iterable[Mapping[str, int]]) -> list[dict[str, int]]:
+    """The distinct places that the entry's template speaks of; one empty place if it has no placeholder."""
+    templates = [*getattr(entry, "keys", ()), getattr(entry, "key", None), getattr(entry, "path", None)]
+    names = dict.fromkeys(re.findall(r"{(\w+)}", " ".join(filter(None, templates))))
+    if not names:
+        return [{}]
+    found = [{name: place[name] for name in names} for place in places if place.keys() >= set(names)]
+    return [dict(items) for items in dict.fromkeys(tuple(place.items()) for place in found)]
 
 
-def _join(parts: list[np.ndarray | None]) -> np.ndarray:
+def _joined(r: Rule, read: Reader) -> np.ndarray:
+    parts = [None if key is None else r.op.forward(read(key)) for key in r.keys]
     given = next(part for part in parts if part is not None)
     parts = [np.zeros_like(given) if part is None else part for part in parts]
-    return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1))
+    return np.asarray(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1), order="C")
 
 
 def _missing(r: Rule, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -222,7 +291,11 @@ def _mismatched(r: Rule, shapes: Mapping[str, tuple[int, ...]], skeleton: Skelet
         return [f"the model has no {r.path} for {r.keys[0]} (nearest: {', '.join(nearest(r.path, skeleton.entries))})"]
     given = [r.op.shape(shapes[key]) for key in r.keys if key]
     want = skeleton.entries[r.path].shape
-    if None not in given and len(set(given)) == 1 and (*given[0][:-1], given[0][-1] * len(r.keys)) == want:
+    if None not in given and len(set(given)) == 1 and _widened(given[0], len(r.keys)) == want:
         return []
     held = ", ".join(f"{key} {shapes[key]}" for key in r.keys if key)
     return [f"mismatched {held} do not make {r.path} {want}"]
+
+
+def _widened(shape: tuple[int, ...], times: int) -> tuple[int, ...]:
+    return shape if times == 1 else (*shape[:-1], shape[-1] * times)

@@ -1,7 +1,8 @@
-"""PyTorch's two checkpoint formats, read without torch: where each tensor lies, and what else is there.
+"""PyTorch's checkpoint formats, read without torch: where each tensor lies, and what else is there.
 
 The zip format (torch 1.6 and later) keeps a pickle in `<root>/data.pkl` and each storage, uncompressed, in
-`<root>/data/<key>`. The older format is five pickles in a row, then the storages, each behind its length.
+`<root>/data/<key>`; a TorchScript archive (see convert/torchscript.py) does so too. The older format is five pickles
+in a row, then the storages, each behind its length.
 Source: pytorch/pytorch torch/serialization.py.
 """
 
@@ -13,7 +14,8 @@ from collections.abc import Callable
 
 from convert.pickle_machine import Machine
 from convert.spans import BinaryFile, Span, is_row_major
-from convert.torch_names import Storage, StorageType, Tensor
+from convert.torch_names import Storage, StorageType, Tensor, find_name
+from convert.torchscript import CODE, ScriptObject, find_script_name, is_program, unwrap
 from convert.tree import flatten
 from jaxdino.core.errors import UserError
 
@@ -26,12 +28,17 @@ Records = dict[str, tuple[int, int]]
 
 
 def read_torch(file: BinaryFile) -> tuple[dict[str, Span], dict[str, object]]:
-    """Spans by joined key, and the leaves that are no tensors. UserError names what is wrong or refused."""
+    """Spans by joined key, and the leaves that are no tensors. UserError names what is wrong or refused.
+
+    Of a TorchScript archive the one leaf is "torchscript", the name of the model's class.
+    """
     if file.read(0, 4) == b"PK\x03\x04":
         tree, starts, swap = _read_zip(file)
     else:
         tree, starts, swap = _read_legacy(file)
     tensors, extras = flatten(tree, str(file.path))
+    if isinstance(tree, ScriptObject):
+        extras = {"torchscript": tree.name}
     spans = {key: _span(file, key, tensor, starts, swap) for key, tensor in tensors.items()}
     return spans, extras
 
@@ -89,17 +96,15 @@ def _read_zip(file: BinaryFile) -> tuple[object, dict[str, int], bool]:
         found = ", ".join(sorted(records)[:5]) or "nothing"
         raise UserError(f"{file.path}: a zip without one data.pkl, so no PyTorch checkpoint (holds {found})")
     root = roots[0]
-    if f"{root}constants.pkl" in records or any(name.startswith(f"{root}code/") for name in records):
-        raise UserError(
-            f"{file.path}: a TorchScript program, not a state dict. Save its weights alone: "
-            f"torch.save(torch.jit.load(file).state_dict(), 'weights.pth')"
-        )
+    program = is_program(name.removeprefix(root) for name in records)
     start, size = records[f"{root}data.pkl"]
     if size > MAX_PICKLE_BYTES:
         raise UserError(f"{file.path}: data.pkl has {size} bytes, above the limit of {MAX_PICKLE_BYTES}")
     storages = _Storages()
     stream = io.BytesIO(file.read(start, size))
-    tree = Machine(stream, size, storages, str(file.path)).run()
+    find = find_script_name if program else find_name
+    tree = Machine(stream, size, storages, str(file.path), find).run()
+    tree = unwrap(tree, str(file.path)) if program else tree
     starts = {}
     for key, need in storages.bytes.items():
         if f"{root}data/{key}" not in records:
@@ -130,9 +135,10 @@ def _records(file: BinaryFile) -> Records:
         name = info.filename
         if name in records:
             raise UserError(f"{file.path}: the zip names {name!r} twice")
-        if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size or info.flag_bits & 1:
+        plain = info.compress_type == zipfile.ZIP_STORED and info.file_size == info.compress_size
+        if info.flag_bits & 1 or not (plain or name.partition("/")[2].startswith(CODE)):
             raise UserError(f"{file.path}: record {name!r} is compressed or encrypted; torch.save stores plainly")
-        records[name] = (_first_byte(file, info), info.file_size)
+        records[name] = (_first_byte(file, info), info.compress_size)
     at, last = 0, ""
     for (start, size), name in sorted((place, name) for name, place in records.items()):
         if start + size > file.size:

@@ -1,17 +1,20 @@
 """Runs the PyTorch original beside our model on one image and tells the largest differences."""
 
 import dataclasses
+import importlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from convert.hub import find
-from convert.load import load_pretrained, recognise_source
-from convert.readers import Source, open_source
+from convert.load import Pretrained, load_pretrained, recognise_source
+from convert.readers import open_source
 from convert.store import is_model
+from convert.tables import serving
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import bind
-from jaxdino.models.registry import ModelSpec
+from jaxdino.models.spec import ModelSpec
 
 TOLERANCE = 1e-5
 
@@ -26,7 +29,7 @@ class Difference:
 
 
 def verify(src: str | Path, *, image: str | Path | None = None, **overrules) -> tuple[ModelSpec, str, list[Difference]]:
-    """Compares at the embedding, after each block and at the output, in float32.
+    """Compares at the family's places (the embedding, each block, the output), in float32.
 
     Args:
       src: a PyTorch checkpoint: a file, a Hugging Face folder or a hub name.
@@ -47,12 +50,13 @@ def verify(src: str | Path, *, image: str | Path | None = None, **overrules) -> 
         raise UserError("verify runs the PyTorch original: install torch (CPU is enough), then call it again") from None
     with open_source(path) as source:
         found = recognise_source(source, **overrules)
-        pixels = _pixels(found.spec, image)
-        ours = _ours(load_pretrained(path, drop_head=True, **overrules), pixels)
-        original, theirs = _original(source, found, path, pixels)
-    places = ["embedding", *(f"block {i}" for i in range(found.spec.config.depth)), "output"]
-    pairs = zip(places, ours, theirs[: len(ours) - 1] + theirs[-1:], strict=True)
-    return found.spec, original, [_difference(place, a, b) for place, a, b in pairs]
+        reference = importlib.import_module(serving()[found.spec.family].reference)
+        inputs = reference.inputs(found.spec, _pixels(found.spec, image))
+        folder = path if path.is_dir() else path.parent
+        original, theirs = reference.original(found, source, folder, inputs)
+        ours = _ours(load_pretrained(path, drop_head=True, **overrules), reference.ours, inputs)
+    places = [(place, ours[place], theirs[place]) for place in theirs]
+    return found.spec, original, [_difference(*place) for place in places]
 
 
 def _pixels(spec: ModelSpec, image: str | Path | None) -> np.ndarray:
@@ -69,37 +73,17 @@ def _pixels(spec: ModelSpec, image: str | Path | None) -> np.ndarray:
     return ((pixels - mean) / std)[None]
 
 
-def _ours(found, pixels: np.ndarray) -> list[np.ndarray]:
+def _ours(found: Pretrained, look: Callable, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     import jax
 
-    spec = found.card.spec
-    skeleton = spec.skeleton()
-    flat = {path: np.asarray(array, np.float32) for path, array in found.flat.items()}
-
-    def forward(flat, pixels):
-        backbone = bind(skeleton, flat).backbone
-        states, _ = backbone.hidden_states(pixels)
-        return [*states, backbone.norm(states[-1])]
-
+    skeleton = found.card.spec.skeleton()
+    flat = {path: _float32(array) for path, array in found.flat.items()}
     with jax.default_matmul_precision("highest"):
-        return [np.asarray(state) for state in jax.jit(forward)(flat, pixels)]
+        return jax.tree.map(np.asarray, jax.jit(lambda flat, inputs: look(bind(skeleton, flat), inputs))(flat, inputs))
 
 
-def _original(source: Source, found, path: Path, pixels: np.ndarray) -> tuple[str, list[np.ndarray]]:
-    import torch
-
-    from convert.reference import StateDictViT, run_transformers
-
-    channels_first = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-    if found.layout == "hf":
-        folder = path if path.is_dir() else path.parent
-        if not (folder / "config.json").is_file():
-            raise UserError(
-                f"{folder}: transformers needs the Hugging Face folder, with config.json beside the weights"
-            )
-        return "transformers", run_transformers(str(folder), channels_first)
-    state = {key: torch.from_numpy(source.read(full).astype(np.float32)) for key, full in found.keys.items()}
-    return f"the {found.layout} state dict in torch", StateDictViT(state, found.spec.config)(channels_first)
+def _float32(array: np.ndarray) -> np.ndarray:
+    return array if np.issubdtype(array.dtype, np.integer) else np.asarray(array, np.float32)
 
 
 def _difference(place: str, ours: np.ndarray, theirs: np.ndarray) -> Difference:

@@ -23,7 +23,8 @@ from convert.store import Card, save_model
 from jaxdino.core.params import Flat, Skeleton, bind, split
 from jaxdino.data import device_aug, pipeline
 from jaxdino.data.sources import DataConfig, load_source
-from jaxdino.models.registry import DIGITS, ModelSpec
+from jaxdino.models.spec import ModelSpec
+from jaxdino.models.vits import DIGITS
 from jaxdino.objectives.masked import Masked, MaskedModel
 
 

@@ -11,3 +11,7 @@ CACHE = Path(tempfile.gettempdir()) / f"jaxdino-test-cache-{os.getuid()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("MPLBACKEND", "agg")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--record-parity", action="store_true", help="write convert/parity.json from the parity tests")

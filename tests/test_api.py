@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import jaxdino
-from jaxdino.models.registry import DIGITS
+from jaxdino.models.vits import DIGITS
 
 
 @pytest.fixture(scope="module")

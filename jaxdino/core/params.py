@@ -131,11 +131,27 @@ def bind(skeleton: Skeleton, flat: Mapping[str, jax.Array]) -> nnx.Module:
     return nnx.merge(skeleton.graphdef, nested)
 
 
+class Digest:
+    """SHA-256 of a model's leaves, given one by one in any order."""
+
+    def __init__(self):
+        self._lines: dict[str, str] = {}
+
+    def add(self, path: str, array: jax.Array | np.ndarray) -> None:
+        """Takes in a leaf: its path, dtype, shape and bytes."""
+        array = np.asarray(jax.device_get(array), order="C")
+        data = hashlib.sha256(array.reshape(-1).view(np.uint8)).hexdigest()
+        self._lines[path] = f"{path} {array.dtype.name} {array.shape} {data}\n"
+
+    def value(self) -> str:
+        """SHA-256 over the leaves' lines (path, dtype, shape, SHA-256 of the bytes) in natural order: 64 hex digits."""
+        lines = (self._lines[path] for path in sorted(self._lines, key=natural_key))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def digest(flat: Mapping[str, jax.Array]) -> str:
-    """SHA-256 over path, dtype, shape and bytes of every array, in natural order: 64 hex digits."""
-    sha = hashlib.sha256()
-    for path in sorted(flat, key=natural_key):
-        array = np.ascontiguousarray(jax.device_get(flat[path]))
-        sha.update(f"{path} {array.dtype.name} {array.shape}\n".encode())
-        sha.update(array.reshape(-1).view(np.uint8))
-    return sha.hexdigest()
+    """The `Digest` of all leaves at once."""
+    whole = Digest()
+    for path, array in flat.items():
+        whole.add(path, array)
+    return whole.value()

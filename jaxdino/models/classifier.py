@@ -9,7 +9,7 @@ from flax import nnx
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 from jaxdino.models.layers import Linear
-from jaxdino.models.vit import Output
+from jaxdino.models.output import Output
 
 POOLS = {
     "cls": lambda out: out.cls,

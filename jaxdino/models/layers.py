@@ -175,6 +175,27 @@ def _gelu_bwd(x, g):
 gelu.defvjp(_gelu_fwd, _gelu_bwd)
 
 
+@jax.custom_vjp
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """x sigmoid(1.702 x), inside float32: OpenAI's CLIP was trained with it. Source: openai/CLIP clip/model.py."""
+    x32 = x.astype(jnp.float32)
+    return (x32 * jax.nn.sigmoid(1.702 * x32)).astype(x.dtype)
+
+
+def _quick_gelu_fwd(x):
+    return quick_gelu(x), x
+
+
+def _quick_gelu_bwd(x, g):
+    """With s = sigmoid(1.702 x): s + 1.702 x s (1 - s), in float32 and from x alone."""
+    x32 = x.astype(jnp.float32)
+    s = jax.nn.sigmoid(1.702 * x32)
+    return ((g.astype(jnp.float32) * s * (1 + 1.702 * x32 * (1 - s))).astype(x.dtype),)
+
+
+quick_gelu.defvjp(_quick_gelu_fwd, _quick_gelu_bwd)
+
+
 def drop_path(branch_BxNxD: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Stochastic depth: zeroes the branch of a sample with probability `rate`, scales the others by 1/(1 - rate).
 
@@ -207,29 +228,34 @@ def _split_heads_bwd(num_heads, _, gs):
 split_heads.defvjp(_split_heads_fwd, _split_heads_bwd)
 
 
-def attention(q_BxHxNxd: jax.Array, k_BxHxNxd: jax.Array, v_BxHxNxd: jax.Array, implementation: str) -> jax.Array:
+def attention(
+    q_BxHxNxd: jax.Array, k_BxHxNxd: jax.Array, v_BxHxNxd: jax.Array, implementation: str, *, causal: bool = False
+) -> jax.Array:
     """softmax(q k^T / sqrt(d)) v, softmax in float32; (B, H, N, d) in and out.
 
     Args:
       implementation: "xla" (plain matmuls) or "cudnn" (flash attention; NVIDIA GPU, half precision).
+      causal: each query sees the keys up to its own place.
     """
     if implementation == "cudnn":
         to_bnhd = (jnp.swapaxes(t, 1, 2) for t in (q_BxHxNxd, k_BxHxNxd, v_BxHxNxd))
-        out = jax.nn.dot_product_attention(*to_bnhd, implementation="cudnn")
+        out = jax.nn.dot_product_attention(*to_bnhd, is_causal=causal, implementation="cudnn")
         return jnp.swapaxes(out, 1, 2)
-    return _attention(q_BxHxNxd, k_BxHxNxd, v_BxHxNxd)
+    return _attention(q_BxHxNxd, k_BxHxNxd, v_BxHxNxd, causal)
 
 
 _products = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
-@jax.custom_vjp
-def _attention(q, k, v):
-    return _attention_fwd(q, k, v)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _attention(q, k, v, causal):
+    return _attention_fwd(q, k, v, causal)[0]
 
 
-def _attention_fwd(q, k, v):
+def _attention_fwd(q, k, v, causal):
     scores = _products("bhqd,bhkd->bhqk", q * (1 / math.sqrt(q.shape[-1])), k)
+    if causal:
+        scores = jnp.where(jnp.tri(*scores.shape[-2:], dtype=bool)[None, None], scores, -jnp.inf)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
     inverse = 1 / weights.sum(axis=-1, keepdims=True)
     weights = weights.astype(v.dtype)  # divided by their sum after the value matmul: d columns instead of N
@@ -237,7 +263,7 @@ def _attention_fwd(q, k, v):
     return out, (q, k, v, out, weights, inverse)
 
 
-def _attention_bwd(residuals, g):
+def _attention_bwd(causal, residuals, g):
     """Every matmul on operands of v's dtype, summed in float32; with p the softmax, ds = p (dp - sum(g out)).
 
     Source: Dao et al. 2022, FlashAttention (arXiv:2205.14135), appendix B.4, for the sum over out.

@@ -43,6 +43,20 @@ def bicubic_matrix(n_in: int, n_out: int, scale: float, antialias: bool) -> np.n
     return matrix.astype(np.float32)
 
 
+def linear_matrix(n_in: int, n_out: int) -> np.ndarray:
+    """The (n_out, n_in) float32 matrix of torch's `interpolate`, mode "linear" or "bilinear", along one axis.
+
+    Without antialiasing, align_corners=False; the border is repeated.
+    Source: pytorch/pytorch aten/src/ATen/native/UpSample.h (area_pixel_compute_source_index).
+    """
+    centre = np.maximum((np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5, 0.0)
+    low = np.minimum(centre.astype(int), n_in - 1)
+    matrix = np.zeros((n_out, n_in))
+    np.add.at(matrix, (np.arange(n_out), low), 1 - (centre - low))
+    np.add.at(matrix, (np.arange(n_out), np.minimum(low + 1, n_in - 1)), centre - low)
+    return matrix.astype(np.float32)
+
+
 def resample_grid(table_hxwxD: jax.Array, size: tuple[int, int], *, offset: float, antialias: bool) -> jax.Array:
     """A learned position grid (h, w, D) at another size (h', w', D), float32.
 

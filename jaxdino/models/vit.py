@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,9 @@ from flax import nnx
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Buffer
 from jaxdino.models import positions
+from jaxdino.models.layer import Layer
 from jaxdino.models.layers import LayerNorm, LayerScale, Linear, attention, drop_path, gelu, linear, split_heads
+from jaxdino.models.output import Output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,29 +50,35 @@ class ViTConfig:
     pooler: bool = False
     norm_eps: float = 1e-6
     in_channels: int = 3
+    input_kernel: ClassVar[str] = "backbone.patch_embed.proj.kernel"
 
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.width // self.num_heads
 
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """From the input to the output: the embedding, each block, the final norm."""
+        stem = ("cls_token", "pos_embed", "register_tokens", "mask_token", "patch_embed", "rope")
+        top = ("norm", "local_cls_norm", "pooler")
+        return (
+            Layer("embed", "stem", tuple(f"backbone.{name}" for name in stem)),
+            *(Layer(f"blocks.{i}", "block", (f"backbone.blocks.{i}",)) for i in range(self.depth)),
+            Layer("norm", "norm", tuple(f"backbone.{name}" for name in top)),
+        )
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class Output:
-    """What a backbone gives, all after the final norm.
+    def places(self) -> list[dict[str, int]]:
+        """What a weight table's `{i}` stands for: each block."""
+        return [{"i": i} for i in range(self.depth)]
 
-    Attributes:
-      cls: (B, D) class token. patches: (B, h, w, D). registers: (B, R, D), R = 0 without registers.
-      pooled: (B, D) the family's pooled output: the class token, through the pooler if the model has one.
-      logits: (B, classes), or None without a head.
-    """
+    def with_channels(self, channels: int) -> "ViTConfig":
+        """The same for images of so many channels."""
+        return dataclasses.replace(self, in_channels=channels)
 
-    cls: jax.Array
-    patches: jax.Array
-    registers: jax.Array
-    pooled: jax.Array
-    logits: jax.Array | None = None
+    def build(self, **how) -> "ViT":
+        """The network with random parameters; `how` as `ViT` takes it."""
+        return ViT(self, **how)
 
 
 class Attention(nnx.Module):

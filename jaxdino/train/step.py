@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from jaxdino.core import sharding
 from jaxdino.core.params import Flat, Skeleton, bind, split
+from jaxdino.models.batch_norm import set_training
 from jaxdino.train.state import GROWTH_INTERVAL, State
 
 Batch = dict[str, jax.Array]
@@ -26,6 +27,9 @@ def make_train_step(
     scale_loss: bool = False,
 ) -> Callable[[State, Flat, Batch], tuple[State, dict[str, jax.Array]]]:
     """The step (moving, frozen, batch) -> (moving, {loss, accuracy, grad_norm, skipped}), over the global batch.
+
+    Batch norms that are trained normalise with the statistics of the batch, or of each slice of it, padding of weight
+    0 included; frozen ones with their running statistics.
 
     Args:
       objective: its `loss(model, batch, key)` is the weighted mean over a batch.
@@ -44,6 +48,7 @@ def make_train_step(
 
         def slice_loss(trainable: Flat, buffers: Flat, part: Batch, part_key: jax.Array):
             model = bind(skeleton, frozen | buffers | trainable)
+            set_training(model, trainable)
             loss, aux = objective.loss(model, part, part_key)
             share = jnp.sum(part["weight"]) / total  # of this slice in the batch's weighted mean
             sums = {"loss": loss * share, "accuracy": aux["accuracy"] * share}

@@ -69,8 +69,8 @@ def _first(names: tuple[str, ...]) -> str:
 
 
 def _float32(array: np.ndarray) -> np.ndarray:
-    """Masters are float32, whatever the weights were stored in."""
-    return np.asarray(array, np.float32)
+    """Masters are float32, whatever the weights were stored in; a counter stays what it is."""
+    return array if np.issubdtype(array.dtype, np.integer) else np.asarray(array, np.float32)
 
 
 def save_best(folder: Path, card: Card, image_size: tuple[int, int], flat: dict[str, np.ndarray]) -> None:

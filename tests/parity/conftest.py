@@ -11,6 +11,8 @@ import torch
 from convert.load import Pretrained, load_pretrained
 from tests.parity.cases import Case
 from tests.parity.drawing import draw
+from tests.parity.family_case import FamilyCase
+from tests.parity.recording import Recorder
 from tests.torchvision_stub import import_torchvision
 
 if importlib.util.find_spec("torchvision"):
@@ -21,9 +23,14 @@ torch.set_num_threads(2)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A case with its model, where it was saved, and what we read from there."""
+    """A case with its model, where it was saved, and what we read from there.
 
-    case: Case
+    Attributes:
+      case: as the ViTs' own tests look at it; None for other families. family: as all families' tests do.
+    """
+
+    case: Case | None
+    family: FamilyCase
     model: torch.nn.Module
     path: Path
     ours: Pretrained
@@ -32,13 +39,23 @@ class Loaded:
 @pytest.fixture(scope="session")
 def loaded(tmp_path_factory):
     """A function from a case's name to `Loaded`."""
-    from tests.parity.all_cases import CASES
+    from tests.parity.all_cases import CASES, FAMILY_CASES
 
     @functools.cache
     def get(name: str) -> Loaded:
-        case = CASES[name]
+        case = FAMILY_CASES[name]
         model = draw(case.build())
+        case.prepare(model)
         path = case.save(model, tmp_path_factory.mktemp("saved"))
-        return Loaded(case, model, path, load_pretrained(path, **case.overrules))
+        return Loaded(CASES.get(name), case, model, path, load_pretrained(path, **case.overrules))
 
     return get
+
+
+@pytest.fixture(scope="session")
+def record_parity(request):
+    """A function that notes a measurement; with --record-parity they are written to `convert/parity.json`."""
+    recorder = Recorder()
+    yield recorder.note
+    if request.config.getoption("--record-parity"):
+        recorder.write()

@@ -3,14 +3,14 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 
 from convert.load import Pretrained
 from jaxdino.core.params import bind
-from jaxdino.models.registry import ModelSpec
-from jaxdino.models.vit import Output, ViTConfig
+from jaxdino.models.output import Output
+from jaxdino.models.spec import ModelSpec
+from jaxdino.models.vit import ViTConfig
 
 TOLERANCE = 1e-5
 """Largest difference allowed, as a share of the reference's largest value."""
@@ -22,7 +22,8 @@ def _sort(out: Output, name: str) -> dict[str, jax.Array]:
     return {name + part: value for part, value in parts.items() if value.size}
 
 
-def _look(model, images: jax.Array) -> dict[str, jax.Array]:
+def look_at(model, images: jax.Array) -> dict[str, jax.Array]:
+    """The places of `look`, from a bound model."""
     states, _ = model.backbone.hidden_states(images)
     out = model(images)
     seen = {"embedding": states[0], "block 0": states[1], "pooled": out.pooled, **_sort(out, "")}
@@ -34,7 +35,7 @@ def _look(model, images: jax.Array) -> dict[str, jax.Array]:
 @functools.cache
 def _compiled(config: ViTConfig, num_classes: int, pool: str):
     skeleton = ModelSpec("tiny", "any", config).skeleton(num_classes, pool=pool)
-    return jax.jit(lambda flat, images: _look(bind(skeleton, flat), images))
+    return jax.jit(lambda flat, images: look_at(bind(skeleton, flat), images))
 
 
 def look(pretrained: Pretrained, images: np.ndarray, flat=None) -> dict[str, np.ndarray]:
@@ -49,30 +50,6 @@ def look(pretrained: Pretrained, images: np.ndarray, flat=None) -> dict[str, np.
     card = pretrained.card
     run = _compiled(card.spec.config, card.num_classes, card.pool)
     return jax.tree.map(np.asarray, run(pretrained.flat if flat is None else flat, images))
-
-
-def objective(seen: dict) -> jax.Array:
-    """A scalar to which every output contributes with other weights: twin of `reference_objective`."""
-    return sum(jnp.sum(jnp.sin(jnp.arange(x.size)).reshape(x.shape) * x) for x in _outputs(seen))
-
-
-def reference_objective(seen: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The same scalar in PyTorch."""
-    return sum((torch.sin(torch.arange(x.numel())).reshape(x.shape) * x).sum() for x in _outputs(seen))
-
-
-def _outputs(seen: dict) -> list:
-    return [seen[name] for name in ("class token", "patches", "registers", "pooled", "logits") if name in seen]
-
-
-def gradients(pretrained: Pretrained, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Gradient of `objective` by path; buffers keep their values."""
-    card = pretrained.card
-    skeleton = card.spec.skeleton(card.num_classes, pool=card.pool)
-    buffers = {path: pretrained.flat[path] for path in skeleton.paths("buffer")}
-    params = {path: pretrained.flat[path] for path in skeleton.paths("param")}
-    loss = jax.jit(jax.grad(lambda params: objective(_look(bind(skeleton, params | buffers), images))))
-    return jax.tree.map(np.asarray, loss(params)) | buffers
 
 
 def worst(ours: dict, reference: dict[str, torch.Tensor]) -> dict[str, float]:

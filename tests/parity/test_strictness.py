@@ -8,7 +8,7 @@ import torch
 
 from convert.load import load_pretrained
 from jaxdino.core.errors import UserError
-from jaxdino.models.registry import IMAGENET
+from jaxdino.models.spec import IMAGENET
 from tests.parity.cases import GRID, HEADS, PATCH, WIDTH, look
 from tests.parity.drawing import channels_last, draw, images
 from tests.parity.ours import assert_same
@@ -84,8 +84,9 @@ def test_weights_that_are_not_finite(state, tmp_path, value, dtype):
     assert [note for note in notes if "NaN" in note] == ["warning: NaN or infinity in backbone.blocks.1.mlp.fc1.bias"]
 
 
-def test_no_transformer_in_the_file(tmp_path):
-    assert "no vision transformer in this file" in refusal({"fc.weight": torch.zeros(2, 2)}, tmp_path)
+def test_no_network_in_the_file(tmp_path):
+    message = refusal({"fc.weight": torch.zeros(2, 2)}, tmp_path)
+    assert "no network that we know in this file of 1 keys, which begins with fc.weight" in message
 
 
 def test_wrong_name(state, tmp_path):

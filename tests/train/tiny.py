@@ -9,14 +9,14 @@ from ml_collections import ConfigDict
 
 from configs import common
 from jaxdino.data.sources import DataConfig
-from jaxdino.models import registry
+from jaxdino.models import registry, vits
 from jaxdino.models.vit import ViTConfig
 
 SPEC = dataclasses.replace(
-    registry.DIGITS,
+    vits.DIGITS,
     name="tiny",
-    config=ViTConfig(patch_size=4, width=32, depth=2, num_heads=2, mlp_dim=64, **registry.DINOV3),
-    preprocess=dataclasses.replace(registry.DIGITS.preprocess, size=(8, 8)),
+    config=ViTConfig(patch_size=4, width=32, depth=2, num_heads=2, mlp_dim=64, **vits.DINOV3),
+    preprocess=dataclasses.replace(vits.DIGITS.preprocess, size=(8, 8)),
     last_layers=1,
 )
 registry.MODELS["tiny"] = SPEC

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from convert.family import POOL_WORDS
 from convert.store import Card
 
 _WORDS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1536: "giant", 4096: "7b"}
@@ -21,8 +22,22 @@ def architecture(card: Card) -> str | None:
     return f"vit_{word}_patch{c.patch_size}_224"
 
 
-def config(card: Card) -> dict[str, Any]:
+def files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
     """config.json: architecture, head, pooling and preprocessing."""
+    return {"config.json": _config(card)}
+
+
+def notes(card: Card) -> list[str]:
+    """timm pools the class token or the mean of the patches, never both."""
+    return [f"timm has no such pooling: logits = head({POOL_WORDS['cls_mean']})"] if wide(card) else []
+
+
+def wide(card: Card) -> bool:
+    """Whether the head sees class token and mean patch side by side."""
+    return card.num_classes > 0 and card.pool == "cls_mean"
+
+
+def _config(card: Card) -> dict[str, Any]:
     how = card.spec.preprocess
     size = how.size[0] if how.size[0] == how.size[1] else list(how.size)
     pool = {"cls": "token", "mean": "avg"}.get(card.pool, "token")

@@ -1,14 +1,14 @@
-"""Fits a model to another layout than it came from: what the layout demands is added, what it resamples is baked."""
+"""Fits a ViT to another layout than it came from: what the layout demands is added, what it resamples is baked."""
 
 import dataclasses
+from collections import ChainMap
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from convert.load import bound_table
-from convert.recognise import resampling
 from convert.store import Card
+from convert.tables.vit.tell import resampling
 from jaxdino.models import positions
 from jaxdino.models.registry import MODELS
 from jaxdino.models.vit import ViTConfig
@@ -17,22 +17,13 @@ B = "backbone."
 
 
 def fit(card: Card, flat: Mapping[str, Any], layout: str) -> tuple[Card, dict[str, Any], list[str]]:
-    """Card and parameters as `layout` can hold them, and notes on what it cannot.
-
-    A model that goes back to its own layout is left as it is, bit for bit.
-    """
-    flat, config, notes = dict(flat), card.spec.config, []
-    if layout != card.layout:
-        for step in (_tokens, _key_bias, _local_norm, _class_position, _baked_positions):
-            config = step(card, config, flat, layout, notes)
+    """Card, leaves that change, and notes: what `layout`, another than the model came from, demands."""
+    changes: dict[str, Any] = {}
+    flat, config, notes = ChainMap(changes, flat), card.spec.config, []
+    for step in (_tokens, _key_bias, _local_norm, _class_position, _baked_positions, _compare_periods):
+        config = step(card, config, flat, layout, notes)
     spec = dataclasses.replace(card.spec, config=config)
-    lost = bound_table(spec, layout, card.num_classes > 0).lost(flat)
-    periods = f"{B}rope.periods"
-    if periods in lost:
-        lost.remove(periods)
-        _compare_periods(flat[periods], config, layout, notes)
-    notes += [f"the {layout} layout has no place for {path}: left out" for path in lost]
-    return dataclasses.replace(card, spec=spec), flat, notes
+    return dataclasses.replace(card, spec=spec), changes, notes
 
 
 def _like(flat: Mapping[str, Any], shape: tuple[int, ...]) -> np.ndarray:
@@ -104,11 +95,15 @@ def _baked_positions(card: Card, config: ViTConfig, flat, layout: str, notes) ->
     return dataclasses.replace(config, **how)
 
 
-def _compare_periods(periods, config: ViTConfig, layout: str, notes) -> None:
+def _compare_periods(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTConfig:
+    """Only Meta's layout holds RoPE's periods, and its published files hold them rounded."""
+    if config.positions != "rope" or layout == "meta":
+        return config
     formula = positions.rope_periods(config.head_dim, config.rope_base)
-    off = float(np.max(np.abs(np.asarray(periods, np.float32) / formula - 1)))
+    off = float(np.max(np.abs(np.asarray(flat[f"{B}rope.periods"], np.float32) / formula - 1)))
     if off > 1e-6:
         notes.append(
             f"the {layout} layout computes RoPE's periods anew; this model's differ from that by up to {off:.1e} "
             f"(Meta's files hold them rounded to bfloat16), so outputs will differ slightly"
         )
+    return config

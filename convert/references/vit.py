@@ -1,20 +1,25 @@
-"""The original PyTorch forward passes, to hold ours against: transformers' classes, or a state dict read as it is.
+"""The ViTs' PyTorch forward passes: transformers' classes, or a state dict read as it is.
 
-Only this file (and the tests) import torch. Meta's and timm's layouts need neither repository: the state dict
-itself says what the forward pass is, and `StateDictViT` runs it with torch functions, key by key, without our
-table or our model in between.
+Meta's and timm's layouts need neither repository: the state dict itself says what the forward pass is, and
+`StateDictViT` runs it with torch functions, key by key, without our table or our model in between.
 Sources: facebookresearch/dino vision_transformer.py; facebookresearch/dinov2, dinov3 models/vision_transformer.py;
 huggingface/pytorch-image-models timm/models/vision_transformer.py, eva.py.
 """
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from jaxdino.core.errors import UserError
+from convert.readers import Source
+from convert.recognise import Recognised
+from convert.references import from_folder, state_dict
+from jaxdino.models.spec import ModelSpec
 from jaxdino.models.vit import ViTConfig
 
 Tensors = Mapping[str, torch.Tensor]
@@ -126,17 +131,30 @@ class StateDictViT:
         return [state.numpy() for state in [*states, self._norm(x, "norm")]]
 
 
-@torch.no_grad()
-def run_transformers(folder: str, images: np.ndarray) -> list[np.ndarray]:
-    """The same list from transformers' own class, loaded from a Hugging Face folder."""
-    try:
-        from transformers import AutoModel
+def inputs(spec: ModelSpec, pixels: np.ndarray) -> dict[str, np.ndarray]:
+    """pixels (1, H, W, C) float32, normalised: all that a ViT takes."""
+    return {"images": pixels}
 
-        model = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
-    except ImportError as err:
-        raise UserError(f"transformers cannot load its PyTorch class here: {err}") from err
-    except (OSError, ValueError) as err:
-        raise UserError(f"transformers cannot load {folder}: {str(err).splitlines()[0]}") from err
+
+def ours(model: Any, inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Tokens (1, N, D) after the embedding, each block and the final norm."""
+    states, _ = model.backbone.hidden_states(inputs["images"])
+    return _named([*states, model.backbone.norm(states[-1])])
+
+
+@torch.no_grad()
+def original(found: Recognised, source: Source, folder: Path, inputs: Mapping[str, np.ndarray]) -> tuple[str, dict]:
+    """What the original is, and its tokens at the same places."""
+    images = np.ascontiguousarray(inputs["images"].transpose(0, 3, 1, 2))
+    if found.layout != "hf":
+        run = StateDictViT(state_dict(found, source), found.spec.config)
+        return f"the {found.layout} state dict in torch", _named(run(images))
+    model = from_folder(folder)
     extra = {"interpolate_pos_encoding": True} if model.config.model_type == "vit" else {}
     out = model(torch.from_numpy(images), output_hidden_states=True, **extra)
-    return [state.numpy() for state in (*out.hidden_states, out.last_hidden_state)]
+    return "transformers", _named([state.numpy() for state in (*out.hidden_states, out.last_hidden_state)])
+
+
+def _named(states: list) -> dict[str, Any]:
+    blocks = [f"block {i}" for i in range(len(states) - 2)]
+    return dict(zip(["embedding", *blocks, "output"], states, strict=True))

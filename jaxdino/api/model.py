@@ -1,62 +1,19 @@
-"""The Python face, for notebooks: load a model, call it on images."""
+"""A loaded model, to be called on images."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageOps
 
-from convert.load import load_pretrained
 from convert.store import Card
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton, bind
-from jaxdino.core.rules import did_you_mean
 from jaxdino.data.checks import BadImage, to_rgb
 from jaxdino.data.device_aug import normalize
 from jaxdino.data.transforms import eval_crop
-from jaxdino.models.vit import Output
-
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
-
-
-ATTENTION = ("xla", "cudnn")
-
-
-def load(
-    src: str | Path,
-    dtype: str = "float32",
-    *,
-    model: str | None = None,
-    layout: str | None = None,
-    prefix: str | None = None,
-    num_heads: int | None = None,
-    attention: str = "xla",
-) -> "Model":
-    """Loads a model from a PyTorch checkpoint, a Hugging Face folder or hub name, or a workdir of ours.
-
-    Args:
-      src: a file (.pth, .safetensors), a folder, a hub name ("facebook/dinov2-small"), a published model name
-        ("dinov3_vits16"), a folder made by `python -m convert import`, or a training run's workdir.
-      dtype: "float32", "bfloat16" or "float16", of parameters and computation.
-      model, layout, prefix, num_heads: overrule what is recognised from the file.
-      attention: "xla", or "cudnn" for flash attention on an NVIDIA GPU in half precision.
-
-    Raises:
-      UserError: if the source cannot be found or read, or does not fit the model whole.
-    """
-    for what, value, known in (("dtype", dtype, DTYPES), ("attention", attention, ATTENTION)):
-        if value not in known:
-            raise UserError(f"{what}={value!r} is not known; {did_you_mean(str(value), known)}")
-    found = load_pretrained(src, model=model, layout=layout, prefix=prefix, num_heads=num_heads)
-    card = found.card
-    skeleton = card.spec.skeleton(card.num_classes, pool=card.pool, dtype=DTYPES[dtype], attention=attention)
-    flat = {}
-    for path in list(found.flat):  # each host array is let go of as soon as it is on the device
-        wanted = DTYPES[dtype] if skeleton.entries[path].kind == "param" else None
-        flat[path] = jnp.asarray(found.flat.pop(path), wanted).block_until_ready()
-    return Model(card, skeleton, flat)
+from jaxdino.models.output import Output
 
 
 class Model:

@@ -1,7 +1,8 @@
-"""The config.json that transformers wants beside the weights."""
+"""A ViT as transformers wants it: config.json, and where its classification classes keep the backbone."""
 
 from typing import Any
 
+from convert.preprocess import to_json
 from convert.store import Card
 
 PREFIXES = {"vit": "vit", "dinov2": "dinov2", "dinov2_with_registers": "dinov2_with_registers"}
@@ -32,6 +33,16 @@ def head_class(card: Card) -> str | None:
     """transformers' classification class, if the model has a head and the class pools as the model does."""
     _, name, pool = CLASSES[model_type(card)]
     return name if card.num_classes and pool == card.pool else None
+
+
+def prefix(card: Card) -> str | None:
+    """What stands before the backbone's keys in the classification class; None if there is no such class."""
+    return f"{PREFIXES[model_type(card)]}." if head_class(card) else None
+
+
+def files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
+    """config.json and preprocessor_config.json."""
+    return {"config.json": config(card, dtype), "preprocessor_config.json": to_json(card.spec.preprocess)}
 
 
 def config(card: Card, dtype: str) -> dict[str, Any]:

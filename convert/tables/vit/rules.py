@@ -222,21 +222,3 @@ DINOV3_HF = [
 
 HF_HEAD = _both("classifier", "head")
 """transformers' classification head, at the top of its `ForImageClassification` classes."""
-
-TABLES = {
-    ("dino", "meta"): PLAIN,
-    ("dino", "timm"): PLAIN,
-    ("dino", "hf"): VIT_HF,
-    ("vit", "timm"): PLAIN,
-    ("vit", "hf"): VIT_HF,
-    ("dinov2", "meta"): DINOV2_META,
-    ("dinov2", "timm"): DINOV2_TIMM,
-    ("dinov2", "hf"): DINOV2_HF,
-    ("dinov3", "meta"): DINOV3_META,
-    ("dinov3", "timm"): DINOV3_TIMM,
-    ("dinov3", "hf"): DINOV3_HF,
-}
-"""(family, layout) -> table of the backbone."""
-
-HEADS = {"meta": HEAD, "timm": HEAD, "hf": HF_HEAD}
-"""layout -> table of the classification head."""

@@ -1,0 +1,67 @@
+"""Images of another number of channels than the weights were made for: the first convolution is adapted.
+
+The rule is timm's (huggingface/pytorch-image-models timm/models/_manipulate.py, adapt_input_conv): one channel sums
+the kernel over the three; n channels repeat the three in turn and scale them by 3 / n, so that an image whose
+channels are alike gives what it gave before. Mean and deviation of the preprocessing follow in the same way.
+"""
+
+import dataclasses
+from typing import TypeVar
+
+import numpy as np
+
+from convert.leaf import Leaf
+from jaxdino.core.errors import UserError
+from jaxdino.models.spec import Preprocess
+
+Opened = TypeVar("Opened")
+RGB = 3
+
+
+def adapt_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """A kernel (h, w, 3, D) for `channels` of input, in its own dtype."""
+    wide = kernel.astype(np.float32)
+    if channels == 1:
+        return wide.sum(axis=2, keepdims=True).astype(kernel.dtype)
+    return (wide[:, :, np.arange(channels) % RGB] * (RGB / channels)).astype(kernel.dtype)
+
+
+def adapt_preprocess(how: Preprocess, channels: int) -> Preprocess:
+    """Mean and deviation of `channels`: the three's average for one, the three in turn for more."""
+    turn = [i % RGB for i in range(channels)]
+
+    def adapted(values: tuple[float, ...]) -> tuple[float, ...]:
+        return (sum(values) / RGB,) if channels == 1 else tuple(values[i] for i in turn)
+
+    return dataclasses.replace(how, mean=adapted(how.mean), std=adapted(how.std))
+
+
+def fit_channels(opened: Opened, channels: int | None) -> Opened:
+    """The opened weights for images of `channels`; as they are if they take so many already, or None is asked for.
+
+    Raises:
+      UserError: unless the weights are for three channels and at least one is asked for.
+    """
+    spec = opened.card.spec
+    if channels is None or channels == spec.config.in_channels:
+        return opened
+    if channels < 1 or spec.config.in_channels != RGB:
+        raise UserError(
+            f"in_channels={channels}: weights for {spec.config.in_channels} channels cannot be adapted to that; "
+            "weights for 3 channels can, to 1 or more"
+        )
+    config = spec.config.with_channels(channels)
+    spec = dataclasses.replace(spec, config=config, preprocess=adapt_preprocess(spec.preprocess, channels))
+    card = dataclasses.replace(opened.card, spec=spec)
+    path = config.input_kernel
+    old = opened.flat[path]
+    shape = (*old.shape[:2], channels, old.shape[3])
+    new = Leaf(shape, old.dtype, lambda: adapt_kernel(np.asarray(old), channels))
+    note = f"the first convolution was adapted from {RGB} to {channels} channels: {path}"
+    return dataclasses.replace(
+        opened,
+        card=card,
+        skeleton=spec.skeleton(card.num_classes, pool=card.pool),
+        flat=opened.flat | {path: new},
+        notes=[*opened.notes, note],
+    )

@@ -1,0 +1,29 @@
+"""A parameter on disk, known by shape and dtype and read when asked for."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """`np.asarray(leaf)` reads it; nothing is kept, so that a model larger than memory can pass through."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    fetch: Callable[[], np.ndarray]
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        array = self.fetch()
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize

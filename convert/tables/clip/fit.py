@@ -1,0 +1,51 @@
+"""Fits a CLIP to another layout than it came from: what the layout cannot say is refused, not bent."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from convert.store import Card
+from convert.tables.clip.tell import refuse_openai
+from jaxdino.core.errors import UserError
+from jaxdino.models.clip import CLIPConfig
+
+EOT = 49407
+"""<|endoftext|> in CLIP's vocabulary, and its largest id."""
+
+
+def fit(card: Card, flat: Mapping[str, Any], layout: str) -> tuple[Card, dict[str, Any], list[str]]:
+    """Card as `layout` can hold it, no leaf changed, and notes.
+
+    Raises:
+      UserError: if the layout means another activation, norm or pooling than the model's.
+    """
+    config, notes = dataclasses.replace(card.spec.config, keys="", buffers=False), []
+    if layout in ("openai", "open_clip"):
+        config = _argmax(config, layout)
+        for tower in (config.vision, config.text):
+            if tower and tower.norm_eps != 1e-5:
+                raise UserError(
+                    f"the layout {layout!r} means norms with an epsilon of 1e-5, this model's is {tower.norm_eps}"
+                )
+    if layout == "openai":
+        refuse_openai(config)
+    if config.vision:
+        how = layout != "hf"
+        if config.vision.pos_antialias != how:
+            notes.append(
+                "at other image sizes than the table's, this layout's code resamples positions a little otherwise"
+            )
+        config = dataclasses.replace(config, vision=dataclasses.replace(config.vision, pos_antialias=how))
+    return dataclasses.replace(card, spec=dataclasses.replace(card.spec, config=config)), {}, notes
+
+
+def _argmax(config: CLIPConfig, layout: str) -> CLIPConfig:
+    """OpenAI's and open_clip's code looks at the largest id of a text: the same, if that is the end-of-text token."""
+    if not config.text or config.text.eot is None:
+        return config
+    if config.text.eot != config.text.vocab_size - 1:
+        raise UserError(
+            f"the layout {layout!r} means the feature at a text's largest id, this model's is at the id "
+            f"{config.text.eot} of {config.text.vocab_size}"
+        )
+    return dataclasses.replace(config, text=dataclasses.replace(config.text, eot=None))

@@ -1,0 +1,253 @@
+"""How ResNets are published: torchvision's names, which timm and DINO share, and transformers'.
+
+Sources of the names: pytorch/vision torchvision/models/resnet.py; huggingface/pytorch-image-models
+timm/models/resnet.py; facebookresearch/dino hubconf.py; huggingface/transformers models/resnet.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from convert.family import Family, Hints, Layout, Shapes, Told
+from convert.ops import CONV, COPY, COUNT, LINEAR
+from convert.preprocess import from_timm, to_json
+from convert.store import Card
+from convert.table import rule
+from jaxdino.core.errors import UserError
+from jaxdino.models.registry import get
+from jaxdino.models.resnet import ResNetConfig
+
+B, S, P = "backbone.", "backbone.layer{s}.{i}.", "backbone.layer{p}.0.downsample."
+DINO, PLAIN = "dino_resnet", "resnet"
+ANCHORS = ("layer1.0.conv1.weight", "encoder.stages.0.layers.0.layer.0.convolution.weight")
+TIMM_NAMES = r"(resnet(18|34|50|101|152)|wide_resnet(50|101)_2)(\..*)?"
+"""timm's architectures that are these networks; others (anti-aliased, gated) can have the same keys."""
+
+
+def _counts(config: ResNetConfig) -> bool:
+    return config.counts
+
+
+def _bottleneck(config: ResNetConfig) -> bool:
+    return config.bottleneck
+
+
+def _norm(key: str, path: str, when=lambda config: True) -> list:
+    words = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+    count = "num_batches_tracked"
+    rules = [rule(f"{key}.{theirs}", f"{path}.{ours}", COPY, when) for theirs, ours in words.items()]
+    return [*rules, rule(f"{key}.{count}", f"{path}.{count}", COUNT, lambda config: _counts(config) and when(config))]
+
+
+def _step(conv: str, norm: str, path: str, n: str = "", when=lambda config: True) -> list:
+    """A convolution and its batch norm, `conv{n}` and `bn{n}` of ours."""
+    return [rule(f"{conv}.weight", f"{path}conv{n}.kernel", CONV, when), *_norm(norm, f"{path}bn{n}", when)]
+
+
+def _shortcut(conv: str, norm: str) -> list:
+    return [rule(f"{conv}.weight", P + "0.kernel", CONV), *_norm(norm, P + "1")]
+
+
+TORCHVISION = (
+    *_step("conv1", "bn1", B, "1"),
+    *_step("layer{s}.{i}.conv1", "layer{s}.{i}.bn1", S, "1"),
+    *_step("layer{s}.{i}.conv2", "layer{s}.{i}.bn2", S, "2"),
+    *_step("layer{s}.{i}.conv3", "layer{s}.{i}.bn3", S, "3", _bottleneck),
+    *_shortcut("layer{p}.0.downsample.0", "layer{p}.0.downsample.1"),
+)
+_HF_BLOCK = "encoder.stages.{t}.layers.{i}.layer."
+_HF_SHORTCUT = "encoder.stages.{q}.layers.0.shortcut."
+HF = (
+    *_step("embedder.embedder.convolution", "embedder.embedder.normalization", B, "1"),
+    *_step(_HF_BLOCK + "0.convolution", _HF_BLOCK + "0.normalization", S, "1"),
+    *_step(_HF_BLOCK + "1.convolution", _HF_BLOCK + "1.normalization", S, "2"),
+    *_step(_HF_BLOCK + "2.convolution", _HF_BLOCK + "2.normalization", S, "3", _bottleneck),
+    *_shortcut(_HF_SHORTCUT + "convolution", _HF_SHORTCUT + "normalization"),
+)
+
+
+def _head(key: str) -> tuple:
+    return (rule(f"{key}.weight", "head.kernel", LINEAR), rule(f"{key}.bias", "head.bias", COPY))
+
+
+def tell(shapes: Shapes, hints: Hints) -> Told:
+    """Which ResNet a checkpoint is.
+
+    The layouts of torchvision, timm and DINO have the same keys: config.json tells timm's, a ResNet-50 without
+    classification head is taken for DINO's, and what the user names overrules that.
+
+    Raises:
+      UserError: if the checkpoint is not of the named model or layout, or has the keys of a ResNet and is another.
+    """
+    config, hf = _config(shapes), ANCHORS[1] in shapes
+    family, layout = (_family(shapes, config, hints), "hf") if hf else _same_keys(shapes, config, hints)
+    if hints.layout not in (None, layout):
+        raise UserError(f"the checkpoint is of the layout {layout!r} of {family}, not {hints.layout!r}")
+    _check_json(hints.json)
+    return Told(family, layout, config, from_timm(hints.json))
+
+
+def _family(shapes: Shapes, config: ResNetConfig, hints: Hints) -> str:
+    if hints.model:
+        return get(hints.model).family
+    published = config.bottleneck and config.depths == (3, 4, 6, 3) and config.width == 2048 and config.reduction == 4
+    guessed = not hints.json and hints.layout is None and "fc.weight" not in shapes and published
+    return DINO if hints.layout == "meta" or guessed else PLAIN
+
+
+def _same_keys(shapes: Shapes, config: ResNetConfig, hints: Hints) -> tuple[str, str]:
+    """(family, layout) of torchvision's keys."""
+    family = _family(shapes, config, hints)
+    if "architecture" in hints.json or hints.layout == "timm":
+        return family, "timm"
+    return family, "meta" if family == DINO else "torchvision"
+
+
+def _config(shapes: Shapes) -> ResNetConfig:
+    """The shape, from torchvision's or transformers' keys."""
+    hf = ANCHORS[1] in shapes
+    stem = "embedder.embedder.convolution.weight" if hf else "conv1.weight"
+    block = "encoder.stages.{t}.layers.0.layer.{n}.convolution.weight" if hf else "layer{s}.0.conv{m}.weight"
+    if stem not in shapes or shapes[stem][2:] != (7, 7):
+        raise UserError(f"a ResNet without a first convolution of 7x7 ({stem}) is not known: this is a variant")
+    depths = _depths(
+        shapes, r"encoder\.stages\.(\d+)\.layers\.(\d+)\." if hf else r"layer(\d+)\.(\d+)\.", 0 if hf else 1
+    )
+
+    def convolution(stage: int, n: int) -> tuple[int, ...] | None:
+        return shapes.get(block.format(t=stage, n=n, s=stage + 1, m=n + 1))
+
+    bottleneck = convolution(0, 2) is not None
+    last = [convolution(stage, 2 if bottleneck else 1) for stage in range(len(depths))]
+    middle = convolution(0, 1)
+    if None in (*last, middle):
+        raise UserError("the checkpoint has the keys of a ResNet, but not the convolutions of its first blocks")
+    if middle[1] != (last[0][1] if bottleneck else middle[0]) or last[0][0] % last[0][1]:
+        raise UserError("the checkpoint has grouped convolutions (a ResNeXt): only plain ResNets are known")
+    return ResNetConfig(
+        bottleneck=bottleneck,
+        depths=depths,
+        widths=tuple(shape[0] for shape in last),
+        reduction=last[0][0] // last[0][1] if bottleneck else 1,
+        stem=shapes[stem][0],
+        in_channels=shapes[stem][1],
+        counts=any(key.endswith("num_batches_tracked") for key in shapes),
+    )
+
+
+def _depths(shapes: Shapes, pattern: str, first: int) -> tuple[int, ...]:
+    found: dict[int, int] = {}
+    for key in shapes:
+        if match := re.match(pattern, key):
+            stage, block = int(match[1]), int(match[2])
+            found[stage] = max(found.get(stage, 0), block + 1)
+    if sorted(found) != list(range(first, first + len(found))):
+        raise UserError(f"the checkpoint has blocks of the stages {sorted(found)}: some between them are missing")
+    return tuple(found[stage] for stage in sorted(found))
+
+
+def _check_json(json: Mapping[str, Any]) -> None:
+    """Refuses what config.json tells of another forward pass with the same keys."""
+    wanted = {"hidden_act": "relu", "downsample_in_first_stage": False, "downsample_in_bottleneck": False}
+    for name, value in wanted.items():
+        if json.get("model_type") == "resnet" and json.get(name, value) != value:
+            raise UserError(f"config.json says {name}={json[name]!r}; only {value!r} is known for ResNets")
+    architecture = json.get("architecture") or "resnet50"
+    if not re.fullmatch(TIMM_NAMES, architecture):
+        raise UserError(f"config.json says that this is timm's {architecture}, which is no plain ResNet")
+
+
+def hf_files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
+    """config.json and preprocessor_config.json for transformers' ResNet classes."""
+    c = card.spec.config
+    fields: dict[str, Any] = {
+        "architectures": ["ResNetForImageClassification" if card.num_classes else "ResNetModel"],
+        "model_type": "resnet",
+        "dtype": dtype,
+        "num_channels": c.in_channels,
+        "embedding_size": c.stem,
+        "hidden_sizes": list(c.widths),
+        "depths": list(c.depths),
+        "layer_type": "bottleneck" if c.bottleneck else "basic",
+        "hidden_act": "relu",
+        "downsample_in_first_stage": False,
+        "downsample_in_bottleneck": False,
+    }
+    if card.num_classes:
+        names = card.class_names or tuple(f"LABEL_{i}" for i in range(card.num_classes))
+        fields["id2label"] = {str(i): name for i, name in enumerate(names)}
+        fields["label2id"] = {name: i for i, name in enumerate(names)}
+    return {"config.json": fields, "preprocessor_config.json": to_json(card.spec.preprocess)}
+
+
+def timm_files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
+    """config.json for `timm.create_model("local-dir:DIR")`; what its architecture does not tell is in model_args."""
+    c, how = card.spec.config, card.spec.preprocess
+    expansion = 4 if c.bottleneck else 1
+    shape = {
+        "layers": list(c.depths),
+        "channels": [width // expansion for width in c.widths],
+        "base_width": 64 * expansion // c.reduction,
+    }
+    published = card.spec.name.removeprefix("dino_")
+    known = re.fullmatch(TIMM_NAMES, published) is not None
+    config = {
+        "architecture": published if known else "resnet50" if c.bottleneck else "resnet18",
+        "num_classes": card.num_classes,
+        "num_features": c.width,
+        "global_pool": "avg",
+        "model_args": {"in_chans": c.in_channels} | ({} if known else shape),
+        "pretrained_cfg": {
+            "input_size": [c.in_channels, *how.size],
+            "fixed_input_size": False,
+            "interpolation": how.interpolation,
+            "crop_pct": how.crop_pct,
+            "mean": list(how.mean),
+            "std": list(how.std),
+            "num_classes": card.num_classes,
+            "pool_size": None,
+            "first_conv": "conv1",
+            "classifier": "fc",
+            **({"label_names": list(card.class_names)} if card.class_names else {}),
+        },
+    }
+    return {"config.json": config}
+
+
+def fit(card: Card, flat: Mapping[str, Any], layout: str) -> tuple[Card, dict, list[str]]:
+    """Refuses shapes that a layout's class cannot have.
+
+    Raises:
+      UserError: for bottlenecks of another width in transformers, and for another stem in timm.
+    """
+    c = card.spec.config
+    if layout == "hf" and c.bottleneck and c.reduction != 4:
+        raise UserError(f"transformers' bottlenecks are 4 times narrower than their output; these are {c.reduction}")
+    if layout == "timm" and c.stem != 64:
+        raise UserError(f"timm's ResNets have a first convolution of 64 channels; this one has {c.stem}")
+    return card, {}, []
+
+
+_KEYS = Layout(TORCHVISION, _head("fc"))
+_TIMM = Layout(TORCHVISION, _head("fc"), "model.safetensors", files=timm_files)
+_HF = Layout(
+    HF, _head("classifier.1"), "model.safetensors", sharded=True, prefix=lambda card: "resnet.", files=hf_files
+)
+
+FAMILY = Family(
+    names=(PLAIN, DINO),
+    anchors=ANCHORS,
+    tell=tell,
+    layouts={
+        (PLAIN, "torchvision"): _KEYS,
+        (PLAIN, "timm"): _TIMM,
+        (PLAIN, "hf"): _HF,
+        (DINO, "meta"): _KEYS,
+        (DINO, "timm"): _TIMM,
+        (DINO, "hf"): _HF,
+    },
+    shape=("bottleneck", "depths", "widths", "reduction", "stem"),
+    reference="convert.references.resnet",
+    fit=fit,
+    twins=(PLAIN, DINO),
+)

@@ -1,0 +1,34 @@
+"""Segment Anything."""
+
+from convert.family import Family, Layout
+from convert.tables.sam import hf, rules
+from convert.tables.sam.tell import ANCHORS, fit, tell
+
+FAMILY = Family(
+    names=("sam",),
+    anchors=ANCHORS,
+    tell=tell,
+    layouts={
+        ("sam", "meta"): Layout(rules.META, tuple(rules.HEAD)),
+        ("sam", "hf"): Layout(
+            rules.HF,
+            tuple(rules.HF_HEAD),
+            weights="model.safetensors",
+            sharded=True,
+            prefix=lambda card: None,
+            files=hf.files,
+        ),
+    },
+    shape=(
+        "patch_size",
+        "encoder_width",
+        "depth",
+        "num_heads",
+        "mlp_dim",
+        "window_size",
+        "global_attn_indexes",
+        "width",
+    ),
+    reference="convert.references.sam",
+    fit=fit,
+)

@@ -1,0 +1,63 @@
+"""The ViTs: DINO, DINOv2, DINOv3 and timm's."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from convert.family import Family, Layout
+from convert.tables.vit import hf, rules, timm
+from convert.tables.vit.fit import fit
+from convert.tables.vit.tell import ANCHORS, tell
+from jaxdino.models.spec import ModelSpec
+
+
+def _meta(table: list) -> Layout:
+    return Layout(tuple(table), tuple(rules.HEAD))
+
+
+def _timm(table: list) -> Layout:
+    return Layout(tuple(table), tuple(rules.HEAD), weights="model.safetensors", files=timm.files, notes=timm.notes)
+
+
+def _hf(table: list) -> Layout:
+    head = tuple(rules.HF_HEAD)
+    return Layout(tuple(table), head, "model.safetensors", sharded=True, prefix=hf.prefix, files=hf.files)
+
+
+def _pool(spec: ModelSpec, wide: bool, json: Mapping[str, Any]) -> str:
+    """Told from the head's input width, and timm's config.json."""
+    return "cls_mean" if wide else "mean" if json.get("global_pool") == "avg" else "cls"
+
+
+FAMILY = Family(
+    names=("dino", "dinov2", "dinov3", "vit"),
+    anchors=ANCHORS,
+    tell=tell,
+    layouts={
+        ("dino", "meta"): _meta(rules.PLAIN),
+        ("dino", "timm"): _timm(rules.PLAIN),
+        ("dino", "hf"): _hf(rules.VIT_HF),
+        ("vit", "timm"): _timm(rules.PLAIN),
+        ("vit", "hf"): _hf(rules.VIT_HF),
+        ("dinov2", "meta"): _meta(rules.DINOV2_META),
+        ("dinov2", "timm"): _timm(rules.DINOV2_TIMM),
+        ("dinov2", "hf"): _hf(rules.DINOV2_HF),
+        ("dinov3", "meta"): _meta(rules.DINOV3_META),
+        ("dinov3", "timm"): _timm(rules.DINOV3_TIMM),
+        ("dinov3", "hf"): _hf(rules.DINOV3_HF),
+    },
+    shape=(
+        "patch_size",
+        "width",
+        "depth",
+        "num_heads",
+        "mlp_dim",
+        "swiglu",
+        "layer_scale",
+        "num_registers",
+        "positions",
+    ),
+    reference="convert.references.vit",
+    fit=fit,
+    pool=_pool,
+    twins=("dino", "vit"),
+)

@@ -1,0 +1,209 @@
+"""Which ViT a checkpoint is, told from its keys and shapes, and from config.json where there is one."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from convert.family import Hints, Shapes, Told
+from jaxdino.core.errors import UserError
+from jaxdino.models.registry import MODELS, get
+from jaxdino.models.spec import IMAGENET, Preprocess
+from jaxdino.models.vit import ViTConfig
+from jaxdino.models.vits import DINOV3
+
+ANCHORS = (
+    "patch_embed.proj.weight",
+    "embeddings.patch_embeddings.projection.weight",
+    "embeddings.patch_embeddings.weight",
+)
+"""A key that every checkpoint of the layouts ends in once."""
+
+
+def tell(shapes: Shapes, hints: Hints) -> Told:
+    """Family, layout and shape of a ViT.
+
+    Raises:
+      UserError: if the checkpoint is not the model or layout that was named, or is no ViT that we know.
+    """
+    if "fc_norm.weight" in shapes:
+        raise UserError(
+            "the checkpoint has fc_norm in place of the final norm (timm's global_pool='avg', as in fine-tuned masked "
+            "auto-encoders): such models are not supported; their pre-trained checkpoints, with norm, are"
+        )
+    json = hints.json if "model_type" in hints.json else {}
+    family, layout = _overruled(*_style(shapes), hints.model, hints.layout)
+    config = _config(shapes, family, layout, json, hints.num_heads)
+    _check_activation(config, family, json)
+    return Told(family, layout, config, _trained_on(family, shapes))
+
+
+def _style(keys) -> tuple[str, str]:
+    """(family, layout) from the words that only one layout uses."""
+    if "embeddings.patch_embeddings.weight" in keys:
+        return "dinov3", "hf"
+    if "encoder.layer.0.layer_scale1.lambda1" in keys:
+        return "dinov2", "hf"
+    if "embeddings.patch_embeddings.projection.weight" in keys:
+        return ("vit" if "classifier.weight" in keys else "dino"), "hf"
+    if "blocks.0.gamma_1" in keys:
+        return "dinov3", "timm"
+    if "rope_embed.periods" in keys or "storage_tokens" in keys:
+        return "dinov3", "meta"
+    if "blocks.0.ls1.gamma" in keys:
+        meta = "mask_token" in keys or "register_tokens" in keys or "blocks.0.mlp.w12.weight" in keys
+        return "dinov2", "meta" if meta else "timm"
+    has_head = "head.weight" in keys or any(key.startswith("decoder_") for key in keys)
+    return ("vit", "timm") if has_head else ("dino", "meta")
+
+
+def _first(shapes: Shapes, *keys: str) -> tuple[int, ...] | None:
+    return next((shapes[key] for key in keys if key in shapes), None)
+
+
+def _depth(shapes: Shapes) -> int:
+    numbers = [int(m[1]) for key in shapes if (m := re.match(r"(?:blocks|(?:encoder\.)?layer)\.(\d+)\.", key))]
+    if not numbers:
+        raise UserError("the checkpoint holds no transformer blocks")
+    return max(numbers) + 1
+
+
+def _heads(width: int, shapes: Shapes, family: str, config: Mapping[str, Any], given: int | None) -> int:
+    """Attention heads, which no shape tells: from the flag, config.json, the rotary periods or published widths."""
+    heads = given or config.get("num_attention_heads") or _guessed_heads(width, shapes, family)
+    if not isinstance(heads, int) or heads < 1 or width % heads:
+        raise UserError(f"{heads} attention heads do not divide a width of {width}: give the number with --num_heads")
+    if family == "dinov3" and width // heads % 4:
+        raise UserError(
+            f"{heads} attention heads of a width of {width} are {width // heads} wide each; rotary positions need a "
+            f"multiple of 4: give the number with --num_heads"
+        )
+    return heads
+
+
+def _guessed_heads(width: int, shapes: Shapes, family: str) -> int:
+    if "rope_embed.periods" in shapes:
+        return width // (4 * shapes["rope_embed.periods"][0])
+    for spec in MODELS.values():
+        if spec.config.width == width and spec.family == family:
+            return spec.config.num_heads
+    if width % 64 == 0:
+        return width // 64
+    raise UserError(f"the number of attention heads cannot be told from a width of {width}: give it with --num_heads")
+
+
+def _grid(shapes: Shapes, patch: int, config: Mapping[str, Any]) -> tuple[tuple[int, int], bool]:
+    """The position table's grid, and whether the class token has a row in it."""
+    rows = _first(shapes, "pos_embed", "embeddings.position_embeddings")[1]
+    size = config.get("image_size")
+    if size is not None:
+        height, width = size if isinstance(size, (list, tuple)) else (size, size)
+        if (height // patch) * (width // patch) == rows - 1:
+            return (height // patch, width // patch), True
+    for has_cls in (True, False):
+        side = math.isqrt(rows - has_cls)
+        if side * side == rows - has_cls:
+            return (side, side), has_cls
+    raise UserError(f"a position table of {rows} rows is not a square grid, with or without a class token's row")
+
+
+def _feed_forward(shapes: Shapes, width: int) -> tuple[int, bool]:
+    """(hidden width, SwiGLU?) from the first block."""
+    gated = {
+        "blocks.0.mlp.w12.weight": 2,
+        "blocks.0.mlp.w1.weight": 1,
+        "blocks.0.mlp.fc1_g.weight": 1,
+        "encoder.layer.0.mlp.weights_in.weight": 2,
+        "layer.0.mlp.gate_proj.weight": 1,
+    }
+    for key, halves in gated.items():
+        if key in shapes:
+            return shapes[key][0] // halves, True
+    plain = (
+        "blocks.0.mlp.fc1.weight",
+        "encoder.layer.0.mlp.fc1.weight",
+        "encoder.layer.0.intermediate.dense.weight",
+        "layer.0.mlp.up_proj.weight",
+    )
+    hidden = _first(shapes, *plain)
+    out = _first(shapes, "blocks.0.mlp.fc2.weight")
+    if hidden is None:
+        raise UserError("the first block has no feed-forward layer that any layout names")
+    packed = out is not None and 2 * out[1] == hidden[0]  # timm packs both halves of a SwiGLU in fc1
+    return (out[1], True) if packed else (hidden[0], False)
+
+
+def _config(shapes: Shapes, family: str, layout: str, json: Mapping[str, Any], heads: int | None) -> ViTConfig:
+    patch_shape = _first(shapes, *ANCHORS)
+    if len(patch_shape) != 4 or patch_shape[2] != patch_shape[3]:
+        raise UserError(f"a patch embedding of shape {patch_shape} is not a convolution with square patches")
+    width, channels, patch, _ = patch_shape
+    mlp_dim, swiglu = _feed_forward(shapes, width)
+    registers = _first(shapes, "register_tokens", "storage_tokens", "reg_token", "embeddings.register_tokens")
+    biases = ("blocks.0.attn.qkv.bias", "blocks.0.attn.q_bias", "layer.0.attention.q_proj.bias")
+    fields: dict[str, Any] = {
+        "patch_size": patch,
+        "width": width,
+        "depth": _depth(shapes),
+        "num_heads": _heads(width, shapes, family, json, heads),
+        "mlp_dim": mlp_dim,
+        "swiglu": swiglu,
+        "in_channels": channels,
+        "num_registers": registers[1] if registers else 0,
+        "qkv_bias": _first(shapes, *biases, "encoder.layer.0.attention.attention.query.bias") is not None,
+        "layer_scale": family in ("dinov2", "dinov3"),
+        "local_cls_norm": "local_cls_norm.weight" in shapes,
+        "pooler": "pooler.dense.weight" in shapes,
+        "norm_eps": json.get("layer_norm_eps", 1e-5 if family == "dinov3" else 1e-6),
+    }
+    token = _first(shapes, "mask_token", "embeddings.mask_token")
+    fields["mask_token"] = (
+        token is not None and token[-1] == width and (family in ("dinov2", "dinov3") or layout == "hf")
+    )
+    if family == "dinov3":
+        fields["positions"] = "rope"
+        fields["rope_base"] = json.get("rope_theta", DINOV3.get("rope_base", 100.0))
+        fields["mask_k_bias"] = "layer.0.attention.k_proj.bias" not in shapes
+    else:
+        fields["pos_grid"], fields["pos_cls"] = _grid(shapes, patch, json)
+        fields.update(resampling(family, layout, fields["num_registers"] > 0))
+    return ViTConfig(**fields)
+
+
+def _check_activation(config: ViTConfig, family: str, json: Mapping[str, Any]) -> None:
+    """Refuses a Hugging Face folder whose config.json asks for another activation than the family's."""
+    expected = "silu" if family == "dinov3" and config.swiglu else "gelu"
+    if json.get("hidden_act", expected) != expected:
+        raise UserError(f"config.json says hidden_act={json['hidden_act']!r}; only {expected!r} is known for {family}")
+
+
+def resampling(family: str, layout: str, registers: bool) -> dict[str, Any]:
+    """How the layout's own code resamples learned positions: they differ, and each is reproduced."""
+    if layout == "timm":
+        return {"pos_offset": 0.0, "pos_antialias": True}
+    if layout == "hf":
+        return {"pos_offset": 0.0, "pos_antialias": family == "dinov2" and registers}
+    plain = family in ("dino", "dinov2") and not registers
+    return {"pos_offset": 0.1 if plain else 0.0, "pos_antialias": not plain}
+
+
+def _trained_on(family: str, shapes: Shapes) -> Preprocess | None:
+    """Masked auto-encoders see ImageNet's mean and deviation, unlike timm's own ViTs."""
+    if family == "vit" and any(key.startswith("decoder_") for key in shapes):
+        return Preprocess(mean=IMAGENET[0], std=IMAGENET[1], crop_pct=0.875)
+    return None
+
+
+def _overruled(family: str, found: str, model: str | None, layout: str | None) -> tuple[str, str]:
+    """(family, layout) as the keys tell them, corrected by a named model and layout that fit the same keys."""
+    if model is not None:
+        named = get(model).family
+        if named != family and not {named, family} <= {"vit", "dino"}:
+            raise UserError(f"the checkpoint is of the {family} family; {model} is of {named}")
+        if {named, family} <= {"vit", "dino"}:  # the same keys: only the name tells them apart
+            family, found = named, found if found == "hf" else {"vit": "timm", "dino": "meta"}[named]
+    if layout in (None, found):
+        return family, found
+    if {layout, found} == {"meta", "timm"} and family in ("vit", "dino"):  # the same keys again
+        return family if model else {"meta": "dino", "timm": "vit"}[layout], layout
+    raise UserError(f"the checkpoint's keys are of the layout {found!r}, not {layout!r}")

@@ -1,0 +1,119 @@
+"""Texts to CLIP's token ids: with the checkpoint's own tokenizer, or offline with CLIP's published vocabulary."""
+
+import dataclasses
+import html
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxdino.core.errors import UserError
+
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+"""What transformers keeps of a tokenizer beside a model's weights."""
+
+CLASSES = (None, "CLIPTokenizer", "CLIPTokenizerFast")
+"""Values of tokenizer_config.json's tokenizer_class that are read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """Byte-pair encoding and the marks around a text.
+
+    Attributes:
+      encode: a text -> its ids, without marks.
+      start, end, pad: ids of the marks before and after a text, and of what fills up the rest.
+      source: where it comes from.
+    """
+
+    encode: Callable[[str], list[int]]
+    start: int
+    end: int
+    pad: int
+    source: str
+
+    def __call__(self, texts: Sequence[str], length: int, *, truncate: bool = False) -> np.ndarray:
+        """Texts -> ids (B, length) int32, marked and padded.
+
+        Args:
+          length: of the model's context, 77 in all published CLIPs.
+          truncate: cut what is too long and end it with the end mark, as OpenAI's `clip.tokenize` does.
+
+        Raises:
+          UserError: if it is no list of texts, or one is too long.
+        """
+        if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence) or not len(texts):
+            raise UserError('texts are a list with at least one string in it: ["a photo of a cat"]')
+        ids = np.full((len(texts), length), self.pad, np.int32)
+        for row, text in zip(ids, texts, strict=True):
+            if not isinstance(text, str):
+                raise UserError(f"texts are strings, {text!r} is of type {type(text).__name__}")
+            tokens = [self.start, *self.encode(text), self.end]
+            if len(tokens) > length and not truncate:
+                raise UserError(
+                    f"{text!r} is {len(tokens)} tokens long with its two marks; the model takes {length}: shorten it, "
+                    "or cut it with truncate=True"
+                )
+            tokens = [*tokens[: length - 1], self.end] if len(tokens) > length else tokens
+            row[: len(tokens)] = tokens
+        return ids
+
+
+def published() -> Tokenizer:
+    """CLIP's published vocabulary from the package instant-clip-tokenizer, which needs no download.
+
+    Texts are cleaned as OpenAI does it, entities of HTML and white space, but for its repair of wrongly decoded text
+    (ftfy). Source: openai/CLIP clip/simple_tokenizer.py.
+    """
+    from instant_clip_tokenizer import Tokenizer as Instant
+
+    tokenizer = Instant()
+    return Tokenizer(
+        encode=lambda text: tokenizer.encode(_cleaned(text)),
+        start=tokenizer.start_of_text(),
+        end=tokenizer.end_of_text(),
+        pad=0,
+        source="instant-clip-tokenizer",
+    )
+
+
+def _cleaned(text: str) -> str:
+    return " ".join(html.unescape(html.unescape(text)).split()).lower()
+
+
+def is_tokenizer(folder: Path) -> bool:
+    """Whether transformers' files of a tokenizer lie in the folder."""
+    return (folder / "tokenizer.json").is_file() or all((folder / n).is_file() for n in ("vocab.json", "merges.txt"))
+
+
+def from_folder(folder: Path) -> Tokenizer:
+    """The tokenizer of a Hugging Face folder, through transformers.
+
+    Raises:
+      UserError: if it is none of CLIP's, or cannot be read.
+    """
+    from transformers import CLIPTokenizer
+
+    try:
+        config = folder / "tokenizer_config.json"
+        kind = json.loads(config.read_text("utf-8")).get("tokenizer_class") if config.is_file() else None
+        if kind not in CLASSES:
+            raise UserError(f"{folder}: its tokenizer is a {kind}; only CLIP's own is known. Give ids, not texts")
+        tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, TypeError, AttributeError) as err:
+        raise UserError(f"{folder}: its tokenizer cannot be read: {str(err).splitlines()[0]}") from err
+    return Tokenizer(
+        encode=lambda text: tokenizer.encode(text, add_special_tokens=False),
+        start=tokenizer.bos_token_id,
+        end=tokenizer.eos_token_id,
+        pad=tokenizer.pad_token_id,
+        source=str(folder),
+    )

@@ -1,0 +1,250 @@
+"""ConvNeXt as DINOv3 distils it: four stages of depthwise convolutions, one final norm over pooled and patches."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxdino.core.errors import UserError
+from jaxdino.models.depthwise import depthwise_conv
+from jaxdino.models.layer import Layer
+from jaxdino.models.layers import LayerNorm, Linear, add_bias, drop_path, gelu, linear, over_last_axis
+from jaxdino.models.output import Output
+from jaxdino.models.spec import ModelSpec
+
+STEM, STEP, SIDE = 4, 2, 7
+"""The stem's stride, each later stage's stride, and the side of the depthwise kernels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvNeXtConfig:
+    """The shape of a ConvNeXt.
+
+    Attributes:
+      depths, widths: blocks and channels of each stage; any number of stages.
+      norm_twice: Meta's checkpoints hold the final norm twice, as `norm` and as `norms.<last stage>`: the same module
+        under two names. Says nothing about the forward pass; kept so that export gives the file's keys again.
+    """
+
+    depths: tuple[int, ...] = (3, 3, 9, 3)
+    widths: tuple[int, ...] = (96, 192, 384, 768)
+    in_channels: int = 3
+    norm_eps: float = 1e-6
+    norm_twice: bool = True
+    input_kernel: ClassVar[str] = "backbone.downsample_layers.0.0.kernel"
+
+    @property
+    def width(self) -> int:
+        """Of the last stage, which the head sees."""
+        return self.widths[-1]
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The stem, each block, the final norm; a stage's first block has the downsampling before it with it."""
+        down = "backbone.downsample_layers."
+        blocks = []
+        for s, depth in enumerate(self.depths):
+            for i in range(depth):
+                before = (f"{down}{s}",) if s and not i else ()
+                blocks.append(Layer(f"stages.{s}.{i}", "block", (*before, f"backbone.stages.{s}.{i}")))
+        return (Layer("stem", "stem", (f"{down}0",)), *blocks, Layer("norm", "norm", ("backbone.norm",)))
+
+    def places(self) -> list[dict[str, int]]:
+        """`{s}`, `{i}`: each stage and block; `{d}`: each stage with a downsampling before it; `{last}`: the last."""
+        blocks = [{"s": s, "i": i} for s, depth in enumerate(self.depths) for i in range(depth)]
+        return [*blocks, *({"d": d} for d in range(1, len(self.depths))), {"last": len(self.depths) - 1}]
+
+    def build(self, **how) -> "ConvNeXt":
+        """The network with random parameters; `how` as `ConvNeXt` takes it."""
+        return ConvNeXt(self, **how)
+
+
+class PatchConv(nnx.Module):
+    """A convolution whose stride is its kernel's side, as one matmul; kernel (p, p, in, out), bias (out,).
+
+    Rows and columns that fill no whole patch are left aside, as torch's convolution without padding leaves them.
+    """
+
+    def __init__(self, side: int, n_in: int, n_out: int, rngs: nnx.Rngs):
+        init = nnx.initializers.truncated_normal(stddev=0.02)
+        self.kernel = nnx.Param(init(rngs.params(), (side, side, n_in, n_out), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((n_out,)))
+
+    def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
+        """(B, H, W, C) -> (B, H // p, W // p, D)."""
+        kernel = self.kernel[...]
+        p, _, c, width = kernel.shape
+        b, height, wide, _ = x_BxHxWxC.shape
+        h, w = height // p, wide // p
+        x = x_BxHxWxC[:, : h * p, : w * p].reshape(b, h, p, w, p, c).transpose(0, 1, 3, 2, 4, 5)
+        return linear(x.reshape(b, h, w, p * p * c), kernel.reshape(p * p * c, width), self.bias[...])
+
+
+class DepthwiseConv(nnx.Module):
+    """7 x 7 convolution of each channel by itself, the size kept; kernel (7, 7, 1, width), bias (width,)."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        init = nnx.initializers.truncated_normal(stddev=0.02)
+        self.kernel = nnx.Param(init(rngs.params(), (SIDE, SIDE, 1, width), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((width,)))
+
+    def __call__(self, x_BxHxWxD: jax.Array) -> jax.Array:
+        return add_bias(depthwise_conv(x_BxHxWxD, self.kernel[...]), self.bias[...])
+
+
+class Block(nnx.Module):
+    """x + gamma * pwconv2(gelu(pwconv1(norm(dwconv(x))))), with stochastic depth."""
+
+    def __init__(self, width: int, eps: float, drop_rate: float, rngs: nnx.Rngs):
+        self.dwconv = DepthwiseConv(width, rngs)
+        self.norm = LayerNorm(width, eps)
+        self.pwconv1 = Linear(width, 4 * width, rngs=rngs)
+        self.pwconv2 = Linear(4 * width, width, rngs=rngs)
+        self.gamma = nnx.Param(jnp.ones((width,)))
+        self.drop_rate = drop_rate
+
+    def __call__(self, x_BxHxWxD: jax.Array, key: jax.Array | None) -> jax.Array:
+        branch = self.pwconv2(gelu(self.pwconv1(self.norm(self.dwconv(x_BxHxWxD)))))
+        branch = branch * over_last_axis(self.gamma[...].astype(branch.dtype), branch)
+        rows = branch.reshape(branch.shape[0], -1, branch.shape[-1])
+        return x_BxHxWxD + drop_path(rows, self.drop_rate, key).reshape(branch.shape)
+
+
+class ConvNeXt(nnx.Module):
+    """A ConvNeXt; see `ConvNeXtConfig` for what varies and `Output` for what it gives.
+
+    Sources: facebookresearch/dinov3 dinov3/models/convnext.py; Liu et al. 2022, A ConvNet for the 2020s
+    (arXiv:2201.03545).
+    """
+
+    def __init__(
+        self,
+        cfg: ConvNeXtConfig,
+        *,
+        rngs: nnx.Rngs,
+        drop_path: float = 0.0,
+        dtype: jnp.dtype = jnp.float32,
+        attention: str = "xla",
+        remat: bool = False,
+    ):
+        first, *others = cfg.widths
+        downsample = [nnx.List([PatchConv(STEM, cfg.in_channels, first, rngs), LayerNorm(first, cfg.norm_eps)])]
+        for before, width in zip(cfg.widths, others, strict=False):
+            downsample.append(nnx.List([LayerNorm(before, cfg.norm_eps), PatchConv(STEP, before, width, rngs)]))
+        self.downsample_layers = nnx.List(downsample)
+        total = sum(cfg.depths)
+        rates = iter(drop_path * i / max(total - 1, 1) for i in range(total))  # rising from the first block to the last
+        stages = []
+        for depth, width in zip(cfg.depths, cfg.widths, strict=True):
+            stages.append(nnx.List([Block(width, cfg.norm_eps, next(rates), rngs) for _ in range(depth)]))
+        self.stages = nnx.List(stages)
+        self.norm = LayerNorm(cfg.width, cfg.norm_eps)
+        self.cfg, self.dtype, self.remat = cfg, dtype, remat
+
+    def stem(self, images: jax.Array) -> jax.Array:
+        """images (B, H, W, C) -> (B, H // 4, W // 4, first width), the stem's norm applied.
+
+        Raises:
+          UserError: if a side is too short to leave the last stage a pixel, or the channels are others.
+        """
+        least = STEM * STEP ** (len(self.cfg.depths) - 1)
+        _, height, width, channels = images.shape
+        if min(height, width) < least or channels != self.cfg.in_channels:
+            raise UserError(
+                f"images of {height}x{width} with {channels} channels do not fit: give at least {least} pixels a side "
+                f"and {self.cfg.in_channels} channels"
+            )
+        return self._downsample(0, images.astype(self.dtype))
+
+    def _downsample(self, stage: int, x: jax.Array) -> jax.Array:
+        for layer in self.downsample_layers[stage]:
+            x = layer(x)
+        return x
+
+    def stage_maps(self, images: jax.Array, key: jax.Array | None = None) -> list[jax.Array]:
+        """The feature map (B, h, w, D of the stage) that each stage ends with, no norm applied."""
+        x, maps, count = self.stem(images), [], 0
+        for s, blocks in enumerate(self.stages):
+            x = self._downsample(s, x) if s else x
+            for block in blocks:
+                block_key = None if key is None else jax.random.fold_in(key, count)
+                x = (jax.checkpoint(block.__call__) if self.remat else block)(x, block_key)
+                count += 1
+            maps.append(x)
+        return maps
+
+    def __call__(self, images: jax.Array, *, mask: jax.Array | None = None, key: jax.Array | None = None) -> Output:
+        """images (B, H, W, C) float normalised -> Output: its stages before, cls and patches after the final norm.
+
+        Sides need not be multiples of 32: what fills no whole patch at the right and the bottom is left aside.
+        With a key, stochastic depth is active.
+
+        Raises:
+          UserError: for a mask, which a ConvNeXt has no token for, and as `stem`.
+        """
+        if mask is not None:
+            raise UserError("a ConvNeXt has no mask token: patches cannot be masked")
+        maps = self.stage_maps(images, key)
+        return dataclasses.replace(self._gather(maps[-1], self.norm), stages=tuple(maps))
+
+    def _gather(self, x: jax.Array, norm=lambda x: x) -> Output:
+        pooled = norm(x.mean(axis=(1, 2)))
+        registers = jnp.zeros((x.shape[0], 0, x.shape[-1]), x.dtype)
+        return Output(cls=pooled, patches=norm(x), registers=registers, pooled=pooled)
+
+    def intermediate_layers(
+        self, images: jax.Array, n: int | Sequence[int] = 1, patch_size: int | None = None
+    ) -> list[Output]:
+        """The outputs of the last `n` stages, or of the stages with the given indices, from the input to the output.
+
+        As in Meta's code, the final norm is applied to the last stage and to no other.
+
+        Args:
+          patch_size: resizes the feature maps, antialiased and before the norm, to the grid that a ViT of this patch
+            size would have, (H // patch_size, W // patch_size). None, as in Meta's hub, leaves them as they are.
+
+        Raises:
+          UserError: if there are no such stages.
+        """
+        last = len(self.cfg.depths) - 1
+        chosen = sorted(range(last + 1 - n, last + 1) if isinstance(n, int) else n)
+        if not chosen or not all(0 <= s <= last for s in chosen):
+            raise UserError(f"n={n} asks for stages {chosen} of a model that has stages 0 to {last}")
+        maps, found = self.stage_maps(images), []
+        for s in chosen:
+            norm = self.norm if s == last else lambda x: x
+            out = self._gather(maps[s], norm)
+            if patch_size is not None:
+                size = (images.shape[1] // patch_size, images.shape[2] // patch_size)
+                out = dataclasses.replace(out, patches=norm(_resized(maps[s], size)))
+            found.append(out)
+        return found
+
+
+def _resized(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """(B, h, w, D) to another size: a triangle filter, as wide as the step where that is longer than a pixel."""
+    shape = (x.shape[0], *size, x.shape[-1])
+    return jax.image.resize(x.astype(jnp.float32), shape, "linear", antialias=True).astype(x.dtype)
+
+
+_SIZES = {  # depths, widths
+    "tiny": ((3, 3, 9, 3), (96, 192, 384, 768)),
+    "small": ((3, 3, 27, 3), (96, 192, 384, 768)),
+    "base": ((3, 3, 27, 3), (128, 256, 512, 1024)),
+    "large": ((3, 3, 27, 3), (192, 384, 768, 1536)),
+}
+
+SPECS = tuple(
+    ModelSpec(
+        name=f"dinov3_convnext_{size}",
+        family="convnext",
+        config=ConvNeXtConfig(depths, widths),
+        hub=f"facebook/dinov3-convnext-{size}-pretrain-lvd1689m",
+        page="https://github.com/facebookresearch/dinov3",
+        last_layers=depths[-1],
+    )
+    for size, (depths, widths) in _SIZES.items()
+)

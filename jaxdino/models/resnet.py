@@ -1,0 +1,251 @@
+"""ResNets as torchvision builds them (the stride in the 3 x 3 convolution), and DINO's ResNet-50."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from jaxdino.core.errors import UserError
+from jaxdino.models.batch_norm import BatchNorm, checkpointed
+from jaxdino.models.layer import Layer
+from jaxdino.models.layers import drop_path
+from jaxdino.models.output import Output
+from jaxdino.models.spec import ModelSpec, Preprocess
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetConfig:
+    """The shape of a ResNet.
+
+    Attributes:
+      bottleneck: blocks of three convolutions (1, 3, 1), not of two (3, 3).
+      depths, widths: blocks and output channels of each stage.
+      reduction: how many times narrower than its output a bottleneck's 3 x 3 convolution is; 1 without bottlenecks.
+      stem: channels of the first convolution.
+      counts: whether the checkpoint has torch's `num_batches_tracked`.
+    """
+
+    bottleneck: bool = True
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    widths: tuple[int, ...] = (256, 512, 1024, 2048)
+    reduction: int = 4
+    stem: int = 64
+    in_channels: int = 3
+    counts: bool = True
+    input_kernel: ClassVar[str] = "backbone.conv1.kernel"
+
+    @property
+    def width(self) -> int:
+        """Of the last stage, which the head sees."""
+        return self.widths[-1]
+
+    @property
+    def blocks(self) -> list[tuple[int, int]]:
+        """(stage, block) of each block; stages count from 1, as in the names layer1, layer2, ..."""
+        return [(s, i) for s, depth in enumerate(self.depths, 1) for i in range(depth)]
+
+    def sizes(self, stage: int, block: int) -> tuple[int, int, int]:
+        """(input channels, output channels, stride) of a block."""
+        width = self.widths[stage - 1]
+        if block:
+            return width, width, 1
+        before = (self.stem, *self.widths)[stage - 1]
+        return before, width, 1 if stage == 1 else 2
+
+    def projects(self, stage: int, block: int) -> bool:
+        """Whether a block's shortcut needs a convolution: its input has another size or other channels."""
+        before, width, stride = self.sizes(stage, block)
+        return before != width or stride > 1
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The stem and each block; a ResNet has no final norm."""
+        stem = Layer("stem", "stem", ("backbone.conv1", "backbone.bn1"))
+        return (stem, *(Layer(f"layer{s}.{i}", "block", (f"backbone.layer{s}.{i}",)) for s, i in self.blocks))
+
+    def places(self) -> list[dict[str, int]]:
+        """`{s}`, `{i}`: each stage (from 1) and block; `{t}` = s - 1; `{p}`, `{q}` = p - 1: projected shortcuts."""
+        blocks = [{"s": s, "t": s - 1, "i": i} for s, i in self.blocks]
+        return blocks + [{"p": s, "q": s - 1} for s, i in self.blocks if not i and self.projects(s, i)]
+
+    def build(self, **how) -> "ResNet":
+        """The network with random parameters; `how` as `ResNet` takes it."""
+        return ResNet(self, **how)
+
+
+class Conv(nnx.Module):
+    """k x k convolution without bias, padded by k // 2 on every side as in torch; kernel (k, k, in, out)."""
+
+    def __init__(self, n_in: int, n_out: int, side: int, stride: int, rngs: nnx.Rngs):
+        init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+        self.kernel = nnx.Param(init(rngs.params(), (side, side, n_in, n_out), jnp.float32))
+        self.stride = stride
+
+    def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
+        kernel = self.kernel[...]
+        around = (kernel.shape[0] // 2,) * 2
+        return lax.conv_general_dilated(
+            x_BxHxWxC,
+            kernel.astype(x_BxHxWxC.dtype),
+            window_strides=(self.stride, self.stride),
+            padding=(around, around),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+
+def max_pool(x_BxHxWxC: jax.Array) -> jax.Array:
+    """The largest of each 3 x 3 window at stride 2; beyond the border lies minus infinity, as in torch."""
+    around = ((0, 0), (1, 1), (1, 1), (0, 0))
+    return lax.reduce_window(x_BxHxWxC, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), around)
+
+
+class Block(nnx.Module):
+    """relu(shortcut(x) + branch(x)); the branch is convolutions with batch norms, and ReLU between them."""
+
+    def __init__(self, cfg: ResNetConfig, stage: int, block: int, drop_rate: float, rngs: nnx.Rngs):
+        before, width, stride = cfg.sizes(stage, block)
+        narrow = width // cfg.reduction
+        steps = [(before, width, 3, stride), (width, width, 3, 1)]
+        if cfg.bottleneck:
+            steps = [(before, narrow, 1, 1), (narrow, narrow, 3, stride), (narrow, width, 1, 1)]
+        for n, (n_in, n_out, side, step) in enumerate(steps, 1):
+            setattr(self, f"conv{n}", Conv(n_in, n_out, side, step, rngs))
+            setattr(self, f"bn{n}", BatchNorm(n_out, count=cfg.counts))
+        if cfg.projects(stage, block):
+            norm = BatchNorm(width, count=cfg.counts)
+            self.downsample = nnx.List([Conv(before, width, 1, stride, rngs), norm])
+        else:
+            self.downsample = None
+        self.convolutions, self.drop_rate = len(steps), drop_rate
+
+    def __call__(self, x_BxHxWxC: jax.Array, key: jax.Array | None) -> jax.Array:
+        branch = x_BxHxWxC
+        for n in range(1, self.convolutions + 1):
+            branch = jax.nn.relu(branch) if n > 1 else branch
+            branch = getattr(self, f"bn{n}")(getattr(self, f"conv{n}")(branch))
+        shortcut = x_BxHxWxC
+        if self.downsample is not None:
+            conv, norm = self.downsample
+            shortcut = norm(conv(x_BxHxWxC))
+        rows = branch.reshape(branch.shape[0], -1, branch.shape[-1])
+        return jax.nn.relu(shortcut + drop_path(rows, self.drop_rate, key).reshape(branch.shape))
+
+
+class ResNet(nnx.Module):
+    """A ResNet; see `ResNetConfig` for what varies and `Output` for what it gives.
+
+    Sources: pytorch/vision torchvision/models/resnet.py; He et al. 2015 (arXiv:1512.03385). A batch norm evaluates
+    unless `batch_norm.set_training` says otherwise.
+    """
+
+    def __init__(
+        self,
+        cfg: ResNetConfig,
+        *,
+        rngs: nnx.Rngs,
+        drop_path: float = 0.0,
+        dtype: jnp.dtype = jnp.float32,
+        attention: str = "xla",
+        remat: bool = False,
+    ):
+        self.conv1 = Conv(cfg.in_channels, cfg.stem, 7, 2, rngs)
+        self.bn1 = BatchNorm(cfg.stem, count=cfg.counts)
+        rates = [drop_path * n / max(len(cfg.blocks) - 1, 1) for n in range(len(cfg.blocks))]
+        for s in range(1, len(cfg.depths) + 1):
+            blocks = [
+                Block(cfg, stage, i, rate, rngs)
+                for (stage, i), rate in zip(cfg.blocks, rates, strict=True)
+                if stage == s
+            ]
+            setattr(self, f"layer{s}", nnx.List(blocks))
+        self.cfg, self.dtype, self.remat = cfg, dtype, remat
+
+    def stem(self, images: jax.Array) -> jax.Array:
+        """images (B, H, W, C) -> (B, ceil(H / 4), ceil(W / 4), stem channels), after the max pool.
+
+        Raises:
+          UserError: for images of other channels than the network's.
+        """
+        if images.ndim != 4 or images.shape[-1] != self.cfg.in_channels:
+            raise UserError(f"images of shape {images.shape} do not fit: give (B, H, W, {self.cfg.in_channels})")
+        return max_pool(jax.nn.relu(self.bn1(self.conv1(images.astype(self.dtype)))))
+
+    def stage_maps(self, images: jax.Array, key: jax.Array | None = None) -> list[jax.Array]:
+        """The feature maps (B, h, w, D of the stage) of layer1, layer2, ..."""
+        x, maps = self.stem(images), []
+        for n, (s, i) in enumerate(self.cfg.blocks):
+            block = getattr(self, f"layer{s}")[i]
+            block_key = None if key is None else jax.random.fold_in(key, n)
+            x = (checkpointed(block) if self.remat else block)(x, block_key)
+            if i == self.cfg.depths[s - 1] - 1:
+                maps.append(x)
+        return maps
+
+    def __call__(self, images: jax.Array, *, mask: jax.Array | None = None, key: jax.Array | None = None) -> Output:
+        """images (B, H, W, C) float normalised -> Output; any height and width. With a key, stochastic depth is active.
+
+        Raises:
+          UserError: for a mask, which a ResNet has no token for, and as `stem`.
+        """
+        if mask is not None:
+            raise UserError("a ResNet has no mask token: patches cannot be masked")
+        maps = self.stage_maps(images, key)
+        return dataclasses.replace(_gather(maps[-1]), stages=tuple(maps))
+
+    def intermediate_layers(self, images: jax.Array, n: int | Sequence[int] = 1) -> list[Output]:
+        """The outputs of the last `n` stages, or of the stages with the given indices from 0, input to output.
+
+        Raises:
+          UserError: if there are no such stages.
+        """
+        last = len(self.cfg.depths) - 1
+        chosen = sorted(range(last + 1 - n, last + 1) if isinstance(n, int) else n)
+        if not chosen or not all(0 <= s <= last for s in chosen):
+            raise UserError(f"n={n} asks for stages {chosen} of a model that has stages 0 to {last}")
+        maps = self.stage_maps(images)
+        return [_gather(maps[s]) for s in chosen]
+
+
+def _gather(x: jax.Array) -> Output:
+    pooled = x.mean(axis=(1, 2))
+    registers = jnp.zeros((x.shape[0], 0, x.shape[-1]), x.dtype)
+    return Output(cls=pooled, patches=x, registers=registers, pooled=pooled)
+
+
+_DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+
+def _config(number: int) -> ResNetConfig:
+    bottleneck = number >= 50
+    factor = 4 if bottleneck else 1
+    widths = tuple(factor * width for width in (64, 128, 256, 512))
+    return ResNetConfig(bottleneck, _DEPTHS[number], widths, factor)
+
+
+SPECS = (
+    *(
+        ModelSpec(
+            name=f"resnet{number}",
+            family="resnet",
+            config=_config(number),
+            preprocess=Preprocess(interpolation="bilinear"),
+            pool="mean",
+            hub=f"timm/resnet{number}.tv_in1k",
+            page="https://github.com/pytorch/vision",
+            last_layers=_DEPTHS[number][-1],
+        )
+        for number in _DEPTHS
+    ),
+    ModelSpec(
+        name="dino_resnet50",
+        family="dino_resnet",
+        config=_config(50),
+        pool="mean",
+        page="https://github.com/facebookresearch/dino",
+        last_layers=3,
+    ),
+)

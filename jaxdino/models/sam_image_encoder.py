@@ -1,0 +1,161 @@
+"""SAM's image encoder: a ViT with attention in windows, a few global blocks, and relative positions.
+
+Sources: facebookresearch/segment-anything segment_anything/modeling/image_encoder.py; Li et al. 2022, Exploring
+Plain Vision Transformer Backbones for Object Detection (arXiv:2203.16527); Li et al. 2022, MViTv2
+(arXiv:2112.01526), for the decomposed relative positions.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxdino.models import positions
+from jaxdino.models.layers import LayerNorm, Linear, attention, drop_path, gelu, split_heads
+from jaxdino.models.sam_layers import Conv, MLPBlock, run
+from jaxdino.models.vit import PatchEmbed, ViTConfig
+
+
+def relative_positions(table_LxD: jax.Array, n: int) -> jax.Array:
+    """The vector for each (query, key) pair of one axis, (n, n, d), from a table over the 2 n - 1 distances.
+
+    A table of another length is resampled linearly first, as torch's `interpolate(mode="linear")` does it.
+    """
+    table = table_LxD.astype(jnp.float32)
+    if table.shape[0] != 2 * n - 1:
+        table = jnp.matmul(positions.linear_matrix(table.shape[0], 2 * n - 1), table, precision="highest")
+    steps = np.arange(n)
+    return table[steps[:, None] - steps[None, :] + n - 1]
+
+
+def windows_of(x_BxHxWxD: jax.Array, side: int) -> jax.Array:
+    """(B, h, w, D) -> (B * windows, side, side, D), padded with zeros at the bottom and the right."""
+    b, h, w, width = x_BxHxWxD.shape
+    x = jnp.pad(x_BxHxWxD, ((0, 0), (0, -h % side), (0, -w % side), (0, 0)))
+    rows, columns = x.shape[1] // side, x.shape[2] // side
+    x = x.reshape(b, rows, side, columns, side, width).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b * rows * columns, side, side, width)
+
+
+def from_windows(windows: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """The inverse of `windows_of`: (B, h, w, D) with the padding cut off, `size` = (h, w)."""
+    h, w = size
+    side, width = windows.shape[1], windows.shape[-1]
+    rows, columns = -(-h // side), -(-w // side)
+    x = windows.reshape(-1, rows, columns, side, side, width).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(-1, rows * side, columns * side, width)[:, :h, :w]
+
+
+class Attention(nnx.Module):
+    """Self-attention over a (h, w) grid with decomposed relative positions.
+
+    score(q, k) = q.k / sqrt(d) + q.rel_pos_h[y_q - y_k] + q.rel_pos_w[x_q - x_k].
+    """
+
+    def __init__(self, width: int, num_heads: int, side: int, implementation: str, rngs: nnx.Rngs):
+        init = nnx.initializers.truncated_normal(stddev=0.02)
+        self.qkv = Linear(width, 3 * width, rngs=rngs)
+        self.proj = Linear(width, width, rngs=rngs)
+        rows = (2 * side - 1, width // num_heads)
+        self.rel_pos_h = nnx.Param(init(rngs.params(), rows, jnp.float32))
+        self.rel_pos_w = nnx.Param(init(rngs.params(), rows, jnp.float32))
+        self.num_heads, self.implementation = num_heads, implementation
+
+    def __call__(self, x_BxHxWxD: jax.Array) -> jax.Array:
+        b, h, w, width = x_BxHxWxD.shape
+        q, k, v = split_heads(self.qkv(x_BxHxWxD).reshape(b, h * w, 3 * width), self.num_heads)
+        q, k = self._with_relative(q, k, (h, w))
+        out = attention(q, k, v, self.implementation)
+        return self.proj(jnp.swapaxes(out, 1, 2).reshape(b, h, w, width))
+
+    def _with_relative(self, q: jax.Array, k: jax.Array, grid: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+        """Queries and keys whose plain dot-product attention has the relative terms in its scores.
+
+        A query's h + w relative terms stand behind its own d numbers, and a key has a one where its row and its
+        column are: one matmul gives the sum, and no (N, N) bias is made.
+        """
+        (h, w), d = grid, q.shape[-1]
+        q_grid = q.reshape(*q.shape[:2], h, w, d)
+        tables = [relative_positions(t[...], n).astype(q.dtype) for t, n in ((self.rel_pos_h, h), (self.rel_pos_w, w))]
+        rel_h = jnp.einsum("bnhwd,hkd->bnhwk", q_grid, tables[0])
+        rel_w = jnp.einsum("bnhwd,wkd->bnhwk", q_grid, tables[1])
+        rows = [term.reshape(*q.shape[:3], -1) for term in (rel_h, rel_w)]
+        wide = d + h + w
+        q = jnp.concatenate([q * (1 / math.sqrt(d)), *rows], axis=-1) * math.sqrt(wide)  # attention divides by it
+        ys, xs = np.divmod(np.arange(h * w), w)
+        places = np.concatenate([np.eye(h)[ys], np.eye(w)[xs]], axis=1)
+        places = jnp.broadcast_to(jnp.asarray(places, k.dtype)[None, None], (*k.shape[:3], h + w))
+        return q, jnp.concatenate([k, places], axis=-1)
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block; attention in windows of `window` patches a side, or over all for 0."""
+
+    def __init__(self, cfg, window: int, drop_rate: float, implementation: str, rngs: nnx.Rngs):
+        width = cfg.encoder_width
+        self.norm1 = LayerNorm(width, cfg.encoder_eps)
+        self.attn = Attention(width, cfg.num_heads, window or cfg.grid, implementation, rngs)
+        self.norm2 = LayerNorm(width, cfg.encoder_eps)
+        self.mlp = MLPBlock(width, cfg.mlp_dim, gelu, rngs)
+        self.window, self.drop_rate = window, drop_rate
+
+    def __call__(self, x_BxHxWxD: jax.Array, key: jax.Array | None) -> jax.Array:
+        keys = (None, None) if key is None else jax.random.split(key)
+        x = x_BxHxWxD + self._dropped(self._attended(self.norm1(x_BxHxWxD)), keys[0])
+        return x + self._dropped(self.mlp(self.norm2(x)), keys[1])
+
+    def _attended(self, x: jax.Array) -> jax.Array:
+        if not self.window:
+            return self.attn(x)
+        return from_windows(self.attn(windows_of(x, self.window)), x.shape[1:3])
+
+    def _dropped(self, branch: jax.Array, key: jax.Array | None) -> jax.Array:
+        rows = branch.reshape(branch.shape[0], -1, branch.shape[-1])
+        return drop_path(rows, self.drop_rate, key).reshape(branch.shape)
+
+
+class ImageEncoder(nnx.Module):
+    """Images to an embedding on the patch grid; see `SamConfig`."""
+
+    def __init__(self, cfg, rngs: nnx.Rngs, drop_path: float, dtype: jnp.dtype, attention: str, remat: bool):
+        width = cfg.encoder_width
+        init = nnx.initializers.truncated_normal(stddev=0.02)
+        patches = ViTConfig(patch_size=cfg.patch_size, width=width, in_channels=cfg.in_channels)
+        self.patch_embed = PatchEmbed(patches, rngs)
+        self.pos_embed = nnx.Param(init(rngs.params(), (1, cfg.grid, cfg.grid, width), jnp.float32))
+        blocks = []
+        for i in range(cfg.depth):
+            window = 0 if i in cfg.global_attn_indexes else cfg.window_size
+            rate = drop_path * i / max(cfg.depth - 1, 1)
+            blocks.append(Block(cfg, window, rate, attention, rngs))
+        self.blocks = nnx.List(blocks)
+        self.neck = nnx.List(
+            [
+                Conv(width, cfg.width, 1, rngs, use_bias=False),
+                LayerNorm(cfg.width, 1e-6),
+                Conv(cfg.width, cfg.width, 3, rngs, padding=1, use_bias=False),
+                LayerNorm(cfg.width, 1e-6),
+            ]
+        )
+        self.dtype, self.remat = dtype, remat
+
+    def embed(self, images: jax.Array) -> jax.Array:
+        """images (B, H, W, C) -> patches with positions (B, h, w, D); the table is resampled to (h, w)."""
+        x = self.patch_embed(images.astype(self.dtype))
+        table = positions.resample_grid(self.pos_embed[...][0], x.shape[1:3], offset=0.0, antialias=False)
+        return x + table[None].astype(x.dtype)
+
+    def hidden_states(self, images: jax.Array, key: jax.Array | None = None) -> list[jax.Array]:
+        """(B, h, w, D) after the embedding and after each block: depth + 1 arrays."""
+        states = [self.embed(images)]
+        for i, block in enumerate(self.blocks):
+            block_key = None if key is None else jax.random.fold_in(key, i)
+            step = jax.checkpoint(block.__call__) if self.remat else block
+            states.append(step(states[-1], block_key))
+        return states
+
+    def __call__(self, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """images (B, H, W, C) float normalised -> (B, h, w, width)."""
+        return run(self.neck, self.hidden_states(images, key)[-1])

@@ -1,0 +1,100 @@
+"""Small layers that SAM's three parts share: convolutions with torch's meaning, embeddings, activations."""
+
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from jaxdino.models.layers import Linear, add_bias, gelu, linear
+
+
+class Conv(nnx.Module):
+    """torch's Conv2d on (B, H, W, C): kernel (h, w, in, out), bias (out,); `padding` zeros on each side."""
+
+    def __init__(
+        self, n_in: int, n_out: int, side: int, rngs: nnx.Rngs, *, stride=1, padding: int = 0, use_bias: bool = True
+    ):
+        init = nnx.initializers.truncated_normal(stddev=0.02)
+        self.kernel = nnx.Param(init(rngs.params(), (side, side, n_in, n_out), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((n_out,))) if use_bias else None
+        self.stride, self.padding = stride, padding
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.kernel[...]
+        bias = None if self.bias is None else self.bias[...]
+        if kernel.shape[:2] == (1, 1):
+            return linear(x, kernel[0, 0], bias)
+        y = lax.conv_general_dilated(
+            x,
+            kernel.astype(x.dtype),
+            window_strides=(self.stride, self.stride),
+            padding=((self.padding, self.padding),) * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return y if bias is None else add_bias(y, bias)
+
+
+class Doubling(nnx.Module):
+    """torch's ConvTranspose2d with a kernel of 2 and a stride of 2, as one matmul; kernel (2, 2, in, out)."""
+
+    def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs):
+        init = nnx.initializers.truncated_normal(stddev=0.02)
+        self.kernel = nnx.Param(init(rngs.params(), (2, 2, n_in, n_out), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((n_out,)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, h, w, C) -> (B, 2 h, 2 w, D)."""
+        b, h, w, n_in = x.shape
+        n_out = self.kernel.shape[-1]
+        kernel = self.kernel[...].transpose(2, 0, 1, 3).reshape(n_in, 4 * n_out)
+        y = linear(x, kernel, None).reshape(b, h, w, 2, 2, n_out).transpose(0, 1, 3, 2, 4, 5)
+        return add_bias(y.reshape(b, 2 * h, 2 * w, n_out), self.bias[...])
+
+
+class Embedding(nnx.Module):
+    """Learned vectors, `embedding` (rows, width)."""
+
+    def __init__(self, rows: int, width: int, rngs: nnx.Rngs):
+        init = nnx.initializers.normal(stddev=1.0)
+        self.embedding = nnx.Param(init(rngs.params(), (rows, width), jnp.float32))
+
+
+class Gelu(nnx.Module):
+    """The exact GELU as a layer, so that those after it keep their numbers of the original."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return gelu(x)
+
+
+class MLPBlock(nnx.Module):
+    """lin2(activation(lin1(x)))."""
+
+    def __init__(self, width: int, mlp_dim: int, activation: Callable[[jax.Array], jax.Array], rngs: nnx.Rngs):
+        self.lin1 = Linear(width, mlp_dim, rngs=rngs)
+        self.lin2 = Linear(mlp_dim, width, rngs=rngs)
+        self.activation = activation
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.lin2(self.activation(self.lin1(x)))
+
+
+class MLP(nnx.Module):
+    """Three linear layers with ReLU between them."""
+
+    def __init__(self, n_in: int, hidden: int, n_out: int, rngs: nnx.Rngs):
+        sizes = ((n_in, hidden), (hidden, hidden), (hidden, n_out))
+        self.layers = nnx.List([Linear(a, b, rngs=rngs) for a, b in sizes])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in list(self.layers)[:-1]:
+            x = jax.nn.relu(layer(x))
+        return self.layers[-1](x)
+
+
+def run(layers: Iterable[Callable[[jax.Array], jax.Array]], x: jax.Array) -> jax.Array:
+    """One layer after the other."""
+    for layer in layers:
+        x = layer(x)
+    return x

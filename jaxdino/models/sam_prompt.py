@@ -1,0 +1,127 @@
+"""SAM's prompt encoder: points, boxes and masks as embeddings.
+
+Source: facebookresearch/segment-anything segment_anything/modeling/prompt_encoder.py; Tancik et al. 2020, Fourier
+Features (arXiv:2006.10739), for the positions.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxdino.core.params import Buffer
+from jaxdino.models.layers import LayerNorm, over_last_axis
+from jaxdino.models.sam_layers import Conv, Embedding, Gelu, run
+
+BACKGROUND, FOREGROUND, PADDING, IGNORED = 0, 1, -1, -10
+"""Labels of points: not in the object, in it, no point at all (a learned vector), and, transformers' own, zeros."""
+
+
+class Positions(nnx.Module):
+    """Random Fourier features, `positional_encoding_gaussian_matrix` (2, width / 2): a buffer of the checkpoint."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        self.positional_encoding_gaussian_matrix = Buffer(jax.random.normal(rngs.params(), (2, width // 2)))
+
+    def __call__(self, xy: jax.Array) -> jax.Array:
+        """(..., 2), x and y as shares of the frame, 0 to 1 -> (..., width) float32, sines before cosines."""
+        matrix = self.positional_encoding_gaussian_matrix[...].astype(jnp.float32)
+        xy = 2 * xy.astype(jnp.float32) - 1
+        x_row, y_row = (over_last_axis(row, xy) for row in matrix)
+        angles = 2 * math.pi * (xy[..., :1] * x_row + xy[..., 1:] * y_row)  # no matmul: it would round on accelerators
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class PromptEncoder(nnx.Module):
+    """Prompts to sparse embeddings (a token for each point and box corner) and a dense one (of the mask)."""
+
+    def __init__(self, cfg, rngs: nnx.Rngs, dtype: jnp.dtype):
+        width, channels = cfg.width, cfg.mask_channels
+        self.pe_layer = Positions(width, rngs)
+        self.point_embeddings = nnx.List([Embedding(1, width, rngs) for _ in range(4)])
+        self.not_a_point_embed = Embedding(1, width, rngs)
+        self.no_mask_embed = Embedding(1, width, rngs)
+        self.mask_downscaling = nnx.List(
+            [
+                Conv(1, channels // 4, 2, rngs, stride=2),
+                LayerNorm(channels // 4, 1e-6),
+                Gelu(),
+                Conv(channels // 4, channels, 2, rngs, stride=2),
+                LayerNorm(channels, 1e-6),
+                Gelu(),
+                Conv(channels, width, 1, rngs),
+            ]
+        )
+        self.patch_size, self.dtype = cfg.patch_size, dtype
+
+    def image_positions(self, grid: tuple[int, int]) -> jax.Array:
+        """(h, w, width): the positions of the cells' centres."""
+        ys, xs = ((jnp.arange(n) + 0.5) / n for n in grid)
+        centres = jnp.stack(jnp.meshgrid(xs, ys, indexing="xy"), axis=-1)
+        return self.pe_layer(centres).astype(self.dtype)
+
+    def __call__(
+        self,
+        points: jax.Array | None = None,
+        labels: jax.Array | None = None,
+        boxes: jax.Array | None = None,
+        masks: jax.Array | None = None,
+        *,
+        grid: tuple[int, int],
+    ) -> tuple[jax.Array, jax.Array]:
+        """Embeds P prompts for each of B images; what is not given is left out.
+
+        Args:
+          points: (B, P, K, 2), x and y in pixels of the model's input frame, which is `grid` patches large.
+          labels: (B, P, K) int, see `FOREGROUND` and its neighbours. Without boxes a padding point is added.
+          boxes: (B, P, 4): x1, y1, x2, y2 in pixels of the input frame.
+          masks: (B, P or 1, 4 h, 4 w) logits.
+          grid: (h, w) of the image embedding.
+
+        Returns:
+          sparse (B, P, N, width), N = K + 1, 2 or K + 2; (B, P of the masks, 0, width) without points and boxes;
+          dense (B, P or 1, h, w, width), or (1, 1, 1, 1, width) without masks.
+        """
+        tokens = []
+        if points is not None:
+            tokens.append(self._points(points, labels, boxes is None, grid))
+        if boxes is not None:
+            tokens.append(self._boxes(boxes, grid))
+        batch = masks.shape[:2] if masks is not None else (1, 1)
+        width = self.no_mask_embed.embedding.shape[-1]
+        sparse = jnp.concatenate(tokens, axis=2) if tokens else jnp.zeros((*batch, 0, width))
+        return sparse.astype(self.dtype), self._masks(masks)
+
+    def _placed(self, xy: jax.Array, grid: tuple[int, int]) -> jax.Array:
+        """Pixel coordinates (..., 2) as position features; a pixel's centre lies half a pixel further."""
+        sides = jnp.array([grid[1] * self.patch_size, grid[0] * self.patch_size], jnp.float32)
+        xy = xy.astype(jnp.float32) + 0.5
+        return self.pe_layer(xy / over_last_axis(sides, xy))
+
+    def _points(self, points: jax.Array, labels: jax.Array, pad: bool, grid: tuple[int, int]) -> jax.Array:
+        if pad:
+            points = jnp.pad(points, ((0, 0), (0, 0), (0, 1), (0, 0)))
+            labels = jnp.pad(labels, ((0, 0), (0, 0), (0, 1)), constant_values=PADDING)
+        where = self._placed(points, grid)
+
+        def vector(embedding: Embedding) -> jax.Array:
+            return over_last_axis(embedding.embedding[...][0], where)
+
+        label = labels[..., None]
+        token = jnp.where(label == BACKGROUND, where + vector(self.point_embeddings[0]), where)
+        token = jnp.where(label == FOREGROUND, where + vector(self.point_embeddings[1]), token)
+        token = jnp.where(label == PADDING, vector(self.not_a_point_embed), token)
+        return jnp.where(label == IGNORED, 0.0, token)
+
+    def _boxes(self, boxes: jax.Array, grid: tuple[int, int]) -> jax.Array:
+        corners = self._placed(boxes.reshape(*boxes.shape[:2], 2, 2), grid)
+        kinds = jnp.concatenate([self.point_embeddings[n].embedding[...] for n in (2, 3)], axis=0)
+        return corners + kinds[None, None]
+
+    def _masks(self, masks: jax.Array | None) -> jax.Array:
+        if masks is None:
+            return self.no_mask_embed.embedding[...][None, None, None].astype(self.dtype)
+        b, p, height, wide = masks.shape
+        dense = run(self.mask_downscaling, masks.reshape(b * p, height, wide, 1).astype(self.dtype))
+        return dense.reshape(b, p, *dense.shape[1:])

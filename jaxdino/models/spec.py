@@ -1,0 +1,107 @@
+"""A model as data: its family and shape, its preprocessing, where its weights are published."""
+
+import dataclasses
+from typing import ClassVar, Protocol
+
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxdino.core import params
+from jaxdino.models.classifier import Classifier
+from jaxdino.models.layer import Layer
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocess:
+    """How images become the model's input.
+
+    Attributes:
+      mean, std: per channel, for pixels in 0..1.
+      size: (height, width) of the centre crop in pixels.
+      crop_pct: the shorter side is first resized to size / crop_pct.
+      interpolation: "bicubic" or "bilinear", Pillow's filters.
+    """
+
+    mean: tuple[float, ...] = IMAGENET[0]
+    std: tuple[float, ...] = IMAGENET[1]
+    size: tuple[int, int] = (224, 224)
+    crop_pct: float = 0.875
+    interpolation: str = "bicubic"
+
+    @classmethod
+    def of(cls, fields: dict) -> "Preprocess":
+        """From JSON, where tuples have become lists."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+
+
+class Config(Protocol):
+    """What every family's configuration, a frozen dataclass in its model file, offers the rest of the house.
+
+    Attributes:
+      width: of the features that a classification head sees. in_channels: of the images.
+      input_kernel: path of the kernel that takes the images in, (h, w, channels, D).
+      layers: the network's layers from the input to the output, without the head.
+    """
+
+    width: int
+    in_channels: int
+    input_kernel: ClassVar[str]
+    layers: tuple[Layer, ...]
+
+    def places(self) -> list[dict[str, int]]:
+        """What the placeholders of a weight table stand for: one dictionary for each block, `{"i": 3}`."""
+
+    def with_channels(self, channels: int) -> "Config":
+        """The same for images of so many channels."""
+
+    def build(self, *, rngs: nnx.Rngs, drop_path: float, dtype: jnp.dtype, attention: str, remat: bool) -> nnx.Module:
+        """The network with random parameters: called on images, it gives an `Output`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """A model: its shape, its preprocessing, where its weights are published.
+
+    Attributes:
+      family: a key of `registry.CONFIGS`.
+      pool: what the family's own classification heads look at (see `classifier.POOLS`).
+      hub: the Hugging Face repository of the weights; page: where Meta or timm publish them otherwise.
+      last_layers: how many block layers the word "@last" of a strategy means.
+    """
+
+    name: str
+    family: str
+    config: Config
+    preprocess: Preprocess = Preprocess()
+    pool: str = "cls"
+    hub: str | None = None
+    page: str = ""
+    last_layers: int = 2
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The model's layers from the input to the output; every parameter lies in exactly one."""
+        return (*self.config.layers, Layer("head", "head", ("head",)))
+
+    def build(
+        self,
+        num_classes: int = 0,
+        *,
+        pool: str | None = None,
+        rngs: nnx.Rngs | None = None,
+        drop_path: float = 0.0,
+        dtype: jnp.dtype = jnp.float32,
+        attention: str = "xla",
+        remat: bool = False,
+    ) -> Classifier:
+        """A module with random parameters; `dtype` is the compute dtype, parameters are float32."""
+        rngs = rngs or nnx.Rngs(0)
+        backbone = self.config.build(rngs=rngs, drop_path=drop_path, dtype=dtype, attention=attention, remat=remat)
+        return Classifier(backbone, self.config.width, num_classes, pool or self.pool, rngs)
+
+    def skeleton(self, num_classes: int = 0, **kwargs) -> params.Skeleton:
+        """The skeleton of `build`'s module, without allocating its arrays."""
+        return params.abstract(lambda: self.build(num_classes, **kwargs))
