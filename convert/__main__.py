@@ -1,4 +1,4 @@
-"""`python -m convert import | export | inspect | verify`: weights between PyTorch and jaxdino."""
+"""`python -m convert import | export | inspect | verify | list`: weights between PyTorch and jaxdino."""
 
 import argparse
 import sys
@@ -29,9 +29,11 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("import", parents=[overrules], help="PyTorch checkpoint -> folder of ours")
     command.add_argument("src", metavar="SRC", help=src_help)
     command.add_argument("--out", required=True, metavar="DIR")
+    command.add_argument("--head", metavar="FILE", help="a linear classification head published apart from SRC")
     command.add_argument("--drop_head", action="store_true", help="leave a classification head aside")
     command.add_argument("--in_channels", type=int, metavar="N", help="of the images: the first convolution is adapted")
     command.add_argument("--overwrite", action="store_true")
+    command.add_argument("--fsdp", type=int, metavar="N", help="write each array as N slices, from N devices (-1: all)")
     command.set_defaults(run=_import)
 
     command = commands.add_parser(
@@ -51,6 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("src", metavar="SRC", help=src_help + ", a folder of ours or a workdir")
     command.set_defaults(run=_inspect)
 
+    command = commands.add_parser("list", help="every model, its layouts, parameters and measured parity")
+    command.add_argument("--doc", metavar="FILE", help="write the parity table into this Markdown file instead")
+    command.set_defaults(run=_list)
+
     command = commands.add_parser("verify", parents=[overrules], help="the PyTorch original beside ours on an image")
     command.add_argument("src", metavar="SRC", help=src_help)
     command.add_argument("--image", metavar="FILE", help="default: a fixed random picture")
@@ -68,12 +74,21 @@ def _import(args) -> int:
 
     refuse_foreign(args.out, args.overwrite)
     with open_pretrained(
-        args.src, drop_head=args.drop_head, in_channels=args.in_channels, **_overrules(args)
+        args.src, head=args.head, drop_head=args.drop_head, in_channels=args.in_channels, **_overrules(args)
     ) as opened:
-        card = save_model(args.out, opened.card, opened.leaves(), overwrite=args.overwrite)
+        card = save_model(args.out, opened.card, opened.flat, mesh=_mesh(args.fsdp), overwrite=args.overwrite)
     _say(opened.notes)
     print(f"imported {card.spec.name} ({card.layout} layout) into {args.out}")
     return 0
+
+
+def _mesh(fsdp: int | None):
+    """The mesh of all devices with so many slices of each array; None to write arrays whole."""
+    if fsdp is None:
+        return None
+    from jaxdino.core.sharding import make_mesh
+
+    return make_mesh(fsdp=fsdp)
 
 
 def _export(args) -> int:
@@ -96,6 +111,8 @@ def _export(args) -> int:
 
 
 def _inspect(args) -> int:
+    import numpy as np
+
     from convert.hub import find
     from convert.load import open_pretrained
     from convert.store import is_model
@@ -104,8 +121,8 @@ def _inspect(args) -> int:
 
     with open_pretrained(args.src, **_overrules(args)) as opened:
         digest = Digest()
-        for path, array in opened.leaves():
-            digest.add(path, array)
+        for path, leaf in opened.flat.items():
+            digest.add(path, np.asarray(leaf))
     card, spec = opened.card, opened.card.spec
     ours = f"jaxdino (from {card.layout})" if card.layout else "jaxdino"
     rows = {
@@ -122,6 +139,16 @@ def _inspect(args) -> int:
     for name, value in rows.items():
         print(f"{name:<11}{value}")
     _say(opened.notes)
+    return 0
+
+
+def _list(args) -> int:
+    from convert import listing
+
+    if args.doc:
+        listing.write_table(args.doc)
+    else:
+        _say(listing.lines())
     return 0
 
 

@@ -1,8 +1,9 @@
 """Images of another number of channels than the weights were made for: the first convolution is adapted.
 
 The rule is timm's (huggingface/pytorch-image-models timm/models/_manipulate.py, adapt_input_conv): one channel sums
-the kernel over the three; n channels repeat the three in turn and scale them by 3 / n, so that an image whose
-channels are alike gives what it gave before. Mean and deviation of the preprocessing follow in the same way.
+the kernel over the three, so that a grey image gives what it gave as RGB; n channels repeat the three in turn and
+scale them by 3 / n, so that activations keep their size. Mean and deviation of the preprocessing follow: their
+average, or the three in turn.
 """
 
 import dataclasses

@@ -15,8 +15,8 @@ from convert.readers import HEAD, NOTES
 from convert.recognise import head_keys
 from convert.store import Card
 from convert.swap import refuse_occupied, whole_folder
-from convert.table import Tensor
 from convert.tables import layouts, serving
+from convert.tensors import Tensor
 from convert.writers import MAX_SHARD_BYTES, write_pth, write_safetensors
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
@@ -85,12 +85,21 @@ def _write(card: Card, flat, layout: str, folder: Path, cast: Callable, max_shar
             f"{HEAD}, logits = {of_head[0].removesuffix('.weight')}({POOL_WORDS[card.pool]})"
         )
         head = []
+    elif head and (name := how.head_file(card)):
+        write_pth(folder / name, [t._replace(key=t.key.rpartition(".")[2]) for t in head])
+        notes.append(f"the head is in {name}: logits = linear_head({POOL_WORDS[card.pool]})")
+        head = []
     _write_weights(
         how, card, folder, [t._replace(key=f"{prefix or ''}{t.key}") for t in backbone] + head, max_shard_bytes
     )
-    for name, content in how.files(card, str(backbone[0].dtype)).items():
-        _write_json(folder / name, content)
+    export_json(card, layout, str(backbone[0].dtype), folder)
     return notes
+
+
+def export_json(card: Card, layout: str, dtype: str, folder: Path) -> None:
+    """Writes the JSON files that stand beside a layout's weights."""
+    for name, content in layouts(card.spec)[layout].files(card, dtype).items():
+        _write_json(folder / name, content)
 
 
 def _write_weights(how: Layout, card: Card, folder: Path, tensors: list[Tensor], max_shard_bytes: int) -> None:
@@ -111,7 +120,7 @@ _FILES = (
     r"(open_clip_)?model\.safetensors",
     r"model\.safetensors\.index\.json",
     r"model-\d+-of-\d+\.safetensors",
-    rf"({_NAMES})\.pth",
+    rf"({_NAMES})(_linear4?_head)?\.pth",
     r"(open_clip_)?config\.json",
     *map(re.escape, ("preprocessor_config.json", HEAD, NOTES)),
 )
@@ -126,11 +135,13 @@ def _cast(dtype: str | None) -> Callable[[Tensor], Tensor]:
 
 def _notes(card: Card, layout: str) -> dict[str, Any]:
     """What a user of the exported weights, and our own import, must know besides them."""
-    weights = layouts(card.spec)[layout].weights
+    how = layouts(card.spec)[layout]
+    weights = how.weights
     return {
         "model": card.spec.name,
         "layout": layout,
         "file": weights.format(name=card.spec.name) if not weights.endswith(".safetensors") else None,
+        "head_file": how.head_file(card) if card.num_classes else None,
         "num_heads": getattr(card.spec.config, "num_heads", None),
         "pool": card.pool,
         "class_names": list(card.class_names),

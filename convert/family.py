@@ -12,6 +12,7 @@ POOL_WORDS = {
     "cls": "class token",
     "mean": "mean of the patch tokens",
     "cls_mean": "class token and mean of the patch tokens, side by side",
+    "cls4_mean": "class tokens of the last four blocks and mean of the patch tokens, side by side",
 }
 """What each of `jaxdino.models.classifier.POOLS` is, for a note to the user."""
 
@@ -63,6 +64,8 @@ class Layout:
       weights: the file that export writes, "{name}" standing for the model's name; its suffix is the format.
       sharded: whether a folder's safetensors may be parted.
       prefix: card -> what stands before the network's keys in the class that has a head too; None if there is none.
+      head_file: card -> the file of the head alone, under the names of a linear layer; None where the weights' file
+        holds it.
       files: (card, dtype's name) -> {name: content} of the JSON files beside the weights.
       notes: card -> what a user must know of the files written, a line each.
     """
@@ -72,11 +75,12 @@ class Layout:
     weights: str = "{name}.pth"
     sharded: bool = False
     prefix: Callable[[Any], str | None] = _whole
+    head_file: Callable[[Any], str | None] = lambda card: None
     files: Callable[[Any, str], dict[str, dict[str, Any]]] = _nothing
     notes: Callable[[Any], list[str]] = lambda card: []
 
 
-def _own_pool(spec: ModelSpec, wide: bool, json: Mapping[str, Any]) -> str:
+def _own_pool(spec: ModelSpec, widths: int, json: Mapping[str, Any]) -> str:
     return spec.pool
 
 
@@ -97,7 +101,7 @@ class Family:
       reference: the module that runs the PyTorch original; see `convert.references`.
       fit: (card, flat, layout) -> the card, the leaves that change, and notes: what another layout than the model's
         own demands. The leaves come as a mapping that reads each when asked for.
-      pool: (spec, whether the head is as wide as two features, json) -> what a classification head looks at.
+      pool: (spec, how many features' width the head has, json) -> what a classification head looks at.
       twins: families whose checkpoints have the same keys, so that only a name or a guess tells them apart.
     """
 
@@ -108,5 +112,5 @@ class Family:
     shape: tuple[str, ...]
     reference: str
     fit: Callable[[Any, Mapping[str, Any], str], tuple[Any, dict, list[str]]] = _unchanged
-    pool: Callable[[ModelSpec, bool, Mapping[str, Any]], str] = _own_pool
+    pool: Callable[[ModelSpec, int, Mapping[str, Any]], str] = _own_pool
     twins: tuple[str, ...] = ()

@@ -17,7 +17,8 @@ OLD_FILES = ["*.json", "pytorch_model*.bin"]
 def find(src: str | Path) -> Path:
     """The file or folder that SRC means; a hub name is downloaded into Hugging Face's cache.
 
-    A published name means that model even where a folder of the same name lies; `./NAME` means the folder.
+    A published name means that model even where a folder of the same name lies; `./NAME` means the folder. Of a
+    workdir the best model is meant, of an imported training checkpoint the teacher's backbone.
 
     Raises:
       UserError: if there is nothing, the hub cannot be reached, or the repository is gated.
@@ -26,8 +27,8 @@ def find(src: str | Path) -> Path:
         return _embedded(src) or _download(MODELS[src].hub, MODELS[src])
     path = Path(src).expanduser()
     if path.exists():
-        best = path / "best"
-        return best if not is_model(path) and is_model(best) else path
+        inside = () if is_model(path) else (path / "best", path / "teacher" / "backbone")
+        return next(filter(is_model, inside), path)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", str(src)) and not path.parent.is_dir():
         return _download(str(src), next((spec for spec in MODELS.values() if spec.hub == str(src)), None))
     if "/" not in str(src) and not path.suffix:

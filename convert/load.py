@@ -1,6 +1,7 @@
 """Weights from anywhere: a file, a folder, a hub name, a model of ours or a training run's workdir."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from convert.table import BoundTable
 from convert.tables import layouts, serving
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Digest, Skeleton, split
+from jaxdino.models.classifier import pool_named
 from jaxdino.models.layers import Linear
 from jaxdino.models.registry import MODELS
 from jaxdino.models.spec import ModelSpec, Preprocess
@@ -39,13 +41,20 @@ class Opened:
     flat: dict[str, Leaf]
     notes: list[str]
 
-    def leaves(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Reads every leaf once."""
-        for path, leaf in self.flat.items():
+    def watched(self) -> "Opened":
+        """The same, and each leaf that turns out not to be finite when it is read adds a note."""
+
+        def read(path: str, leaf: Leaf) -> np.ndarray:
             array = np.asarray(leaf)
-            if not np.isfinite(array).all():
-                self.notes.append(f"warning: NaN or infinity in {path}")
-            yield path, array
+            note = f"warning: NaN or infinity in {path}"
+            if not np.isfinite(array).all() and note not in self.notes:
+                self.notes.append(note)
+            return array
+
+        flat = {
+            path: Leaf(leaf.shape, leaf.dtype, functools.partial(read, path, leaf)) for path, leaf in self.flat.items()
+        }
+        return dataclasses.replace(self, flat=flat)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +82,9 @@ def load_pretrained(src: str | Path, **overrules) -> Pretrained:
     """
     with open_pretrained(src, **overrules) as opened:
         flat, digest = {}, Digest()
-        for path, array in opened.leaves():
-            digest.add(path, array)
-            flat[path] = array
+        for path, leaf in opened.flat.items():
+            flat[path] = np.asarray(leaf)
+            digest.add(path, flat[path])
     return Pretrained(dataclasses.replace(opened.card, digest=digest.value()), flat, tuple(opened.notes))
 
 
@@ -87,6 +96,7 @@ def open_pretrained(
     layout: str | None = None,
     prefix: str | None = None,
     num_heads: int | None = None,
+    head: str | Path | None = None,
     drop_head: bool = False,
     in_channels: int | None = None,
 ) -> Iterator[Opened]:
@@ -95,6 +105,7 @@ def open_pretrained(
     Args:
       src: a file, a folder, a hub name, a model saved by `convert import`, or a workdir (its best model).
       model, layout, prefix, num_heads: overrule what the keys and shapes say.
+      head: a file with a linear classification head for these weights, as DINOv2 and DINOv3 publish them.
       drop_head: leave a classification head in the source aside.
       in_channels: of the images; the first convolution is adapted, see `convert.channels`.
 
@@ -103,13 +114,13 @@ def open_pretrained(
     """
     path = find(src)
     if is_model(path):
-        overrules = {"layout": layout, "prefix": prefix, "num_heads": num_heads}
+        overrules = {"layout": layout, "prefix": prefix, "num_heads": num_heads, "head": head}
         with open_model(path) as (card, flat):
-            yield fit_channels(_from_store(path, card, flat, model, drop_head, overrules), in_channels)
+            yield fit_channels(_from_store(path, card, flat, model, drop_head, overrules), in_channels).watched()
     else:
-        with open_source(path) as source:
+        with open_source(path, head) as source:
             found = recognise_source(source, model=model, layout=layout, prefix=prefix, num_heads=num_heads)
-            yield fit_channels(_from_source(source, found, drop_head), in_channels)
+            yield fit_channels(_from_source(source, found, drop_head), in_channels).watched()
 
 
 def _from_store(path: Path, card: Card, flat: dict, model: str | None, drop_head: bool, overrules: dict) -> Opened:
@@ -173,8 +184,8 @@ def _pool(found: Recognised, source: Source) -> str:
     if "pool" in source.notes:
         return source.notes["pool"]
     key = next(key for key in head_keys(layouts(found.spec)[found.layout].head) if key in found.keys)
-    wide = source.shape(found.keys[key])[1] == 2 * found.spec.config.width
-    return serving()[found.spec.family].pool(found.spec, wide, source.config or {})
+    widths = source.shape(found.keys[key])[1] // found.spec.config.width
+    return serving()[found.spec.family].pool(found.spec, widths, source.config or {})
 
 
 def bound_table(spec: ModelSpec, layout: str, head: bool) -> BoundTable:
@@ -217,6 +228,6 @@ def _aside(found: Recognised, table: BoundTable) -> list[str]:
 
 def new_head(spec: ModelSpec, num_classes: int, pool: str, seed: int) -> Mapping[str, np.ndarray]:
     """A fresh classification head as flat parameters: small random kernel, zero bias."""
-    width = spec.config.width * (2 if pool == "cls_mean" else 1)
+    width = spec.config.width * pool_named(pool).widths
     _, flat = split(Linear(width, num_classes, rngs=nnx.Rngs(seed)))
     return {f"head.{path}": np.asarray(array) for path, array in flat.items()}

@@ -8,9 +8,10 @@ from jaxdino.models.registry import MODELS
 from jaxdino.models.spec import Config, ModelSpec
 
 
-def spec_of(config: Config, name: str, family: Family, mean: tuple[float, ...]) -> ModelSpec:
+def spec_of(config: Config, name: str, layout: str, family: Family, mean: tuple[float, ...]) -> ModelSpec:
     """The published model of these shapes, or a new one named after its family; `mean` tells twins apart."""
-    names = (name, *(twin for twin in family.twins if name in family.twins and twin != name))
+    twins = [twin for twin in family.twins if name in family.twins and (twin, layout) in family.layouts]
+    names = dict.fromkeys((name, *twins))
     alike = [
         spec
         for wanted in names

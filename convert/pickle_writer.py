@@ -4,7 +4,7 @@ Source: pytorch/pytorch torch/_tensor.py (the rebuild calls) and torch/serializa
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -21,6 +21,19 @@ def pickle_state_dict(tensors: Iterable[tuple[str, tuple[int, ...], np.dtype]], 
     if wrap is not None:
         body = b"}" + _text(wrap) + body + b"s"
     return b"\x80\x02" + body + b"."
+
+
+def pickle_checkpoint(
+    tensors: Iterable[tuple[str, tuple[int, ...], np.dtype]], groups: Sequence[str], numbers: Mapping[str, int]
+) -> bytes:
+    """{group: state dict} of tensors whose keys begin with "group.", and whole numbers beside them."""
+    inside: dict[str, list[bytes]] = {group: [] for group in groups}
+    for i, (key, shape, dtype) in enumerate(tensors):
+        group, _, rest = key.partition(".")
+        inside[group].append(_text(rest) + _tensor(str(i), tuple(shape), dtype))
+    dicts = [_text(group) + ORDERED_DICT + b"(" + b"".join(items) + b"u" for group, items in inside.items()]
+    beside = [_text(name) + _integer(value) for name, value in numbers.items()]
+    return b"\x80\x02}(" + b"".join(dicts + beside) + b"u."
 
 
 def _text(text: str) -> bytes:

@@ -1,6 +1,7 @@
 """Opens a checkpoint, whatever its layout, as one Source: keys and shapes at once, each tensor when asked."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,9 @@ FOLDER_FILES = (
     "open_clip_pytorch_model.bin",
 )
 HEAD = "head.safetensors"
+HEAD_KEYS = r"(linear_head|head|head\.fc|fc|classifier|classifier\.1)\.(weight|bias)"
+HEAD_FILES = r"head\.safetensors|.*_linear4?_head(-[0-9a-f]+)?\.pth"
+"""Names of files with a classification head alone, ours and Meta's."""
 NOTES = "jaxdino.json"
 LFS_POINTER = b"version https://git-lfs"
 FOREIGN = {
@@ -83,8 +87,10 @@ class Source:
         self.close()
 
 
-def open_source(path: str | Path) -> Source:
+def open_source(path: str | Path, head: str | Path | None = None) -> Source:
     """Opens a .safetensors, .pth, .pt, .bin or .ckpt file, a Hugging Face folder, or one with a single .pth in it.
+
+    A linear classification head joins it: from the file `head`, or from one that our own export wrote beside it.
 
     The layout is told from the content, not the name. UserError when nothing is there (with the nearest
     names), when it is no checkpoint (with what it is instead), and when it is damaged or hostile.
@@ -96,7 +102,23 @@ def open_source(path: str | Path) -> Source:
     folder = path if path.is_dir() else path.parent
     notes = _json(folder / NOTES) or {}
     source.notes = notes if path.is_dir() or notes.get("file") == path.name else {}
+    head = _head_beside(path, source) if head is None else Path(head).expanduser()
+    if head is not None:
+        _add_head(source, head)
     return source
+
+
+def _head_beside(path: Path, source: Source) -> Path | None:
+    """The file with a head that our export's notes name, or the one in the folder."""
+    noted = source.notes.get("head_file")
+    if isinstance(noted, str) and re.fullmatch(HEAD_FILES, noted):
+        return (path if path.is_dir() else path.parent) / noted
+    found = sorted(p for p in path.iterdir() if re.fullmatch(HEAD_FILES, p.name)) if path.is_dir() else []
+    if len(found) > 1:
+        source.close()
+        names = ", ".join(p.name for p in found)
+        raise UserError(f"{path}: holds several heads ({names}): give the backbone's file, and one of them as the head")
+    return found[0] if found else None
 
 
 def _missing(path: Path) -> str:
@@ -155,8 +177,6 @@ def _open_folder(folder: Path) -> Source:
         config = _json(folder / "open_clip_config.json") or config
     preprocessor = _json(folder / "preprocessor_config.json")
     source = _open_shards(folder, name) if name.endswith(".json") else _open_file(folder / name)
-    if (folder / HEAD).is_file():
-        _add_head(source, folder / HEAD)
     source.kind, source.config, source.preprocessor = "hf_folder", config, preprocessor
     source.origin["path"] = str(folder)
     return source
@@ -167,7 +187,8 @@ def _only_checkpoint(folder: Path) -> str:
     noted = (_json(folder / NOTES) or {}).get("file")
     if isinstance(noted, str) and Path(noted).name == noted and (folder / noted).is_file():
         return noted
-    found = [p.name for p in folder.iterdir() if p.is_file() and p.suffix in SUFFIXES[1:]]
+    files = [p for p in folder.iterdir() if p.is_file()]
+    found = [p.name for p in files if p.suffix in SUFFIXES[1:] and not re.fullmatch(HEAD_FILES, p.name)]
     if len(found) != 1:
         raise UserError(_no_weights(folder))
     return found[0]
@@ -175,8 +196,22 @@ def _only_checkpoint(folder: Path) -> str:
 
 def _add_head(source: Source, path: Path) -> None:
     """Joins a classification head from a file of its own: no class of the format has a place for it."""
-    head = _open_file(path)
+    try:
+        head = _open_file(path) if path.exists() else None
+        if head is None:
+            raise UserError(_missing(path))
+    except BaseException:
+        source.close()
+        raise
     source.files += head.files
+    if set(head.spans) == {"weight", "bias"}:  # a linear layer's own state dict
+        head.spans = {f"linear_head.{key}": span for key, span in head.spans.items()}
+    if not all(re.fullmatch(HEAD_KEYS, key) for key in head.spans):
+        source.close()
+        raise UserError(
+            f"{path}: holds {', '.join(sorted(head.spans)[:5])}, which is no linear classification head: the weight "
+            f"and bias of a linear layer, or of one called linear_head, head or classifier, are wanted"
+        )
     if twice := sorted(source.spans.keys() & head.spans.keys()):
         source.close()
         raise UserError(f"{path}: holds {twice[0]}, which the backbone's file holds too")
@@ -185,6 +220,9 @@ def _add_head(source: Source, path: Path) -> None:
 
 def _no_weights(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())
+    if any(name.endswith(".distcp") for name in names):
+        how = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} FILE.pth"
+        return f"{folder}: a sharded training checkpoint, as DINOv3 writes it; gather it into one file with `{how}`"
     single = [name for name in names if name.endswith(SUFFIXES)]
     hint = f"; to read {single[0]}, pass that file itself" if single else ""
     found = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -15,8 +15,9 @@ from jaxdino.models.registry import get
 from jaxdino.models.spec import ModelSpec
 
 PREFERRED = ("teacher", "ema", "model_ema", "state_dict_ema", "target", "model", "state_dict", "module")
-"""Of several networks in one checkpoint, the one whose prefix begins with the first of these is taken."""
+"""Of several networks in one checkpoint, the one whose prefix has the first of these in it is taken."""
 
+LINEAR_HEAD = re.compile(r"(module\.|model\.)*linear_head\.(weight|bias)")
 NO_HINTS = Hints()
 
 
@@ -70,11 +71,30 @@ def recognise(
     if hints.model:
         spec = agree(get(hints.model), told.config, family)
     else:
-        spec = spec_of(told.config, told.family, family, mean)
+        spec = spec_of(told.config, told.family, told.layout, family, mean)
     how = from_json(told.preprocess or spec.preprocess, preprocessor)
     spec = dataclasses.replace(spec, config=told.config, preprocess=how)
     head = head_keys(family.layouts[told.family, told.layout].head)
-    return Recognised(spec, told.layout, prefix, keys, aside, own[head[0]][0] if head and head[0] in own else 0)
+    keys, aside = _linear_head(head, keys, aside)
+    num_classes = shapes[keys[head[0]]][0] if head and head[0] in keys else 0
+    return Recognised(spec, told.layout, prefix, keys, aside, num_classes)
+
+
+def _linear_head(head: list[str], keys: dict[str, str], aside: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The head under the layout's names where it is called `linear_head`, as beside DINOv2's and DINOv3's backbones.
+
+    Raises:
+      UserError: if there is another head.
+    """
+    found = {key.rpartition(".")[2]: key for key in (*keys.values(), *aside) if LINEAR_HEAD.fullmatch(key)}
+    if not found or not head:
+        return keys, aside
+    if twice := sorted(set(head) & set(keys)):
+        raise UserError(f"two heads, {twice[0]} and {found[twice[0].rpartition('.')[2]]}: only one can be kept")
+    renamed = {name: found[leaf] for name in head if (leaf := name.rpartition(".")[2]) in found}
+    taken = set(renamed.values())
+    kept = {name: full for name, full in keys.items() if full not in taken}
+    return kept | renamed, [full for full in aside if full not in taken]
 
 
 def head_keys(rules: Iterable) -> list[str]:
@@ -89,11 +109,8 @@ def prefixes(keys: Iterable[str], family: Family) -> list[str]:
     found = {prefix for prefix in found if not prefix or prefix.endswith(".")}
 
     def rank(prefix: str) -> tuple:
-        first = prefix.split(".")[0]
-        return (
-            PREFERRED.index(first) if first in PREFERRED else -1 if not prefix else len(PREFERRED),
-            prefix,
-        )
+        found = [PREFERRED.index(part) for part in prefix.split(".") if part in PREFERRED]
+        return min(found, default=len(PREFERRED)) if prefix else -1, prefix
 
     return sorted(found, key=rank)
 

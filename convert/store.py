@@ -6,15 +6,19 @@ The parameters are parted, since Orbax copies what it writes: a part at a time, 
 import dataclasses
 import functools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from convert.leaf import Leaf
 from convert.swap import refuse_occupied, whole_folder
+from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Digest, Skeleton
 from jaxdino.models import registry
@@ -67,12 +71,13 @@ def refuse_foreign(folder: str | Path, overwrite: bool) -> None:
 
 
 def save_model(
-    folder: str | Path, card: Card, flat: Mapping[str, Any] | Iterable[tuple[str, Any]], *, overwrite: bool = False
+    folder: str | Path, card: Card, flat: Mapping[str, Any], *, mesh: Mesh | None = None, overwrite: bool = False
 ) -> Card:
     """Writes the model beside the folder and then renames it there, so that it is there whole or not at all.
 
     Args:
-      flat: arrays by path; or pairs of both in natural order, each made when its turn comes.
+      flat: arrays, or leaves that are read when their turn comes (`convert.leaf`).
+      mesh: devices over which the arrays are written sharded, each device its own slices.
 
     Returns:
       The card as written, with the digest of `flat`.
@@ -82,22 +87,35 @@ def save_model(
     """
     refuse_foreign(folder, overwrite)
     with whole_folder(folder) as beside:
-        return write_model(beside, card, flat.items() if isinstance(flat, Mapping) else flat)
+        return write_model(beside, card, flat, mesh)
 
 
-def write_model(folder: Path, card: Card, leaves: Iterable[tuple[str, Any]]) -> Card:
-    """Writes a model into an empty folder, leaf by leaf; see `save_model`."""
-    import orbax.checkpoint as ocp
-
+def write_model(folder: Path, card: Card, flat: Mapping[str, Any], mesh: Mesh | None = None) -> Card:
+    """Writes a model into an empty folder, a part in memory at a time; see `save_model`."""
     digest = Digest()
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        for number, part in enumerate(_parts(leaves)):
-            for path, array in part.items():
-                digest.add(path, array)
-            checkpointer.save(folder / PARAMS / f"{number:05d}", part)
+    with _checkpointer() as checkpointer, ThreadPoolExecutor(1) as beside:
+        for number, paths in enumerate(_parts(flat)):
+            part = {path: np.asarray(flat[path]) for path in paths}
+            hashed = [beside.submit(digest.add, path, array) for path, array in part.items()]
+            placed = part if mesh is None else jax.device_put(part, sharding.shardings(part, mesh))
+            checkpointer.save(folder / PARAMS / f"{number:05d}", placed)
+            for each in hashed:
+                each.result()
+            del part, placed, hashed
     card = dataclasses.replace(card, digest=digest.value())
     (folder / CARD).write_text(card.to_json())
     return card
+
+
+def _checkpointer() -> Any:
+    """Orbax as weights need it: they do not compress, and nobody changes them while they are written."""
+    import orbax.checkpoint as ocp
+
+    kinds = ocp.type_handlers.create_type_handler_registry(
+        (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
+        (jax.Array, ocp.type_handlers.ArrayHandler()),
+    )
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=kinds))
 
 
 def load_card(folder: str | Path) -> Card:
@@ -115,6 +133,38 @@ def load_model(folder: str | Path) -> tuple[Card, dict[str, np.ndarray]]:
         return card, {path: np.asarray(leaf) for path, leaf in flat.items()}
 
 
+def load_sharded(folder: str | Path, mesh: Mesh, rules: sharding.Rules = ()) -> tuple[Card, dict[str, jax.Array]]:
+    """Reads a model straight onto the devices of a mesh, each device its own slices, however it was written.
+
+    Raises:
+      UserError: as `load_model`; several processes, none of which sees the whole, leave the digest unchecked.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = Path(folder).absolute()
+    card, flat, digest = load_card(folder), {}, Digest()
+    with _checkpointer() as checkpointer, _readable(folder):
+        for part in sorted((folder / PARAMS).iterdir()):
+            tree = checkpointer.metadata(part).item_metadata.tree
+            where = sharding.shardings(
+                {p: jax.ShapeDtypeStruct(e.shape, e.dtype) for p, e in tree.items()}, mesh, rules
+            )
+            found = checkpointer.restore(
+                part, restore_args={p: ocp.ArrayRestoreArgs(sharding=s) for p, s in where.items()}
+            )
+            flat |= found
+            for path, array in found.items() if jax.process_count() == 1 else ():
+                digest.add(path, array)
+    if jax.process_count() == 1:
+        _check_digest(folder, card, digest)
+    return card, flat
+
+
+def _check_digest(folder: Path, card: Card, digest: Digest) -> None:
+    if digest.value() != card.digest:
+        raise UserError(f"the parameters in {folder} are damaged: their digest is not the one in {CARD}")
+
+
 @contextmanager
 def open_model(folder: str | Path) -> Iterator[tuple[Card, dict[str, Leaf]]]:
     """A model's card and its leaves in natural order, each read when asked for.
@@ -123,19 +173,16 @@ def open_model(folder: str | Path) -> Iterator[tuple[Card, dict[str, Leaf]]]:
       UserError: on leaving, if what was read does not have the digest that the card tells. Leaves that nobody asked
         for are read then.
     """
-    import orbax.checkpoint as ocp
-
     folder = Path(folder).absolute()
     card = load_card(folder)
     skeleton = card.spec.skeleton(card.num_classes, pool=card.pool)
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         with _readable(folder):
             parts = _Parts(checkpointer, folder)
         yield card, parts.leaves(skeleton)
         for path in parts.places.keys() - parts.seen:
             parts.read(path)
-        if parts.digest.value() != card.digest:
-            raise UserError(f"the parameters in {folder} are damaged: their digest is not the one in {CARD}")
+        _check_digest(folder, card, parts.digest)
 
 
 class _Parts:
@@ -187,13 +234,13 @@ def _readable(folder: Path) -> Iterator[None]:
         raise UserError(f"the parameters in {folder} cannot be read: {str(err).splitlines()[0]}") from err
 
 
-def _parts(leaves: Iterable[tuple[str, Any]]) -> Iterator[dict[str, np.ndarray]]:
-    """The parameters in pieces of at most PART_BYTES, or one leaf."""
-    part, size = {}, 0
-    for path, leaf in leaves:
+def _parts(flat: Mapping[str, Any]) -> Iterator[list[str]]:
+    """The paths in groups whose arrays have at most PART_BYTES, or one each."""
+    part, size = [], 0
+    for path, leaf in flat.items():
         if part and size + leaf.nbytes > PART_BYTES:
             yield part
-            part, size = {}, 0
-        part[path] = np.asarray(leaf)
+            part, size = [], 0
+        part.append(path)
         size += leaf.nbytes
     yield part

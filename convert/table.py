@@ -11,13 +11,14 @@ import fnmatch
 import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from convert.leaf import Leaf
-from convert.ops import Op
+from convert.ops import Op, contiguous, put
+from convert.tensors import Part, Shared, Tensor
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Skeleton, natural_key
 from jaxdino.core.rules import nearest
@@ -125,15 +126,6 @@ def drop(pattern: str, why: str) -> Dropped:
     return Dropped(pattern, why)
 
 
-class Tensor(NamedTuple):
-    """A tensor to be written: its key, shape, dtype, and the function that makes it when its turn comes."""
-
-    key: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    make: Callable[[], np.ndarray]
-
-
 class BoundTable:
     """A table bound to a configuration: places filled in, conditions decided."""
 
@@ -188,7 +180,8 @@ class BoundTable:
         leaves = {}
         for r in self.rules:
             dtype = r.op.ours or np.result_type(*(dtypes[key] for key in r.keys if key))
-            leaves[r.path] = Leaf(skeleton.entries[r.path].shape, dtype, functools.partial(_joined, r, read))
+            shape = skeleton.entries[r.path].shape
+            leaves[r.path] = Leaf(shape, dtype, functools.partial(_joined, r, read, shape, dtype))
         for entry in self.repeated:
             if not np.array_equal(entry.op.forward(read(entry.key)), np.asarray(leaves[entry.path]), equal_nan=True):
                 raise UserError(f"{entry.key} is another name of {entry.path}, but holds other values")
@@ -202,14 +195,14 @@ class BoundTable:
         """The source tensors that `flat` holds, each made when asked for; leaves without a key are left out."""
         tensors = []
         for r in self.rules:
-            leaf = _Shared(flat[r.path], sum(key is not None for key in r.keys))
+            leaf = Shared(flat[r.path], sum(key is not None for key in r.keys))
             dtype = r.op.theirs or np.dtype(leaf.array.dtype)
             for n, key in enumerate(r.keys):
                 if key is not None:
-                    part = _Part(leaf, r.op, n, len(r.keys))
+                    part = Part(leaf, r.op, n, len(r.keys))
                     tensors.append(Tensor(key, part.shape(), dtype, part))
         for entry in self.repeated:
-            part = _Part(_Shared(flat[entry.path], 1), entry.op, 0, 1)
+            part = Part(Shared(flat[entry.path], 1), entry.op, 0, 1)
             tensors.append(Tensor(entry.key, part.shape(), np.dtype(flat[entry.path].dtype), part))
         for entry in self.derived:
             value = entry.make(self.config)
@@ -221,41 +214,6 @@ class BoundTable:
         """Leaves of `flat` that the layout has no key for and no import would make again."""
         kept = {r.path for r in self.rules} | {entry.path for entry in self.absent}
         return [path for path in flat if path not in kept]
-
-
-class _Shared:
-    """A leaf that several keys are cut from: read for the first, let go of after the last."""
-
-    def __init__(self, array: Any, uses: int):
-        self.array, self.uses, self._held = array, uses, None
-
-    def take(self) -> np.ndarray:
-        held = np.asarray(self.array) if self._held is None else self._held
-        self.uses -= 1
-        self._held = held if self.uses > 0 else None
-        return held
-
-
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """The n-th of `count` even slices of a leaf's last axis, on its way out."""
-
-    leaf: _Shared
-    op: Op
-    n: int
-    count: int
-
-    def _cut(self, array: np.ndarray) -> np.ndarray:
-        if self.count == 1:
-            return array
-        size = array.shape[-1] // self.count
-        return array[..., self.n * size : (self.n + 1) * size]
-
-    def shape(self) -> tuple[int, ...]:
-        return self.op.inverse(self._cut(np.broadcast_to(np.zeros((), bool), self.leaf.array.shape))).shape
-
-    def __call__(self) -> np.ndarray:
-        return np.asarray(self.op.inverse(self._cut(self.leaf.take())), order="C")
 
 
 def _mistyped(r: Rule, key: str, dtype: np.dtype) -> str | None:
@@ -274,11 +232,16 @@ def _places(entry: Rule | Derived | Repeated | Absent, places: Iterable[Mapping[
     return [dict(items) for items in dict.fromkeys(tuple(place.items()) for place in found)]
 
 
-def _joined(r: Rule, read: Reader) -> np.ndarray:
-    parts = [None if key is None else r.op.forward(read(key)) for key in r.keys]
-    given = next(part for part in parts if part is not None)
-    parts = [np.zeros_like(given) if part is None else part for part in parts]
-    return np.asarray(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1), order="C")
+def _joined(r: Rule, read: Reader, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """The leaf; of several source tensors, one is held beside it at a time."""
+    if len(r.keys) == 1:
+        return contiguous(r.op.forward(read(r.keys[0])))
+    leaf = np.zeros(shape, dtype)
+    size = shape[-1] // len(r.keys)
+    for n, key in enumerate(r.keys):
+        if key is not None:
+            put(leaf[..., n * size : (n + 1) * size], r.op.forward(read(key)))
+    return leaf
 
 
 def _missing(r: Rule, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:

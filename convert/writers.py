@@ -8,7 +8,7 @@ import json
 import math
 import sys
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from convert.drafts import Drafts, refuse_existing
 from convert.dtypes import TO_SAFETENSORS, TO_TORCH
-from convert.pickle_writer import pickle_state_dict
+from convert.pickle_writer import pickle_checkpoint, pickle_state_dict
 from jaxdino.core.errors import UserError
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -81,8 +81,18 @@ def write_safetensors(
     return [folder / name for name in shards]
 
 
-def write_pth(target: str | Path, tensors: Iterable[tuple], wrap: str | None = None, overwrite: bool = False) -> Path:
+def write_pth(
+    target: str | Path,
+    tensors: Iterable[tuple],
+    wrap: str | None = None,
+    overwrite: bool = False,
+    groups: Sequence[str] = (),
+    numbers: Mapping[str, int] | None = None,
+) -> Path:
     """Writes a state dict in torch.save's zip format, without torch; `wrap` is a key to nest it under.
+
+    With `groups`, it is several: each key begins with one of them and a dot, and {group: state dict} is written,
+    with whole `numbers` beside the groups.
 
     torch.load(..., weights_only=True) reads it, and so does mmap=True (storages start at multiples of 64).
     Raises UserError as write_safetensors does, and leaves nothing half-written.
@@ -95,7 +105,8 @@ def write_pth(target: str | Path, tensors: Iterable[tuple], wrap: str | None = N
         drafts.open(target.name) as file,
         zipfile.ZipFile(file, "w") as archive,
     ):
-        pickled = pickle_state_dict([item[:3] for item in items], wrap)
+        headers = [item[:3] for item in items]
+        pickled = pickle_checkpoint(headers, groups, numbers or {}) if groups else pickle_state_dict(headers, wrap)
         _add_record(file, archive, f"{root}/data.pkl", [pickled], len(pickled))
         _add_record(file, archive, f"{root}/byteorder", [sys.byteorder.encode()], len(sys.byteorder))
         for number, item in enumerate(items):

@@ -36,7 +36,8 @@ def original(
     pixels = torch.from_numpy(np.ascontiguousarray(given["pixels"].transpose(0, 3, 1, 2)))
     with torch.no_grad():
         if found.layout == "hf":
-            out = from_folder(folder)(pixels, output_hidden_states=True)
+            model = from_folder(folder, "AutoModelForImageClassification" if found.num_classes else "AutoModel")
+            out = getattr(model, "resnet", model)(pixels, output_hidden_states=True)
             maps, pooled, what = out.hidden_states, out.pooler_output.flatten(1), "transformers"
         else:
             maps = _run(state_dict(found, source), found, pixels)

@@ -1,10 +1,10 @@
 """How each family's published layouts name their tensors: one module a family, which ends in its `FAMILY`."""
 
 from convert.family import Family, Layout
-from convert.tables import clip, convnext, resnet, sam, vit
+from convert.tables import clip, convnext, heads, resnet, sam, vit
 from jaxdino.models.spec import ModelSpec
 
-FAMILIES: tuple[Family, ...] = (clip.FAMILY, sam.FAMILY, vit.FAMILY, convnext.FAMILY, resnet.FAMILY)
+FAMILIES: tuple[Family, ...] = (clip.FAMILY, sam.FAMILY, vit.FAMILY, convnext.FAMILY, resnet.FAMILY, heads.FAMILY)
 """Every family; one whose checkpoints could be taken for another's comes first."""
 
 LAYOUTS = tuple(sorted({layout for family in FAMILIES for _, layout in family.layouts}))

@@ -1,17 +1,25 @@
 """The Python face, for notebooks: load a model, call it on images."""
 
+import dataclasses
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
-from convert.load import load_pretrained
+from convert.load import open_pretrained
 from jaxdino.api.clip import ClipModel
+from jaxdino.api.head import HeadModel
 from jaxdino.api.model import Model
+from jaxdino.api.sam import SamModel
 from jaxdino.core.errors import UserError
+from jaxdino.core.params import Digest
 from jaxdino.core.rules import did_you_mean
+from jaxdino.core.sharding import spec_for
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
-FACES: dict[str, type[Model]] = {"clip": ClipModel}
+FACES: dict[str, type[Model]] = {"clip": ClipModel, "sam": SamModel, "dino_head": HeadModel}
 """family -> the class whose methods go beyond `Model`'s."""
 
 
@@ -23,8 +31,10 @@ def load(
     layout: str | None = None,
     prefix: str | None = None,
     num_heads: int | None = None,
+    head: str | Path | None = None,
     in_channels: int | None = None,
     attention: str = "xla",
+    mesh: Mesh | None = None,
 ) -> Model:
     """Loads a model from a PyTorch checkpoint, a Hugging Face folder or hub name, or a workdir of ours.
 
@@ -33,8 +43,10 @@ def load(
         ("dinov3_vits16"), a folder made by `python -m convert import`, or a training run's workdir.
       dtype: "float32", "bfloat16" or "float16", of parameters and computation.
       model, layout, prefix, num_heads: overrule what is recognised from the file.
+      head: a file with a linear classification head for these weights, as DINOv2 and DINOv3 publish them.
       in_channels: of the images, where it is not the 3 of the weights: the first convolution is adapted.
       attention: "xla", or "cudnn" for flash attention on an NVIDIA GPU in half precision.
+      mesh: devices to share the parameters out over (`jaxdino.core.sharding.make_mesh`), for models too large for one.
 
     Raises:
       UserError: if the source cannot be found or read, or does not fit the model whole.
@@ -42,12 +54,20 @@ def load(
     for what, value, known in (("dtype", dtype, DTYPES), ("attention", attention, ("xla", "cudnn"))):
         if value not in known:
             raise UserError(f"{what}={value!r} is not known; {did_you_mean(str(value), known)}")
-    overrules = dict(model=model, layout=layout, prefix=prefix, num_heads=num_heads, in_channels=in_channels)
-    found = load_pretrained(src, **overrules)
-    card = found.card
-    skeleton = card.spec.skeleton(card.num_classes, pool=card.pool, dtype=DTYPES[dtype], attention=attention)
-    flat = {}
-    for path in list(found.flat):  # each host array is let go of as soon as it is on the device
-        wanted = DTYPES[dtype] if skeleton.entries[path].kind == "param" else None
-        flat[path] = jnp.asarray(found.flat.pop(path), wanted).block_until_ready()
+    overrules = dict(model=model, layout=layout, prefix=prefix, num_heads=num_heads, head=head, in_channels=in_channels)
+    with open_pretrained(src, **overrules) as opened:
+        card, digest = opened.card, Digest()
+        skeleton = card.spec.skeleton(card.num_classes, pool=card.pool, dtype=DTYPES[dtype], attention=attention)
+        flat = {}
+        for path, leaf in opened.flat.items():  # each host array is let go of as soon as it is on the device
+            array = np.asarray(leaf)
+            digest.add(path, array)
+            floating = skeleton.entries[path].kind == "param"
+            flat[path] = _placed(path, array.astype(DTYPES[dtype], copy=False) if floating else array, mesh)
+    card = dataclasses.replace(card, digest=digest.value())
     return FACES.get(card.spec.family, Model)(card, skeleton, flat)
+
+
+def _placed(path: str, array: np.ndarray, mesh: Mesh | None) -> jax.Array:
+    where = None if mesh is None else NamedSharding(mesh, spec_for(path, array.shape, mesh))
+    return jax.device_put(array, where).block_until_ready()

@@ -55,12 +55,12 @@ def augment(
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """uint8 (B, H, W, 3) -> float32 (x / 255 - mean) / std."""
+    """uint8 (B, H, W, C) -> float32 (x / 255 - mean) / std, mean and std of C values."""
     return _standardise(images.astype(jnp.float32) / 255, mean, std)
 
 
 def _standardise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    mean, std = (jnp.asarray(value, jnp.float32).reshape(1, 1, 1, 3) for value in (mean, std))
+    mean, std = (jnp.asarray(value, jnp.float32).reshape(1, 1, 1, -1) for value in (mean, std))
     return (images - mean) / std
 
 

@@ -1,6 +1,7 @@
 """A backbone with an optional linear classification head."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +12,46 @@ from jaxdino.core.rules import did_you_mean
 from jaxdino.models.layers import Linear
 from jaxdino.models.output import Output
 
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """What a head looks at.
+
+    Attributes:
+      features: the outputs of the last `blocks` blocks, in order -> (B, widths x D).
+    """
+
+    features: Callable[[list[Output]], jax.Array]
+    widths: int = 1
+    blocks: int = 1
+
+
+def _mean(outs: list[Output]) -> jax.Array:
+    return outs[-1].patches.mean(axis=(1, 2))
+
+
+def _cls_mean(outs: list[Output]) -> jax.Array:
+    return jnp.concatenate([*(out.cls for out in outs), _mean(outs)], axis=-1)
+
+
 POOLS = {
-    "cls": lambda out: out.cls,
-    "mean": lambda out: out.patches.mean(axis=(1, 2)),
-    "cls_mean": lambda out: jnp.concatenate([out.cls, out.patches.mean(axis=(1, 2))], axis=-1),
+    "cls": Pool(lambda outs: outs[-1].cls),
+    "mean": Pool(_mean),
+    "cls_mean": Pool(_cls_mean, widths=2),
+    "cls4_mean": Pool(_cls_mean, widths=5, blocks=4),
 }
-"""What the head sees: the class token, the mean patch, or both side by side (DINOv2's linear head)."""
+"""What the head sees: the class token, the mean patch, both side by side (DINOv2's and DINOv3's linear head), or the
+class tokens of the last four blocks and the mean patch (DINOv2's linear head of four layers).
+
+Source of the last two: facebookresearch/dinov2 hub/classifiers.py.
+"""
+
+
+def pool_named(name: str) -> Pool:
+    """One of `POOLS`; UserError with the nearest names if there is none of that name."""
+    if name not in POOLS:
+        raise UserError(f"pool {name!r} is not known; {did_you_mean(name, POOLS)}")
+    return POOLS[name]
 
 
 class Classifier(nnx.Module):
@@ -26,17 +61,20 @@ class Classifier(nnx.Module):
     """
 
     def __init__(self, backbone: nnx.Module, width: int, num_classes: int, pool: str, rngs: nnx.Rngs):
-        if pool not in POOLS:
-            raise UserError(f"pool {pool!r} is not known; {did_you_mean(pool, POOLS)}")
+        known = pool_named(pool)
+        if known.blocks > 1 and not hasattr(backbone, "cls_token"):
+            raise UserError(f"pool {pool!r} looks at the class token of several blocks, which this model does not have")
         self.backbone = backbone
         self.pool = pool
-        self.head = Linear(width * (2 if pool == "cls_mean" else 1), num_classes, rngs=rngs) if num_classes else None
+        self.head = Linear(width * known.widths, num_classes, rngs=rngs) if num_classes else None
 
     def __call__(self, images: jax.Array, *, mask: jax.Array | None = None, key: jax.Array | None = None) -> Output:
         """images (B, H, W, C) float normalised -> Output with logits (B, classes) float32, or None without a head."""
-        out = self.backbone(images, mask=mask, key=key)
-        return dataclasses.replace(out, logits=self.classify(out))
-
-    def classify(self, out: Output) -> jax.Array | None:
-        """The head's logits (B, classes) float32 for a backbone's output; None without a head."""
-        return None if self.head is None else self.head(POOLS[self.pool](out).astype(jnp.float32))
+        if self.head is None:
+            return self.backbone(images, mask=mask, key=key)
+        pool = POOLS[self.pool]
+        if pool.blocks == 1:
+            outs = [self.backbone(images, mask=mask, key=key)]
+        else:
+            outs = self.backbone.intermediate_layers(images, pool.blocks, mask=mask, key=key)
+        return dataclasses.replace(outs[-1], logits=self.head(pool.features(outs).astype(jnp.float32)))

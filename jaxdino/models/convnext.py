@@ -57,6 +57,10 @@ class ConvNeXtConfig:
         blocks = [{"s": s, "i": i} for s, depth in enumerate(self.depths) for i in range(depth)]
         return [*blocks, *({"d": d} for d in range(1, len(self.depths))), {"last": len(self.depths) - 1}]
 
+    def with_channels(self, channels: int) -> "ConvNeXtConfig":
+        """The same for images of so many channels."""
+        return dataclasses.replace(self, in_channels=channels)
+
     def build(self, **how) -> "ConvNeXt":
         """The network with random parameters; `how` as `ConvNeXt` takes it."""
         return ConvNeXt(self, **how)

@@ -49,12 +49,13 @@ def linear_matrix(n_in: int, n_out: int) -> np.ndarray:
     Without antialiasing, align_corners=False; the border is repeated.
     Source: pytorch/pytorch aten/src/ATen/native/UpSample.h (area_pixel_compute_source_index).
     """
-    centre = np.maximum((np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5, 0.0)
+    step, half = np.float32(n_in) / np.float32(n_out), np.float32(0.5)  # float32, as torch computes it
+    centre = np.maximum((np.arange(n_out, dtype=np.float32) + half) * step - half, np.float32(0))
     low = np.minimum(centre.astype(int), n_in - 1)
-    matrix = np.zeros((n_out, n_in))
+    matrix = np.zeros((n_out, n_in), np.float32)
     np.add.at(matrix, (np.arange(n_out), low), 1 - (centre - low))
     np.add.at(matrix, (np.arange(n_out), np.minimum(low + 1, n_in - 1)), centre - low)
-    return matrix.astype(np.float32)
+    return matrix
 
 
 def resample_grid(table_hxwxD: jax.Array, size: tuple[int, int], *, offset: float, antialias: bool) -> jax.Array:

@@ -1,13 +1,14 @@
 """Every model by its published name."""
 
 import dataclasses
+import re
 import typing
 from collections.abc import Mapping
 from typing import Any
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
-from jaxdino.models import clip, clips, convnext, resnet, sam, vits
+from jaxdino.models import clip, clips, convnext, heads, resnet, sam, vits
 from jaxdino.models.spec import ModelSpec, Preprocess
 from jaxdino.models.vit import ViTConfig
 
@@ -21,11 +22,14 @@ CONFIGS = {
     "resnet": resnet.ResNetConfig,
     "dino_resnet": resnet.ResNetConfig,
     "sam": sam.SamConfig,
+    "dino_head": heads.DINOHeadConfig,
 }
 """family -> the class of its configuration."""
 
 MODELS: dict[str, ModelSpec] = {
-    spec.name: spec for specs in (vits.SPECS, clips.SPECS, convnext.SPECS, resnet.SPECS, sam.SPECS) for spec in specs
+    spec.name: spec
+    for specs in (vits.SPECS, clips.SPECS, convnext.SPECS, resnet.SPECS, sam.SPECS, heads.SPECS)
+    for spec in specs
 }
 """Every model by its published name."""
 
@@ -45,9 +49,11 @@ def from_json(fields: Mapping[str, Any]) -> ModelSpec:
     """A spec from what `dataclasses.asdict` made of it, after JSON has turned tuples into lists.
 
     Raises:
-      UserError: for a family that is not known.
+      UserError: for a family that is not known, or a name that could not be a file's.
     """
-    family = fields["family"]
+    family, name = fields["family"], fields["name"]
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UserError(f"{name!r} is no name of a model: letters, digits, '_', '-' and '.' make one")
     if family not in CONFIGS:
         raise UserError(f"there is no family {family!r}; {did_you_mean(family, CONFIGS)}")
     own = {"config": _from_json(CONFIGS[family], fields["config"]), "preprocess": Preprocess.of(fields["preprocess"])}

@@ -72,6 +72,10 @@ class ResNetConfig:
         blocks = [{"s": s, "t": s - 1, "i": i} for s, i in self.blocks]
         return blocks + [{"p": s, "q": s - 1} for s, i in self.blocks if not i and self.projects(s, i)]
 
+    def with_channels(self, channels: int) -> "ResNetConfig":
+        """The same for images of so many channels."""
+        return dataclasses.replace(self, in_channels=channels)
+
     def build(self, **how) -> "ResNet":
         """The network with random parameters; `how` as `ResNet` takes it."""
         return ResNet(self, **how)

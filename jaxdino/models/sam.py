@@ -77,6 +77,10 @@ class SamConfig:
         counts = {"i": self.depth, "j": self.decoder_depth, "m": self.num_multimask_outputs + 1, "p": 4}
         return [{name: n} for name, count in counts.items() for n in range(count)]
 
+    def with_channels(self, channels: int) -> "SamConfig":
+        """The same for images of so many channels."""
+        return dataclasses.replace(self, in_channels=channels)
+
     def build(self, **how) -> "Sam":
         """The network with random parameters; `how` as `Sam` takes it."""
         return Sam(self, **how)
@@ -89,6 +93,8 @@ class Sam(nnx.Module):
     their grid (torch's bicubic, without antialiasing), the tables of relative positions of the global blocks
     linearly, each axis to its own length. The embedding is (h, w) = the size in patches, masks are (4 h, 4 w),
     and points and boxes are pixels of that size. At `image_size` nothing is resampled.
+
+    `attention` is not looked at: cuDNN has no attention with relative positions.
 
     Sources: facebookresearch/segment-anything segment_anything/modeling/; for the resampling of absolute
     positions, facebookresearch/detectron2 detectron2/modeling/backbone/utils.py (get_abs_pos), whose encoder SAM's is.
@@ -104,7 +110,7 @@ class Sam(nnx.Module):
         attention: str = "xla",
         remat: bool = False,
     ):
-        self.image_encoder = ImageEncoder(cfg, rngs, drop_path, dtype, attention, remat)
+        self.image_encoder = ImageEncoder(cfg, rngs, drop_path, dtype, remat)
         self.prompt_encoder = PromptEncoder(cfg, rngs, dtype)
         self.mask_decoder = MaskDecoder(cfg, rngs, dtype)
         self.cfg, self.dtype = cfg, dtype

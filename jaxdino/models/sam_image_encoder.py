@@ -54,20 +54,20 @@ class Attention(nnx.Module):
     score(q, k) = q.k / sqrt(d) + q.rel_pos_h[y_q - y_k] + q.rel_pos_w[x_q - x_k].
     """
 
-    def __init__(self, width: int, num_heads: int, side: int, implementation: str, rngs: nnx.Rngs):
+    def __init__(self, width: int, num_heads: int, side: int, rngs: nnx.Rngs):
         init = nnx.initializers.truncated_normal(stddev=0.02)
         self.qkv = Linear(width, 3 * width, rngs=rngs)
         self.proj = Linear(width, width, rngs=rngs)
         rows = (2 * side - 1, width // num_heads)
         self.rel_pos_h = nnx.Param(init(rngs.params(), rows, jnp.float32))
         self.rel_pos_w = nnx.Param(init(rngs.params(), rows, jnp.float32))
-        self.num_heads, self.implementation = num_heads, implementation
+        self.num_heads = num_heads
 
     def __call__(self, x_BxHxWxD: jax.Array) -> jax.Array:
         b, h, w, width = x_BxHxWxD.shape
         q, k, v = split_heads(self.qkv(x_BxHxWxD).reshape(b, h * w, 3 * width), self.num_heads)
         q, k = self._with_relative(q, k, (h, w))
-        out = attention(q, k, v, self.implementation)
+        out = attention(q, k, v, "xla")  # cuDNN wants values as wide as keys
         return self.proj(jnp.swapaxes(out, 1, 2).reshape(b, h, w, width))
 
     def _with_relative(self, q: jax.Array, k: jax.Array, grid: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
@@ -93,10 +93,10 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
     """Pre-norm transformer block; attention in windows of `window` patches a side, or over all for 0."""
 
-    def __init__(self, cfg, window: int, drop_rate: float, implementation: str, rngs: nnx.Rngs):
+    def __init__(self, cfg, window: int, drop_rate: float, rngs: nnx.Rngs):
         width = cfg.encoder_width
         self.norm1 = LayerNorm(width, cfg.encoder_eps)
-        self.attn = Attention(width, cfg.num_heads, window or cfg.grid, implementation, rngs)
+        self.attn = Attention(width, cfg.num_heads, window or cfg.grid, rngs)
         self.norm2 = LayerNorm(width, cfg.encoder_eps)
         self.mlp = MLPBlock(width, cfg.mlp_dim, gelu, rngs)
         self.window, self.drop_rate = window, drop_rate
@@ -119,7 +119,7 @@ class Block(nnx.Module):
 class ImageEncoder(nnx.Module):
     """Images to an embedding on the patch grid; see `SamConfig`."""
 
-    def __init__(self, cfg, rngs: nnx.Rngs, drop_path: float, dtype: jnp.dtype, attention: str, remat: bool):
+    def __init__(self, cfg, rngs: nnx.Rngs, drop_path: float, dtype: jnp.dtype, remat: bool):
         width = cfg.encoder_width
         init = nnx.initializers.truncated_normal(stddev=0.02)
         patches = ViTConfig(patch_size=cfg.patch_size, width=width, in_channels=cfg.in_channels)
@@ -129,7 +129,7 @@ class ImageEncoder(nnx.Module):
         for i in range(cfg.depth):
             window = 0 if i in cfg.global_attn_indexes else cfg.window_size
             rate = drop_path * i / max(cfg.depth - 1, 1)
-            blocks.append(Block(cfg, window, rate, attention, rngs))
+            blocks.append(Block(cfg, window, rate, rngs))
         self.blocks = nnx.List(blocks)
         self.neck = nnx.List(
             [

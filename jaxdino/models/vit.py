@@ -267,9 +267,16 @@ class ViT(nnx.Module):
         states, grid = self.hidden_states(images, mask, key)
         return self.finish(states[-1], grid)
 
-    def intermediate_layers(self, images: jax.Array, n: int | Sequence[int] = 1) -> list[Output]:
+    def intermediate_layers(
+        self,
+        images: jax.Array,
+        n: int | Sequence[int] = 1,
+        *,
+        mask: jax.Array | None = None,
+        key: jax.Array | None = None,
+    ) -> list[Output]:
         """The outputs of the last `n` blocks, or of the blocks with the given indices, final norm applied."""
-        states, grid = self.hidden_states(images)
+        states, grid = self.hidden_states(images, mask, key)
         depth = self.cfg.depth
         chosen = list(range(depth - n, depth) if isinstance(n, int) else n)
         if not chosen or not all(0 <= i < depth for i in chosen):

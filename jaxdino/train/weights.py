@@ -28,6 +28,8 @@ def start(config: Any, class_names: tuple[str, ...], say: Callable[[str], None])
     model, seed, classes = config.model, config.seed, len(class_names)
     if model.num_classes is not None and model.num_classes != classes:
         raise UserError(f"model.num_classes={model.num_classes}, but the data has {classes} classes")
+    if not registry.get(model.name).config.input_kernel:
+        raise UserError(f"model.name={model.name} sees no images, so that it cannot learn to classify them")
     if model.weights == RANDOM:
         return _random(registry.get(model.name), model.pool, classes, class_names, seed)
     found = load_pretrained(model.weights or model.name, model=model.name, drop_head=model.drop_head)

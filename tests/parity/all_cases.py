@@ -2,6 +2,7 @@
 
 from tests.parity.clip_cases import CLIP_CASES
 from tests.parity.convnext_cases import CONVNEXT_CASES
+from tests.parity.head_cases import HEAD_CASES
 from tests.parity.hf_models import HF_CASES
 from tests.parity.meta_modules import META_CASES
 from tests.parity.resnet_cases import RESNET_CASES
@@ -18,5 +19,6 @@ FAMILY_CASES = {
     **CONVNEXT_CASES,
     **RESNET_CASES,
     **SAM_CASES,
+    **HEAD_CASES,
 }
 """All of them, as the tests that every family shares look at them (test_families.py)."""

@@ -41,13 +41,14 @@ HF_TEXT = dict(
 
 
 def ids(length: int, pad: int = 0) -> torch.Tensor:
-    """Two texts with their marks, of different lengths, padded."""
+    """Eight texts with their marks, of different lengths, padded; the first has the id in the middle of the table."""
     rows = [[97, 5, 17, 49, EOT], [97, 61, EOT]]
+    rows += [[97, *((7 * n + 11 * k) % 90 + 1 for k in range(1 + n % 3)), EOT] for n in range(6)]
     return torch.tensor([row + [pad] * (length - len(row)) for row in rows])
 
 
 def _pixels(height: int, width: int) -> torch.Tensor:
-    return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(1))
+    return torch.randn(4, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
 def _inputs(towers: str, pad: int) -> dict[str, dict[str, torch.Tensor]]:
@@ -131,13 +132,10 @@ def _ours(model: Any, given: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         seen["text embedding"], seen["text block 0"], seen["text last block"] = states[0], states[1], states[-1]
         seen["text features"] = backbone.encode_text(given["ids"])
     if len(given) == 2:
-        image, text = (x / jax.numpy.linalg.norm(x, axis=-1, keepdims=True) for x in _features(seen))
+        wide = (seen[f"{tower} features"].astype(jax.numpy.float32) for tower in ("image", "text"))
+        image, text = (x / jax.numpy.linalg.norm(x, axis=-1, keepdims=True) for x in wide)
         seen["logits per image"] = jax.numpy.exp(backbone.logit_scale[...]) * (image @ text.T)
     return seen
-
-
-def _features(seen: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    return seen["image features"], seen["text features"]
 
 
 # building, drawing and saving
@@ -201,6 +199,9 @@ def _open_clip_save(model: nn.Module, folder: Path, *, quick: bool, binary: bool
     return folder
 
 
+SILENT = ("*.attn.qkv.bias[k]",)  # the same for all keys: softmax takes it away
+
+
 def _hf_case(name: str, towers: str, save=_hf_save, pad: int = 0, text=None, vision=None, **more) -> FamilyCase:
     def build() -> nn.Module:
         fields = {"text": HF_TEXT | (text or {}), "vision": HF_VISION | (vision or {})}
@@ -212,11 +213,13 @@ def _hf_case(name: str, towers: str, save=_hf_save, pad: int = 0, text=None, vis
             )
         return getattr(hf, name)(config)
 
-    return FamilyCase("clip", "hf", build, save, _inputs(towers, pad), _hf_theirs, _ours, prepare=prepare, **more)
+    given = _inputs(towers, pad)
+    return FamilyCase("clip", "hf", build, save, given, _hf_theirs, _ours, silent=SILENT, prepare=prepare, **more)
 
 
 def _torch_case(layout: str, build: Callable[[], nn.Module], save, towers: str = "both", **more) -> FamilyCase:
-    return FamilyCase("clip", layout, build, save, _inputs(towers, 0), _openai_theirs, _ours, prepare=prepare, **more)
+    given = _inputs(towers, 0)
+    return FamilyCase("clip", layout, build, save, given, _openai_theirs, _ours, silent=SILENT, prepare=prepare, **more)
 
 
 def _clip(**fields) -> Callable[[], nn.Module]:

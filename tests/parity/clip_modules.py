@@ -28,7 +28,8 @@ class Norm(nn.LayerNorm):
     """Layer norm that computes in float32 whatever goes in, as OpenAI's half-precision models do."""
 
     def forward(self, x):
-        return super().forward(x.float()).to(x.dtype)
+        y = nn.functional.layer_norm(x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps)
+        return y.to(x.dtype)
 
 
 class ResBlock(nn.Module):

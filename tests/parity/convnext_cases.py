@@ -162,15 +162,15 @@ def save_meta(model: nn.Module, folder: Path) -> Path:
     return folder / "convnext.pth"
 
 
-def _case(layout: str, build, save, theirs) -> FamilyCase:
-    return FamilyCase("convnext", layout, build, save, INPUTS, theirs, ours)
+def _case(layout: str, build, save, theirs, thorough: bool = True) -> FamilyCase:
+    return FamilyCase("convnext", layout, build, save, INPUTS, theirs, ours, thorough=thorough)
 
 
 CONVNEXT_CASES = {
     "convnext meta": _case("meta", MetaConvNeXt, save_meta, _meta),
     "convnext meta classes": _case("meta", lambda: MetaConvNeXt(CLASSES, twice=False), save_meta, _meta),
     "convnext hf": _case("hf", build_hf, save_hf, _hf),
-    "convnext timm": _case("timm", build_timm, save_timm, _timm),
+    "convnext timm": _case("timm", build_timm, save_timm, _timm, thorough=False),
     "convnext timm classes": _case("timm", lambda: build_timm(CLASSES), save_timm, _timm),
 }
 """name -> case."""

@@ -147,6 +147,7 @@ class MetaViT(nn.Module):
         bias=True,
         local_norm=False,
         head=False,
+        depth=DEPTH,
     ):
         super().__init__()
         eps = 1e-5 if rope else 1e-6
@@ -160,7 +161,7 @@ class MetaViT(nn.Module):
             self.rope_embed = Rope()
         else:
             self.pos_embed = nn.Parameter(torch.zeros(1, GRID * GRID + 1, WIDTH))
-        self.blocks = nn.ModuleList([Block(feed_forward, eps, scaled, mask_k_bias, bias) for _ in range(DEPTH)])
+        self.blocks = nn.ModuleList([Block(feed_forward, eps, scaled, mask_k_bias, bias) for _ in range(depth)])
         self.norm = nn.LayerNorm(WIDTH, eps)
         if local_norm:
             self.local_cls_norm = nn.LayerNorm(WIDTH, eps)

@@ -20,14 +20,21 @@ INPUTS = {
 
 @torch.no_grad()
 def prepare(model: nn.Module) -> None:
-    """Draws the running statistics, and a number of batches that is not zero."""
+    """Draws the running statistics around those of the images, so that no ReLU is dead, and a number of batches."""
     generator = torch.Generator().manual_seed(2)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0.0, 0.3, generator=generator)
-            module.running_var.uniform_(0.5, 1.5, generator=generator)
-            if module.num_batches_tracked is not None:
-                module.num_batches_tracked.fill_(12_345)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.bias.uniform_(0.2, 0.8, generator=generator)
+        norm.momentum = 1.0
+    model.train()(INPUTS["native"]["images"])
+    for norm in norms:
+        norm.running_mean += (
+            torch.empty_like(norm.bias).normal_(0.0, 0.3, generator=generator) * norm.running_var.sqrt()
+        )
+        norm.running_var *= torch.empty_like(norm.bias).uniform_(0.5, 1.5, generator=generator)
+        norm.num_batches_tracked.fill_(12_345)
+        norm.momentum = 0.1
+    model.eval()
 
 
 def build_torchvision(bottleneck: bool, num_classes: int = 0, width_per_group: int = 64) -> nn.Module:
@@ -135,8 +142,8 @@ def _case(layout: str, build, save, theirs=_theirs, family: str = "resnet", **fi
 RESNET_CASES = {
     "resnet torchvision basic": _case("torchvision", lambda: build_torchvision(False, CLASSES), save_pth),
     "resnet torchvision": _case("torchvision", lambda: build_torchvision(True, CLASSES), save_pth),
-    "resnet torchvision old": _case("torchvision", lambda: build_torchvision(False), save_old),
-    "resnet timm basic": _case("timm", lambda: build_timm(False), save_timm),
+    "resnet torchvision old": _case("torchvision", lambda: build_torchvision(False), save_old, thorough=False),
+    "resnet timm basic": _case("timm", lambda: build_timm(False), save_timm, thorough=False),
     "resnet timm": _case("timm", lambda: build_timm(True, CLASSES), save_timm),
     "resnet hf basic": _case("hf", lambda: build_hf(False, CLASSES), save_hf, _hf),
     "resnet hf": _case("hf", lambda: build_hf(True), save_hf, _hf),

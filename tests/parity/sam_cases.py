@@ -213,21 +213,30 @@ def save_meta(model: nn.Module, folder: Path) -> Path:
     return folder / "sam.pth"
 
 
+HIDDEN = ("layers.0.bias", "layers.1.bias", "proj_in.bias")
+"""Of the decoder's MLPs."""
+
+
 @torch.no_grad()
 def prepare(model: nn.Module) -> None:
     """Draws embeddings as large as what they are added to, and the matrix of positions.
 
-    The biases before ReLU are positive: the few tokens behind them would leave many units at zero.
+    Hidden units are mostly positive (there are few tokens behind them, and a unit at zero shows nothing), and the
+    decoder's attention is sharper.
     """
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(11)
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             module.weight.normal_(generator=generator)
     for buffer in model.buffers():
         buffer.normal_(generator=generator)
     for name, parameter in model.named_parameters():
-        if name.endswith("bias") and ("hypernetworks" in name or "iou_prediction_head" in name):
-            parameter.abs_().add_(0.5)
+        if name.endswith(HIDDEN):
+            parameter.add_(2.5)
+        if "hypernetworks" in name and name.endswith("weight"):
+            parameter.mul_(0.5)
+        if name.endswith("q_proj.weight"):
+            parameter.mul_(3)
 
 
 def _given(tensors: Mapping) -> dict:

@@ -34,7 +34,7 @@ def tensors(path: Path) -> dict[str, np.ndarray]:
 
 def written(out: Path) -> Path:
     """The checkpoint in a folder that export wrote."""
-    return next(out.glob("*.pth"), out)
+    return next((path for path in out.glob("*.pth") if "_head" not in path.name), out)
 
 
 def logits(card: Card, flat, pixels: torch.Tensor) -> np.ndarray:
@@ -168,7 +168,7 @@ def test_overwriting_another_layout_leaves_nothing_stale(loaded, tmp_path):
     out, pth = tmp_path / "out", f"{card.spec.name}.pth"
     expected = {
         "hf": {"config.json", "head.safetensors", "jaxdino.json", "model.safetensors", "preprocessor_config.json"},
-        "meta": {"jaxdino.json", pth},
+        "meta": {"jaxdino.json", pth, f"{card.spec.name}_linear_head.pth"},
         "timm": {"config.json", "jaxdino.json", "model.safetensors"},
     }
     for layout in ("hf", "meta", "hf", "timm", "meta"):

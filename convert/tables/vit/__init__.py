@@ -4,14 +4,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.family import Family, Layout
+from convert.store import Card
 from convert.tables.vit import hf, rules, timm
 from convert.tables.vit.fit import fit
 from convert.tables.vit.tell import ANCHORS, tell
 from jaxdino.models.spec import ModelSpec
 
 
-def _meta(table: list) -> Layout:
-    return Layout(tuple(table), tuple(rules.HEAD))
+def _meta(table: list, head_file=lambda card: None) -> Layout:
+    return Layout(tuple(table), tuple(rules.HEAD), head_file=head_file)
+
+
+def _linear_head(card: Card) -> str:
+    """DINOv2 and DINOv3 publish linear heads apart from their backbones, which have no place for one."""
+    return f"{card.spec.name}_linear{'4' if card.pool == 'cls4_mean' else ''}_head.pth"
 
 
 def _timm(table: list) -> Layout:
@@ -23,9 +29,9 @@ def _hf(table: list) -> Layout:
     return Layout(tuple(table), head, "model.safetensors", sharded=True, prefix=hf.prefix, files=hf.files)
 
 
-def _pool(spec: ModelSpec, wide: bool, json: Mapping[str, Any]) -> str:
+def _pool(spec: ModelSpec, widths: int, json: Mapping[str, Any]) -> str:
     """Told from the head's input width, and timm's config.json."""
-    return "cls_mean" if wide else "mean" if json.get("global_pool") == "avg" else "cls"
+    return {2: "cls_mean", 5: "cls4_mean"}.get(widths) or ("mean" if json.get("global_pool") == "avg" else "cls")
 
 
 FAMILY = Family(
@@ -38,10 +44,10 @@ FAMILY = Family(
         ("dino", "hf"): _hf(rules.VIT_HF),
         ("vit", "timm"): _timm(rules.PLAIN),
         ("vit", "hf"): _hf(rules.VIT_HF),
-        ("dinov2", "meta"): _meta(rules.DINOV2_META),
+        ("dinov2", "meta"): _meta(rules.DINOV2_META, _linear_head),
         ("dinov2", "timm"): _timm(rules.DINOV2_TIMM),
         ("dinov2", "hf"): _hf(rules.DINOV2_HF),
-        ("dinov3", "meta"): _meta(rules.DINOV3_META),
+        ("dinov3", "meta"): _meta(rules.DINOV3_META, _linear_head),
         ("dinov3", "timm"): _timm(rules.DINOV3_TIMM),
         ("dinov3", "hf"): _hf(rules.DINOV3_HF),
     },

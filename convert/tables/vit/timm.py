@@ -4,6 +4,7 @@ from typing import Any
 
 from convert.family import POOL_WORDS
 from convert.store import Card
+from jaxdino.models.classifier import POOLS
 
 _WORDS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1536: "giant", 4096: "7b"}
 
@@ -29,12 +30,12 @@ def files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
 
 def notes(card: Card) -> list[str]:
     """timm pools the class token or the mean of the patches, never both."""
-    return [f"timm has no such pooling: logits = head({POOL_WORDS['cls_mean']})"] if wide(card) else []
+    return [f"timm has no such pooling: logits = head({POOL_WORDS[card.pool]})"] if wide(card) else []
 
 
 def wide(card: Card) -> bool:
-    """Whether the head sees class token and mean patch side by side."""
-    return card.num_classes > 0 and card.pool == "cls_mean"
+    """Whether the head sees more than one token, side by side."""
+    return card.num_classes > 0 and POOLS[card.pool].widths > 1
 
 
 def _config(card: Card) -> dict[str, Any]:

@@ -1,0 +1,55 @@
+"""Tensors on their way out: announced by key, shape and dtype, made one at a time."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from convert.ops import Op, contiguous
+
+
+class Tensor(NamedTuple):
+    """A tensor to be written: its key, shape, dtype, and the function that makes it when its turn comes."""
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    make: Callable[[], np.ndarray]
+
+
+class Shared:
+    """A leaf that several keys are cut from: read for the first, let go of after the last."""
+
+    def __init__(self, array: Any, uses: int):
+        self.array, self.uses, self._held = array, uses, None
+
+    def take(self) -> np.ndarray:
+        """The whole leaf."""
+        held = np.asarray(self.array) if self._held is None else self._held
+        self.uses -= 1
+        self._held = held if self.uses > 0 else None
+        return held
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The n-th of `count` even slices of a leaf's last axis, on its way out."""
+
+    leaf: Shared
+    op: Op
+    n: int
+    count: int
+
+    def _cut(self, array: np.ndarray) -> np.ndarray:
+        if self.count == 1:
+            return array
+        size = array.shape[-1] // self.count
+        return array[..., self.n * size : (self.n + 1) * size]
+
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor that it becomes."""
+        return self.op.inverse(self._cut(np.broadcast_to(np.zeros((), bool), self.leaf.array.shape))).shape
+
+    def __call__(self) -> np.ndarray:
+        return contiguous(self.op.inverse(self._cut(self.leaf.take())))

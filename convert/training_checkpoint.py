@@ -1,0 +1,260 @@
+"""Training checkpoints of DINO, DINOv2 and DINOv3: teacher and student, each a backbone and its heads, and the centres.
+
+On our side one is a folder: `teacher/backbone`, `teacher/dino_head`, `student/...`, each a model in our own form,
+`centres.safetensors` and `training.json`. What optimisers hold is left aside.
+
+Sources: facebookresearch/dino main_dino.py, facebookresearch/dinov2 and dinov3 train/{train,ssl_meta_arch}.py.
+"""
+
+import dataclasses
+import functools
+import json
+from collections import ChainMap
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert.hub import find
+from convert.load import Opened, Pretrained, bound_table, open_pretrained
+from convert.readers import Source, open_source
+from convert.recognise import prefixes
+from convert.store import is_model, write_model
+from convert.swap import refuse_occupied, whole_folder
+from convert.table import Tensor
+from convert.tables import FAMILIES, heads, layouts, serving
+from convert.writers import write_pth, write_safetensors
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import Digest
+from jaxdino.core.rules import did_you_mean
+
+ROLES = ("teacher", "student")
+BACKBONE = "backbone"
+CENTRES = {"dino_head": "dino_loss.center", "ibot_head": "ibot_patch_loss.center"}
+"""Head -> how the key of the centre of its teacher's scores ends."""
+KEPT = ("epoch", "iteration", "args")
+"""What is no tensor and kept: how far the run was, and with what flags."""
+CARD, CENTRES_FILE = "training.json", "centres.safetensors"
+Weights = Opened | Pretrained
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingCheckpoint:
+    """Several networks of one run.
+
+    Attributes:
+      networks: {"teacher" or "student": {"backbone", "dino_head" or "ibot_head": weights}}.
+      centres: {head: what centres its teacher's scores, (1, K) of DINO and (1, 1, K) of iBOT}.
+      extras: the epoch or iteration, and the run's flags ("args.lr").
+    """
+
+    networks: Mapping[str, Mapping[str, Weights]]
+    centres: Mapping[str, np.ndarray]
+    extras: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """How a training checkpoint is published.
+
+    Attributes:
+      file: its usual name. roles: {network: what stands before its keys}. heads: {head: its word}.
+      centres: the heads whose centres it holds.
+    """
+
+    file: str
+    roles: Mapping[str, str]
+    heads: Mapping[str, str]
+    centres: tuple[str, ...] = ()
+
+
+FORMATS = {
+    "dino": Format(
+        "checkpoint.pth", {"student": "student.module.", "teacher": "teacher."}, {"dino_head": "head"}, ("dino_head",)
+    ),
+    "dinov2": Format("teacher_checkpoint.pth", {"teacher": "teacher."}, {name: name for name in CENTRES}),
+}
+"""DINO's has everything; DINOv2 and DINOv3 write the teacher for evaluation, and shards to go on from."""
+
+
+def read_training(src: str | Path, **overrules) -> TrainingCheckpoint:
+    """A training checkpoint as numpy arrays; see `open_training`."""
+    with open_training(src, **overrules) as opened:
+        networks = {role: {name: _whole(part) for name, part in opened.networks[role].items()} for role in ROLES}
+    return dataclasses.replace(opened, networks={role: parts for role, parts in networks.items() if parts})
+
+
+@contextmanager
+def open_training(
+    src: str | Path, *, model: str | None = None, num_heads: int | None = None
+) -> Iterator[TrainingCheckpoint]:
+    """Opens a training checkpoint, from a `.pth` of the authors' or a folder of ours; leaves are read when asked for.
+
+    Args:
+      model, num_heads: overrule what the backbones' keys and shapes say.
+
+    Raises:
+      UserError: if there is no teacher and no student in it, or one of their parts does not fit its model whole.
+    """
+    path = Path(src).expanduser()
+    with ExitStack() as stack:
+        if (path / CARD).is_file():
+            yield _from_folder(path, stack)
+        else:
+            yield _from_file(find(src), stack, {"model": model, "num_heads": num_heads})
+
+
+def _from_folder(path: Path, stack: ExitStack) -> TrainingCheckpoint:
+    places = {role: sorted((path / role).iterdir()) for role in ROLES if (path / role).is_dir()}
+    networks: dict[str, dict[str, Weights]] = {role: {} for role in ROLES}
+    for role, folders in places.items():
+        for folder in filter(is_model, folders):
+            networks[role][folder.name] = stack.enter_context(open_pretrained(folder))
+    centres = {}
+    if (path / CENTRES_FILE).is_file():
+        with open_source(path / CENTRES_FILE) as source:
+            centres = {head: source.read(head) for head in source.keys()}  # noqa: SIM118 (a method of ours)
+    return TrainingCheckpoint(networks, centres, json.loads((path / CARD).read_text()))
+
+
+def _from_file(path: Path, stack: ExitStack, overrules: Mapping[str, Any]) -> TrainingCheckpoint:
+    with open_source(path) as source:
+        keys = source.keys()
+        centres = {head: source.read(key) for head, end in CENTRES.items() for key in keys if key.endswith(end)}
+        extras = {key: value for key, value in source.extras.items() if _kept(key, value)}
+        places = _places(source)
+    if not any(BACKBONE in parts for parts in places.values()):
+        raise UserError(f"{path}: no teacher or student with a backbone in it: this is no training checkpoint")
+    networks: dict[str, dict[str, Weights]] = {role: {} for role in ROLES}
+    for role, parts in places.items():
+        for name, prefix in parts.items():
+            how = overrules if name == BACKBONE else {}
+            networks[role][name] = stack.enter_context(open_pretrained(path, prefix=prefix, **how))
+    return TrainingCheckpoint(networks, centres, extras)
+
+
+def _kept(key: str, value: Any) -> bool:
+    return key.split(".")[0] in KEPT and isinstance(value, str | int | float | None)
+
+
+def _places(source: Source) -> dict[str, dict[str, str]]:
+    """{network: {part: the prefix of its keys}}."""
+    found: dict[str, dict[str, str]] = {}
+    for family in FAMILIES:
+        for prefix in prefixes(source.keys(), family):
+            words = prefix.split(".")
+            role = next((role for role in ROLES if role in words), None)
+            head = "ibot_head" if "ibot_head" in words else "dino_head"
+            if role is not None:
+                found.setdefault(role, {}).setdefault(head if family is heads.FAMILY else BACKBONE, prefix)
+    return found
+
+
+def _whole(part: Weights) -> Pretrained:
+    if isinstance(part, Pretrained):
+        return part
+    flat, digest = {}, Digest()
+    for path, leaf in part.flat.items():
+        flat[path] = np.asarray(leaf)
+        digest.add(path, flat[path])
+    return Pretrained(dataclasses.replace(part.card, digest=digest.value()), flat, tuple(part.notes))
+
+
+def save_training(folder: str | Path, checkpoint: TrainingCheckpoint, *, overwrite: bool = False) -> None:
+    """Writes the folder whole or not at all, leaf by leaf.
+
+    Raises:
+      UserError: if it is there already and not to be overwritten, or holds what is none of its files.
+    """
+    refuse_occupied(folder, overwrite, {*ROLES, CARD, CENTRES_FILE}.__contains__)
+    with whole_folder(folder) as beside:
+        for role, parts in checkpoint.networks.items():
+            for name, part in parts.items():
+                (beside / role / name).mkdir(parents=True)
+                write_model(beside / role / name, part.card, part.flat)
+        if checkpoint.centres:
+            write_safetensors(beside / CENTRES_FILE, [_tensor(*item) for item in checkpoint.centres.items()])
+        (beside / CARD).write_text(json.dumps(dict(checkpoint.extras), indent=2) + "\n")
+
+
+def write_training(
+    path: str | Path, checkpoint: TrainingCheckpoint, layout: str = "dino", *, overwrite: bool = False
+) -> list[str]:
+    """Writes a `.pth` that the authors' scripts read.
+
+    Args:
+      layout: "dino" (student, teacher, the DINO head's centre) or "dinov2" (the teacher alone, as DINOv3 too).
+
+    Returns:
+      What the layout has no place for, a line each.
+
+    Raises:
+      UserError: on an unknown layout, or if the file is there and not to be overwritten.
+    """
+    if layout not in FORMATS:
+        raise UserError(f"there is no layout {layout!r} of training checkpoints; {did_you_mean(layout, FORMATS)}")
+    how, tensors, notes = FORMATS[layout], [], []
+    words = {BACKBONE: BACKBONE, **how.heads}
+    for role, parts in checkpoint.networks.items():
+        for name, part in parts.items():
+            if role not in how.roles or name not in words:
+                notes.append(f"the {layout} layout has no place for the {role}'s {name}: left out")
+                continue
+            prefix = f"{how.roles[role]}{_wrapped(role, layout, checkpoint)}{words[name]}."
+            tensors += [t._replace(key=prefix + t.key) for t in _in_meta(part)]
+    for head, centre in checkpoint.centres.items():
+        if head in how.centres:
+            tensors.append(_tensor(CENTRES[head], centre))
+        else:
+            notes.append(f"the {layout} layout has no place for the centre of {head}: left out")
+    groups = list(dict.fromkeys(tensor.key.split(".")[0] for tensor in tensors))
+    numbers = {name: value for name, value in checkpoint.extras.items() if "." not in name and type(value) is int}
+    write_pth(path, tensors, overwrite=overwrite, groups=groups, numbers=numbers if layout == "dino" else {})
+    return notes
+
+
+def _wrapped(role: str, layout: str, checkpoint: TrainingCheckpoint) -> str:
+    """DINO wraps the teacher as it does the student where there are batch norms to be synchronised."""
+    parts = checkpoint.networks[role].values()
+    normed = any(part.card.spec.skeleton().paths("batch_stat") for part in parts)
+    return "module." if layout == "dino" and role == "teacher" and normed else ""
+
+
+def _in_meta(part: Weights) -> list[Tensor]:
+    """A network's tensors under the authors' keys; DINO trains torchvision's ResNets and timm's ViTs under theirs."""
+    card, flat = part.card, part.flat
+    layout = next((layout for layout in ("meta", "torchvision", "timm") if layout in layouts(card.spec)), None)
+    if layout is None:
+        raise UserError(f"{card.spec.name} is no network that DINO, DINOv2 or DINOv3 train: it has no layout of theirs")
+    if card.layout != layout:
+        card, changes, _ = serving()[card.spec.family].fit(card, flat, layout)
+        flat = ChainMap(changes, flat)
+    return bound_table(card.spec, layout, head=False).write(flat)
+
+
+def _tensor(key: str, array: np.ndarray) -> Tensor:
+    return Tensor(key, array.shape, array.dtype, functools.partial(np.asarray, array))
+
+
+def main_import(src: str | Path, out: str | Path, *, overwrite: bool = False, **overrules) -> list[str]:
+    """Imports a training checkpoint whole into the folder `out`; what was read, a line each."""
+    with open_training(src, **overrules) as opened:
+        save_training(out, opened, overwrite=overwrite)
+        lines = [
+            f"{role}/{name}: {part.card.spec.name}, {part.skeleton.num_params:,} parameters"
+            for role, parts in opened.networks.items()
+            for name, part in parts.items()
+        ]
+        return [*lines, *(f"centre of {head}: {centre.shape}" for head, centre in opened.centres.items())]
+
+
+def main_export(src: str | Path, out: str | Path, *, layout: str = "dino", overwrite: bool = False) -> list[str]:
+    """Writes a training checkpoint into the folder `out`, under its usual name; what was left out, a line each."""
+    files = {how.file for how in FORMATS.values()}
+    refuse_occupied(out, overwrite, files.__contains__)
+    with whole_folder(out) as beside, open_training(src) as opened:
+        name = FORMATS[layout].file if layout in FORMATS else "checkpoint.pth"
+        notes = write_training(beside / name, opened, layout)
+    return [*notes, f"wrote {name} into {out}"]

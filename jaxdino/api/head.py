@@ -1,0 +1,37 @@
+"""A loaded projection head, to be called on features."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from convert.store import Card
+from jaxdino.api.model import Model
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import Flat, Skeleton, bind
+
+
+class HeadModel(Model):
+    """A DINO or iBOT head; what `Model` offers for images it has no use for."""
+
+    def __init__(self, card: Card, skeleton: Skeleton, flat: Flat):
+        super().__init__(card, skeleton, flat)
+        self._scores = jax.jit(lambda flat, features: bind(skeleton, flat).backbone(features))
+
+    def __call__(self, features: jax.Array | np.ndarray) -> jax.Array:
+        """Features (..., in_dim), such as class tokens -> scores of the prototypes (..., out_dim).
+
+        Raises:
+          UserError: if the features have another width, or are no floats.
+        """
+        width, shape = self.card.spec.config.in_dim, tuple(getattr(features, "shape", ()))
+        if not shape or shape[-1] != width or not jnp.issubdtype(features.dtype, jnp.floating):
+            raise UserError(f"a projection head takes an array of floats (..., {width}), such as a model's cls")
+        return self._scores(self.flat, features)
+
+    def preprocess(self, images) -> np.ndarray:
+        """Raises UserError: a head sees features."""
+        raise UserError("a projection head sees features, no images: load the backbone beside it")
+
+    def intermediate_layers(self, images, n=1) -> list:
+        """Raises UserError: a head has no blocks."""
+        raise UserError("a projection head has no blocks: load the backbone beside it")

@@ -1,0 +1,195 @@
+"""A loaded SAM: images once, then masks for points, boxes and masks."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image, ImageOps
+
+from convert.store import Card
+from jaxdino.api.model import Model
+from jaxdino.api.sam_prompts import checked_prompts
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import Flat, Skeleton, bind
+from jaxdino.data.checks import BadImage, to_rgb
+from jaxdino.models.positions import linear_matrix
+
+Size = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Images as SAM's mask decoder takes them.
+
+    Attributes:
+      embedding: (B, h, w, width).
+      frame: side in pixels of the square that the images were padded to.
+      original_sizes: (height, width) in pixels of each image as it was given.
+      input_sizes: (height, width) in pixels of each image within the frame, at its top left.
+    """
+
+    embedding: jax.Array
+    frame: int
+    original_sizes: tuple[Size, ...]
+    input_sizes: tuple[Size, ...]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.original_sizes)
+
+
+def input_size(original: Size, frame: int) -> Size:
+    """(height, width) after a resize of the longest side to `frame`, rounded half up.
+
+    Source: facebookresearch/segment-anything segment_anything/utils/transforms.py (get_preprocess_shape).
+    """
+    scale = frame / max(original)
+    height, width = (int(side * scale + 0.5) for side in original)
+    return height, width
+
+
+class SamModel(Model):
+    """A SAM; called on images, it gives the image embedding as an `Output`.
+
+    `encode` images once, ask for `masks` as often as you like, and `upscale` those you keep. A mask is where its
+    logits are above 0. Each new number of images, prompts or points compiles once.
+    """
+
+    def __init__(self, card: Card, skeleton: Skeleton, flat: Flat):
+        super().__init__(card, skeleton, flat)
+        self._encode = jax.jit(lambda flat, pixels: bind(skeleton, flat).backbone.encode(pixels))
+        self._masks = jax.jit(
+            lambda flat, embedding, prompts, multimask: bind(skeleton, flat).backbone.masks(
+                embedding, **prompts, multimask=multimask
+            ),
+            static_argnums=3,
+        )
+
+    def encode(self, images: Sequence[Image.Image] | np.ndarray, frame: int | None = None) -> Encoded:
+        """The image embeddings of PIL images of any sizes, or of uint8 pixels (B, H, W, 3).
+
+        Each image is resized (Pillow's bilinear filter) so that its longest side is `frame`, normalised, and then
+        padded with zeros at the bottom and the right to a square.
+
+        Args:
+          frame: side of the square in pixels, a multiple of the patch size; by default the checkpoint's own (1024).
+            At another one the position tables are resampled (see `jaxdino.models.sam.Sam`), and low-resolution
+            masks are frame / 4 a side.
+
+        Raises:
+          UserError: for anything else than images, and for a frame that is no multiple of the patch size.
+        """
+        config = self.card.spec.config
+        frame = config.image_size if frame is None else frame
+        if not isinstance(frame, int) or frame < config.patch_size or frame % config.patch_size:
+            raise UserError(f"frame={frame!r}: give a multiple of the patch size, {config.patch_size} pixels")
+        pictures = self._pictures(images)
+        originals = tuple((picture.height, picture.width) for picture in pictures)
+        inputs = tuple(input_size(size, frame) for size in originals)
+        pixels = np.zeros((len(pictures), frame, frame, 3), np.float32)
+        mean, std = (np.asarray(v, np.float32) for v in (self.card.spec.preprocess.mean, self.card.spec.preprocess.std))
+        for row, picture, (height, width) in zip(pixels, pictures, inputs, strict=True):
+            small = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), np.float32)
+            row[:height, :width] = (small / 255 - mean) / std
+        return Encoded(self._encode(self.flat, pixels), frame, originals, inputs)
+
+    def masks(
+        self,
+        encoded: Encoded,
+        *,
+        points=None,
+        labels=None,
+        boxes=None,
+        masks=None,
+        multimask: bool = True,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Masks for P prompts of each of B images, at low resolution.
+
+        What is given together belongs together: prompt p is points[b, p] with boxes[b, p] and masks[b, p]. Leading
+        axes may be left out where they are 1.
+
+        Args:
+          points: (B, P, K, 2), (P, K, 2) or (K, 2): x and y in pixels of the original image, the first pixel's
+            centre being (0, 0).
+          labels: points' shape without its last axis: 1 in the object, 0 not in it, -1 for no point at all, with
+            which prompts of fewer points are filled up.
+          boxes: (B, P, 4), (P, 4) or (4,): x1, y1, x2, y2 in the same pixels.
+          masks: (B, P or 1, s, s), (P, s, s) or (s, s): logits of an earlier call, s = frame / 4 (256 at 1024).
+          multimask: three masks for each prompt, for one that is ambiguous; otherwise one.
+
+        Returns:
+          logits (B, P, M, s, s) and predicted IoU (B, P, M), float32; M = 3 or 1.
+
+        Raises:
+          UserError: if nothing is given, for other shapes or labels, points without labels, boxes whose corners
+            are the wrong way round, coordinates outside the image.
+        """
+        if not isinstance(encoded, Encoded):
+            raise UserError("masks takes what `encode` gave as its first argument: masks(model.encode([image]), ...)")
+        side = 4 * encoded.embedding.shape[1]
+        prompts = checked_prompts(encoded.original_sizes, side, points, labels, boxes, masks)
+        scale = np.array(encoded.input_sizes)[:, ::-1] / np.array(encoded.original_sizes)[:, ::-1]
+        if "points" in prompts:
+            prompts["points"] = (prompts["points"] * scale[:, None, None]).astype(np.float32)
+        if "boxes" in prompts:
+            prompts["boxes"] = (prompts["boxes"] * np.tile(scale, 2)[:, None]).astype(np.float32)
+        return self._masks(self.flat, encoded.embedding, prompts, multimask)
+
+    def upscale(self, logits: jax.Array | np.ndarray, encoded: Encoded) -> jax.Array | list[jax.Array]:
+        """Logits (B, ..., s, s) at the original size: (B, ..., H, W), or a list of (..., H, W) if sizes differ.
+
+        Resized to the frame, cropped to the image, and resized to the original, each time bilinearly as torch's
+        `interpolate(align_corners=False)`. The mask is where they are above 0.
+
+        Source: facebookresearch/segment-anything segment_anything/modeling/sam.py (postprocess_masks).
+
+        Raises:
+          UserError: if the logits are not those of these images.
+        """
+        side, shape = 4 * encoded.embedding.shape[1], tuple(np.shape(logits))
+        if len(shape) < 3 or shape[0] != len(encoded) or shape[-2:] != (side, side):
+            raise UserError(f"logits have the shape {shape}; ({len(encoded)}, ..., {side}, {side}) is needed")
+        logits = jnp.asarray(logits)
+        if len(set(encoded.original_sizes)) == 1:
+            return _resized(logits, encoded.frame, encoded.input_sizes[0], encoded.original_sizes[0])
+        pairs = zip(encoded.input_sizes, encoded.original_sizes, strict=True)
+        return [_resized(logits[n], encoded.frame, *sizes) for n, sizes in enumerate(pairs)]
+
+    def intermediate_layers(self, images, n=1):
+        """SAM's encoder has no final norm that its blocks' outputs could be given with.
+
+        Raises:
+          UserError: always.
+        """
+        raise UserError("SAM gives no intermediate layers: call the model for the embedding, or use `encode`")
+
+    def _pictures(self, images) -> list[Image.Image]:
+        if isinstance(images, Image.Image) or not hasattr(images, "__len__") or not len(images):
+            raise UserError("encode takes a list of PIL images, or uint8 pixels (B, H, W, 3): encode([image])")
+        if self.card.spec.config.in_channels != 3:
+            raise UserError("this model's images have other channels than three: normalise them and call the model")
+        if hasattr(images, "dtype"):
+            if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+                raise UserError(
+                    f"images are {images.dtype} of shape {images.shape}: encode takes uint8 pixels (B, H, W, 3)"
+                )
+            return [Image.fromarray(np.asarray(image)) for image in images]
+        if not all(isinstance(image, Image.Image) for image in images):
+            raise UserError("encode takes PIL images or one array of uint8 pixels (B, H, W, 3), not a mixture")
+        try:
+            return [to_rgb(ImageOps.exif_transpose(image)) for image in images]
+        except BadImage as err:
+            raise UserError(str(err)) from err
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _resized(logits: jax.Array, frame: int, inner: Size, original: Size) -> jax.Array:
+    """(..., s, s) -> (..., H, W): both resizes and the crop as one matrix for each axis."""
+    rows, columns = (
+        linear_matrix(small, big) @ linear_matrix(s, frame)[:small]
+        for s, small, big in zip(logits.shape[-2:], inner, original, strict=True)
+    )
+    return jnp.einsum("hy,...yx,wx->...hw", rows, logits.astype(jnp.float32), columns, precision="highest")

@@ -1,0 +1,169 @@
+"""The projection head of self-distillation: what DINO and iBOT put between a backbone and its prototypes.
+
+Sources: facebookresearch/dino vision_transformer.py (DINOHead), facebookresearch/dinov2 and dinov3
+layers/dino_head.py.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import Buffer
+from jaxdino.models.batch_norm import BatchNorm
+from jaxdino.models.layer import Layer
+from jaxdino.models.layers import Linear, gelu, linear, over_last_axis
+from jaxdino.models.spec import ModelSpec
+
+LAST_LAYERS = ("weight_norm", "parametrized", "plain")
+
+
+@dataclasses.dataclass(frozen=True)
+class DINOHeadConfig:
+    """The shape of a projection head, under the names of its published constructor.
+
+    Attributes:
+      in_dim: of the features. hidden_dim, bottleneck_dim: of the feed-forward layers. out_dim: number of prototypes.
+      num_layers: feed-forward layers up to the bottleneck; one alone is linear.
+      use_bn, mlp_bias: whether the hidden layers have a batch norm, and all of them a bias.
+      counts: whether the batch norms count their steps, as torch's do since 0.4.1.
+      last_layer: "weight_norm" or "parametrized": torch's two spellings of weight norm, one forward pass;
+        "plain": DINOv3's layer, whose weight is used as it is.
+      norm_last_layer: keep the prototypes' lengths `last_layer.g` what they are: a buffer, no parameter.
+    """
+
+    in_dim: int = 384
+    hidden_dim: int = 2048
+    bottleneck_dim: int = 256
+    out_dim: int = 65536
+    num_layers: int = 3
+    use_bn: bool = False
+    mlp_bias: bool = True
+    counts: bool = True
+    last_layer: str = "weight_norm"
+    norm_last_layer: bool = False
+    in_channels: ClassVar[int] = 3
+    input_kernel: ClassVar[str] = ""
+
+    @property
+    def width(self) -> int:
+        """Of what it gives."""
+        return self.out_dim
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The feed-forward layers and the prototypes."""
+        return (
+            Layer("mlp", "block", ("backbone.mlp",)),
+            Layer("last_layer", "block", ("backbone.last_layer",)),
+        )
+
+    def places(self) -> list[dict[str, int]]:
+        """Numbers in torch's Sequential: {l} of linear layers, {b} of batch norms; none for a single linear layer."""
+        if self.num_layers == 1:
+            return []
+        step = 3 if self.use_bn else 2
+        linears = [{"l": step * n} for n in range(self.num_layers)]
+        return linears + [{"b": step * n + 1} for n in range(self.num_layers - 1) if self.use_bn]
+
+    def with_channels(self, channels: int) -> "DINOHeadConfig":
+        """Raises UserError: a head sees features."""
+        raise UserError(f"in_channels={channels}: a projection head sees features, no images")
+
+    def build(
+        self,
+        *,
+        rngs: nnx.Rngs,
+        drop_path: float = 0.0,
+        dtype: jnp.dtype = jnp.float32,
+        attention: str = "xla",
+        remat: bool = False,
+    ) -> "DINOHead":
+        """The head with random parameters; of how backbones are built, only `dtype` concerns it."""
+        return DINOHead(self, rngs=rngs, dtype=dtype)
+
+
+class Gelu(nnx.Module):
+    """The exact GELU, as a member of a list of layers."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return gelu(x)
+
+
+class Prototypes(nnx.Module):
+    """A weight-normalised linear layer without bias: row k of the weight is g_k v_k / |v_k|.
+
+    Source: Salimans and Kingma 2016 (arXiv:1602.07868). Parameters: v (in, out), g (out,), normalised in float32.
+    """
+
+    def __init__(self, cfg: DINOHeadConfig, rngs: nnx.Rngs):
+        init = nnx.initializers.truncated_normal(stddev=0.02)
+        self.v = nnx.Param(init(rngs.params(), (cfg.bottleneck_dim, cfg.out_dim), jnp.float32))
+        self.g = (Buffer if cfg.norm_last_layer else nnx.Param)(jnp.ones((cfg.out_dim,)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(..., in) -> (..., out)."""
+        v = self.v[...].astype(jnp.float32)
+        factor = self.g[...].astype(jnp.float32) * lax.rsqrt(jnp.sum(jnp.square(v), axis=0))
+        return linear(x, v * over_last_axis(factor, v), None)
+
+
+class DINOHead(nnx.Module):
+    """Feed-forward layers with GELU to an L2-normalised bottleneck, and its products with the prototypes."""
+
+    def __init__(self, cfg: DINOHeadConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32):
+        if cfg.num_layers < 1 or cfg.last_layer not in LAST_LAYERS:
+            raise UserError(
+                f"a projection head has at least one layer and a last_layer out of {', '.join(LAST_LAYERS)}, "
+                f"not {cfg.num_layers} and {cfg.last_layer!r}"
+            )
+        self.mlp = self._mlp(cfg, rngs)
+        plain = cfg.last_layer == "plain"
+        self.last_layer = (
+            Linear(cfg.bottleneck_dim, cfg.out_dim, use_bias=False, rngs=rngs) if plain else Prototypes(cfg, rngs)
+        )
+        self.cfg, self.dtype = cfg, dtype
+
+    @staticmethod
+    def _mlp(cfg: DINOHeadConfig, rngs: nnx.Rngs) -> nnx.Module:
+        """The layers with the numbers that torch's Sequential gives them."""
+        widths = [cfg.in_dim, *[cfg.hidden_dim] * (cfg.num_layers - 1), cfg.bottleneck_dim]
+        linears = [Linear(*widths[n : n + 2], use_bias=cfg.mlp_bias, rngs=rngs) for n in range(cfg.num_layers)]
+        if cfg.num_layers == 1:
+            return linears[0]
+        layers: list[nnx.Module] = []
+        for hidden in linears[:-1]:
+            norm = [BatchNorm(cfg.hidden_dim, count=cfg.counts)] if cfg.use_bn else []
+            layers += [hidden, *norm, Gelu()]
+        return nnx.List([*layers, linears[-1]])
+
+    def __call__(self, features: jax.Array) -> jax.Array:
+        """(..., in_dim) -> (..., out_dim): with g = 1, the cosines of the bottleneck and the prototypes.
+
+        Raises:
+          UserError: if the features have another width.
+        """
+        return self.last_layer(self.bottleneck(features))
+
+    def bottleneck(self, features: jax.Array) -> jax.Array:
+        """(..., in_dim) -> (..., bottleneck_dim) of length one."""
+        if features.shape[-1] != self.cfg.in_dim:
+            raise UserError(f"this projection head takes features (..., {self.cfg.in_dim}), not {features.shape}")
+        x = features.astype(self.dtype)
+        for layer in [self.mlp] if self.cfg.num_layers == 1 else self.mlp:
+            x = layer(x)
+        return _unit(x, 1e-6 if self.dtype == jnp.float16 else 1e-12)
+
+
+def _unit(x: jax.Array, eps: float) -> jax.Array:
+    """x / max(|x|, eps) along the last axis, in float32; the gradient at zero is finite, 1 / eps."""
+    x32 = x.astype(jnp.float32)
+    squared = jnp.sum(jnp.square(x32), axis=-1, keepdims=True)
+    return (x32 * lax.rsqrt(jnp.maximum(squared, eps * eps))).astype(x.dtype)
+
+
+SPECS = (ModelSpec("dino_head", "dino_head", DINOHeadConfig(), page="https://github.com/facebookresearch/dino"),)

@@ -1,0 +1,75 @@
+"""ResNet: its sizes, its layers, the padding of its pool, stochastic depth, refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import split
+from jaxdino.models import batch_norm, resnet
+from jaxdino.models.resnet import SPECS, ResNetConfig
+from jaxdino.models.spec import ModelSpec
+
+TINY = ModelSpec("tiny", "resnet", ResNetConfig(True, (1, 2), (16, 24), 4, 8), pool="mean", last_layers=2)
+IMAGES = jax.random.normal(jax.random.key(0), (2, 24, 17, 3))
+
+
+def test_parameters_of_the_published_sizes():
+    """Without a head, in millions; with 1000 classes torchvision's own counts."""
+    assert [round(spec.skeleton().num_params / 1e6, 2) for spec in SPECS] == [11.18, 21.28, 23.51, 42.50, 58.14, 23.51]
+    assert SPECS[2].skeleton(1000).num_params == 25_557_032
+
+
+@pytest.mark.parametrize("spec", [TINY, SPECS[0]], ids=lambda spec: spec.name)
+def test_every_leaf_lies_in_one_layer(spec):
+    for path in spec.skeleton(3).entries:
+        assert sum(layer.holds(path) for layer in spec.layers) == 1, path
+
+
+def test_layers_are_stem_and_blocks():
+    assert [layer.name for layer in TINY.layers] == ["stem", "layer1.0", "layer2.0", "layer2.1", "head"]
+    assert all(layer.kind != "norm" for layer in TINY.layers)
+
+
+def test_the_pools_border_is_lower_than_everything():
+    assert resnet.max_pool(jnp.full((1, 4, 4, 1), -5.0)).max() == -5.0
+
+
+def test_output():
+    model = TINY.build(3)
+    out = model(IMAGES)
+    assert [x.shape for x in out.stages] == [(2, 6, 5, 16), (2, 3, 3, 24)]
+    np.testing.assert_array_equal(out.patches, out.stages[-1])
+    np.testing.assert_allclose(out.pooled, out.patches.mean(axis=(1, 2)), rtol=1e-6)
+    np.testing.assert_array_equal(out.cls, out.pooled)
+    first, last = model.backbone.intermediate_layers(IMAGES, [0, 1])
+    np.testing.assert_array_equal(first.patches, out.stages[0])
+    np.testing.assert_array_equal(last.pooled, out.pooled)
+
+
+def test_evaluation_moves_nothing_and_a_leaf_untrained_evaluates():
+    model = TINY.build(3)
+    before = split(model)[1]
+    batch_norm.set_training(model, ["backbone.bn1.bias", "backbone.conv1.kernel"])  # no scale among them
+    model(IMAGES)
+    for path, value in split(model)[1].items():
+        np.testing.assert_array_equal(value, before[path])
+
+
+def test_stochastic_depth_needs_a_key():
+    model = TINY.build(drop_path=0.5, rngs=nnx.Rngs(1))
+    still = model(IMAGES).pooled
+    np.testing.assert_array_equal(still, model(IMAGES).pooled)
+    assert any(np.abs(model(IMAGES, key=jax.random.key(n)).pooled - still).max() > 0 for n in range(5))
+
+
+def test_what_it_refuses():
+    model = TINY.build()
+    with pytest.raises(UserError, match="do not fit"):
+        model(IMAGES[..., :1])
+    with pytest.raises(UserError, match="mask"):
+        model(IMAGES, mask=jnp.zeros((2, 3, 2), bool))
+    with pytest.raises(UserError, match="stages 0 to 1"):
+        model.backbone.intermediate_layers(IMAGES, n=3)
