@@ -29,6 +29,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("import", parents=[overrules], help="PyTorch checkpoint -> folder of ours")
     command.add_argument("src", metavar="SRC", help=src_help)
     command.add_argument("--out", required=True, metavar="DIR")
+    command.add_argument(
+        "--whole", action="store_true", help="a training checkpoint: student, teacher, their heads and centres"
+    )
     command.add_argument("--head", metavar="FILE", help="a linear classification head published apart from SRC")
     command.add_argument("--drop_head", action="store_true", help="leave a classification head aside")
     command.add_argument("--in_channels", type=int, metavar="N", help="of the images: the first convolution is adapted")
@@ -72,13 +75,33 @@ def _import(args) -> int:
     from convert.load import open_pretrained
     from convert.store import refuse_foreign, save_model
 
+    if args.whole:
+        return _import_whole(args)
     refuse_foreign(args.out, args.overwrite)
     with open_pretrained(
         args.src, head=args.head, drop_head=args.drop_head, in_channels=args.in_channels, **_overrules(args)
     ) as opened:
-        card = save_model(args.out, opened.card, opened.flat, mesh=_mesh(args.fsdp), overwrite=args.overwrite)
+        card = save_model(
+            args.out,
+            opened.card,
+            opened.flat,
+            companions=opened.companions,
+            mesh=_mesh(args.fsdp),
+            overwrite=args.overwrite,
+        )
     _say(opened.notes)
     print(f"imported {card.spec.name} ({card.layout} layout) into {args.out}")
+    return 0
+
+
+def _import_whole(args) -> int:
+    from convert.training_checkpoint import main_import
+
+    given = {"--prefix": args.prefix, "--layout": args.layout, "--head": args.head, "--drop_head": args.drop_head}
+    given |= {"--in_channels": args.in_channels, "--fsdp": args.fsdp}
+    if wrong := [flag for flag, value in given.items() if value]:
+        raise UserError(f"--whole takes a training checkpoint as it is: leave {', '.join(wrong)} away")
+    _say(main_import(args.src, args.out, overwrite=args.overwrite, model=args.model, num_heads=args.num_heads))
     return 0
 
 
@@ -93,7 +116,11 @@ def _mesh(fsdp: int | None):
 
 def _export(args) -> int:
     from convert.export import export
+    from convert.training_checkpoint import FORMATS, is_training, main_export
 
+    if args.src and is_training(args.src) and args.format in (None, *FORMATS):
+        _say(main_export(args.src, args.out, layout=args.format or "dino", overwrite=args.overwrite))
+        return 0
     overrules = _overrules(args)
     _say(
         export(
@@ -157,9 +184,10 @@ def _verify(args) -> int:
 
     spec, original, differences = verify(args.src, image=args.image, **_overrules(args))
     print(f"{spec.name} against {original}, largest differences in float32:")
-    print(f"{'':<12}{'absolute':>10}{'relative':>10}")
+    wide = max(len(d.place) for d in differences) + 2
+    print(f"{'':<{wide}}{'absolute':>10}{'relative':>10}")
     for d in differences:
-        print(f"{d.place:<12}{d.absolute:>10.1e}{d.relative:>10.1e}")
+        print(f"{d.place:<{wide}}{d.absolute:>10.1e}{d.relative:>10.1e}")
     worst = max(d.relative for d in differences)
     agree = all(d.relative <= TOLERANCE for d in differences)  # not by `worst`: max() passes over nan
     print(f"worst {worst:.1e}: " + ("the models agree" if agree else f"more than {TOLERANCE:.0e}, they DIFFER"))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from collections import ChainMap
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from convert.readers import HEAD, NOTES
 from convert.recognise import head_keys
 from convert.store import Card
 from convert.swap import refuse_occupied, whole_folder
-from convert.tables import layouts, serving
+from convert.tables import FAMILIES, layouts, serving
 from convert.tensors import Tensor
 from convert.writers import MAX_SHARD_BYTES, write_pth, write_safetensors
 from jaxdino.core.errors import UserError
@@ -66,6 +67,9 @@ def export(
             flat, notes = ChainMap(changes, flat), notes + more
         notes += _write(fitted, flat, layout, beside, _cast(dtype), max_shard_bytes)
         _write_json(beside / NOTES, _notes(fitted, layout))
+        for file in opened.companions:
+            if file.name in known[layout].companions:
+                shutil.copyfile(file, beside / file.name)
     return [*notes, f"wrote {', '.join(sorted(path.name for path in out.iterdir()))} into {out}"]
 
 
@@ -123,6 +127,7 @@ _FILES = (
     rf"({_NAMES})(_linear4?_head)?\.pth",
     r"(open_clip_)?config\.json",
     *map(re.escape, ("preprocessor_config.json", HEAD, NOTES)),
+    *{re.escape(name) for family in FAMILIES for how in family.layouts.values() for name in how.companions},
 )
 
 

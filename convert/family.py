@@ -68,6 +68,7 @@ class Layout:
         holds it.
       files: (card, dtype's name) -> {name: content} of the JSON files beside the weights.
       notes: card -> what a user must know of the files written, a line each.
+      companions: names of files that stand beside the weights and travel with the model (a tokenizer's).
     """
 
     table: tuple
@@ -78,6 +79,7 @@ class Layout:
     head_file: Callable[[Any], str | None] = lambda card: None
     files: Callable[[Any, str], dict[str, dict[str, Any]]] = _nothing
     notes: Callable[[Any], list[str]] = lambda card: []
+    companions: tuple[str, ...] = ()
 
 
 def _own_pool(spec: ModelSpec, widths: int, json: Mapping[str, Any]) -> str:

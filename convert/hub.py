@@ -9,8 +9,8 @@ from jaxdino.core.rules import did_you_mean
 from jaxdino.models.registry import MODELS
 from jaxdino.models.spec import ModelSpec
 
-FILES = ["*.json", "*.safetensors"]
-OLD_FILES = ["*.json", "pytorch_model*.bin"]
+FILES = ["*.json", "*.safetensors", "merges.txt"]
+OLD_FILES = ["*.json", "pytorch_model*.bin", "merges.txt"]
 """Fetched where a repository has no safetensors."""
 
 

@@ -15,7 +15,7 @@ from convert.hub import find
 from convert.leaf import Leaf
 from convert.readers import Source, open_source
 from convert.recognise import Recognised, head_keys, recognise
-from convert.store import Card, is_model, open_model
+from convert.store import Card, companions_of, is_model, open_model
 from convert.table import BoundTable
 from convert.tables import layouts, serving
 from jaxdino.core.errors import UserError
@@ -34,12 +34,14 @@ class Opened:
       card: what they are; its digest is "" where only reading would tell it.
       flat: every parameter and buffer by path, in natural order, each read when asked for.
       notes: what was left aside, and, once read, weights that are not finite: a line each.
+      companions: files that travel with the model, such as its tokenizer's.
     """
 
     card: Card
     skeleton: Skeleton
     flat: dict[str, Leaf]
     notes: list[str]
+    companions: tuple[Path, ...] = ()
 
     def watched(self) -> "Opened":
         """The same, and each leaf that turns out not to be finite when it is read adds a note."""
@@ -135,7 +137,8 @@ def _from_store(path: Path, card: Card, flat: dict, model: str | None, drop_head
         notes.append(f"the head of {card.num_classes} classes was left aside, as asked")
         card = dataclasses.replace(card, num_classes=0, class_names=())
     skeleton = card.spec.skeleton(card.num_classes, pool=card.pool)
-    return Opened(card, skeleton, {path: flat[path] for path in skeleton.entries if path in flat}, notes)
+    leaves = {name: flat[name] for name in skeleton.entries if name in flat}
+    return Opened(card, skeleton, leaves, notes, companions_of(path))
 
 
 def recognise_source(source: Source, *, model=None, layout=None, prefix=None, num_heads=None) -> Recognised:
@@ -214,7 +217,12 @@ def _from_source(source: Source, found: Recognised, drop_head: bool) -> Opened:
             f"Nothing was loaded. --model, --layout and --prefix overrule what was recognised."
         )
     leaves = table.read(lambda key: source.read(keys[key]), dtypes, skeleton)
-    return Opened(card, skeleton, {path: leaves[path] for path in skeleton.entries}, notes + _aside(found, table))
+    place = Path(source.origin["path"])
+    beside = place if place.is_dir() else place.parent
+    files = (beside / name for name in layouts(found.spec)[found.layout].companions)
+    notes += _aside(found, table)
+    leaves = {path: leaves[path] for path in skeleton.entries}
+    return Opened(card, skeleton, leaves, notes, tuple(file for file in files if file.is_file()))
 
 
 def _aside(found: Recognised, table: BoundTable) -> list[str]:

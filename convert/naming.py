@@ -1,6 +1,7 @@
 """Which published model has the shapes of a checkpoint."""
 
 import dataclasses
+from typing import Any
 
 from convert.family import Family
 from jaxdino.core.errors import UserError
@@ -16,7 +17,7 @@ def spec_of(config: Config, name: str, layout: str, family: Family, mean: tuple[
         spec
         for wanted in names
         for spec in MODELS.values()
-        if spec.family == wanted and not _unlike(spec, config, family)
+        if spec.family == wanted and not _differences(spec, config, family)
     ]
     if alike:
         by_mean = [spec for spec in alike if spec.preprocess.mean == mean]
@@ -26,16 +27,21 @@ def spec_of(config: Config, name: str, layout: str, family: Family, mean: tuple[
 
 
 def agree(spec: ModelSpec, config: Config, family: Family) -> ModelSpec:
-    """`spec`; UserError with the fields in which the checkpoint is another model."""
-    if wrong := _unlike(spec, config, family):
+    """`spec`; UserError with the fields in which the checkpoint is another model.
+
+    A field of None is a part that the checkpoint does not hold (one of CLIP's towers), which is no contradiction.
+    """
+    if wrong := [text for own, text in _differences(spec, config, family) if own is not None]:
         raise UserError(f"the checkpoint is not a {spec.name}: " + "; ".join(wrong))
     return spec
 
 
-def _unlike(spec: ModelSpec, config: Config, family: Family) -> list[str]:
-    """The fields of the shape in which a checkpoint is another model than the published one."""
+def _differences(spec: ModelSpec, config: Config, family: Family) -> list[tuple[Any, str]]:
+    """The fields of the shape in which a checkpoint is another model than the published one: its value, and a text."""
     pairs = ((field, getattr(config, field), getattr(spec.config, field)) for field in family.shape)
-    return [f"{field}: the checkpoint has {own}, {spec.name} has {its}" for field, own, its in pairs if own != its]
+    return [
+        (own, f"{field}: the checkpoint has {own}, {spec.name} has {its}") for field, own, its in pairs if own != its
+    ]
 
 
 def _in_common(published: Config, config: Config) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from convert.family import Family, Hints, Shapes
 from convert.naming import agree, spec_of
-from convert.preprocess import from_json
+from convert.preprocess import from_json, from_timm
 from convert.tables import FAMILIES, LAYOUTS, serving
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
@@ -17,7 +17,7 @@ from jaxdino.models.spec import ModelSpec
 PREFERRED = ("teacher", "ema", "model_ema", "state_dict_ema", "target", "model", "state_dict", "module")
 """Of several networks in one checkpoint, the one whose prefix has the first of these in it is taken."""
 
-LINEAR_HEAD = re.compile(r"(module\.|model\.)*linear_head\.(weight|bias)")
+LINEAR_HEAD = re.compile(r"(module\.|model\.|state_dict\.)*linear_head\.(weight|bias)")
 NO_HINTS = Hints()
 
 
@@ -72,7 +72,7 @@ def recognise(
         spec = agree(get(hints.model), told.config, family)
     else:
         spec = spec_of(told.config, told.family, told.layout, family, mean)
-    how = from_json(told.preprocess or spec.preprocess, preprocessor)
+    how = from_json(from_timm(hints.json) or told.preprocess or spec.preprocess, preprocessor)
     spec = dataclasses.replace(spec, config=told.config, preprocess=how)
     head = head_keys(family.layouts[told.family, told.layout].head)
     keys, aside = _linear_head(head, keys, aside)

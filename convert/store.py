@@ -6,7 +6,8 @@ The parameters are parted, since Orbax copies what it writes: a part at a time, 
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from jaxdino.core.params import Digest, Skeleton
 from jaxdino.models import registry
 from jaxdino.models.spec import ModelSpec
 
-CARD, PARAMS = "model.json", "params"
+CARD, PARAMS, COMPANIONS = "model.json", "params", "companions"
 PART_BYTES = 1 << 27
 
 
@@ -67,16 +68,23 @@ def is_model(folder: Path) -> bool:
 
 def refuse_foreign(folder: str | Path, overwrite: bool) -> None:
     """Raises UserError if something is in the folder that is not to be overwritten, or is none of a model's files."""
-    refuse_occupied(folder, overwrite, {CARD, PARAMS}.__contains__)
+    refuse_occupied(folder, overwrite, {CARD, PARAMS, COMPANIONS}.__contains__)
 
 
 def save_model(
-    folder: str | Path, card: Card, flat: Mapping[str, Any], *, mesh: Mesh | None = None, overwrite: bool = False
+    folder: str | Path,
+    card: Card,
+    flat: Mapping[str, Any],
+    *,
+    companions: Iterable[Path] = (),
+    mesh: Mesh | None = None,
+    overwrite: bool = False,
 ) -> Card:
     """Writes the model beside the folder and then renames it there, so that it is there whole or not at all.
 
     Args:
       flat: arrays, or leaves that are read when their turn comes (`convert.leaf`).
+      companions: files to keep a copy of beside the weights (a tokenizer's).
       mesh: devices over which the arrays are written sharded, each device its own slices.
 
     Returns:
@@ -87,6 +95,9 @@ def save_model(
     """
     refuse_foreign(folder, overwrite)
     with whole_folder(folder) as beside:
+        for file in companions:
+            (beside / COMPANIONS).mkdir(exist_ok=True)
+            shutil.copyfile(file, beside / COMPANIONS / file.name)
         return write_model(beside, card, flat, mesh)
 
 
@@ -116,6 +127,11 @@ def _checkpointer() -> Any:
         (jax.Array, ocp.type_handlers.ArrayHandler()),
     )
     return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=kinds))
+
+
+def companions_of(folder: Path) -> tuple[Path, ...]:
+    """The files that travel with a model of ours."""
+    return tuple(sorted((folder / COMPANIONS).iterdir())) if (folder / COMPANIONS).is_dir() else ()
 
 
 def load_card(folder: str | Path) -> Card:

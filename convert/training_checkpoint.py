@@ -100,7 +100,7 @@ def open_training(
     """
     path = Path(src).expanduser()
     with ExitStack() as stack:
-        if (path / CARD).is_file():
+        if is_training(path):
             yield _from_folder(path, stack)
         else:
             yield _from_file(find(src), stack, {"model": model, "num_heads": num_heads})
@@ -236,6 +236,11 @@ def _in_meta(part: Weights) -> list[Tensor]:
 
 def _tensor(key: str, array: np.ndarray) -> Tensor:
     return Tensor(key, array.shape, array.dtype, functools.partial(np.asarray, array))
+
+
+def is_training(folder: str | Path) -> bool:
+    """Whether the folder is a training checkpoint in our form."""
+    return (Path(folder).expanduser() / CARD).is_file()
 
 
 def main_import(src: str | Path, out: str | Path, *, overwrite: bool = False, **overrules) -> list[str]:

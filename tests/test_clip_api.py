@@ -1,6 +1,7 @@
 """CLIP in a notebook: images and texts into one space, and errors that say what to do."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import transformers as hf
 from PIL import Image
 
 import jaxdino
+from convert.__main__ import main
 from jaxdino.data import tokenizer
 from tests.parity.clip_modules import CLIP
 from tests.parity.drawing import draw
@@ -100,9 +102,22 @@ def test_a_folder_s_own_tokenizer_wins(twins, tmp_path):
     assert model.tokenize(["cat"])[0, :4].tolist() == [49406, 6, 49407, 49407]  # transformers pads with the end mark
     by_ids = model.encode_text(np.array([[49406, 6, 49407]]))
     np.testing.assert_allclose(model.encode_text(["cat"]), by_ids, atol=1e-5)
+    _travels(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
     with pytest.raises(jaxdino.UserError, match="T5Tokenizer"):
         jaxdino.load(tmp_path).tokenize(["cat"])
+
+
+def _travels(folder: Path) -> None:
+    """The tokenizer goes into our folder and out again with the weights, and nowhere else."""
+    ours, out = folder / "ours", folder / "out"
+    assert main(["import", str(folder), "--out", str(ours)]) == 0
+    assert main(["export", str(ours), "--out", str(out)]) == 0
+    for place in (ours, out):
+        assert jaxdino.load(place).tokenize(["cat"])[0, 1] == 6
+    assert (out / "merges.txt").read_bytes() == (folder / "merges.txt").read_bytes()
+    assert main(["export", str(ours), "--out", str(out), "--overwrite", "--format", "openai"]) == 0
+    assert not (out / "merges.txt").exists()
 
 
 def test_one_tower_alone(twins, pictures):

@@ -11,7 +11,7 @@ from typing import Any
 
 from convert.family import Family, Hints, Layout, Shapes, Told
 from convert.ops import CONV, COPY, LINEAR, Op
-from convert.preprocess import from_timm, to_json
+from convert.preprocess import to_json
 from convert.store import Card
 from convert.table import repeat, rule
 from jaxdino.core.errors import UserError
@@ -117,7 +117,7 @@ def tell(shapes: Shapes, hints: Hints) -> Told:
         norm_eps=json.get("layer_norm_eps", 1e-6),
         norm_twice=layout != "meta" or any(key.startswith("norms.") for key in shapes),
     )
-    return Told("convnext", layout, config, from_timm(hints.json))
+    return Told("convnext", layout, config)
 
 
 def _stages(shapes: Shapes, pattern: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

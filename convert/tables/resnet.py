@@ -10,7 +10,7 @@ from typing import Any
 
 from convert.family import Family, Hints, Layout, Shapes, Told
 from convert.ops import CONV, COPY, COUNT, LINEAR
-from convert.preprocess import from_timm, to_json
+from convert.preprocess import to_json
 from convert.store import Card
 from convert.table import rule
 from jaxdino.core.errors import UserError
@@ -84,14 +84,15 @@ def tell(shapes: Shapes, hints: Hints) -> Told:
     if hints.layout not in (None, layout):
         raise UserError(f"the checkpoint is of the layout {layout!r} of {family}, not {hints.layout!r}")
     _check_json(hints.json)
-    return Told(family, layout, config, from_timm(hints.json))
+    return Told(family, layout, config)
 
 
 def _family(shapes: Shapes, config: ResNetConfig, hints: Hints) -> str:
     if hints.model:
         return get(hints.model).family
     published = config.bottleneck and config.depths == (3, 4, 6, 3) and config.width == 2048 and config.reduction == 4
-    guessed = not hints.json and hints.layout is None and "fc.weight" not in shapes and published
+    headless = "fc.weight" not in shapes and "classifier.1.weight" not in shapes
+    guessed = not hints.json and hints.layout is None and headless and published
     return DINO if hints.layout == "meta" or guessed else PLAIN
 
 

@@ -65,7 +65,7 @@ def load(
             floating = skeleton.entries[path].kind == "param"
             flat[path] = _placed(path, array.astype(DTYPES[dtype], copy=False) if floating else array, mesh)
     card = dataclasses.replace(card, digest=digest.value())
-    return FACES.get(card.spec.family, Model)(card, skeleton, flat)
+    return FACES.get(card.spec.family, Model)(card, skeleton, flat, opened.companions)
 
 
 def _placed(path: str, array: np.ndarray, mesh: Mesh | None) -> jax.Array:

@@ -17,8 +17,8 @@ from jaxdino.data import tokenizer
 class ClipModel(Model):
     """A CLIP, both towers or one; called on images, it gives the image tower's `Output`."""
 
-    def __init__(self, card: Card, skeleton: Skeleton, flat: Flat):
-        super().__init__(card, skeleton, flat)
+    def __init__(self, card: Card, skeleton: Skeleton, flat: Flat, companions: Sequence[Path] = ()):
+        super().__init__(card, skeleton, flat, companions)
         self._text = jax.jit(lambda flat, ids: bind(skeleton, flat).backbone.encode_text(ids))
         self._tokenizer: tokenizer.Tokenizer | None = None
 
@@ -63,7 +63,7 @@ class ClipModel(Model):
     def tokenize(self, texts: Sequence[str], *, truncate: bool = False) -> np.ndarray:
         """A list of B texts -> ids (B, context length) int32, with marks, padded.
 
-        With the tokenizer whose files lie in the folder that the weights came from, else CLIP's published one.
+        With the tokenizer whose files came with the weights, else CLIP's published one.
 
         Args:
           truncate: cut texts that are too long, as OpenAI's `clip.tokenize` does.
@@ -73,8 +73,8 @@ class ClipModel(Model):
         """
         text = self._text_tower()
         if self._tokenizer is None:
-            folder = Path(self.card.source.get("path", ""))
-            self._tokenizer = tokenizer.from_folder(folder) if _holds_one(folder) else tokenizer.published()
+            folders = {file.parent for file in self.companions if tokenizer.is_tokenizer(file.parent)}
+            self._tokenizer = tokenizer.from_folder(folders.pop()) if folders else tokenizer.published()
         known = self._tokenizer
         if known.end >= text.vocab_size or text.eot not in (None, known.end):
             raise UserError(
@@ -100,10 +100,6 @@ class ClipModel(Model):
         if not ids.size or ids.min() < 0 or ids.max() >= text.vocab_size:
             raise UserError(f"token ids must lie in 0 to {text.vocab_size - 1}, with at least one text")
         return ids
-
-
-def _holds_one(folder: Path) -> bool:
-    return folder != Path() and folder.is_dir() and tokenizer.is_tokenizer(folder)
 
 
 def _unit(x: jax.Array) -> jax.Array:

@@ -1,5 +1,8 @@
 """A loaded projection head, to be called on features."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +16,8 @@ from jaxdino.core.params import Flat, Skeleton, bind
 class HeadModel(Model):
     """A DINO or iBOT head; what `Model` offers for images it has no use for."""
 
-    def __init__(self, card: Card, skeleton: Skeleton, flat: Flat):
-        super().__init__(card, skeleton, flat)
+    def __init__(self, card: Card, skeleton: Skeleton, flat: Flat, companions: Sequence[Path] = ()):
+        super().__init__(card, skeleton, flat, companions)
         self._scores = jax.jit(lambda flat, features: bind(skeleton, flat).backbone(features))
 
     def __call__(self, features: jax.Array | np.ndarray) -> jax.Array:

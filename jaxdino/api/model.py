@@ -1,6 +1,7 @@
 """A loaded model, to be called on images."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +23,11 @@ class Model:
     Attributes:
       name: its published name. num_params: number of parameters. digest: SHA-256 of the weights as loaded from
         the source, before a cast. class_names: of the head, () where unknown.
-      flat: the parameters by path.
+      flat: the parameters by path. companions: files that came with the weights, such as a tokenizer's.
     """
 
-    def __init__(self, card: Card, skeleton: Skeleton, flat: Flat):
-        self.card, self.skeleton, self.flat = card, skeleton, flat
+    def __init__(self, card: Card, skeleton: Skeleton, flat: Flat, companions: Sequence[Path] = ()):
+        self.card, self.skeleton, self.flat, self.companions = card, skeleton, flat, tuple(companions)
         self._forward = jax.jit(lambda flat, images: bind(skeleton, flat)(self._normalized(images)))
         self._intermediate = jax.jit(
             lambda flat, images, n: bind(skeleton, flat).backbone.intermediate_layers(self._normalized(images), n),

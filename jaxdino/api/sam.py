@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -58,8 +59,8 @@ class SamModel(Model):
     logits are above 0. Each new number of images, prompts or points compiles once.
     """
 
-    def __init__(self, card: Card, skeleton: Skeleton, flat: Flat):
-        super().__init__(card, skeleton, flat)
+    def __init__(self, card: Card, skeleton: Skeleton, flat: Flat, companions: Sequence[Path] = ()):
+        super().__init__(card, skeleton, flat, companions)
         self._encode = jax.jit(lambda flat, pixels: bind(skeleton, flat).backbone.encode(pixels))
         self._masks = jax.jit(
             lambda flat, embedding, prompts, multimask: bind(skeleton, flat).backbone.masks(

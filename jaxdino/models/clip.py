@@ -55,16 +55,16 @@ class CLIPConfig:
         return (self.vision or self.text).depth
 
     @property
-    def image_tower(self) -> str:
+    def image_tower(self) -> str | None:
         """The shape of the image tower, by which two checkpoints are the same published model."""
         c = self.vision
-        return f"{_blocks(c)}, patches of {c.patch_size}, grid {c.pos_grid}" if c else "none"
+        return f"{_blocks(c)}, patches of {c.patch_size}, grid {c.pos_grid}" if c else None
 
     @property
-    def text_tower(self) -> str:
+    def text_tower(self) -> str | None:
         """The shape of the text tower, likewise."""
         c = self.text
-        return f"{_blocks(c)}, {c.vocab_size} tokens, texts of {c.context_length}" if c else "none"
+        return f"{_blocks(c)}, {c.vocab_size} tokens, texts of {c.context_length}" if c else None
 
     @property
     def layers(self) -> tuple[Layer, ...]:

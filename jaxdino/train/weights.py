@@ -35,7 +35,7 @@ def start(config: Any, class_names: tuple[str, ...], say: Callable[[str], None])
     found = load_pretrained(model.weights or model.name, model=model.name, drop_head=model.drop_head)
     for note in found.notes:
         say(note)
-    card, flat = found.card, {path: _float32(array) for path, array in found.flat.items()}
+    card, flat = _seeing(found.card, {path: _float32(array) for path, array in found.flat.items()})
     if card.num_classes not in (0, classes):
         raise UserError(
             f"the weights have a head of {card.num_classes} classes and the data has {classes}: "
@@ -57,12 +57,22 @@ def start(config: Any, class_names: tuple[str, ...], say: Callable[[str], None])
     return dataclasses.replace(card, num_classes=classes, pool=pool, class_names=class_names), flat
 
 
+def _seeing(card: Card, flat: dict[str, np.ndarray]) -> tuple[Card, dict[str, np.ndarray]]:
+    """The model without what images never pass through (CLIP's text tower), which they could not train."""
+    image_only = getattr(card.spec.config, "image_only", None)
+    if image_only is None:
+        return card, flat
+    spec = dataclasses.replace(card.spec, config=image_only())
+    kept = spec.skeleton(card.num_classes, pool=card.pool).entries
+    return dataclasses.replace(card, spec=spec), {path: flat[path] for path in kept}
+
+
 def _random(spec: registry.ModelSpec, pool: str | None, classes: int, class_names: tuple[str, ...], seed: int):
     from flax import nnx
 
     _, flat = split(spec.build(classes, pool=pool, rngs=nnx.Rngs(seed)))
     card = Card(spec, classes, pool or spec.pool, class_names, source={"path": RANDOM})
-    return card, jax.tree.map(np.asarray, flat)
+    return _seeing(card, jax.tree.map(np.asarray, flat))
 
 
 def _first(names: tuple[str, ...]) -> str:

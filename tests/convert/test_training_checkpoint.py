@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from convert.__main__ import main
 from convert.load import load_pretrained
 from convert.training_checkpoint import main_export, main_import, read_training, save_training, write_training
 from jaxdino.core.errors import UserError
@@ -145,8 +146,26 @@ def test_refusals(tmp_path, dino):
     torch.save(MetaViT().state_dict(), tmp_path / "bare.pth")
     with pytest.raises(UserError, match="no teacher or student with a backbone"):
         read_training(tmp_path / "bare.pth")
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "__0_0.distcp").write_bytes(b"")
+    with pytest.raises(UserError, match=r"sharded training checkpoint.* dcp_to_torch"):
+        read_training(tmp_path / "shards")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"holds notes\.txt"):
         save_training(tmp_path / "full", read_training(path, num_heads=HEADS), overwrite=True)
     assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
+
+
+def test_command_line(tmp_path, dino, capsys):
+    path, state = dino()
+    whole, again = str(tmp_path / "whole"), tmp_path / "again"
+    assert main(["import", str(path), "--whole", "--num_heads", str(HEADS), "--out", whole]) == 0
+    assert "teacher/dino_head" in capsys.readouterr().out
+    assert main(["export", whole, "--out", str(again)]) == 0
+    written = torch.load(again / "checkpoint.pth")
+    assert all(torch.equal(written["teacher"][key], value) for key, value in state["teacher"].items())
+    assert main(["export", whole, "--format", "timm", "--out", str(tmp_path / "timm")]) == 0  # the teacher's backbone
+    assert (tmp_path / "timm" / "model.safetensors").is_file()
+    assert main(["import", str(path), "--whole", "--in_channels", "4", "--out", str(tmp_path / "no")]) == 2
+    assert "leave --in_channels away" in capsys.readouterr().err and not (tmp_path / "no").exists()

@@ -36,7 +36,7 @@ class Attention(nn.Module):
         heads = self.qkv(x).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
         q, k, v = heads.unbind(0)
         if rope is not None:
-            q, k = _turn(q, *rope), _turn(k, *rope)
+            q, k = (_turn(t, *rope).to(v.dtype) for t in (q, k))  # turned in float32 whatever the model's dtype
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 

@@ -4,6 +4,7 @@
 """
 
 import copy
+import dataclasses
 import fnmatch
 import functools
 
@@ -77,11 +78,19 @@ def test_half_precision_is_no_worse_than_torch(loaded, record_parity, name):
     theirs = it.family.theirs(half, {k: v.bfloat16() if v.is_floating_point() else v for k, v in given.items()})
     flat = {p: v if v.dtype != np.float32 or "rope" in p else v.astype(jnp.bfloat16) for p, v in it.ours.flat.items()}
     ours = look(name, it.ours, given, flat, jnp.bfloat16)
-    own = worst(ours, exact)
-    torchs = worst({place: value.detach().float().numpy() for place, value in theirs.items()}, exact)
-    assert max(own.values()) <= 1.5 * max(torchs.values()), (own, torchs)
+    own = spread(ours, exact)
+    torchs = spread({place: value.detach().float().numpy() for place, value in theirs.items()}, exact)
+    assert sum(own.values()) <= 1.25 * sum(torchs.values()), (own, torchs)
     absolute = max(float(np.abs(ours[place] - value.numpy()).max()) for place, value in exact.items())
-    record_parity(it.family, "bfloat16", absolute, max(own.values()))
+    record_parity(it.family, "bfloat16", absolute, max(worst(ours, exact).values()))
+
+
+def spread(values: dict[str, np.ndarray], exact: dict[str, torch.Tensor]) -> dict[str, float]:
+    """{place: root mean square of the difference, as a share of the original's}: less of a lottery than the worst."""
+    return {
+        place: float(np.sqrt(np.mean((values[place] - value.numpy()) ** 2) / np.mean(value.numpy() ** 2)))
+        for place, value in exact.items()
+    }
 
 
 def objective(seen, lib):
@@ -155,9 +164,12 @@ def test_same_bits(loaded, record_parity, tmp_path, name, dtype):
 def test_other_layouts_give_the_same_outputs(loaded, tmp_path, name):
     it = loaded(name)
     given = next(iter(it.family.inputs.values()))
-    before = look(name, it.ours, given)
-    save_model(tmp_path / "ours", it.ours.card, it.ours.flat)
-    for layout in layouts(it.ours.card.spec):
+    before, spec = look(name, it.ours, given), it.ours.card.spec
+    if "images" in given:  # layouts that resample positions in their own ways agree at the model's own size alone
+        how = dataclasses.replace(spec.preprocess, size=tuple(given["images"].shape[2:]))
+        spec = dataclasses.replace(spec, preprocess=how)
+    save_model(tmp_path / "ours", dataclasses.replace(it.ours.card, spec=spec), it.ours.flat)
+    for layout in layouts(spec):
         if layout in it.family.refused:
             with pytest.raises(UserError, match=layout):
                 export(tmp_path / "ours", tmp_path / layout, layout=layout)
@@ -166,7 +178,10 @@ def test_other_layouts_give_the_same_outputs(loaded, tmp_path, name):
         again = load_pretrained(tmp_path / layout)
         assert again.card.layout == layout
         rounded = any("RoPE" in note for note in notes)  # periods in bfloat16 in the source, and export said so
-        for place, value in look(name, again, given).items():
+        after = look(name, again, given)
+        if any("pooler" in note for note in notes):  # transformers' ViTModel alone has one
+            del after["pooled"]
+        for place, value in after.items():
             share = np.abs(value - before[place]).max() / np.abs(before[place]).max()
             assert share <= (0.1 if rounded else TOLERANCE), (layout, place)
 

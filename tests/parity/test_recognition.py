@@ -17,10 +17,13 @@ from jaxdino.core.params import Skeleton
 from jaxdino.models.registry import MODELS, get
 from jaxdino.models.spec import IMAGENET, Preprocess
 
-ALIKE = {("dino", "timm"), ("resnet", "timm"), ("resnet", "meta")}
+ALIKE = {("dino", "timm"), ("resnet", "timm"), ("dino_resnet", "timm")}
 """Layouts with the keys of another one, which a bare header is taken for."""
 PAIRS = [
-    (name, layout) for name, spec in MODELS.items() for layout in layouts(spec) if (spec.family, layout) not in ALIKE
+    (name, layout)
+    for name, spec in MODELS.items()
+    for layout in layouts(spec)
+    if (spec.family, layout) not in ALIKE and not (layout == "openai" and name.endswith("laion2b"))
 ]
 HEADED = ("vit", "resnet")
 """Families that are published with a classification head."""

@@ -158,6 +158,14 @@ def test_python_face(tmp_path):
         assert_same({"logits": np.asarray(ours(channels_last(images(*WIDE))).logits)}, {"logits": model(images(*WIDE))})
 
 
+def test_a_head_joins_a_hugging_face_folder(loaded, tmp_path):
+    layer = nn.Linear(2 * WIDTH, CLASSES)
+    torch.save(layer.state_dict(), tmp_path / "linear.pth")
+    found = load_pretrained(loaded("hf dinov2").path, head=tmp_path / "linear.pth")
+    assert (found.card.layout, found.card.pool) == ("hf", "cls_mean")
+    assert np.array_equal(found.flat["head.kernel"].T, layer.weight.detach().numpy())
+
+
 def test_refusals(tmp_path):
     model = make("dinov2", 1)
     backbone, head = save(model, tmp_path)

@@ -14,6 +14,9 @@ THOROUGH = (
     "hf dinov3",
     "timm vit",
     "timm dinov3 qkvb",
+    "timm dinov2",
+    "meta dino",
+    "meta dinov2",
     "meta dinov3 swiglu",
 )
 """One of each kind of block, token and position."""

@@ -4,6 +4,7 @@ from convert.family import Family, Layout
 from convert.tables.clip import hf, open_clip, rules
 from convert.tables.clip.fit import fit
 from convert.tables.clip.tell import ANCHORS, SHAPE, tell
+from jaxdino.data.tokenizer import FILES
 
 
 def _no_class(card) -> None:
@@ -28,7 +29,7 @@ FAMILY = Family(
             tuple(rules.OPEN_CLIP), HEAD, "open_clip_model.safetensors", prefix=_no_class, files=open_clip.files
         ),
         ("clip", "hf"): Layout(
-            tuple(rules.HF), HEAD, "model.safetensors", sharded=True, prefix=_no_class, files=hf.files
+            tuple(rules.HF), HEAD, "model.safetensors", sharded=True, prefix=_no_class, files=hf.files, companions=FILES
         ),
     },
     shape=SHAPE,
