@@ -1,8 +1,11 @@
 """Four CPU devices, rank promotion refused, compiled programs kept between runs; warnings are errors (pyproject)."""
 
+import importlib.util
 import os
 import tempfile
 from pathlib import Path
+
+from tests.torchvision_stub import import_torchvision
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
@@ -11,6 +14,9 @@ CACHE = Path(tempfile.gettempdir()) / f"jaxdino-test-cache-{os.getuid()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("MPLBACKEND", "agg")
+
+if importlib.util.find_spec("torchvision"):
+    import_torchvision()  # transformers' and timm's imports would fail at a torchvision built for another torch
 
 
 def pytest_addoption(parser):

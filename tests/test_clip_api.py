@@ -1,6 +1,7 @@
 """CLIP in a notebook: images and texts into one space, and errors that say what to do."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -166,3 +167,9 @@ def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path):
     assert tokenizer.is_tokenizer(tmp_path)
     with pytest.raises(jaxdino.UserError, match="cannot be read"):
         tokenizer.from_folder(tmp_path)
+
+
+def test_without_the_package_the_way_out_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "instant_clip_tokenizer", None)
+    with pytest.raises(jaxdino.UserError, match="not installed: put the tokenizer's files beside the weights"):
+        tokenizer.published()

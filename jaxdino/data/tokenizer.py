@@ -72,8 +72,18 @@ def published() -> Tokenizer:
 
     Texts are cleaned as OpenAI does it, entities of HTML and white space, but for its repair of wrongly decoded text
     (ftfy). Source: openai/CLIP clip/simple_tokenizer.py.
+
+    Raises:
+      UserError: where the package is not installed; it has no wheels for Python 3.13 and later, nor for ARM Linux.
     """
-    from instant_clip_tokenizer import Tokenizer as Instant
+    try:
+        from instant_clip_tokenizer import Tokenizer as Instant
+    except ImportError:
+        raise UserError(
+            "CLIP's published vocabulary is in the package instant-clip-tokenizer, which is not installed: put the "
+            f"tokenizer's files beside the weights ({FILES[0]}, or {FILES[2]} and {FILES[3]}), install the package (it "
+            "is built with Rust where there is no wheel), or give token ids"
+        ) from None
 
     tokenizer = Instant()
     return Tokenizer(

@@ -1,7 +1,6 @@
 """The reference models, each built, drawn, saved and read back by us once in a session."""
 
 import functools
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +12,6 @@ from tests.parity.cases import Case
 from tests.parity.drawing import draw
 from tests.parity.family_case import FamilyCase
 from tests.parity.recording import Recorder
-from tests.torchvision_stub import import_torchvision
-
-if importlib.util.find_spec("torchvision"):
-    import_torchvision()  # transformers' and timm's imports would fail at a torchvision built for another torch
 
 torch.set_num_threads(2)
 
