@@ -1,4 +1,4 @@
-"""preprocessor_config.json, both ways."""
+"""How images are prepared, as transformers' preprocessor_config.json and timm's config.json say it, both ways."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -44,6 +44,28 @@ def from_timm(json: Mapping[str, Any]) -> Preprocess | None:
         crop_pct=given.get("crop_pct", own.crop_pct),
         interpolation=given["interpolation"] if given.get("interpolation") in filters else own.interpolation,
     )
+
+
+def to_timm(card: Any, first_conv: str, classifier: str) -> dict[str, Any]:
+    """The `pretrained_cfg` of a timm folder's config.json.
+
+    Args:
+      first_conv, classifier: timm's names of the layers that take in images and give out classes.
+    """
+    how = card.spec.preprocess
+    return {
+        "input_size": [card.spec.config.in_channels, *how.size],
+        "fixed_input_size": False,
+        "interpolation": how.interpolation,
+        "crop_pct": how.crop_pct,
+        "mean": list(how.mean),
+        "std": list(how.std),
+        "num_classes": card.num_classes,
+        "pool_size": None,
+        "first_conv": first_conv,
+        "classifier": classifier,
+        **({"label_names": list(card.class_names)} if card.class_names else {}),
+    }
 
 
 def _sides(size: Any, default: tuple[int, int]) -> tuple[int, int]:

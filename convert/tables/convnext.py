@@ -6,17 +6,21 @@ huggingface/pytorch-image-models timm/models/convnext.py. The first ConvNeXts (f
 `fb_in1k`) have the same keys and the same forward pass.
 """
 
+import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from convert.family import Family, Hints, Layout, Shapes, Told
 from convert.ops import CONV, COPY, LINEAR, Op
-from convert.preprocess import to_json
+from convert.preprocess import to_json, to_timm
 from convert.store import Card
 from convert.table import repeat, rule
 from jaxdino.core.errors import UserError
 from jaxdino.models.convnext import STEM, ConvNeXtConfig
 
+EPS = 1e-6
+"""The norms' epsilon in Meta's code, and in timm's where nothing else is said."""
 D, S = "backbone.downsample_layers.", "backbone.stages.{s}.{i}."
 
 
@@ -114,10 +118,14 @@ def tell(shapes: Shapes, hints: Hints) -> Told:
         depths=depths,
         widths=widths,
         in_channels=shapes[stem][1],
-        norm_eps=json.get("layer_norm_eps", 1e-6),
+        norm_eps=json.get("layer_norm_eps", _timm_eps(hints.json) if layout == "timm" else EPS),
         norm_twice=layout != "meta" or any(key.startswith("norms.") for key in shapes),
     )
     return Told("convnext", layout, config)
+
+
+def _timm_eps(json: Mapping[str, Any]) -> float:
+    return (json.get("model_args") or {}).get("norm_eps", EPS)
 
 
 def _stages(shapes: Shapes, pattern: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -155,22 +163,10 @@ def hf_files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
 
 def timm_files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
     """config.json for `timm.create_model("local-dir:DIR")`; shapes that timm has no name for are told in full."""
-    c, how, name = card.spec.config, card.spec.preprocess, card.spec.name
+    c, name = card.spec.config, card.spec.name
     word = name.removeprefix("dinov3_")
     published = word.removeprefix("convnext_") in ("tiny", "small", "base", "large")
-    pretrained = {
-        "input_size": [c.in_channels, *how.size],
-        "fixed_input_size": False,
-        "interpolation": how.interpolation,
-        "crop_pct": how.crop_pct,
-        "mean": list(how.mean),
-        "std": list(how.std),
-        "num_classes": card.num_classes,
-        "pool_size": None,
-        "first_conv": "stem.0",
-        "classifier": "head.fc",
-        **({"label_names": list(card.class_names)} if card.class_names else {}),
-    }
+    pretrained = to_timm(card, "stem.0", "head.fc")
     shape = {} if published else {"depths": list(c.depths), "dims": list(c.widths)}
     config = {
         "architecture": word if published else "convnext_tiny",
@@ -181,6 +177,16 @@ def timm_files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
         "pretrained_cfg": pretrained,
     }
     return {"config.json": config}
+
+
+def fit(card: Card, flat: Mapping[str, Any], layout: str) -> tuple[Card, dict[str, Any], list[str]]:
+    """The card for another layout: Meta's code has one epsilon, and no place to tell another."""
+    config = card.spec.config
+    if layout != "meta" or config.norm_eps == EPS:
+        return card, {}, []
+    note = f"Meta's code has norm_eps = {EPS}, this model {config.norm_eps}: outputs will differ very slightly"
+    spec = dataclasses.replace(card.spec, config=dataclasses.replace(config, norm_eps=EPS))
+    return dataclasses.replace(card, spec=spec), {}, [note]
 
 
 FAMILY = Family(
@@ -203,4 +209,5 @@ FAMILY = Family(
     },
     shape=("depths", "widths"),
     reference="convert.references.convnext",
+    fit=fit,
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from convert.family import Family, Hints, Layout, Shapes, Told
 from convert.ops import CONV, COPY, COUNT, LINEAR
-from convert.preprocess import to_json
+from convert.preprocess import to_json, to_timm
 from convert.store import Card
 from convert.table import rule
 from jaxdino.core.errors import UserError
@@ -183,7 +183,7 @@ def hf_files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
 
 def timm_files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
     """config.json for `timm.create_model("local-dir:DIR")`; what its architecture does not tell is in model_args."""
-    c, how = card.spec.config, card.spec.preprocess
+    c = card.spec.config
     expansion = 4 if c.bottleneck else 1
     shape = {
         "layers": list(c.depths),
@@ -198,19 +198,7 @@ def timm_files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
         "num_features": c.width,
         "global_pool": "avg",
         "model_args": {"in_chans": c.in_channels} | ({} if known else shape),
-        "pretrained_cfg": {
-            "input_size": [c.in_channels, *how.size],
-            "fixed_input_size": False,
-            "interpolation": how.interpolation,
-            "crop_pct": how.crop_pct,
-            "mean": list(how.mean),
-            "std": list(how.std),
-            "num_classes": card.num_classes,
-            "pool_size": None,
-            "first_conv": "conv1",
-            "classifier": "fc",
-            **({"label_names": list(card.class_names)} if card.class_names else {}),
-        },
+        "pretrained_cfg": to_timm(card, "conv1", "fc"),
     }
     return {"config.json": config}
 

@@ -9,8 +9,9 @@ from flax import nnx
 
 from jaxdino.core.errors import UserError
 from jaxdino.models import positions
-from jaxdino.models.layers import LayerNorm, Linear, attention, drop_path, linear, split_heads
+from jaxdino.models.layers import LayerNorm, Linear, attention, drop_path, split_heads
 from jaxdino.models.output import Output
+from jaxdino.models.patches import PatchEmbed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,29 +112,6 @@ def run_blocks(blocks: Sequence[Block], x: jax.Array, key: jax.Array | None, rem
     return states
 
 
-class PatchEmbed(nnx.Module):
-    """Non-overlapping patches through one linear map without bias; kernel (p, p, channels, D)."""
-
-    def __init__(self, cfg: VisionConfig, channels: int, rngs: nnx.Rngs):
-        p = cfg.patch_size
-        self.proj = Linear(p * p * channels, cfg.width, use_bias=False, rngs=rngs)
-        self.proj.kernel = nnx.Param(self.proj.kernel[...].reshape(p, p, channels, cfg.width))
-
-    def __call__(self, images_BxHxWxC: jax.Array) -> jax.Array:
-        """(B, H, W, C) -> (B, h, w, D)."""
-        kernel = self.proj.kernel[...]
-        p, _, c, width = kernel.shape
-        b, height, wide, channels = images_BxHxWxC.shape
-        if channels != c or height % p or wide % p:
-            raise UserError(
-                f"images of {height}x{wide} with {channels} channels do not fit patches of {p} pixels and "
-                f"{c} channels: give sizes that are multiples of {p}"
-            )
-        h, w = height // p, wide // p
-        x = images_BxHxWxC.reshape(b, h, p, w, p, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h, w, p * p * c)
-        return linear(x, kernel.reshape(p * p * c, width), None)
-
-
 class ImageTower(nnx.Module):
     """OpenAI's VisionTransformer. Source: openai/CLIP clip/model.py."""
 
@@ -148,7 +126,7 @@ class ImageTower(nnx.Module):
         how: str,
         rngs: nnx.Rngs,
     ):
-        self.patch_embed = PatchEmbed(cfg, in_channels, rngs)
+        self.patch_embed = PatchEmbed(cfg.patch_size, in_channels, cfg.width, rngs, use_bias=False)
         self.cls_token = _normal(rngs, cfg.width)
         self.pos_embed = _normal(rngs, cfg.pos_grid[0] * cfg.pos_grid[1] + 1, cfg.width)
         self.ln_pre = LayerNorm(cfg.width, cfg.norm_eps)

@@ -11,8 +11,9 @@ from flax import nnx
 from jaxdino.core.errors import UserError
 from jaxdino.models.depthwise import depthwise_conv
 from jaxdino.models.layer import Layer
-from jaxdino.models.layers import LayerNorm, Linear, add_bias, drop_path, gelu, linear, over_last_axis
+from jaxdino.models.layers import LayerNorm, Linear, add_bias, drop_path, gelu, over_last_axis
 from jaxdino.models.output import Output
+from jaxdino.models.patches import PatchConv
 from jaxdino.models.spec import ModelSpec
 
 STEM, STEP, SIDE = 4, 2, 7
@@ -64,27 +65,6 @@ class ConvNeXtConfig:
     def build(self, **how) -> "ConvNeXt":
         """The network with random parameters; `how` as `ConvNeXt` takes it."""
         return ConvNeXt(self, **how)
-
-
-class PatchConv(nnx.Module):
-    """A convolution whose stride is its kernel's side, as one matmul; kernel (p, p, in, out), bias (out,).
-
-    Rows and columns that fill no whole patch are left aside, as torch's convolution without padding leaves them.
-    """
-
-    def __init__(self, side: int, n_in: int, n_out: int, rngs: nnx.Rngs):
-        init = nnx.initializers.truncated_normal(stddev=0.02)
-        self.kernel = nnx.Param(init(rngs.params(), (side, side, n_in, n_out), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((n_out,)))
-
-    def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
-        """(B, H, W, C) -> (B, H // p, W // p, D)."""
-        kernel = self.kernel[...]
-        p, _, c, width = kernel.shape
-        b, height, wide, _ = x_BxHxWxC.shape
-        h, w = height // p, wide // p
-        x = x_BxHxWxC[:, : h * p, : w * p].reshape(b, h, p, w, p, c).transpose(0, 1, 3, 2, 4, 5)
-        return linear(x.reshape(b, h, w, p * p * c), kernel.reshape(p * p * c, width), self.bias[...])
 
 
 class DepthwiseConv(nnx.Module):

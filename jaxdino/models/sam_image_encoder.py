@@ -14,8 +14,8 @@ from flax import nnx
 
 from jaxdino.models import positions
 from jaxdino.models.layers import LayerNorm, Linear, attention, drop_path, gelu, split_heads
+from jaxdino.models.patches import PatchEmbed
 from jaxdino.models.sam_layers import Conv, MLPBlock, run
-from jaxdino.models.vit import PatchEmbed, ViTConfig
 
 
 def relative_positions(table_LxD: jax.Array, n: int) -> jax.Array:
@@ -122,8 +122,7 @@ class ImageEncoder(nnx.Module):
     def __init__(self, cfg, rngs: nnx.Rngs, drop_path: float, dtype: jnp.dtype, remat: bool):
         width = cfg.encoder_width
         init = nnx.initializers.truncated_normal(stddev=0.02)
-        patches = ViTConfig(patch_size=cfg.patch_size, width=width, in_channels=cfg.in_channels)
-        self.patch_embed = PatchEmbed(patches, rngs)
+        self.patch_embed = PatchEmbed(cfg.patch_size, cfg.in_channels, width, rngs)
         self.pos_embed = nnx.Param(init(rngs.params(), (1, cfg.grid, cfg.grid, width), jnp.float32))
         blocks = []
         for i in range(cfg.depth):

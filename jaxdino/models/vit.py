@@ -14,6 +14,7 @@ from jaxdino.models import positions
 from jaxdino.models.layer import Layer
 from jaxdino.models.layers import LayerNorm, LayerScale, Linear, attention, drop_path, gelu, linear, split_heads
 from jaxdino.models.output import Output
+from jaxdino.models.patches import PatchEmbed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,29 +150,6 @@ class Block(nnx.Module):
         return x + drop_path(self.ls2(branch) if self.ls2 else branch, self.drop_rate, keys[1])
 
 
-class PatchEmbed(nnx.Module):
-    """Non-overlapping patches through one linear map; kernel (p, p, channels, D) as a convolution has it."""
-
-    def __init__(self, cfg: ViTConfig, rngs: nnx.Rngs):
-        p, c = cfg.patch_size, cfg.in_channels
-        self.proj = Linear(p * p * c, cfg.width, rngs=rngs)
-        self.proj.kernel = nnx.Param(self.proj.kernel[...].reshape(p, p, c, cfg.width))
-
-    def __call__(self, images_BxHxWxC: jax.Array) -> jax.Array:
-        """(B, H, W, C) -> (B, h, w, D)."""
-        kernel = self.proj.kernel[...]
-        p, _, c, width = kernel.shape
-        b, height, wide, channels = images_BxHxWxC.shape
-        if channels != c or height % p or wide % p:
-            raise UserError(
-                f"images of {height}x{wide} with {channels} channels do not fit patches of {p} pixels and "
-                f"{c} channels: give sizes that are multiples of {p}."
-            )
-        h, w = height // p, wide // p
-        x = images_BxHxWxC.reshape(b, h, p, w, p, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h, w, p * p * c)
-        return linear(x, kernel.reshape(p * p * c, width), self.proj.bias[...])
-
-
 class Rope(nnx.Module):
     """Holds DINOv3's rotary periods (head_dim / 4,), a buffer of the checkpoint."""
 
@@ -197,7 +175,7 @@ class ViT(nnx.Module):
         remat: bool = False,
     ):
         init = nnx.initializers.truncated_normal(stddev=0.02)
-        self.patch_embed = PatchEmbed(cfg, rngs)
+        self.patch_embed = PatchEmbed(cfg.patch_size, cfg.in_channels, cfg.width, rngs)
         self.cls_token = nnx.Param(init(rngs.params(), (1, 1, cfg.width), jnp.float32))
         if cfg.num_registers:
             self.register_tokens = nnx.Param(init(rngs.params(), (1, cfg.num_registers, cfg.width), jnp.float32))

@@ -3,6 +3,7 @@
 from typing import Any
 
 from convert.family import POOL_WORDS
+from convert.preprocess import to_timm
 from convert.store import Card
 from jaxdino.models.classifier import POOLS
 
@@ -50,17 +51,5 @@ def _config(card: Card) -> dict[str, Any]:
         "num_features": card.spec.config.width,
         "global_pool": pool,
         "model_args": {"img_size": size, "dynamic_img_size": True, "global_pool": pool, **norm},
-        "pretrained_cfg": {
-            "input_size": [card.spec.config.in_channels, *how.size],
-            "fixed_input_size": False,
-            "interpolation": how.interpolation,
-            "crop_pct": how.crop_pct,
-            "mean": list(how.mean),
-            "std": list(how.std),
-            "num_classes": card.num_classes,
-            "pool_size": None,
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
-            **({"label_names": list(card.class_names)} if card.class_names else {}),
-        },
+        "pretrained_cfg": to_timm(card, "patch_embed.proj", "head"),
     }

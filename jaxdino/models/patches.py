@@ -1,0 +1,52 @@
+"""Images cut into patches: a convolution whose stride is its kernel's side, which is one matmul."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxdino.core.errors import UserError
+from jaxdino.models.layers import linear
+
+
+class PatchConv(nnx.Module):
+    """A convolution whose stride is its kernel's side; kernel (p, p, in, out), bias (out,).
+
+    Rows and columns that fill no whole patch are left aside, as torch's convolution without padding leaves them.
+    """
+
+    def __init__(self, side: int, n_in: int, n_out: int, rngs: nnx.Rngs, *, use_bias: bool = True):
+        init = nnx.initializers.truncated_normal(stddev=0.02)
+        self.kernel = nnx.Param(init(rngs.params(), (side, side, n_in, n_out), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((n_out,))) if use_bias else None
+
+    def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
+        """(B, H, W, C) -> (B, H // p, W // p, D)."""
+        kernel = self.kernel[...]
+        p, _, c, width = kernel.shape
+        b, height, wide, _ = x_BxHxWxC.shape
+        h, w = height // p, wide // p
+        x = x_BxHxWxC[:, : h * p, : w * p].reshape(b, h, p, w, p, c).transpose(0, 1, 3, 2, 4, 5)
+        bias = None if self.bias is None else self.bias[...]
+        return linear(x.reshape(b, h, w, p * p * c), kernel.reshape(p * p * c, width), bias)
+
+
+class PatchEmbed(nnx.Module):
+    """Images to patch tokens through `proj`; a ViT has no use for part of a patch."""
+
+    def __init__(self, patch: int, channels: int, width: int, rngs: nnx.Rngs, *, use_bias: bool = True):
+        self.proj = PatchConv(patch, channels, width, rngs, use_bias=use_bias)
+
+    def __call__(self, images_BxHxWxC: jax.Array) -> jax.Array:
+        """(B, H, W, C) -> (B, h, w, D).
+
+        Raises:
+          UserError: if the sides are no multiples of the patch, or the channels are not those of the kernel.
+        """
+        p, _, c, _ = self.proj.kernel.shape
+        _, height, wide, channels = images_BxHxWxC.shape
+        if channels != c or height % p or wide % p:
+            raise UserError(
+                f"images of {height}x{wide} with {channels} channels do not fit patches of {p} pixels and "
+                f"{c} channels: give sizes that are multiples of {p}"
+            )
+        return self.proj(images_BxHxWxC)
