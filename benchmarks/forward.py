@@ -1,7 +1,8 @@
-"""Forward pass of a ViT to its logits, images/s, against PyTorch.
+"""Forward pass of a ViT, ResNet or ConvNeXt to its logits, images/s, against PyTorch.
 
 python -m benchmarks.forward --batch=8 --dtype=bfloat16
 python -m benchmarks.forward --model=dinov3_vits16 --batch=1
+python -m benchmarks.forward --model=resnet50
 """
 
 from benchmarks import harness

@@ -23,6 +23,8 @@ def timm_model(name: str, size: int) -> torch.nn.Module:
         return timm.create_model(
             f"vit_{word}_patch{patch}_dinov3_qkvb", num_classes=NUM_CLASSES, img_size=size, global_pool="token"
         )
+    if registry.get(name).family in ("resnet", "convnext"):  # of any size; the same blocks under another name
+        return timm.create_model(name.removeprefix("dinov3_"), num_classes=NUM_CLASSES)
     return timm.create_model(name, num_classes=NUM_CLASSES, img_size=size)
 
 
@@ -55,7 +57,7 @@ class Headed(torch.nn.Module):
 
 def models(name: str) -> dict[str, Callable[[str, int], torch.nn.Module]]:
     """{library: maker} of those that have the model."""
-    return {"timm": timm_model} | ({"transformers": Headed} if name.startswith("dinov3") else {})
+    return {"timm": timm_model} | ({"transformers": Headed} if name.startswith("dinov3_vit") else {})
 
 
 def device() -> str:

@@ -12,8 +12,8 @@ from jax import lax
 from jaxdino.core.errors import UserError
 from jaxdino.models.batch_norm import BatchNorm, checkpointed
 from jaxdino.models.layer import Layer
-from jaxdino.models.layers import drop_path
-from jaxdino.models.output import Output
+from jaxdino.models.layers import drop_path, linear
+from jaxdino.models.output import Output, chosen
 from jaxdino.models.spec import ModelSpec, Preprocess
 
 
@@ -90,12 +90,14 @@ class Conv(nnx.Module):
         self.stride = stride
 
     def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
-        kernel = self.kernel[...]
+        kernel, step = self.kernel[...], self.stride
+        if kernel.shape[0] == 1:  # one matmul: in half precision on CPU up to 6 x XLA's convolution
+            return linear(x_BxHxWxC[:, ::step, ::step], kernel[0, 0], None)
         around = (kernel.shape[0] // 2,) * 2
         return lax.conv_general_dilated(
             x_BxHxWxC,
             kernel.astype(x_BxHxWxC.dtype),
-            window_strides=(self.stride, self.stride),
+            window_strides=(step, step),
             padding=(around, around),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
@@ -201,17 +203,13 @@ class ResNet(nnx.Module):
         return dataclasses.replace(_gather(maps[-1]), stages=tuple(maps))
 
     def intermediate_layers(self, images: jax.Array, n: int | Sequence[int] = 1) -> list[Output]:
-        """The outputs of the last `n` stages, or of the stages with the given indices from 0, input to output.
+        """The outputs of the last `n` stages, or of the stages with the given indices from 0.
 
         Raises:
           UserError: if there are no such stages.
         """
-        last = len(self.cfg.depths) - 1
-        chosen = sorted(range(last + 1 - n, last + 1) if isinstance(n, int) else n)
-        if not chosen or not all(0 <= s <= last for s in chosen):
-            raise UserError(f"n={n} asks for stages {chosen} of a model that has stages 0 to {last}")
-        maps = self.stage_maps(images)
-        return [_gather(maps[s]) for s in chosen]
+        places, maps = chosen(n, len(self.cfg.depths), "stages"), self.stage_maps(images)
+        return [_gather(maps[s]) for s in places]
 
 
 def _gather(x: jax.Array) -> Output:
