@@ -7,13 +7,17 @@ from jaxdino.core.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, 1 if verify found a difference, 2 on an error of the user's."""
+    """Runs one command; returns the exit status: 0, 1 if verify found a difference, 2 on an error of the user's,
+    130 on Ctrl-C."""
     args = _parser().parse_args(argv)
     try:
         return args.run(args)
     except UserError as err:
         print(f"error: {err}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -23,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     overrules.add_argument("--model", help="the model's published name, where keys and shapes leave it open")
     overrules.add_argument("--layout", help="hf, meta, timm, ..., likewise")
     overrules.add_argument("--prefix", help="which network of the checkpoint: what stands before its keys ('teacher')")
-    overrules.add_argument("--num_heads", type=int, help="attention heads of a custom width")
+    overrules.add_argument("--num_heads", type=_count, help="attention heads of a custom width")
     src_help = "a .pth or .safetensors file, a Hugging Face folder or hub name"
 
     command = commands.add_parser("import", parents=[overrules], help="PyTorch checkpoint -> folder of ours")
@@ -48,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--format", metavar="LAYOUT", help="hf, meta, timm, ...; default: as the weights came in")
     command.add_argument("--out", required=True, metavar="DIR")
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as it is")
-    command.add_argument("--max_shard_size", type=float, default=5.0, metavar="GB", help="of a safetensors shard")
+    command.add_argument("--max_shard_size", type=_size, default=5.0, metavar="GB", help="of a safetensors shard")
     command.add_argument("--overwrite", action="store_true")
     command.set_defaults(run=_export)
 
@@ -65,6 +69,20 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--image", metavar="FILE", help="default: a fixed random picture")
     command.set_defaults(run=_verify)
     return parser
+
+
+def _count(text: str) -> int:
+    """A flag's whole number above zero."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above zero")
+    return int(text)
+
+
+def _size(text: str) -> float:
+    """A flag's finite number above zero."""
+    if not 0 < float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no finite number above zero")
+    return float(text)
 
 
 def _overrules(args) -> dict:

@@ -13,7 +13,7 @@ import numpy as np
 
 from convert.leaf import Leaf
 from jaxdino.core.errors import UserError
-from jaxdino.models.spec import Preprocess
+from jaxdino.models.spec import ModelSpec, Preprocess
 
 Opened = TypeVar("Opened")
 RGB = 3
@@ -35,6 +35,14 @@ def adapt_preprocess(how: Preprocess, channels: int) -> Preprocess:
         return (sum(values) / RGB,) if channels == 1 else tuple(values[i] for i in turn)
 
     return dataclasses.replace(how, mean=adapted(how.mean), std=adapted(how.std))
+
+
+def seen_as(spec: ModelSpec) -> ModelSpec:
+    """The spec of weights for other channels, where nobody said a mean and deviation but those of RGB."""
+    channels = spec.config.in_channels
+    if channels == RGB or len(spec.preprocess.mean) != RGB:
+        return spec
+    return dataclasses.replace(spec, preprocess=adapt_preprocess(spec.preprocess, channels))
 
 
 def fit_channels(opened: Opened, channels: int | None) -> Opened:

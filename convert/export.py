@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from convert.dtypes import FLOATS
 from convert.family import POOL_WORDS, Layout
 from convert.load import bound_table, open_pretrained
@@ -61,16 +63,16 @@ def export(
         layout = layout or (card.layout if card.layout in known else next(iter(known)))
         if layout not in known:
             raise UserError(f"there is no {card.spec.family} layout {layout!r}; {did_you_mean(layout, known)}")
-        fitted, flat, notes = card, opened.flat, list(opened.notes)
+        fitted, flat, notes = card, opened.flat, []
         if layout != card.layout:
             fitted, changes, more = serving()[card.spec.family].fit(card, flat, layout)
-            flat, notes = ChainMap(changes, flat), notes + more
-        notes += _write(fitted, flat, layout, beside, _cast(dtype), max_shard_bytes)
+            flat, notes = ChainMap(changes, flat), more
+        notes += _write(fitted, flat, layout, beside, _cast(dtype, notes), max_shard_bytes)
         _write_json(beside / NOTES, _notes(fitted, layout))
         for file in opened.companions:
             if file.name in known[layout].companions:
                 shutil.copyfile(file, beside / file.name)
-    return [*notes, f"wrote {', '.join(sorted(path.name for path in out.iterdir()))} into {out}"]
+    return [*opened.notes, *notes, f"wrote {', '.join(sorted(path.name for path in out.iterdir()))} into {out}"]
 
 
 def _write(card: Card, flat, layout: str, folder: Path, cast: Callable, max_shard_bytes: int) -> list[str]:
@@ -131,11 +133,21 @@ _FILES = (
 )
 
 
-def _cast(dtype: str | None) -> Callable[[Tensor], Tensor]:
+def _cast(dtype: str | None, notes: list[str]) -> Callable[[Tensor], Tensor]:
+    """Tensor -> the same in another dtype; `notes` tells, once it is made, which had numbers too large for that."""
     if dtype is None:
         return lambda tensor: tensor
     to = FLOATS[dtype]
-    return lambda t: Tensor(t.key, t.shape, to, lambda: t.make().astype(to)) if t.dtype in FLOATS.values() else t
+
+    def made(tensor: Tensor) -> np.ndarray:
+        array = tensor.make()
+        with np.errstate(over="ignore"):
+            cast = array.astype(to)
+        if np.isinf(cast).sum() > np.isinf(array).sum():
+            notes.append(f"warning: numbers of {tensor.key} are too large for {dtype} and became infinity")
+        return cast
+
+    return lambda t: t._replace(dtype=to, make=lambda: made(t)) if t.dtype in FLOATS.values() else t
 
 
 def _notes(card: Card, layout: str) -> dict[str, Any]:

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from convert.channels import fit_channels
+from convert.channels import fit_channels, seen_as
 from convert.family import Hints
 from convert.hub import find
 from convert.leaf import Leaf
-from convert.readers import Source, open_source
-from convert.recognise import Recognised, head_keys, recognise
+from convert.plausible import check_spec, understood
+from convert.readers import NOTES, Source, open_source
+from convert.recognise import CHUNK, Recognised, head_keys, recognise
 from convert.store import Card, companions_of, is_model, open_model
 from convert.table import BoundTable
 from convert.tables import layouts, serving
@@ -145,18 +146,28 @@ def recognise_source(source: Source, *, model=None, layout=None, prefix=None, nu
     """What an open source holds; what our own export noted beside it counts unless it is overruled."""
     shapes = {key: source.shape(key) for key in source.keys()}  # noqa: SIM118 (a method of ours)
     noted = source.notes.get("model")
-    hints = Hints(
-        json=source.config or {},
-        num_heads=num_heads or source.notes.get("num_heads"),
-        model=model or (noted if noted in MODELS else None),
-        layout=layout or source.notes.get("layout"),
-        extras=source.extras,
+    with understood(_beside(source)):
+        hints = Hints(
+            json=source.config or {},
+            num_heads=num_heads or source.notes.get("num_heads"),
+            model=model or (noted if noted in MODELS else None),
+            layout=layout or source.notes.get("layout"),
+            extras=source.extras,
+        )
+        found = recognise(shapes, preprocessor=source.preprocessor, prefix=prefix, hints=hints)
+        if "preprocess" in source.notes:
+            preprocess = Preprocess.of(source.notes["preprocess"])
+            found = dataclasses.replace(found, spec=dataclasses.replace(found.spec, preprocess=preprocess))
+    check_spec(found.spec, _beside(source))
+    return dataclasses.replace(found, spec=seen_as(found.spec))
+
+
+def _beside(source: Source) -> str:
+    """The source and the JSON that was believed of it, for an error."""
+    files = {"its config": source.config, "its preprocessor_config.json": source.preprocessor, NOTES: source.notes}
+    return (
+        f"{source.origin['path']} ({', '.join(name for name, given in files.items() if given) or 'no JSON beside it'})"
     )
-    found = recognise(shapes, preprocessor=source.preprocessor, prefix=prefix, hints=hints)
-    if "preprocess" not in source.notes:
-        return found
-    preprocess = Preprocess.of(source.notes["preprocess"])
-    return dataclasses.replace(found, spec=dataclasses.replace(found.spec, preprocess=preprocess))
 
 
 def inspect(src: str | Path, **overrules) -> tuple[Card, dict, Recognised]:
@@ -168,13 +179,15 @@ def inspect(src: str | Path, **overrules) -> tuple[Card, dict, Recognised]:
 
 def card_of(found: Recognised, source: Source) -> Card:
     """The card of a foreign checkpoint."""
-    labels = (source.config or {}).get("id2label") or {}
-    names = [labels[key] for key in sorted(labels, key=int)] or source.notes.get("class_names", [])
+    with understood(_beside(source)):
+        labels = (source.config or {}).get("id2label") or {}
+        names = [labels[key] for key in sorted(labels, key=int)] or source.notes.get("class_names", [])
+        names = tuple(map(str, names))
     return Card(
         spec=found.spec,
         num_classes=found.num_classes,
         pool=_pool(found, source),
-        class_names=tuple(names) if len(names) == found.num_classes else (),
+        class_names=names if len(names) == found.num_classes else (),
         layout=found.layout,
         source={"path": str(source.origin["path"]), "prefix": found.prefix},
     )
@@ -185,7 +198,7 @@ def _pool(found: Recognised, source: Source) -> str:
     if not found.num_classes:
         return found.spec.pool
     if "pool" in source.notes:
-        return source.notes["pool"]
+        return str(source.notes["pool"])
     key = next(key for key in head_keys(layouts(found.spec)[found.layout].head) if key in found.keys)
     widths = source.shape(found.keys[key])[1] // found.spec.config.width
     return serving()[found.spec.family].pool(found.spec, widths, source.config or {})
@@ -227,6 +240,8 @@ def _from_source(source: Source, found: Recognised, drop_head: bool) -> Opened:
 
 def _aside(found: Recognised, table: BoundTable) -> list[str]:
     notes = [f"left aside {key}: {why}" for key in found.keys if (why := table.why_dropped(key))]
+    if any(CHUNK.search(full.removeprefix(found.prefix)) for full in found.keys.values()):
+        notes.append("the blocks come in chunks (DINOv2's block_chunks): export numbers them in one row")
     groups: dict[str, int] = {}
     for key in found.aside:
         group = key.split(".")[0]

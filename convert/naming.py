@@ -8,6 +8,9 @@ from jaxdino.core.errors import UserError
 from jaxdino.models.registry import MODELS
 from jaxdino.models.spec import Config, ModelSpec
 
+CUSTOM = "_custom"
+"""After the family's name, that of a model whose shape none of the published ones has."""
+
 
 def spec_of(config: Config, name: str, layout: str, family: Family, mean: tuple[float, ...]) -> ModelSpec:
     """The published model of these shapes, or a new one named after its family; `mean` tells twins apart."""
@@ -23,7 +26,7 @@ def spec_of(config: Config, name: str, layout: str, family: Family, mean: tuple[
         by_mean = [spec for spec in alike if spec.preprocess.mean == mean]
         return (by_mean or sorted(alike, key=lambda spec: -_in_common(spec.config, config)))[0]
     like = min((spec for spec in MODELS.values() if spec.family == name), key=lambda spec: spec.hub is None)
-    return dataclasses.replace(like, name=f"{name}_custom", hub=None)
+    return dataclasses.replace(like, name=name + CUSTOM, hub=None)
 
 
 def agree(spec: ModelSpec, config: Config, family: Family) -> ModelSpec:
@@ -32,7 +35,10 @@ def agree(spec: ModelSpec, config: Config, family: Family) -> ModelSpec:
     A field of None is a part that the checkpoint does not hold (one of CLIP's towers), which is no contradiction.
     """
     if wrong := [text for own, text in _differences(spec, config, family) if own is not None]:
-        raise UserError(f"the checkpoint is not a {spec.name}: " + "; ".join(wrong))
+        raise UserError(
+            f"the checkpoint is not a {spec.name}: {'; '.join(wrong)}. (Shapes that nobody published are called "
+            f"{spec.family}{CUSTOM}.)"
+        )
     return spec
 
 

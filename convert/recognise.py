@@ -18,6 +18,8 @@ PREFERRED = ("teacher", "ema", "model_ema", "state_dict_ema", "target", "model",
 """Of several networks in one checkpoint, the one whose prefix has the first of these in it is taken."""
 
 LINEAR_HEAD = re.compile(r"(module\.|model\.|state_dict\.)*linear_head\.(weight|bias)")
+CHUNK = re.compile(r"(?<=^blocks\.)\d+\.(?=\d+\.)")
+"""DINOv2's training code may part the blocks into chunks, blocks.CHUNK.BLOCK., each block under its own number."""
 NO_HINTS = Hints()
 
 
@@ -63,7 +65,7 @@ def recognise(
     named = get(hints.model).family if hints.model else None
     family, prefix = _network(shapes, prefix, named)
     if named and named not in family.names:
-        raise UserError(f"the checkpoint is of the {family.names[0]} family; {hints.model} is of {named}")
+        raise UserError(f"the checkpoint is one of {', '.join(family.names)}; {hints.model} is of {named}")
     keys, aside = _select(shapes, prefix, family)
     own = {key: shapes[full] for key, full in keys.items()}
     told = family.tell(own, hints)
@@ -136,7 +138,7 @@ def _network(keys: Shapes, prefix: str | None, named: str | None) -> tuple[Famil
 
 def _select(keys: Shapes, prefix: str, family: Family) -> tuple[dict[str, str], list[str]]:
     """The network's keys without their prefix; a classification head may stand outside (as in transformers)."""
-    chosen = {key[len(prefix) :]: key for key in keys if key.startswith(prefix)}
+    chosen = {CHUNK.sub("", key[len(prefix) :]): key for key in keys if key.startswith(prefix)}
     outer = re.sub(r"[^.]+\.$", "", prefix)
     for name in {key for layout in family.layouts.values() for key in head_keys(layout.head)}:
         if name not in chosen and outer + name in keys:

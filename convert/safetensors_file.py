@@ -8,7 +8,7 @@ import json
 import math
 
 from convert.dtypes import BY_SAFETENSORS
-from convert.spans import BinaryFile, Span
+from convert.spans import BinaryFile, Span, is_addressable
 from jaxdino.core.errors import UserError
 
 MAX_HEADER_BYTES = 100_000_000
@@ -70,6 +70,8 @@ def _span(file: BinaryFile, start: int, key: str, entry: object) -> tuple[Span, 
         raise UserError(f"{where}: data_offsets {offsets!r} leave the {file.size - start} data bytes: truncated?")
     dtype = BY_SAFETENSORS[name]
     need, have = math.prod(shape) * dtype.itemsize, offsets[1] - offsets[0]
+    if not is_addressable(shape, dtype):
+        raise UserError(f"{where}: shape {shape} is larger than any memory")
     if need != have:
         raise UserError(f"{where}: {name} of shape {shape} needs {need} bytes, its data_offsets give {have}")
     return Span(file, start + offsets[0], dtype, tuple(shape)), offsets[1]

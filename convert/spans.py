@@ -87,6 +87,11 @@ def is_row_major(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
     return math.prod(shape) == 0 or all(n == 1 or step == plain for n, step, plain in pairs)
 
 
+def is_addressable(shape: tuple[int, ...], dtype: np.dtype) -> bool:
+    """Whether numpy can hold an array of this shape: one that is empty may still have axes of absurd length."""
+    return math.prod(n for n in shape if n) * dtype.itemsize < 2**63
+
+
 def extent(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
     """Elements from a tensor's first to its last one in memory, both counted."""
     if math.prod(shape) == 0:

@@ -18,6 +18,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from convert.leaf import Leaf
+from convert.orbax_faults import readable, writable
+from convert.plausible import check_spec, understood
 from convert.swap import refuse_occupied, whole_folder
 from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
@@ -102,9 +104,15 @@ def save_model(
 
 
 def write_model(folder: Path, card: Card, flat: Mapping[str, Any], mesh: Mesh | None = None) -> Card:
-    """Writes a model into an empty folder, a part in memory at a time; see `save_model`."""
-    digest = Digest()
-    with _checkpointer() as checkpointer, ThreadPoolExecutor(1) as beside:
+    """Writes a model into an empty folder, a part in memory at a time; see `save_model`.
+
+    Raises:
+      UserError: if the disk has no room for it, or it cannot be written for another reason.
+    """
+    digest, need, free = Digest(), sum(leaf.nbytes for leaf in flat.values()), shutil.disk_usage(folder).free
+    if need > free:
+        raise UserError(f"{folder.parent}: the model needs {need / 1e9:.2f} GB, and the disk has {free / 1e9:.2f} left")
+    with writable(folder), _checkpointer() as checkpointer, ThreadPoolExecutor(1) as beside:
         for number, paths in enumerate(_parts(flat)):
             part = {path: np.asarray(flat[path]) for path in paths}
             hashed = [beside.submit(digest.add, path, array) for path, array in part.items()]
@@ -135,8 +143,19 @@ def companions_of(folder: Path) -> tuple[Path, ...]:
 
 
 def load_card(folder: str | Path) -> Card:
-    """Reads `model.json` alone."""
-    return Card.from_json((Path(folder) / CARD).read_text())
+    """Reads `model.json` alone.
+
+    Raises:
+      UserError: if it is not as we write it.
+    """
+    file = Path(folder) / CARD
+    with understood(str(file)):
+        card = Card.from_json(file.read_text("utf-8"))
+    known = type(card.num_classes) is int and isinstance(card.pool, str) and isinstance(card.source, dict)
+    if not known or card.num_classes < 0:
+        raise UserError(f"{file}: num_classes, pool and source must be a number, a word and an object")
+    check_spec(card.spec, str(file))
+    return card
 
 
 def load_model(folder: str | Path) -> tuple[Card, dict[str, np.ndarray]]:
@@ -159,7 +178,7 @@ def load_sharded(folder: str | Path, mesh: Mesh, rules: sharding.Rules = ()) -> 
 
     folder = Path(folder).absolute()
     card, flat, digest = load_card(folder), {}, Digest()
-    with _checkpointer() as checkpointer, _readable(folder):
+    with _checkpointer() as checkpointer, readable(folder):
         for part in sorted((folder / PARAMS).iterdir()):
             tree = checkpointer.metadata(part).item_metadata.tree
             where = sharding.shardings(
@@ -193,12 +212,22 @@ def open_model(folder: str | Path) -> Iterator[tuple[Card, dict[str, Leaf]]]:
     card = load_card(folder)
     skeleton = card.spec.skeleton(card.num_classes, pool=card.pool)
     with _checkpointer() as checkpointer:
-        with _readable(folder):
+        with readable(folder):
             parts = _Parts(checkpointer, folder)
-        yield card, parts.leaves(skeleton)
+        leaves = parts.leaves(skeleton)
+        _check_leaves(folder, skeleton, leaves, parts.places)
+        yield card, leaves
         for path in parts.places.keys() - parts.seen:
             parts.read(path)
         _check_digest(folder, card, parts.digest)
+
+
+def _check_leaves(folder: Path, skeleton: Skeleton, leaves: Mapping[str, Leaf], found: Iterable[str]) -> None:
+    wrong = sorted(set(found) ^ set(skeleton.entries))
+    wrong += [path for path, leaf in leaves.items() if leaf.shape != tuple(skeleton.entries[path].shape)]
+    if wrong:
+        listed = ", ".join(wrong[:5])
+        raise UserError(f"{folder}: the parameters are not those of the model in {CARD}: they differ in {listed}")
 
 
 class _Parts:
@@ -208,7 +237,9 @@ class _Parts:
         self.checkpointer, self.folder = checkpointer, folder
         self.places: dict[str, tuple[Path, Any]] = {}
         for part in sorted((folder / PARAMS).iterdir()):
-            tree = checkpointer.metadata(part).item_metadata.tree
+            tree = getattr(checkpointer.metadata(part).item_metadata, "tree", None)
+            if tree is None:
+                raise UserError(f"{part}: its _METADATA is damaged")
             self.places |= {path: (part, entry) for path, entry in tree.items()}
         self.digest, self.seen = Digest(), set()
         self._held: tuple[Path | None, dict[str, np.ndarray]] = (None, {})
@@ -227,7 +258,7 @@ class _Parts:
         part, _ = self.places[path]
         if self._held[0] != part:
             self._held = (None, {})
-            with _readable(self.folder):
+            with readable(self.folder):
                 self._held = (part, self.checkpointer.restore(part, restore_args=self._as_numpy(part)))
         array = self._held[1][path]
         if path not in self.seen:
@@ -239,15 +270,6 @@ class _Parts:
         import orbax.checkpoint as ocp
 
         return {path: ocp.RestoreArgs(restore_type=np.ndarray) for path, (p, _) in self.places.items() if p == part}
-
-
-@contextmanager
-def _readable(folder: Path) -> Iterator[None]:
-    """What Orbax says of damaged files, as one clear error."""
-    try:
-        yield
-    except (ValueError, OSError, KeyError) as err:
-        raise UserError(f"the parameters in {folder} cannot be read: {str(err).splitlines()[0]}") from err
 
 
 def _parts(flat: Mapping[str, Any]) -> Iterator[list[str]]:

@@ -1,5 +1,6 @@
 """A folder that appears whole or not at all: written beside its place, then swapped with what stood there."""
 
+import atexit
 import os
 import re
 import shutil
@@ -18,8 +19,11 @@ def refuse_occupied(folder: str | Path, overwrite: bool, ours: Callable[[str], b
       ours: whether an entry of that name is one that we write here; anything else is the user's and stays.
     """
     folder = Path(folder)
-    if not folder.exists():
-        return
+    try:
+        if not folder.exists():
+            return
+    except OSError as err:
+        raise UserError(f"{folder}: no such folder can be: {err.strerror or err}") from err
     if not folder.is_dir():
         raise UserError(f"{folder} is there already and is a file; give another folder")
     names = sorted(entry.name for entry in folder.iterdir())
@@ -39,19 +43,22 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     What stood there is renamed aside before and deleted after, so that one of the two is there at any time but for
     the instant between two renames; what a killed run left of either is mended by the next one.
     """
-    folder = Path(folder).resolve()
     try:
+        folder = Path(folder).resolve()
         folder.parent.mkdir(parents=True, exist_ok=True)
         _mend(folder)
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".part", dir=folder.parent))
-    except OSError as err:
-        raise UserError(f"{folder}: cannot be made: {err.strerror or err}") from err
+    except (OSError, ValueError) as err:  # ValueError: a character that no name has
+        raise UserError(f"{folder}: cannot be made: {getattr(err, 'strerror', None) or err}") from err
     try:
         yield beside
         beside.chmod(0o755)
         _swap(beside, folder)
     except OSError as err:
         raise UserError(f"{folder}: cannot be written: {err.strerror or err}") from err
+    except KeyboardInterrupt:  # Orbax's threads go on writing for a moment; at exit they have ended
+        atexit.register(shutil.rmtree, beside, ignore_errors=True)
+        raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

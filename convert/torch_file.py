@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable
 
 from convert.pickle_machine import Machine
-from convert.spans import BinaryFile, Span, is_row_major
+from convert.spans import BinaryFile, Span, is_addressable, is_row_major
 from convert.torch_names import Storage, StorageType, Tensor, find_name
 from convert.torchscript import CODE, ScriptObject, find_script_name, is_program, unwrap
 from convert.tree import flatten
@@ -49,8 +49,8 @@ def _span(file: BinaryFile, key: str, tensor: Tensor, starts: dict[str, int], sw
     size = math.prod(tensor.shape) * item
     if size > max(file.size, EXPAND_ROOM):
         raise UserError(f"{file.path}: tensor {key!r} unfolds to {size} bytes, more than the whole file")
-    if len(tensor.shape) > 32:
-        raise UserError(f"{file.path}: tensor {key!r} has {len(tensor.shape)} axes")
+    if len(tensor.shape) > 32 or not is_addressable(tensor.shape, tensor.dtype):
+        raise UserError(f"{file.path}: tensor {key!r} has {len(tensor.shape)} axes, or larger ones than any memory")
     stride = None if is_row_major(tensor.shape, tensor.stride) else tensor.stride
     start = starts[tensor.storage.key] + skip + tensor.offset * item
     return Span(file, start, tensor.dtype, tensor.shape, stride, swap)

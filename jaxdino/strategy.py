@@ -88,17 +88,19 @@ def resolve(spec: Any, skeleton: Any, stage: Stage | Mapping, base: Mapping | No
     rules = [rule for rule in ((_regex(p, spec, layers), group) for p, group in stage.rules) if rule[0]]
     group_of = first_match(list(params), rules)
     heights, order = _heights(spec.layers), [layer.name for layer in spec.layers]
+    aside = {layer.name for layer in spec.layers if layer.kind == "aside"}
     no_decay = [re.compile(pattern) for pattern in stage.no_decay]
     leaves = {}
     for path in sorted(params, key=lambda path: order.index(layers[path])):
         group = stage.groups[group_of[path]]
         scale = group.layer_decay ** (max(heights.values()) - heights[layers[path]])
-        bare = group.frozen or any(regex.fullmatch(path) for regex in no_decay)
+        frozen = group.frozen or layers[path] in aside
+        bare = frozen or any(regex.fullmatch(path) for regex in no_decay)
         leaves[path] = LeafPlan(
             group=group_of[path],
             layer=layers[path],
-            frozen=group.frozen,
-            lr=0.0 if group.frozen else group.lr * scale,
+            frozen=frozen,
+            lr=0.0 if frozen else group.lr * scale,
             scale=scale,
             weight_decay=0.0 if bare else group.weight_decay,
             size=math.prod(params[path].shape),

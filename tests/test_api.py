@@ -5,6 +5,8 @@ import pytest
 from PIL import Image
 
 import jaxdino
+from convert.load import load_pretrained
+from convert.store import save_model
 from jaxdino.models.vits import DIGITS
 
 
@@ -71,6 +73,9 @@ def test_half_precision_is_close(model, picture):
         (lambda m, x: m(x[:, :30]), "multiples of 4"),
         (lambda m, x: m.intermediate_layers(x, n=0), "blocks 0 to 5"),
         (lambda m, x: m.intermediate_layers(x, n=7), "blocks 0 to 5"),
+        (lambda m, x: m.intermediate_layers(x, n=1.5), "n=1.5: give a number"),
+        (lambda m, x: m.intermediate_layers(x, n="last"), "n='last': give a number"),
+        (lambda m, x: m(x[:, :0]), "at least 1"),
         (lambda m, x: m.preprocess([]), "at least one"),
         (lambda m, x: m.preprocess(Image.fromarray(x[0])), "list of PIL images"),
         (lambda m, x: m.preprocess([Image.fromarray(x[0, ..., 0].astype(np.float32))]), "float pixels"),
@@ -82,3 +87,12 @@ def test_half_precision_is_close(model, picture):
 def test_bad_input_is_one_clear_error(model, picture, call, words):
     with pytest.raises(jaxdino.UserError, match=words):
         call(model, model.preprocess([picture]))
+
+
+def test_weights_that_are_not_finite_are_warned_of_by_name(tmp_path):
+    found = load_pretrained("dinov3_digits")
+    flat = {path: array.copy() for path, array in found.flat.items()}
+    flat["backbone.norm.bias"][3] = np.nan
+    save_model(tmp_path / "ours", found.card, flat)
+    with pytest.warns(UserWarning, match=r"NaN or infinity in backbone\.norm\.bias"):
+        jaxdino.load(tmp_path / "ours")

@@ -121,6 +121,13 @@ def _travels(folder: Path) -> None:
     assert not (out / "merges.txt").exists()
 
 
+def test_half_precision_leaves_the_temperature_alone(twins):
+    _, folder, model = twins
+    half = jaxdino.load(folder, dtype="bfloat16")
+    assert half.logit_scale == model.logit_scale
+    assert half.flat["backbone.visual.cls_token"].dtype == "bfloat16"
+
+
 def test_one_tower_alone(twins, pictures):
     _, folder, model = twins
     text, image = jaxdino.load(folder / "text"), jaxdino.load(folder / "image")

@@ -168,6 +168,12 @@ def test_points_that_are_none_may_lie_anywhere(model, encoded):
 def test_other_mistakes(model, encoded):
     with pytest.raises(UserError, match="takes what `encode` gave"):
         model.masks(np.zeros((1, 8, 8, 32)), boxes=[1, 2, 3, 4])
+    with pytest.raises(UserError, match="takes what `encode` gave"):
+        model.upscale(np.zeros((1, 1, 3, 32, 32)), encoded.embedding)
+    with pytest.raises(UserError, match="nothing is left of an image 1 wide and 900 high"):
+        model.encode([Image.new("RGB", (1, 900))])
+    with pytest.raises(UserError, match="uint8 pixels"):
+        model.encode(np.zeros((1, 0, 8, 3), np.uint8))
     with pytest.raises(UserError, match="logits have the shape"):
         model.upscale(np.zeros((2, 1, 3, 32, 32)), encoded)
     with pytest.raises(UserError, match="list of PIL images"):

@@ -171,6 +171,14 @@ def test_buffers_are_not_in_the_plan():
     assert plan.trainable_fraction == 1.0
 
 
+def test_what_images_never_reach_is_never_trained():
+    spec, own = fake_vit()
+    spec.layers[-2].kind = "aside"
+    plan = resolve(spec, own, make_stage((("@all", "body"),), dict(body=dict(lr=1.0, weight_decay=0.1))))
+    assert [path for path, leaf in plan.leaves.items() if leaf.frozen] == ["backbone.norm.scale"]
+    assert (plan.leaves["backbone.norm.scale"].lr, plan.leaves["backbone.norm.scale"].weight_decay) == (0, 0)
+
+
 def test_nothing_to_train_is_an_error():
     with pytest.raises(UserError, match="trains nothing"):
         resolve(*fake_vit(), make_stage((("@all", "rest"),), dict(rest=dict(frozen=True))))

@@ -1,6 +1,7 @@
 """The Python face, for notebooks: load a model, call it on images."""
 
 import dataclasses
+import warnings
 from pathlib import Path
 
 import jax
@@ -48,6 +49,8 @@ def load(
       attention: "xla", or "cudnn" for flash attention on an NVIDIA GPU in half precision.
       mesh: devices to share the parameters out over (`jaxdino.core.sharding.make_mesh`), for models too large for one.
 
+    Warns of weights that are not finite, by name.
+
     Raises:
       UserError: if the source cannot be found or read, or does not fit the model whole.
     """
@@ -62,8 +65,11 @@ def load(
         for path, leaf in opened.flat.items():  # each host array is let go of as soon as it is on the device
             array = np.asarray(leaf)
             digest.add(path, array)
-            floating = skeleton.entries[path].kind == "param"
-            flat[path] = _placed(path, array.astype(DTYPES[dtype], copy=False) if floating else array, mesh)
+            cast = skeleton.entries[path].kind == "param" and array.ndim  # CLIP's temperature stays what it is
+            flat[path] = _placed(path, array.astype(DTYPES[dtype], copy=False) if cast else array, mesh)
+    for note in opened.notes:
+        if note.startswith("warning: "):  # weights that are not finite
+            warnings.warn(note.removeprefix("warning: "), stacklevel=2)
     card = dataclasses.replace(card, digest=digest.value())
     return FACES.get(card.spec.family, Model)(card, skeleton, flat, opened.companions)
 

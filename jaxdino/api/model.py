@@ -1,5 +1,6 @@
 """A loaded model, to be called on images."""
 
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,10 +57,15 @@ class Model:
     def intermediate_layers(self, images: jax.Array | np.ndarray, n: int | Sequence[int] = 1) -> list[Output]:
         """Outputs of the last `n` blocks, or of the blocks with the indices `n`, final norm applied to each.
 
+        Of a ConvNeXt or ResNet: stages in place of blocks, and a ConvNeXt's norm on the last stage alone.
+
         Raises:
           UserError: if there are no such blocks, and as `__call__`.
         """
-        chosen = tuple(int(i) for i in n) if isinstance(n, Sequence | np.ndarray) else int(n)
+        try:
+            chosen = tuple(map(operator.index, n)) if isinstance(n, Sequence | np.ndarray) else operator.index(n)
+        except TypeError as err:
+            raise UserError(f"n={n!r}: give a number of blocks or stages, or a list of their places from 0") from err
         return self._intermediate(self.flat, self._checked(images), chosen)
 
     def preprocess(self, images: Sequence[Image.Image]) -> np.ndarray:
@@ -80,9 +86,9 @@ class Model:
     def _checked(self, images: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
         channels = self.card.spec.config.in_channels
         shape = tuple(getattr(images, "shape", ()))
-        if len(shape) != 4 or shape[-1] != channels or not shape[0]:
+        if len(shape) != 4 or shape[-1] != channels or 0 in shape:
             what = f"the shape {shape}" if shape else f"the type {type(images).__name__}"
-            raise UserError(f"images have {what}; an array (B, H, W, {channels}) with B of at least 1 is needed")
+            raise UserError(f"images have {what}; an array (B, H, W, {channels}), each at least 1, is needed")
         if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
             raise UserError(f"images are {images.dtype}: give uint8 pixels, or floats that are normalised already")
         return images

@@ -47,7 +47,7 @@ def input_size(original: Size, frame: int) -> Size:
 
     Source: facebookresearch/segment-anything segment_anything/utils/transforms.py (get_preprocess_shape).
     """
-    scale = frame / max(original)
+    scale = frame / max(*original, 1)
     height, width = (int(side * scale + 0.5) for side in original)
     return height, width
 
@@ -90,6 +90,8 @@ class SamModel(Model):
         pictures = self._pictures(images)
         originals = tuple((picture.height, picture.width) for picture in pictures)
         inputs = tuple(input_size(size, frame) for size in originals)
+        if gone := [size for size, inner in zip(originals, inputs, strict=True) if not all(inner)]:
+            raise UserError(f"nothing is left of an image {gone[0][1]} wide and {gone[0][0]} high in {frame} pixels")
         pixels = np.zeros((len(pictures), frame, frame, 3), np.float32)
         mean, std = (np.asarray(v, np.float32) for v in (self.card.spec.preprocess.mean, self.card.spec.preprocess.std))
         for row, picture, (height, width) in zip(pixels, pictures, inputs, strict=True):
@@ -128,8 +130,7 @@ class SamModel(Model):
           UserError: if nothing is given, for other shapes or labels, points without labels, boxes whose corners
             are the wrong way round, coordinates outside the image.
         """
-        if not isinstance(encoded, Encoded):
-            raise UserError("masks takes what `encode` gave as its first argument: masks(model.encode([image]), ...)")
+        _check_encoded(encoded, "masks(encoded, ...)")
         side = 4 * encoded.embedding.shape[1]
         prompts = checked_prompts(encoded.original_sizes, side, points, labels, boxes, masks)
         scale = np.array(encoded.input_sizes)[:, ::-1] / np.array(encoded.original_sizes)[:, ::-1]
@@ -137,7 +138,7 @@ class SamModel(Model):
             prompts["points"] = (prompts["points"] * scale[:, None, None]).astype(np.float32)
         if "boxes" in prompts:
             prompts["boxes"] = (prompts["boxes"] * np.tile(scale, 2)[:, None]).astype(np.float32)
-        return self._masks(self.flat, encoded.embedding, prompts, multimask)
+        return self._masks(self.flat, encoded.embedding, prompts, bool(multimask))
 
     def upscale(self, logits: jax.Array | np.ndarray, encoded: Encoded) -> jax.Array | list[jax.Array]:
         """Logits (B, ..., s, s) at the original size: (B, ..., H, W), or a list of (..., H, W) if sizes differ.
@@ -150,6 +151,7 @@ class SamModel(Model):
         Raises:
           UserError: if the logits are not those of these images.
         """
+        _check_encoded(encoded, "upscale(logits, encoded)")
         side, shape = 4 * encoded.embedding.shape[1], tuple(np.shape(logits))
         if len(shape) < 3 or shape[0] != len(encoded) or shape[-2:] != (side, side):
             raise UserError(f"logits have the shape {shape}; ({len(encoded)}, ..., {side}, {side}) is needed")
@@ -173,7 +175,7 @@ class SamModel(Model):
         if self.card.spec.config.in_channels != 3:
             raise UserError("this model's images have other channels than three: normalise them and call the model")
         if hasattr(images, "dtype"):
-            if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
                 raise UserError(
                     f"images are {images.dtype} of shape {images.shape}: encode takes uint8 pixels (B, H, W, 3)"
                 )
@@ -184,6 +186,11 @@ class SamModel(Model):
             return [to_rgb(ImageOps.exif_transpose(image)) for image in images]
         except BadImage as err:
             raise UserError(str(err)) from err
+
+
+def _check_encoded(encoded: Encoded, call: str) -> None:
+    if not isinstance(encoded, Encoded):
+        raise UserError(f"{call} takes what `encode` gave: encoded = model.encode([image])")
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))

@@ -13,7 +13,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.models.clip_towers import ImageTower, TextConfig, TextTower, VisionConfig, run_blocks
 from jaxdino.models.layer import Layer
 from jaxdino.models.layers import gelu, quick_gelu
-from jaxdino.models.output import Output
+from jaxdino.models.output import Output, chosen
 
 LOGIT_SCALE = 2.6592600
 """log(1 / 0.07), where the training of CLIP starts."""
@@ -175,8 +175,5 @@ class CLIP(nnx.Module):
     def intermediate_layers(self, images: jax.Array, n: int | Sequence[int] = 1) -> list[Output]:
         """The outputs of the image tower's last `n` blocks, or of those with the given indices, final norm applied."""
         states, grid = self.hidden_states(images)
-        depth = self.cfg.vision.depth
-        chosen = list(range(depth - n, depth) if isinstance(n, int) else n)
-        if not chosen or not all(0 <= i < depth for i in chosen):
-            raise UserError(f"n={n} asks for blocks {chosen} of a model that has blocks 0 to {depth - 1}")
-        return [self.visual.finish(states[i + 1], grid) for i in chosen]
+        places = chosen(n, self.cfg.vision.depth, "blocks")
+        return [self.visual.finish(states[i + 1], grid) for i in places]

@@ -12,7 +12,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.models.depthwise import depthwise_conv
 from jaxdino.models.layer import Layer
 from jaxdino.models.layers import LayerNorm, Linear, add_bias, drop_path, gelu, over_last_axis
-from jaxdino.models.output import Output
+from jaxdino.models.output import Output, chosen
 from jaxdino.models.patches import PatchConv
 from jaxdino.models.spec import ModelSpec
 
@@ -182,7 +182,7 @@ class ConvNeXt(nnx.Module):
     def intermediate_layers(
         self, images: jax.Array, n: int | Sequence[int] = 1, patch_size: int | None = None
     ) -> list[Output]:
-        """The outputs of the last `n` stages, or of the stages with the given indices, from the input to the output.
+        """The outputs of the last `n` stages, or of the stages with the given indices from 0.
 
         As in Meta's code, the final norm is applied to the last stage and to no other.
 
@@ -194,11 +194,8 @@ class ConvNeXt(nnx.Module):
           UserError: if there are no such stages.
         """
         last = len(self.cfg.depths) - 1
-        chosen = sorted(range(last + 1 - n, last + 1) if isinstance(n, int) else n)
-        if not chosen or not all(0 <= s <= last for s in chosen):
-            raise UserError(f"n={n} asks for stages {chosen} of a model that has stages 0 to {last}")
-        maps, found = self.stage_maps(images), []
-        for s in chosen:
+        places, maps, found = chosen(n, last + 1, "stages"), self.stage_maps(images), []
+        for s in places:
             norm = self.norm if s == last else lambda x: x
             out = self._gather(maps[s], norm)
             if patch_size is not None:

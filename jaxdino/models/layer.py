@@ -8,7 +8,8 @@ class Layer:
     """One entry of a model's ordered list of layers: strategies and layer-wise decay are written against it.
 
     Attributes:
-      kind: "stem", "block", "norm" or "head".
+      kind: "stem", "block", "norm" or "head"; "aside" for what images alone never reach: no stage trains it, since
+        without a gradient weight decay alone would move it.
       prefixes: the parameters whose path is or starts (at a dot) with one of these belong to the layer.
     """
 

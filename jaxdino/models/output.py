@@ -1,8 +1,11 @@
 """What every backbone gives."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
+
+from jaxdino.core.errors import UserError
 
 
 @jax.tree_util.register_dataclass
@@ -26,3 +29,15 @@ class Output:
     pooled: jax.Array
     stages: tuple[jax.Array, ...] = ()
     logits: jax.Array | None = None
+
+
+def chosen(n: int | Sequence[int], count: int, what: str) -> list[int]:
+    """Places from 0, in the order given: the last `n` of `count` blocks or stages, or those that `n` lists.
+
+    Raises:
+      UserError: if there are no such.
+    """
+    places = list(range(count - n, count) if isinstance(n, int) else n)
+    if not places or not all(0 <= place < count for place in places):
+        raise UserError(f"n={n} asks for other {what} than the model has: it has {what} 0 to {count - 1}")
+    return places

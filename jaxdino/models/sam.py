@@ -63,13 +63,13 @@ class SamConfig:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The embedding, each block of the image encoder, its neck; the prompt encoder and mask decoder above it."""
+        """The embedding, each block of the image encoder, its neck; prompt encoder and mask decoder stand aside."""
         return (
             Layer("embed", "stem", (f"{ENCODER}patch_embed", f"{ENCODER}pos_embed")),
             *(Layer(f"blocks.{i}", "block", (f"{ENCODER}blocks.{i}",)) for i in range(self.depth)),
             Layer("neck", "norm", (f"{ENCODER}neck",)),
-            Layer("prompt_encoder", "norm", ("backbone.prompt_encoder",)),
-            Layer("mask_decoder", "norm", ("backbone.mask_decoder",)),
+            Layer("prompt_encoder", "aside", ("backbone.prompt_encoder",)),
+            Layer("mask_decoder", "aside", ("backbone.mask_decoder",)),
         )
 
     def places(self) -> list[dict[str, int]]:

@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxdino.core.errors import UserError
 from jaxdino.core.params import Buffer
 from jaxdino.models import positions
 from jaxdino.models.layer import Layer
 from jaxdino.models.layers import LayerNorm, LayerScale, Linear, attention, drop_path, gelu, linear, split_heads
-from jaxdino.models.output import Output
+from jaxdino.models.output import Output, chosen
 from jaxdino.models.patches import PatchEmbed
 
 
@@ -255,8 +254,5 @@ class ViT(nnx.Module):
     ) -> list[Output]:
         """The outputs of the last `n` blocks, or of the blocks with the given indices, final norm applied."""
         states, grid = self.hidden_states(images, mask, key)
-        depth = self.cfg.depth
-        chosen = list(range(depth - n, depth) if isinstance(n, int) else n)
-        if not chosen or not all(0 <= i < depth for i in chosen):
-            raise UserError(f"n={n} asks for blocks {chosen} of a model that has blocks 0 to {depth - 1}")
-        return [self.finish(states[i + 1], grid) for i in chosen]
+        places = chosen(n, self.cfg.depth, "blocks")
+        return [self.finish(states[i + 1], grid) for i in places]

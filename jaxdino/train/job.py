@@ -20,7 +20,6 @@ from jaxdino.core.rules import did_you_mean
 from jaxdino.data import device_aug, pipeline
 from jaxdino.data.sources import DataConfig, Source, load_source
 from jaxdino.data.transforms import as_size, get_preset
-from jaxdino.models import registry
 from jaxdino.objectives.classify import Classify
 from jaxdino.stage import Stage, check_range, stages
 from jaxdino.strategy import Plan, resolve
@@ -171,7 +170,7 @@ def check_settings(config: Any) -> None:
     ):
         if value is not None:
             check_range(word, value, interval)
-    registry.get(model.name)
+    weights.published(model)
     if model.name != model.configured_for:
         raise UserError(
             f"the config was made for {model.configured_for!r}, its lengths and rates too, and model.name is "

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from convert.load import load_pretrained, new_head
+from convert.naming import CUSTOM
 from convert.store import Card, load_model, save_model
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import split
@@ -28,11 +29,15 @@ def start(config: Any, class_names: tuple[str, ...], say: Callable[[str], None])
     model, seed, classes = config.model, config.seed, len(class_names)
     if model.num_classes is not None and model.num_classes != classes:
         raise UserError(f"model.num_classes={model.num_classes}, but the data has {classes} classes")
-    if not registry.get(model.name).config.input_kernel:
-        raise UserError(f"model.name={model.name} sees no images, so that it cannot learn to classify them")
-    if model.weights == RANDOM:
-        return _random(registry.get(model.name), model.pool, classes, class_names, seed)
-    found = load_pretrained(model.weights or model.name, model=model.name, drop_head=model.drop_head)
+    spec = published(model)
+    if spec and model.weights == RANDOM:
+        return _random(_sees(spec), model.pool, classes, class_names, seed)
+    named = spec and _sees(spec).name
+    found = load_pretrained(model.weights or model.name, model=named, drop_head=model.drop_head)
+    if _sees(found.card.spec).name != model.name:
+        raise UserError(
+            f"the weights are of a {found.card.spec.name}, not a {model.name}: give that name after the config's colon"
+        )
     for note in found.notes:
         say(note)
     card, flat = _seeing(found.card, {path: _float32(array) for path, array in found.flat.items()})
@@ -55,6 +60,27 @@ def start(config: Any, class_names: tuple[str, ...], say: Callable[[str], None])
     if not card.num_classes:
         flat |= new_head(card.spec, classes, pool, seed)
     return dataclasses.replace(card, num_classes=classes, pool=pool, class_names=class_names), flat
+
+
+def published(model: Any) -> registry.ModelSpec | None:
+    """The model that a config names; None for one of another shape, `<family>_custom`, which its weights tell.
+
+    Raises:
+      UserError: if there is no such model, or no weights to tell the shape.
+    """
+    family = model.name.removesuffix(CUSTOM)
+    if family == model.name or family not in registry.CONFIGS:
+        return registry.get(model.name)
+    if model.weights in (None, RANDOM):
+        raise UserError(f"the shape of a {model.name} is told by its weights: --config.model.weights=PATH")
+    return None
+
+
+def _sees(spec: registry.ModelSpec) -> registry.ModelSpec:
+    """`spec`; UserError for one that takes no images."""
+    if not spec.config.input_kernel:
+        raise UserError(f"model.name={spec.name} sees no images, so that it cannot learn to classify them")
+    return spec
 
 
 def _seeing(card: Card, flat: dict[str, np.ndarray]) -> tuple[Card, dict[str, np.ndarray]]:

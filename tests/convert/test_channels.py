@@ -67,6 +67,16 @@ def test_weights_for_other_channels_stay_as_they_are(tmp_path):
         load_pretrained(tmp_path / "ours", in_channels=3)
 
 
+def test_rgb_preprocessing_of_other_channels_follows_the_rule(tmp_path):
+    """A checkpoint trained on four channels, with no word on their mean and deviation."""
+    assert main(["import", "dinov3_digits", "--in_channels", "4", "--out", str(tmp_path / "ours")]) == 0
+    assert main(["export", str(tmp_path / "ours"), "--format", "meta", "--out", str(tmp_path / "meta")]) == 0
+    (tmp_path / "meta" / "jaxdino.json").unlink()
+    (file,) = (tmp_path / "meta").iterdir()
+    found = load_pretrained(file, num_heads=3).card.spec.preprocess
+    assert len(found.mean) == len(found.std) == 4 and found.mean[3] == found.mean[0]
+
+
 def test_every_familys_kernel_takes_the_images_in():
     from jaxdino.models.registry import MODELS
 

@@ -197,6 +197,7 @@ def entry(dtype="F32", shape=(2,), offsets=(0, 8), **more) -> dict:
         (safetensors_bytes(b'{"w": 1, "w": 2}'), ["'w' twice"]),
         (safetensors_bytes(b"{" + b"[" * 100_000), ["not valid JSON"]),
         (safetensors_bytes(b'{"a":' * 100_000), ["not valid JSON"]),
+        (safetensors_bytes({"w": entry(shape=[0, 2**62], offsets=(0, 0))}, b""), ["'w'", "larger than any memory"]),
         (safetensors_bytes({"__metadata__": {"a": 1}}), ["__metadata__"]),
         (safetensors_bytes([]), ["list"]),
         (b"", ["empty"]),

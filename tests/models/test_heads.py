@@ -50,6 +50,12 @@ def test_features_without_length_give_no_nan(dtype):
     assert all(np.isfinite(np.asarray(gradient, np.float32)).all() for gradient in gradients.values())
 
 
+def test_the_bottleneck_has_length_one_however_short_it_was():
+    skeleton, flat = build(mlp_bias=False, num_layers=1)
+    short = bind(skeleton, flat).bottleneck(1e-6 * jax.random.normal(jax.random.key(0), (3, 8)))
+    np.testing.assert_allclose(np.linalg.norm(short, axis=-1), 1, atol=1e-5)
+
+
 def test_batch_norm_uses_the_batch_in_training():
     skeleton, flat = build(use_bn=True)
     features = 3 + jax.random.normal(jax.random.key(0), (16, 8))

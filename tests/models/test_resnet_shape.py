@@ -47,6 +47,8 @@ def test_output():
     first, last = model.backbone.intermediate_layers(IMAGES, [0, 1])
     np.testing.assert_array_equal(first.patches, out.stages[0])
     np.testing.assert_array_equal(last.pooled, out.pooled)
+    again = model.backbone.intermediate_layers(IMAGES, [1, 0])  # in the order asked for, as of every family
+    np.testing.assert_array_equal(again[0].patches, last.patches)
 
 
 def test_evaluation_moves_nothing_and_a_leaf_untrained_evaluates():

@@ -1,6 +1,7 @@
 """What is special to ConvNeXts: outputs of single stages, feature maps on a ViT's grid, the norm under two names."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from convert.export import export
 from convert.load import load_pretrained
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import bind
@@ -67,6 +69,17 @@ def test_the_second_name_of_the_norm_must_agree(tmp_path):
         load_pretrained(tmp_path / "half.pth")
 
 
+def test_another_epsilon_goes_to_timm_and_is_told_where_it_cannot_go(tmp_path):
+    save_hf(build_hf(), tmp_path / "hf")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-3}))
+    notes = {layout: export(tmp_path / "hf", tmp_path / layout, layout=layout) for layout in ("timm", "meta")}
+    assert any("norm_eps = 1e-06, this model 0.001" in note for note in notes["meta"])
+    assert not any("norm_eps" in note for note in notes["timm"])
+    found = [load_pretrained(tmp_path / layout).card.spec.config.norm_eps for layout in ("hf", "timm", "meta")]
+    assert found == [1e-3, 1e-3, 1e-6]
+
+
 def test_published_shapes_have_their_names():
     from convert.recognise import recognise
     from convert.tables import FAMILIES
@@ -78,7 +91,8 @@ def test_published_shapes_have_their_names():
             config = dataclasses.asdict(spec.config)
             shapes = _shapes(config["depths"], config["widths"])
         found = recognise(shapes)
-        assert (found.spec.name, found.layout, found.num_classes) == (spec.name, "meta", 0)
+        published = dataclasses.replace(spec, config=dataclasses.replace(spec.config, norm_twice=False))
+        assert (found.spec, found.layout, found.num_classes) == (published, "meta", 0)
 
 
 def _shapes(depths: tuple[int, ...], widths: tuple[int, ...]) -> dict[str, tuple[int, ...]]:

@@ -2,17 +2,20 @@
 
 import dataclasses
 import itertools
+from collections import Counter
 
 import jax
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from safetensors.torch import load_file, save_file
 
 from convert.load import load_pretrained
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import bind
 from jaxdino.models import sam
+from jaxdino.models.layers import LayerNorm
 from jaxdino.models.registry import get
 from tests.parity import sam_cases
 from tests.parity.drawing import channels_last, draw, images
@@ -143,6 +146,10 @@ def test_published_sizes(spec):
     matrix = model.shared_image_embedding.positional_embedding.numel()
     counts = sum(parameter.numel() for parameter in model.parameters())
     assert get(spec.name).skeleton().num_params == counts - matrix
+    config = dataclasses.replace(c, decoder_eps=1e-6)  # transformers' own
+    ours = nnx.eval_shape(lambda: config.build(rngs=nnx.Rngs(0)))
+    epsilons = Counter(part.eps for _, part in nnx.iter_modules(ours) if isinstance(part, LayerNorm))
+    assert epsilons == Counter(part.eps for part in model.modules() if hasattr(part, "eps"))
 
 
 def test_masked_patches_are_refused():

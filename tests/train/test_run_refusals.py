@@ -1,5 +1,6 @@
 """What a run refuses, or says aloud: settings at odds, heads of other classes, images that cannot be read."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -63,6 +64,23 @@ def test_a_head_goes_on_only_for_the_same_classes(tmp_path, names):
     card, _ = weights.start(config, DIGITS, lines.append)
     assert card.class_names == DIGITS
     assert any("not known" in line for line in lines) == (names == () or "LABEL_0" in names)
+
+
+def test_a_shape_that_nobody_published_is_told_by_its_weights(tmp_path):
+    spec = dataclasses.replace(tiny.SPEC, name="dinov3_custom")
+    _, flat = split(spec.build(0, rngs=nnx.Rngs(0)))
+    save_model(tmp_path / "w", Card(spec), {k: np.asarray(v) for k, v in flat.items()})
+    own = {"model__name": "dinov3_custom", "model__configured_for": "dinov3_custom"}
+    job = prepare(tiny.config(1, **own, model__weights=str(tmp_path / "w")))
+    assert job.card.spec == spec and job.card.num_classes == 10
+    for given in (None, "random"):
+        with pytest.raises(UserError, match="told by its weights"):
+            prepare(tiny.config(1, **own, model__weights=given))
+    other = dict.fromkeys(own, "resnet_custom")
+    with pytest.raises(UserError, match="weights are of a dinov3_custom, not a resnet_custom"):
+        prepare(tiny.config(1, **other, model__weights=str(tmp_path / "w")))
+    with pytest.raises(UserError, match="there is no model 'unet_custom'"):
+        prepare(tiny.config(1, **dict.fromkeys(own, "unet_custom")))
 
 
 def photos(root: Path, bad: dict[str, int], each: int = 10) -> Path:

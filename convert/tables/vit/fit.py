@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from convert.store import Card
-from convert.tables.vit.tell import resampling
+from convert.tables.vit.tell import norm_eps, resampling
 from jaxdino.models import positions
 from jaxdino.models.registry import MODELS
 from jaxdino.models.vit import ViTConfig
@@ -20,7 +20,7 @@ def fit(card: Card, flat: Mapping[str, Any], layout: str) -> tuple[Card, dict[st
     """Card, leaves that change, and notes: what `layout`, another than the model came from, demands."""
     changes: dict[str, Any] = {}
     flat, config, notes = ChainMap(changes, flat), card.spec.config, []
-    for step in (_tokens, _key_bias, _local_norm, _class_position, _baked_positions, _compare_periods):
+    for step in (_tokens, _key_bias, _local_norm, _class_position, _baked_positions, _compare_periods, _norm_eps):
         config = step(card, config, flat, layout, notes)
     spec = dataclasses.replace(card.spec, config=config)
     return dataclasses.replace(card, spec=spec), changes, notes
@@ -107,3 +107,14 @@ def _compare_periods(card: Card, config: ViTConfig, flat, layout: str, notes) ->
             f"(Meta's files hold them rounded to bfloat16), so outputs will differ slightly"
         )
     return config
+
+
+def _norm_eps(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTConfig:
+    """Only transformers' config.json tells the norms' epsilon."""
+    own = norm_eps(card.spec.family)
+    if layout == "hf" or config.norm_eps == own:
+        return config
+    notes.append(
+        f"the {layout} layout means norm_eps = {own}, this model {config.norm_eps}: outputs will differ slightly"
+    )
+    return dataclasses.replace(config, norm_eps=own)

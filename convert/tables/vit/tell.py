@@ -32,7 +32,10 @@ def tell(shapes: Shapes, hints: Hints) -> Told:
             "auto-encoders): such models are not supported; their pre-trained checkpoints, with norm, are"
         )
     json = hints.json if "model_type" in hints.json else {}
-    family, layout = _overruled(*_style(shapes), hints.model, hints.layout)
+    family, layout = _style(shapes)
+    if (family, layout) == ("dino", "meta") and "architecture" in hints.json:  # timm's own folder of these keys
+        layout = "timm"
+    family, layout = _overruled(family, layout, hints.model, hints.layout)
     config = _config(shapes, family, layout, json, hints.num_heads)
     _check_activation(config, family, json)
     return Told(family, layout, config, _trained_on(family, shapes))
@@ -154,7 +157,7 @@ def _config(shapes: Shapes, family: str, layout: str, json: Mapping[str, Any], h
         "layer_scale": family in ("dinov2", "dinov3"),
         "local_cls_norm": "local_cls_norm.weight" in shapes,
         "pooler": "pooler.dense.weight" in shapes,
-        "norm_eps": json.get("layer_norm_eps", 1e-5 if family == "dinov3" else 1e-6),
+        "norm_eps": json.get("layer_norm_eps", norm_eps(family)),
     }
     token = _first(shapes, "mask_token", "embeddings.mask_token")
     fields["mask_token"] = (
@@ -175,6 +178,11 @@ def _check_activation(config: ViTConfig, family: str, json: Mapping[str, Any]) -
     expected = "silu" if family == "dinov3" and config.swiglu else "gelu"
     if json.get("hidden_act", expected) != expected:
         raise UserError(f"config.json says hidden_act={json['hidden_act']!r}; only {expected!r} is known for {family}")
+
+
+def norm_eps(family: str) -> float:
+    """The norms' epsilon in Meta's and timm's code, which have no place to tell another."""
+    return 1e-5 if family == "dinov3" else 1e-6
 
 
 def resampling(family: str, layout: str, registers: bool) -> dict[str, Any]:

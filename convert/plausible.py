@@ -1,0 +1,59 @@
+"""What JSON beside the weights may say: anything a stranger wrote, so nothing of it is believed unseen."""
+
+import dataclasses
+import math
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from jaxdino.core.errors import UserError
+from jaxdino.models.spec import ModelSpec
+
+FAULTS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+LARGEST = 1 << 24
+"""Of any width, depth or length that a configuration may tell."""
+
+
+@contextmanager
+def understood(what: str) -> Iterator[None]:
+    """Turns what goes wrong over JSON of an unexpected form into a UserError that names `what` was read."""
+    try:
+        yield
+    except UserError:
+        raise
+    except FAULTS as err:
+        raise UserError(f"{what}: cannot be understood: {type(err).__name__}: {err}") from err
+
+
+def check_spec(spec: ModelSpec, what: str) -> None:
+    """UserError if a field of the configuration or the preprocessing is not what it is declared to be."""
+    for part in (spec.config, spec.preprocess):
+        hints = typing.get_type_hints(type(part))
+        for field in dataclasses.fields(part):
+            value = getattr(part, field.name)
+            if not _fits(value, hints[field.name]):
+                raise UserError(f"{what}: {field.name} is {value!r}, which cannot be")
+    how = spec.preprocess
+    if len(how.size) != 2 or min(how.size) < 1 or not how.crop_pct > 0 or 0 in how.std:
+        raise UserError(f"{what}: no image can be made of size {how.size}, crop {how.crop_pct}, deviation {how.std}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type as our dataclasses declare them; numbers also finite and not absurd."""
+    inner = typing.get_args(hint)
+    if inner and typing.get_origin(hint) is tuple:
+        inner = inner[:1] if Ellipsis in inner else inner
+        return isinstance(value, tuple) and all(any(_fits(item, kind) for kind in inner) for item in value)
+    if inner:
+        return any(_fits(value, kind) for kind in inner)
+    if dataclasses.is_dataclass(hint):
+        hints = typing.get_type_hints(hint)
+        return isinstance(value, hint) and all(
+            _fits(getattr(value, f.name), hints[f.name]) for f in dataclasses.fields(hint)
+        )
+    if hint is int:
+        return type(value) is int and abs(value) <= LARGEST
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return not isinstance(hint, type) or isinstance(value, hint)
