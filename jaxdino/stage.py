@@ -13,11 +13,11 @@ from typing import Any
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 
-# Paths without weight decay: biases, the scales of norms, layer scale, tokens and position embeddings.
+# Paths without weight decay: biases, scales of norms, layer scale, tokens, positions, CLIP's temperature.
 NO_DECAY = (
     r"(.*\.)?(bias|scale)",
     r"(.*\.)?gamma",
-    r"(.*\.)?(cls_token|pos_embed|register_tokens|mask_token)",
+    r"(.*\.)?(cls_token|pos_embed|register_tokens|mask_token|embedding|rel_pos_[hw]|logit_scale)",
 )
 # Where a stage's field is looked up in the config when the stage leaves it open (None).
 STAGE_INHERITS = {

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from jaxdino.core.errors import UserError
+from jaxdino.models import registry
 from jaxdino.strategy import COLUMNS, NO_DECAY, Group, Stage, format_plan, resolve, select, stages
 
 
@@ -250,3 +251,12 @@ def test_the_table_of_a_plan():
     assert head.split() == ["head", "head", "1", "1", "0", "2", "2", "27", "1.43%"]
     assert last == "trainable: 27 of 1,883 parameters (1.43%)"
     assert len({len(line) for line in (header, rule, frozen, head)}) == 1
+
+
+@pytest.mark.parametrize("name", ["dinov3_vits16", "resnet18", "dinov3_convnext_tiny", "clip_vitb32", "sam_vitb"])
+def test_only_matrices_and_kernels_decay(name):
+    entries = registry.get(name).skeleton(3).entries
+    decayed = [path for path in entries if not any(re.fullmatch(pattern, path) for pattern in NO_DECAY)]
+    decayed = [path for path in decayed if entries[path].kind == "param"]
+    others = [path for path in decayed if not path.endswith(".kernel")]
+    assert others == (["backbone.text.token_embedding"] if name == "clip_vitb32" else [])
