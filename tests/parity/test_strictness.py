@@ -24,7 +24,7 @@ def refusal(state: dict, tmp_path, **overrules) -> str:
 
 @pytest.fixture
 def state(loaded):
-    return dict(loaded("meta dinov3").model.state_dict())
+    return {key: tensor.clone() for key, tensor in loaded("meta dinov3").model.state_dict().items()}
 
 
 def test_missing_key(state, tmp_path):
