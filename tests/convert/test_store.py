@@ -56,7 +56,7 @@ def test_a_flipped_bit_is_told(ours, tmp_path):
             read(copy)
 
 
-@pytest.mark.parametrize("name", ["../../outside", "/tmp/outside", "", "a/b", ".."])
+@pytest.mark.parametrize("name", ["../../outside", "/outside", "", "a/b", ".."])
 def test_a_name_that_leaves_the_folder_is_refused(ours, tmp_path, name):
     card = json.loads((ours / "model.json").read_text())
     card["spec"]["name"] = name
