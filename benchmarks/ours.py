@@ -66,7 +66,7 @@ def train_step(spec: ModelSpec, stage: Stage, mesh: Mesh, **build):
     plan = resolve(spec, skeleton, stage)
     tx = optim.build(plan, stage, total_steps=stage.steps)
     flat = sharding.put(flat, sharding.shardings(flat, mesh))
-    current = state.begin(flat, skeleton, plan, tx, seed=0, ema=False, mesh=mesh)
+    current = state.begin(flat, skeleton, plan, tx, seed=0, mesh=mesh)
     mean, std = spec.preprocess.mean, spec.preprocess.std
 
     def normalized(key, batch):

@@ -12,9 +12,12 @@ from typing import Any, get_args, get_origin, get_type_hints
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from jaxdino.data import views
 from jaxdino.data.sources import DataConfig
+from jaxdino.objectives.distill_settings import THRESHOLDS, Distill, Projection
 from jaxdino.stage import Group, Optimizer, Schedule, Stage
 
+LORA = r"(.*\.)?lora\..*"  # the pattern of all adapters
 DIGITS_MODEL = "dinov3_digits"  # embedded, as are its weights and the digits
 
 
@@ -46,8 +49,10 @@ def get_config(model: str | None = None) -> ConfigDict:
         schedule=asdict(Schedule()),
         layer_decay=Group.layer_decay,
         weight_decay=0.05,
+        weight_decay_end=placeholder(float),  # None: the same throughout; else a cosine over each stage
         no_decay=Stage.no_decay,
         clip_norm=1.0,
+        clip_by=Stage.clip_by,
         accumulate=Stage.accumulate,
     )
     config.early_stopping = dict(monitor=Stage.monitor, patience=Stage.patience, min_delta=Stage.min_delta)
@@ -62,6 +67,27 @@ def get_config(model: str | None = None) -> ConfigDict:
     return config
 
 
+def distill_config(model: str | None = None) -> ConfigDict:
+    """Every setting of self-distillation except the stages: the shared ones, and its own."""
+    config = get_config(model)
+    config.objective = ConfigDict(dict(name="distill", method="dino", **_open(Distill, {})))  # None: the method's
+    config.projection = asdict(Projection())
+    del config.data.augment, config.data.image_size
+    config.data.views = tuple(ConfigDict(asdict(view)) for view in views.DINO)
+    config.optimizer.update(weight_decay=0.04, weight_decay_end=0.4, clip_norm=3.0, clip_by="parameter")
+    config.early_stopping.monitor = ""  # labels choose nothing: the latest teacher is the best
+    config.evaluation = dict(
+        root=placeholder(str),  # a folder of labelled images; None: the training data's own labels, if it has any
+        every_epochs=1,
+        k=(10, 20),
+        image_size=placeholder(int),  # pixels; None: the global views'
+        batch_size=64,
+        linear_steps=2500,  # of the linear probe at the run's end; 0 is none
+    )
+    config.alarms = dict(stop=True, **THRESHOLDS)  # end the run when it has collapsed
+    return config
+
+
 def stage(name: str, rules: tuple[tuple[str, str], ...], groups: dict[str, dict], **settings: Any) -> ConfigDict:
     """A stage that leaves open what `settings` do not say. Fields: `jaxdino.stage.Stage`."""
     parts = {
@@ -70,6 +96,11 @@ def stage(name: str, rules: tuple[tuple[str, str], ...], groups: dict[str, dict]
         "schedule": _open(Schedule, settings.pop("schedule", {})),
     }
     return _open(Stage, dict(name=name, rules=rules, **parts, **settings))
+
+
+def distill_stage(*args: Any, objective: dict[str, Any] | None = None, **settings: Any) -> ConfigDict:
+    """A stage of self-distillation; what `objective` leaves open is as in config.objective."""
+    return stage(*args, objective=_open(Distill, objective or {}), **settings)
 
 
 def _defaults(cls: type, **given: Any) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 from jaxdino.stage import Optimizer, Schedule, Stage
-from jaxdino.strategy import Plan
+from jaxdino.strategy import LeafPlan, Plan
 
 State = Any  # an optax state: a pytree whose moments are flat dicts {path: array}
 
@@ -78,13 +79,16 @@ def schedule(spec: Schedule, total_steps: int, steps_per_epoch: float | None = N
     return optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup), course], [warmup])
 
 
-def adamw(spec: Optimizer, rate: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
+Decay = float | optax.Schedule
+
+
+def adamw(spec: Optimizer, rate: optax.Schedule, weight_decay: Decay) -> optax.GradientTransformation:
     """torch.optim.AdamW: bias-corrected moments, decay decoupled from them (arXiv:1711.05101)."""
     moments = optax.scale_by_adam(*spec.betas, eps=spec.eps)
     return optax.chain(moments, _decay(weight_decay), optax.scale_by_learning_rate(rate))
 
 
-def sgd(spec: Optimizer, rate: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
+def sgd(spec: Optimizer, rate: optax.Schedule, weight_decay: Decay) -> optax.GradientTransformation:
     """torch.optim.SGD: decay is part of the gradient, momentum without dampening."""
     moments = optax.trace(spec.momentum, nesterov=spec.nesterov)
     return optax.chain(_decay(weight_decay), moments, optax.scale_by_learning_rate(rate))
@@ -93,7 +97,7 @@ def sgd(spec: Optimizer, rate: optax.Schedule, weight_decay: float) -> optax.Gra
 OPTIMIZERS = {"adamw": adamw, "sgd": sgd}
 
 
-def _decay(weight_decay: float) -> optax.GradientTransformation:
+def _decay(weight_decay: Decay) -> optax.GradientTransformation:
     return optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
 
 
@@ -108,7 +112,7 @@ def build(
 
     Leaves of equal peak rate, weight decay and age share one inner optimiser, under the label
     "lr=...,wd=...,age=...". Age keeps the step counts of old and new leaves apart, for bias correction.
-    Gradients are clipped before, by the global norm over the trainable leaves.
+    Gradients are clipped before: by the global norm over the trainable leaves, or each by its own.
 
     Args:
       plan: the stage, resolved.
@@ -123,38 +127,84 @@ def build(
     spec = stage.optimizer
     if spec.name not in OPTIMIZERS:
         raise UserError(f"unknown optimizer {spec.name!r}; {did_you_mean(spec.name, OPTIMIZERS)}")
-    course = _course(stage, total_steps, steps_per_epoch)
+    if stage.clip_by not in CLIPS:
+        raise UserError(f"unknown clip_by {stage.clip_by!r}; {did_you_mean(stage.clip_by, CLIPS)}")
+    steps_per_epoch = _steps_per_epoch(stage, total_steps, steps_per_epoch)
+    course = schedule(stage.schedule, total_steps, steps_per_epoch)
     labels, parts = {}, {}
     for path in plan.trainable:
         leaf, age = plan.leaves[path], (ages or {}).get(path, 0)
-        labels[path] = f"lr={leaf.lr!r},wd={leaf.weight_decay!r},age={age}"
+        labels[path] = _label(leaf, age)
         if labels[path] not in parts:
-            rate = _times(course, leaf.lr)
-            parts[labels[path]] = OPTIMIZERS[spec.name](spec, rate, leaf.weight_decay)
-    clip = optax.clip_by_global_norm(stage.clip_norm) if stage.clip_norm else optax.identity()
+            rate = _rate(course, leaf, steps_per_epoch)
+            parts[labels[path]] = OPTIMIZERS[spec.name](spec, rate, _decay_course(leaf, total_steps))
+    clip = CLIPS[stage.clip_by](stage.clip_norm) if stage.clip_norm else optax.identity()
     return optax.chain(clip, optax.multi_transform(parts, labels))
 
 
-def _course(stage: Stage, total_steps: int, steps_per_epoch: float | None) -> optax.Schedule:
+def _label(leaf: LeafPlan, age: int) -> str:
+    """What the leaves of one inner optimiser have in common."""
+    label = f"lr={leaf.lr!r},wd={leaf.weight_decay!r},age={age}"
+    label += f",wd_end={leaf.weight_decay_end!r}" if leaf.weight_decay_end is not None else ""
+    return label + (f",freeze={leaf.freeze_epochs!r}" if leaf.freeze_epochs else "")
+
+
+def clip_by_parameter_norm(limit: float) -> optax.GradientTransformation:
+    """Each gradient g times min(1, limit / (|g| + 1e-6)). Source: facebookresearch/dino utils.py clip_gradients."""
+
+    def one(grad: jax.Array) -> jax.Array:
+        return grad * jnp.minimum(1.0, limit / (jnp.linalg.norm(grad.astype(jnp.float32).reshape(-1)) + 1e-6))
+
+    return optax.stateless(lambda grads, _: jax.tree.map(one, grads))
+
+
+CLIPS = {"global": optax.clip_by_global_norm, "parameter": clip_by_parameter_norm}
+
+
+def cosine_between(start: float, end: float, steps: int) -> optax.Schedule:
+    """end + (start - end) (1 + cos(pi t / steps)) / 2: the course of DINO's weight decay and teacher momentum.
+
+    Source: facebookresearch/dino utils.py cosine_scheduler.
+    """
+
+    def course(count: jax.Array) -> jax.Array:
+        return end + (start - end) * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(count, steps) / max(steps, 1)))
+
+    return course
+
+
+def _decay_course(leaf: LeafPlan, steps: int) -> Decay:
+    if leaf.weight_decay_end is None:
+        return leaf.weight_decay
+    return cosine_between(leaf.weight_decay, leaf.weight_decay_end, steps)
+
+
+def _rate(course: optax.Schedule, leaf: LeafPlan, steps_per_epoch: float | None) -> optax.Schedule:
+    """A leaf's rate at each step: its peak times the course, and 0 while it is frozen."""
+    frozen = _steps(leaf.freeze_epochs, steps_per_epoch)
+    if not frozen:
+        return lambda count: leaf.lr * course(count)
+    return lambda count: jnp.where(count < frozen, 0.0, leaf.lr * course(count))
+
+
+def _steps_per_epoch(stage: Stage, total_steps: int, steps_per_epoch: float | None) -> float | None:
     if steps_per_epoch is None and stage.epochs and stage.steps is None:
-        steps_per_epoch = total_steps / stage.epochs
-    return schedule(stage.schedule, total_steps, steps_per_epoch)
-
-
-def _times(course: optax.Schedule, lr: float) -> optax.Schedule:
-    return lambda count: lr * course(count)
+        return total_steps / stage.epochs
+    return steps_per_epoch
 
 
 def learning_rates(
     plan: Plan, stage: Stage, total_steps: int, steps_per_epoch: float | None = None
 ) -> Callable[[int], dict[str, float]]:
     """A function from the stage's step to {group: its rate}; with layer decay, that of its topmost layer."""
-    course = _course(stage, total_steps, steps_per_epoch)
-    peaks: dict[str, float] = {}
+    steps_per_epoch = _steps_per_epoch(stage, total_steps, steps_per_epoch)
+    course = schedule(stage.schedule, total_steps, steps_per_epoch)
+    tops: dict[str, LeafPlan] = {}
     for path in plan.trainable:
         leaf = plan.leaves[path]
-        peaks[leaf.group] = max(leaf.lr, peaks.get(leaf.group, 0.0))
-    return lambda count: {group: float(peak * course(count)) for group, peak in peaks.items()}
+        tops[leaf.group] = max(leaf, tops.get(leaf.group, leaf), key=lambda one: one.lr)
+    rates = {group: _rate(course, leaf, steps_per_epoch) for group, leaf in tops.items()}
+    return lambda count: {group: float(rate(count)) for group, rate in rates.items()}
 
 
 def ages(plans: Sequence[Plan]) -> dict[str, int]:

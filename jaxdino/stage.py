@@ -25,6 +25,7 @@ STAGE_INHERITS = {
     "min_delta": "early_stopping.min_delta",
     "monitor": "early_stopping.monitor",
     "clip_norm": "optimizer.clip_norm",
+    "clip_by": "optimizer.clip_by",
     "accumulate": "optimizer.accumulate",
     "no_decay": "optimizer.no_decay",
     "label_smoothing": "objective.label_smoothing",
@@ -37,12 +38,15 @@ STAGE_INHERITS = {
 GROUP_INHERITS = {
     "layer_decay": "optimizer.layer_decay",
     "weight_decay": "optimizer.weight_decay",
+    "weight_decay_end": "optimizer.weight_decay_end",
 }
 # The values that a number may take, in any of the classes below; a round bracket leaves its end out.
 RANGES = {
     "lr": "[0, inf)",
     "layer_decay": "(0, 1]",
     "weight_decay": "[0, inf)",
+    "weight_decay_end": "[0, inf)",
+    "freeze_epochs": "[0, inf)",
     "warmup_epochs": "[0, inf)",
     "warmup_steps": "[0, inf)",
     "final": "[0, 1]",
@@ -73,6 +77,8 @@ class Group:
     lr: float | None = None
     layer_decay: float = 1.0  # factor per layer, from the head down; 1 is none
     weight_decay: float = 0.0
+    weight_decay_end: float | None = None  # reached by a cosine at the stage's end; None: weight_decay throughout
+    freeze_epochs: float = 0.0  # the learning rate is 0 for so long (DINO's last layer)
     frozen: bool = False
 
 
@@ -111,11 +117,12 @@ class Stage:
     steps: int | None = None  # of the optimiser
     patience: int = 0  # epochs without a gain of min_delta that end the stage; 0 is no plateau rule
     min_delta: float = 0.0  # at 0, any gain counts
-    monitor: str = "val_accuracy"  # higher is better, unless the name ends in "loss"
+    monitor: str = "val_accuracy"  # higher is better, unless the name ends in "loss"; "": the latest is the best
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     no_decay: tuple[str, ...] = NO_DECAY
-    clip_norm: float = 0.0  # of all trainable gradients together; 0 is none
+    clip_norm: float = 0.0  # 0 is none
+    clip_by: str = "global"  # global: the norm of all trainable gradients together; parameter: of each one
     accumulate: int = 1  # slices of a batch whose gradients are averaged into one step
     label_smoothing: float = 0.0
     augment: str = "none"  # preset
@@ -123,6 +130,8 @@ class Stage:
     batch_size: int | None = None  # of one step, over all devices and slices
     image_size: int | None = None  # pixels; None is the model's own
     ema_decay: float = 0.0  # 0 is none
+    objective: Mapping[str, Any] = field(default_factory=dict)  # what this stage sets otherwise than config.objective
+    lora: Mapping[str, Any] = field(default_factory=dict)  # adapters (see models.lora.LoRA), merged at the stage's end
     optional: bool = False  # left out by config.skip_optional
 
     @classmethod
@@ -139,6 +148,8 @@ class Stage:
             raise UserError(f"{where} has no {missing!r}: it needs a name, rules and groups")
         values["rules"] = tuple((pattern, group) for pattern, group in values["rules"])
         values["no_decay"] = tuple(values.get("no_decay", NO_DECAY))
+        for name in ("objective", "lora"):
+            values[name] = {key: one for key, one in values.get(name, {}).items() if one is not None}
         for part, kind, home in (
             ("optimizer", Optimizer, "optimizer"),
             ("schedule", Schedule, "optimizer.schedule"),
@@ -183,7 +194,7 @@ class Stage:
 
         The best weights are those of the last gain above 0; a gain below `min_delta` uses up patience.
         """
-        if best is None:
+        if best is None or not self.monitor:
             return math.inf
         return best - value if self.monitor.endswith("loss") else value - best
 

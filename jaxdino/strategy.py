@@ -33,7 +33,10 @@ DISPENSABLE_KINDS = ("norm",)
 
 @dataclass(frozen=True)
 class LeafPlan:
-    """What a stage does with one parameter. `lr` is its own peak rate, `scale` the layer decay within it."""
+    """What a stage does with one parameter. `lr` is its own peak rate, `scale` the layer decay within it.
+
+    The weight decay goes from `weight_decay` to `weight_decay_end` over the stage; the rate is 0 for `freeze_epochs`.
+    """
 
     group: str
     layer: str
@@ -42,6 +45,8 @@ class LeafPlan:
     scale: float
     weight_decay: float
     size: int
+    weight_decay_end: float | None = None
+    freeze_epochs: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,8 @@ def resolve(spec: Any, skeleton: Any, stage: Stage | Mapping, base: Mapping | No
             scale=scale,
             weight_decay=0.0 if bare else group.weight_decay,
             size=math.prod(params[path].shape),
+            weight_decay_end=None if bare else group.weight_decay_end,
+            freeze_epochs=0.0 if frozen else group.freeze_epochs,
         )
     plan = Plan(stage.name, leaves)
     if not plan.trainable:

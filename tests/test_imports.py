@@ -16,8 +16,9 @@ BELOW = {  # room -> the rooms it may import
     "jaxdino.strategy": {"jaxdino.core", "jaxdino.stage"},
     "jaxdino.optim": {"jaxdino.core", "jaxdino.stage", "jaxdino.strategy"},
     "jaxdino.objectives": {"jaxdino.core", "jaxdino.models", "jaxdino.data"},
+    "jaxdino.evals": {"jaxdino.core", "jaxdino.models", "jaxdino.data", "convert"},
     "convert": {"jaxdino.core", "jaxdino.models", "jaxdino.data"},
-    "configs": {"jaxdino.stage", "jaxdino.data", "configs"},
+    "configs": {"jaxdino.stage", "jaxdino.data", "jaxdino.objectives", "configs"},
 }
 
 

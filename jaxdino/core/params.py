@@ -5,7 +5,7 @@
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import jax
@@ -129,6 +129,14 @@ def bind(skeleton: Skeleton, flat: Mapping[str, jax.Array]) -> nnx.Module:
             node = node.setdefault(part, {})
         node[leaf] = flat[path]
     return nnx.merge(skeleton.graphdef, nested)
+
+
+def values(model: nnx.Module, paths: Collection[str]) -> Flat:
+    """What some leaves of a bound module hold now, after a forward pass that moved them; without gradient."""
+    if not paths:
+        return {}
+    _, flat = split(model)
+    return {path: jax.lax.stop_gradient(flat[path]) for path in paths}
 
 
 class Digest:

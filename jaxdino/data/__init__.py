@@ -1,4 +1,4 @@
-"""Labelled images on their way to the device: sources, decoding, crops, batches, augmentation.
+"""Images on their way to the device: sources, decoding, crops, batches, augmentation.
 
 Nothing is imported here, so that naming a source in a config costs no start-up time:
 
@@ -6,5 +6,7 @@ Nothing is imported here, so that naming a source in a config costs no start-up 
 - `checks`: one file to one RGB image, or a reason why not (`open_rgb`, `BadImages`);
 - `transforms`: crops and resizes on the host, uint8 out, and the augmentation presets;
 - `pipeline`: batches through Grain (`make_train_iter`, `make_eval_iter`);
-- `device_aug`: flips, colours, erasing, mixing and normalising inside jit (`augment`, `normalize`).
+- `device_aug`: flips, colours, erasing, mixing and normalising inside jit (`augment`, `normalize`);
+- `views`, `multicrop`, `masking`, `device_views`: the same for the crops of self-distillation (`View`,
+  `make_multicrop_iter`, `Masking`, `augment_views`).
 """

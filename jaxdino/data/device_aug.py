@@ -1,7 +1,8 @@
 """Augmentation on the device: batched, inside jit, from uint8 to normalised float32.
 
 Images are (B, H, W, 3), float in 0..1 until they are normalised. The strengths come from a preset (see
-`jaxdino.data.transforms.PRESETS`), plain Python data: what it leaves off is not even compiled.
+`jaxdino.data.transforms.PRESETS`), plain Python data: what it leaves off is not even compiled. The colour changes
+also take planes, (B, 3, H, W) with axis=1, which a CPU works through several times as fast.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,17 +50,17 @@ def augment(
     images = images.astype(jnp.float32) / 255
     images = random_flip(flip_key, images, preset["hflip"], preset["vflip"])
     images = random_colour(colour_key, images, preset)
-    images = _standardise(images, mean, std)
+    images = standardise(images, mean, std)
     images = random_erase(erase_key, images, preset["erase_prob"], preset["erase_area"], preset["erase_ratio"])
     return random_mix(mix_key, images, jax.nn.one_hot(labels, num_classes), weights, preset)
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
     """uint8 (B, H, W, C) -> float32 (x / 255 - mean) / std, mean and std of C values."""
-    return _standardise(images.astype(jnp.float32) / 255, mean, std)
+    return standardise(images.astype(jnp.float32) / 255, mean, std)
 
 
-def _standardise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+def standardise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
     mean, std = (jnp.asarray(value, jnp.float32).reshape(1, 1, 1, -1) for value in (mean, std))
     return (images - mean) / std
 
@@ -79,7 +80,7 @@ def random_flip(key: jax.Array, images: jax.Array, hflip: float, vflip: float) -
     return images
 
 
-def random_colour(key: jax.Array, images: jax.Array, preset: Mapping[str, Any]) -> jax.Array:
+def random_colour(key: jax.Array, images: jax.Array, preset: Mapping[str, Any], axis: int = -1) -> jax.Array:
     """Brightness, contrast, saturation and hue in this order, then grey; strengths drawn for each image.
 
     torchvision's ColorJitter draws the order too; a fixed order keeps the batch one fused computation.
@@ -94,56 +95,62 @@ def random_colour(key: jax.Array, images: jax.Array, preset: Mapping[str, Any]) 
     ):
         if strength := preset[name]:
             low, high = max(0.0, 1 - strength), 1 + strength
-            changed = change(changed, jax.random.uniform(part, shape, minval=low, maxval=high))
+            changed = change(changed, jax.random.uniform(part, shape, minval=low, maxval=high), axis)
     if hue := preset["hue"]:
-        changed = adjust_hue(changed, jax.random.uniform(keys[3], shape, minval=-hue, maxval=hue))
+        changed = adjust_hue(changed, jax.random.uniform(keys[3], shape, minval=-hue, maxval=hue), axis)
     if changed is not images and preset["jitter_prob"] < 1:
         changed = jnp.where(_coins(keys[4], images, preset["jitter_prob"]), changed, images)
     if preset["gray_prob"]:
-        grey = jnp.broadcast_to(to_grey(changed), changed.shape)
+        grey = jnp.broadcast_to(to_grey(changed, axis), changed.shape)
         changed = jnp.where(_coins(keys[5], images, preset["gray_prob"]), grey, changed)
     return changed
 
 
-def to_grey(images: jax.Array) -> jax.Array:
-    """(B, H, W, 3) -> luma (B, H, W, 1)."""
-    red, green, blue = (images[..., i : i + 1] * weight for i, weight in enumerate(GREY))
+def to_grey(images: jax.Array, axis: int = -1) -> jax.Array:
+    """The luma, with one channel along `axis`."""
+    red, green, blue = (part * weight for part, weight in zip(jnp.split(images, 3, axis), GREY, strict=True))
     return red + green + blue
 
 
-def adjust_brightness(images: jax.Array, factor: jax.Array) -> jax.Array:
+def adjust_brightness(images: jax.Array, factor: jax.Array, axis: int = -1) -> jax.Array:
     """Multiplies by `factor` (B, 1, 1, 1) and clips to 0..1."""
+    del axis
     return jnp.clip(images * factor, 0, 1)
 
 
-def adjust_contrast(images: jax.Array, factor: jax.Array) -> jax.Array:
+def adjust_contrast(images: jax.Array, factor: jax.Array, axis: int = -1) -> jax.Array:
     """Moves each image from its mean grey (factor 0) through itself (1) and beyond."""
-    mean = to_grey(images).mean(axis=(1, 2, 3), keepdims=True)
+    mean = to_grey(images, axis).mean(axis=(1, 2, 3), keepdims=True)
     return jnp.clip(images * factor + mean * (1 - factor), 0, 1)
 
 
-def adjust_saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
+def adjust_saturation(images: jax.Array, factor: jax.Array, axis: int = -1) -> jax.Array:
     """Moves each pixel from its grey (factor 0) through itself (1) and beyond."""
-    return jnp.clip(images * factor + to_grey(images) * (1 - factor), 0, 1)
+    return jnp.clip(images * factor + to_grey(images, axis) * (1 - factor), 0, 1)
 
 
-def adjust_hue(images: jax.Array, turns: jax.Array) -> jax.Array:
+def adjust_hue(images: jax.Array, turns: jax.Array, axis: int = -1) -> jax.Array:
     """Turns every hue by `turns` (B, 1, 1, 1) of the colour circle; HSV saturation and value stay.
 
     Source: HSV as in Python's colorsys; the way back as f(n) = v - (max - min) * clip(min(k, 4 - k), 0, 1),
     k = (n + 6 h) mod 6, with n = 5, 3, 1 for red, green, blue.
     """
-    red, green, blue = (images[..., i : i + 1] for i in range(3))
-    value = images.max(-1, keepdims=True)
-    spread = value - images.min(-1, keepdims=True)
+    red, green, blue = jnp.split(images, 3, axis)
+    value = jnp.maximum(jnp.maximum(red, green), blue)
+    spread = value - jnp.minimum(jnp.minimum(red, green), blue)
     safe = jnp.where(spread > 0, spread, 1)
     sector = jnp.where(
         value == red,
         (green - blue) / safe,
         jnp.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
-    k = (sector + 6 * turns + jnp.array([5.0, 3.0, 1.0]).reshape(1, 1, 1, 3)) % 6
-    return value - spread * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
+
+    def channel(n: float) -> jax.Array:
+        k = sector + 6 * turns + n
+        k = k - 6 * jnp.floor(k / 6)  # the remainder as % would give it, in vector instructions
+        return value - spread * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
+
+    return jnp.concatenate([channel(n) for n in (5.0, 3.0, 1.0)], axis)
 
 
 def random_erase(

@@ -1,4 +1,4 @@
-"""Lists the image files of a folder of classes, and says clearly what is wrong with it."""
+"""Lists the image files of a folder, of classes or of anything, and says clearly what is wrong with it."""
 
 import dataclasses
 import os
@@ -32,7 +32,7 @@ def list_folder(root: str | None, val_split: str | None = None, test_split: str 
     Raises:
       UserError: as `jaxdino.data.sources.folder` says.
     """
-    top = _existing(root)
+    top = _existing(root, "folder")
     ignored: Counter[str] = Counter()
     places = _split_folders(top, val_split, test_split)
     if places and "train" not in places:
@@ -43,9 +43,35 @@ def list_folder(root: str | None, val_split: str | None = None, test_split: str 
     return Listing(str(top), files, dict(+ignored))
 
 
-def _existing(root: str | None) -> Path:
+def list_images(roots: str | None) -> tuple[str, list[str], dict[str, int]]:
+    """All images at any depth below one folder, or below several that commas separate; each file once.
+
+    Hidden files and folders and files that are no images are passed over and counted. The folders are listed in
+    the order given, the files of each sorted by name.
+
+    Returns:
+      the folder that all lie in, the paths, and what was passed over.
+
+    Raises:
+      UserError: a folder that is missing, or without images.
+    """
+    whole = roots and Path(roots).expanduser().is_dir()  # a folder's own name may hold a comma
+    names = [roots] if whole else [name.strip() for name in (roots or "").split(",")]
+    ignored: Counter[str] = Counter()
+    found: dict[str, None] = {}
+    tops = [_existing(name, "images") for name in names]
+    for top in tops:
+        paths = _images(top, ignored)
+        if not paths:
+            passed = ", ".join(f"{count} {what}" for what, count in (+ignored).items()) or "nothing"
+            raise UserError(f"no images under {top}; passed over: {passed}")
+        found |= dict.fromkeys(paths)
+    return os.path.commonpath(tops), list(found), dict(+ignored)
+
+
+def _existing(root: str | None, source: str) -> Path:
     if not root:
-        raise UserError("the data source 'folder' needs a folder of images: --config.data.root=DIR")
+        raise UserError(f"the data source {source!r} needs a folder of images: --config.data.root=DIR")
     top = Path(root).expanduser()
     if top.is_dir():
         return top

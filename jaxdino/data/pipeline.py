@@ -60,18 +60,36 @@ def make_train_iter(
         iterating, the first bad image.
     """
     cfg, size, preset = DataConfig.of(cfg), as_size(image_size), get_preset(preset)
+    read = _train_reader(cfg, size, preset, interpolation, crop_pct)
+    return train_batches(split, cfg, read, seed, batch_size, process_index, process_count)
+
+
+def train_batches(
+    split: Split,
+    cfg: DataConfig,
+    read: Callable[[dict[str, Any], np.random.Generator], Batch],
+    seed: int,
+    batch_size: int,
+    process_index: int,
+    process_count: int,
+) -> "TrainIter":
+    """The endless iterator behind `make_train_iter`, of whatever `read` makes of a record.
+
+    Args:
+      read: takes {"record", "label", "index", "place"} and random numbers of its own, gives one batch row, as
+        `read_row` does; "place" is the row's in the global batch.
+    """
     _check_shares(batch_size, process_index, process_count)
     if batch_size > len(split):
         raise UserError(
             f"batch_size {batch_size} is larger than the {len(split)} images of {split.name}; "
             f"set it to {len(split)} or less"
         )
-    read = _train_reader(cfg, size, preset, interpolation, crop_pct)
     order_seed, crop_seed = (int(word) for word in np.random.SeedSequence(seed).generate_state(2))
     steps = len(split) // batch_size
     records = grain.MapDataset.source(Records(split, len(split))).shuffle(seed=order_seed)
     # A record's random numbers belong to its place in the global, endless order: map before sharing out.
-    records = records[: steps * batch_size].random_map(read, seed=crop_seed)
+    records = records[: steps * batch_size].map_with_index(Placed(batch_size)).random_map(read, seed=crop_seed)
     batches = _share(records, batch_size, process_index, process_count).repeat()
     identity = {"seed": seed, "batch_size": batch_size, "records": len(split)}
     return TrainIter(batches, cfg, BadImages(split, cfg.on_bad), steps, identity)
@@ -189,6 +207,16 @@ class Records:
 
 
 @dataclasses.dataclass(frozen=True)
+class Placed:
+    """Adds "place": which row of its global batch an element becomes."""
+
+    batch_size: int
+
+    def __call__(self, index: int, element: dict[str, Any]) -> dict[str, Any]:
+        return element | {"place": index % self.batch_size}
+
+
+@dataclasses.dataclass(frozen=True)
 class ReadTrain:
     """Element with a record -> element with an image, by a random crop."""
 
@@ -196,7 +224,7 @@ class ReadTrain:
     size: tuple[int, int]
 
     def __call__(self, element: dict[str, Any], rng: np.random.Generator) -> Batch:
-        return _read(element, self.size, lambda record: self.crop(record, rng))
+        return read_row(element, {"image": self.size}, lambda record: {"image": self.crop(record, rng)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +235,7 @@ class ReadEval:
     size: tuple[int, int]
 
     def __call__(self, element: dict[str, Any], rng: np.random.Generator | None = None) -> Batch:
-        return _read(element, self.size, self.crop)
+        return read_row(element, {"image": self.size}, lambda record: {"image": self.crop(record)})
 
 
 def _train_reader(
@@ -221,16 +249,26 @@ def _train_reader(
     return ReadTrain(TrainTransform(size, scale, ratio, interpolation, cfg.max_pixels, cfg.draft), size)
 
 
-def _read(element: dict[str, Any], size: tuple[int, int], crop: Callable[[Any], np.ndarray]) -> Batch:
-    """The element of one batch row; a bad image is black, with weight 0 and its reason."""
-    image, weight, reason = np.zeros((*size, 3), np.uint8), 0, b""
+def read_row(
+    element: dict[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    crop: Callable[[Any], dict[str, np.ndarray]],
+) -> Batch:
+    """The element of one batch row; a bad image is black, with weight 0 and its reason.
+
+    Args:
+      shapes: of the images that `crop` makes of a record, (..., H, W) without the colours.
+    """
+    images, weight, reason = None, 0, b""
     if element["record"] is not None:
         try:
-            image, weight = crop(element["record"]), 1
+            images, weight = crop(element["record"]), 1
         except BadImage as err:
             reason = str(err).encode("ascii", "backslashreplace")
+    if images is None:
+        images = {name: np.zeros((*shape, 3), np.uint8) for name, shape in shapes.items()}
     return {
-        "image": image,
+        **images,
         "label": np.int32(element["label"]),
         "weight": np.float32(weight),
         "index": np.int64(element["index"]),

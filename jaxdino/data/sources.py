@@ -1,4 +1,4 @@
-"""Sources of labelled images: what there is to read, in which split, under which class.
+"""Sources of images: what there is to read, in which split, under which class if any.
 
 A source holds paths or small arrays; nothing is decoded here.
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import nearest
-from jaxdino.data.folders import list_folder
+from jaxdino.data.folders import list_folder, list_images
 from jaxdino.data.splitting import stratified
 
 SPLITS = ("train", "val", "test")
@@ -25,7 +25,7 @@ class DataConfig:
 
     Attributes:
       name: a key of `SOURCES`.
-      root: the image folder ("folder" only).
+      root: the image folder ("folder"), or one or more, separated by commas ("images").
       val_ratio, test_ratio: share of each class that is put aside where the folder has no such split.
       split_seed: decides which images are put aside.
       val_split, test_split: sub-folder names to use as validation and test; None looks for the usual ones.
@@ -80,8 +80,8 @@ class Split:
     Attributes:
       name: "train", "val" or "test".
       records: N paths (str), or N uint8 arrays (H, W, 3).
-      labels: int32 (N,), indices into `class_names`.
-      class_names: names in label order.
+      labels: int32 (N,), indices into `class_names`; all 0 where there are no classes.
+      class_names: names in label order; none for unlabelled images.
       root: the folder the record names are shown relative to, if they are files.
     """
 
@@ -201,4 +201,18 @@ def _flatten(classes: dict[str, list[str]], class_names: tuple[str, ...]) -> tup
     return paths, np.array(labels, np.int32)
 
 
-SOURCES: dict[str, Callable[[DataConfig], Source]] = {"digits": digits, "folder": folder}
+def images(cfg: DataConfig) -> Source:
+    """Unlabelled images: all below the root, or below several roots separated by commas, at any depth.
+
+    There is one split, "train", and no class: whatever folders mean to others (train/, test/, classes), they mean
+    nothing here, and no share is put aside.
+
+    Raises:
+      UserError: a root that is missing or holds no image.
+    """
+    top, paths, ignored = list_images(cfg.root)
+    split = Split("train", paths, np.zeros(len(paths), np.int32), (), top)
+    return Source("images", (), {"train": split}, ignored)
+
+
+SOURCES: dict[str, Callable[[DataConfig], Source]] = {"digits": digits, "folder": folder, "images": images}

@@ -129,6 +129,7 @@ def resized_crop(
     box: tuple[int, int, int, int],
     size: tuple[int, int],
     interpolation: str,
+    reducing_gap: float | None = None,
 ) -> Image.Image:
     """Cuts `box` out and resizes it to `size`, with antialias.
 
@@ -138,12 +139,14 @@ def resized_crop(
       box: what to keep.
       size: (height, width) of the result.
       interpolation: a key of `FILTERS`.
+      reducing_gap: a box of more than so many times the size is first averaged down to that, which is faster.
     """
+    resample = get_filter(interpolation)
     if image.size != full:
         x, y = image.width / full[0], image.height / full[1]
         scaled = (box[0] * x, box[1] * y, box[2] * x, box[3] * y)
-        return image.resize(size[::-1], get_filter(interpolation), box=scaled)
-    return image.crop(box).resize(size[::-1], get_filter(interpolation))
+        return image.resize(size[::-1], resample, box=scaled, reducing_gap=reducing_gap)
+    return image.crop(box).resize(size[::-1], resample, reducing_gap=reducing_gap)
 
 
 def draft_scale(box: tuple[int, int, int, int], size: tuple[int, int]) -> int:

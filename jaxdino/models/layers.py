@@ -45,7 +45,12 @@ half_matmul.defvjp(_half_matmul_fwd, _half_matmul_bwd)
 
 
 class Linear(nnx.Module):
-    """y = x @ kernel + bias on the last axis; kernel (in, out), bias (out,)."""
+    """y = x @ kernel + bias on the last axis; kernel (in, out), bias (out,).
+
+    `lora` is an adapter of the kernel, called with (x, kernel, bias) in place of `linear`; see `jaxdino.models.lora`.
+    """
+
+    lora: nnx.Module | None = None
 
     def __init__(self, n_in: int, n_out: int, *, use_bias: bool = True, std: float = 0.02, rngs: nnx.Rngs):
         init = nnx.initializers.truncated_normal(stddev=std)
@@ -53,8 +58,11 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((n_out,))) if use_bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        bias = None if self.bias is None else self.bias[...]
-        return linear(x, self.kernel[...], bias)
+        return self.project(x, None if self.bias is None else self.bias[...])
+
+    def project(self, x: jax.Array, bias: jax.Array | None) -> jax.Array:
+        """The same with another bias (out,), or none."""
+        return (self.lora or linear)(x, self.kernel[...], bias)
 
 
 def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:

@@ -1,6 +1,7 @@
 """One vision transformer for DINO, DINOv2, DINOv3 and timm-style ViTs: what differs is in `ViTConfig`."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ from flax import nnx
 from jaxdino.core.params import Buffer
 from jaxdino.models import positions
 from jaxdino.models.layer import Layer
-from jaxdino.models.layers import LayerNorm, LayerScale, Linear, attention, drop_path, gelu, linear, split_heads
+from jaxdino.models.layers import LayerNorm, LayerScale, Linear, attention, drop_path, gelu, split_heads
 from jaxdino.models.output import Output, chosen
 from jaxdino.models.patches import PatchEmbed
 
@@ -93,17 +94,28 @@ class Attention(nnx.Module):
 
     def __call__(self, x_BxNxD: jax.Array, rope: tuple[jax.Array, jax.Array] | None) -> jax.Array:
         b, n, width = x_BxNxD.shape
-        q, k, v = split_heads(self._qkv(x_BxNxD), self.num_heads)
+        out = attention(*self._heads(x_BxNxD, rope), self.implementation)
+        return self.proj(jnp.swapaxes(out, 1, 2).reshape(b, n, width))
+
+    def first_row(self, x_BxNxD: jax.Array, rope: tuple[jax.Array, jax.Array] | None) -> jax.Array:
+        """What the first token attends to, in each head: the softmax (B, H, N), float32."""
+        q, k, _ = self._heads(x_BxNxD, rope)
+        q = q[:, :, :1] * (1 / math.sqrt(q.shape[-1]))
+        scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
+        return jax.nn.softmax(scores[:, :, 0], axis=-1)
+
+    def _heads(self, x: jax.Array, rope: tuple[jax.Array, jax.Array] | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """q, k, v (B, H, N, d), q and k turned to their places."""
+        q, k, v = split_heads(self._qkv(x), self.num_heads)
         if rope is not None:
             q, k = positions.rotate(q, *rope), positions.rotate(k, *rope)
-        out = attention(q, k, v, self.implementation)
-        return self.proj(jnp.swapaxes(out, 1, 2).reshape(b, n, width))
+        return q, k, v
 
     def _qkv(self, x: jax.Array) -> jax.Array:
         if self.qkv.bias is None or not self.mask_k_bias:
             return self.qkv(x)
         keep = jnp.repeat(jnp.array([1, 0, 1], self.qkv.bias.dtype), x.shape[-1])
-        return linear(x, self.qkv.kernel[...], self.qkv.bias[...] * keep)
+        return self.qkv.project(x, self.qkv.bias[...] * keep)
 
 
 class Mlp(nnx.Module):
@@ -223,13 +235,27 @@ class ViT(nnx.Module):
     def hidden_states(self, images: jax.Array, mask=None, key=None) -> tuple[list[jax.Array], tuple[int, int]]:
         """Tokens after the embedding and after each block, before the final norm: depth + 1 arrays."""
         x, grid = self.embed(images, mask)
-        rope = positions.rope_angles(*grid, self.rope.periods[...]) if self.cfg.positions == "rope" else None
+        rope = self._rope(grid)
         states = [x]
         for i, block in enumerate(self.blocks):
             block_key = None if key is None else jax.random.fold_in(key, i)
             step = jax.checkpoint(block.__call__) if self.remat else block
             states.append(step(states[-1], rope, block_key))
         return states, grid
+
+    def _rope(self, grid: tuple[int, int]) -> tuple[jax.Array, jax.Array] | None:
+        return positions.rope_angles(*grid, self.rope.periods[...]) if self.cfg.positions == "rope" else None
+
+    def cls_attention(self, images: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
+        """What the class token of the last block attends to: (B, H, 1 + R + h w) float32, and the grid (h, w).
+
+        Each head's row sums to 1 over the class token itself, the registers and the patches.
+
+        Source: facebookresearch/dino vision_transformer.py get_last_selfattention, its first row.
+        """
+        states, grid = self.hidden_states(images)
+        last = self.blocks[-1]
+        return last.attn.first_row(last.norm1(states[-2]), self._rope(grid)), grid
 
     def finish(self, x: jax.Array, grid: tuple[int, int]) -> Output:
         """Applies the final norm to tokens and sorts them into an `Output`."""

@@ -1,7 +1,7 @@
 """Softmax cross entropy, with soft labels, label smoothing and example weights."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,11 @@ class Classify:
     """
 
     smoothing: float = 0.0
+    measures: ClassVar[tuple[str, ...]] = ("accuracy",)
+
+    def targets(self, moving: dict, frozen: dict, parts: dict) -> tuple[dict, dict, dict]:
+        """The labels are the targets: nothing is added, nothing else moves, nothing else is watched."""
+        return parts, {}, {}
 
     def loss(self, model: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> tuple[jax.Array, dict]:
         """The weighted mean loss over a batch.
@@ -27,7 +32,7 @@ class Classify:
           key: for drop path; None evaluates.
 
         Returns:
-          (loss, aux): scalars in float32; aux holds logits (B, C) and the weighted mean accuracy.
+          (loss, {"accuracy": weighted mean}), scalars in float32.
         """
         out = model(batch["image"], key=key)
         logits = out.logits.astype(jnp.float32)
@@ -35,7 +40,7 @@ class Classify:
         losses = -jnp.sum(target * jax.nn.log_softmax(logits), axis=-1)
         hits = (jnp.argmax(logits, -1) == jnp.argmax(target, -1)).astype(jnp.float32)
         weight = batch["weight"].astype(jnp.float32)
-        return weighted_mean(losses, weight), {"logits": logits, "accuracy": weighted_mean(hits, weight)}
+        return weighted_mean(losses, weight), {"accuracy": weighted_mean(hits, weight)}
 
 
 def soften(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:

@@ -4,18 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxdino.core import sharding
-from jaxdino.core.errors import UserError
-from jaxdino.core.params import Flat
-from jaxdino.data.checks import check_read
 from jaxdino.strategy import format_plan
-from jaxdino.train import metrics, state, step, weights
-from jaxdino.train.job import Part, prepare
+from jaxdino.train import state, step
+from jaxdino.train.job import prepare
 from jaxdino.train.progress import Stop, results_table
 from jaxdino.train.session import Session
+from jaxdino.train.task import Part
 from jaxdino.train.watch import Stopped, Watch
 from jaxdino.train.workdir import Workdir, new_folder, say
 
@@ -52,6 +49,8 @@ def run(
     with Stop() as stop:
         session = Session(job, folder, stop, on_step)
         try:
+            if session.saved_step is None:
+                session.progress.baseline = job.task.baseline(session)
             current = None
             for part in job.parts[session.progress.stage :]:
                 current = run_stage(session, part, session.begin(part, current))
@@ -59,8 +58,8 @@ def run(
             finish(session)
         except Stopped:
             say(
-                f"stopped by SIGTERM after step {session.progress.step}, all saved; the same command goes on: "
-                f"--workdir={folder.folder}"
+                f"stopped by SIGTERM after step {session.progress.step}; the same command goes on from step "
+                f"{session.saved_step}: --workdir={folder.folder}"
             )
         finally:
             session.close()
@@ -69,20 +68,12 @@ def run(
 
 
 def finish(session: Session) -> None:
-    """Measures the best model, as it was saved, on the test split, and prints the table."""
-    job, measured = session.job, {}
-    if "test" in job.source.splits:
-        part = job.parts[session.progress.best_model["stage"]]
-        flat = weights.load_best(session.folder / "best")
-        eval_step = step.compile_eval_step(part.skeleton, job.normalize, job.mesh)
-        measured = evaluate(session, part, "test", eval_step, sharding.put(flat, session.where(flat)))
+    """Measures the best model, as it was saved, and prints the table."""
+    measured, line = session.job.task.finish(session)
     session.checkpoints.wait()
     session.write_summary(finished=True, **measured)
-    say("\n" + results_table(session.progress.done))
-    if measured:
-        say("test: " + ", ".join(f"{name[5:]} {value:.4f}" for name, value in measured.items()))
-    else:
-        say("the data has no test split: nothing was measured on one")
+    say("\n" + results_table(session.progress.done, session.job.task.shown))
+    say(line)
 
 
 def run_stage(session: Session, part: Part, current: state.State) -> state.State:
@@ -93,60 +84,28 @@ def run_stage(session: Session, part: Part, current: state.State) -> state.State
 
     Raises:
       Stopped: after SIGTERM, with everything saved.
-      UserError: if the loss is not finite.
+      UserError: if the loss is not finite, or the task sees that the run is lost.
     """
     job, now = session.job, session.progress
-    train_step = step.compile_train_step(job.train_step(part), current, job.mesh, job.rules)
-    eval_step = step.compile_eval_step(part.skeleton, job.normalize, job.mesh)
-    batches = job.train_batches(part)
+    train_step = step.compile_train_step(job.task.train_step(part), current, job.mesh, job.rules)
+    measure = job.task.measure(session, part)
+    batches = job.task.train_batches(part)
     if now.batches:
         batches.restore(now.batches)
     say("\n" + format_plan(part.plan))
     with Watch(session, part, current, batches) as watch:
         while True:
             if watch.due_validation():
-                weights_now = state.evaluated(current["moving"])
-                flat = state.whole(weights_now, current["frozen"])
-                found = evaluate(session, part, "val", eval_step, flat)
-                if now.judge(part.stage, found):
-                    current["best"] = state.copy(weights_now)
+                found = measure(current)
+                better = now.judge(part.stage, found)
                 watch.validated(found)
+                if better and session.healthy:
+                    current["best"] = state.copy(state.evaluated(current["moving"]))
+                watch.save_epoch()
             if watch.finished() or now.at_plateau(part.stage):
                 return current
             read = next(batches)
             now.unread += int(np.sum(read["weight"] == 0))
-            batch = sharding.put_batch(trained_on(read), job.mesh)
+            batch = sharding.put_batch({name: read[name] for name in job.task.arrays if name in read}, job.mesh)
             current["moving"], measured = train_step(current["moving"], current["frozen"], batch)
             watch.stepped(measured)
-
-
-def evaluate(session: Session, part: Part, split: str, eval_step: Callable, flat: Flat) -> dict[str, float]:
-    """The metrics of a whole split, over all devices and processes: {"val_accuracy": ...}.
-
-    Raises:
-      Stopped: if the run is told to stop meanwhile.
-      UserError: if no image of the split can be read, or the model answers with nan or infinity.
-    """
-    batches = session.job.eval_batches(part, split)
-    logits, labels = [], []
-    for batch in batches:
-        if session.stop.asked():
-            raise Stopped
-        out = jax.device_get(eval_step(flat, sharding.put_batch(trained_on(batch), session.job.mesh)))
-        counted = out["weight"] > 0
-        logits.append(out["logits"][counted])
-        labels.append(out["label"][counted])
-    session.note_bad(split, batches.bad)
-    check_read(batches.bad, len(batches.bad), len(batches.bad.split), say)
-    if not all(np.isfinite(each).all() for each in logits):
-        raise UserError(
-            f"the model of stage {part.stage.name!r} answers the {split} images with nan or infinity: lower its "
-            "learning rates, check the weights it started from for nan, and start in a new --workdir"
-        )
-    found = metrics.classification(np.concatenate(logits), np.concatenate(labels))
-    return {f"{split}_{name}": value for name, value in found.items()}
-
-
-def trained_on(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The part of a batch that travels to the devices."""
-    return {name: batch[name] for name in ("image", "label", "weight")}

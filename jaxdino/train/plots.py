@@ -1,11 +1,14 @@
 """The pictures of a run: loss, learning rates and validation accuracy over all stages, as PNG."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 Records = list[dict[str, Any]]
+Painter = Callable[[Any, Records], None]
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#b83280", "#4a5568")
 STYLE = {
     "font.size": 10,
@@ -21,11 +24,10 @@ STYLE = {
 }
 
 
-def draw(records: Records, folder: Path) -> list[Path]:
-    """Writes loss.png, learning_rates.png and val_accuracy.png from the lines of metrics.jsonl."""
+def draw(records: Records, folder: Path, pictures: Mapping[str, Painter]) -> list[Path]:
+    """Writes a PNG for each of `pictures` from the lines of metrics.jsonl."""
     if not records:
         return []
-    pictures = {"loss": _loss, "learning_rates": _rates, "val_accuracy": _accuracy}
     return [_picture(records, folder / f"{name}.png", paint) for name, paint in pictures.items()]
 
 
@@ -84,7 +86,8 @@ def _loss(axes: Any, records: Records) -> None:
     axes.plot(steps, losses, color=COLOURS[0], alpha=0.3, linewidth=1, label="training, each logged step")
     axes.plot(steps, _smooth(losses), color=COLOURS[0], linewidth=1.8, label="training, smoothed")
     val_steps, val = _series(records, "val_loss")
-    axes.plot(val_steps, val, color=COLOURS[1], linewidth=1.8, marker="o", markersize=3.5, label="validation")
+    if len(val):
+        axes.plot(val_steps, val, color=COLOURS[1], linewidth=1.8, marker="o", markersize=3.5, label="validation")
     axes.set_title("Loss")
     axes.set_ylim(bottom=0, top=1.05 * np.nanmax(np.concatenate([losses, val])))
     axes.legend()
@@ -126,3 +129,55 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     """A running mean over a tenth of the points, narrower towards both ends."""
     half = max(1, len(values) // 20)
     return np.array([values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))])
+
+
+CLASSIFICATION: dict[str, Painter] = {"loss": _loss, "learning_rates": _rates, "val_accuracy": _accuracy}
+"""What is drawn of a classifier's run: {file name: painter}."""
+
+
+def distillation(baseline: Mapping[str, float]) -> dict[str, Painter]:
+    """What is drawn of a run of self-distillation.
+
+    Args:
+      baseline: k-NN accuracy before the first step: {"start": of the first weights, "pixels": of raw pixels}, or {}.
+    """
+    pictures = {"loss": _loss, "learning_rates": _rates, "entropy": _entropy, "features": _features}
+    return pictures | ({"knn_accuracy": partial(_knn, baseline=baseline)} if baseline else {})
+
+
+def _entropy(axes: Any, records: Records) -> None:
+    series = {
+        "marginal_entropy": "of all images' mean answer",
+        "teacher_entropy": "of the teacher's answer to an image",
+        "information": "their difference: what an answer tells of the image",
+    }
+    for colour, (name, label) in zip(COLOURS, series.items(), strict=False):
+        axes.plot(*_series(records, name), color=colour, linewidth=1.6, label=label)
+    steps, below = _series(records, "kl_to_uniform")
+    most = below + _series(records, "teacher_entropy")[1]
+    axes.plot(steps, most, color=COLOURS[5], linewidth=1, linestyle=(0, (4, 3)), label="uniform")
+    axes.set_title("Entropy of the teacher's answers, nats")
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="center right")
+
+
+def _features(axes: Any, records: Records) -> None:
+    axes.plot(*_series(records, "feature_rank"), color=COLOURS[0], linewidth=1.6, label="rank (RankMe)")
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("rank")
+    other = axes.twinx()
+    other.plot(*_series(records, "feature_std"), color=COLOURS[1], linewidth=1.6, label="spread (1 is even)")
+    other.set_ylim(bottom=0)
+    other.grid(False)
+    axes.set_title("The teacher's features over a batch")
+    lines = [*axes.get_lines(), *other.get_lines()]
+    axes.legend(lines[:1] + lines[-1:], [line.get_label() for line in lines[:1] + lines[-1:]], loc="lower right")
+
+
+def _knn(axes: Any, records: Records, baseline: Mapping[str, float]) -> None:
+    steps, accuracy = _series(records, "knn_accuracy")
+    steps, accuracy = np.append(0, steps), np.append(baseline["start"], accuracy)
+    axes.plot(steps, accuracy, color=COLOURS[0], linewidth=1.8, marker="o", markersize=3.5, label="the teacher")
+    axes.axhline(baseline["pixels"], color=COLOURS[5], linewidth=1.2, linestyle=(0, (4, 3)), label="raw pixels")
+    axes.set_title("k-NN accuracy on the validation images")
+    axes.legend(loc="lower right")

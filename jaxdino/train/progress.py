@@ -28,6 +28,7 @@ class Progress:
       done: the summary's entries of the stages before.
       batches: the position of the training data. log_size: bytes of metrics.jsonl.
       bad: {split: {name: reason}} of the images that were skipped.
+      baseline: what was measured before the first step. health: what the task remembers of its alarms.
     """
 
     stage: int = 0
@@ -47,10 +48,20 @@ class Progress:
     batches: dict[str, Any] | None = None
     log_size: int = 0
     bad: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+    baseline: dict[str, float] = dataclasses.field(default_factory=dict)
+    health: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def judge(self, stage: Stage, metrics: dict[str, float]) -> bool:
-        """Counts a validated epoch; True if it is the stage's best so far. A metric that is nan never is."""
+        """Counts a validated epoch; True if it is the stage's best so far. A metric that is nan never is.
+
+        A stage that monitors nothing takes the latest for the best; an epoch without the metric is not judged.
+        """
         self.epochs += 1
+        if not stage.monitor:
+            self.best_metrics = self.best_metrics | metrics
+            return True
+        if stage.monitor not in metrics:
+            return False
         value = metrics[stage.monitor]
         gain = math.nan if math.isnan(value) else stage.gain(value, self.reference)
         if gain > 0 and gain >= stage.min_delta:
@@ -71,18 +82,18 @@ class Progress:
 
         On an exact tie the lower val_loss decides; what has no such metric, or nan, never wins over what has.
         """
-        if self.best_model is None:
+        if self.best_model is None or not last.monitor:
             return True
         mine, theirs = (found.get(last.monitor, math.nan) for found in (self.best_metrics, self.best_model))
         if math.isnan(mine) or math.isnan(theirs):
             return math.isnan(theirs) and not math.isnan(mine)
         if mine == theirs:
-            return self.best_metrics["val_loss"] < self.best_model["val_loss"]
+            return self.best_metrics.get("val_loss", 0.0) < self.best_model.get("val_loss", math.inf)
         return last.gain(mine, theirs) > 0
 
     def next_stage(self) -> "Progress":
         """The counters at the start of the stage after this one."""
-        kept = {name: getattr(self, name) for name in ("step", "best_model", "done", "bad")}
+        kept = {name: getattr(self, name) for name in ("step", "best_model", "done", "bad", "baseline", "health")}
         return Progress(stage=self.stage + 1, **kept)
 
 
@@ -134,16 +145,16 @@ class Rate:
         return rate
 
 
-def results_table(entries: list[dict[str, Any]]) -> str:
-    """The table at a run's end: stage, % trainable, val accuracy, seconds."""
-    rows = [("stage", "% trainable", "val accuracy", "seconds")]
+def results_table(entries: list[dict[str, Any]], shown: str) -> str:
+    """The table at a run's end: stage, % trainable, the metric named `shown`, seconds."""
+    rows = [("stage", "% trainable", shown.replace("_", " "), "seconds")]
     for entry in entries:
-        accuracy = entry.get("val_accuracy")
+        value = entry.get(shown)
         rows.append(
             (
                 entry["name"],
                 f"{100 * entry['trainable_fraction']:.2f}",
-                "-" if accuracy is None else f"{accuracy:.4f}",
+                "-" if value is None else f"{value:.4f}",
                 f"{entry['seconds']:.1f}",
             )
         )

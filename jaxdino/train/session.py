@@ -9,9 +9,10 @@ import jax
 from jaxdino import optim
 from jaxdino.core import sharding
 from jaxdino.data.checks import BadImages
-from jaxdino.train import checkpoint, plots, state, weights
-from jaxdino.train.job import Job, Part
+from jaxdino.train import checkpoint, state
+from jaxdino.train.job import Job
 from jaxdino.train.progress import Progress, Stop
+from jaxdino.train.task import Part
 from jaxdino.train.workdir import MetricLog, Workdir, say, write_json
 
 
@@ -24,7 +25,7 @@ class Session:
         saved = self.checkpoints.latest()
         self.saved_step = saved and saved[0]
         self.progress = Progress(**saved[1]) if saved else Progress()
-        self.chief = jax.process_index() == 0
+        self.chief, self.healthy = jax.process_index() == 0, True
         self.log = MetricLog(folder, self.progress.log_size) if self.chief else None
 
     def where(self, tree: Any) -> Any:
@@ -36,26 +37,33 @@ class Session:
         if before is None and self.saved_step is not None:
             return self._restored(part)
         if before is None:
-            flat, opt = sharding.put(self.job.flat, self.where(self.job.flat)), None
+            flat = sharding.put(self.job.task.flat, self.where(self.job.task.flat))
+            ema, more = {}, self.job.task.more(flat)
         else:
-            flat, opt = state.whole(before["best"], before["frozen"]), before["moving"]["opt"]
-        job, ema = self.job, part.stage.ema_decay > 0
-        begun = state.begin(
-            flat, part.skeleton, part.plan, part.tx, seed=part.seed, ema=ema, mesh=job.mesh, rules=job.rules
-        )
-        if opt is not None:
-            carried = optim.carry(opt, begun["moving"]["opt"])
+            flat, ema, more = self.job.task.carried(self.job.parts[part.index - 1], before)
+        flat = self.job.task.put_on(part, flat)
+        flat = jax.device_put(flat, self.where(flat))
+        ema = {path: ema.get(path, flat[path]) for path in part.averaged}
+        how = dict(seed=part.seed, ema=ema, more=more, mesh=self.job.mesh, rules=self.job.rules)
+        begun = state.begin(flat, part.skeleton, part.plan, part.tx, **how)
+        if before is not None:
+            carried = optim.carry(before["moving"]["opt"], begun["moving"]["opt"])
             begun["moving"]["opt"] = jax.device_put(carried, self.where(carried))
         return begun
 
     def _restored(self, part: Part) -> state.State:
-        like = state.abstract(part.skeleton, part.plan, part.tx, part.stage.ema_decay > 0)
+        flat = {path: jax.ShapeDtypeStruct(e.shape, e.dtype) for path, e in part.skeleton.entries.items()}
+        ema, more = {path: flat[path] for path in part.averaged}, self.job.task.more(flat)
+        like = state.abstract(flat, part.skeleton, part.plan, part.tx, ema, more)
         say(f"going on after step {self.saved_step}, in stage {part.stage.name}")
         return self.checkpoints.restore(self.saved_step, checkpoint.abstract(like, self.where(like)))
 
     def save(self, current: state.State) -> None:
-        """Saves everything in the background; a step that is saved already leads to the same future."""
-        if self.progress.step != self.saved_step:
+        """Saves everything in the background; a step that is saved already leads to the same future.
+
+        While the task's alarms are up nothing is saved: going on from an earlier step leads here again.
+        """
+        if self.progress.step != self.saved_step and self.healthy:
             self.progress.log_size = self.log.size if self.log else 0
             self.checkpoints.save(self.progress.step, current, dataclasses.asdict(self.progress))
             self.saved_step = self.progress.step
@@ -82,23 +90,28 @@ class Session:
             "seconds": round(now.seconds, 2),
         }
         now.done = [*now.done, entry]
-        host = sharding.gather(state.whole(current["best"], current["frozen"]))
         if now.beats_best_model(self.job.parts[-1].stage):
             now.best_model = {"stage": part.index, **now.best_metrics}
-            if self.chief:
-                weights.save_best(self.folder / "best", self.job.card, part.image_size, host)
+            self.save_best(part, current)
+        self.job.task.end(self, part, current)
         self.write_summary()
         self.progress = now.next_stage()
+
+    def save_best(self, part: Part, current: state.State) -> None:
+        """Writes the stage's best model."""
+        host = sharding.gather(state.whole(current["best"], current["frozen"]))
+        if self.chief:
+            self.job.task.save_best(self.folder.folder, part, host)
 
     def write_summary(self, **more: Any) -> None:
         """Writes summary.json, and draws the pictures from the lines so far."""
         if self.chief:
-            job = self.job
-            fixed = {"model": job.card.spec.name, "class_names": list(job.source.class_names)}
+            task = self.job.task
+            fixed = {"model": task.spec.name, "class_names": list(task.source.class_names)}
             skipped = {split: len(found) for split, found in self.progress.bad.items()}
             found = {"stages": self.progress.done, **fixed, "skipped_images": skipped, "finished": False}
             write_json(self.folder / "summary.json", found | more)
-            plots.draw(self.folder.records(), self.folder.folder)
+            task.pictures(self)
 
     def close(self) -> None:
         """Finishes writing."""

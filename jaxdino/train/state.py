@@ -4,10 +4,11 @@ moving   changed by every step, donated to it:
   trainable  Flat, the leaves that the stage trains, float32
   buffers    Flat, what the forward pass keeps: batch statistics, RoPE periods
   opt        the optax state over `trainable`
-  ema        Flat like `trainable`, or {} without EMA
+  ema        Flat, the averaged leaves: those of `trainable`, and such as were trained before; {} without EMA
   step       int32 (), steps taken in this stage
   key        uint32, the stage's random key data; every draw folds the step into it
   scale      {"value" float32 (), "good" int32 (), "skipped" int32 ()}: the loss scale of float16
+  teacher    of self-distillation alone: {"buffers": Flat, "centres": {head: (K,)}, "reference": Flat}
 frozen   Flat, parameters that the stage leaves alone
 best     {"trainable": Flat, "buffers": Flat}: the weights with the stage's best validation metric
 """
@@ -42,13 +43,13 @@ def divide(flat: Mapping[str, jax.Array], skeleton: Skeleton, plan: Plan) -> tup
     return trainable, frozen, buffers
 
 
-def moving(trainable: Flat, buffers: Flat, opt: Any, key: jax.Array, ema: bool) -> State:
+def moving(trainable: Flat, buffers: Flat, opt: Any, key: jax.Array, ema: Flat, more: State) -> State:
     """The part of the state that steps change, at a stage's first step."""
     return {
         "trainable": trainable,
         "buffers": buffers,
         "opt": opt,
-        "ema": copy(trainable) if ema else {},
+        "ema": ema,
         "step": jnp.zeros((), jnp.int32),
         "key": jax.random.key_data(key),
         "scale": {
@@ -56,6 +57,7 @@ def moving(trainable: Flat, buffers: Flat, opt: Any, key: jax.Array, ema: bool) 
             "good": jnp.zeros((), jnp.int32),
             "skipped": jnp.zeros((), jnp.int32),
         },
+        **more,
     }
 
 
@@ -66,42 +68,46 @@ def begin(
     tx: optax.GradientTransformation,
     *,
     seed: int,
-    ema: bool,
     mesh: Mesh,
     rules: sharding.Rules = (),
+    ema: Flat | None = None,
+    more: State | None = None,
 ) -> State:
     """The state at the start of a stage, from all leaves of the model, sharded from the first moment.
 
     Args:
-      flat: arrays on the mesh; copied where steps will donate them.
+      flat: arrays on the mesh; copied where steps will donate them, as `ema` and `more` are.
       tx: its fresh state is made in place; what goes on from the stage before is carried over by the caller.
       seed: of the stage's random key.
-      ema: whether to keep an exponential moving average of the trainable leaves.
+      ema: the exponential moving average that steps go on with; None keeps none.
+      more: what the task keeps in the moving part.
     """
     trainable, frozen, buffers = divide(flat, skeleton, plan)
-    trainable, buffers = copy(trainable), copy(buffers)
+    trainable, buffers, ema, more = copy((trainable, buffers, ema or {}, more or {}))
     where = sharding.shardings(jax.eval_shape(tx.init, trainable), mesh, rules)
     opt = jax.jit(tx.init, out_shardings=where)(trainable)
-    parts = moving(trainable, buffers, opt, jax.random.key(seed), ema)
+    parts = moving(trainable, buffers, opt, jax.random.key(seed), ema, more)
     small = {name: parts[name] for name in ("step", "key", "scale")}
     parts |= jax.device_put(small, sharding.replicated(mesh))
     return {"moving": parts, "frozen": frozen, "best": copy(evaluated(parts))}
 
 
-def abstract(skeleton: Skeleton, plan: Plan, tx: optax.GradientTransformation, ema: bool) -> State:
-    """Shapes and dtypes of `begin`'s state, without an array: what a checkpoint is restored into."""
-    shapes = {path: jax.ShapeDtypeStruct(e.shape, e.dtype) for path, e in skeleton.entries.items()}
-    trainable, frozen, buffers = divide(shapes, skeleton, plan)
+def abstract(
+    flat: Flat, skeleton: Skeleton, plan: Plan, tx: optax.GradientTransformation, ema: Flat, more: State
+) -> State:
+    """Shapes and dtypes of `begin`'s state, of those of its arguments: what a checkpoint is restored into."""
+    trainable, frozen, buffers = divide(flat, skeleton, plan)
     opt = jax.eval_shape(tx.init, trainable)
-    parts = jax.eval_shape(lambda *args: moving(*args, jax.random.key(0), ema), trainable, buffers, opt)
-    return {"moving": parts, "frozen": frozen, "best": {"trainable": trainable, "buffers": buffers}}
+    given = (trainable, buffers, opt)
+    parts = jax.eval_shape(lambda *args: moving(*args[:3], jax.random.key(0), *args[3:]), *given, ema, more)
+    return {"moving": parts, "frozen": frozen, "best": evaluated(parts)}
 
 
 def evaluated(parts: State) -> State:
-    """What validation measures and the next stage starts from: the EMA where there is one."""
-    return {"trainable": parts["ema"] or parts["trainable"], "buffers": parts["buffers"]}
+    """What validation measures: the average where there is one, with its own buffers where it has them."""
+    return {"trainable": parts["ema"] or parts["trainable"], "buffers": parts.get("teacher", parts)["buffers"]}
 
 
 def whole(weights: State, frozen: Flat) -> Flat:
-    """All leaves of the model again, in one flat dict."""
-    return weights["trainable"] | weights["buffers"] | frozen
+    """All leaves of the model again, in one flat dict; an averaged leaf stands before one frozen meanwhile."""
+    return frozen | weights["trainable"] | weights["buffers"]

@@ -1,6 +1,6 @@
 """One training step and one evaluation step: pure functions of flat dicts, compiled once a stage."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,8 +9,10 @@ import optax
 from jax.sharding import Mesh
 
 from jaxdino.core import sharding
-from jaxdino.core.params import Flat, Skeleton, bind, split
+from jaxdino.core.params import Flat, Skeleton, bind, values
+from jaxdino.core.slices import sliced
 from jaxdino.models.batch_norm import set_training
+from jaxdino.models.lora import set_dropout
 from jaxdino.train.state import GROWTH_INTERVAL, State
 
 Batch = dict[str, jax.Array]
@@ -23,19 +25,22 @@ def make_train_step(
     augment: Callable[[jax.Array, Batch], Batch],
     *,
     accumulate: int = 1,
-    ema_decay: float = 0.0,
+    ema_decay: float | Callable[[jax.Array], jax.Array] = 0.0,
     scale_loss: bool = False,
 ) -> Callable[[State, Flat, Batch], tuple[State, dict[str, jax.Array]]]:
-    """The step (moving, frozen, batch) -> (moving, {loss, accuracy, grad_norm, skipped}), over the global batch.
+    """The step (moving, frozen, batch) -> (moving, measured), over the global batch.
 
-    Batch norms that are trained normalise with the statistics of the batch, or of each slice of it, padding of weight
-    0 included; frozen ones with their running statistics.
+    Measured are loss, grad_norm, skipped, the objective's `measures` and what it watches. Batch norms that are trained
+    normalise with the statistics of the batch, or of each slice of it, padding of weight 0 included; frozen ones with
+    their running statistics.
 
     Args:
-      objective: its `loss(model, batch, key)` is the weighted mean over a batch.
+      objective: its `targets(moving, frozen, parts)` looks at the whole batch once, without gradient; its
+        `loss(model, part, key)` is the weighted mean over a slice, with its `measures`.
       augment: (key, batch of uint8 images) -> batch of normalised images, inside the compiled step.
       accumulate: slices of a batch whose gradients add up to the whole batch's.
-      ema_decay: ema <- decay * ema + (1 - decay) * trainable after each step; 0 is none.
+      ema_decay: ema <- decay * ema + (1 - decay) * trainable after each step; a number, 0 is none, or a function of
+        the step.
       scale_loss: float16: scales the loss, skips and counts a step whose gradients are not finite.
     """
 
@@ -44,65 +49,63 @@ def make_train_step(
         augment_key, model_key = jax.random.split(key)
         batch = augment(augment_key, batch)
         total = jnp.maximum(jnp.sum(batch["weight"]), 1e-12)
+        keys = jax.random.split(model_key, accumulate) if accumulate > 1 else model_key[None]
+        parts = sliced(batch, accumulate) | {"key": keys}
+        parts, changed, watched = objective.targets(moving, frozen, parts)
         scale = moving["scale"]["value"] if scale_loss else jnp.ones(())
 
-        def slice_loss(trainable: Flat, buffers: Flat, part: Batch, part_key: jax.Array):
+        def slice_loss(trainable: Flat, buffers: Flat, part: Batch):
             model = bind(skeleton, frozen | buffers | trainable)
             set_training(model, trainable)
-            loss, aux = objective.loss(model, part, part_key)
+            set_dropout(model, part["key"])
+            loss, aux = objective.loss(model, part, part["key"])
             share = jnp.sum(part["weight"]) / total  # of this slice in the batch's weighted mean
-            sums = {"loss": loss * share, "accuracy": aux["accuracy"] * share}
-            return loss * share * scale, (_buffers(model, buffers), sums)
+            sums = {name: value * share for name, value in {"loss": loss, **aux}.items()}
+            return loss * share * scale, (values(model, buffers), sums)
 
         gradient = jax.grad(slice_loss, has_aux=True)  # of the trainable leaves, and nothing else
-        grads, (buffers, sums) = accumulated(gradient, moving, batch, model_key, accumulate)
+        grads, buffers, sums = accumulated(gradient, moving, parts, ("loss", *objective.measures))
         grads = jax.tree.map(lambda grad: grad / scale, grads)
         updates, opt = tx.update(grads, moving["opt"], moving["trainable"])
         trainable = optax.apply_updates(moving["trainable"], updates)
-        ema = optax.incremental_update(trainable, moving["ema"], 1.0 - ema_decay) if moving["ema"] else {}
+        decay = ema_decay(moving["step"]) if callable(ema_decay) else ema_decay
         norm = optax.tree.norm(grads)
-        new = moving | {"trainable": trainable, "buffers": buffers, "opt": opt, "ema": ema}
+        new = {"trainable": trainable, "buffers": buffers, "opt": opt, "ema": averaged(moving["ema"], trainable, decay)}
+        new = moving | changed | new
         if scale_loss:
             new = keep_if(jnp.isfinite(norm), new, moving)
             new["scale"] = next_scale(moving["scale"], jnp.isfinite(norm))
         new["step"] = moving["step"] + 1
-        return new, sums | {"grad_norm": norm, "skipped": new["scale"]["skipped"]}
+        return new, sums | watched | {"grad_norm": norm, "skipped": new["scale"]["skipped"]}
 
     return train_step
 
 
-def accumulated(gradient: Callable, moving: State, batch: Batch, key: jax.Array, slices: int):
-    """Gradients and sums over the slices of a batch, one slice in memory at a time.
+def averaged(ema: Flat, trainable: Flat, decay: float | jax.Array) -> Flat:
+    """The average after a step; what is averaged but not trained now stays as it is. {} without one."""
+    moved = {path: leaf for path, leaf in trainable.items() if path in ema}
+    return ema | optax.incremental_update(moved, {path: ema[path] for path in moved}, 1.0 - decay)
 
-    Each slice takes every `slices`-th example, so that no example leaves its device.
 
-    Returns:
-      (grads, (buffers, sums)), as `gradient` gives them for the whole batch.
+def accumulated(gradient: Callable, moving: State, parts: Batch, names: Sequence[str]) -> tuple[Flat, Flat, Flat]:
+    """(grads, buffers, sums) of the whole batch: added up over its slices, one slice in memory at a time.
+
+    Args:
+      gradient: (trainable, buffers, slice) -> (grads, (buffers, sums)); the sums have these `names`.
     """
     trainable, buffers = moving["trainable"], moving["buffers"]
-    if slices == 1:
-        return gradient(trainable, buffers, batch, key)
-    parts = {name: jnp.swapaxes(x.reshape(-1, slices, *x.shape[1:]), 0, 1) for name, x in batch.items()}
-    keys = jax.random.split(key, slices)
+    if parts["weight"].shape[0] == 1:
+        grads, (buffers, sums) = gradient(trainable, buffers, jax.tree.map(lambda x: x[0], parts))
+        return grads, buffers, sums
 
-    def one(carried, inputs):
+    def one(carried, part):
         grads, buffers, sums = carried
-        found, (buffers, found_sums) = gradient(trainable, buffers, *inputs)
+        found, (buffers, found_sums) = gradient(trainable, buffers, part)
         add = jax.tree.map(jnp.add, (grads, sums), (found, found_sums))
         return (add[0], buffers, add[1]), None
 
-    zeros = {name: jnp.zeros((), jnp.float32) for name in ("loss", "accuracy")}
-    start = (jax.tree.map(jnp.zeros_like, trainable), buffers, zeros)
-    (grads, buffers, sums), _ = jax.lax.scan(one, start, (parts, keys))
-    return grads, (buffers, sums)
-
-
-def _buffers(model: Any, before: Flat) -> Flat:
-    """The buffers after a forward pass: batch statistics have moved."""
-    if not before:
-        return {}
-    _, flat = split(model)
-    return {path: jax.lax.stop_gradient(flat[path]) for path in before}
+    start = (jax.tree.map(jnp.zeros_like, trainable), buffers, {name: jnp.zeros((), jnp.float32) for name in names})
+    return jax.lax.scan(one, start, parts)[0]
 
 
 def keep_if(good: jax.Array, new: Any, old: Any) -> Any:

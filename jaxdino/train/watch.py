@@ -11,10 +11,9 @@ from jaxdino import optim
 from jaxdino.core.errors import UserError
 from jaxdino.data.checks import check_read
 from jaxdino.data.pipeline import TrainIter
-from jaxdino.train.job import Part
 from jaxdino.train.progress import Rate
-from jaxdino.train.session import Session
 from jaxdino.train.state import State
+from jaxdino.train.task import Part
 from jaxdino.train.workdir import say
 
 
@@ -22,10 +21,14 @@ class Stopped(Exception):
     """SIGTERM was received; when this leaves a stage, everything is saved."""
 
 
+class Lost(UserError):
+    """The run is past saving; the checkpoints and the best model are from before."""
+
+
 class Watch:
     """Looks after one stage while `current`, its state, changes. A context manager; saves when it is stopped."""
 
-    def __init__(self, session: Session, part: Part, current: State, batches: TrainIter):
+    def __init__(self, session: Any, part: Part, current: State, batches: TrainIter):
         self.session, self.part, self.current, self.batches = session, part, current, batches
         self.now = session.progress
         self.measured: dict[str, Any] = self.now.measured
@@ -47,6 +50,8 @@ class Watch:
         if kind is Stopped:
             self.save()
             self.session.checkpoints.wait()
+        if kind is Lost:
+            self.session.save_best(self.part, self.current)
         self._bar.close()
         self.batches.close()
 
@@ -80,15 +85,19 @@ class Watch:
         return self.now.stage_step >= self.part.total_steps
 
     def validated(self, metrics: dict[str, float]) -> None:
-        """Logs an epoch's end, and saves."""
+        """Logs an epoch's end."""
         self.now.validated, self.now.unread = self.now.stage_step, 0
-        monitor = self.part.stage.monitor
+        shown = self.part.stage.monitor or self.session.job.task.shown
+        value = f", {shown} {metrics[shown]:.4f}" if shown in metrics else ""
         best = "" if self.now.best is None else f", best {self.now.best:.4f}"
-        say(f"{self.part.stage.name}: epoch {self.now.epochs}, {monitor} {metrics[monitor]:.4f}{best}")
+        say(f"{self.part.stage.name}: epoch {self.now.epochs}{value}{best}")
         self.record(**metrics)
+        self._rate.restart()
+
+    def save_epoch(self) -> None:
+        """Saves at an epoch's end, where it is time to."""
         if self.now.epochs % self.session.job.config.checkpoint.every_epochs == 0 or self.finished():
             self.save()
-        self._rate.restart()
 
     def record(self, **more: float) -> None:
         """Writes a line of metrics.jsonl. Raises UserError if the loss is not finite."""
@@ -109,6 +118,7 @@ class Watch:
         }
         if self.session.log:
             self.session.log.write({"stage": stage.name} | line | more)
+        self.session.job.task.judge(self.session, line | more)
 
     def save(self) -> None:
         """Saves the state and all counters, in the background."""
@@ -120,4 +130,6 @@ class Watch:
         self._rate.restart()
 
     def _floats(self) -> dict[str, float]:
-        return {name: float(value) for name, value in self.measured.items()}
+        if all(isinstance(value, float) for value in self.measured.values()):  # as a checkpoint remembers them
+            return self.measured
+        return self.session.job.task.reading(self.measured)

@@ -1,7 +1,7 @@
 """The two places where training meets weights on disk: where a run starts from, and its best model."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ RANDOM = "random"
 
 
 def start(config: Any, class_names: tuple[str, ...], say: Callable[[str], None]) -> tuple[Card, dict[str, np.ndarray]]:
-    """The model that a run starts from: its card and all its leaves, float32, on the host.
+    """The classifier that a run starts from: its card and all its leaves, float32, on the host.
 
     `config.model.weights` is a file, a folder, a hub name, a workdir, "random", or None for the model's own.
 
@@ -29,18 +29,10 @@ def start(config: Any, class_names: tuple[str, ...], say: Callable[[str], None])
     model, seed, classes = config.model, config.seed, len(class_names)
     if model.num_classes is not None and model.num_classes != classes:
         raise UserError(f"model.num_classes={model.num_classes}, but the data has {classes} classes")
-    spec = published(model)
-    if spec and model.weights == RANDOM:
-        return _random(_sees(spec), model.pool, classes, class_names, seed)
-    named = spec and _sees(spec).name
-    found = load_pretrained(model.weights or model.name, model=named, drop_head=model.drop_head)
-    if _sees(found.card.spec).name != model.name:
-        raise UserError(
-            f"the weights are of a {found.card.spec.name}, not a {model.name}: give that name after the config's colon"
-        )
-    for note in found.notes:
-        say(note)
-    card, flat = _seeing(found.card, {path: _float32(array) for path, array in found.flat.items()})
+    if model.weights == RANDOM and published(model):
+        card, flat = _random(model, seed, classes, model.pool)
+        return dataclasses.replace(card, class_names=class_names), flat
+    card, flat = _pretrained(model, model.drop_head, say)
     if card.num_classes not in (0, classes):
         raise UserError(
             f"the weights have a head of {card.num_classes} classes and the data has {classes}: "
@@ -60,6 +52,27 @@ def start(config: Any, class_names: tuple[str, ...], say: Callable[[str], None])
     if not card.num_classes:
         flat |= new_head(card.spec, classes, pool, seed)
     return dataclasses.replace(card, num_classes=classes, pool=pool, class_names=class_names), flat
+
+
+def backbone(config: Any, say: Callable[[str], None]) -> tuple[Card, dict[str, np.ndarray]]:
+    """The backbone that a run starts from, as `start` finds it; a classification head of the weights is left out."""
+    if config.model.weights == RANDOM and published(config.model):
+        return _random(config.model, config.seed, 0, None)
+    return _pretrained(config.model, True, say)
+
+
+def _pretrained(model: Any, drop_head: bool, say: Callable[[str], None]) -> tuple[Card, dict[str, np.ndarray]]:
+    """The weights that a config names, as far as images pass through them."""
+    spec = published(model)
+    named = spec and _sees(spec).name
+    found = load_pretrained(model.weights or model.name, model=named, drop_head=drop_head)
+    if _sees(found.card.spec).name != model.name:
+        raise UserError(
+            f"the weights are of a {found.card.spec.name}, not a {model.name}: give that name after the config's colon"
+        )
+    for note in found.notes:
+        say(note)
+    return _seeing(found.card, {path: _float32(array) for path, array in found.flat.items()})
 
 
 def published(model: Any) -> registry.ModelSpec | None:
@@ -93,11 +106,12 @@ def _seeing(card: Card, flat: dict[str, np.ndarray]) -> tuple[Card, dict[str, np
     return dataclasses.replace(card, spec=spec), {path: flat[path] for path in kept}
 
 
-def _random(spec: registry.ModelSpec, pool: str | None, classes: int, class_names: tuple[str, ...], seed: int):
+def _random(model: Any, seed: int, classes: int, pool: str | None) -> tuple[Card, dict[str, np.ndarray]]:
     from flax import nnx
 
+    spec = _sees(registry.get(model.name))
     _, flat = split(spec.build(classes, pool=pool, rngs=nnx.Rngs(seed)))
-    card = Card(spec, classes, pool or spec.pool, class_names, source={"path": RANDOM})
+    card = Card(spec, classes, pool or spec.pool, source={"path": RANDOM})
     return _seeing(card, jax.tree.map(np.asarray, flat))
 
 
@@ -111,13 +125,13 @@ def _float32(array: np.ndarray) -> np.ndarray:
     return array if np.issubdtype(array.dtype, np.integer) else np.asarray(array, np.float32)
 
 
-def save_best(folder: Path, card: Card, image_size: tuple[int, int], flat: dict[str, np.ndarray]) -> None:
-    """Writes the best model so far, in place of an earlier one; it is used at the size it was trained at."""
+def save(folder: Path, card: Card, image_size: tuple[int, int], flat: Mapping[str, np.ndarray]) -> None:
+    """Writes a model, in place of an earlier one; it is used at the size it was trained at."""
     preprocess = dataclasses.replace(card.spec.preprocess, size=image_size)
     card = dataclasses.replace(card, spec=dataclasses.replace(card.spec, preprocess=preprocess))
     save_model(folder, card, flat, overwrite=True)
 
 
-def load_best(folder: Path) -> dict[str, np.ndarray]:
-    """All leaves of the best model."""
+def load(folder: Path) -> dict[str, np.ndarray]:
+    """All leaves of a saved model."""
     return load_model(folder)[1]

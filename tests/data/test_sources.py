@@ -156,3 +156,43 @@ def test_an_unknown_split_says_what_was_found(tmp_path):
 def test_config_errors(options, message):
     with pytest.raises(UserError, match=message):
         load_source(options)
+
+
+def unlabelled(*roots):
+    return load_source({"name": "images", "root": ",".join(str(root) for root in roots)})
+
+
+def test_images_of_any_folders_without_labels(tmp_path):
+    make_folder(tmp_path, {"b/train/cat": 2, "b/val/cat": 1, "a": 2, ".cache": 1})
+    Image.new("RGB", (4, 4)).save(tmp_path / "loose.JPG")
+    (tmp_path / "b" / "notes.txt").write_text("x")
+    source = unlabelled(tmp_path)
+    split = source.split("train")
+    names = [split.record_name(i) for i in range(len(split))]
+    assert names == ["a/0.png", "a/1.png", "b/train/cat/0.png", "b/train/cat/1.png", "b/val/cat/0.png", "loose.JPG"]
+    assert split.labels.tolist() == [0] * 6 and split.labels.dtype == np.int32
+    assert source.class_names == split.class_names == () and split.counts() == {}
+    assert source.splits.keys() == {"train"} and source.ignored == {"hidden": 1, "not an image": 1}
+
+
+def test_images_of_several_roots_each_once(tmp_path):
+    make_folder(tmp_path, {"b": 2, "a/deep": 1, "c,d": 1})
+    split = unlabelled(tmp_path / "b", f" {tmp_path / 'a'}", tmp_path / "b").split("train")
+    assert [split.record_name(i) for i in range(3)] == ["b/0.png", "b/1.png", "a/deep/0.png"] and len(split) == 3
+    assert len(unlabelled(tmp_path / "c,d").split("train")) == 1  # a folder of that name
+
+
+@pytest.mark.parametrize(
+    ("roots", "message"),
+    [
+        ((), "'images' needs a folder of images: --config.data.root"),
+        (("good", ""), "'images' needs a folder of images"),
+        (("good", "god"), "god does not exist; nearest in .*: good"),
+        (("good", "empty"), "no images under .*empty; passed over: 1 not an image"),
+    ],
+)
+def test_errors_of_unlabelled_images(tmp_path, roots, message):
+    make_folder(tmp_path, {"good": 1, "empty": 0})
+    (tmp_path / "empty" / "notes.txt").write_text("x")
+    with pytest.raises(UserError, match=message):
+        unlabelled(*(root and tmp_path / root for root in roots))

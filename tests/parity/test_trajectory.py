@@ -23,7 +23,8 @@ from jaxdino.core.params import Flat
 from jaxdino.stage import stages
 from jaxdino.strategy import resolve
 from jaxdino.train import state, step
-from jaxdino.train.job import Job, Part
+from jaxdino.train.classification import Classification
+from jaxdino.train.task import Part
 from tests.parity.cases import CLASSES, GRID, PATCH, WIDTH
 from tests.parity.drawing import draw
 from tests.parity.hf_models import SHAPE, save
@@ -150,18 +151,19 @@ def ours(strategy: str, **optimizer) -> tuple[list[float], Flat]:
     config = config_of(strategy, **optimizer)
     card, flat = converted(build(*MODELS[strategy]))
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    job = Job(config, None, card, flat, mesh, (), ())
+    task = Classification.__new__(Classification)  # without its data: batches are given here
+    task.config, task.card, task.spec = config, card, card.spec
     flat, opt, plans, losses = sharding.put(flat, sharding.replicated(mesh)), None, [], []
     for stage in stages(config):
         skeleton = card.spec.skeleton(CLASSES, pool=card.pool, drop_path=stage.drop_path)
         plans.append(resolve(card.spec, skeleton, stage))
         total = stage.length(EPOCH)
         tx = optim.build(plans[-1], stage, total, optim.ages(plans), EPOCH)
-        now = state.begin(flat, skeleton, plans[-1], tx, seed=0, ema=False, mesh=mesh)
+        now = state.begin(flat, skeleton, plans[-1], tx, seed=0, mesh=mesh)
         if opt is not None:
             now["moving"]["opt"] = jax.device_put(optim.carry(opt, now["moving"]["opt"]), sharding.replicated(mesh))
         part = Part(len(plans) - 1, stage, plans[-1], skeleton, tx, EPOCH, total, (GRID * PATCH,) * 2, 0)
-        train_step = step.compile_train_step(job.train_step(part), now, mesh)
+        train_step = step.compile_train_step(task.train_step(part), now, mesh)
         for batch in batches()[len(losses) : len(losses) + total]:
             now["moving"], found = train_step(now["moving"], now["frozen"], sharding.put_batch(batch, mesh))
             losses.append(float(found["loss"]))

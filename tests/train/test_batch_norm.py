@@ -54,7 +54,7 @@ def train(stage_number: int, batches, *, devices: int = 1, remat: bool = False, 
     plan = resolve(SPEC, skeleton, stage)
     tx = optax.sgd(RATE)
     placed = sharding.put(FLAT, sharding.shardings(FLAT, mesh))
-    state = states.begin(placed, skeleton, plan, tx, seed=0, ema=False, mesh=mesh)
+    state = states.begin(placed, skeleton, plan, tx, seed=0, mesh=mesh)
     before = jax.tree.map(lambda x: np.array(x), state)
     function = steps.make_train_step(skeleton, Classify(0.0), tx, plain, **options)
     compiled = steps.compile_train_step(function, state, mesh)

@@ -18,6 +18,7 @@ from jaxdino import predict
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import split
 from jaxdino.train import loop, weights
+from jaxdino.train.classification import Classification
 from jaxdino.train.job import prepare
 from jaxdino.train.loop import run
 from jaxdino.train.workdir import Workdir, write_json
@@ -72,7 +73,7 @@ def test_a_shape_that_nobody_published_is_told_by_its_weights(tmp_path):
     save_model(tmp_path / "w", Card(spec), {k: np.asarray(v) for k, v in flat.items()})
     own = {"model__name": "dinov3_custom", "model__configured_for": "dinov3_custom"}
     job = prepare(tiny.config(1, **own, model__weights=str(tmp_path / "w")))
-    assert job.card.spec == spec and job.card.num_classes == 10
+    assert job.task.card.spec == spec and job.task.card.num_classes == 10
     for given in (None, "random"):
         with pytest.raises(UserError, match="told by its weights"):
             prepare(tiny.config(1, **own, model__weights=given))
@@ -111,14 +112,14 @@ def test_many_unreadable_images_are_a_warning_and_best_is_tested_at_its_own_size
     config = tiny.config(1, 1, batch_size=8, data__name="folder")
     config.data.update(root=str(root), val_ratio=0.4)
     config.stages[0].image_size, config.stages[1].image_size = 16, 8
-    sizes, evaluate = {}, loop.evaluate
+    sizes, evaluate = {}, Classification._evaluate
 
-    def spied(session, part, split, *rest):
+    def spied(self, session, part, split, *rest):
         sizes[split] = part.image_size
-        found = evaluate(session, part, split, *rest)
+        found = evaluate(self, session, part, split, *rest)
         return found | ({"val_accuracy": 1.0 - part.index} if split == "val" else {})  # the first stage wins
 
-    monkeypatch.setattr(loop, "evaluate", spied)
+    monkeypatch.setattr(Classification, "_evaluate", spied)
     assert loop.run(config, tmp_path / "run")["finished"]
     assert sizes == {"val": (8, 8), "test": (16, 16)}
     assert "WARNING: 6 of 20 images could not be read" in capsys.readouterr().out

@@ -42,7 +42,7 @@ def train(given, *, number=3, devices=4, fsdp=1, flat=FLAT, tx=None, spy=None, *
     plan = resolve(tiny.SPEC, SKELETON, stage)
     tx = tx or optim.build(plan, stage, 10)
     placed = sharding.put(flat, sharding.shardings(flat, mesh))
-    ema = options.get("ema_decay", 0.0) > 0
+    ema = {path: placed[path] for path in plan.trainable} if options.get("ema_decay") else None
     state = states.begin(placed, SKELETON, plan, tx, seed=0, ema=ema, mesh=mesh)
     if spy:
         spy(state)

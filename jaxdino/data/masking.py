@@ -1,0 +1,166 @@
+"""Which patches a masked view hides: boxes of random place and shape, filled up to an exact number at random.
+
+How many patches are hidden at a place of the batch follows from that place alone, and the places take turns evenly:
+so every batch, and every part of it, hides nearly the same number, and arrays for the hidden patches can have one
+size for all steps.
+
+Sources: Bao et al. 2021, BEiT (arXiv:2106.08254), Algorithm 1; filling up: facebookresearch/dinov3
+dinov3/data/masking.py; the spread of ratios over a batch: dinov3/data/collate.py.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from jaxdino.core.errors import UserError
+from jaxdino.core.rules import did_you_mean
+
+TRIES = 10  # for a box that fits
+STEPS = (math.sqrt(11) % 1, math.e % 1)  # of a dozen irrational ones, the evenest over devices and slices
+
+
+@dataclasses.dataclass(frozen=True)
+class Masking:
+    """Blockwise masks of the global views.
+
+    Attributes:
+      prob: share of the views that are masked.
+      ratio: smallest and largest share of such a view's patches that are hidden.
+      patch: side of a patch in pixels.
+      min_patches: the area that a box is drawn from at least, in patches.
+      min_aspect: smallest height / width of a box; 1 / min_aspect is the largest.
+    """
+
+    prob: float = 0.5
+    ratio: tuple[float, float] = (0.1, 0.5)
+    patch: int = 16
+    min_patches: int = 4
+    min_aspect: float = 0.3
+
+    def __post_init__(self):
+        low, high = self.ratio
+        if not (0 <= self.prob <= 1 and 0 <= low <= high <= 1):
+            raise UserError(
+                f"masking prob={self.prob} and ratio={self.ratio} must lie in 0 to 1, the smaller ratio first"
+            )
+        if self.patch < 1 or self.min_patches < 1 or not 0 < self.min_aspect <= 1:
+            raise UserError(
+                f"masking patch={self.patch} and min_patches={self.min_patches} must be at least 1, "
+                f"min_aspect={self.min_aspect} above 0 and at most 1"
+            )
+
+    @classmethod
+    def of(cls, given: "Mapping | Masking") -> "Masking":
+        """Reads a dict or ConfigDict. Raises UserError for an unknown field."""
+        if isinstance(given, cls):
+            return given
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in given:
+            if name not in names:
+                raise UserError(f"masking has no field {name!r}; {did_you_mean(name, names)}")
+        values = {name: value for name, value in given.items() if value is not None}
+        return cls(**{name: tuple(value) if name == "ratio" else value for name, value in values.items()})
+
+    def grid(self, size: int) -> tuple[int, int]:
+        """(h, w), the patches of a view of `size` pixels. Raises UserError if they do not fill it."""
+        if size % self.patch:
+            fit = max(self.patch, round(size / self.patch) * self.patch)
+            raise UserError(
+                f"global views of {size} pixels are no whole number of {self.patch}-pixel patches; try {fit}"
+            )
+        return size // self.patch, size // self.patch
+
+    def counts(self, batch_size: int, grid: tuple[int, int], views: int) -> np.ndarray:
+        """How many patches each place of a batch hides: int64 (B, G), the largest first in each row, 0 for no mask.
+
+        Which of an image's views gets which number is drawn (`draw`).
+        """
+        if batch_size < 1:
+            raise UserError(f"batch_size {batch_size} must be at least 1")
+        return _counts(self, batch_size, tuple(grid), views)
+
+    def draw(self, rng: np.random.Generator, counts: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+        """bool (G, h, w) for one image: its `counts` (G,) given to its views in random order."""
+        return np.stack([self.block_mask(rng, grid, int(count)) for count in rng.permutation(counts)])
+
+    def block_mask(self, rng: np.random.Generator, grid: tuple[int, int], count: int) -> np.ndarray:
+        """bool (h, w) with exactly `count` patches True: boxes, then single patches to fill up."""
+        mask, left = np.zeros(grid, bool), count
+        while left > 0:
+            new = self._add_box(rng, mask, left)
+            if not new:
+                break
+            left -= new
+        if left:
+            mask.flat[rng.choice(np.flatnonzero(~mask), left, replace=False)] = True
+        return mask
+
+    def _add_box(self, rng: np.random.Generator, mask: np.ndarray, most: int) -> int:
+        """Hides one more box that adds 1 to `most` patches; how many it added, 0 after ten misses."""
+        height, width = mask.shape
+        bound = -math.log(self.min_aspect)
+        for area, turn, y, x in rng.random((TRIES, 4)).tolist():
+            area = self.min_patches + (most - self.min_patches) * area
+            aspect = math.exp(bound * (2 * turn - 1))
+            tall, wide = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if not (0 < tall < height and 0 < wide < width):
+                continue
+            top, left = int(y * (height - tall + 1)), int(x * (width - wide + 1))
+            box = mask[top : top + tall, left : left + wide]
+            new = box.size - np.count_nonzero(box)
+            if 0 < new <= most:
+                box[...] = True
+                return new
+        return 0
+
+    def capacity(
+        self,
+        batch_size: int,
+        grid: tuple[int, int],
+        views: int,
+        groups: int = 1,
+        slices: int = 1,
+        process_count: int = 1,
+    ) -> int:
+        """The largest number of hidden patches in any group of any slice of any batch.
+
+        Args:
+          batch_size: B, over all hosts, a multiple of `slices` x `groups` and of `process_count`.
+          grid: (h, w).
+          views: G.
+          groups: equal runs of a slice's images; one a device.
+          slices: slice s has the rows s, s + slices, ... of the batch, which lies in memory host by host.
+          process_count: hosts; host p has the places p, p + process_count, ... of the batch.
+
+        Raises:
+          UserError: if the batch cannot be cut up so.
+        """
+        if batch_size % (slices * groups) or batch_size % process_count:
+            raise UserError(
+                f"batch_size {batch_size} must be a multiple of {slices} slice(s) x {groups} group(s) "
+                f"and of {process_count} host(s)"
+            )
+        hidden = self.counts(batch_size, grid, views).sum(axis=1)
+        rows = hidden.reshape(-1, process_count).T.reshape(-1, slices).T
+        return int(rows.reshape(slices, groups, -1).sum(axis=-1).max())
+
+
+@functools.lru_cache(maxsize=16)
+def _counts(masking: Masking, batch_size: int, grid: tuple[int, int], views: int) -> np.ndarray:
+    masked = np.floor(views * masking.prob + _strata(batch_size, STEPS[0]) + 1e-9).astype(np.int64)
+    masked = np.minimum(masked, views)
+    low, high = masking.ratio
+    ratios = low + (high - low) * _strata(int(masked.sum()), STEPS[1])
+    patches = grid[0] * grid[1]
+    counts = np.zeros((batch_size, views), np.int64)
+    counts[np.arange(views) < masked[:, None]] = np.clip(np.rint(ratios * patches), 1, patches)
+    return -np.sort(-counts, axis=1)
+
+
+def _strata(count: int, step: float) -> np.ndarray:
+    """The middles of `count` equal parts of 0..1, in an order of which any run, and any comb, is spread out too."""
+    places = np.argsort(np.argsort((np.arange(count) * step) % 1))
+    return (places + 0.5) / max(count, 1)

@@ -1,0 +1,135 @@
+"""The views of an image that self-distillation compares, as data: which crops, and what is done to their colours.
+
+A recipe says both: the crop is cut on the host (`multicrop`), the rest happens on the device (`device_views`).
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxdino.core.errors import UserError
+from jaxdino.core.rules import did_you_mean
+
+KINDS = ("global", "local")
+MIN_GLOBAL = 2  # the student's view is compared with another view of the teacher's
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """`count` crops of one recipe. What happens to them, in this order: crop, flips, jitter, grey, blur, solarise.
+
+    Attributes:
+      kind: "global" views go through teacher and student, "local" ones through the student alone.
+      size: height and width in pixels.
+      scale: smallest and largest share of the image's area.
+      ratio: smallest and largest width / height of what is cut out.
+      hflip, vflip: chances.
+      brightness, contrast, saturation: a factor from 1 - x to 1 + x. hue: -x to x turns of the colour circle.
+      jitter_prob, gray_prob, blur_prob, solarize_prob: chances.
+      blur_sigma: smallest and largest standard deviation of the Gaussian, in pixels of the crop.
+      solarize_threshold: of 0..1; what lies at it or above is inverted.
+    """
+
+    kind: str = "global"
+    size: int = 224
+    scale: tuple[float, float] = (0.4, 1.0)
+    count: int = 1
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    hflip: float = 0.5
+    vflip: float = 0.0
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1
+    jitter_prob: float = 0.8
+    gray_prob: float = 0.2
+    blur_prob: float = 0.5
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarize_prob: float = 0.0
+    solarize_threshold: float = 128 / 255
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise UserError(f"a view's kind={self.kind!r} is not known; {did_you_mean(str(self.kind), KINDS)}")
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            ends = value if isinstance(value, tuple) else (value,)
+            if not all(low <= end <= high for end in ends) or list(ends) != sorted(ends):
+                order = ", the smaller first" if len(ends) > 1 else ""
+                raise UserError(f"a {self.kind} view's {name}={value} must lie in {low:g} to {high:g}{order}")
+
+    @classmethod
+    def of(cls, given: "Mapping | View") -> "View":
+        """Reads a dict or ConfigDict; None leaves a field at its default. Raises UserError for an unknown field."""
+        if isinstance(given, cls):
+            return given
+        kinds = {field.name: field.type for field in dataclasses.fields(cls)}
+        for name in given:
+            if name not in kinds:
+                raise UserError(f"a view has no field {name!r}; {did_you_mean(name, kinds)}")
+        values = {name: value for name, value in given.items() if value is not None}
+        return cls(**{name: _as(name, kinds[name], value) for name, value in values.items()})
+
+
+INF = float("inf")
+RANGES = {
+    "size": (1, INF),
+    "count": (0, INF),
+    "scale": (1e-6, 1),
+    "ratio": (1e-6, INF),
+    **dict.fromkeys(("hflip", "vflip", "jitter_prob", "gray_prob", "blur_prob", "solarize_prob"), (0, 1)),
+    **dict.fromkeys(("brightness", "contrast", "saturation"), (0, INF)),
+    "hue": (0, 0.5),
+    "blur_sigma": (0, 100),
+    "solarize_threshold": (0, 1),
+}
+"""The values that a field may take, both ends included."""
+
+GLOBAL_1 = View("global", 224, (0.4, 1.0), blur_prob=1.0)
+GLOBAL_2 = View("global", 224, (0.4, 1.0), blur_prob=0.1, solarize_prob=0.2)
+LOCAL = View("local", 96, (0.05, 0.4), count=8, blur_prob=0.5)
+DINO = (GLOBAL_1, GLOBAL_2, LOCAL)
+"""Source: facebookresearch/dino main_dino.py DataAugmentationDINO, with the scales that its README trains with."""
+
+
+def check(views: Sequence[Mapping | View]) -> tuple[View, ...]:
+    """The views of one image, read and checked.
+
+    Raises:
+      UserError: fewer than two global views, or two sizes among the global or among the local ones.
+    """
+    views = tuple(View.of(view) for view in views)
+    crops = {kind: expanded(views, kind) for kind in KINDS}
+    if len(crops["global"]) < MIN_GLOBAL:
+        raise UserError(
+            f"there are {len(crops['global'])} global views; self-distillation compares at least {MIN_GLOBAL}: "
+            'add a view of kind="global", or raise its count'
+        )
+    for kind, found in crops.items():
+        sizes = sorted({view.size for view in found})
+        if len(sizes) > 1:
+            raise UserError(
+                f"the {kind} views have the sizes {sizes}; those of one kind go through the network "
+                f"as one batch: give all of them one size, say {sizes[-1]}"
+            )
+    return views
+
+
+def expanded(views: Sequence[View], kind: str) -> tuple[View, ...]:
+    """One `View` of count 1 for each crop of that kind, in order."""
+    chosen = [view for view in views if view.kind == kind]
+    return tuple(dataclasses.replace(view, count=1) for view in chosen for _ in range(view.count))
+
+
+def _as(name: str, kind: Any, value: Any) -> Any:
+    """A config's value as the field's type: a pair from any sequence, a whole number of pixels."""
+    try:
+        if kind in (int, float, str):
+            if isinstance(value, str) != (kind is str) or kind(value) != value:
+                raise ValueError
+            return kind(value)
+        low, high = value
+        return float(low), float(high)
+    except (TypeError, ValueError):
+        what = kind.__name__ if kind in (int, float, str) else "pair of numbers"
+        raise UserError(f"a view's {name}={value!r} is no {what}") from None

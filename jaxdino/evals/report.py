@@ -1,0 +1,188 @@
+"""All figures of one model on one labelled source: nearest neighbours, linear classifier, raw pixels beside them."""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import bind
+from jaxdino.core.params import split as taken_apart
+from jaxdino.data.checks import BadImage, check_read
+from jaxdino.data.device_aug import normalize
+from jaxdino.data.pipeline import EvalBatches, make_eval_iter
+from jaxdino.data.sources import DataConfig, Source, Split
+from jaxdino.data.transforms import EvalTransform
+from jaxdino.evals import features, pictures
+from jaxdino.evals.knn import TEMPERATURE, K, check_k, knn_accuracy
+from jaxdino.evals.probe import linear_probe
+from jaxdino.models.classifier import POOLS, pool_named
+
+PIXELS = 32  # side of the images whose raw pixels are compared
+DRAWN = 6  # images in a picture
+
+Embed = Callable[[jax.Array], jax.Array]
+
+
+def report(
+    model: Any,
+    source: Source,
+    data: DataConfig | None = None,
+    *,
+    split: str = "val",
+    k: Sequence[int] = K,
+    temperature: float = TEMPERATURE,
+    pool: str = "cls",
+    probe: bool = False,
+    random: bool = False,
+    batch_size: int = 64,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """What a model's features are worth on labelled images: train is the bank, `split` is classified.
+
+    Args:
+      model: as `jaxdino.load` gives it. data: threads and such, as `pipeline.make_eval_iter` takes it.
+      k, temperature: of `knn.knn_accuracy`. pool: a key of `classifier.POOLS`, what is taken as features.
+      probe: `probe.linear_probe` too. random: the same model with random weights too, drawn from `seed`.
+      say: takes a line about images that could not be read.
+
+    Returns:
+      model, digest, data, split, pool, temperature, classes; images and skipped: {split: count}; rows: a list of
+      {"features", "width", "knn_accuracy": {k: share}, "linear": the probe's figures or None} for the model, random
+      weights if asked for, and raw pixels.
+
+    Raises:
+      UserError: for a model that sees no colour images, a split or pool that is not there, k above the bank's size,
+        before an image is read; if none could be read.
+    """
+    check(model, source, split, k, pool, batch_size)
+    size = min(PIXELS, *model.card.spec.preprocess.size)
+    embeds = {model.name: embedder(model, pool)}
+    if random:
+        embeds["random weights"] = embedder(untrained(model, seed), pool)
+    embeds[f"raw pixels {size} x {size}"] = jax.jit(functools.partial(features.flattened, size=size))
+    classes, images, skipped, rows = len(source.class_names), {}, {}, []
+    for name, embed in embeds.items():
+        found = []
+        for part in ("train", split):
+            batches = batches_of(source.split(part), data, model, batch_size)
+            found += _features(embed, batches, say if not rows else lambda line: None)
+            images[part], skipped[part] = len(found[-1]), len(batches.bad)
+        near = knn_accuracy(*found, k=k, temperature=temperature, num_classes=classes)
+        linear = linear_probe(*found, num_classes=classes, seed=seed) if probe else None
+        rows.append({"features": name, "width": found[0].shape[1], "knn_accuracy": near, "linear": linear})
+    about = {"model": model.name, "digest": model.digest, "data": source.name, "split": split, "pool": pool}
+    about |= {"temperature": temperature, "classes": classes}
+    return about | {"images": images, "skipped": skipped, "rows": rows}
+
+
+def check(model: Any, source: Source, split: str, k: Sequence[int], pool: str, batch_size: int) -> None:
+    """Raises UserError for what cannot be measured, before an image is read."""
+    _check_sight(model)
+    if pool_named(pool).blocks > 1 and "backbone.cls_token" not in model.flat:
+        raise UserError(f"pool {pool!r} looks at the class token of several blocks, which {model.name} does not have")
+    if split == "train":
+        raise UserError("split 'train' is the bank that images are compared with: classify another, val or test")
+    if batch_size < 1:
+        raise UserError(f"batch_size {batch_size} must be at least 1")
+    source.split(split)
+    for count in k:
+        check_k(count, len(source.split("train")))
+
+
+def _check_sight(model: Any) -> None:
+    config = model.card.spec.config
+    if config.input_kernel not in model.flat:
+        raise UserError(f"the weights are of a {model.name}, which sees no images: give a backbone or an image tower")
+    if config.in_channels != 3:
+        raise UserError(f"{model.name} sees images of {config.in_channels} channels, and the data's have 3")
+
+
+def embedder(model: Any, pool: str) -> Embed:
+    """Images uint8 (B, H, W, 3) -> features (B, D) of a loaded model."""
+    how = POOLS[pool]
+    if how.blocks > 1:
+        return lambda images: how.features(model.intermediate_layers(images, how.blocks))
+    return lambda images: how.features([model(images)])
+
+
+def untrained(model: Any, seed: int) -> Any:
+    """The same model with random weights."""
+    card = model.card
+    _, flat = taken_apart(card.spec.build(card.num_classes, pool=card.pool, rngs=nnx.Rngs(seed)))
+    flat = {path: flat[path].astype(leaf.dtype) for path, leaf in model.flat.items()}
+    return type(model)(card, model.skeleton, flat)
+
+
+def batches_of(split: Split, data: DataConfig | None, model: Any, batch_size: int) -> EvalBatches:
+    """The images of a split, cropped as the model was made to see them."""
+    how = model.card.spec.preprocess
+    return make_eval_iter(
+        split,
+        data,
+        batch_size=min(batch_size, len(split)),
+        image_size=how.size,
+        crop_pct=how.crop_pct,
+        interpolation=how.interpolation,
+    )
+
+
+def _features(embed: Embed, batches: EvalBatches, say: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        found = features.extract(embed, batches)
+    except features.NoImages:
+        check_read(batches.bad, len(batches.bad), len(batches.bad), say)
+        raise
+    if batches.bad:
+        say(batches.bad.report())
+    return found
+
+
+def draw(model: Any, split: Split, folder: str | Path, size: int | None = None) -> list[Path]:
+    """Draws what the model sees in up to `DRAWN` images, spread over a split, as `pictures.draw` says.
+
+    Args:
+      size: pixels a side, a multiple of the patch size; the model's own if None.
+
+    Raises:
+      UserError: as `pictures.draw`, for a size that does not fit the patches, or a model that sees no colour images.
+    """
+    _check_sight(model)
+    how = model.card.spec.preprocess
+    shape = how.size if size is None else (size, size)
+    read = EvalTransform(shape, how.crop_pct, how.interpolation, DataConfig.max_pixels)
+    images = []
+    for i in np.unique(np.linspace(0, len(split) - 1, DRAWN).astype(int)):
+        try:
+            images.append(read(split.records[i]))
+        except BadImage:
+            continue
+
+    @jax.jit
+    def see(flat, images):
+        return pictures.look(bind(model.skeleton, flat).backbone, normalize(images, how.mean, how.std))
+
+    return pictures.draw(functools.partial(see, model.flat), np.array(images), folder)
+
+
+def table(found: dict[str, Any]) -> str:
+    """A report as lines to read."""
+    counts, probed = list(found["rows"][0]["knn_accuracy"]), found["rows"][0]["linear"] is not None
+    cells = [["features", "width", *(f"k-NN {k}" for k in counts), *(["linear"] if probed else [])]]
+    for row in found["rows"]:
+        shares = [*row["knn_accuracy"].values(), *([row["linear"]["accuracy"]] if probed else [])]
+        cells.append([row["features"], f"{row['width']:,}", *(f"{share:.2%}" for share in shares)])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    images, what = found["images"], found["split"]
+    lines = [
+        f"{found['data']}: {images[what]:,} images of {what}, compared with {images['train']:,} of train; "
+        f"{found['classes']} classes"
+    ]
+    for name, *rest in cells:
+        lines.append("  ".join([name.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]))
+    return "\n".join(lines)

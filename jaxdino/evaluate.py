@@ -1,0 +1,82 @@
+"""Measures frozen features: `python -m jaxdino.evaluate --weights SRC --root DIR`.
+
+Prints the accuracy of k nearest neighbours and, with --probe, of a linear classifier, beside what raw pixels reach.
+Without --root, on the embedded digits.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from jaxdino.core.errors import UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints a table of figures; 2 if nothing can be done."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxdino.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--weights", required=True, help="a file, folder, hub name or workdir, as jaxdino.load takes it"
+    )
+    parser.add_argument("--prefix", help="where the network sits in the file, such as student.backbone.")
+    parser.add_argument("--root", help="image folder with a sub-folder for each class; by default the digits")
+    parser.add_argument("--split", default="val", help="the images to classify, val or test (default val)")
+    parser.add_argument(
+        "--put_aside",
+        type=float,
+        default=0.2,
+        help="share of each class to classify where there is no folder of --split",
+    )
+    parser.add_argument("--k", type=int, nargs="+", default=[10, 20], help="numbers of neighbours (default 10 20)")
+    parser.add_argument("--temperature", type=float, default=0.07, help="of the neighbours' votes (default 0.07)")
+    parser.add_argument("--pool", default="cls", help="features: cls (default), mean, cls_mean or cls4_mean")
+    parser.add_argument("--probe", action="store_true", help="train a linear classifier too")
+    parser.add_argument("--random", action="store_true", help="compare with the same model's random weights too")
+    parser.add_argument("--pictures", metavar="DIR", help="draw attention and patch features of some images there")
+    parser.add_argument("--picture_size", type=int, help="pixels a side of the images drawn (default the model's)")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there")
+    parser.add_argument("--dtype", default="float32", help="float32 (default), bfloat16 or float16")
+    parser.add_argument("--batch_size", type=int, default=64, help="images that go through the model together")
+    parser.add_argument("--seed", type=int, default=0, help="of the linear classifier and the random weights")
+    args = parser.parse_args(argv)
+    try:
+        evaluate(args)
+    except UserError as err:
+        print(f"error: {err}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Does what the flags say: prints the table, writes the JSON file and the pictures.
+
+    Raises:
+      UserError: for what cannot be, before long work.
+    """
+    import jaxdino
+    from jaxdino.data.sources import DataConfig, load_source
+    from jaxdino.evals import report
+
+    place = Path(args.json or ".").absolute().parent
+    if not place.is_dir():
+        raise UserError(f"--json {args.json}: there is no folder {place} to write it in")
+    ratios = {"val_ratio": 0.0, f"{args.split}_ratio": args.put_aside} if args.split in ("val", "test") else {}
+    data = DataConfig(name="folder" if args.root else "digits", root=args.root, **ratios)
+    source = load_source(data)
+    split = source.split(args.split)
+    model = jaxdino.load(args.weights, args.dtype, prefix=args.prefix)
+    names = ("split", "k", "temperature", "pool", "probe", "random", "batch_size", "seed")
+    how = {name: getattr(args, name) for name in names}
+    found = report.report(model, source, data, **how, say=lambda line: print(line, file=sys.stderr))
+    print(report.table(found))
+    if args.json:
+        Path(args.json).write_text(json.dumps({"weights": args.weights, "root": args.root} | found, indent=2) + "\n")
+    if args.pictures:
+        for file in report.draw(model, split, args.pictures, args.picture_size):
+            print(file)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""What a run of self-distillation may set, and the published combinations."""
+
+import dataclasses
+from typing import Any
+
+from jaxdino.core.errors import UserError
+from jaxdino.core.rules import did_you_mean
+
+CENTRINGS = ("centre", "sinkhorn", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Distill:
+    """What is minimised, and how the teacher follows; a stage may set any of it otherwise.
+
+    Attributes:
+      dino, ibot, koleo, gram, anchor: the weights of the losses; gram and anchor hold the patches' similarities and
+        the class token to the reference, the weights the run started from. 0 leaves a part out altogether.
+      centring: what keeps the teacher's answers apart: its running centre, Sinkhorn-Knopp, or nothing.
+      teacher_temperature: reached linearly from `warmup_teacher_temperature` after so many epochs.
+      momentum: of the teacher, rising to `final_momentum` by a cosine over the stage.
+      mask_prob, mask_ratio: share of the global views that are masked, and how much of them (iBOT).
+      gram_negatives: what happens to negative similarities; see `gram_loss`.
+    """
+
+    dino: float = 1.0
+    ibot: float = 0.0
+    koleo: float = 0.0
+    gram: float = 0.0
+    anchor: float = 0.0
+    centring: str = "centre"
+    centre_momentum: float = 0.9
+    student_temperature: float = 0.1
+    teacher_temperature: float = 0.04
+    warmup_teacher_temperature: float = 0.04
+    warmup_teacher_temperature_epochs: float = 0.0
+    momentum: float = 0.996
+    final_momentum: float = 1.0
+    mask_prob: float = 0.5
+    mask_ratio: tuple[float, float] = (0.1, 0.5)
+    gram_negatives: str = "none"
+
+    @property
+    def anchored(self) -> bool:
+        """Whether the reference is looked at."""
+        return self.gram > 0 or self.anchor > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Projection:
+    """The projection heads, under the names of their published constructor; see `DINOHeadConfig`.
+
+    Attributes:
+      separate: whether masked patches go through a head of their own (DINOv3), or through the class token's (iBOT).
+    """
+
+    out_dim: int = 65536
+    hidden_dim: int = 2048
+    bottleneck_dim: int = 256
+    num_layers: int = 3
+    use_bn: bool = False
+    norm_last_layer: bool = True
+    separate: bool = False
+
+
+_DINOV2 = dict(
+    ibot=1.0,
+    koleo=0.1,
+    teacher_temperature=0.07,
+    warmup_teacher_temperature=0.04,
+    warmup_teacher_temperature_epochs=30.0,
+    momentum=0.992,
+)
+METHODS: dict[str, dict[str, Any]] = {
+    "dino": {},
+    "dinov2": _DINOV2,
+    "dinov3": _DINOV2 | dict(centring="sinkhorn", gram=2.0),
+}
+"""The published combinations: what differs from `Distill`'s defaults, which are DINO's."""
+INTERVALS = {
+    **dict.fromkeys(("dino", "ibot", "koleo", "gram", "anchor", "warmup_teacher_temperature_epochs"), "[0, inf)"),
+    **dict.fromkeys(("student_temperature", "teacher_temperature", "warmup_teacher_temperature"), "(0, inf)"),
+    **dict.fromkeys(("centre_momentum", "momentum", "final_momentum", "mask_prob"), "[0, 1]"),
+    "mask_ratio": "[0, 1)",
+}
+"""The values that a setting may take."""
+TERMS = ("dino", "ibot", "koleo", "gram", "anchor")
+
+
+def method_named(name: str) -> Distill:
+    """A published combination; UserError with the nearest names if there is none of that name."""
+    if name not in METHODS:
+        raise UserError(f"objective.method={name!r} is not known; {did_you_mean(name, METHODS)}")
+    return Distill(**METHODS[name])
+
+
+THRESHOLDS: dict[str, float] = {}

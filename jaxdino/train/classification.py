@@ -1,0 +1,190 @@
+"""The task of classification: labelled images, a linear head, accuracy and its like."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxdino.core import sharding
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import Flat, Skeleton, bind
+from jaxdino.data import device_aug, pipeline
+from jaxdino.data.checks import check_read
+from jaxdino.data.transforms import as_size, get_preset
+from jaxdino.objectives.classify import Classify
+from jaxdino.stage import Stage
+from jaxdino.strategy import Plan
+from jaxdino.train import adapters, data, metrics, plots, precision, state, step, weights
+from jaxdino.train.task import Metrics, Part, State
+from jaxdino.train.watch import Stopped
+from jaxdino.train.workdir import say
+
+MONITORS = ("val_accuracy", "val_balanced_accuracy", "val_macro_f1", "val_loss", "val_top5_accuracy")
+
+
+class Classification:
+    """See `jaxdino.train.task.Task`.
+
+    Raises:
+      UserError: for data without classes or a validation split, and weights that do not fit.
+    """
+
+    arrays: ClassVar = ("image", "label", "weight")
+    shown: ClassVar = "val_accuracy"
+
+    def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None]):
+        self.config, self.mesh = config, mesh
+        self.source = data.labelled(data.config_of(config))
+        tell(data.summary(self.source))
+        self.card, self.flat = weights.start(config, self.source.class_names, tell)
+        self.spec = self.card.spec
+        self.monitors = MONITORS if self.card.num_classes > 5 else MONITORS[:-1]
+
+    def skeleton(self, stage: Stage) -> Skeleton:
+        """Backbone and head."""
+        get_preset(stage.augment)
+        return adapters.adapted(self._bare(stage), self.spec, stage)
+
+    def _bare(self, stage: Stage) -> Skeleton:
+        how = precision.how(self.config)
+        return self.spec.skeleton(self.card.num_classes, pool=self.card.pool, drop_path=stage.drop_path, **how)
+
+    def image_size(self, stage: Stage) -> tuple[int, int]:
+        """The stage's, or the model's own."""
+        skeleton, size = self._bare(stage), as_size(stage.image_size or self.spec.preprocess.size)
+        shapes = {path: jax.ShapeDtypeStruct(e.shape, e.dtype) for path, e in skeleton.entries.items()}
+        images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+        jax.eval_shape(lambda flat, x: bind(skeleton, flat)(x).logits, shapes, images)
+        return size
+
+    def averaged(self, plans: list[Plan], stage: Stage) -> tuple[str, ...]:
+        """What the stage trains, if it keeps an average."""
+        return plans[-1].trainable if stage.ema_decay else ()
+
+    def train_step(self, part: Part) -> Callable:
+        """Augmentation, cross entropy, update."""
+        mean, std = self.spec.preprocess.mean, self.spec.preprocess.std
+        preset = get_preset(part.stage.augment)
+
+        def augment(key: jax.Array, batch: step.Batch) -> step.Batch:
+            given = (batch[name] for name in self.arrays)
+            image, label = device_aug.augment(key, *given, preset, mean, std, self.card.num_classes)
+            return batch | {"image": image, "label": label}
+
+        return step.make_train_step(
+            part.skeleton,
+            Classify(part.stage.label_smoothing),
+            part.tx,
+            augment,
+            accumulate=part.stage.accumulate,
+            ema_decay=part.stage.ema_decay,
+            scale_loss=self.config.precision == "float16",
+        )
+
+    def train_batches(self, part: Part) -> pipeline.TrainIter:
+        """Of the training split."""
+        make = partial(pipeline.make_train_iter, self.source.split("train"), seed=part.seed, preset=part.stage.augment)
+        return self._batches(make, part)
+
+    def _batches(self, make: Callable, part: Part) -> Any:
+        preprocess = self.spec.preprocess
+        return make(
+            cfg=data.config_of(self.config),
+            batch_size=part.stage.batch_size,
+            image_size=part.image_size,
+            crop_pct=preprocess.crop_pct,
+            interpolation=preprocess.interpolation,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def more(self, flat: Flat) -> State:
+        """Nothing."""
+        return {}
+
+    def carried(self, before: Part, ended: State) -> tuple[Flat, Flat, State]:
+        """A stage starts from the best weights of the one before."""
+        return adapters.merged(state.whole(ended["best"], ended["frozen"]), before), {}, {}
+
+    def put_on(self, part: Part, flat: Flat) -> Flat:
+        """With adapters, where the stage has them."""
+        return adapters.put_on(flat, self._bare(part.stage), self.spec, part)
+
+    def baseline(self, session: Any) -> Metrics:
+        """Nothing."""
+        return {}
+
+    def measure(self, session: Any, part: Part) -> Callable[[State], Metrics]:
+        """The metrics of the validation split."""
+        eval_step = self._eval_step(part.skeleton)
+
+        def measured(current: State) -> Metrics:
+            flat = state.whole(state.evaluated(current["moving"]), current["frozen"])
+            return self._evaluate(session, part, "val", eval_step, flat)
+
+        return measured
+
+    def _eval_step(self, skeleton: Skeleton) -> Callable:
+        preprocess = self.spec.preprocess
+        normalize = partial(device_aug.normalize, mean=preprocess.mean, std=preprocess.std)
+        return step.compile_eval_step(skeleton, normalize, self.mesh)
+
+    def _evaluate(self, session: Any, part: Part, split: str, eval_step: Callable, flat: Flat) -> Metrics:
+        """The metrics of a whole split, over all devices and processes: {"val_accuracy": ...}.
+
+        Raises:
+          Stopped: if the run is told to stop meanwhile.
+          UserError: if no image of the split can be read, or the model answers with nan or infinity.
+        """
+        batches = self._batches(partial(pipeline.make_eval_iter, self.source.split(split)), part)
+        logits, labels = [], []
+        for batch in batches:
+            if session.stop.asked():
+                raise Stopped
+            given = {name: batch[name] for name in self.arrays}
+            out = jax.device_get(eval_step(flat, sharding.put_batch(given, self.mesh)))
+            counted = out["weight"] > 0
+            logits.append(out["logits"][counted])
+            labels.append(out["label"][counted])
+        session.note_bad(split, batches.bad)
+        check_read(batches.bad, len(batches.bad), len(batches.bad.split), say)
+        if not all(np.isfinite(each).all() for each in logits):
+            raise UserError(
+                f"the model of stage {part.stage.name!r} answers the {split} images with nan or infinity: lower its "
+                "learning rates, check the weights it started from for nan, and start in a new --workdir"
+            )
+        found = metrics.classification(np.concatenate(logits), np.concatenate(labels))
+        return {f"{split}_{name}": value for name, value in found.items()}
+
+    def reading(self, measured: Mapping[str, jax.Array]) -> Metrics:
+        """All of them."""
+        return {name: float(value) for name, value in measured.items()}
+
+    def judge(self, session: Any, reading: Metrics) -> None:
+        """Nothing is watched but the loss, which the loop watches."""
+
+    def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray]) -> None:
+        """The model into best/."""
+        weights.save(folder / "best", self.card, part.image_size, adapters.merged(flat, part))
+
+    def end(self, session: Any, part: Part, current: State) -> None:
+        """Nothing."""
+
+    def finish(self, session: Any) -> tuple[dict[str, Any], str]:
+        """The metrics of the test split, measured once, with the best model as it was saved."""
+        if "test" not in self.source.splits:
+            return {}, "the data has no test split: nothing was measured on one"
+        part = session.job.parts[session.progress.best_model["stage"]]
+        flat = weights.load(session.folder / "best")
+        eval_step = self._eval_step(self._bare(part.stage))
+        found = self._evaluate(session, part, "test", eval_step, sharding.put(flat, session.where(flat)))
+        return found, "test: " + ", ".join(f"{name[5:]} {value:.4f}" for name, value in found.items())
+
+    def pictures(self, session: Any) -> None:
+        """Loss, learning rates, accuracy."""
+        plots.draw(session.folder.records(), session.folder.folder, plots.CLASSIFICATION)

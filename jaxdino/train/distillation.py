@@ -1,0 +1,318 @@
+"""The task of self-distillation: images without labels, a student, its teacher, k-NN where there are labels."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from jaxdino import optim
+from jaxdino.core import params
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import Flat, Skeleton, split
+from jaxdino.core.rules import did_you_mean
+from jaxdino.data import multicrop, pipeline, views
+from jaxdino.data.device_views import augment_views
+from jaxdino.data.masking import Masking
+from jaxdino.data.sources import load_source
+from jaxdino.objectives.collapse import feature_rank, feature_std
+from jaxdino.objectives.distill import SelfDistillation
+from jaxdino.objectives.distill_model import HEADS, DistillSpec
+from jaxdino.objectives.distill_settings import CENTRINGS, INTERVALS, Distill, Projection, method_named
+from jaxdino.stage import Stage, check_range
+from jaxdino.strategy import Plan
+from jaxdino.train import adapters, alarms, data, plots, precision, state, step, weights
+from jaxdino.train.networks import save_networks
+from jaxdino.train.retrieval import Retrieval
+from jaxdino.train.task import Metrics, Part, State
+
+BACKBONE = "backbone."
+
+
+class Distillation:
+    """See `jaxdino.train.task.Task`.
+
+    Raises:
+      UserError: for views, a projection or an objective that cannot be, or weights that do not fit.
+    """
+
+    arrays: ClassVar = ("global", "local", "mask", "weight")
+    shown: ClassVar = "knn_accuracy"
+
+    def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None]):
+        self.config, self.mesh, self.tell = config, mesh, tell
+        self.views = views.check(config.data.views)
+        self.source = load_source(data.config_of(config))
+        tell(data.summary(self.source))
+        self.card, backbone = weights.backbone(config, tell)
+        self.spec = DistillSpec(self.card.spec, projection_of(config))
+        _, fresh = split(self.spec.build(rngs=nnx.Rngs(config.seed)))
+        heads = {path: np.asarray(leaf) for path, leaf in fresh.items() if not path.startswith(BACKBONE)}
+        self.flat = {path: backbone.get(path, heads.get(path)) for path in fresh}
+        self.retrieval = Retrieval.of(config, self.source, self.card.spec, self.views_of("global")[0].size, mesh)
+        self.monitors = self.retrieval.names if self.retrieval else ()
+
+    def views_of(self, kind: str) -> tuple[views.View, ...]:
+        """A view for each crop."""
+        return views.expanded(self.views, kind)
+
+    def settings(self, stage: Stage) -> Distill:
+        """The objective of a stage: the method's, what the config sets otherwise, what the stage does."""
+        objective = self.config.objective
+        given = {
+            name: value for name, value in objective.items() if name not in ("name", "method") and value is not None
+        }
+        settings = _changed(method_named(objective.method), {**given, **stage.objective}, f"stage {stage.name!r}")
+        if settings.anchored and self.config.model.weights == weights.RANDOM:
+            raise UserError(
+                f"stage {stage.name!r}: gram={settings.gram} and anchor={settings.anchor} hold on to the weights that "
+                "the run started from, which are random: set both to 0, or start from weights"
+            )
+        if settings.ibot and not hasattr(self.card.spec.config, "mask_token"):
+            raise UserError(f"stage {stage.name!r}: ibot={settings.ibot} masks patches, which {self.spec.name} cannot")
+        if settings.ibot and not self.card.spec.config.mask_token:
+            raise UserError(
+                f"stage {stage.name!r}: ibot={settings.ibot} masks patches, and {self.spec.name} has no mask token: "
+                "set it to 0, or take a DINOv2 or DINOv3 model"
+            )
+        return settings
+
+    def skeleton(self, stage: Stage) -> Skeleton:
+        """Backbone and projection heads."""
+        settings = self.settings(stage)
+        if not settings.student_temperature > settings.teacher_temperature:
+            self.tell(
+                f"WARNING: stage {stage.name!r}: student_temperature={settings.student_temperature} is not above "
+                f"teacher_temperature={settings.teacher_temperature}: nothing sharpens the answers, which can then "
+                "become uniform"
+            )
+        return adapters.adapted(self._bare(stage), self.spec, stage)
+
+    def _bare(self, stage: Stage) -> Skeleton:
+        return self.spec.skeleton(drop_path=stage.drop_path, **precision.how(self.config))
+
+    def image_size(self, stage: Stage) -> tuple[int, int]:
+        """Of the global views; UserError if the model does not take their or the local views' size."""
+        if stage.image_size:
+            raise UserError(f"stage {stage.name!r}: image_size={stage.image_size} is not read: set data.views")
+        sizes = {view.size for view in self.views}
+        for size in sizes:
+            images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+            shapes = {path: jax.ShapeDtypeStruct(e.shape, e.dtype) for path, e in self.backbone.entries.items()}
+            jax.eval_shape(lambda flat, x: params.bind(self.backbone, flat)(x).cls, shapes, images)
+        return (self.views_of("global")[0].size,) * 2
+
+    @cached_property
+    def backbone(self) -> Skeleton:
+        """Of the backbone alone."""
+        how = precision.how(self.config)
+        return params.abstract(lambda: self.card.spec.config.build(rngs=nnx.Rngs(0), drop_path=0.0, **how))
+
+    def averaged(self, plans: list[Plan], stage: Stage) -> tuple[str, ...]:
+        """Whatever has been trained so far: elsewhere teacher and student are one."""
+        trained = {path for plan in plans for path in plan.trainable}
+        trained |= adapters.kernels(trained)
+        return tuple(path for path in plans[-1].leaves if path in trained)
+
+    def objective(self, part: Part) -> SelfDistillation:
+        """What the stage minimises."""
+        settings = self.settings(part.stage)
+        warmup = settings.warmup_teacher_temperature_epochs * part.steps_per_epoch
+        masking, capacity = self.masking(part.stage), 0
+        if masking:
+            batch, size, count = part.stage.batch_size, part.image_size[0], len(self.views_of("global"))
+            how = dict(groups=self.mesh.size, slices=part.stage.accumulate, process_count=jax.process_count())
+            capacity = masking.capacity(batch, masking.grid(size), count, **how)
+        return SelfDistillation(
+            settings,
+            part.skeleton,
+            self.backbone,
+            temperature=risen(settings.warmup_teacher_temperature, settings.teacher_temperature, warmup),
+            momentum=optim.cosine_between(settings.momentum, settings.final_momentum, part.total_steps),
+            capacity=capacity,
+            groups=self.mesh.size,
+        )
+
+    def masking(self, stage: Stage) -> Masking | None:
+        """Which patches the student does not see, for iBOT."""
+        settings = self.settings(stage)
+        if not settings.ibot:
+            return None
+        return Masking(settings.mask_prob, settings.mask_ratio, patch=self.card.spec.config.patch_size)
+
+    def train_step(self, part: Part) -> Callable:
+        """Photometric augmentation, the teacher's answers, the student's losses, update, average."""
+        recipes = {kind: self.views_of(kind) for kind in views.KINDS}
+        mean, std = self.card.spec.preprocess.mean, self.card.spec.preprocess.std
+
+        def augment(key: jax.Array, batch: step.Batch) -> step.Batch:
+            keys = dict(zip(recipes, jax.random.split(key, len(recipes)), strict=True))
+            crops = {kind: batch[kind] for kind in recipes if kind in batch}
+            return batch | {kind: augment_views(keys[kind], x, recipes[kind], mean, std) for kind, x in crops.items()}
+
+        objective = self.objective(part)
+        return step.make_train_step(
+            part.skeleton,
+            objective,
+            part.tx,
+            augment,
+            accumulate=part.stage.accumulate,
+            ema_decay=objective.momentum,
+            scale_loss=self.config.precision == "float16",
+        )
+
+    def train_batches(self, part: Part) -> pipeline.TrainIter:
+        """Crops of the training images."""
+        return multicrop.make_multicrop_iter(
+            self.source.split("train"),
+            data.config_of(self.config),
+            seed=part.seed,
+            batch_size=part.stage.batch_size,
+            views=self.views,
+            masking=self.masking(part.stage),
+            interpolation=self.card.spec.preprocess.interpolation,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def more(self, flat: Flat) -> State:
+        """The teacher's buffers, the centres, and the reference where a stage looks at it."""
+        skeleton = self.spec.skeleton()
+        zeros = jnp.zeros if not isinstance(next(iter(flat.values())), jax.ShapeDtypeStruct) else jax.ShapeDtypeStruct
+        heads = [head for head in HEADS if any(path.startswith(head) for path in flat)]
+        anchored = any(self.settings(part).anchored for part in self._stages)
+        return {
+            "teacher": {
+                "buffers": {path: flat[path] for path in skeleton.entries if skeleton.entries[path].kind != "param"},
+                "centres": {head: zeros((self.spec.projection.out_dim,), jnp.float32) for head in heads},
+                "reference": {path: leaf for path, leaf in backbone_of(flat).items() if path in self.backbone.entries}
+                if anchored
+                else {},
+            }
+        }
+
+    @cached_property
+    def _stages(self) -> tuple[Stage, ...]:
+        from jaxdino.stage import stages
+
+        return stages(self.config)
+
+    def carried(self, before: Part, ended: State) -> tuple[Flat, Flat, State]:
+        """Student and teacher each go on as they are, their adapters merged."""
+        moving, frozen = ended["moving"], ended["frozen"]
+        student = adapters.merged(frozen | moving["trainable"] | moving["buffers"], before)
+        teacher = adapters.merged(frozen | moving["ema"] | moving["buffers"], before)
+        return student, teacher, {"teacher": moving["teacher"]}
+
+    def put_on(self, part: Part, flat: Flat) -> Flat:
+        """With adapters, where the stage has them."""
+        return adapters.put_on(flat, self._bare(part.stage), self.spec, part)
+
+    def baseline(self, session: Any) -> Metrics:
+        """k-NN accuracy of the first weights and of raw pixels."""
+        if not self.retrieval:
+            return {}
+        found = self.retrieval.measure(session, self.backbone, backbone_of(self.flat))
+        pixels = self.retrieval.pixels(session)
+        self.tell(f"k-NN accuracy: {found[self.shown]:.4f} at the start, {pixels[self.shown]:.4f} of raw pixels")
+        self.judge(session, found)
+        return {"start": found[self.shown], "pixels": pixels[self.shown]}
+
+    def measure(self, session: Any, part: Part) -> Callable[[State], Metrics]:
+        """k-NN accuracy of the teacher, in the epochs that are due."""
+
+        def measured(current: State) -> Metrics:
+            due = (session.progress.epochs + 1) % self.config.evaluation.every_epochs == 0
+            if not self.retrieval or not (due or session.progress.stage_step >= part.total_steps):
+                return {}
+            flat = adapters.merged(state.whole(state.evaluated(current["moving"]), current["frozen"]), part)
+            return self.retrieval.measure(session, self.backbone, backbone_of(flat))
+
+        return measured
+
+    def reading(self, measured: Mapping[str, jax.Array]) -> Metrics:
+        """The scalars, and rank and spread of the teacher's features."""
+        features = np.asarray(measured["features"], np.float32)
+        found = {name: float(value) for name, value in measured.items() if name != "features"}
+        return found | {"feature_rank": feature_rank(features), "feature_std": feature_std(features)}
+
+    def judge(self, session: Any, reading: Metrics) -> None:
+        """Raises Lost when the alarms say that the run has collapsed."""
+        if not self.config.alarms.stop:
+            return
+        of_run = {"trained_start": self.config.model.weights != weights.RANDOM}
+        if self.retrieval:
+            source = self.retrieval.source
+            of_run |= {"knn_images": len(source.split("val")), "chance": 1 / len(source.class_names)}
+        thresholds = {name: value for name, value in self.config.alarms.items() if name != "stop"}
+        alarms.judge(session, reading, thresholds, **of_run)
+
+    def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray]) -> None:
+        """The teacher's backbone into best/."""
+        kept = {path: leaf for path, leaf in adapters.merged(flat, part).items() if path.startswith(BACKBONE)}
+        weights.save(folder / "best", self.card, part.image_size, kept)
+
+    def end(self, session: Any, part: Part, current: State) -> None:
+        """Teacher, student, heads and centres into training/."""
+        moving, frozen = current["moving"], current["frozen"]
+        roles = {
+            "teacher": frozen | moving["ema"] | moving["teacher"]["buffers"],
+            "student": frozen | moving["trainable"] | moving["buffers"],
+        }
+        whole = {role: adapters.merged(flat, part) for role, flat in roles.items()}
+        save_networks(session, self.card, self.spec, whole, moving["teacher"]["centres"])
+
+    def finish(self, session: Any) -> tuple[dict[str, Any], str]:
+        """k-NN and linear accuracy of teacher and student, beside the start's and raw pixels'."""
+        if not self.retrieval:
+            return {}, "the data has no labels: nothing was measured on them"
+        return self.retrieval.finish(session, self.backbone)
+
+    def pictures(self, session: Any) -> None:
+        """Loss, entropy, k-NN and learning rates over time."""
+        plots.draw(session.folder.records(), session.folder.folder, plots.distillation(session.progress.baseline))
+
+
+def backbone_of(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The backbone's leaves under its own paths."""
+    return {path.removeprefix(BACKBONE): leaf for path, leaf in flat.items() if path.startswith(BACKBONE)}
+
+
+def risen(start: float, end: float, steps: float) -> Callable[[jax.Array], jax.Array]:
+    """From `start` to `end` linearly over `steps`, then `end`."""
+    return lambda count: start + (end - start) * jnp.minimum((count + 1) / max(steps, 1.0), 1.0)
+
+
+def projection_of(config: Any) -> Projection:
+    """The projection heads that a config asks for. Raises UserError for an unknown field or an empty head."""
+    known = [field.name for field in dataclasses.fields(Projection)]
+    for name in config.projection:
+        if name not in known:
+            raise UserError(f"projection has no field {name!r}; {did_you_mean(name, known)}")
+    projection = Projection(**config.projection)
+    for name in ("out_dim", "hidden_dim", "bottleneck_dim", "num_layers"):
+        check_range(f"projection.{name}", getattr(projection, name), "[1, inf)")
+    return projection
+
+
+def _changed(settings: Distill, given: Mapping[str, Any], where: str) -> Distill:
+    """The settings with what is given otherwise, checked."""
+    known = [field.name for field in dataclasses.fields(Distill)]
+    for name in given:
+        if name not in known:
+            raise UserError(f"{where}: the objective has no field {name!r}; {did_you_mean(name, known)}")
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    settings = dataclasses.replace(settings, **values)
+    for name, interval in INTERVALS.items():
+        check_range(f"{where}: objective.{name}", getattr(settings, name), interval)
+    if settings.centring not in CENTRINGS:
+        raise UserError(
+            f"{where}: centring={settings.centring!r} is not known; {did_you_mean(settings.centring, CENTRINGS)}"
+        )
+    return settings

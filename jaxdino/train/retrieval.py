@@ -1,0 +1,140 @@
+"""How good a backbone's features are, by labels that training never sees: k-NN as a run goes on, linear at its end."""
+
+import dataclasses
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxdino.core import sharding
+from jaxdino.core.params import Flat, Skeleton, bind
+from jaxdino.data import device_aug, pipeline
+from jaxdino.data.sources import DataConfig, Source
+from jaxdino.evals.features import extract, pixels
+from jaxdino.evals.knn import knn_accuracy
+from jaxdino.evals.probe import linear_probe
+from jaxdino.models.spec import ModelSpec
+from jaxdino.train import data, weights
+from jaxdino.train.task import Metrics
+from jaxdino.train.watch import Stopped
+
+PIXELS = 32  # the side that raw pixels are compared at
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieval:
+    """Labelled images, and how they are looked at.
+
+    Attributes:
+      k: numbers of neighbours that the bank is large enough for; the largest is `knn_accuracy`.
+      size: pixels that the backbone sees.
+    """
+
+    source: Source
+    cfg: DataConfig
+    spec: ModelSpec
+    k: tuple[int, ...]
+    size: int
+    batch_size: int
+    linear_steps: int
+    mesh: Mesh
+
+    @classmethod
+    def of(cls, config: Any, source: Source, spec: ModelSpec, size: int, mesh: Mesh) -> "Retrieval | None":
+        """Of the labelled images that the config names, or of the training data's own; None if there are none.
+
+        Raises:
+          UserError: if the folder that the config names has no labels or no validation images.
+        """
+        given, cfg = config.evaluation, data.config_of(config)
+        if given.root is not None:
+            cfg = dataclasses.replace(cfg, name="folder", root=given.root)
+            source = data.labelled(cfg)
+        if len(source.class_names) < 2 or "val" not in source.splits:
+            return None
+        k = tuple(sorted({min(number, len(source.split("train"))) for number in given.k}))
+        batch_size = -(-given.batch_size // mesh.size) * mesh.size
+        return cls(source, cfg, spec, k, given.image_size or size, batch_size, given.linear_steps, mesh)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of what is measured."""
+        return ("knn_accuracy", *(f"knn{k}_accuracy" for k in self.k))
+
+    def measure(self, session: Any, skeleton: Skeleton, flat: Flat) -> Metrics:
+        """{"knn_accuracy": of the largest k, "knn10_accuracy": ...} of a backbone on the validation images."""
+        return self._accuracies(
+            self._features(session, "train", skeleton, flat), self._features(session, "val", skeleton, flat)
+        )
+
+    def pixels(self, session: Any) -> Metrics:
+        """The same of raw pixels."""
+        size = min(PIXELS, self.size)
+        return self._accuracies(*(pixels(self._batches(session, name), size, self.mesh) for name in ("train", "val")))
+
+    def finish(self, session: Any, skeleton: Skeleton) -> tuple[dict[str, Any], str]:
+        """What the summary gets: k-NN at the start, at the end and of raw pixels; on the test split (validation, for
+        want of one) k-NN and linear accuracy of teacher and student."""
+        split = "test" if "test" in self.source.splits else "val"
+        networks = {"teacher": session.folder / "best", "student": session.folder / "training" / "student" / "backbone"}
+        found: dict[str, Any] = {"split": split}
+        for name, folder in networks.items():
+            flat = {path.removeprefix("backbone."): leaf for path, leaf in weights.load(folder).items()}
+            flat = sharding.put(flat, session.where(flat))
+            train, other = (self._features(session, part, skeleton, flat) for part in ("train", split))
+            found[name] = self._accuracies(train, other) | self._linear(train, other)
+        last = next(
+            (entry["knn_accuracy"] for entry in reversed(session.progress.done) if "knn_accuracy" in entry), None
+        )
+        summary = {"knn_accuracy": session.progress.baseline | {"end": last}, "evaluation": found}
+        words = [f"{name} {', '.join(f'{key} {value:.4f}' for key, value in found[name].items())}" for name in networks]
+        return summary, f"{split}: " + "; ".join(words)
+
+    def _accuracies(self, train: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> Metrics:
+        found = knn_accuracy(*train, *other, k=self.k, num_classes=len(self.source.class_names), mesh=self.mesh)
+        return {"knn_accuracy": found[self.k[-1]]} | {f"knn{k}_accuracy": value for k, value in found.items()}
+
+    def _linear(self, train: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> Metrics:
+        if not self.linear_steps:
+            return {}
+        classes = len(self.source.class_names)
+        return {
+            "linear_accuracy": linear_probe(*train, *other, num_classes=classes, steps=self.linear_steps)["accuracy"]
+        }
+
+    def _features(self, session: Any, split: str, skeleton: Skeleton, flat: Flat) -> tuple[np.ndarray, np.ndarray]:
+        embed = self._embed(skeleton)
+        return extract(lambda images: embed(flat, images), self._batches(session, split), self.mesh)
+
+    def _embed(self, skeleton: Skeleton):
+        """(flat, uint8 images) -> class tokens, compiled once a run."""
+        if id(skeleton) not in self._compiled:
+            normalize = partial(device_aug.normalize, mean=self.spec.preprocess.mean, std=self.spec.preprocess.std)
+            self._compiled[id(skeleton)] = jax.jit(
+                lambda flat, images: bind(skeleton, flat)(normalize(images)).cls.astype(jnp.float32)
+            )
+        return self._compiled[id(skeleton)]
+
+    @cached_property
+    def _compiled(self) -> dict[int, Any]:
+        return {}
+
+    def _batches(self, session: Any, name: str):
+        """The images of a split. Raises Stopped if the run is told to stop meanwhile."""
+        batches = pipeline.make_eval_iter(
+            self.source.split(name),
+            self.cfg,
+            batch_size=self.batch_size,
+            image_size=self.size,
+            crop_pct=self.spec.preprocess.crop_pct,
+            interpolation=self.spec.preprocess.interpolation,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        for batch in batches:
+            if session.stop.asked():
+                raise Stopped
+            yield batch

@@ -1,0 +1,230 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision_stub import import_torchvision
+
+from jaxdino.core.errors import UserError
+from jaxdino.data.checks import open_rgb
+from jaxdino.data.masking import Masking
+from jaxdino.data.multicrop import CropTransform, make_multicrop_iter
+from jaxdino.data.sources import Split, load_source
+from jaxdino.data.transforms import random_crop_box
+from jaxdino.data.views import DINO, View, expanded
+
+FAST = {"num_threads": 0}
+SMALL = (View(size=32, count=2), View("local", 16, (0.05, 0.4), count=3))
+MASKING = Masking(patch=8)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_source({"name": "digits"}).split("train")
+
+
+def batches_of(split, cfg=FAST, **options):
+    options = {"seed": 5, "batch_size": 8, "views": SMALL, "masking": MASKING} | options
+    return make_multicrop_iter(split, cfg, **options)
+
+
+def take(batches, count):
+    return [next(batches) for _ in range(count)]
+
+
+def same(first, second):
+    return len(first) == len(second) and all(
+        a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def photograph(width=320, height=240, seed=0):
+    """An image with large and small structure."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).resize((width, height), 3)
+    noise = rng.normal(0, 12, (height, width, 3))
+    return np.clip(np.asarray(coarse) + noise, 0, 255).astype(np.uint8)
+
+
+def test_batch_layout(digits):
+    batch = next(batches_of(digits))
+    assert {key: (value.dtype.name, value.shape) for key, value in batch.items()} == {
+        "global": ("uint8", (8, 2, 32, 32, 3)),
+        "local": ("uint8", (8, 3, 16, 16, 3)),
+        "mask": ("bool", (8, 2, 4, 4)),
+        "label": ("int32", (8,)),
+        "weight": ("float32", (8,)),
+        "index": ("int64", (8,)),
+    }
+    assert np.array_equal(batch["label"], digits.labels[batch["index"]])
+    assert batch["weight"].tolist() == [1] * 8
+    crops = [crop.tobytes() for kind in ("global", "local") for row in batch[kind] for crop in row]
+    assert len(set(crops)) > 30  # some of 2 x 2 pixels are alike
+
+
+def test_locals_and_masks_may_be_left_out(digits):
+    without = dataclasses.replace(SMALL[1], count=0)
+    batch = next(batches_of(digits, views=[SMALL[0], without], masking=None))
+    assert batch.keys() == {"global", "label", "weight", "index"}
+    assert np.array_equal(batch["global"], next(batches_of(digits, views=SMALL[:1]))["global"])
+
+
+@pytest.mark.parametrize("cfg", [{"num_threads": 3}, {"num_workers": 2, "num_threads": 1}])
+def test_resume_is_exact_whatever_the_threads_and_workers(digits, cfg):
+    batches, reference = batches_of(digits, cfg), batches_of(digits)
+    assert same(take(batches, 4), take(reference, 4))
+    state = json.loads(json.dumps(batches.state()))
+    expected = take(reference, 3)
+    assert same(take(batches, 3), expected)
+    batches.restore(state)
+    assert same(take(batches, 3), expected)
+    batches.close()
+    again = batches_of(digits)
+    again.restore(state)
+    assert same(take(again, 3), expected)
+    with pytest.raises(UserError, match="seed = 5, this run 6"):
+        batches_of(digits, seed=6).restore(state)
+
+
+def test_crops_and_masks_follow_the_seed_and_differ_between_epochs():
+    split = Split("train", [photograph()] * 4, np.zeros(4, np.int32), ("a",))
+    batches = batches_of(split, batch_size=4)
+    assert batches.steps_per_epoch == 1
+    first, second = take(batches, 2)
+    other = next(batches_of(split, batch_size=4, seed=6))
+    crops = [crop.tobytes() for batch in (first, second, other) for crop in batch["global"].reshape(-1, 32, 32, 3)]
+    assert len(set(crops)) == 24
+    assert not np.array_equal(first["mask"], second["mask"])
+    np.random.seed(0)
+    assert same([first], [next(batches_of(split, batch_size=4))])
+
+
+def test_hosts_share_each_global_batch(digits):
+    whole = take(batches_of(digits), 3)
+    hosts = [batches_of(digits, process_index=i, process_count=2) for i in range(2)]
+    for batch in whole:
+        parts = [next(host) for host in hosts]
+        for key, value in batch.items():
+            assert np.array_equal(value, np.stack([part[key] for part in parts], 1).reshape(value.shape)), key
+
+
+def test_masks_follow_the_place_in_the_batch(digits):
+    expected = MASKING.counts(8, (4, 4), 2)
+    for batch in take(batches_of(digits), 200)[::20]:  # beyond the first epoch too
+        hidden = batch["mask"].sum(axis=(2, 3))
+        assert np.array_equal(-np.sort(-hidden, axis=1), expected)
+
+
+def bad_split(tmp_path):
+    good, empty, text = (str(tmp_path / name) for name in ("good.png", "empty.png", "text.jpg"))
+    Image.new("RGB", (9, 9), (200, 0, 0)).save(good)
+    open(empty, "wb").close()
+    with open(text, "w") as file:
+        file.write("hello")
+    return Split("train", [good, empty, good, text], np.zeros(4, np.int32), (), str(tmp_path))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_bad_images_are_black_named_and_counted(tmp_path, num_workers):
+    batches = batches_of(bad_split(tmp_path), {"num_workers": num_workers}, batch_size=4)
+    for batch in take(batches, 2):
+        order = np.argsort(batch["index"])
+        assert batch["weight"][order].tolist() == [1, 0, 1, 0]
+        for kind in ("global", "local"):
+            assert batch[kind].max(axis=(1, 2, 3, 4))[order].tolist() == [200, 0, 200, 0]
+        assert (batch["mask"].sum(axis=(1, 2, 3)) > 0).all()
+    batches.close()
+    assert batches.bad.report() == (
+        "2 bad image(s) skipped in train: empty.png (the file is empty), text.jpg (not an image Pillow knows)"
+    )
+    with pytest.raises(UserError, match=r"bad image (empty|text)\."):
+        next(batches_of(bad_split(tmp_path), {"on_bad": "stop"}, batch_size=4))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (2, 3), (8, 8)])
+def test_tiny_images_give_crops_too(shape):
+    split = Split("train", [np.full((*shape, 3), 90, np.uint8)] * 2, np.zeros(2, np.int32), ())
+    batch = next(batches_of(split, batch_size=2))
+    assert (batch["global"] == 90).all() and (batch["local"] == 90).all()
+
+
+def crops_of(record, views, draft=True, seed=3):
+    kinds = {kind: expanded(views, kind) for kind in ("global", "local") if expanded(views, kind)}
+    return CropTransform(kinds, "bicubic", 2**26, draft)(record, np.random.default_rng(seed))
+
+
+def test_crops_are_torchvisions():
+    """The same boxes, drawn in the same order, cut and resized by torchvision."""
+    functional = import_torchvision().transforms.functional
+    record, rng = photograph(500, 375), np.random.default_rng(3)
+    found = crops_of(record, DINO)
+    for kind in ("global", "local"):
+        for ours, view in zip(found[kind], expanded(DINO, kind), strict=True):
+            left, top, right, bottom = random_crop_box(500, 375, view.scale, view.ratio, rng)
+            share = (right - left) * (bottom - top) / (500 * 375)
+            assert view.scale[0] * 0.98 < share < view.scale[1] * 1.02
+            box = (top, left, bottom - top, right - left)
+            bicubic = functional.InterpolationMode.BICUBIC
+            size = (view.size, view.size)
+            theirs = functional.resized_crop(Image.fromarray(record), *box, size, bicubic)
+            assert np.array_equal(ours, np.asarray(theirs))
+
+
+def difference(first, second):
+    """Root mean square in levels, over all crops."""
+    return np.sqrt(np.mean([np.square(first[k].astype(float) - second[k]).mean() for k in first]))
+
+
+def test_a_large_jpeg_is_decoded_smaller_only_where_every_crop_stays_large(tmp_path, monkeypatch):
+    path, scales = str(tmp_path / "large.jpg"), []
+    Image.fromarray(photograph(1600, 1200)).save(path, quality=95)
+
+    def spying(record, max_pixels, draft):
+        return open_rgb(record, max_pixels, lambda full: scales.append(draft(full)) or scales[-1])
+
+    monkeypatch.setattr("jaxdino.data.multicrop.open_rgb", spying)
+    views = (View(size=64, count=2), View("local", 32, (0.05, 0.4), count=4))
+    small, whole = crops_of(path, views), crops_of(path, views, draft=False)
+    assert scales == [8, 1]
+    assert difference(small, whole) < 4 and small["local"].std() > 20
+    one_small_crop = (*views, View("local", 32, (1e-3, 1e-3)))
+    crops_of(path, one_small_crop)
+    assert scales[-1] == 1
+
+
+def test_large_crops_are_nearly_those_of_the_full_filter(monkeypatch):
+    record, views = photograph(1600, 1200), (View(size=64, count=2), View("local", 32, (0.05, 0.4), count=4))
+    quick = crops_of(record, views)
+    monkeypatch.setattr("jaxdino.data.multicrop.REDUCING_GAP", None)
+    full = crops_of(record, views)
+    assert not np.array_equal(quick["global"], full["global"])
+    assert difference(quick, full) < 1
+
+
+def test_a_turned_jpeg_is_cropped_upright(tmp_path):
+    path = str(tmp_path / "turned.jpg")
+    upright = photograph(300, 500)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(path, quality=98, exif=exif)
+    views = (View(size=64, count=2, scale=(0.5, 1.0)),)
+    assert difference(crops_of(path, views), crops_of(upright, views)) < 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 2000}, "batch_size 2000 is larger than the 1079 images of train; set it to 1079"),
+        ({"batch_size": 0}, "batch_size 0 must be"),
+        ({"batch_size": 9, "process_count": 2}, r"multiple of the 2 host\(s\)"),
+        ({"views": SMALL[1:]}, "at least 2"),
+        ({"masking": {"patch": 7}}, "32 pixels are no whole number of 7-pixel patches; try 35"),
+        ({"masking": {"prb": 1}}, "nearest: prob"),
+        ({"interpolation": "cubic"}, "nearest: bicubic"),
+    ],
+)
+def test_errors(digits, options, message):
+    with pytest.raises(UserError, match=message):
+        batches_of(digits, **options)

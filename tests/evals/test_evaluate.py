@@ -1,0 +1,100 @@
+"""The command line: figures of the embedded model, and what it refuses before long work."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.neighbors import KNeighborsClassifier
+
+import jaxdino
+from convert.store import Card, save_model
+from jaxdino.core.params import split
+from jaxdino.data.sources import load_source
+from jaxdino.evals import features, report
+from jaxdino.evaluate import main
+from jaxdino.models.clip import CLIPConfig, TextConfig
+from jaxdino.models.spec import ModelSpec
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Eight images of each of two classes, red and blue, one file of them broken."""
+    root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for channel, name in ((0, "red"), (2, "blue")):
+        (root / name).mkdir()
+        for i in range(8):
+            pixels = rng.integers(0, 60, (20, 24, 3), np.uint8)
+            pixels[..., channel] += 150
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    (root / "red" / "broken.png").write_text("no image")
+    return str(root)
+
+
+def test_the_digits_are_told_apart_and_neighbours_are_sklearns(tmp_path, capsys):
+    assert (
+        main(["--weights", "dinov3_digits", "--split", "test", "--k", "1", "10", "--json", f"{tmp_path}/f.json"]) == 0
+    )
+    found = json.loads((tmp_path / "f.json").read_text())
+    ours, pixels = found["rows"]
+    assert found["images"] == {"train": 1079, "test": 359} and pixels["width"] == 3072 and ours["linear"] is None
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["features", "width", "k-NN", "1", "k-NN", "10"] and lines[2].startswith("dinov3_digits")
+
+    model, source = jaxdino.load("dinov3_digits"), load_source(None)
+    embed = report.embedder(model, "cls")
+    parts = (features.extract(embed, report.batches_of(source.split(p), None, model, 64)) for p in ("train", "test"))
+    (bank, y), (x, labels) = parts
+    plain = KNeighborsClassifier(10, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07)).fit(bank, y)
+    assert (
+        ours["knn_accuracy"]["10"] == pytest.approx(plain.score(x, labels), abs=1e-9) and plain.score(x, labels) > 0.9
+    )
+
+
+def test_a_folder_with_everything(folder, tmp_path, capsys):
+    flags = ["--root", folder, "--put_aside", "0.25", "--k", "3", "--probe", "--random", "--pool", "cls4_mean"]
+    flags += ["--json", f"{tmp_path}/f.json", "--pictures", f"{tmp_path}/pictures", "--picture_size", "48"]
+    assert main(["--weights", "dinov3_digits", *flags]) == 0
+    told = capsys.readouterr()
+    assert "broken.png" in told.err and told.err.count("skipped") == 1
+    found = json.loads((tmp_path / "f.json").read_text())
+    assert sum(found["images"].values()) == 16 and sum(found["skipped"].values()) == 1
+    names = [row["features"] for row in found["rows"]]
+    assert names == ["dinov3_digits", "random weights", "raw pixels 32 x 32"] and found["rows"][0]["width"] == 5 * 96
+    assert found["rows"][0]["linear"]["accuracy"] == 1.0
+    assert found["rows"][0]["knn_accuracy"] == {"3": 1.0}
+    assert (tmp_path / "pictures" / "attention.png").is_file() and "linear" in told.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--weights", "dinov3_digit"], "dinov3_digits"),
+        (["--k", "20000"], "among the 1079 images"),
+        (["--k", "0"], "k=0"),
+        (["--root", "nowhere"], "does not exist"),
+        (["--root", "EMPTY"], "EMPTY"),
+        (["--split", "train"], "compared with"),
+        (["--split", "tset"], "no split 'tset'"),
+        (["--pool", "average"], "pool 'average'"),
+        (["--batch_size", "0"], "batch_size 0"),
+        (["--dtype", "int8"], "dtype='int8'"),
+        (["--json", "nowhere/f.json"], "no folder"),
+        (["--temperature", "0"], "above 0"),
+    ],
+)
+def test_bad_input_is_one_clear_error(flags, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "EMPTY").mkdir()
+    assert main(["--weights", "dinov3_digits", *flags]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and words in told
+
+
+def test_a_text_tower_sees_no_images(tmp_path, capsys):
+    config = CLIPConfig(None, TextConfig(width=16, depth=1, num_heads=2, mlp_dim=16, vocab_size=64), 8)
+    spec = ModelSpec("clip_custom", "clip", config)
+    _, flat = split(spec.build())
+    save_model(tmp_path / "text", Card(spec), {path: np.asarray(array) for path, array in flat.items()})
+    assert main(["--weights", str(tmp_path / "text")]) == 2
+    assert "sees no images" in capsys.readouterr().err
