@@ -14,7 +14,8 @@ from ml_collections.config_dict import placeholder
 
 from jaxdino.data import views
 from jaxdino.data.sources import DataConfig
-from jaxdino.objectives.distill_settings import THRESHOLDS, Distill, Projection
+from jaxdino.objectives.distill_settings import Distill, Projection
+from jaxdino.objectives.health import THRESHOLDS
 from jaxdino.stage import Group, Optimizer, Schedule, Stage
 
 LORA = r"(.*\.)?lora\..*"  # the pattern of all adapters
@@ -70,7 +71,7 @@ def get_config(model: str | None = None) -> ConfigDict:
 def distill_config(model: str | None = None) -> ConfigDict:
     """Every setting of self-distillation except the stages: the shared ones, and its own."""
     config = get_config(model)
-    config.objective = ConfigDict(dict(name="distill", method="dino", **_open(Distill, {})))  # None: the method's
+    config.objective = _open(Distill, dict(name="distill", method="dino"))  # None: the method's
     config.projection = asdict(Projection())
     del config.data.augment, config.data.image_size
     config.data.views = tuple(ConfigDict(asdict(view)) for view in views.DINO)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from convert.peft_config import config_of, read_config
@@ -157,6 +158,9 @@ def load_adapter(
       skeleton, flat: of the model, paths as `spec.build` has them.
       layout: of the torch model they were trained on; told from the names by default.
 
+    Returns:
+      `Read`; the adapters' leaves are float32.
+
     Raises:
       UserError: if a file is missing or damaged, for adapters of another kind or on what is no linear layer of the
         model, and where ranks, shapes or targets of the config and the tensors are at odds. Nothing is loaded in part.
@@ -177,7 +181,7 @@ def load_adapter(
             keys, stem = tensors[name], ".".join(filter(None, (path, "lora", part)))
             wanted = _shapes(skeleton.entries[f"{path}.kernel"].shape, part, shape[0], settings.dora)
             _check_shapes(name, path, {leaf: source.shape(key) for leaf, key in keys.items()}, wanted)
-            filled |= {f"{stem}.{leaf}": np.ascontiguousarray(source.read(key).T) for leaf, key in keys.items()}
+            filled |= {f"{stem}.{leaf}": _read(source, key) for leaf, key in keys.items()}
     loras = []
     for rank, alpha in dict.fromkeys(groups.values()):
         chosen = [place for place in places.values() if groups[place[0]] == (rank, alpha)]
@@ -185,6 +189,13 @@ def load_adapter(
         skeleton = lora.adapted(skeleton, spec, loras[-1])
         flat = flat | {path: filled[path] for path in lora.leaves(skeleton.entries) if path in filled}
     return Read(skeleton, {path: flat[path] for path in skeleton.entries}, tuple(loras))
+
+
+def _read(source: Source, key: str) -> np.ndarray:
+    """A tensor as ours, float32, in which half precision loses nothing."""
+    if not jax.dtypes.issubdtype(source.dtype(key), np.floating):
+        raise UserError(f"{source.origin['path']}: {key} is {source.dtype(key)}, no floating-point numbers")
+    return np.ascontiguousarray(source.read(key).T.astype(np.float32))
 
 
 def _grouped(source: Source) -> dict[str, dict[str, str]]:

@@ -97,7 +97,7 @@ def read_config(path: Path) -> Settings:
         config = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: not found; give a folder that PEFT's save_pretrained wrote") from None
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise UserError(f"{path}: cannot be read: {err}") from err
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else type(config).__name__

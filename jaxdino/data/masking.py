@@ -157,7 +157,9 @@ def _counts(masking: Masking, batch_size: int, grid: tuple[int, int], views: int
     patches = grid[0] * grid[1]
     counts = np.zeros((batch_size, views), np.int64)
     counts[np.arange(views) < masked[:, None]] = np.clip(np.rint(ratios * patches), 1, patches)
-    return -np.sort(-counts, axis=1)
+    counts = -np.sort(-counts, axis=1)
+    counts.setflags(write=False)  # shared by all who ask
+    return counts
 
 
 def _strata(count: int, step: float) -> np.ndarray:

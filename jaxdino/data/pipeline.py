@@ -9,6 +9,7 @@ A batch is a dict of arrays, B being the batch of one host:
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import grain
@@ -21,6 +22,7 @@ from jaxdino.data.sources import DataConfig, Split
 from jaxdino.data.transforms import EvalTransform, TrainTransform, as_size, get_filter, get_preset
 
 Batch = dict[str, np.ndarray]
+Reader = Callable[[dict[str, Any], np.random.Generator], Batch]
 PADDING = -1
 REASON = "S200"  # how the reason for a bad image travels from a reading process to the main one
 
@@ -65,13 +67,7 @@ def make_train_iter(
 
 
 def train_batches(
-    split: Split,
-    cfg: DataConfig,
-    read: Callable[[dict[str, Any], np.random.Generator], Batch],
-    seed: int,
-    batch_size: int,
-    process_index: int,
-    process_count: int,
+    split: Split, cfg: DataConfig, read: Reader, seed: int, batch_size: int, process_index: int, process_count: int
 ) -> "TrainIter":
     """The endless iterator behind `make_train_iter`, of whatever `read` makes of a record.
 
@@ -87,9 +83,9 @@ def train_batches(
         )
     order_seed, crop_seed = (int(word) for word in np.random.SeedSequence(seed).generate_state(2))
     steps = len(split) // batch_size
-    records = grain.MapDataset.source(Records(split, len(split))).shuffle(seed=order_seed)
+    records = grain.MapDataset.source(Records(split, len(split))).shuffle(seed=order_seed)[: steps * batch_size]
     # A record's random numbers belong to its place in the global, endless order: map before sharing out.
-    records = records[: steps * batch_size].map_with_index(Placed(batch_size)).random_map(read, seed=crop_seed)
+    records = records.map_with_index(partial(_with_place, batch_size)).random_map(read, seed=crop_seed)
     batches = _share(records, batch_size, process_index, process_count).repeat()
     identity = {"seed": seed, "batch_size": batch_size, "records": len(split)}
     return TrainIter(batches, cfg, BadImages(split, cfg.on_bad), steps, identity)
@@ -207,16 +203,6 @@ class Records:
 
 
 @dataclasses.dataclass(frozen=True)
-class Placed:
-    """Adds "place": which row of its global batch an element becomes."""
-
-    batch_size: int
-
-    def __call__(self, index: int, element: dict[str, Any]) -> dict[str, Any]:
-        return element | {"place": index % self.batch_size}
-
-
-@dataclasses.dataclass(frozen=True)
 class ReadTrain:
     """Element with a record -> element with an image, by a random crop."""
 
@@ -249,10 +235,12 @@ def _train_reader(
     return ReadTrain(TrainTransform(size, scale, ratio, interpolation, cfg.max_pixels, cfg.draft), size)
 
 
+def _with_place(batch_size: int, index: int, element: dict[str, Any]) -> dict[str, Any]:
+    return element | {"place": index % batch_size}
+
+
 def read_row(
-    element: dict[str, Any],
-    shapes: Mapping[str, tuple[int, ...]],
-    crop: Callable[[Any], dict[str, np.ndarray]],
+    element: dict[str, Any], shapes: Mapping[str, tuple[int, ...]], crop: Callable[[Any], dict[str, np.ndarray]]
 ) -> Batch:
     """The element of one batch row; a bad image is black, with weight 0 and its reason.
 

@@ -92,6 +92,3 @@ def method_named(name: str) -> Distill:
     if name not in METHODS:
         raise UserError(f"objective.method={name!r} is not known; {did_you_mean(name, METHODS)}")
     return Distill(**METHODS[name])
-
-
-THRESHOLDS: dict[str, float] = {}

@@ -1,15 +1,10 @@
 """What ends a run that has collapsed, before it overwrites what was healthy."""
 
-import dataclasses
 from typing import Any
 
-from jaxdino.objectives.collapse import Health
+from jaxdino.objectives.health import Health
 from jaxdino.train.task import Metrics
 from jaxdino.train.watch import Lost
-
-OF_RUN = ("trained_start", "knn_images", "chance", "state")  # what the run itself says, not the config
-THRESHOLDS = {field.name: field.default for field in dataclasses.fields(Health) if field.name not in OF_RUN}
-"""config.alarms, with its defaults; see `Health`."""
 
 
 def judge(session: Any, reading: Metrics, thresholds: Metrics, **of_run: Any) -> None:

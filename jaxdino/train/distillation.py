@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxdino import optim
+from jaxdino import api, optim
 from jaxdino.core import params
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton, split
@@ -21,6 +21,7 @@ from jaxdino.data import multicrop, pipeline, views
 from jaxdino.data.device_views import augment_views
 from jaxdino.data.masking import Masking
 from jaxdino.data.sources import load_source
+from jaxdino.evals import report
 from jaxdino.objectives.collapse import feature_rank, feature_std
 from jaxdino.objectives.distill import SelfDistillation
 from jaxdino.objectives.distill_model import HEADS, DistillSpec
@@ -269,7 +270,11 @@ class Distillation:
         save_networks(session, self.card, self.spec, whole, moving["teacher"]["centres"])
 
     def finish(self, session: Any) -> tuple[dict[str, Any], str]:
-        """k-NN and linear accuracy of teacher and student, beside the start's and raw pixels'."""
+        """What the teacher sees, drawn; k-NN and linear accuracy of teacher and student, beside the start's."""
+        splits = self.source.splits
+        if session.chief:
+            model = api.load(session.folder / "best")
+            report.draw(model, splits.get("val", splits["train"]), session.folder.folder)
         if not self.retrieval:
             return {}, "the data has no labels: nothing was measured on them"
         return self.retrieval.finish(session, self.backbone)

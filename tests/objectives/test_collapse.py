@@ -11,7 +11,8 @@ from scipy.special import softmax
 from scipy.stats import entropy
 
 from jaxdino.core import sharding
-from jaxdino.objectives.collapse import Health, feature_rank, feature_std, signals
+from jaxdino.objectives.collapse import feature_rank, feature_std, signals
+from jaxdino.objectives.health import Health
 
 SIGNALS = ("teacher_entropy", "kl_to_uniform", "marginal_entropy", "information")
 PROTOTYPES = pytest.mark.parametrize("k", [64, 65536])
@@ -149,10 +150,10 @@ def test_features_that_fall_together():
     health = Health(trained_start=True)
     good = {"feature_rank": 60.0, "feature_std": 0.8}
     assert judged(health, [good, good | {"feature_rank": 12.0, "feature_std": 0.4}] * 3) is None
-    step, text = judged(health, [{"feature_rank": 1.5, "feature_std": 0.02}] * 4, start=100)
-    assert step == 120 and "collapse (features)" in text and "KoLeo" in text
+    step, text = judged(health, [{"feature_rank": 1.5, "feature_std": 0.02}] * 6, start=100)
+    assert step == 180 and "collapse (features)" in text and "KoLeo" in text
     assert "rank is 1.5 (best so far 60.0)" in text and "spread is 0.0200 of 1 (best so far 0.8000)" in text
-    alone = judged(Health(trained_start=True), [good] + [{"feature_rank": 2.0}] * 3)
+    alone = judged(Health(trained_start=True), [good] + [{"feature_rank": 2.0}] * 5)
     assert alone and "rank is 2.0" in alone[1] and "spread" not in alone[1]
 
 
@@ -160,7 +161,7 @@ def test_dull_features_of_random_weights_are_left_alone():
     random = {"feature_rank": 2.4, "feature_std": 0.04}
     dip = {"feature_rank": 1.2, "feature_std": 0.009}
     assert judged(Health(), [random] + [dip] * 3 + [random] * 100) is None
-    late = judged(Health(), [random] * 55 + [dip] * 3)
+    late = judged(Health(), [random] * 55 + [dip] * 5)
     assert late and "below that of random weights" in late[1]
 
 

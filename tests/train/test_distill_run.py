@@ -1,0 +1,175 @@
+"""Whole runs of self-distillation: what they leave, how they go on, what they refuse, how they end when they collapse."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny_distill
+from PIL import Image
+
+from convert.load import load_pretrained
+from convert.store import load_model
+from convert.training_checkpoint import main_export, read_training
+from jaxdino.core.errors import UserError
+from jaxdino.train.job import prepare
+from jaxdino.train.loop import run
+from jaxdino.train.watch import Lost
+
+ROOT = Path(__file__).parents[2]
+SIGNALS = {"loss", "teacher_entropy", "kl_to_uniform", "feature_rank", "feature_std", "momentum", "dino_head_centre_norm"}
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(folder: Path) -> list[dict]:
+    return [{k: v for k, v in line.items() if k not in ("time", "images_per_second")} for line in lines(folder)]
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory) -> Path:
+    """The folder of a short run from random weights."""
+    folder = tmp_path_factory.mktemp("ssl") / "run"
+    run(tiny_distill.config(2), folder)
+    return folder
+
+
+def process(weights: Path, folder: Path, *more: object) -> tuple[int, str]:
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'train'}", "XLA_FLAGS": ""}
+    command = [sys.executable, str(Path(tiny_distill.__file__)), str(weights), str(folder), *map(str, more)]
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def continued(pretrained, tmp_path_factory) -> Path:
+    """The folder of a continuation in three stages that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("ssl") / "undisturbed"
+    code, out = process(pretrained / "best", folder)
+    assert code == 0, out
+    return folder
+
+
+def test_the_lines_and_the_summary_hold_what_is_promised(pretrained):
+    assert all(SIGNALS <= line.keys() for line in lines(pretrained))
+    measured = [line["knn_accuracy"] for line in lines(pretrained) if "knn_accuracy" in line]
+    summary = json.loads((pretrained / "summary.json").read_text())
+    assert summary["finished"] and summary["knn_accuracy"].keys() == {"start", "end", "pixels"}
+    assert summary["knn_accuracy"]["end"] == measured[-1] and len(measured) == 2
+    assert summary["evaluation"]["teacher"].keys() == summary["evaluation"]["student"].keys()
+    assert {"loss.png", "entropy.png", "features.png", "knn_accuracy.png"} <= {f.name for f in pretrained.glob("*.png")}
+    card, flat = load_model(pretrained / "best")
+    assert card.num_classes == 0 and card.spec.preprocess.size == (16, 16)
+    assert all(path.startswith("backbone.") for path in flat)
+
+
+def test_momentum_rises_and_the_weights_move(pretrained):
+    momenta = [line["momentum"] for line in lines(pretrained)]
+    assert momenta[0] == pytest.approx(0.996) and momenta == sorted(momenta) and momenta[-1] > 0.9998
+    whole = read_training(pretrained / "training").networks
+    teacher, student = (whole[role]["backbone"].flat for role in ("teacher", "student"))
+    assert not np.array_equal(teacher["backbone.norm.scale"], student["backbone.norm.scale"])
+    start = prepare(tiny_distill.config(2), lambda _: None).task.flat
+    assert not np.array_equal(teacher["backbone.norm.scale"], start["backbone.norm.scale"])
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_the_result_is_bit_identical(pretrained, continued, tmp_path):
+    steps = [line["step"] for line in lines(continued)]
+    for kill_after in (4, steps[-1] // 2, steps[-1] - 2):  # in each stage
+        assert process(pretrained / "best", tmp_path, kill_after)[0] == -9
+    code, out = process(pretrained / "best", tmp_path)
+    assert code == 0, out
+    assert timeless(continued) == timeless(tmp_path)
+    ours, theirs = (read_training(folder / "training") for folder in (continued, tmp_path))
+    for role, parts in ours.networks.items():
+        for name, part in parts.items():
+            assert part.card.digest == theirs.networks[role][name].card.digest, (role, name)
+    for head, centre in ours.centres.items():
+        assert np.any(centre == 0) or np.any(centre != 0)
+        assert np.array_equal(centre, theirs.centres[head])
+
+
+@pytest.mark.slow
+def test_each_stage_of_a_continuation_moves_what_it_may(pretrained, tmp_path):
+    _, start = load_model(pretrained / "best")
+
+    def backbones(*epochs: int) -> dict[str, dict[str, np.ndarray]]:
+        folder = tmp_path / "-".join(map(str, epochs))
+        run(tiny_distill.continued(str(pretrained / "best"), *epochs), folder)
+        return {role: parts["backbone"].flat for role, parts in read_training(folder / "training").networks.items()}
+
+    for flat in backbones(1).values():  # the head alone
+        assert all(np.array_equal(flat[path], start[path]) for path in start)
+    after = backbones(1, 0, 1)
+    changed = {path for path in start if not np.array_equal(after["teacher"][path], start[path])}
+    assert changed == {path for path in start if ".attn." in path and path.endswith("kernel")}  # merged adapters
+    assert not np.array_equal(after["teacher"]["backbone.blocks.0.attn.qkv.kernel"], after["student"]["backbone.blocks.0.attn.qkv.kernel"])
+
+
+def test_a_checkpoint_in_dinos_layout_holds_teacher_student_and_centre(pretrained, tmp_path):
+    main_export(pretrained / "training", tmp_path / "out", layout="dino")
+    import torch
+
+    found = torch.load(tmp_path / "out" / "checkpoint.pth", weights_only=True)
+    assert {"student", "teacher", "dino_loss"} <= found.keys()
+    assert "backbone.blocks.0.attn.qkv.weight" in found["teacher"] and "head.last_layer.weight_v" in found["teacher"]
+    assert "module.backbone.cls_token" in found["student"] and found["dino_loss"]["center"].shape == (1, 64)
+    teacher = load_pretrained(tmp_path / "out" / "checkpoint.pth", num_heads=2).flat
+    ours = load_model(pretrained / "best")[1]
+    assert all(np.array_equal(teacher[path], ours[path]) for path in ours if "mask_token" not in path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"objective__method": "dinov4"}, "nearest: dinov3"),
+        ({"objective__centring": "center"}, "nearest: centre"),
+        ({"objective__momentum": 1.5}, r"objective.momentum=1.5 must be"),
+        ({"objective__gram": 1.0}, "random"),
+        ({"projection__out_dim": 0}, "projection.out_dim=0"),
+        ({"data__image_size": 32}, "image_size"),
+        ({"early_stopping__monitor": "knn_acuracy"}, "knn_accuracy"),
+        ({"early_stopping__patience": 3}, "waits for a metric"),
+        ({"evaluation__root": "nowhere"}, "nowhere"),
+        ({"data__views": ()}, "global views"),
+        ({"data__views": (tiny_distill.VIEWS[0], dict(kind="local", size=9))}, "multiples of 4"),
+        ({"data__views": (dict(kind="globl"),)}, "nearest: global"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once_and_leaves_no_folder(tmp_path, changes, words):
+    with pytest.raises(UserError, match=words):
+        made = tiny_distill.config(1)
+        with made.unlocked():
+            for path, value in changes.items():
+                *parents, leaf = path.split("__")
+                node = made
+                for name in parents:
+                    node = node[name]
+                node[leaf] = value
+        run(made, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_student_that_is_not_softer_than_its_teacher_is_warned_of():
+    said = []
+    prepare(tiny_distill.config(1, objective__student_temperature=0.04), said.append)
+    assert any("WARNING" in line and "student_temperature=0.04" in line for line in said)
+    said.clear()
+    prepare(tiny_distill.config(1), said.append)
+    assert not any("WARNING" in line for line in said)
+
+
+def test_images_without_labels_train_and_nothing_is_measured_on_them(tmp_path):
+    for number in range(8):
+        noise = np.random.default_rng(number).integers(0, 255, (20, 24, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{number}.png")
+    data = dict(data__name="images", data__root=str(tmp_path), data__batch_size=4, alarms__stop=False)
+    found = run(tiny_distill.config(1, **data), tmp_path / "run")
+    assert found["finished"] and "knn_accuracy" not in found and found["class_names"] == []
