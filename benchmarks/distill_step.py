@@ -156,15 +156,22 @@ def main() -> None:
     if args.alone:
         alone(args)
         return
+    if len(args.parts) > 1:  # each in a process of its own
+        for part in args.parts:
+            subprocess.run(
+                [sys.executable, "-m", "benchmarks.distill_step", *sys.argv[1:], "--parts", part], check=True
+            )
+        return
+    if args.parts[0] == "data":  # torch's threads spin while they wait: many times slower beside a loader's workers
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     harness.begin(args)
-    if "step" in args.parts:
+    if args.parts[0] == "memory":
+        memory(args, names(args))
+    elif args.parts[0] == "data":
+        with_data(args)
+    else:
         contenders = [contender(name, args) for name in names(args)]
         harness.report(title(args), contenders, harness.alternate(contenders, args.rounds))
-        del contenders
-    if "data" in args.parts:
-        with_data(args)
-    if "memory" in args.parts:
-        memory(args, names(args))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ BELOW = {  # room -> the rooms it may import
     "jaxdino.stage": {"jaxdino.core"},
     "jaxdino.strategy": {"jaxdino.core", "jaxdino.stage"},
     "jaxdino.optim": {"jaxdino.core", "jaxdino.stage", "jaxdino.strategy"},
-    "jaxdino.objectives": {"jaxdino.core", "jaxdino.models", "jaxdino.data"},
+    "jaxdino.objectives": {"jaxdino.core", "jaxdino.models", "jaxdino.data", "jaxdino.stage"},
     "jaxdino.evals": {"jaxdino.core", "jaxdino.models", "jaxdino.data", "convert"},
     "convert": {"jaxdino.core", "jaxdino.models", "jaxdino.data"},
     "configs": {"jaxdino.stage", "jaxdino.data", "jaxdino.objectives", "configs"},

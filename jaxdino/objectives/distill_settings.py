@@ -1,10 +1,12 @@
 """What a run of self-distillation may set, and the published combinations."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
+from jaxdino.stage import check_range
 
 CENTRINGS = ("centre", "sinkhorn", "none")
 
@@ -40,6 +42,18 @@ class Distill:
     mask_ratio: tuple[float, float] = (0.1, 0.5)
     gram_negatives: str = "none"
 
+    def changed(self, given: Mapping[str, Any], where: str) -> "Distill":
+        """The settings with what is given otherwise. Raises UserError for an unknown field or a value out of range."""
+        _check_fields(Distill, given, f"{where}: the objective")
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+        settings = dataclasses.replace(self, **values)
+        for name, interval in INTERVALS.items():
+            check_range(f"{where}: objective.{name}", getattr(settings, name), interval)
+        if settings.centring not in CENTRINGS:
+            hint = did_you_mean(settings.centring, CENTRINGS)
+            raise UserError(f"{where}: centring={settings.centring!r} is not known; {hint}")
+        return settings
+
     @property
     def anchored(self) -> bool:
         """Whether the reference is looked at."""
@@ -61,6 +75,22 @@ class Projection:
     use_bn: bool = False
     norm_last_layer: bool = True
     separate: bool = False
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> "Projection":
+        """From a config. Raises UserError for an unknown field or an empty head."""
+        _check_fields(cls, given, "projection")
+        projection = cls(**given)
+        for name in ("out_dim", "hidden_dim", "bottleneck_dim", "num_layers"):
+            check_range(f"projection.{name}", getattr(projection, name), "[1, inf)")
+        return projection
+
+
+def _check_fields(cls: type, given: Mapping[str, Any], what: str) -> None:
+    known = [field.name for field in dataclasses.fields(cls)]
+    for name in given:
+        if name not in known:
+            raise UserError(f"{what} has no field {name!r}; {did_you_mean(name, known)}")
 
 
 _DINOV2 = dict(

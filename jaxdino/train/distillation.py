@@ -1,6 +1,5 @@
 """The task of self-distillation: images without labels, a student, its teacher, k-NN where there are labels."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,6 @@ from jaxdino import api, optim
 from jaxdino.core import params
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton, split
-from jaxdino.core.rules import did_you_mean
 from jaxdino.data import multicrop, pipeline, views
 from jaxdino.data.device_views import augment_views
 from jaxdino.data.masking import Masking
@@ -25,8 +23,8 @@ from jaxdino.evals import report
 from jaxdino.objectives.collapse import feature_rank, feature_std
 from jaxdino.objectives.distill import SelfDistillation
 from jaxdino.objectives.distill_model import HEADS, DistillSpec
-from jaxdino.objectives.distill_settings import CENTRINGS, INTERVALS, Distill, Projection, method_named
-from jaxdino.stage import Stage, check_range
+from jaxdino.objectives.distill_settings import Distill, Projection, method_named
+from jaxdino.stage import Stage
 from jaxdino.strategy import Plan
 from jaxdino.train import adapters, alarms, data, plots, precision, state, step, weights
 from jaxdino.train.networks import save_networks
@@ -52,11 +50,13 @@ class Distillation:
         self.source = load_source(data.config_of(config))
         tell(data.summary(self.source))
         self.card, backbone = weights.backbone(config, tell)
-        self.spec = DistillSpec(self.card.spec, projection_of(config))
+        self.spec = DistillSpec(self.card.spec, Projection.of(config.projection))
         _, fresh = split(self.spec.build(rngs=nnx.Rngs(config.seed)))
         heads = {path: np.asarray(leaf) for path, leaf in fresh.items() if not path.startswith(BACKBONE)}
         self.flat = {path: backbone.get(path, heads.get(path)) for path in fresh}
-        self.retrieval = Retrieval.of(config, self.source, self.card.spec, self.views_of("global")[0].size, mesh)
+        self.retrieval = Retrieval.of(
+            config, self.source, self.card.spec, self.backbone, self.views_of("global")[0].size, mesh
+        )
         self.monitors = self.retrieval.names if self.retrieval else ()
 
     def views_of(self, kind: str) -> tuple[views.View, ...]:
@@ -69,7 +69,7 @@ class Distillation:
         given = {
             name: value for name, value in objective.items() if name not in ("name", "method") and value is not None
         }
-        settings = _changed(method_named(objective.method), {**given, **stage.objective}, f"stage {stage.name!r}")
+        settings = method_named(objective.method).changed({**given, **stage.objective}, f"stage {stage.name!r}")
         if settings.anchored and self.config.model.weights == weights.RANDOM:
             raise UserError(
                 f"stage {stage.name!r}: gram={settings.gram} and anchor={settings.anchor} hold on to the weights that "
@@ -219,7 +219,7 @@ class Distillation:
         """k-NN accuracy of the first weights and of raw pixels."""
         if not self.retrieval:
             return {}
-        found = self.retrieval.measure(session, self.backbone, backbone_of(self.flat))
+        found = self.retrieval.measure(session, backbone_of(self.flat))
         pixels = self.retrieval.pixels(session)
         self.tell(f"k-NN accuracy: {found[self.shown]:.4f} at the start, {pixels[self.shown]:.4f} of raw pixels")
         self.judge(session, found)
@@ -233,7 +233,7 @@ class Distillation:
             if not self.retrieval or not (due or session.progress.stage_step >= part.total_steps):
                 return {}
             flat = adapters.merged(state.whole(state.evaluated(current["moving"]), current["frozen"]), part)
-            return self.retrieval.measure(session, self.backbone, backbone_of(flat))
+            return self.retrieval.measure(session, backbone_of(flat))
 
         return measured
 
@@ -255,9 +255,10 @@ class Distillation:
         alarms.judge(session, reading, thresholds, **of_run)
 
     def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray]) -> None:
-        """The teacher's backbone into best/."""
+        """The teacher's backbone into best/, to be used at the size it is measured at."""
+        side = self.config.evaluation.image_size
         kept = {path: leaf for path, leaf in adapters.merged(flat, part).items() if path.startswith(BACKBONE)}
-        weights.save(folder / "best", self.card, part.image_size, kept)
+        weights.save(folder / "best", self.card, (side, side) if side else part.image_size, kept)
 
     def end(self, session: Any, part: Part, current: State) -> None:
         """Teacher, student, heads and centres into training/."""
@@ -277,7 +278,7 @@ class Distillation:
             report.draw(model, splits.get("val", splits["train"]), session.folder.folder)
         if not self.retrieval:
             return {}, "the data has no labels: nothing was measured on them"
-        return self.retrieval.finish(session, self.backbone)
+        return self.retrieval.finish(session)
 
     def pictures(self, session: Any) -> None:
         """Loss, entropy, k-NN and learning rates over time."""
@@ -292,32 +293,3 @@ def backbone_of(flat: Mapping[str, Any]) -> dict[str, Any]:
 def risen(start: float, end: float, steps: float) -> Callable[[jax.Array], jax.Array]:
     """From `start` to `end` linearly over `steps`, then `end`."""
     return lambda count: start + (end - start) * jnp.minimum((count + 1) / max(steps, 1.0), 1.0)
-
-
-def projection_of(config: Any) -> Projection:
-    """The projection heads that a config asks for. Raises UserError for an unknown field or an empty head."""
-    known = [field.name for field in dataclasses.fields(Projection)]
-    for name in config.projection:
-        if name not in known:
-            raise UserError(f"projection has no field {name!r}; {did_you_mean(name, known)}")
-    projection = Projection(**config.projection)
-    for name in ("out_dim", "hidden_dim", "bottleneck_dim", "num_layers"):
-        check_range(f"projection.{name}", getattr(projection, name), "[1, inf)")
-    return projection
-
-
-def _changed(settings: Distill, given: Mapping[str, Any], where: str) -> Distill:
-    """The settings with what is given otherwise, checked."""
-    known = [field.name for field in dataclasses.fields(Distill)]
-    for name in given:
-        if name not in known:
-            raise UserError(f"{where}: the objective has no field {name!r}; {did_you_mean(name, known)}")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    settings = dataclasses.replace(settings, **values)
-    for name, interval in INTERVALS.items():
-        check_range(f"{where}: objective.{name}", getattr(settings, name), interval)
-    if settings.centring not in CENTRINGS:
-        raise UserError(
-            f"{where}: centring={settings.centring!r} is not known; {did_you_mean(settings.centring, CENTRINGS)}"
-        )
-    return settings

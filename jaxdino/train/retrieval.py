@@ -1,6 +1,7 @@
 """How good a backbone's features are, by labels that training never sees: k-NN as a run goes on, linear at its end."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
 
@@ -36,6 +37,7 @@ class Retrieval:
     source: Source
     cfg: DataConfig
     spec: ModelSpec
+    backbone: Skeleton
     k: tuple[int, ...]
     size: int
     batch_size: int
@@ -43,7 +45,9 @@ class Retrieval:
     mesh: Mesh
 
     @classmethod
-    def of(cls, config: Any, source: Source, spec: ModelSpec, size: int, mesh: Mesh) -> "Retrieval | None":
+    def of(
+        cls, config: Any, source: Source, spec: ModelSpec, backbone: Skeleton, size: int, mesh: Mesh
+    ) -> "Retrieval | None":
         """Of the labelled images that the config names, or of the training data's own; None if there are none.
 
         Raises:
@@ -57,25 +61,23 @@ class Retrieval:
             return None
         k = tuple(sorted({min(number, len(source.split("train"))) for number in given.k}))
         batch_size = -(-given.batch_size // mesh.size) * mesh.size
-        return cls(source, cfg, spec, k, given.image_size or size, batch_size, given.linear_steps, mesh)
+        return cls(source, cfg, spec, backbone, k, given.image_size or size, batch_size, given.linear_steps, mesh)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of what is measured."""
         return ("knn_accuracy", *(f"knn{k}_accuracy" for k in self.k))
 
-    def measure(self, session: Any, skeleton: Skeleton, flat: Flat) -> Metrics:
+    def measure(self, session: Any, flat: Flat) -> Metrics:
         """{"knn_accuracy": of the largest k, "knn10_accuracy": ...} of a backbone on the validation images."""
-        return self._accuracies(
-            self._features(session, "train", skeleton, flat), self._features(session, "val", skeleton, flat)
-        )
+        return self._accuracies(self._features(session, "train", flat), self._features(session, "val", flat))
 
     def pixels(self, session: Any) -> Metrics:
         """The same of raw pixels."""
         size = min(PIXELS, self.size)
         return self._accuracies(*(pixels(self._batches(session, name), size, self.mesh) for name in ("train", "val")))
 
-    def finish(self, session: Any, skeleton: Skeleton) -> tuple[dict[str, Any], str]:
+    def finish(self, session: Any) -> tuple[dict[str, Any], str]:
         """What the summary gets: k-NN at the start, at the end and of raw pixels; on the test split (validation, for
         want of one) k-NN and linear accuracy of teacher and student."""
         split = "test" if "test" in self.source.splits else "val"
@@ -84,7 +86,7 @@ class Retrieval:
         for name, folder in networks.items():
             flat = {path.removeprefix("backbone."): leaf for path, leaf in weights.load(folder).items()}
             flat = sharding.put(flat, session.where(flat))
-            train, other = (self._features(session, part, skeleton, flat) for part in ("train", split))
+            train, other = (self._features(session, part, flat) for part in ("train", split))
             found[name] = self._accuracies(train, other) | self._linear(train, other)
         last = next(
             (entry["knn_accuracy"] for entry in reversed(session.progress.done) if "knn_accuracy" in entry), None
@@ -105,22 +107,14 @@ class Retrieval:
             "linear_accuracy": linear_probe(*train, *other, num_classes=classes, steps=self.linear_steps)["accuracy"]
         }
 
-    def _features(self, session: Any, split: str, skeleton: Skeleton, flat: Flat) -> tuple[np.ndarray, np.ndarray]:
-        embed = self._embed(skeleton)
-        return extract(lambda images: embed(flat, images), self._batches(session, split), self.mesh)
-
-    def _embed(self, skeleton: Skeleton):
-        """(flat, uint8 images) -> class tokens, compiled once a run."""
-        if id(skeleton) not in self._compiled:
-            normalize = partial(device_aug.normalize, mean=self.spec.preprocess.mean, std=self.spec.preprocess.std)
-            self._compiled[id(skeleton)] = jax.jit(
-                lambda flat, images: bind(skeleton, flat)(normalize(images)).cls.astype(jnp.float32)
-            )
-        return self._compiled[id(skeleton)]
+    def _features(self, session: Any, split: str, flat: Flat) -> tuple[np.ndarray, np.ndarray]:
+        return extract(partial(self._embed, flat), self._batches(session, split), self.mesh)
 
     @cached_property
-    def _compiled(self) -> dict[int, Any]:
-        return {}
+    def _embed(self) -> Callable[[Flat, jax.Array], jax.Array]:
+        """(flat, uint8 images) -> class tokens, compiled once a run."""
+        normalize = partial(device_aug.normalize, mean=self.spec.preprocess.mean, std=self.spec.preprocess.std)
+        return jax.jit(lambda flat, images: bind(self.backbone, flat)(normalize(images)).cls.astype(jnp.float32))
 
     def _batches(self, session: Any, name: str):
         """The images of a split. Raises Stopped if the run is told to stop meanwhile."""

@@ -173,3 +173,31 @@ def test_images_without_labels_train_and_nothing_is_measured_on_them(tmp_path):
     data = dict(data__name="images", data__root=str(tmp_path), data__batch_size=4, alarms__stop=False)
     found = run(tiny_distill.config(1, **data), tmp_path / "run")
     assert found["finished"] and "knn_accuracy" not in found and found["class_names"] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        (dict(objective__centring="none", objective__momentum=0.9), "constant"),
+        (dict(objective__momentum=0.0, objective__final_momentum=0.0), "constant"),
+        (dict(objective__teacher_temperature=1.0, objective__warmup_teacher_temperature=1.0), "uniform"),
+    ],
+    ids=["no centring", "momentum 0", "no sharpening"],
+)
+def test_a_collapse_ends_the_run_and_leaves_the_last_healthy_weights(tmp_path, changes, kind):
+    made = tiny_distill.config(40, log_every=4, evaluation__every_epochs=100, **changes)
+    made.stages[0].groups.all.lr = 3e-3
+    made.alarms.grace_steps = 100
+    with pytest.raises(Lost, match=rf"collapse \({kind}\)"):
+        run(made, tmp_path / "run")
+    saved = sorted(int(folder.name) for folder in (tmp_path / "run" / "checkpoints").iterdir())
+    assert saved and saved[-1] < lines(tmp_path / "run")[-1]["step"]
+    load_model(tmp_path / "run" / "best")
+
+
+def test_a_run_that_learns_is_left_alone(tmp_path):
+    made = tiny_distill.config(30, log_every=4, evaluation__every_epochs=10, objective__momentum=0.95)
+    made.stages[0].groups.all.lr = 3e-3
+    made.alarms.grace_steps = 100
+    found = run(made, tmp_path / "run")["knn_accuracy"]
+    assert found["end"] > found["start"]

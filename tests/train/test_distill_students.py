@@ -1,0 +1,62 @@
+"""Any backbone of the house is a student: ResNets with their batch norms, ConvNeXts, ViTs of every family."""
+
+import numpy as np
+import pytest
+import tiny_distill
+
+from convert.store import load_model
+from convert.training_checkpoint import read_training
+from jaxdino.core.errors import UserError
+from jaxdino.models import registry
+from jaxdino.models.convnext import ConvNeXtConfig
+from jaxdino.models.resnet import ResNetConfig
+from jaxdino.models.spec import ModelSpec, Preprocess
+from jaxdino.models.vit import ViTConfig
+from jaxdino.train.job import prepare
+from jaxdino.train.loop import run
+
+SMALL = Preprocess(size=(16, 16), crop_pct=1.0)
+RESNET = ResNetConfig(bottleneck=False, depths=(1, 1), widths=(8, 12), reduction=1, stem=8)
+STUDENTS = {
+    "student_resnet": ModelSpec("student_resnet", "resnet", RESNET, SMALL, "mean", last_layers=1),
+    "student_convnext": ModelSpec("student_convnext", "convnext", ConvNeXtConfig((1, 1), (8, 12)), SMALL, "mean"),
+    "student_dino": ModelSpec(
+        "student_dino", "dino", ViTConfig(4, 32, 2, 2, 64, pos_grid=(4, 4), pos_offset=0.1), SMALL
+    ),
+}
+registry.MODELS.update(STUDENTS)
+
+
+def config(name: str, **changes):
+    made = tiny_distill.config(1, evaluation__every_epochs=100, **changes)
+    made.model.name = made.model.configured_for = name
+    made.stages[0].epochs, made.stages[0].steps = None, 3
+    return made
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_a_student_of_each_family_learns(name, tmp_path):
+    run(config(name, precision="bfloat16" if name == "student_dino" else "float32"), tmp_path / "run")
+    start = prepare(config(name), lambda _: None).task.flat
+    networks = read_training(tmp_path / "run" / "training").networks
+    for role in ("teacher", "student"):
+        after = networks[role]["backbone"].flat
+        assert after.keys() == {path for path in start if path.startswith("backbone.")}
+        still = [path for path in after if np.array_equal(after[path], start[path])]
+        assert not [path for path in still if not path.endswith("mask_token")], still
+
+
+def test_batch_norms_of_teacher_and_student_move_apart(tmp_path):
+    run(config("student_resnet", projection__use_bn=True), tmp_path / "run")
+    networks = read_training(tmp_path / "run" / "training").networks
+    mean = {role: networks[role]["backbone"].flat["backbone.bn1.mean"] for role in networks}
+    assert not np.allclose(mean["teacher"], mean["student"], atol=1e-6)  # the student's saw local views too
+    assert "backbone.mlp.1.mean" in networks["teacher"]["dino_head"].flat
+    assert np.array_equal(load_model(tmp_path / "run" / "best")[1]["backbone.bn1.mean"], mean["teacher"])
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_what_has_no_mask_token_cannot_be_masked(name, tmp_path):
+    with pytest.raises(UserError, match="ibot=1.0 masks patches"):
+        run(config(name, objective__method="dinov2"), tmp_path / "run")
+
