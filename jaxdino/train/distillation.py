@@ -186,8 +186,9 @@ class Distillation:
         """The teacher's buffers, the centres, and the reference where a stage looks at it."""
         skeleton = self.spec.skeleton()
         zeros = jnp.zeros if not isinstance(next(iter(flat.values())), jax.ShapeDtypeStruct) else jax.ShapeDtypeStruct
-        heads = [head for head in HEADS if any(path.startswith(head) for path in flat)]
-        anchored = any(self.settings(part).anchored for part in self._stages)
+        settings = [self.settings(stage) for stage in self._stages]
+        heads = HEADS if any(one.ibot for one in settings) else HEADS[:1]  # one centre each, even of a shared head
+        anchored = any(one.anchored for one in settings)
         return {
             "teacher": {
                 "buffers": {path: flat[path] for path in skeleton.entries if skeleton.entries[path].kind != "param"},

@@ -17,10 +17,11 @@ from jaxdino import optim
 from jaxdino.core import sharding
 from jaxdino.core.params import Flat
 from jaxdino.objectives.distill_model import DistillSpec
+from jaxdino.objectives.distill_settings import Projection
 from jaxdino.stage import stages
 from jaxdino.strategy import resolve
 from jaxdino.train import state, step
-from jaxdino.train.distillation import Distillation, backbone_of, projection_of
+from jaxdino.train.distillation import Distillation, backbone_of
 from jaxdino.train.task import Part
 from tests.parity import resnet_cases
 from tests.parity.cases import GRID, HEADS, PATCH, WIDTH
@@ -204,7 +205,7 @@ def ours(case: str, devices: int = 1, accumulate: int = 1, weight: tuple[int, ..
     task = Distillation.__new__(Distillation)  # without its data: crops are given here
     task.config, task.mesh, task.tell = config, mesh, print
     task.card, flat = converted(build(case))
-    task.spec = DistillSpec(task.card.spec, projection_of(config))
+    task.spec = DistillSpec(task.card.spec, Projection.of(config.projection))
     (stage,) = stages(config)
     skeleton = task.skeleton(stage)
     plan = resolve(task.spec, skeleton, stage)
