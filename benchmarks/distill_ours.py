@@ -70,7 +70,8 @@ def program(args: argparse.Namespace, capacity: int, augment: Callable) -> tuple
         capacity=capacity,
         groups=mesh.size,
     )
-    one = step.make_train_step(skeleton, objective, tx, augment, ema_decay=objective.momentum)
+    how = dict(accumulate=args.slices, ema_decay=objective.momentum)
+    one = step.make_train_step(skeleton, objective, tx, augment, **how)
     return step.compile_train_step(one, now, mesh), now
 
 

@@ -4,6 +4,8 @@ python -m benchmarks.distill_step --quick
 python -m benchmarks.distill_step --dtype=bfloat16 --method=dinov2 --parts step
 python -m benchmarks.distill_step --out-dim=4096 --locals=6 --parts step data memory
 
+Ours takes the batch in slices, which changes nothing about the step (tests/parity/test_distill_trajectory.py).
+
 The step: the teacher on the global crops, the student on all of them, projection heads, losses, backward, clipping of
 each gradient, AdamW, the teacher's average. Crops, model, head and threads are the same. The peer is the loop that our
 trajectories are tested against (tests/parity/torch_distill.py), around timm's or transformers' model, with fused AdamW,
@@ -135,18 +137,20 @@ def with_data(args: argparse.Namespace) -> None:
 def title(args: argparse.Namespace) -> str:
     """What is timed."""
     views = f"{GLOBALS} x {args.size} + {args.locals} x {args.local_size}"
-    return f"{args.method} step, {args.model}, {views}, {args.out_dim} prototypes, batch {args.batch}, {args.dtype}"
+    batch = f"batch {args.batch} (ours in {args.slices} slices)" if args.slices > 1 else f"batch {args.batch}"
+    return f"{args.method} step, {args.model}, {views}, {args.out_dim} prototypes, {batch}, {args.dtype}"
 
 
 def main() -> None:
     """Reads the flags, times, prints."""
-    flags = harness.parser(__doc__, batch=4, rounds=7)
+    flags = harness.parser(__doc__, batch=16, rounds=7)
     flags.add_argument("--model", default="dinov3_vits16")
     flags.add_argument("--method", choices=tuple(METHODS), default="dino")
     flags.add_argument("--size", type=int, default=224, help="of the global crops, pixels")
     flags.add_argument("--local-size", type=int, default=96)
     flags.add_argument("--locals", type=int, default=8, help="local crops")
     flags.add_argument("--out-dim", type=int, default=65536, help="prototypes")
+    flags.add_argument("--slices", type=int, default=4, help="ours takes the batch in so many (optimizer.accumulate)")
     flags.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     flags.add_argument("--root", help="a folder of images for `data`; by default one is made")
     flags.add_argument("--workers", type=int, default=0, help="for `data`; 0: one per core")

@@ -5,7 +5,7 @@ A stage inherits whatever it leaves open from here, so `--config.data.batch_size
 flags can set it.
 """
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -14,6 +14,7 @@ from ml_collections.config_dict import placeholder
 
 from jaxdino.data import views
 from jaxdino.data.sources import DataConfig
+from jaxdino.models.lora_spec import LoRA
 from jaxdino.objectives.distill_settings import Distill, Projection
 from jaxdino.objectives.health import THRESHOLDS
 from jaxdino.stage import Group, Optimizer, Schedule, Stage
@@ -74,7 +75,8 @@ def distill_config(model: str | None = None) -> ConfigDict:
     config.objective = _open(Distill, dict(name="distill", method="dino"))  # None: the method's
     config.projection = asdict(Projection())
     del config.data.augment, config.data.image_size
-    config.data.views = tuple(ConfigDict(asdict(view)) for view in views.DINO)
+    config.data.views = tuple(ConfigDict(asdict(view)) for view in _fitting(views.DINO, config.model.name))
+    config.data.batch_size = 64 if config.model.name == DIGITS_MODEL else 256
     config.optimizer.update(weight_decay=0.04, weight_decay_end=0.4, clip_norm=3.0, clip_by="parameter")
     config.early_stopping.monitor = ""  # labels choose nothing: the latest teacher is the best
     config.evaluation = dict(
@@ -85,6 +87,7 @@ def distill_config(model: str | None = None) -> ConfigDict:
         batch_size=64,
         linear_steps=2500,  # of the linear probe at the run's end; 0 is none
     )
+    config.checkpoint.every_steps = 500
     config.alarms = dict(stop=True, **THRESHOLDS)  # end the run when it has collapsed
     return config
 
@@ -95,8 +98,17 @@ def stage(name: str, rules: tuple[tuple[str, str], ...], groups: dict[str, dict]
         "groups": ConfigDict({key: _open(Group, values) for key, values in groups.items()}),
         "optimizer": _open(Optimizer, settings.pop("optimizer", {})),
         "schedule": _open(Schedule, settings.pop("schedule", {})),
+        "lora": _open(LoRA, settings.pop("lora", {})),
     }
     return _open(Stage, dict(name=name, rules=rules, **parts, **settings))
+
+
+def _fitting(chosen: tuple[views.View, ...], model: str) -> tuple[views.View, ...]:
+    """The views with their sizes rounded to whole patches of a model: 98 for 96 with patches of 14, as DINOv2."""
+    from jaxdino.models import registry  # imports JAX
+
+    patch = getattr(registry.MODELS[model].config, "patch_size", 1) if model in registry.MODELS else 1
+    return tuple(replace(view, size=max(1, round(view.size / patch)) * patch) for view in chosen)
 
 
 def distill_stage(*args: Any, objective: dict[str, Any] | None = None, **settings: Any) -> ConfigDict:

@@ -7,7 +7,7 @@
 The released weights have no projection head, and a fresh one would pull a good backbone apart. So first the head alone
 learns, then everything at a low rate that falls from layer to layer, held to the weights it started from: patches by
 their similarities (Gram anchoring, arXiv:2508.10104), the class token by its direction.
-`--config.stages[1].lora.rank=8` trains adapters in place of the backbone; see ssl_lora.
+`--config.stages[1].objective.gram=2.0` and the like weigh the anchors; adapters in place of the backbone: ssl_lora.
 """
 
 from ml_collections import ConfigDict

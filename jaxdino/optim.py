@@ -4,7 +4,7 @@ The only room that sees optax. It works on flat dicts {path: array} of the train
 holds flat dicts under the same paths, so that sharding rules and checkpoints address both alike.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -173,6 +173,11 @@ def cosine_between(start: float, end: float, steps: int) -> optax.Schedule:
     return course
 
 
+def linear_between(start: float, end: float, steps: float) -> optax.Schedule:
+    """From `start` to `end` linearly over `steps`, reached with the last of them; then `end`."""
+    return lambda count: start + (end - start) * jnp.minimum((count + 1) / max(steps, 1.0), 1.0)
+
+
 def _decay_course(leaf: LeafPlan, steps: int) -> Decay:
     if leaf.weight_decay_end is None:
         return leaf.weight_decay
@@ -207,17 +212,18 @@ def learning_rates(
     return lambda count: {group: float(rate(count)) for group, rate in rates.items()}
 
 
-def ages(plans: Sequence[Plan]) -> dict[str, int]:
+def ages(plans: Sequence[Plan], anew: Collection[str] = ()) -> dict[str, int]:
     """{path: in how many stages before the last of `plans` the leaf was trained without a break}.
 
     It follows from the plans alone, so that a resumed run builds the same optimiser as the first one did.
 
     Args:
       plans: of all stages so far, in order, the present one last.
+      anew: paths that start anew in the present one, though an earlier one had such (adapters, merged meanwhile).
     """
     *before, now = plans
     found = dict.fromkeys(now.trainable, 0)
-    going_on = set(now.trainable)
+    going_on = set(now.trainable) - set(anew)
     for plan in reversed(before):
         going_on &= set(plan.trainable)
         for path in going_on:
@@ -225,12 +231,13 @@ def ages(plans: Sequence[Plan]) -> dict[str, int]:
     return found
 
 
-def carry(old: State, new: State) -> State:
+def carry(old: State, new: State, anew: Collection[str] = ()) -> State:
     """The state a stage starts from: `new = tx.init(params)`, with what `old` holds of the leaves that go on.
 
     Moments and counts travel, new leaves keep their zeros, leaves that have left are dropped, and the schedule
     starts anew. So does a leaf that was frozen in between, and everything under another update rule. The
-    moments are handed over, not copied: `old` is spent once a step has donated the result.
+    moments are handed over, not copied: `old` is spent once a step has donated the result. What is `anew` (see `ages`)
+    takes over nothing.
 
     Raises:
       ValueError: when leaves of different counts share a label (`build` was not given the `ages`).
@@ -239,6 +246,8 @@ def carry(old: State, new: State) -> State:
     for position, part in _parts(old):
         for slot, moments in _slots(part).items():
             for path, value in moments.items():
+                if path in anew:
+                    continue
                 known[position, slot, path] = value
                 known[position, "count", path] = part.count if "count" in part._fields else 0
     clip, split = new

@@ -157,7 +157,7 @@ class Stage:
             inherits = {f.name: f"{home}.{f.name}" for f in fields(kind)}
             values[part] = kind(**_read(kind, values.get(part, {}), base, inherits, f"{where}: {part}"))
         values["groups"] = {
-            key: Group(**_read(Group, group, base, GROUP_INHERITS, f"{where}: group {key!r}"))
+            key: Group(**_read(Group, group, base, _inherited(group), f"{where}: group {key!r}"))
             for key, group in values["groups"].items()
         }
         stage = cls(**values)
@@ -228,6 +228,13 @@ def check_range(what: str, value: Any, interval: str) -> None:
         if not (above and below):
             bounds = f"at least {low:g}" if interval.endswith(" inf)") and interval[0] == "[" else f"in {interval}"
             raise UserError(f"{what}={value} must be {bounds}")
+
+
+def _inherited(group: Any) -> Mapping[str, str]:
+    """What a group inherits: where it says its own weight decay, not the config's end of one."""
+    group = vars(group) if isinstance(group, Group) else group
+    own = {"weight_decay_end"} if group.get("weight_decay") is not None else set()
+    return {name: path for name, path in GROUP_INHERITS.items() if name not in own}
 
 
 def _read(cls: type, given: Any, base: Any, inherits: Mapping[str, str], where: str) -> dict[str, Any]:

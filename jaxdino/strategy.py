@@ -182,8 +182,10 @@ def format_plan(plan: Plan) -> str:
         bare = sum(leaf.weight_decay == 0 for leaf in leaves)
         rates = ("frozen", "", "", "")
         if not leaves[0].frozen:
-            decay = max(leaf.weight_decay for leaf in leaves)
-            rates = (f"{leaves[0].lr:.3g}", f"{leaves[0].scale:.4g}", f"{decay:g}", str(bare))
+            decayed = max(leaves, key=lambda leaf: leaf.weight_decay)
+            end = decayed.weight_decay_end
+            decay = f"{decayed.weight_decay:g}" + ("" if end is None else f" -> {end:g}")
+            rates = (f"{leaves[0].lr:.3g}", f"{leaves[0].scale:.4g}", decay, str(bare))
         rows.append((label, group, *rates, str(len(leaves)), f"{size:,}", f"{size / total:.2%}"))
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     rows.insert(1, tuple("-" * width for width in widths))

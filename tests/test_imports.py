@@ -18,7 +18,7 @@ BELOW = {  # room -> the rooms it may import
     "jaxdino.objectives": {"jaxdino.core", "jaxdino.models", "jaxdino.data", "jaxdino.stage"},
     "jaxdino.evals": {"jaxdino.core", "jaxdino.models", "jaxdino.data", "convert"},
     "convert": {"jaxdino.core", "jaxdino.models", "jaxdino.data"},
-    "configs": {"jaxdino.stage", "jaxdino.data", "jaxdino.objectives", "configs"},
+    "configs": {"jaxdino.stage", "jaxdino.data", "jaxdino.models", "jaxdino.objectives", "configs"},
 }
 
 

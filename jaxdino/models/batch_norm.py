@@ -22,7 +22,7 @@ class BatchNorm(nnx.Module):
     `set_training`) the batch's mean and biased variance do, and `mean`, `var` (unbiased, as torch has it) and the
     count move. Under a mesh the batch is the global batch: its mean over a sharded axis is one over all devices, what
     torch calls a synchronised batch norm. Examples of weight 0 count like the others. An exponential moving average of
-    the weights is evaluated with these same running statistics.
+    a classifier's weights is evaluated with these same running statistics; self-distillation's teacher has its own.
 
     Source: Ioffe and Szegedy 2015 (arXiv:1502.03167); eps and momentum are torch.nn.BatchNorm2d's defaults.
 

@@ -1,7 +1,5 @@
-"""What a LoRA adapter is and which linear layers of a model get one."""
+"""Which linear layers of a model get an adapter."""
 
-import dataclasses
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -11,6 +9,7 @@ from flax import nnx
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 from jaxdino.models.layers import Linear
+from jaxdino.models.lora_spec import LoRA
 
 PARTS = {"qkv": ("q", "k", "v"), "w12": ("w1", "w2")}
 """{name of a fused projection: what the equal runs of its columns are called, in order}."""
@@ -20,66 +19,6 @@ KINDS = {
     "@linear": r"(?!head$).*",
 }
 """Kinds of linear layers: attention's, the feed-forward layers', all but a classification head."""
-
-
-@dataclasses.dataclass(frozen=True)
-class LoRA:
-    """Which linear layers get an adapter, and of what shape.
-
-    Attributes:
-      rank: columns of A and rows of B.
-      alpha: A B is multiplied by alpha / rank, by alpha / sqrt(rank) with `rslora`.
-      dropout: share of A's inputs set to zero in training (see `set_dropout`), in 0..1.
-      targets: each a regular expression on the end of a layer's path, from a dot: "attn.qkv", "fc[12]",
-        r"text\\.blocks\\..*proj"; "q", "k", "v" for such a part of a fused qkv, or for q_proj, k_proj, v_proj;
-        "w1", "w2" for a part of a fused w12; or one of `KINDS`.
-      last_blocks: only in so many of the last blocks that the model's configuration lists; None for everywhere.
-      dora: the columns of W + scale A B are brought to a learned length, the `magnitude` (out,).
-    """
-
-    rank: int = 8
-    alpha: float = 8.0
-    dropout: float = 0.0
-    targets: tuple[str, ...] = ("q", "v")
-    last_blocks: int | None = None
-    rslora: bool = False
-    dora: bool = False
-
-    def __post_init__(self):
-        targets = (self.targets,) if isinstance(self.targets, str) else tuple(self.targets)
-        object.__setattr__(self, "targets", targets)
-        blocks = self.last_blocks
-        for name, good, want in (
-            ("rank", _whole(self.rank) and self.rank > 0, "a whole number above 0"),
-            ("alpha", _number(self.alpha) and self.alpha > 0, "a number above 0"),
-            ("dropout", _number(self.dropout) and 0 <= self.dropout < 1, "in [0, 1)"),
-            ("last_blocks", blocks is None or (_whole(blocks) and blocks > 0), "None or a whole number above 0"),
-            ("targets", targets and all(isinstance(t, str) and t for t in targets), "names or patterns of layers"),
-        ):
-            if not good:
-                raise UserError(f"LoRA {name}={getattr(self, name)!r}: give {want}")
-
-    @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> "LoRA":
-        """From a config; UserError with the nearest name for a field that there is not."""
-        known = [field.name for field in dataclasses.fields(cls)]
-        for name in fields:
-            if name not in known:
-                raise UserError(f"LoRA has no field {name!r}; {did_you_mean(name, known)}")
-        return cls(**fields)
-
-    @property
-    def scale(self) -> float:
-        """What A B is multiplied by."""
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def places(model: nnx.Module, cfg: Any, spec: LoRA) -> dict[str, tuple[str, ...]]:

@@ -81,7 +81,7 @@ class SelfDistillation:
         weight = jnp.repeat(parts["weight"].reshape(-1), views)
         centres, found = dict(own["centres"]), {}
         probabilities = self._sharpened("dino_head", seen.pop("scores"), weight, temperature, centres)
-        found = signals(_rows(probabilities), weight) | {"features": _rows(seen.pop("features"))}
+        found = signals(_rows(probabilities), weight) | {"features": _rows(seen.pop("features")), "counted": weight}
         more = seen | {"target": probabilities}
         if "patch_scores" in seen:
             kept = (seen["patch_weight"] > 0).astype(jnp.float32).reshape(-1)

@@ -8,6 +8,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 from jaxdino.stage import check_range
 
+NEGATIVES = ("none", "both", "reference")
 CENTRINGS = ("centre", "sinkhorn", "none")
 
 
@@ -52,6 +53,13 @@ class Distill:
         if settings.centring not in CENTRINGS:
             hint = did_you_mean(settings.centring, CENTRINGS)
             raise UserError(f"{where}: centring={settings.centring!r} is not known; {hint}")
+        if settings.gram_negatives not in NEGATIVES:
+            hint = did_you_mean(settings.gram_negatives, NEGATIVES)
+            raise UserError(f"{where}: gram_negatives={settings.gram_negatives!r} is not known; {hint}")
+        if len(settings.mask_ratio) != 2 or list(settings.mask_ratio) != sorted(settings.mask_ratio):
+            raise UserError(f"{where}: mask_ratio={settings.mask_ratio} must be two numbers, the smaller first")
+        if not any(getattr(settings, name) for name in TERMS):
+            raise UserError(f"{where}: all of {', '.join(TERMS)} are 0: there is nothing to learn from")
         return settings
 
     @property

@@ -19,8 +19,8 @@ FIXES = {
     "anchor to the initial weights (Gram or feature distance), LoRA, a slower teacher.",
 }
 ANSWERS = {
-    "constant": "the teacher answers every image with the same few prototypes",
-    "uniform": "the teacher answers every image with all prototypes alike",
+    "constant": "the teacher gives every image nearly the same answer",
+    "uniform": "the teacher gives every image all prototypes alike",
 }
 SIGNALS = ("teacher_entropy", "kl_to_uniform", "marginal_entropy", "information")
 REMEMBERED = ("information", "feature_rank", "feature_std", "knn_accuracy")

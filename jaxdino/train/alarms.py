@@ -1,29 +1,43 @@
 """What ends a run that has collapsed, before it overwrites what was healthy."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from jaxdino.objectives.health import Health
+from jaxdino.stage import check_range
 from jaxdino.train.task import Metrics
 from jaxdino.train.watch import Lost
 
 
-def judge(session: Any, reading: Metrics, thresholds: Metrics, **of_run: Any) -> None:
+def check(thresholds: Mapping[str, Any]) -> None:
+    """Raises UserError for a setting of config.alarms that is out of range."""
+    for name, value in thresholds.items():
+        check_range(f"alarms.{name}", value, "[1, inf)" if name.startswith("patience") else "[0, inf)")
+
+
+def judge(session: Any, reading: Metrics, thresholds: Mapping[str, Any], **of_run: Any) -> None:
     """Judges a reading; while it looks bad nothing is saved, so that the checkpoints stay healthy ones.
+
+    What starts from random weights has at least until the first stage's warm-up is over.
 
     Raises:
       Lost: for a collapse, with its kind, the figures, what to change, and where the last healthy weights are.
     """
-    now = session.progress
-    health = Health(**thresholds, **of_run)
+    now, first = session.progress, session.job.parts[0]
+    waits = (first.stage.schedule.warmup_epochs, *(group.freeze_epochs for group in first.stage.groups.values()))
+    settings = {name: value for name, value in thresholds.items() if name != "stop"}
+    settings["grace_steps"] = max(settings["grace_steps"], int(max(waits) * first.steps_per_epoch))
+    health = Health(**settings, **of_run)
     health.state = now.health or health.state
     numbers = {name: value for name, value in reading.items() if isinstance(value, float)}
     why = health.judge(now.step, numbers)
     now.health, session.healthy = health.state, health.healthy
     if why is None:
         return
-    step = session.saved_step
+    best, step = session.folder / "best", session.saved_step
     checkpoint = "no checkpoint was saved yet" if step is None else f"the last healthy checkpoint is step {step}"
+    holds = "the last healthy teacher" if now.epochs else "the teacher that the stage began with: no epoch has ended"
     raise Lost(
-        f"{why}\n  {checkpoint}; the last healthy teacher is in {session.folder / 'best'}. Go on from it in a new "
-        f"--workdir with --config.model.weights={session.folder / 'best'} and other settings"
+        f"{why}\n  {checkpoint}; {best} holds {holds}. Go on from it in a new --workdir with "
+        f"--config.model.weights={best} and other settings"
     )

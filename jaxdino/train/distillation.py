@@ -1,5 +1,6 @@
 """The task of self-distillation: images without labels, a student, its teacher, k-NN where there are labels."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from jaxdino.objectives.collapse import feature_rank, feature_std
 from jaxdino.objectives.distill import SelfDistillation
 from jaxdino.objectives.distill_model import HEADS, DistillSpec
 from jaxdino.objectives.distill_settings import Distill, Projection, method_named
-from jaxdino.stage import Stage
+from jaxdino.stage import Stage, stages
 from jaxdino.strategy import Plan
 from jaxdino.train import adapters, alarms, data, plots, precision, state, step, weights
 from jaxdino.train.networks import save_networks
@@ -32,6 +33,8 @@ from jaxdino.train.retrieval import Retrieval
 from jaxdino.train.task import Metrics, Part, State
 
 BACKBONE = "backbone."
+UNREAD = {"augment": "none", "label_smoothing": 0.0, "ema_decay": 0.0}
+"""Fields of a stage that only classification reads, and what they are when nobody sets them."""
 
 
 class Distillation:
@@ -58,6 +61,7 @@ class Distillation:
             config, self.source, self.card.spec, self.backbone, self.views_of("global")[0].size, mesh
         )
         self.monitors = self.retrieval.names if self.retrieval else ()
+        alarms.check(config.alarms)
 
     def views_of(self, kind: str) -> tuple[views.View, ...]:
         """A view for each crop."""
@@ -69,7 +73,10 @@ class Distillation:
         given = {
             name: value for name, value in objective.items() if name not in ("name", "method") and value is not None
         }
-        settings = method_named(objective.method).changed({**given, **stage.objective}, f"stage {stage.name!r}")
+        method = method_named(objective.method)
+        if self.config.model.weights == weights.RANDOM:  # nothing to hold on to
+            method = dataclasses.replace(method, gram=0.0)
+        settings = method.changed({**given, **stage.objective}, f"stage {stage.name!r}")
         if settings.anchored and self.config.model.weights == weights.RANDOM:
             raise UserError(
                 f"stage {stage.name!r}: gram={settings.gram} and anchor={settings.anchor} hold on to the weights that "
@@ -87,10 +94,14 @@ class Distillation:
     def skeleton(self, stage: Stage) -> Skeleton:
         """Backbone and projection heads."""
         settings = self.settings(stage)
-        if not settings.student_temperature > settings.teacher_temperature:
+        for name, unread in UNREAD.items():
+            if getattr(stage, name) != unread:
+                raise UserError(f"stage {stage.name!r}: {name}={getattr(stage, name)} is not read without labels")
+        hottest = max(settings.teacher_temperature, settings.warmup_teacher_temperature)
+        if not settings.student_temperature > hottest:
             self.tell(
                 f"WARNING: stage {stage.name!r}: student_temperature={settings.student_temperature} is not above "
-                f"teacher_temperature={settings.teacher_temperature}: nothing sharpens the answers, which can then "
+                f"the teacher's {hottest}: nothing sharpens the answers, which can then "
                 "become uniform"
             )
         return adapters.adapted(self._bare(stage), self.spec, stage)
@@ -102,11 +113,14 @@ class Distillation:
         """Of the global views; UserError if the model does not take their or the local views' size."""
         if stage.image_size:
             raise UserError(f"stage {stage.name!r}: image_size={stage.image_size} is not read: set data.views")
-        sizes = {view.size for view in self.views}
+        sizes = {view.size for view in self.views} | ({self.retrieval.size} if self.retrieval else set())
         for size in sizes:
             images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
             shapes = {path: jax.ShapeDtypeStruct(e.shape, e.dtype) for path, e in self.backbone.entries.items()}
-            jax.eval_shape(lambda flat, x: params.bind(self.backbone, flat)(x).cls, shapes, images)
+            try:
+                jax.eval_shape(lambda flat, x: params.bind(self.backbone, flat)(x).cls, shapes, images)
+            except UserError as err:
+                raise UserError(f"data.views or evaluation.image_size: {err}") from None
         return (self.views_of("global")[0].size,) * 2
 
     @cached_property
@@ -134,7 +148,7 @@ class Distillation:
             settings,
             part.skeleton,
             self.backbone,
-            temperature=risen(settings.warmup_teacher_temperature, settings.teacher_temperature, warmup),
+            temperature=optim.linear_between(settings.warmup_teacher_temperature, settings.teacher_temperature, warmup),
             momentum=optim.cosine_between(settings.momentum, settings.final_momentum, part.total_steps),
             capacity=capacity,
             groups=self.mesh.size,
@@ -185,14 +199,13 @@ class Distillation:
     def more(self, flat: Flat) -> State:
         """The teacher's buffers, the centres, and the reference where a stage looks at it."""
         skeleton = self.spec.skeleton()
-        zeros = jnp.zeros if not isinstance(next(iter(flat.values())), jax.ShapeDtypeStruct) else jax.ShapeDtypeStruct
         settings = [self.settings(stage) for stage in self._stages]
         heads = HEADS if any(one.ibot for one in settings) else HEADS[:1]  # one centre each, even of a shared head
         anchored = any(one.anchored for one in settings)
         return {
             "teacher": {
                 "buffers": {path: flat[path] for path in skeleton.entries if skeleton.entries[path].kind != "param"},
-                "centres": {head: zeros((self.spec.projection.out_dim,), jnp.float32) for head in heads},
+                "centres": {head: jnp.zeros((self.spec.projection.out_dim,)) for head in heads},
                 "reference": {path: leaf for path, leaf in backbone_of(flat).items() if path in self.backbone.entries}
                 if anchored
                 else {},
@@ -201,8 +214,6 @@ class Distillation:
 
     @cached_property
     def _stages(self) -> tuple[Stage, ...]:
-        from jaxdino.stage import stages
-
         return stages(self.config)
 
     def carried(self, before: Part, ended: State) -> tuple[Flat, Flat, State]:
@@ -240,8 +251,8 @@ class Distillation:
 
     def reading(self, measured: Mapping[str, jax.Array]) -> Metrics:
         """The scalars, and rank and spread of the teacher's features."""
-        features = np.asarray(measured["features"], np.float32)
-        found = {name: float(value) for name, value in measured.items() if name != "features"}
+        features = np.asarray(measured["features"], np.float32)[np.asarray(measured["counted"]) > 0]
+        found = {name: float(value) for name, value in measured.items() if name not in ("features", "counted")}
         return found | {"feature_rank": feature_rank(features), "feature_std": feature_std(features)}
 
     def judge(self, session: Any, reading: Metrics) -> None:
@@ -252,8 +263,7 @@ class Distillation:
         if self.retrieval:
             source = self.retrieval.source
             of_run |= {"knn_images": len(source.split("val")), "chance": 1 / len(source.class_names)}
-        thresholds = {name: value for name, value in self.config.alarms.items() if name != "stop"}
-        alarms.judge(session, reading, thresholds, **of_run)
+        alarms.judge(session, reading, self.config.alarms, **of_run)
 
     def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray]) -> None:
         """The teacher's backbone into best/, to be used at the size it is measured at."""
@@ -289,8 +299,3 @@ class Distillation:
 def backbone_of(flat: Mapping[str, Any]) -> dict[str, Any]:
     """The backbone's leaves under its own paths."""
     return {path.removeprefix(BACKBONE): leaf for path, leaf in flat.items() if path.startswith(BACKBONE)}
-
-
-def risen(start: float, end: float, steps: float) -> Callable[[jax.Array], jax.Array]:
-    """From `start` to `end` linearly over `steps`, then `end`."""
-    return lambda count: start + (end - start) * jnp.minimum((count + 1) / max(steps, 1.0), 1.0)

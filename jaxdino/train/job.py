@@ -12,6 +12,7 @@ from jaxdino import optim
 from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
+from jaxdino.models.lora import leaves
 from jaxdino.stage import Stage, check_range, stages
 from jaxdino.strategy import resolve
 from jaxdino.train import weights
@@ -101,7 +102,7 @@ def _resolve(config: Any, chosen: list[Stage], task: Task, mesh: Mesh) -> tuple[
         plans.append(resolve(task.spec, skeleton, stage))
         steps = images // stage.batch_size
         total = stage.length(steps)
-        tx = optim.build(plans[-1], stage, total, optim.ages(plans), steps)
+        tx = optim.build(plans[-1], stage, total, optim.ages(plans, leaves(plans[-1].trainable)), steps)
         seed = int(np.random.SeedSequence([config.seed, index]).generate_state(1)[0] >> 1)
         averaged = task.averaged(plans, stage)
         parts.append(Part(index, stage, plans[-1], skeleton, tx, steps, total, size, seed, averaged))
@@ -114,7 +115,8 @@ def check_stage(stage: Stage, devices: int, images: int, monitors: tuple[str, ..
     if stage.monitor and stage.monitor not in monitors:
         raise UserError(f"{where}: monitor={stage.monitor!r} is not measured; {did_you_mean(stage.monitor, monitors)}")
     if stage.plateaus and not stage.monitor:
-        raise UserError(f"{where}: patience={stage.patience} waits for a metric: set monitor, one of {monitors}")
+        known = f"set monitor, one of {', '.join(monitors)}" if monitors else "the data has no labels to measure one"
+        raise UserError(f"{where}: patience={stage.patience} waits for a metric: {known}")
     if not batch or batch % (devices * stage.accumulate):
         raise UserError(
             f"{where}: batch_size={batch} cannot be shared out over {devices} device(s) x {stage.accumulate} "

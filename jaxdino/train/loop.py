@@ -13,7 +13,7 @@ from jaxdino.train.job import prepare
 from jaxdino.train.progress import Stop, results_table
 from jaxdino.train.session import Session
 from jaxdino.train.task import Part
-from jaxdino.train.watch import Stopped, Watch
+from jaxdino.train.watch import Lost, Stopped, Watch
 from jaxdino.train.workdir import Workdir, new_folder, say
 
 
@@ -57,10 +57,14 @@ def run(
                 session.end(part, current)
             finish(session)
         except Stopped:
+            where = "the beginning" if session.saved_step is None else f"step {session.saved_step}"
             say(
-                f"stopped by SIGTERM after step {session.progress.step}; the same command goes on from step "
-                f"{session.saved_step}: --workdir={folder.folder}"
+                f"stopped by SIGTERM after step {session.progress.step}; the same command goes on from {where}: "
+                f"--workdir={folder.folder}"
             )
+        except Lost as err:
+            session.write_summary(lost=str(err))
+            raise
         finally:
             session.close()
     say(f"run folder: {folder.folder}")
@@ -97,11 +101,10 @@ def run_stage(session: Session, part: Part, current: state.State) -> state.State
         while True:
             if watch.due_validation():
                 found = measure(current)
-                better = now.judge(part.stage, found)
                 watch.validated(found)
-                if better and session.healthy:
+                if now.judge(part.stage, found, session.healthy):
                     current["best"] = state.copy(state.evaluated(current["moving"]))
-                watch.save_epoch()
+                watch.end_epoch(found)
             if watch.finished() or now.at_plateau(part.stage):
                 return current
             read = next(batches)

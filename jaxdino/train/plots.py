@@ -1,4 +1,4 @@
-"""The pictures of a run: loss, learning rates and validation accuracy over all stages, as PNG."""
+"""The pictures of a run over all its stages, as PNG: of a classifier, of self-distillation."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

@@ -51,12 +51,15 @@ class Progress:
     baseline: dict[str, float] = dataclasses.field(default_factory=dict)
     health: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def judge(self, stage: Stage, metrics: dict[str, float]) -> bool:
+    def judge(self, stage: Stage, metrics: dict[str, float], healthy: bool = True) -> bool:
         """Counts a validated epoch; True if it is the stage's best so far. A metric that is nan never is.
 
-        A stage that monitors nothing takes the latest for the best; an epoch without the metric is not judged.
+        A stage that monitors nothing takes the latest for the best; an epoch without the metric, or while the run is
+        not healthy, is only counted.
         """
         self.epochs += 1
+        if not healthy:
+            return False
         if not stage.monitor:
             self.best_metrics = self.best_metrics | metrics
             return True

@@ -18,6 +18,7 @@ from jaxdino.evals.features import extract, pixels
 from jaxdino.evals.knn import knn_accuracy
 from jaxdino.evals.probe import linear_probe
 from jaxdino.models.spec import ModelSpec
+from jaxdino.stage import check_range
 from jaxdino.train import data, weights
 from jaxdino.train.task import Metrics
 from jaxdino.train.watch import Stopped
@@ -54,6 +55,8 @@ class Retrieval:
           UserError: if the folder that the config names has no labels or no validation images.
         """
         given, cfg = config.evaluation, data.config_of(config)
+        for name in ("every_epochs", "batch_size", "k"):
+            check_range(f"evaluation.{name}", tuple(given.k) if name == "k" else given[name], "[1, inf)")
         if given.root is not None:
             cfg = dataclasses.replace(cfg, name="folder", root=given.root)
             source = data.labelled(cfg)

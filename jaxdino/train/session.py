@@ -9,6 +9,7 @@ import jax
 from jaxdino import optim
 from jaxdino.core import sharding
 from jaxdino.data.checks import BadImages
+from jaxdino.models.lora import leaves
 from jaxdino.train import checkpoint, state
 from jaxdino.train.job import Job
 from jaxdino.train.progress import Progress, Stop
@@ -41,19 +42,20 @@ class Session:
             ema, more = {}, self.job.task.more(flat)
         else:
             flat, ema, more = self.job.task.carried(self.job.parts[part.index - 1], before)
+        averaged = self.job.task.put_on(part, flat | ema)
         flat = self.job.task.put_on(part, flat)
-        flat = jax.device_put(flat, self.where(flat))
-        ema = {path: ema.get(path, flat[path]) for path in part.averaged}
+        ema = {path: averaged[path] for path in part.averaged}
+        flat, ema, more = (jax.device_put(tree, self.where(tree)) for tree in (flat, ema, more))
         how = dict(seed=part.seed, ema=ema, more=more, mesh=self.job.mesh, rules=self.job.rules)
         begun = state.begin(flat, part.skeleton, part.plan, part.tx, **how)
         if before is not None:
-            carried = optim.carry(before["moving"]["opt"], begun["moving"]["opt"])
+            carried = optim.carry(before["moving"]["opt"], begun["moving"]["opt"], leaves(part.plan.trainable))
             begun["moving"]["opt"] = jax.device_put(carried, self.where(carried))
         return begun
 
     def _restored(self, part: Part) -> state.State:
         flat = {path: jax.ShapeDtypeStruct(e.shape, e.dtype) for path, e in part.skeleton.entries.items()}
-        ema, more = {path: flat[path] for path in part.averaged}, self.job.task.more(flat)
+        ema, more = {path: flat[path] for path in part.averaged}, jax.eval_shape(self.job.task.more, flat)
         like = state.abstract(flat, part.skeleton, part.plan, part.tx, ema, more)
         say(f"going on after step {self.saved_step}, in stage {part.stage.name}")
         return self.checkpoints.restore(self.saved_step, checkpoint.abstract(like, self.where(like)))

@@ -71,7 +71,7 @@ class Task(Protocol):
         """The stage's endless training batches."""
 
     def more(self, flat: Flat) -> State:
-        """What the moving state holds beside the usual, at the run's start; of shapes, its shapes."""
+        """What the moving state holds beside the usual, at the run's start, of all leaves of the model."""
 
     def carried(self, before: Part, ended: State) -> tuple[Flat, Flat, State]:
         """(all leaves, average, what `more` holds) that a stage starts from; of the stage before, as it ended."""

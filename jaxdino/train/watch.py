@@ -85,19 +85,19 @@ class Watch:
         return self.now.stage_step >= self.part.total_steps
 
     def validated(self, metrics: dict[str, float]) -> None:
-        """Logs an epoch's end."""
+        """Logs what was measured at an epoch's end; the task's alarms look at it."""
         self.now.validated, self.now.unread = self.now.stage_step, 0
+        self.record(**metrics)
+
+    def end_epoch(self, metrics: dict[str, float]) -> None:
+        """Tells how it went, and saves where it is time to."""
         shown = self.part.stage.monitor or self.session.job.task.shown
         value = f", {shown} {metrics[shown]:.4f}" if shown in metrics else ""
         best = "" if self.now.best is None else f", best {self.now.best:.4f}"
         say(f"{self.part.stage.name}: epoch {self.now.epochs}{value}{best}")
-        self.record(**metrics)
-        self._rate.restart()
-
-    def save_epoch(self) -> None:
-        """Saves at an epoch's end, where it is time to."""
         if self.now.epochs % self.session.job.config.checkpoint.every_epochs == 0 or self.finished():
             self.save()
+        self._rate.restart()
 
     def record(self, **more: float) -> None:
         """Writes a line of metrics.jsonl. Raises UserError if the loss is not finite."""

@@ -1,4 +1,4 @@
-"""Whole runs of self-distillation: what they leave, how they go on, what they refuse, how they end when they collapse."""
+"""Whole runs of self-distillation: what they leave, how they go on, what they refuse, how a collapse ends them."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import tiny_distill
@@ -21,7 +20,15 @@ from jaxdino.train.loop import run
 from jaxdino.train.watch import Lost
 
 ROOT = Path(__file__).parents[2]
-SIGNALS = {"loss", "teacher_entropy", "kl_to_uniform", "feature_rank", "feature_std", "momentum", "dino_head_centre_norm"}
+SIGNALS = {
+    "loss",
+    "teacher_entropy",
+    "kl_to_uniform",
+    "feature_rank",
+    "feature_std",
+    "momentum",
+    "dino_head_centre_norm",
+}
 
 
 def lines(folder: Path) -> list[dict]:
@@ -57,7 +64,7 @@ def continued(pretrained, tmp_path_factory) -> Path:
 
 
 def test_the_lines_and_the_summary_hold_what_is_promised(pretrained):
-    assert all(SIGNALS <= line.keys() for line in lines(pretrained))
+    assert all(line.keys() >= SIGNALS for line in lines(pretrained))
     measured = [line["knn_accuracy"] for line in lines(pretrained) if "knn_accuracy" in line]
     summary = json.loads((pretrained / "summary.json").read_text())
     assert summary["finished"] and summary["knn_accuracy"].keys() == {"start", "end", "pixels"}
@@ -92,7 +99,7 @@ def test_killed_and_started_again_the_result_is_bit_identical(pretrained, contin
         for name, part in parts.items():
             assert part.card.digest == theirs.networks[role][name].card.digest, (role, name)
     for head, centre in ours.centres.items():
-        assert np.any(centre == 0) or np.any(centre != 0)
+        assert np.any(centre != 0)
         assert np.array_equal(centre, theirs.centres[head])
 
 
@@ -110,7 +117,9 @@ def test_each_stage_of_a_continuation_moves_what_it_may(pretrained, tmp_path):
     after = backbones(1, 0, 1)
     changed = {path for path in start if not np.array_equal(after["teacher"][path], start[path])}
     assert changed == {path for path in start if ".attn." in path and path.endswith("kernel")}  # merged adapters
-    assert not np.array_equal(after["teacher"]["backbone.blocks.0.attn.qkv.kernel"], after["student"]["backbone.blocks.0.attn.qkv.kernel"])
+    assert not np.array_equal(
+        after["teacher"]["backbone.blocks.0.attn.qkv.kernel"], after["student"]["backbone.blocks.0.attn.qkv.kernel"]
+    )
 
 
 def test_a_checkpoint_in_dinos_layout_holds_teacher_student_and_centre(pretrained, tmp_path):
@@ -133,6 +142,13 @@ def test_a_checkpoint_in_dinos_layout_holds_teacher_student_and_centre(pretraine
         ({"objective__centring": "center"}, "nearest: centre"),
         ({"objective__momentum": 1.5}, r"objective.momentum=1.5 must be"),
         ({"objective__gram": 1.0}, "random"),
+        ({"objective__mask_ratio": (0.5, 0.1)}, "the smaller first"),
+        ({"objective__dino": 0.0}, "nothing to learn from"),
+        ({"objective__gram_negatives": "bth"}, "nearest: both"),
+        ({"alarms__patience": 0}, "alarms.patience=0"),
+        ({"evaluation__every_epochs": 0}, "evaluation.every_epochs=0"),
+        ({"evaluation__image_size": 30}, "evaluation.image_size"),
+        ({"ema_decay": 0.9}, "ema_decay=0.9 is not read"),
         ({"projection__out_dim": 0}, "projection.out_dim=0"),
         ({"data__image_size": 32}, "image_size"),
         ({"early_stopping__monitor": "knn_acuracy"}, "knn_accuracy"),
@@ -193,6 +209,8 @@ def test_a_collapse_ends_the_run_and_leaves_the_last_healthy_weights(tmp_path, c
     saved = sorted(int(folder.name) for folder in (tmp_path / "run" / "checkpoints").iterdir())
     assert saved and saved[-1] < lines(tmp_path / "run")[-1]["step"]
     load_model(tmp_path / "run" / "best")
+    assert kind in json.loads((tmp_path / "run" / "summary.json").read_text())["lost"]
+    assert (tmp_path / "run" / "entropy.png").exists()
 
 
 def test_a_run_that_learns_is_left_alone(tmp_path):

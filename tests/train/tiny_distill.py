@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 
-import tiny
+import tiny  # noqa: F401  (it registers the model)
 from ml_collections import ConfigDict
 
 from configs import common
@@ -64,7 +64,7 @@ def config(*epochs: int, **changes) -> ConfigDict:
 
 def continued(weights: str, *epochs: int, **changes) -> ConfigDict:
     """The three stages of a continuation, with everything that state can hold."""
-    made = config(1, model__weights=weights, objective__method="dinov3", **changes)
+    made = config(1, model__weights=weights, objective__method="dinov3", objective__centring="centre", **changes)
     made.projection.separate = True
     made.stages = stages(*epochs)
     return made
