@@ -31,7 +31,7 @@ def get_config(model: str | None = None) -> ConfigDict:
             schedule=dict(warmup_epochs=10.0, final=2e-3),
         ),
     )
-    return fit_digits(config, epochs=dict(pretrain=80), rates=dict(last_layer=3e-3, all=3e-3))
+    return fit_digits(config, epochs=dict(pretrain=60), rates=dict(last_layer=3e-3, all=3e-3))
 
 
 def fit_digits(config: ConfigDict, epochs: dict[str, int], rates: dict[str, float]) -> ConfigDict:
@@ -54,6 +54,7 @@ def fit_digits(config: ConfigDict, epochs: dict[str, int], rates: dict[str, floa
     config.data.views = tuple(ConfigDict(asdict(view)) for view in digits)
     config.projection.update(out_dim=256, hidden_dim=256, bottleneck_dim=64, use_bn=True)
     config.optimizer.weight_decay_end = 0.04
+    config.evaluation.every_epochs = 4
     config.objective.update(centring="sinkhorn", koleo=0.05, momentum=0.98)
     config.objective.update(teacher_temperature=0.03, warmup_teacher_temperature=0.03)
     for given in config.stages:
