@@ -5,8 +5,8 @@
 
 `--config.skip_optional` leaves the last stage out.
 
-Measured on the embedded digits (first command), which are not augmented: val accuracy 0.953, 0.994, 0.994 after
-the three stages, test 0.972.
+Measured on the embedded digits (first command), which are not augmented: val accuracy 0.961, 0.986, 0.989 after
+the three stages, test 0.986.
 """
 
 from ml_collections import ConfigDict

@@ -6,6 +6,19 @@
 `--config.objective.method` is dino (arXiv:2104.14294), dinov2 (arXiv:2304.07193: with masked patches and KoLeo) or
 dinov3 (with Sinkhorn-Knopp); its settings are those of `jaxdino.objectives.distill_settings.Distill`. Labels are never
 trained on; where the data has some, they measure the k-NN accuracy. To go on from released weights: ssl_continue.
+
+The first command, whose seed is 0, made the embedded weights; they are its teacher:
+
+    python -m jaxdino.main --config=configs/ssl.py --workdir=runs/digits
+    python -m convert export --workdir runs/digits --format hf --out jaxdino/assets/dinov3_digits
+
+k-NN accuracy (k = 20, `python -m jaxdino.evaluate --weights dinov3_digits --random`, with `--split test` for the second
+figure), where 1 image is 0.003:
+
+    features         val    test
+    this backbone  0.972   0.981
+    random         0.426
+    raw pixels     0.975   0.983
 """
 
 from dataclasses import asdict
@@ -54,7 +67,7 @@ def fit_digits(config: ConfigDict, epochs: dict[str, int], rates: dict[str, floa
     config.data.views = tuple(ConfigDict(asdict(view)) for view in digits)
     config.projection.update(out_dim=256, hidden_dim=256, bottleneck_dim=64, use_bn=True)
     config.optimizer.weight_decay_end = 0.04
-    config.evaluation.every_epochs = 4
+    config.evaluation.update(every_epochs=4, image_size=32)
     config.objective.update(centring="sinkhorn", koleo=0.05, momentum=0.98)
     config.objective.update(teacher_temperature=0.03, warmup_teacher_temperature=0.03)
     for given in config.stages:

@@ -157,8 +157,8 @@ def _entropy(axes: Any, records: Records) -> None:
     most = below + _series(records, "teacher_entropy")[1]
     axes.plot(steps, most, color=COLOURS[5], linewidth=1, linestyle=(0, (4, 3)), label="uniform")
     axes.set_title("Entropy of the teacher's answers, nats")
-    axes.set_ylim(bottom=0)
-    axes.legend(loc="center right")
+    axes.set_ylim(bottom=0, top=1.5 * np.max(most, initial=1e-3))  # room for the legend
+    axes.legend(loc="upper right", ncols=2)
 
 
 def _features(axes: Any, records: Records) -> None:
