@@ -60,8 +60,10 @@ def evaluate(args: argparse.Namespace) -> None:
     from jaxdino.evals import report
 
     place = Path(args.json or ".json").absolute()
-    if place.is_dir() or not place.parent.is_dir():
-        raise UserError(f"--json {args.json} is a folder, or there is none to write it in: give a file")
+    if place.is_dir():
+        raise UserError(f"--json {args.json} is a folder: give a file")
+    if not place.parent.is_dir():
+        raise UserError(f"--json {args.json}: there is no folder {place.parent} to write it in")
     if args.seed < 0 or args.temperature <= 0:
         raise UserError(f"--seed {args.seed} must be at least 0, --temperature {args.temperature} above 0")
     ratios = {"val_ratio": 0.0, f"{args.split}_ratio": args.put_aside} if args.split in ("val", "test") else {}

@@ -29,8 +29,8 @@ def start(config: Any, class_names: tuple[str, ...], say: Callable[[str], None])
     model, seed, classes = config.model, config.seed, len(class_names)
     if model.num_classes is not None and model.num_classes != classes:
         raise UserError(f"model.num_classes={model.num_classes}, but the data has {classes} classes")
-    if model.weights == RANDOM and published(model):
-        card, flat = _random(model, seed, classes, model.pool)
+    if model.weights == RANDOM and (spec := published(model)):
+        card, flat = _random(_sees(spec), seed, classes, model.pool)
         return dataclasses.replace(card, class_names=class_names), flat
     card, flat = _pretrained(model, model.drop_head, say)
     if card.num_classes not in (0, classes):
@@ -56,8 +56,8 @@ def start(config: Any, class_names: tuple[str, ...], say: Callable[[str], None])
 
 def backbone(config: Any, say: Callable[[str], None]) -> tuple[Card, dict[str, np.ndarray]]:
     """The backbone that a run starts from, as `start` finds it; a classification head of the weights is left out."""
-    if config.model.weights == RANDOM and published(config.model):
-        return _random(config.model, config.seed, 0, None)
+    if config.model.weights == RANDOM and (spec := published(config.model)):
+        return _random(_sees(spec), config.seed, 0, None)
     return _pretrained(config.model, True, say)
 
 
@@ -106,10 +106,9 @@ def _seeing(card: Card, flat: dict[str, np.ndarray]) -> tuple[Card, dict[str, np
     return dataclasses.replace(card, spec=spec), {path: flat[path] for path in kept}
 
 
-def _random(model: Any, seed: int, classes: int, pool: str | None) -> tuple[Card, dict[str, np.ndarray]]:
+def _random(spec: registry.ModelSpec, seed: int, classes: int, pool: str | None) -> tuple[Card, dict[str, np.ndarray]]:
     from flax import nnx
 
-    spec = _sees(registry.get(model.name))
     _, flat = split(spec.build(classes, pool=pool, rngs=nnx.Rngs(seed)))
     card = Card(spec, classes, pool or spec.pool, source={"path": RANDOM})
     return _seeing(card, jax.tree.map(np.asarray, flat))

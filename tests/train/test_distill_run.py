@@ -214,7 +214,10 @@ def test_a_collapse_ends_the_run_and_leaves_the_last_healthy_weights(tmp_path, c
 
 
 def test_a_run_that_learns_is_left_alone(tmp_path):
-    made = tiny_distill.config(30, log_every=4, evaluation__every_epochs=10, objective__momentum=0.95)
+    made = tiny_distill.config(30, log_every=4, evaluation__every_epochs=10, projection__use_bn=True)
+    made.objective.update(centring="sinkhorn", koleo=0.05, momentum=0.98)
+    made.objective.update(teacher_temperature=0.03, warmup_teacher_temperature=0.03)
+    made.data.views[0].scale, made.data.views[1].scale = (0.75, 1.0), (0.5, 0.85)  # views with something in common
     made.stages[0].groups.all.lr = 3e-3
     made.alarms.grace_steps = 100
     found = run(made, tmp_path / "run")["knn_accuracy"]
