@@ -4,9 +4,6 @@
     python -m jaxdino.main --config=configs/full_llrd.py:dinov3_vits16 --config.data.root=DIR
 
 Backbone and head have base rates of their own; the decay is BEiT's (arXiv:2106.08254).
-
-Measured on the embedded digits (first command): val accuracy 0.994, test 0.972; from random weights
-(`--config.model.weights=random`) 0.964 and 0.950.
 """
 
 from ml_collections import ConfigDict
