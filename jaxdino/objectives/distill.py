@@ -79,7 +79,7 @@ class SelfDistillation:
         temperature = self.temperature(moving["step"])
         views = parts["global"].shape[2]
         weight = jnp.repeat(parts["weight"].reshape(-1), views)
-        centres, found = dict(own["centres"]), {}
+        centres = dict(own["centres"])
         probabilities = self._sharpened("dino_head", seen.pop("scores"), weight, temperature, centres)
         found = signals(_rows(probabilities), weight) | {"features": _rows(seen.pop("features")), "counted": weight}
         more = seen | {"target": probabilities}

@@ -101,8 +101,7 @@ class Distillation:
         if not settings.student_temperature > hottest:
             self.tell(
                 f"WARNING: stage {stage.name!r}: student_temperature={settings.student_temperature} is not above "
-                f"the teacher's {hottest}: nothing sharpens the answers, which can then "
-                "become uniform"
+                f"the teacher's {hottest}: nothing sharpens the answers, which can then become uniform"
             )
         return adapters.adapted(self._bare(stage), self.spec, stage)
 
