@@ -40,7 +40,7 @@ def get_config(model: str | None = None) -> ConfigDict:
         remat=False,  # compute activations again in the backward pass: less memory, more time
     )
     config.data = dict(
-        **_defaults(DataConfig, name="digits" if embedded else "folder"),
+        **defaults(DataConfig, name="digits" if embedded else "folder"),
         image_size=placeholder(int),  # pixels; None: the model's own
         batch_size=64,  # of one optimiser step, over all devices
         augment="light",  # preset: none | light | medium | strong
@@ -72,7 +72,7 @@ def get_config(model: str | None = None) -> ConfigDict:
 def distill_config(model: str | None = None) -> ConfigDict:
     """Every setting of self-distillation except the stages: the shared ones, and its own."""
     config = get_config(model)
-    config.objective = _open(Distill, dict(name="distill", method="dino"))  # None: the method's
+    config.objective = open_fields(Distill, dict(name="distill", method="dino"))  # None: the method's
     config.projection = asdict(Projection())
     del config.data.augment, config.data.image_size
     config.data.views = tuple(ConfigDict(asdict(view)) for view in _fitting(views.DINO, config.model.name))
@@ -95,12 +95,12 @@ def distill_config(model: str | None = None) -> ConfigDict:
 def stage(name: str, rules: tuple[tuple[str, str], ...], groups: dict[str, dict], **settings: Any) -> ConfigDict:
     """A stage that leaves open what `settings` do not say. Fields: `jaxdino.stage.Stage`."""
     parts = {
-        "groups": ConfigDict({key: _open(Group, values) for key, values in groups.items()}),
-        "optimizer": _open(Optimizer, settings.pop("optimizer", {})),
-        "schedule": _open(Schedule, settings.pop("schedule", {})),
-        "lora": _open(LoRA, settings.pop("lora", {})),
+        "groups": ConfigDict({key: open_fields(Group, values) for key, values in groups.items()}),
+        "optimizer": open_fields(Optimizer, settings.pop("optimizer", {})),
+        "schedule": open_fields(Schedule, settings.pop("schedule", {})),
+        "lora": open_fields(LoRA, settings.pop("lora", {})),
     }
-    return _open(Stage, dict(name=name, rules=rules, **parts, **settings))
+    return open_fields(Stage, dict(name=name, rules=rules, **parts, **settings))
 
 
 def _fitting(chosen: tuple[views.View, ...], model: str) -> tuple[views.View, ...]:
@@ -113,17 +113,17 @@ def _fitting(chosen: tuple[views.View, ...], model: str) -> tuple[views.View, ..
 
 def distill_stage(*args: Any, objective: dict[str, Any] | None = None, **settings: Any) -> ConfigDict:
     """A stage of self-distillation; what `objective` leaves open is as in config.objective."""
-    return stage(*args, objective=_open(Distill, objective or {}), **settings)
+    return stage(*args, objective=open_fields(Distill, objective or {}), **settings)
 
 
-def _defaults(cls: type, **given: Any) -> dict[str, Any]:
+def defaults(cls: type, **given: Any) -> dict[str, Any]:
     """Every field of a dataclass with its default; None becomes a typed, empty place."""
     hints = get_type_hints(cls)
     values = asdict(cls(**given))
     return {name: placeholder(_plain(hints[name])) if v is None else v for name, v in values.items()}
 
 
-def _open(cls: type, given: dict[str, Any]) -> ConfigDict:
+def open_fields(cls: type, given: dict[str, Any]) -> ConfigDict:
     """A config with every field of `cls`: those given, and the others as typed, empty places."""
     hints = get_type_hints(cls)
     places = {f.name: placeholder(_plain(hints[f.name])) for f in fields(cls) if f.name not in given}

@@ -49,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     which = command.add_mutually_exclusive_group(required=True)
     which.add_argument("src", metavar="SRC", nargs="?", help="a folder made by import, or a PyTorch checkpoint")
     which.add_argument("--workdir", metavar="DIR", help="a training run: its best model is exported")
+    command.add_argument("--part", metavar="PART", help="of a segmenter: dino or clip, as a model of its own")
+    command.add_argument("--adapter", action="store_true", help="the LoRA adapter of --part alone, for PEFT")
     command.add_argument("--format", metavar="LAYOUT", help="hf, meta, timm, ...; default: as the weights came in")
     command.add_argument("--out", required=True, metavar="DIR")
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as it is")
@@ -136,7 +138,9 @@ def _export(args) -> int:
     from convert.export import export
     from convert.training_checkpoint import FORMATS, is_training, main_export
 
-    if args.src and is_training(args.src) and args.format in (None, *FORMATS):
+    if args.adapter:
+        return _export_adapter(args)
+    if args.src and not args.part and is_training(args.src) and args.format in (None, *FORMATS):
         _say(main_export(args.src, args.out, layout=args.format or "dino", overwrite=args.overwrite))
         return 0
     overrules = _overrules(args)
@@ -148,10 +152,23 @@ def _export(args) -> int:
             dtype=args.dtype,
             max_shard_bytes=int(args.max_shard_size * 1e9),
             overwrite=args.overwrite,
+            part=args.part,
             source_layout=overrules.pop("layout"),
             **overrules,
         )
     )
+    return 0
+
+
+def _export_adapter(args) -> int:
+    from convert.parts import export_adapter
+
+    if not args.part:
+        raise UserError("--adapter is that of a segmenter's part: give --part dino or --part clip")
+    if args.dtype:
+        raise UserError(f"--dtype {args.dtype}: an adapter is written as it is")
+    src, layout = args.workdir or args.src, args.format or "hf"
+    _say(export_adapter(src, args.out, part=args.part, layout=layout, overwrite=args.overwrite))
     return 0
 
 
@@ -160,8 +177,8 @@ def _inspect(args) -> int:
 
     from convert.hub import find
     from convert.load import open_pretrained
+    from convert.parts import shape_of
     from convert.store import is_model
-    from convert.tables import serving
     from jaxdino.core.params import Digest
 
     with open_pretrained(args.src, **_overrules(args)) as opened:
@@ -177,7 +194,7 @@ def _inspect(args) -> int:
         "parameters": f"{opened.skeleton.num_params:,}",
         "dtype": ", ".join(sorted({opened.flat[path].dtype.name for path in opened.skeleton.paths("param")})),
         "digest": digest.value(),
-        "shape": ", ".join(f"{field} {getattr(spec.config, field)}" for field in serving()[spec.family].shape),
+        "shape": shape_of(spec),
         "input": f"{spec.preprocess.size}, mean {spec.preprocess.mean}, std {spec.preprocess.std}",
         "head": f"{card.num_classes} classes on {card.pool}" if card.num_classes else "-",
     }

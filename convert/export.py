@@ -14,6 +14,7 @@ import numpy as np
 from convert.dtypes import FLOATS
 from convert.family import POOL_WORDS, Layout
 from convert.load import bound_table, open_pretrained
+from convert.parts import part_of, whole
 from convert.readers import HEAD, NOTES
 from convert.recognise import head_keys
 from convert.store import Card
@@ -35,6 +36,7 @@ def export(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     overwrite: bool = False,
     source_layout: str | None = None,
+    part: str | None = None,
     **overrules,
 ) -> list[str]:
     """Writes the model found at SRC into the folder `out`, backbone and head, whole or not at all.
@@ -44,6 +46,7 @@ def export(
     Args:
       layout: one of the family's layouts; by default the one that the weights came from.
       dtype: cast to "float32", "bfloat16" or "float16"; by default each tensor keeps its own.
+      part: of a CLIP-DINO-SAM, see `convert.parts`; its adapters are merged, for which the part is read whole.
       source_layout, overrules: of SRC, as `open_pretrained` takes them (there as `layout`, `model`, ...).
 
     Returns:
@@ -59,6 +62,7 @@ def export(
         raise UserError(f"there is no dtype {dtype!r}; {did_you_mean(dtype, FLOATS)}")
     refuse_occupied(out, overwrite, _exported)
     with whole_folder(out) as beside, open_pretrained(src, layout=source_layout, **overrules) as opened:
+        opened = part_of(opened, part) if part else whole(opened)
         card, known = opened.card, layouts(opened.card.spec)
         layout = layout or (card.layout if card.layout in known else next(iter(known)))
         if layout not in known:

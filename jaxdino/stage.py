@@ -131,7 +131,7 @@ class Stage:
     image_size: int | None = None  # pixels; None is the model's own
     ema_decay: float = 0.0  # 0 is none
     objective: Mapping[str, Any] = field(default_factory=dict)  # what this stage sets otherwise than config.objective
-    lora: Mapping[str, Any] = field(default_factory=dict)  # adapters (see models.lora.LoRA), merged at the stage's end
+    lora: Mapping[str, Any] = field(default_factory=dict)  # adapters (models.lora.LoRA), or {part of the model: such}
     optional: bool = False  # left out by config.skip_optional
 
     @classmethod
@@ -149,7 +149,7 @@ class Stage:
         values["rules"] = tuple((pattern, group) for pattern, group in values["rules"])
         values["no_decay"] = tuple(values.get("no_decay", NO_DECAY))
         for name in ("objective", "lora"):
-            values[name] = {key: one for key, one in values.get(name, {}).items() if one is not None}
+            values[name] = _given(values.get(name, {}))
         for part, kind, home in (
             ("optimizer", Optimizer, "optimizer"),
             ("schedule", Schedule, "optimizer.schedule"),
@@ -205,10 +205,10 @@ class Stage:
 
 
 def stages(config: Mapping) -> tuple[Stage, ...]:
-    """All stages of a config, in order, without the optional ones if `config.skip_optional`.
+    """All stages of a config, in order, without the optional ones if `config.skip_optional`; or one, `config.stage`.
 
     Raises:
-      UserError: for a stage that does not parse, two stages of one name, no stage at all.
+      UserError: for a stage that does not parse, two stages of one name, no stage at all, or none of that number.
     """
     chosen = [Stage.of(given, config) for given in config["stages"]]
     if config.get("skip_optional"):
@@ -216,7 +216,13 @@ def stages(config: Mapping) -> tuple[Stage, ...]:
     names = [stage.name for stage in chosen]
     if not names or len(set(names)) < len(names):
         raise UserError(f"a strategy needs at least one stage, each with its own name; got {names}")
-    return tuple(chosen)
+    number = config.get("stage")
+    if number is None:
+        return tuple(chosen)
+    if not 1 <= number <= len(chosen):
+        known = ", ".join(f"{place} ({name})" for place, name in enumerate(names, 1))
+        raise UserError(f"there is no stage {number}; the config has {known}")
+    return (chosen[number - 1],)
 
 
 def check_range(what: str, value: Any, interval: str) -> None:
@@ -228,6 +234,12 @@ def check_range(what: str, value: Any, interval: str) -> None:
         if not (above and below):
             bounds = f"at least {low:g}" if interval.endswith(" inf)") and interval[0] == "[" else f"in {interval}"
             raise UserError(f"{what}={value} must be {bounds}")
+
+
+def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What is set of it, at any depth: a part with nothing set in it is not there."""
+    inner = {key: _given(one) if hasattr(one, "items") else one for key, one in settings.items()}
+    return {key: one for key, one in inner.items() if one is not None and one != {}}
 
 
 def _inherited(group: Any) -> Mapping[str, str]:

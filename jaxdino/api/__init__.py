@@ -14,13 +14,19 @@ from jaxdino.api.clip import ClipModel
 from jaxdino.api.head import HeadModel
 from jaxdino.api.model import Model
 from jaxdino.api.sam import SamModel
+from jaxdino.api.segmenter import Segmenter
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Digest
 from jaxdino.core.rules import did_you_mean
 from jaxdino.core.sharding import spec_for
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
-FACES: dict[str, type[Model]] = {"clip": ClipModel, "sam": SamModel, "dino_head": HeadModel}
+FACES: dict[str, type[Model]] = {
+    "clip": ClipModel,
+    "clipdinosam": Segmenter,
+    "dino_head": HeadModel,
+    "sam": SamModel,
+}
 """family -> the class whose methods go beyond `Model`'s."""
 
 

@@ -73,16 +73,8 @@ class ClipModel(Model):
         """
         text = self._text_tower()
         if self._tokenizer is None:
-            folders = {file.parent for file in self.companions if tokenizer.is_tokenizer(file.parent)}
-            self._tokenizer = tokenizer.from_folder(folders.pop()) if folders else tokenizer.published()
-        known = self._tokenizer
-        if known.end >= text.vocab_size or text.eot not in (None, known.end):
-            raise UserError(
-                f"the tokenizer ({known.source}) ends a text with the id {known.end}, but this model has "
-                f"{text.vocab_size} tokens and ends texts with {text.eot or 'its largest id'}: put its own tokenizer's "
-                "files beside the weights, or give ids"
-            )
-        return known(texts, text.context_length, truncate=truncate)
+            self._tokenizer = tokenizer.serving(self.companions, text)
+        return self._tokenizer(texts, text.context_length, truncate=truncate)
 
     def _text_tower(self):
         text = self.card.spec.config.text

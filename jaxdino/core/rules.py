@@ -1,6 +1,7 @@
 """First-match rules over parameter paths, with full coverage both ways."""
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
@@ -59,3 +60,23 @@ def first_match(paths: Sequence[str], rules: Sequence[tuple[str, T]], what: str 
                 f"End the list with a rule that matches everything ('.*')."
             )
     return chosen
+
+
+def patterns(paths: Iterable[str]) -> list[str]:
+    """Paths in short: those that differ in numbers alone are one, `blocks.{4,5}.attn.qkv.kernel`."""
+    groups: dict[tuple[str, ...], set[tuple[int, ...]]] = {}
+    for path in paths:
+        parts = path.split(".")
+        numbers = tuple(int(part) for part in parts if part.isdigit())
+        groups.setdefault(tuple("{}" if part.isdigit() else part for part in parts), set()).add(numbers)
+    short = []
+    for parts, rows in groups.items():
+        columns = [sorted(set(column)) for column in zip(*rows, strict=True)]
+        whole = len(rows) == math.prod(map(len, columns))
+        for row in [columns] if whole else [[[n] for n in numbers] for numbers in sorted(rows)]:
+            short.append(".".join(parts).format(*(_braced(numbers) for numbers in row)))
+    return short
+
+
+def _braced(numbers: Sequence[int]) -> str:
+    return str(numbers[0]) if len(numbers) == 1 else "{" + ",".join(map(str, numbers)) + "}"

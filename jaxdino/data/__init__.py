@@ -8,5 +8,7 @@ Nothing is imported here, so that naming a source in a config costs no start-up 
 - `pipeline`: batches through Grain (`make_train_iter`, `make_eval_iter`);
 - `device_aug`: flips, colours, erasing, mixing and normalising inside jit (`augment`, `normalize`);
 - `views`, `multicrop`, `masking`, `device_views`: the same for the crops of self-distillation (`View`,
-  `make_multicrop_iter`, `Masking`, `augment_views`).
+  `make_multicrop_iter`, `Masking`, `augment_views`);
+- `prompts`, `pairs`, `pair_sources`, `pair_pipeline`: images with prompts and masks (`PromptConfig`, `Pair`,
+  `load_pairs`, `make_pair_train_iter`).
 """

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxdino.data import device_aug
 from jaxdino.data.views import View
 
-HOST_FIELDS = dict(kind="global", size=1, scale=(1.0, 1.0), ratio=(1.0, 1.0), count=1)
+HOST_FIELDS = dict(kind="global", size=1, scale=(1.0, 1.0), ratio=(1.0, 1.0), degrees=0.0, count=1)
 REACH = 3.0  # of the blur's kernel, in standard deviations
 
 

@@ -32,9 +32,9 @@ def list_folder(root: str | None, val_split: str | None = None, test_split: str 
     Raises:
       UserError: as `jaxdino.data.sources.folder` says.
     """
-    top = _existing(root, "folder")
+    top = existing(root, "folder")
     ignored: Counter[str] = Counter()
-    places = _split_folders(top, val_split, test_split)
+    places = split_folders(top, val_split, test_split)
     if places and "train" not in places:
         found = ", ".join(sorted(path.name for path in places.values()))
         raise UserError(f"{top} has no train folder; found: {found}. Add train/<class>/ beside them")
@@ -59,9 +59,9 @@ def list_images(roots: str | None) -> tuple[str, list[str], dict[str, int]]:
     names = [roots] if whole else [name.strip() for name in (roots or "").split(",")]
     ignored: Counter[str] = Counter()
     found: dict[str, None] = {}
-    tops = [_existing(name, "images") for name in names]
+    tops = [existing(name, "images") for name in names]
     for top in tops:
-        paths = _images(top, ignored)
+        paths = find_images(top, ignored)
         if not paths:
             passed = ", ".join(f"{count} {what}" for what, count in (+ignored).items()) or "nothing"
             raise UserError(f"no images under {top}; passed over: {passed}")
@@ -69,7 +69,7 @@ def list_images(roots: str | None) -> tuple[str, list[str], dict[str, int]]:
     return os.path.commonpath(tops), list(found), dict(+ignored)
 
 
-def _existing(root: str | None, source: str) -> Path:
+def existing(root: str | None, source: str) -> Path:
     if not root:
         raise UserError(f"the data source {source!r} needs a folder of images: --config.data.root=DIR")
     top = Path(root).expanduser()
@@ -78,22 +78,22 @@ def _existing(root: str | None, source: str) -> Path:
     if top.exists():
         raise UserError(f"the data root {top} is a file; it must be a folder of images")
     parent = next(folder for folder in (*top.parents, Path(".")) if folder.is_dir())
-    near = nearest(top.name, [path.name for path in _visible_folders(parent)])
+    near = nearest(top.name, [path.name for path in visible_folders(parent)])
     hint = f"; nearest in {parent}: {', '.join(near)}" if near else f"; {parent} holds no folders"
     raise UserError(f"the data root {top} does not exist{hint}")
 
 
-def _visible_folders(folder: Path) -> list[Path]:
+def visible_folders(folder: Path) -> list[Path]:
     hidden = (".", "__")
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(hidden))
 
 
-def _split_folders(top: Path, val_split: str | None, test_split: str | None) -> dict[str, Path]:
+def split_folders(top: Path, val_split: str | None, test_split: str | None) -> dict[str, Path]:
     """{split: folder} of the sub-folders that are splits; empty where the sub-folders are the classes.
 
     A sub-folder is a split only if it holds folders itself: a class may be called "train" too.
     """
-    folders = {path.name: path for path in _visible_folders(top)}
+    folders = {path.name: path for path in visible_folders(top)}
     candidates = dict(USUAL_NAMES)
     for split, name in (("val", val_split), ("test", test_split)):
         if name is not None and name not in folders:
@@ -103,7 +103,7 @@ def _split_folders(top: Path, val_split: str | None, test_split: str | None) -> 
             candidates[split] = (name,)
     places = {}
     for split, names in candidates.items():
-        found = [name for name in names if name in folders and _visible_folders(folders[name])]
+        found = [name for name in names if name in folders and visible_folders(folders[name])]
         if len(found) > 1:
             raise UserError(f"{top} has both {' and '.join(found)}: name the right one with {split}_split")
         if found:
@@ -118,10 +118,10 @@ def _classes(folder: Path, ignored: Counter[str]) -> dict[str, list[str]]:
             ignored["hidden"] += 1
         elif not path.is_dir():
             ignored["outside the class folders"] += 1
-    return {path.name: _images(path, ignored) for path in _visible_folders(folder)}
+    return {path.name: find_images(path, ignored) for path in visible_folders(folder)}
 
 
-def _images(folder: Path, ignored: Counter[str]) -> list[str]:
+def find_images(folder: Path, ignored: Counter[str]) -> list[str]:
     """All images below a class folder, sorted by path."""
     found = []
     for here, folders, names in os.walk(folder, onerror=_unreadable):
@@ -170,6 +170,6 @@ def _deeper(top: Path, classes: dict[str, list[str]]) -> str:
     """A hint for a root that was given one level too high."""
     full = [name for name, paths in classes.items() if paths]
     inner = top / full[0] if len(full) == 1 else None
-    if inner is None or not inner.is_dir() or len(_visible_folders(inner)) < 2:
+    if inner is None or not inner.is_dir() or len(visible_folders(inner)) < 2:
         return ""
     return f", or point the root one level down, at {inner}, which holds folders itself"

@@ -8,10 +8,12 @@ and label, weight and index as in `pipeline`.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from jaxdino.data.checks import open_rgb
 from jaxdino.data.masking import Masking
@@ -20,6 +22,7 @@ from jaxdino.data.sources import DataConfig, Split
 from jaxdino.data.transforms import draft_scale, get_filter, random_crop_box, resized_crop
 from jaxdino.data.views import KINDS, View, check, expanded
 
+MARGIN = 2  # pixels around a turned box, which the interpolation looks at
 REDUCING_GAP = 2.0  # crops of large images differ by less than one level from those of the full filter
 
 
@@ -84,18 +87,63 @@ class CropTransform:
         def draft(full: tuple[int, int]) -> int:
             seen["full"] = full
             seen["boxes"] = [random_crop_box(*full, view.scale, view.ratio, rng) for view in every]
+            seen["angles"] = [rng.uniform(-x, x) if x else 0.0 for x in (view.degrees for view in every)]
             scales = [draft_scale(box, _size(view)) for box, view in zip(seen["boxes"], every, strict=True)]
             return min(scales) if self.draft else 1
 
         image = open_rgb(record, self.max_pixels, draft)
-        boxes = iter(seen["boxes"])
+        cuts = zip(seen["boxes"], seen["angles"], strict=True)
         found = {}
         for kind, views in self.crops.items():
             found[kind] = np.empty((len(views), *_size(views[0]), 3), np.uint8)
             for row, view in zip(found[kind], views, strict=True):
-                cut = (next(boxes), _size(view), self.interpolation, REDUCING_GAP)
-                row[...] = resized_crop(image, seen["full"], *cut)
+                box, angle = next(cuts)
+                cut = (image, seen["full"], box, _size(view), self.interpolation, REDUCING_GAP)
+                row[...] = turned_crop(*cut, degrees=angle) if angle else resized_crop(*cut)
         return found
+
+
+def turned_crop(
+    image: Image.Image,
+    full: tuple[int, int],
+    box: tuple[int, int, int, int],
+    size: tuple[int, int],
+    interpolation: str,
+    reducing_gap: float | None,
+    *,
+    degrees: float,
+) -> Image.Image:
+    """As `transforms.resized_crop`, of a box turned about its centre: what it holds turns counter-clockwise.
+
+    What the turned box spans is resized to the result's scale, with antialias, then turned by bilinear interpolation.
+    Beyond the image its edge pixels go on.
+    """
+    sides = np.array(size[::-1])
+    box_low, box_high = np.array(box).reshape(2, 2) * image.size / np.array(full)
+    middle, box_sides = (box_low + box_high) / 2, box_high - box_low
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    turn = np.array([[cos, -sin], [sin, cos]])
+    reach = np.abs(turn) @ box_sides / 2
+    low = np.floor(middle - reach).astype(int) - MARGIN
+    high = np.ceil(middle + reach).astype(int) + MARGIN
+    shape = np.maximum(1, np.rint((high - low) * sides / box_sides)).astype(int)
+    spanned = _spanned(image, (*low.tolist(), *high.tolist()))
+    region = spanned.resize(tuple(shape.tolist()), get_filter(interpolation), reducing_gap=reducing_gap)
+    scale = shape / (high - low)
+    step = scale[:, None] * turn * (box_sides / sides)
+    start = scale * (middle - low) - step @ sides / 2
+    matrix = np.column_stack([step, start]).ravel().tolist()
+    return region.transform(size[::-1], Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+
+
+def _spanned(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    """Cuts out a box that may reach beyond the image, whose edge pixels go on there."""
+    inside = [min(max(box[0], 0), image.width - 1), min(max(box[1], 0), image.height - 1)]
+    inside += [max(min(box[2], image.width), 1), max(min(box[3], image.height), 1)]
+    if tuple(inside) == box:
+        return image.crop(box)
+    rows, columns = (inside[1] - box[1], box[3] - inside[3]), (inside[0] - box[0], box[2] - inside[2])
+    return Image.fromarray(np.pad(np.asarray(image.crop(inside)), (rows, columns, (0, 0)), mode="edge"))
 
 
 @dataclasses.dataclass(frozen=True)

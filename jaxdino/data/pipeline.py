@@ -17,14 +17,12 @@ import numpy as np
 from absl import flags
 
 from jaxdino.core.errors import UserError
-from jaxdino.data.checks import BadImage, BadImages
+from jaxdino.data.checks import BadImages
+from jaxdino.data.rows import PADDING, Batch, Records, read_row
 from jaxdino.data.sources import DataConfig, Split
 from jaxdino.data.transforms import EvalTransform, TrainTransform, as_size, get_filter, get_preset
 
-Batch = dict[str, np.ndarray]
 Reader = Callable[[dict[str, Any], np.random.Generator], Batch]
-PADDING = -1
-REASON = "S200"  # how the reason for a bad image travels from a reading process to the main one
 
 
 def make_train_iter(
@@ -108,10 +106,17 @@ def make_eval_iter(
     the number of batches, the same on every host.
     """
     cfg, size = DataConfig.of(cfg), as_size(image_size)
-    _check_shares(batch_size, process_index, process_count)
     get_filter(interpolation)
-    steps = -(-len(split) // batch_size)
     read = ReadEval(EvalTransform(size, crop_pct, interpolation, cfg.max_pixels), size)
+    return eval_batches(split, cfg, read, batch_size, process_index, process_count)
+
+
+def eval_batches(
+    split: Split, cfg: DataConfig, read: Callable, batch_size: int, process_index: int, process_count: int
+) -> "EvalBatches":
+    """The pass behind `make_eval_iter`, of whatever `read` makes of a record, as `train_batches`'s, without chance."""
+    _check_shares(batch_size, process_index, process_count)
+    steps = -(-len(split) // batch_size)
     records = grain.MapDataset.source(Records(split, steps * batch_size)).map(read)
     batches = _share(records, batch_size, process_index, process_count)
     return EvalBatches(batches, cfg, BadImages(split, cfg.on_bad))
@@ -187,21 +192,6 @@ class EvalBatches:
             stream.close()
 
 
-class Records:
-    """A split as Grain reads it: {"record", "label", "index"}, padded to `length` places."""
-
-    def __init__(self, split: Split, length: int):
-        self.split, self.length = split, length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        if index >= len(self.split):
-            return {"record": None, "label": 0, "index": PADDING}
-        return {"record": self.split.records[index], "label": self.split.labels[index], "index": index}
-
-
 @dataclasses.dataclass(frozen=True)
 class ReadTrain:
     """Element with a record -> element with an image, by a random crop."""
@@ -237,31 +227,6 @@ def _train_reader(
 
 def _with_place(batch_size: int, index: int, element: dict[str, Any]) -> dict[str, Any]:
     return element | {"place": index % batch_size}
-
-
-def read_row(
-    element: dict[str, Any], shapes: Mapping[str, tuple[int, ...]], crop: Callable[[Any], dict[str, np.ndarray]]
-) -> Batch:
-    """The element of one batch row; a bad image is black, with weight 0 and its reason.
-
-    Args:
-      shapes: of the images that `crop` makes of a record, (..., H, W) without the colours.
-    """
-    images, weight, reason = None, 0, b""
-    if element["record"] is not None:
-        try:
-            images, weight = crop(element["record"]), 1
-        except BadImage as err:
-            reason = str(err).encode("ascii", "backslashreplace")
-    if images is None:
-        images = {name: np.zeros((*shape, 3), np.uint8) for name, shape in shapes.items()}
-    return {
-        **images,
-        "label": np.int32(element["label"]),
-        "weight": np.float32(weight),
-        "index": np.int64(element["index"]),
-        "reason": np.array(reason, REASON),
-    }
 
 
 def _check_shares(batch_size: int, process_index: int, process_count: int) -> None:

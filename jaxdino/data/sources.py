@@ -8,6 +8,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +25,8 @@ class DataConfig:
     """Every option of the data room, with its default. `dataclasses.asdict(DataConfig())` is the config.
 
     Attributes:
-      name: a key of `SOURCES`.
-      root: the image folder ("folder"), or one or more, separated by commas ("images").
+      name: a key of `SOURCES`, or of `pair_sources.PAIR_SOURCES` for a task with masks.
+      root: the folder, or one or more, separated by commas ("images").
       val_ratio, test_ratio: share of each class that is put aside where the folder has no such split.
       split_seed: decides which images are put aside.
       val_split, test_split: sub-folder names to use as validation and test; None looks for the usual ones.
@@ -79,14 +80,14 @@ class Split:
 
     Attributes:
       name: "train", "val" or "test".
-      records: N paths (str), or N uint8 arrays (H, W, 3).
+      records: N paths (str), or N uint8 arrays (H, W, 3), or N `pairs.Pair`.
       labels: int32 (N,), indices into `class_names`; all 0 where there are no classes.
       class_names: names in label order; none for unlabelled images.
       root: the folder the record names are shown relative to, if they are files.
     """
 
     name: str
-    records: Sequence[str | np.ndarray]
+    records: Sequence[Any]
     labels: np.ndarray
     class_names: tuple[str, ...]
     root: str | None = None
@@ -96,7 +97,7 @@ class Split:
 
     def record_name(self, index: int) -> str:
         """What to call a record in a message: its path below the root (printable), or split and number."""
-        record = self.records[index]
+        record = getattr(self.records[index], "image", self.records[index])  # a pair goes by its image
         if not isinstance(record, str):
             return f"{self.name}[{index}]"
         path = Path(record)

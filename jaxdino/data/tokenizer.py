@@ -5,6 +5,7 @@ import html
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +66,26 @@ class Tokenizer:
             tokens = [*tokens[: length - 1], self.end] if len(tokens) > length else tokens
             row[: len(tokens)] = tokens
         return ids
+
+
+def serving(files: Sequence[Path], text: Any) -> Tokenizer:
+    """The tokenizer of a text encoder: the files that came with its weights, else CLIP's published vocabulary.
+
+    Args:
+      text: its shape, with `vocab_size` and `eot` (`models.clip_towers.TextConfig`).
+
+    Raises:
+      UserError: if the tokenizer is not of this text encoder, or there is none.
+    """
+    folders = {file.parent for file in files if is_tokenizer(file.parent)}
+    known = from_folder(folders.pop()) if folders else published()
+    if known.end >= text.vocab_size or text.eot not in (None, known.end):
+        raise UserError(
+            f"the tokenizer ({known.source}) ends a text with the id {known.end}, but this model has "
+            f"{text.vocab_size} tokens and ends texts with {text.eot or 'its largest id'}: put its own tokenizer's "
+            "files beside the weights, or give ids"
+        )
+    return known
 
 
 def published() -> Tokenizer:

@@ -88,6 +88,12 @@ def get_preset(preset: str | Mapping[str, Any]) -> dict[str, Any]:
     return dict(PRESETS[preset])
 
 
+def colour_only(preset: str | Mapping[str, Any]) -> dict[str, Any]:
+    """What the device may still do to images whose masks are cropped and flipped on the host: colour and grey."""
+    off = ("hflip", "vflip", "erase_prob", "mixup", "cutmix")
+    return get_preset(preset) | dict.fromkeys(off, 0.0)
+
+
 def as_size(size: int | tuple[int, int]) -> tuple[int, int]:
     """(height, width) from one number or a pair."""
     height, width = (size, size) if isinstance(size, int) else size

@@ -23,6 +23,7 @@ class View:
       size: height and width in pixels.
       scale: smallest and largest share of the image's area.
       ratio: smallest and largest width / height of what is cut out.
+      degrees: what is cut out is turned by an angle from -x to x, about its centre.
       hflip, vflip: chances.
       brightness, contrast, saturation: a factor from 1 - x to 1 + x. hue: -x to x turns of the colour circle.
       jitter_prob, gray_prob, blur_prob, solarize_prob: chances.
@@ -35,6 +36,7 @@ class View:
     scale: tuple[float, float] = (0.4, 1.0)
     count: int = 1
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    degrees: float = 0.0
     hflip: float = 0.5
     vflip: float = 0.0
     brightness: float = 0.4
@@ -77,6 +79,7 @@ RANGES = {
     "count": (0, INF),
     "scale": (1e-6, 1),
     "ratio": (1e-6, INF),
+    "degrees": (0, 180),
     **dict.fromkeys(("hflip", "vflip", "jitter_prob", "gray_prob", "blur_prob", "solarize_prob"), (0, 1)),
     **dict.fromkeys(("brightness", "contrast", "saturation"), (0, INF)),
     "hue": (0, 0.5),

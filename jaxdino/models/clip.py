@@ -89,6 +89,10 @@ class CLIPConfig:
         """The configuration of the image tower alone, its projection kept."""
         return dataclasses.replace(self, text=None, logit_scale=False)
 
+    def text_only(self) -> "CLIPConfig":
+        """The configuration of the text tower alone, its projection and the temperature kept."""
+        return dataclasses.replace(self, vision=None)
+
     def with_channels(self, channels: int) -> "CLIPConfig":
         """The same for images of so many channels."""
         return dataclasses.replace(self, in_channels=channels)

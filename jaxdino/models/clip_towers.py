@@ -153,6 +153,20 @@ class ImageTower(nnx.Module):
         return Output(cls=cls, patches=patches, registers=x[:, :0], pooled=self.proj(cls) if self.proj else cls)
 
 
+def _start(blocks: Sequence[Block], proj: Linear | None, cfg: TextConfig, rngs: nnx.Rngs) -> None:
+    """The kernels as CLIP's training starts them: large enough that texts differ at the end-of-text token at once.
+
+    Source: openai/CLIP clip/model.py (initialize_parameters).
+    """
+    width, deep = cfg.width**-0.5, (2 * cfg.depth) ** -0.5
+    for block in blocks:
+        stds = ((block.attn.qkv, width), (block.attn.proj, width * deep))
+        for layer, std in (*stds, (block.mlp.fc1, (2 * cfg.width) ** -0.5), (block.mlp.fc2, width * deep)):
+            layer.kernel = _normal(rngs, *layer.kernel.shape, std=std)
+    if proj is not None:
+        proj.kernel = _normal(rngs, *proj.kernel.shape, std=width)
+
+
 class TextTower(nnx.Module):
     """CLIP's text transformer. Sources: openai/CLIP clip/model.py; transformers models/clip/modeling_clip.py."""
 
@@ -162,6 +176,7 @@ class TextTower(nnx.Module):
         self.blocks = _blocks(cfg, act, 0.0, how, rngs)
         self.ln_final = LayerNorm(cfg.width, cfg.norm_eps)
         self.proj = Linear(cfg.width, embed_dim, use_bias=False, rngs=rngs) if embed_dim else None
+        _start(self.blocks, self.proj, cfg, rngs)
         self.cfg = cfg
 
     def embed(self, ids_BxL: jax.Array, dtype) -> jax.Array:

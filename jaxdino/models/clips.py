@@ -53,3 +53,18 @@ SPECS = (
     _laion("b", 16, "s34B-b88K"),
     _laion("l", 14, "s32B-b82K", INCEPTION),
 )
+
+TINY = ModelSpec(
+    name="clip_tiny",
+    family="clip",
+    config=CLIPConfig(
+        vision=VisionConfig(patch_size=4, width=64, depth=1, num_heads=1, mlp_dim=256, pos_grid=(8, 8)),
+        text=TextConfig(width=64, depth=2, num_heads=1, mlp_dim=256),
+        embed_dim=64,
+    ),
+    preprocess=preprocess((32, 32)),
+)
+"""A small one that nobody published, with the published vocabulary, for runs from random weights.
+
+Its heads are as wide as OpenAI's, so that every layout can hold it.
+"""

@@ -177,13 +177,17 @@ def set_dropout(module: nnx.Module, key: jax.Array | None) -> None:
         adapter.key = None if key is None else _Key(jax.random.fold_in(key, number))
 
 
-def merged(skeleton: Skeleton, flat: Flat) -> Flat:
+def merged(skeleton: Skeleton, flat: Flat, within: str = "") -> Flat:
     """The parameters of the model without adapters that does the same: W + scale A B, DoRA's lengths included.
 
     A kernel keeps its dtype; what no adapter stands on, in a fused projection too, keeps its bits. Works under jit.
+
+    Args:
+      within: only those in the module at this path ("backbone.dino"); the others' leaves stay.
     """
-    found = {f"{path}.kernel": adapter for path, adapter in adapters(bind(skeleton, flat))}
-    aside = set(leaves(flat))
+    inside = f"{within}." if within else ""
+    found = {f"{path}.kernel": a for path, a in adapters(bind(skeleton, flat)) if path.startswith(inside)}
+    aside = {path for path in leaves(flat) if path.startswith(inside)}
     return {path: found[path].merged(a) if path in found else a for path, a in flat.items() if path not in aside}
 
 

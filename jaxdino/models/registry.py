@@ -8,12 +8,13 @@ from typing import Any
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
-from jaxdino.models import clip, clips, convnext, heads, resnet, sam, vits
+from jaxdino.models import clip, clipdinosam, clips, convnext, heads, resnet, sam, vits
 from jaxdino.models.spec import ModelSpec, Preprocess
 from jaxdino.models.vit import ViTConfig
 
 CONFIGS = {
     "clip": clip.CLIPConfig,
+    "clipdinosam": clipdinosam.ClipDinoSamConfig,
     "dino": ViTConfig,
     "dinov2": ViTConfig,
     "dinov3": ViTConfig,
@@ -26,9 +27,12 @@ CONFIGS = {
 }
 """family -> the class of its configuration."""
 
+TINY = (clips.TINY, sam.TINY)
+"""Without published weights."""
+
 MODELS: dict[str, ModelSpec] = {
     spec.name: spec
-    for specs in (vits.SPECS, clips.SPECS, convnext.SPECS, resnet.SPECS, sam.SPECS, heads.SPECS)
+    for specs in (vits.SPECS, clips.SPECS, convnext.SPECS, resnet.SPECS, sam.SPECS, heads.SPECS, TINY)
     for spec in specs
 }
 """Every model by its published name."""

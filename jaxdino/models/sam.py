@@ -192,3 +192,25 @@ SPECS = (
         global_attn_indexes=(7, 15, 23, 31),
     ),
 )
+
+TINY = ModelSpec(
+    name="sam_tiny",
+    family="sam",
+    config=SamConfig(
+        image_size=64,
+        patch_size=4,
+        encoder_width=64,
+        depth=2,
+        num_heads=2,
+        mlp_dim=128,
+        window_size=8,
+        global_attn_indexes=(1,),
+        width=64,
+        mask_channels=8,
+        decoder_heads=2,
+        decoder_mlp_dim=128,
+        iou_hidden_dim=64,
+    ),
+    preprocess=dataclasses.replace(PREPROCESS, size=(64, 64)),
+)
+"""A small one that nobody published, for runs from random weights."""

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxdino.models.layers import LayerNorm, Linear, attention, gelu
-from jaxdino.models.sam_layers import MLP, Doubling, Embedding, Gelu, MLPBlock, run
+from jaxdino.models.layers import LayerNorm, attention, gelu
+from jaxdino.models.sam_layers import MLP, Doubling, Embedding, Gelu, MLPBlock, dense, run
 
 
 class Attention(nnx.Module):
@@ -20,8 +20,8 @@ class Attention(nnx.Module):
 
     def __init__(self, width: int, num_heads: int, rate: int, rngs: nnx.Rngs):
         inner = width // rate
-        self.q_proj, self.k_proj, self.v_proj = (Linear(width, inner, rngs=rngs) for _ in range(3))
-        self.out_proj = Linear(inner, width, rngs=rngs)
+        self.q_proj, self.k_proj, self.v_proj = (dense(width, inner, rngs) for _ in range(3))
+        self.out_proj = dense(inner, width, rngs)
         self.num_heads = num_heads
 
     def __call__(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:

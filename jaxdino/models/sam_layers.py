@@ -1,5 +1,10 @@
-"""Small layers that SAM's three parts share: convolutions with torch's meaning, embeddings, activations."""
+"""Small layers that SAM's three parts share: convolutions with torch's meaning, embeddings, activations.
 
+Those of the decoder start as torch's own do, uniform within 1 / sqrt(fan in): its features then keep their size from
+layer to layer, and a decoder that is drawn at random and frozen can still be steered by adapters.
+"""
+
+import math
 from collections.abc import Callable, Iterable
 
 import jax
@@ -10,15 +15,31 @@ from jax import lax
 from jaxdino.models.layers import Linear, add_bias, gelu, linear
 
 
+def uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
+    """Drawn within 1 / sqrt(fan_in), as torch starts linear layers and convolutions, their biases too.
+
+    Source: pytorch/pytorch torch/nn/modules/{linear,conv}.py (reset_parameters).
+    """
+    bound = 1 / math.sqrt(fan_in)
+    return nnx.Param(jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound))
+
+
+def dense(n_in: int, n_out: int, rngs: nnx.Rngs) -> Linear:
+    """A linear layer that starts as torch's does."""
+    layer = Linear(n_in, n_out, rngs=rngs)
+    layer.kernel, layer.bias = uniform(rngs, (n_in, n_out), n_in), uniform(rngs, (n_out,), n_in)
+    return layer
+
+
 class Conv(nnx.Module):
     """torch's Conv2d on (B, H, W, C): kernel (h, w, in, out), bias (out,); `padding` zeros on each side."""
 
     def __init__(
         self, n_in: int, n_out: int, side: int, rngs: nnx.Rngs, *, stride=1, padding: int = 0, use_bias: bool = True
     ):
-        init = nnx.initializers.truncated_normal(stddev=0.02)
-        self.kernel = nnx.Param(init(rngs.params(), (side, side, n_in, n_out), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((n_out,))) if use_bias else None
+        fan_in = side * side * n_in
+        self.kernel = uniform(rngs, (side, side, n_in, n_out), fan_in)
+        self.bias = uniform(rngs, (n_out,), fan_in) if use_bias else None
         self.stride, self.padding = stride, padding
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -37,12 +58,14 @@ class Conv(nnx.Module):
 
 
 class Doubling(nnx.Module):
-    """torch's ConvTranspose2d with a kernel of 2 and a stride of 2, as one matmul; kernel (2, 2, in, out)."""
+    """torch's ConvTranspose2d with a kernel of 2 and a stride of 2, as one matmul; kernel (2, 2, in, out).
+
+    What torch counts as its fan in are the output channels times the kernel.
+    """
 
     def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs):
-        init = nnx.initializers.truncated_normal(stddev=0.02)
-        self.kernel = nnx.Param(init(rngs.params(), (2, 2, n_in, n_out), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((n_out,)))
+        self.kernel = uniform(rngs, (2, 2, n_in, n_out), 4 * n_out)
+        self.bias = uniform(rngs, (n_out,), 4 * n_out)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, h, w, C) -> (B, 2 h, 2 w, D)."""
@@ -72,8 +95,8 @@ class MLPBlock(nnx.Module):
     """lin2(activation(lin1(x)))."""
 
     def __init__(self, width: int, mlp_dim: int, activation: Callable[[jax.Array], jax.Array], rngs: nnx.Rngs):
-        self.lin1 = Linear(width, mlp_dim, rngs=rngs)
-        self.lin2 = Linear(mlp_dim, width, rngs=rngs)
+        self.lin1 = dense(width, mlp_dim, rngs)
+        self.lin2 = dense(mlp_dim, width, rngs)
         self.activation = activation
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -85,7 +108,7 @@ class MLP(nnx.Module):
 
     def __init__(self, n_in: int, hidden: int, n_out: int, rngs: nnx.Rngs):
         sizes = ((n_in, hidden), (hidden, hidden), (hidden, n_out))
-        self.layers = nnx.List([Linear(a, b, rngs=rngs) for a, b in sizes])
+        self.layers = nnx.List([dense(a, b, rngs) for a, b in sizes])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         for layer in list(self.layers)[:-1]:

@@ -14,8 +14,12 @@ from jaxdino.core.params import Buffer
 from jaxdino.models.layers import LayerNorm, over_last_axis
 from jaxdino.models.sam_layers import Conv, Embedding, Gelu, run
 
-BACKGROUND, FOREGROUND, PADDING, IGNORED = 0, 1, -1, -10
-"""Labels of points: not in the object, in it, no point at all (a learned vector), and, transformers' own, zeros."""
+BACKGROUND, FOREGROUND, TOP_LEFT, BOTTOM_RIGHT, PADDING, IGNORED = 0, 1, 2, 3, -1, -10
+"""Labels of points: not in the object, in it, the corners of a box, no point at all (a learned vector), and,
+transformers' own, zeros. Corners as points let some rows of a batch have a box and others none.
+
+Source of the corners: facebookresearch/segment-anything segment_anything/utils/onnx.py (_embed_points).
+"""
 
 
 class Positions(nnx.Module):
@@ -69,15 +73,17 @@ class PromptEncoder(nnx.Module):
         masks: jax.Array | None = None,
         *,
         grid: tuple[int, int],
+        pad: bool | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """Embeds P prompts for each of B images; what is not given is left out.
 
         Args:
           points: (B, P, K, 2), x and y in pixels of the model's input frame, which is `grid` patches large.
-          labels: (B, P, K) int, see `FOREGROUND` and its neighbours. Without boxes a padding point is added.
+          labels: (B, P, K) int, see `FOREGROUND` and its neighbours.
           boxes: (B, P, 4): x1, y1, x2, y2 in pixels of the input frame.
           masks: (B, P or 1, 4 h, 4 w) logits.
           grid: (h, w) of the image embedding.
+          pad: whether a padding point is added to the points; None for where there are no boxes, as SAM does.
 
         Returns:
           sparse (B, P, N, width), N = K + 1, 2 or K + 2; (B, P of the masks, 0, width) without points and boxes;
@@ -85,7 +91,7 @@ class PromptEncoder(nnx.Module):
         """
         tokens = []
         if points is not None:
-            tokens.append(self._points(points, labels, boxes is None, grid))
+            tokens.append(self._points(points, labels, boxes is None if pad is None else pad, grid))
         if boxes is not None:
             tokens.append(self._boxes(boxes, grid))
         batch = masks.shape[:2] if masks is not None else (1, 1)
@@ -108,9 +114,9 @@ class PromptEncoder(nnx.Module):
         def vector(embedding: Embedding) -> jax.Array:
             return over_last_axis(embedding.embedding[...][0], where)
 
-        label = labels[..., None]
-        token = jnp.where(label == BACKGROUND, where + vector(self.point_embeddings[0]), where)
-        token = jnp.where(label == FOREGROUND, where + vector(self.point_embeddings[1]), token)
+        label, token = labels[..., None], where
+        for kind, embedding in enumerate(self.point_embeddings):  # the labels 0 to 3
+            token = jnp.where(label == kind, where + vector(embedding), token)
         token = jnp.where(label == PADDING, vector(self.not_a_point_embed), token)
         return jnp.where(label == IGNORED, 0.0, token)
 

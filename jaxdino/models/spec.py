@@ -1,7 +1,8 @@
 """A model as data: its family and shape, its preprocessing, where its weights are published."""
 
 import dataclasses
-from typing import ClassVar, Protocol
+import functools
+from typing import Any, ClassVar, Protocol
 
 import jax.numpy as jnp
 from flax import nnx
@@ -103,5 +104,10 @@ class ModelSpec:
         return Classifier(backbone, self.config.width, num_classes, pool or self.pool, rngs)
 
     def skeleton(self, num_classes: int = 0, **kwargs) -> params.Skeleton:
-        """The skeleton of `build`'s module, without allocating its arrays."""
-        return params.abstract(lambda: self.build(num_classes, **kwargs))
+        """The skeleton of `build`'s module, without allocating its arrays; made once for each way of asking."""
+        return _skeleton(self, num_classes, tuple(sorted(kwargs.items())))
+
+
+@functools.lru_cache(maxsize=64)
+def _skeleton(spec: ModelSpec, num_classes: int, how: tuple[tuple[str, Any], ...]) -> params.Skeleton:
+    return params.abstract(lambda: spec.build(num_classes, **dict(how)))

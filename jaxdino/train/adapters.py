@@ -1,11 +1,14 @@
 """LoRA as part of a stage: put on at its start, merged wherever its weights leave it."""
 
+import dataclasses
 from typing import Any
 
 from flax import nnx
 
-from jaxdino.core.params import Flat, Skeleton
+from jaxdino.core.params import Flat, Skeleton, bind, split
 from jaxdino.models import lora
+from jaxdino.models.clipdinosam import ADAPTED
+from jaxdino.models.spec import ModelSpec
 from jaxdino.stage import Stage
 from jaxdino.train.task import Part
 
@@ -21,6 +24,30 @@ def put_on(flat: Flat, bare: Skeleton, cfg: Any, part: Part) -> Flat:
         return flat
     _, fresh = lora.adapt(bare, flat, cfg, lora.LoRA.of(part.stage.lora), nnx.Rngs(part.seed))
     return {path: flat.get(path, leaf) for path, leaf in fresh.items()}
+
+
+def refitted(before: ModelSpec, after: ModelSpec, flat: Flat, seed: int) -> Flat:
+    """All leaves of a `ClipDinoSam` with the adapters of another stage.
+
+    A part's adapters go on where both stages have the same, are merged where the next has none or others, and begin
+    anew, changing nothing yet, where only the next has them.
+    """
+    config, flat = before.config, dict(flat)
+    old, new = ({name: getattr(spec.config, f"{name}_lora") for name in ADAPTED} for spec in (before, after))
+    changed = [name for name in ADAPTED if old[name] != new[name]]
+    for name in changed:
+        if old[name]:
+            flat = lora.merged(_of(before, config).skeleton(), flat, ADAPTED[name])
+            config = dataclasses.replace(config, **{f"{name}_lora": None})
+    if not any(new[name] for name in changed):
+        return flat
+    net = bind(_of(before, config).skeleton(), flat)
+    after.config.adapt(net.backbone, [name for name in changed if new[name]], nnx.Rngs(seed))
+    return split(net)[1]
+
+
+def _of(spec: ModelSpec, config: Any) -> ModelSpec:
+    return dataclasses.replace(spec, config=config)
 
 
 def merged(flat: Flat, part: Part) -> Flat:

@@ -36,6 +36,7 @@ class Classification:
 
     arrays: ClassVar = ("image", "label", "weight")
     shown: ClassVar = "val_accuracy"
+    hands_on: ClassVar = False
 
     def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None]):
         self.config, self.mesh = config, mesh
@@ -66,7 +67,7 @@ class Classification:
         """What the stage trains, if it keeps an average."""
         return plans[-1].trainable if stage.ema_decay else ()
 
-    def train_step(self, part: Part) -> Callable:
+    def train_step(self, part: Part, current: State) -> Callable:
         """Augmentation, cross entropy, update."""
         mean, std = self.spec.preprocess.mean, self.spec.preprocess.std
         preset = get_preset(part.stage.augment)
@@ -111,7 +112,7 @@ class Classification:
         """A stage starts from the best weights of the one before."""
         return adapters.merged(state.whole(ended["best"], ended["frozen"]), before), {}, {}
 
-    def put_on(self, part: Part, flat: Flat) -> Flat:
+    def put_on(self, part: Part, flat: Flat, before: Part | None) -> Flat:
         """With adapters, where the stage has them."""
         return adapters.put_on(flat, self._bare(part.stage), self.spec, part)
 

@@ -46,6 +46,7 @@ class Distillation:
 
     arrays: ClassVar = ("global", "local", "mask", "weight")
     shown: ClassVar = "knn_accuracy"
+    hands_on: ClassVar = False
 
     def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None]):
         self.config, self.mesh, self.tell = config, mesh, tell
@@ -160,7 +161,7 @@ class Distillation:
             return None
         return Masking(settings.mask_prob, settings.mask_ratio, patch=self.card.spec.config.patch_size)
 
-    def train_step(self, part: Part) -> Callable:
+    def train_step(self, part: Part, current: State) -> Callable:
         """Photometric augmentation, the teacher's answers, the student's losses, update, average."""
         recipes = {kind: self.views_of(kind) for kind in views.KINDS}
         mean, std = self.card.spec.preprocess.mean, self.card.spec.preprocess.std
@@ -222,7 +223,7 @@ class Distillation:
         teacher = adapters.merged(frozen | moving["ema"] | moving["buffers"], before)
         return student, teacher, {"teacher": moving["teacher"]}
 
-    def put_on(self, part: Part, flat: Flat) -> Flat:
+    def put_on(self, part: Part, flat: Flat, before: Part | None) -> Flat:
         """With adapters, where the stage has them."""
         return adapters.put_on(flat, self._bare(part.stage), self.spec, part)
 

@@ -19,9 +19,14 @@ from jaxdino.train import weights
 from jaxdino.train.classification import Classification
 from jaxdino.train.distillation import Distillation
 from jaxdino.train.precision import ATTENTION, PRECISIONS
+from jaxdino.train.segmentation import Segmentation
 from jaxdino.train.task import Part, Task
 
-TASKS: dict[str, Callable[..., Task]] = {"classify": Classification, "distill": Distillation}
+TASKS: dict[str, Callable[..., Task]] = {
+    "classify": Classification,
+    "distill": Distillation,
+    "segment": Segmentation,
+}
 """objective.name -> what it makes of a run."""
 
 

@@ -91,7 +91,7 @@ def run_stage(session: Session, part: Part, current: state.State) -> state.State
       UserError: if the loss is not finite, or the task sees that the run is lost.
     """
     job, now = session.job, session.progress
-    train_step = step.compile_train_step(job.task.train_step(part), current, job.mesh, job.rules)
+    train_step = step.compile_train_step(job.task.train_step(part, current), current, job.mesh, job.rules)
     measure = job.task.measure(session, part)
     batches = job.task.train_batches(part)
     if now.batches:

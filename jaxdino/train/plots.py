@@ -81,11 +81,11 @@ def _spans(records: Records) -> list[tuple[str, int]]:
     return list(spans.items())
 
 
-def _loss(axes: Any, records: Records) -> None:
+def _loss(axes: Any, records: Records, validation: str = "val_loss") -> None:
     steps, losses = _series(records, "loss")
     axes.plot(steps, losses, color=COLOURS[0], alpha=0.3, linewidth=1, label="training, each logged step")
     axes.plot(steps, _smooth(losses), color=COLOURS[0], linewidth=1.8, label="training, smoothed")
-    val_steps, val = _series(records, "val_loss")
+    val_steps, val = _series(records, validation)
     if len(val):
         axes.plot(val_steps, val, color=COLOURS[1], linewidth=1.8, marker="o", markersize=3.5, label="validation")
     axes.set_title("Loss")
@@ -108,14 +108,14 @@ def _rates(axes: Any, records: Records) -> None:
     axes.legend()
 
 
-def _accuracy(axes: Any, records: Records) -> None:
-    steps, accuracy = _series(records, "val_accuracy")
-    axes.plot(steps, accuracy, color=COLOURS[0], linewidth=1.8, marker="o", markersize=4)
-    axes.set_title("Validation accuracy")
-    if len(accuracy):
-        best = int(np.argmax(accuracy))
-        label = f"best: {accuracy[best]:.2%} at step {steps[best]}"
-        axes.plot(steps[best], accuracy[best], "o", color=COLOURS[1], markersize=8, zorder=3, label=label)
+def _validated(axes: Any, records: Records, name: str, title: str) -> None:
+    steps, values = _series(records, name)
+    axes.plot(steps, values, color=COLOURS[0], linewidth=1.8, marker="o", markersize=4)
+    axes.set_title(title)
+    if len(values):
+        best = int(np.argmax(values))
+        label = f"best: {values[best]:.2%} at step {steps[best]}"
+        axes.plot(steps[best], values[best], "o", color=COLOURS[1], markersize=8, zorder=3, label=label)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
         axes.legend(loc="lower right")
 
@@ -131,8 +131,16 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return np.array([values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))])
 
 
+_accuracy = partial(_validated, name="val_accuracy", title="Validation accuracy")
+_miou = partial(_validated, name="val.miou", title="Mean IoU on the validation pairs")
 CLASSIFICATION: dict[str, Painter] = {"loss": _loss, "learning_rates": _rates, "val_accuracy": _accuracy}
 """What is drawn of a classifier's run: {file name: painter}."""
+SEGMENTATION: dict[str, Painter] = {
+    "loss": partial(_loss, validation="val.loss"),
+    "learning_rates": _rates,
+    "val_miou": _miou,
+}
+"""What is drawn of a run of segmentation."""
 
 
 def distillation(baseline: Mapping[str, float]) -> dict[str, Painter]:

@@ -94,10 +94,11 @@ class Progress:
             return self.best_metrics.get("val_loss", 0.0) < self.best_model.get("val_loss", math.inf)
         return last.gain(mine, theirs) > 0
 
-    def next_stage(self) -> "Progress":
-        """The counters at the start of the stage after this one."""
-        kept = {name: getattr(self, name) for name in ("step", "best_model", "done", "bad", "baseline", "health")}
-        return Progress(stage=self.stage + 1, **kept)
+    def next_stage(self, hands_on: bool) -> "Progress":
+        """The counters at the start of the stage after this one, whose start may count as its best so far."""
+        names = ("step", "best_model", "done", "bad", "baseline", "health")
+        names += ("best", "best_metrics") if hands_on else ()
+        return Progress(stage=self.stage + 1, **{name: getattr(self, name) for name in names})
 
 
 class Stop:

@@ -8,6 +8,7 @@ import jax
 
 from jaxdino import optim
 from jaxdino.core import sharding
+from jaxdino.core.rules import patterns
 from jaxdino.data.checks import BadImages
 from jaxdino.models.lora import leaves
 from jaxdino.train import checkpoint, state
@@ -37,13 +38,14 @@ class Session:
         """The state at a stage's start: restored, or made of the stage before or the run's first weights."""
         if before is None and self.saved_step is not None:
             return self._restored(part)
+        last = None if before is None else self.job.parts[part.index - 1]
         if before is None:
             flat = sharding.put(self.job.task.flat, self.where(self.job.task.flat))
             ema, more = {}, self.job.task.more(flat)
         else:
-            flat, ema, more = self.job.task.carried(self.job.parts[part.index - 1], before)
-        averaged = self.job.task.put_on(part, flat | ema)
-        flat = self.job.task.put_on(part, flat)
+            flat, ema, more = self.job.task.carried(last, before)
+        averaged = self.job.task.put_on(part, flat | ema, last)
+        flat = self.job.task.put_on(part, flat, last)
         ema = {path: averaged[path] for path in part.averaged}
         flat, ema, more = (jax.device_put(tree, self.where(tree)) for tree in (flat, ema, more))
         how = dict(seed=part.seed, ema=ema, more=more, mesh=self.job.mesh, rules=self.job.rules)
@@ -88,6 +90,7 @@ class Session:
             "steps": now.stage_step,
             "trainable_params": part.plan.trainable_params,
             "trainable_fraction": part.plan.trainable_fraction,
+            "trainable_paths": patterns(part.plan.trainable),
             **now.best_metrics,
             "seconds": round(now.seconds, 2),
         }
@@ -97,7 +100,7 @@ class Session:
             self.save_best(part, current)
         self.job.task.end(self, part, current)
         self.write_summary()
-        self.progress = now.next_stage()
+        self.progress = now.next_stage(self.job.task.hands_on)
 
     def save_best(self, part: Part, current: state.State) -> None:
         """Writes the stage's best model."""

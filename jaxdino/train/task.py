@@ -46,6 +46,7 @@ class Task(Protocol):
       source: the data. spec: the model as strategies see it. flat: the leaves that a run starts from, on the host.
       arrays: the names in a batch that travel to the devices.
       monitors: the metrics that a stage may watch. shown: the one in the table at a run's end.
+      hands_on: whether what a stage starts from counts as its best so far: it is then handed on unless bettered.
     """
 
     source: Source
@@ -54,6 +55,7 @@ class Task(Protocol):
     arrays: ClassVar[tuple[str, ...]]
     monitors: tuple[str, ...]
     shown: ClassVar[str]
+    hands_on: ClassVar[bool]
 
     def skeleton(self, stage: Stage) -> Skeleton:
         """The stage's model; UserError for a stage that this data or model cannot have."""
@@ -64,8 +66,8 @@ class Task(Protocol):
     def averaged(self, plans: list[Plan], stage: Stage) -> tuple[str, ...]:
         """The paths that the last plan's stage keeps an average of, given all plans up to it."""
 
-    def train_step(self, part: Part) -> Callable:
-        """The stage's step, not compiled yet."""
+    def train_step(self, part: Part, current: State) -> Callable:
+        """The stage's step, not compiled yet; `current` is the state that it starts or goes on from."""
 
     def train_batches(self, part: Part) -> TrainIter:
         """The stage's endless training batches."""
@@ -76,8 +78,8 @@ class Task(Protocol):
     def carried(self, before: Part, ended: State) -> tuple[Flat, Flat, State]:
         """(all leaves, average, what `more` holds) that a stage starts from; of the stage before, as it ended."""
 
-    def put_on(self, part: Part, flat: Flat) -> Flat:
-        """All leaves of a stage's model: those that it starts from, and what is new in it."""
+    def put_on(self, part: Part, flat: Flat, before: Part | None) -> Flat:
+        """All leaves of a stage's model, of those that the stage before left: what is new in it is added."""
 
     def baseline(self, session: Any) -> Metrics:
         """What is measured before the first step of a run."""

@@ -1,7 +1,7 @@
 """The two places where training meets weights on disk: where a run starts from, and its best model."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def _pretrained(model: Any, drop_head: bool, say: Callable[[str], None]) -> tupl
         )
     for note in found.notes:
         say(note)
-    return _seeing(found.card, {path: _float32(array) for path, array in found.flat.items()})
+    return _seeing(found.card, {path: float32(array) for path, array in found.flat.items()})
 
 
 def published(model: Any) -> registry.ModelSpec | None:
@@ -119,16 +119,26 @@ def _first(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _float32(array: np.ndarray) -> np.ndarray:
+def float32(array: np.ndarray) -> np.ndarray:
     """Masters are float32, whatever the weights were stored in; a counter stays what it is."""
     return array if np.issubdtype(array.dtype, np.integer) else np.asarray(array, np.float32)
 
 
-def save(folder: Path, card: Card, image_size: tuple[int, int], flat: Mapping[str, np.ndarray]) -> None:
-    """Writes a model, in place of an earlier one; it is used at the size it was trained at."""
+def save(
+    folder: Path,
+    card: Card,
+    image_size: tuple[int, int],
+    flat: Mapping[str, np.ndarray],
+    companions: Sequence[Path] = (),
+) -> None:
+    """Writes a model, in place of an earlier one; it is used at the size it was trained at.
+
+    Args:
+      companions: files to keep beside the weights (a tokenizer's).
+    """
     preprocess = dataclasses.replace(card.spec.preprocess, size=image_size)
     card = dataclasses.replace(card, spec=dataclasses.replace(card.spec, preprocess=preprocess))
-    save_model(folder, card, flat, overwrite=True)
+    save_model(folder, card, flat, companions=companions, overwrite=True)
 
 
 def load(folder: Path) -> dict[str, np.ndarray]:

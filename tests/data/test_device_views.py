@@ -181,11 +181,17 @@ def test_chances_and_that_every_view_draws_for_itself():
 def test_views_keep_their_places_whatever_their_recipes():
     """Views of one recipe go as one batch, also with others in between."""
     images = photographs(8, 8, 8).reshape(2, 4, 8, 8, 3)
-    flipped = recipe(hflip=1.0, size=8, count=3)  # what the host does with a view makes no other recipe
+    flipped = recipe(hflip=1.0, size=8, count=3, degrees=30.0)  # what the host does with a view makes no other recipe
     found = pictures(KEY, images, OFF, flipped, OFF, recipe(hflip=1.0))
     expected = images.astype(float)
     expected[:, 1::2] = expected[:, 1::2, :, ::-1]
     np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_views_that_differ_on_the_host_alone_go_as_one_batch():
+    images, view = photographs(8, 8, 8).reshape(4, 2, 8, 8, 3), recipe(hflip=0.5, blur_prob=0.5)
+    turned = dataclasses.replace(view, scale=(0.1, 0.2), degrees=30.0)
+    assert np.array_equal(pictures(KEY, images, view, view), pictures(KEY, images, view, turned))
 
 
 def test_blur_comes_before_solarising():

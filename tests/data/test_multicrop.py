@@ -9,9 +9,9 @@ from torchvision_stub import import_torchvision
 from jaxdino.core.errors import UserError
 from jaxdino.data.checks import open_rgb
 from jaxdino.data.masking import Masking
-from jaxdino.data.multicrop import CropTransform, make_multicrop_iter
+from jaxdino.data.multicrop import CropTransform, make_multicrop_iter, turned_crop
 from jaxdino.data.sources import Split, load_source
-from jaxdino.data.transforms import random_crop_box
+from jaxdino.data.transforms import random_crop_box, resized_crop
 from jaxdino.data.views import DINO, View, expanded
 
 FAST = {"num_threads": 0}
@@ -146,8 +146,10 @@ def test_bad_images_are_black_named_and_counted(tmp_path, num_workers):
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (2, 3), (8, 8)])
 def test_tiny_images_give_crops_too(shape):
     split = Split("train", [np.full((*shape, 3), 90, np.uint8)] * 2, np.zeros(2, np.int32), ())
-    batch = next(batches_of(split, batch_size=2))
-    assert (batch["global"] == 90).all() and (batch["local"] == 90).all()
+    turned = [dataclasses.replace(view, degrees=180.0) for view in SMALL]
+    for views in (SMALL, turned):
+        batch = next(batches_of(split, batch_size=2, views=views))
+        assert (batch["global"] == 90).all() and (batch["local"] == 90).all()
 
 
 def crops_of(record, views, draft=True, seed=3):
@@ -211,6 +213,67 @@ def test_a_turned_jpeg_is_cropped_upright(tmp_path):
     Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(path, quality=98, exif=exif)
     views = (View(size=64, count=2, scale=(0.5, 1.0)),)
     assert difference(crops_of(path, views), crops_of(upright, views)) < 4
+
+
+def levels_away(first, second):
+    return np.abs(np.asarray(first).astype(float) - np.asarray(second))
+
+
+@pytest.mark.parametrize("degrees", [-170.0, -30.0, 12.0, 90.0])
+def test_a_turned_crop_is_cut_from_torchvisions_rotated_image(degrees):
+    functional = import_torchvision().transforms.functional
+    image, box = Image.fromarray(photograph(400, 300)), (140, 90, 260, 210)
+    modes = functional.InterpolationMode
+    middle = [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]
+    rotated = functional.rotate(image, degrees, modes.BICUBIC, center=middle)
+    for size in ((120, 120), (30, 40), (150, 130)):
+        found = turned_crop(image, image.size, box, size, "bicubic", None, degrees=degrees)
+        expected = resized_crop(rotated, image.size, box, size, "bicubic")
+        straight = resized_crop(image, image.size, box, size, "bicubic")
+        assert levels_away(found, expected).mean() < 4 < 20 < levels_away(straight, expected).mean()
+
+
+def test_a_crop_turned_by_nothing_is_the_crop():
+    image, box = Image.fromarray(photograph(400, 300)), (100, 50, 220, 140)
+    for size, most in (((90, 120), 0), ((45, 60), 6)):  # the filter also looks at what lies beside the box
+        found = turned_crop(image, image.size, box, size, "bicubic", None, degrees=0.0)
+        assert levels_away(found, resized_crop(image, image.size, box, size, "bicubic")).max() <= most
+
+
+def test_a_quarter_turn_of_a_whole_image_and_what_lies_beyond_its_edges():
+    image = Image.fromarray(photograph(60, 60))
+    turned = turned_crop(image, image.size, (0, 0, 60, 60), (60, 60), "bicubic", None, degrees=90.0)
+    assert levels_away(turned, image.rotate(90)).max() <= 1
+    half = np.zeros((40, 40, 3), np.uint8)
+    half[:, 20:] = 200
+    whole = (Image.fromarray(half), (40, 40), (0, 0, 40, 40), (40, 40), "bicubic", None)
+    found = np.asarray(turned_crop(*whole, degrees=45.0))
+    assert (found[-1, 0] == 0).all() and (found[0, -1] == 200).all()
+
+
+def test_angles_are_drawn_evenly_and_leave_the_boxes_alone(monkeypatch):
+    drawn = []
+
+    def noting(*crop, degrees):
+        drawn.append(degrees)
+        return resized_crop(*crop)
+
+    monkeypatch.setattr("jaxdino.data.multicrop.turned_crop", noting)
+    record, turned = photograph(), (SMALL[0], dataclasses.replace(SMALL[1], degrees=20.0))
+    for seed in range(200):
+        found, expected = crops_of(record, turned, seed=seed), crops_of(record, SMALL, seed=seed)
+        assert all(np.array_equal(found[kind], expected[kind]) for kind in found)
+    assert len(drawn) == 600
+    np.testing.assert_allclose(np.quantile(drawn, np.linspace(0, 1, 11)), np.linspace(-20, 20, 11), atol=3)
+
+
+def test_turned_crops_of_a_jpeg_decoded_smaller(tmp_path):
+    path = str(tmp_path / "large.jpg")
+    Image.fromarray(photograph(1600, 1200)).save(path, quality=95)
+    views = (View(size=64, count=2, degrees=30.0), View("local", 32, (0.05, 0.4), count=4, degrees=180.0))
+    small, whole = crops_of(path, views), crops_of(path, views, draft=False)
+    assert difference(small, whole) < 4 and small["local"].std() > 20
+    assert difference(small, crops_of(path, [dataclasses.replace(view, degrees=0.0) for view in views])) > 20
 
 
 @pytest.mark.parametrize(

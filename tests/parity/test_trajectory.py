@@ -163,7 +163,7 @@ def ours(strategy: str, **optimizer) -> tuple[list[float], Flat]:
         if opt is not None:
             now["moving"]["opt"] = jax.device_put(optim.carry(opt, now["moving"]["opt"]), sharding.replicated(mesh))
         part = Part(len(plans) - 1, stage, plans[-1], skeleton, tx, EPOCH, total, (GRID * PATCH,) * 2, 0)
-        train_step = step.compile_train_step(task.train_step(part), now, mesh)
+        train_step = step.compile_train_step(task.train_step(part, now), now, mesh)
         for batch in batches()[len(losses) : len(losses) + total]:
             now["moving"], found = train_step(now["moving"], now["frozen"], sharding.put_batch(batch, mesh))
             losses.append(float(found["loss"]))

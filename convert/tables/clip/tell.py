@@ -14,7 +14,7 @@ from convert.family import Hints, Shapes, Told
 from convert.tables.clip import hf, open_clip
 from jaxdino.core.errors import UserError
 from jaxdino.models.clip import CLIPConfig, TextConfig, VisionConfig
-from jaxdino.models.clips import SPECS, preprocess
+from jaxdino.models.clips import SPECS, TINY, preprocess
 from jaxdino.models.spec import Preprocess
 
 ANCHORS = (
@@ -222,7 +222,7 @@ def refuse_openai(config: CLIPConfig) -> None:
 
 
 def _published(model: str) -> CLIPConfig:
-    return next(spec.config for spec in SPECS if spec.name == model)
+    return next(spec.config for spec in (*SPECS, TINY) if spec.name == model)
 
 
 def _as_published(config: CLIPConfig, hints: Hints) -> CLIPConfig:

@@ -1,0 +1,96 @@
+"""CLIP-DINO-SAM: masks from a text, trained in four stages; SAM's decoder and DINO learn through LoRA first.
+
+    python -m jaxdino.main --config=configs/clipdinosam.py
+    python -m jaxdino.main --config=configs/clipdinosam.py:dinov3_vits16 --config.data.root=DIR \\
+        --config.prompts.prompt=nucleus
+
+A DINO image encoder gives patch tokens, CLIP's text encoder the prompt's feature, SAM's decoder the mask; two
+projections between them begin anew. The stages, of which `--config.stage=2` runs one from the run of the one before
+(`--config.model.weights=WORKDIR`):
+
+    stage   DINO                CLIP text   projections   SAM's decoder
+    align   frozen              frozen      trained       LoRA
+    adapt   LoRA, last blocks   frozen      trained       LoRA
+    refine  the same adapters, lower rates, longer
+    full    trained             frozen      trained       LoRA
+
+Adapters that two stages share go on; DINO's are merged before `full`. By flags: DINO partly unfrozen
+(`--config.stages[3].rules`), LoRA on CLIP (`--config.stages[1].lora.clip.rank=8`), CLIP or the decoder trained
+(`--config.stages[3].groups.clip.frozen=False`, likewise `decoder`).
+
+Without a model, everything is small and embedded: generated scenes of coloured shapes, the digits' backbone, a CLIP and
+a SAM of random weights.
+"""
+
+from dataclasses import asdict
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from configs import common
+from jaxdino.data.prompts import PromptConfig
+from jaxdino.models.lora_spec import LoRA
+from jaxdino.objectives.segment_settings import Segmenting
+
+PARTS = ("dino", "clip", "decoder")  # that may have adapters
+RULES = (
+    (common.LORA, "lora"),
+    (r"backbone\.token_.*", "projections"),
+    (r"backbone\.dino\..*", "dino"),
+    (r"backbone\.clip\..*", "clip"),
+    (r"backbone\.sam\.mask_decoder\..*", "decoder"),
+    ("@all", "frozen"),
+)
+
+
+def get_config(model: str | None = None) -> ConfigDict:
+    """Four stages; `--config.stage` chooses one."""
+    config = common.get_config(model)
+    tiny = config.model.name == common.DIGITS_MODEL
+    config.stage = placeholder(int)
+    config.text = dict(name="clip_tiny" if tiny else "clip_vitb16", weights=placeholder(str))
+    config.sam = dict(name="sam_tiny" if tiny else "sam_vitb", weights=placeholder(str))
+    config.prompts = common.defaults(PromptConfig)
+    config.objective = dict(name="segment", **asdict(Segmenting()))
+    config.data.name = "shapes" if tiny else "masks"
+    config.data.augment = "none"
+    config.data.batch_size = 16
+    config.early_stopping.monitor = "val.miou"
+    decoder = dict(rank=8, alpha=16.0, targets=("@linear",))
+    dino = dict(rank=8, alpha=16.0, targets=("q", "v"), last_blocks=4)
+    config.stages = (
+        _stage("align", 20, dict(projections=1e-3, lora=1e-3), dict(decoder=decoder)),
+        _stage("adapt", 20, dict(projections=5e-4, lora=5e-4), dict(decoder=decoder, dino=dino)),
+        _stage("refine", 40, dict(projections=1e-4, lora=1e-4), dict(decoder=decoder, dino=dino)),
+        _stage("full", 20, dict(projections=1e-4, lora=1e-4, dino=1e-5), dict(decoder=decoder)),
+    )
+    return _fit_shapes(config) if tiny else config
+
+
+def _stage(name: str, epochs: int, rates: dict[str, float], lora: dict[str, dict]) -> ConfigDict:
+    """A stage that trains the groups that have a rate; the others are there, frozen, for flags to thaw."""
+    groups = {group: dict(frozen=True, lr=1e-6) for group in ("dino", "clip", "decoder")} | dict(
+        frozen=dict(frozen=True)
+    )
+    groups |= {group: dict(lr=rate) for group, rate in rates.items()}
+    groups["lora"] |= dict(weight_decay=0.0)
+    if "dino" in rates:
+        groups["dino"] |= dict(layer_decay=0.9)
+    adapters = {part: common.open_fields(LoRA, lora.get(part, {})) for part in PARTS}
+    given = common.stage(name, RULES, groups, epochs=epochs, schedule=dict(warmup_epochs=1.0))
+    given.lora = ConfigDict(adapters)
+    return given
+
+
+def _fit_shapes(config: ConfigDict) -> ConfigDict:
+    """Numbers for the shapes and their small models, which are drawn at random and take larger rates."""
+    config.data.image_size = 64
+    config.text.weights = config.sam.weights = "random"
+    lengths = dict(align=8, adapt=4, refine=6, full=4)
+    rates = dict(align=3e-3, adapt=2e-3, refine=1e-3, full=1e-3)
+    for given in config.stages:
+        given.epochs = lengths[given.name]
+        for name in ("projections", "lora"):
+            given.groups[name].lr = rates[given.name]
+    config.stages[-1].groups.dino.lr = 5e-4
+    return config

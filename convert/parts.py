@@ -1,0 +1,108 @@
+"""The parts of a CLIP-DINO-SAM that PyTorch's libraries know, each as a model of its own family."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from convert.leaf import Leaf
+from convert.load import Opened, open_pretrained
+from convert.naming import spec_of
+from convert.peft import save_adapter
+from convert.store import Card
+from convert.tables import serving
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import Skeleton
+from jaxdino.core.rules import did_you_mean
+from jaxdino.models import lora
+from jaxdino.models.spec import ModelSpec
+
+FAMILY = "clipdinosam"
+PARTS = {"dino": "dino_lora", "clip": "clip_lora"}
+"""{part: the field of the configuration that has its adapters}."""
+ADAPTERS = (*PARTS.values(), "decoder_lora")
+
+
+def whole(opened: Opened) -> Opened:
+    """The same; UserError for what no PyTorch library has as one model."""
+    if opened.card.spec.family == FAMILY:
+        raise UserError(f"a CLIP-DINO-SAM is no one model in PyTorch: give a part of it, --part {' or '.join(PARTS)}")
+    return opened
+
+
+def part_of(opened: Opened, part: str, merge: bool = True) -> Opened:
+    """A part of an opened model, as if it had been opened by itself; its leaves are read when asked for.
+
+    Args:
+      part: a key of `PARTS`.
+      merge: put its adapters into the kernels they stand on, for which the part is read whole; otherwise they stay.
+
+    Raises:
+      UserError: for a model without such parts.
+    """
+    if part not in PARTS:
+        raise UserError(f"there is no part {part!r}; {did_you_mean(part, PARTS)}")
+    if opened.card.spec.family != FAMILY:
+        raise UserError(f"--part takes a CLIP-DINO-SAM apart: this is a {opened.card.spec.name}, export it as it is")
+    spec, own = _spec(opened.card.spec, part), getattr(opened.card.spec.config, PARTS[part])
+    inside = f"backbone.{part}."
+    flat = {f"backbone.{p.removeprefix(inside)}": leaf for p, leaf in opened.flat.items() if p.startswith(inside)}
+    skeleton = spec.skeleton()
+    if own is not None:
+        adapted = lora.adapted(skeleton, spec, own)
+        flat = _merged(adapted, flat) if merge else flat
+        skeleton = skeleton if merge else adapted
+    card = Card(spec, pool=spec.pool, source={**opened.card.source, "part": part})
+    return dataclasses.replace(
+        opened,
+        card=card,
+        skeleton=skeleton,
+        flat={path: flat[path] for path in skeleton.entries},
+        companions=opened.companions if part == "clip" else (),
+    )
+
+
+def export_adapter(
+    src: str | Path, out: str | Path, *, part: str, layout: str = "hf", overwrite: bool = False
+) -> list[str]:
+    """Writes the adapters of a part as PEFT does, for the part without them in a layout (see `peft.save_adapter`).
+
+    Returns:
+      What a user should know, a line each.
+
+    Raises:
+      UserError: for a model without such a part, a part without adapters, and as `save_adapter`.
+    """
+    with open_pretrained(src) as opened:
+        found = part_of(opened, part, merge=False)
+        flat = {path: jnp.asarray(np.asarray(leaf)) for path, leaf in found.flat.items()}
+    if not lora.leaves(flat):
+        raise UserError(f"the {part} part has no adapter, or it is merged already: export the part itself")
+    save_adapter(out, found.card.spec, found.skeleton, flat, layout=layout, overwrite=overwrite)
+    note = "it goes on the weights that the run began with, and on no others"
+    return [*opened.notes, note, f"wrote the adapter of {part} ({found.card.spec.name}, {layout} layout) into {out}"]
+
+
+def shape_of(spec: ModelSpec) -> str:
+    """A line on what makes a model the published one it is; of a CLIP-DINO-SAM, on its parts and adapters."""
+    if spec.family != FAMILY:
+        return ", ".join(f"{field} {getattr(spec.config, field)}" for field in serving()[spec.family].shape)
+    parts = [f"{part}: {shape_of(_spec(spec, part))}" for part in PARTS]
+    found = {name.removesuffix("_lora"): getattr(spec.config, name) for name in ADAPTERS}
+    parts += [f"adapter of {name}: rank {own.rank}, on {', '.join(own.targets)}" for name, own in found.items() if own]
+    return "; ".join(parts)
+
+
+def _spec(whole: ModelSpec, part: str) -> ModelSpec:
+    """The part as a model: the published one of its shape, or a custom one of its family."""
+    name, config = ("clip", whole.config.text) if part == "clip" else (whole.config.image_family, whole.config.image)
+    spec = spec_of(config, name, "", serving()[name], whole.preprocess.mean)
+    preprocess = whole.preprocess if part == "dino" else spec.preprocess
+    return dataclasses.replace(spec, config=config, preprocess=preprocess)
+
+
+def _merged(skeleton: Skeleton, flat: Mapping[str, Leaf]) -> dict[str, np.ndarray]:
+    arrays = lora.merged(skeleton, {path: jnp.asarray(np.asarray(leaf)) for path, leaf in flat.items()})
+    return {path: np.asarray(array) for path, array in arrays.items()}

@@ -1,0 +1,236 @@
+"""A loaded CLIP-DINO-SAM: an image and words for what is looked for, to masks."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image, ImageOps
+
+from convert.store import Card
+from jaxdino.api.model import Model
+from jaxdino.api.sam_prompts import checked_prompts
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import Flat, Skeleton, bind
+from jaxdino.data import tokenizer
+from jaxdino.data.checks import BadImage, open_rgb, to_rgb
+from jaxdino.data.sources import DataConfig
+from jaxdino.data.transforms import eval_resize_shape, get_filter
+from jaxdino.models import lora
+from jaxdino.models.positions import linear_matrix
+from jaxdino.models.sam_prompt import BOTTOM_RIGHT, PADDING, TOP_LEFT
+from jaxdino.objectives.segment import prompt_features
+
+LONGEST = 8
+"""An image may be so many times as long as it is wide, or the other way round."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmented:
+    """Masks of one image, one for each of P prompts.
+
+    Attributes:
+      masks: (P, H, W) bool, at the image's own size: where logits are above the threshold.
+      logits: (P, H, W) float32.
+      scores: (P,) float32, the IoU with the truth that the model expects of each mask.
+    """
+
+    masks: np.ndarray
+    logits: np.ndarray
+    scores: np.ndarray
+
+
+class Segmenter(Model):
+    """A CLIP-DINO-SAM; called on images, it gives an `Output` whose patches are the tokens (B, h, w, T).
+
+    Adapters are merged into the kernels they stand on: `card`, `skeleton` and `flat` are those of a model without any,
+    which computes the same in less time; `digest` is of the weights with them.
+
+    Attributes:
+      class_names: the prompts that it was trained on.
+      templates: what each prompt is put into, and num_points: how many points and corners of boxes each prompt had in
+        training; as the card's `source` tells.
+    """
+
+    def __init__(self, card: Card, skeleton: Skeleton, flat: Flat, companions: Sequence[Path] = ()):
+        if lora.leaves(flat):
+            flat, skeleton = lora.merged(skeleton, flat), lora.bare(skeleton)
+            card = dataclasses.replace(card, spec=dataclasses.replace(card.spec, config=card.spec.config.bare()))
+        super().__init__(card, skeleton, flat, companions)
+        self.templates = tuple(card.source.get("templates") or ("{}",))
+        self.num_points = int(card.source.get("num_points") or 0)
+        self._text = jax.jit(lambda flat, ids: prompt_features(bind(skeleton, flat).backbone, ids))
+        self._tokens = jax.jit(lambda flat, images: bind(skeleton, flat).backbone.tokens(self._normalized(images)))
+        self._masks = jax.jit(
+            lambda flat, tokens, text, spatial: bind(skeleton, flat).backbone.masks(tokens, text, **spatial)
+        )
+        self._tokenizer: tokenizer.Tokenizer | None = None
+        self._known: dict[str, np.ndarray] = {}
+
+    def segment(
+        self,
+        image: Image.Image | np.ndarray | str | Path,
+        prompts: Sequence[str],
+        points=None,
+        point_labels=None,
+        boxes=None,
+        threshold: float = 0.0,
+    ) -> Segmented:
+        """Masks of what the prompts name in an image, at its own size.
+
+        The image is resized as in evaluation, without the crop, its sides rounded to whole patches; logits come back
+        to its size bilinearly, as torch's `interpolate(align_corners=False)`. Each new number of prompts or points,
+        and each new shape of the resized image, compiles once; the features of a prompt are kept.
+
+        Args:
+          image: a PIL image, a file, or uint8 (H, W, 3).
+          prompts: P texts.
+          points: (K, 2) for every prompt, or (P, K, 2): x and y in pixels of the image, the first pixel's centre being
+            (0, 0).
+          point_labels: points' shape without its last axis: 1 in the object, 0 not in it, -1 for no point.
+          boxes: (4,) for every prompt, or (P, 4): x1, y1, x2, y2 in the same pixels.
+          threshold: of the logits.
+
+        Raises:
+          UserError: for a prompt that is empty or too long, points or boxes of another shape or outside the image, a
+            box without area, a file that cannot be read, an image `LONGEST` times as long as wide.
+        """
+        if not math.isfinite(threshold):
+            raise UserError(f"threshold={threshold}: give a number; logits above it are the mask")
+        if self.card.spec.config.in_channels != 3:
+            raise UserError("this model's images have other channels than three: normalise them and call its backbone")
+        picture = _picture(image)
+        size, inner = (picture.height, picture.width), self._inner(picture)
+        text = self.encode_prompts(prompts)
+        spatial = spatial_prompts(size, len(text), points, point_labels, boxes, self.num_points)
+        if spatial:
+            scale = np.array([inner[1] / size[1], inner[0] / size[0]])
+            spatial["points"] = (spatial["points"] * scale).astype(np.float32)
+        small = picture.resize(inner[::-1], get_filter(self.card.spec.preprocess.interpolation))
+        tokens = self._tokens(self.flat, np.asarray(small)[None])
+        low, scores = self._masks(self.flat, tokens, text[None], spatial)
+        logits = _upsampled(np.asarray(low[0, :, 0]), size)
+        return Segmented(logits > threshold, logits, np.asarray(scores[0, :, 0]))
+
+    def encode_prompts(self, prompts: Sequence[str]) -> np.ndarray:
+        """P texts, each put into the templates -> features (P, T) float32 of unit length.
+
+        Raises:
+          UserError: if it is no list of texts, or one is empty or too long for the text encoder.
+        """
+        if isinstance(prompts, str) or not isinstance(prompts, Sequence) or not len(prompts):
+            raise UserError('prompts are a list with at least one text in it: ["red circle"]')
+        for prompt in prompts:
+            if not isinstance(prompt, str) or not prompt.strip():
+                raise UserError(f"the prompt {prompt!r} is no text: say what is looked for, such as 'red circle'")
+            if prompt not in self._known:
+                self._known[prompt] = np.asarray(self._text(self.flat, self._ids(prompt)[None])[0])
+        return np.stack([self._known[prompt] for prompt in prompts])
+
+    def _ids(self, prompt: str) -> np.ndarray:
+        """The tokens (t, L) int32 of one prompt in t templates."""
+        text = self.card.spec.config.text.text
+        if self._tokenizer is None:
+            self._tokenizer = tokenizer.serving(self.companions, text)
+        texts = [template.replace("{}", prompt) for template in self.templates]
+        longest = max(len(self._tokenizer.encode(one)) + 2 for one in texts)
+        if longest > text.context_length:
+            raise UserError(
+                f"the prompt {prompt!r} is {longest} tokens long with its two marks; the text encoder takes "
+                f"{text.context_length}: shorten it"
+            )
+        return self._tokenizer(texts, text.context_length)
+
+    def intermediate_layers(self, images, n=1):
+        """The image encoder's blocks are had from the encoder alone.
+
+        Raises:
+          UserError: always.
+        """
+        raise UserError(
+            "a segmenter gives no intermediate layers: take its image encoder out with python -m convert export "
+            "--part dino, and load that"
+        )
+
+    def _inner(self, picture: Image.Image) -> tuple[int, int]:
+        """(height, width) that the model sees a picture in: whole patches."""
+        longest, shortest = max(picture.size), min(picture.size)
+        if longest > LONGEST * shortest:
+            raise UserError(
+                f"the image is {picture.width} wide and {picture.height} high, more than {LONGEST} times as long as "
+                "wide: cut it into pieces"
+            )
+        how, patch = self.card.spec.preprocess, self.card.spec.config.image.patch_size
+        width, height = eval_resize_shape(*picture.size, how.size, how.crop_pct)
+        height, width = (max(1, math.floor(side / patch + 0.5)) * patch for side in (height, width))
+        return height, width
+
+
+def spatial_prompts(size: tuple[int, int], count: int, points, labels, boxes, slots: int = 0) -> dict[str, np.ndarray]:
+    """Points and boxes as the mask decoder takes them, checked.
+
+    Args:
+      size: (height, width) of the image in pixels. count: of the prompts, P.
+      points, labels, boxes: as `Segmenter.segment` takes them.
+      slots: how many points the model had in training; fewer are filled up with "no point", as there.
+
+    Returns:
+      points (1, P, K, 2) float, in pixels of the image, and labels (1, P, K) int32, where a box is its two corners
+      after the points; {} if nothing is given and there are no slots.
+
+    Raises:
+      UserError: as `Segmenter.segment`.
+    """
+    places, kinds = [], []
+    if points is None and labels is not None:
+        raise UserError("labels are given without points: give the points that they are of")
+    if points is not None:
+        found = checked_prompts((size,), 0, points, labels, None, None)
+        places.append(_each(found["points"], count, "points"))
+        kinds.append(_each(found["labels"], count, "points"))
+    if boxes is not None:
+        found = checked_prompts((size,), 0, None, None, boxes, None)["boxes"]
+        for n, (x1, y1, x2, y2) in enumerate(found[0]):
+            if x1 == x2 or y1 == y2:
+                raise UserError(f"box {n}, x1={x1:g}, y1={y1:g}, x2={x2:g}, y2={y2:g}, has no area")
+        corners = _each(found, count, "boxes").reshape(1, count, 2, 2)
+        places.append(corners)
+        kinds.append(np.broadcast_to(np.array([TOP_LEFT, BOTTOM_RIGHT], np.int32), corners.shape[:3]))
+    if (empty := slots - sum(kind.shape[2] for kind in kinds)) > 0:
+        places.append(np.zeros((1, count, empty, 2)))
+        kinds.append(np.full((1, count, empty), PADDING, np.int32))
+    if not places:
+        return {}
+    return {"points": np.concatenate(places, axis=2), "labels": np.concatenate(kinds, axis=2)}
+
+
+def _each(given: np.ndarray, count: int, name: str) -> np.ndarray:
+    """(1, 1 or P, ...) -> (1, P, ...)."""
+    if given.shape[1] not in (1, count):
+        raise UserError(f"{name} are for {given.shape[1]} prompts, and there are {count}: give them for one or for all")
+    return np.broadcast_to(given, (1, count, *given.shape[2:]))
+
+
+def _picture(image: Image.Image | np.ndarray | str | Path) -> Image.Image:
+    """An upright RGB picture."""
+    try:
+        if isinstance(image, str | Path):
+            return open_rgb(str(image), DataConfig.max_pixels)
+        if isinstance(image, Image.Image):
+            return to_rgb(ImageOps.exif_transpose(image))
+    except BadImage as err:
+        name = f"{image}: " if isinstance(image, str | Path) else ""
+        raise UserError(f"{name}{err}") from err
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3 or 0 in array.shape:
+        what = f"{array.dtype} of shape {array.shape}" if array.shape else f"a {type(image).__name__}"
+        raise UserError(f"the image is {what}: give a PIL image, a file, or uint8 pixels (H, W, 3)")
+    return Image.fromarray(array)
+
+
+def _upsampled(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(P, h, w) float32 -> (P, H, W), bilinearly."""
+    rows, columns = (linear_matrix(small, big) for small, big in zip(logits.shape[1:], size, strict=True))
+    return rows @ logits @ columns.T

@@ -1,0 +1,179 @@
+"""The source "coco": images with their regions in a JSON file, as polygons or run lengths."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as regions
+
+from jaxdino.core.errors import UserError
+from jaxdino.data.checks import BadImage
+from jaxdino.data.folders import USUAL_NAMES, existing
+from jaxdino.data.mask_folders import read_json
+from jaxdino.data.mask_survey import check_fit
+from jaxdino.data.pair_listing import Listed, assemble, put_aside
+from jaxdino.data.pairs import IGNORED, Scene
+from jaxdino.data.prompts import PromptConfig
+from jaxdino.data.sources import SPLITS, DataConfig, Source
+
+SAMPLE = 50  # images whose sizes are held against the file's before a run
+PARTS = {  # of a file, and what each entry has
+    "images": ("id", "file_name", "height", "width"),
+    "annotations": ("image_id", "category_id"),
+    "categories": ("id", "name"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class RegionMask:
+    """Draws the mask of one category in one image: its regions joined; crowds, elsewhere, do not count.
+
+    Attributes:
+      things, crowds: COCO's "segmentation": polygons [[x, y, ...], ...] or run lengths {"size", "counts"}.
+      size: (height, width) of the image.
+    """
+
+    things: tuple[Any, ...]
+    crowds: tuple[Any, ...]
+    size: tuple[int, int]
+
+    def __call__(self, max_pixels: int) -> np.ndarray:
+        if self.size[0] * self.size[1] > max_pixels:
+            raise BadImage(f"its mask has more than max_pixels = {max_pixels} pixels")
+        try:
+            thing, crowd = (joined(parts, self.size) for parts in (self.things, self.crowds))
+        except Exception as err:  # the decoder raises what it likes
+            raise BadImage(f"its regions cannot be read: {type(err).__name__}: {err}") from err
+        return np.where(crowd & ~thing, np.uint8(IGNORED), thing.astype(np.uint8))
+
+
+def joined(parts: tuple[Any, ...], size: tuple[int, int]) -> np.ndarray:
+    """bool (H, W), true in any of the "segmentation" entries. Polygons of fewer than three points are nothing."""
+    whole = np.zeros(size, bool)
+    for part in parts:
+        if isinstance(part, list):
+            polygons = [polygon for polygon in part if len(polygon) >= 6]
+            codes = regions.frPyObjects(polygons, *size) if polygons else []
+        elif isinstance(part["counts"], list):
+            codes = [regions.frPyObjects(part, *part["size"])]
+        else:
+            codes = [part]
+        if codes:
+            whole |= regions.decode(regions.merge(codes)).astype(bool)
+    return whole
+
+
+def coco(cfg: DataConfig, prompts: PromptConfig) -> Source:
+    """Pairs of images and what annotations/instances_{train,val,test}*.json says, or {train,valid,test}/*.coco.json.
+
+    Each category is a prompt; its regions in an image are joined to one mask. An image without regions makes
+    no pair. `prompts.annotations` names one file instead, whose images are split by `val_ratio` and `test_ratio`.
+
+    Raises:
+      UserError: files that are missing, several for one split, or not COCO's; no images where they are looked for.
+    """
+    top = existing(cfg.root, "coco")
+    ignored: Counter[str] = Counter()
+    listed: Listed = {}
+    names: dict[str, None] = {}
+    for split, file in _files(top, cfg, prompts).items():
+        given = _checked(file)
+        names |= dict.fromkeys(given["categories"].values())
+        listed[split] = _scenes(given, _folder(top, file, given), ignored)
+    return assemble("coco", put_aside(listed, cfg, top), tuple(names), prompts, str(top), ignored)
+
+
+def _files(top: Path, cfg: DataConfig, prompts: PromptConfig) -> dict[str, Path]:
+    """{split: annotation file}."""
+    if prompts.annotations is not None:
+        return {"train": top / Path(prompts.annotations).expanduser()}
+    files = {}
+    chosen = {"val": cfg.val_split, "test": cfg.test_split}
+    for split in SPLITS:
+        usual = (chosen.get(split),) if chosen.get(split) else USUAL_NAMES[split]
+        places = [(top / "annotations", f"instances_{name}*.json") for name in usual]
+        places += [(top / name, "*.coco.json") for name in usual]
+        found = sorted({path for folder, pattern in places for path in folder.glob(pattern)})
+        if len(found) > 1:
+            raise UserError(
+                f"several files for the {split} split: {', '.join(path.name for path in found)}; name one with "
+                "val_split or test_split, move the others away, or name a file with prompts.annotations"
+            )
+        if found:
+            files[split] = found[0]
+        elif chosen.get(split):
+            raise UserError(
+                f"{split}_split is {usual[0]!r}, but there is no annotations/instances_{usual[0]}*.json in {top}"
+            )
+    if "train" not in files:
+        there = ", ".join(str(path.relative_to(top)) for path in sorted(top.glob("**/*.json"))[:5]) or "no JSON file"
+        raise UserError(
+            f"{top} has no annotations/instances_train*.json; found: {there}. "
+            "Name the file with --config.prompts.annotations=FILE"
+        )
+    return files
+
+
+def _checked(file: Path) -> dict[str, Any]:
+    """{"file", "images": {id: entry}, "categories": {id: name}, "annotations": list}."""
+    given = read_json(file)
+    for part, fields in PARTS.items():
+        entries = given.get(part) if isinstance(given, dict) else None
+        if not isinstance(entries, list) or not all(isinstance(e, dict) and {*fields} <= e.keys() for e in entries):
+            raise UserError(
+                f"{file} is no COCO file of instances: its {part!r} must be a list of entries with {', '.join(fields)}"
+            )
+        if not entries:
+            raise UserError(f"{file} has no {part}")
+    if not any(note.get("segmentation") for note in given["annotations"]):
+        raise UserError(f"{file} has boxes but no segmentation: masks need polygons or run lengths")
+    return {
+        "file": file,
+        "images": {image["id"]: image for image in given["images"]},
+        "categories": {category["id"]: category["name"] for category in given["categories"]},
+        "annotations": given["annotations"],
+    }
+
+
+def _folder(top: Path, file: Path, given: Mapping[str, Any]) -> Path:
+    """Where the images are: the first place that has one of the first few."""
+    tag = file.stem.removeprefix("instances_")
+    bare = tag.rstrip("0123456789")
+    places = dict.fromkeys([top / tag, top / "images" / tag, top / bare, top / "images" / bare, top / "images"])
+    places |= dict.fromkeys([file.parent, top])
+    names = [image["file_name"] for image in list(given["images"].values())[:20]]
+    for place in places:
+        if any((place / name).is_file() for name in names):
+            return place
+    looked = ", ".join(str(place) for place in places)
+    raise UserError(f"the images of {file}, such as {names[0]}, are in none of: {looked}")
+
+
+def _scenes(given: Mapping[str, Any], folder: Path, ignored: Counter) -> list[Scene]:
+    """One scene for each image, in the file's order. UserError if most of the first images have other sizes."""
+    things: dict[Any, dict[str, tuple[list, list]]] = {key: {} for key in given["images"]}
+    for note in given["annotations"]:
+        name, image = given["categories"].get(note["category_id"]), things.get(note["image_id"])
+        if name is None or image is None:
+            ignored["annotation of no known image or category"] += 1
+        elif not note.get("segmentation"):
+            ignored["annotation without segmentation"] += 1
+        else:
+            image.setdefault(name, ([], []))[bool(note.get("iscrowd"))].append(note["segmentation"])
+    scenes = []
+    for key, image in given["images"].items():
+        found, size = things[key], (image["height"], image["width"])
+        masks = {n: RegionMask(tuple(one), tuple(crowd), size) for n, (one, crowd) in found.items() if one}
+        unpaired = tuple(name for name in found if name not in masks)
+        scenes.append(Scene(str(folder / image["file_name"]), masks, unpaired=unpaired))
+        ignored["image without annotation"] += not found
+        ignored["crowd alone"] += len(unpaired)
+    some = [(scene, image) for scene, image in zip(scenes, given["images"].values(), strict=True) if scene.masks][
+        :SAMPLE
+    ]
+    files = [(scene.image, f"the entry {image['id']} of {given['file']}") for scene, image in some]
+    check_fit(files, [(image["width"], image["height"]) for _, image in some])
+    return scenes

@@ -1,0 +1,194 @@
+"""The source "masks": a folder of images and a folder of masks, with a prompt for all, for a class or for a file.
+
+Layouts, below the root or below its train, val and test:
+  images/a.jpg, masks/a.png          and prompts.prompt: what is above 0 in every mask
+  images/a.jpg, masks/a.png          and prompts.json {"a": "two cats"} or {"a": ["cats", "animals"]}: the same, by file
+  images/a.jpg, masks/a.png          and classes.json {"1": "cat"} or classes.txt, line i for value i: by value
+  images/a.jpg, masks/cat/a.png      the sub-folders of masks are the prompts: what is above 0
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxdino.core.errors import UserError
+from jaxdino.core.rules import did_you_mean
+from jaxdino.data.folders import existing, find_images, split_folders, visible_folders
+from jaxdino.data.mask_survey import indexed_scenes, whole_scenes
+from jaxdino.data.pair_listing import Listed, assemble, put_aside
+from jaxdino.data.pairs import Scene
+from jaxdino.data.prompts import PromptConfig, check_prompts
+from jaxdino.data.sources import DataConfig, Source
+
+WAYS = (
+    "set prompts.prompt (--config.prompts.prompt=nucleus), or add prompts.json, classes.json or classes.txt beside "
+    "images/, or put the masks into masks/<prompt>/"
+)
+
+
+def masks(cfg: DataConfig, prompts: PromptConfig) -> Source:
+    """See the module. Missing splits are filled by `val_ratio` and `test_ratio`, image by image.
+
+    A mask belongs to the image of the same name, whatever the suffixes; sub-folders are part of the name. Images
+    without a mask and masks without an image are passed over and counted; with `allow_unmasked` such training images
+    stay, if `prompt` or prompts.json says what to ask of them. Values of a mask that no prompt has are
+    not in it, 255 does not count, unless it is named.
+
+    Raises:
+      UserError: a missing folder, two files of one name, masks without a prompt, classes whose values no mask has,
+        and as `pair_sources.load_pairs`.
+    """
+    top = existing(cfg.root, "masks")
+    places = split_folders(top, cfg.val_split, cfg.test_split)
+    if places and "train" not in places:
+        found = ", ".join(sorted(path.name for path in places.values()))
+        raise UserError(f"{top} has no train folder; found: {found}. Add train/images and train/masks beside them")
+    ignored: Counter[str] = Counter()
+    listed: Listed = {}
+    names: dict[str, None] = {}
+    for split, place in (places or {"train": top}).items():
+        listed[split], named = _scenes(place, top, cfg, prompts, ignored)
+        names |= dict.fromkeys(named)
+    return assemble("masks", put_aside(listed, cfg, top), tuple(names), prompts, str(top), ignored)
+
+
+def _scenes(
+    place: Path, top: Path, cfg: DataConfig, prompts: PromptConfig, ignored: Counter
+) -> tuple[list[Scene], list[str]]:
+    """The scenes of one folder with images/ and masks/ in it, and all prompts in label order."""
+    for name in ("images", "masks"):
+        if not (place / name).is_dir():
+            near = ", ".join(path.name for path in visible_folders(place)[:5]) or "no folders"
+            raise UserError(f"{place} has no folder {name}/; found: {near}. The layout is images/a.jpg, masks/a.png")
+    images = _by_name(place / "images", ignored)
+    if not images:
+        raise UserError(f"no images under {place / 'images'}")
+    settings = {name: _settings(name, place, top) for name in ("prompts.json", "classes.json", "classes.txt")}
+    folders = {path.name for path in visible_folders(place / "masks")}
+    if folders and not folders <= {path.name for path in visible_folders(place / "images")}:
+        if prompts.prompt is not None:
+            raise UserError(
+                f"prompts.prompt is {prompts.prompt!r}, but {place / 'masks'} has a folder for each prompt "
+                f"({', '.join(sorted(folders)[:5])}): leave it None, or put the masks right into masks/"
+            )
+        return _of_folders(place, sorted(folders), images, cfg, ignored)
+    files = _by_name(place / "masks", ignored)
+    matched = _matched(images, files, place, ignored, prompts.allow_unmasked)
+    if prompts.prompt is not None:
+        return _whole({stem: [prompts.prompt] for stem in images}, images, matched, cfg), [prompts.prompt]
+    if file := settings["prompts.json"]:
+        texts = _texts(file, images)
+        ignored["image that prompts.json does not name"] += sum(stem not in texts for stem in images)
+        return _whole(texts, images, matched, cfg), sorted({name for found in texts.values() for name in found})
+    if file := settings["classes.json"] or settings["classes.txt"]:
+        ignored["image without mask"] += len(images) - len(matched)
+        return _of_values(file, images, matched, cfg, ignored)
+    raise UserError(f"nothing says what the masks of {place} show: {WAYS}")
+
+
+def _settings(name: str, place: Path, top: Path) -> Path | None:
+    """The file of that name, in a split's own folder or at the root."""
+    return next((folder / name for folder in (place, top) if (folder / name).is_file()), None)
+
+
+def _by_name(folder: Path, ignored: Counter) -> dict[str, str]:
+    """{path below the folder, without its suffix: path}."""
+    found: dict[str, str] = {}
+    for path in find_images(folder, ignored):
+        stem = Path(path).relative_to(folder).with_suffix("").as_posix()
+        if stem in found:
+            raise UserError(f"two files of one name in {folder}: {Path(found[stem]).name} and {Path(path).name}")
+        found[stem] = path
+    return found
+
+
+def _matched(
+    images: Mapping[str, str], masks: Mapping[str, str], place: Path, ignored: Counter, unmasked: bool
+) -> dict[str, str]:
+    """The masks of images, by name; UserError if there is none."""
+    matched = {stem: masks[stem] for stem in images if stem in masks}
+    if not matched and not unmasked:
+        stem = next(iter(images))
+        hint = did_you_mean(stem, masks) if masks else "it has no image files at all"
+        raise UserError(
+            f"no image of {place / 'images'} has a mask: {Path(images[stem]).name} belongs to {stem}.* (any suffix) in "
+            f"{place / 'masks'}; {hint}"
+        )
+    ignored["mask without image"] += len(masks) - len(matched)
+    return matched
+
+
+def _whole(
+    texts: Mapping[str, list[str]], images: Mapping[str, str], masks: Mapping[str, str], cfg: DataConfig
+) -> list[Scene]:
+    """Scenes where a file shows one thing, under the prompts of `texts`."""
+    found = [(images[stem], dict.fromkeys(texts[stem], masks[stem])) for stem in masks if stem in texts]
+    bare = [Scene(images[stem], dict.fromkeys(texts[stem])) for stem in images if stem in texts and stem not in masks]
+    return sorted([*whole_scenes(found, cfg.max_pixels), *bare], key=lambda scene: scene.image)
+
+
+def _of_folders(
+    place: Path, folders: list[str], images: Mapping[str, str], cfg: DataConfig, ignored: Counter
+) -> tuple[list[Scene], list[str]]:
+    """Scenes of masks/<prompt>/<name>."""
+    masks = {name: _by_name(place / "masks" / name, ignored) for name in folders}
+    _matched(images, {stem: path for files in masks.values() for stem, path in files.items()}, place, ignored, False)
+    found = []
+    for stem, path in images.items():
+        found.append((path, {name: files[stem] for name, files in masks.items() if stem in files}))
+    ignored["image without mask"] += sum(not files for _, files in found)
+    return whole_scenes([item for item in found if item[1]], cfg.max_pixels), folders
+
+
+def _of_values(
+    file: Path, images: Mapping[str, str], masks: Mapping[str, str], cfg: DataConfig, ignored: Counter
+) -> tuple[list[Scene], list[str]]:
+    """Scenes of masks whose values are named in `file`."""
+    classes = read_classes(file)
+    files = [(images[stem], path) for stem, path in masks.items()]
+    scenes = indexed_scenes(files, classes, str(file), cfg.max_pixels)
+    ignored["mask without any value that is named"] += sum(not scene.masks for scene in scenes)
+    return scenes, list(dict.fromkeys(classes.values()))
+
+
+def read_classes(file: Path) -> dict[int, str]:
+    """{value: prompt} of a classes.json or a classes.txt, by value. Raises UserError for what is neither."""
+    if file.suffix == ".txt":
+        lines = file.read_text("utf-8-sig").splitlines()
+        classes = {value: line.strip() for value, line in enumerate(lines, 1) if line.strip()}
+    else:
+        given = read_json(file)
+        if not isinstance(given, dict) or not all(key.lstrip("-").isdigit() for key in given):
+            raise UserError(f'{file} must be {{"1": "cat", "2": "dog"}}: mask values with their prompts')
+        classes = {int(key): name for key, name in sorted(given.items(), key=lambda item: int(item[0]))}
+    if not classes:
+        raise UserError(f"{file} names no class")
+    check_prompts(tuple(classes.values()), str(file))
+    return classes
+
+
+def _texts(file: Path, images: Mapping[str, str]) -> dict[str, list[str]]:
+    """{name of an image: its prompts} of a prompts.json."""
+    given = read_json(file)
+    if not isinstance(given, dict) or not all(isinstance(found, str | list) for found in given.values()):
+        raise UserError(f'{file} must be {{"image": "prompt"}}: image names without suffix, with a prompt or a list')
+    texts = {stem: [found] if isinstance(found, str) else found for stem, found in given.items()}
+    for stem, found in texts.items():
+        check_prompts(found, f"{file}, {stem!r},")
+    texts = {stem: found for stem, found in texts.items() if stem in images}
+    if not texts:
+        raise UserError(f"{file} names none of the images; {did_you_mean(next(iter(given), ''), images)}")
+    return texts
+
+
+def read_json(file: Path) -> Any:
+    """What is in a JSON file. Raises UserError for one that cannot be read."""
+    try:
+        return json.loads(file.read_bytes())
+    except FileNotFoundError:
+        near = did_you_mean(file.name, [path.name for path in file.parent.glob("*.json")])
+        raise UserError(f"{file} does not exist; {near}") from None
+    except (OSError, ValueError) as err:
+        raise UserError(f"{file} is not a JSON file that can be read: {err}") from None

@@ -1,0 +1,56 @@
+"""One record as one row of a batch, whatever becomes of it: read, bad, or padding."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxdino.data.checks import BadImage
+from jaxdino.data.sources import Split
+
+Batch = dict[str, np.ndarray]
+PADDING = -1
+REASON = "S200"  # how the reason for a bad image travels from a reading process to the main one
+
+
+class Records:
+    """A split as Grain reads it: {"record", "label", "index"}, padded to `length` places."""
+
+    def __init__(self, split: Split, length: int):
+        self.split, self.length = split, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if index >= len(self.split):
+            return {"record": None, "label": 0, "index": PADDING}
+        return {"record": self.split.records[index], "label": self.split.labels[index], "index": index}
+
+
+def read_row(
+    element: dict[str, Any], shapes: Mapping[str, tuple[int, ...]], crop: Callable[[Any], dict[str, np.ndarray]]
+) -> Batch:
+    """The element of one batch row; a bad image is black, with weight 0 and its reason.
+
+    Args:
+      shapes: of the images that `crop` makes of a record, (..., H, W) without the colours.
+    """
+    return filled_row(element, lambda: {name: np.zeros((*shape, 3), np.uint8) for name, shape in shapes.items()}, crop)
+
+
+def filled_row(element: dict[str, Any], blank: Callable[[], Batch], read: Callable[[Any], Batch]) -> Batch:
+    """As `read_row`, of whatever `read` makes of a record, which may be another label too; else what `blank` gives."""
+    found, weight, reason = None, 0, b""
+    if element["record"] is not None:
+        try:
+            found, weight = read(element["record"]), 1
+        except BadImage as err:
+            reason = str(err).encode("ascii", "backslashreplace")
+    return {
+        "label": np.int32(element["label"]),
+        **(blank() if found is None else found),
+        "weight": np.float32(weight),
+        "index": np.int64(element["index"]),
+        "reason": np.array(reason, REASON),
+    }

@@ -1,0 +1,69 @@
+"""The source "voc": the layout of Pascal VOC 2012's segmentation."""
+
+from collections import Counter
+from pathlib import Path
+
+from jaxdino.core.errors import UserError
+from jaxdino.data.folders import COMMON_SUFFIXES, existing, visible_folders
+from jaxdino.data.mask_folders import read_classes
+from jaxdino.data.mask_survey import indexed_scenes
+from jaxdino.data.pair_listing import assemble, put_aside
+from jaxdino.data.prompts import PromptConfig
+from jaxdino.data.sources import DataConfig, Source
+
+LISTS = Path("ImageSets/Segmentation")
+CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
+    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+WORDS = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
+
+
+def voc(cfg: DataConfig, prompts: PromptConfig) -> Source:
+    """Pairs of JPEGImages/<name>.jpg and SegmentationClass/<name>.png, listed in ImageSets/Segmentation/<split>.txt.
+
+    Masks are read by palette index; 255, the border, does not count. Index i is class i of VOC's 20, or line i of a
+    classes.txt at the root. Without a val.txt, `val_ratio` puts a share of train.txt aside. A
+    list for testing is read where `test_split` names it (VOC's own test.txt has no masks); else `test_ratio` does.
+
+    Raises:
+      UserError: a missing folder or list, a list without names, names without files, classes that no mask has.
+    """
+    top = existing(cfg.root, "voc")
+    for name in ("JPEGImages", "SegmentationClass", str(LISTS)):
+        if not (top / name).is_dir():
+            near = ", ".join(path.name for path in visible_folders(top)[:6]) or "no folders"
+            inner = next((path for path in sorted(top.glob("**/SegmentationClass")) if path.is_dir()), None)
+            hint = f"; there is one in {inner.parent}: point the root there" if inner else ""
+            raise UserError(f"{top} has no folder {name}; found: {near}{hint}")
+    file = top / "classes.txt"
+    classes = read_classes(file) if file.is_file() else dict(enumerate((WORDS.get(n, n) for n in CLASSES), 1))
+    where = str(file) if file.is_file() else "the list of VOC's 20 classes"
+    ignored: Counter[str] = Counter()
+    listed = {}
+    usual = "val" if (top / LISTS / "val.txt").is_file() else None
+    for split, name in {"train": "train", "val": cfg.val_split or usual, "test": cfg.test_split}.items():
+        if name:
+            listed[split] = indexed_scenes(_files(top, name, ignored), classes, where, cfg.max_pixels)
+            ignored["mask without any class"] += sum(not scene.masks for scene in listed[split])
+    names = tuple(dict.fromkeys(classes.values()))
+    return assemble("voc", put_aside(listed, cfg, top), names, prompts, str(top), ignored)
+
+
+def _files(top: Path, name: str, ignored: Counter) -> list[tuple[str, str]]:
+    """(image, mask) paths of a list; names without a mask are passed over."""
+    file = top / LISTS / f"{name}.txt"
+    if not file.is_file():
+        found = ", ".join(sorted(path.name for path in file.parent.glob("*.txt"))) or "no lists"
+        raise UserError(f"{file} does not exist; found: {found}")
+    stems = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
+    masks = {path.stem: path for path in sorted((top / "SegmentationClass").glob("*.png"))}
+    images = {
+        path.stem: path for path in sorted((top / "JPEGImages").iterdir()) if path.suffix.lower() in COMMON_SUFFIXES
+    }
+    matched = [(str(images[stem]), str(masks[stem])) for stem in stems if stem in masks and stem in images]
+    if not matched:
+        example = f", such as {stems[0]}," if stems else ""
+        raise UserError(f"{file} lists {len(stems)} names{example} and none has both an image and a mask under {top}")
+    ignored["name without mask or image"] += len(stems) - len(matched)
+    return matched

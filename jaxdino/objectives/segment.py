@@ -1,0 +1,127 @@
+"""Text-prompted segmentation: masks for (image, prompt) pairs, perhaps aligned with the prompts' features.
+
+Sources: Kirillov et al. 2023, Segment Anything (arXiv:2304.02643), section 3 and appendix A, for Dice, cross entropy
+and the regression of the IoU; Radford et al. 2021, CLIP (arXiv:2103.00020), for the alignment.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdino.core.params import Flat, Skeleton, bind
+from jaxdino.core.slices import over_slices
+from jaxdino.objectives.gram import feature_distance, gram_loss
+from jaxdino.objectives.masks import alignment_loss, bce_loss, dice_loss, iou_loss, upsampled
+from jaxdino.objectives.segment_settings import TERMS, Segmenting
+
+State = dict[str, Any]
+Batch = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Segment:
+    """The objective of one stage.
+
+    Attributes:
+      ids: (n, t, L) int32, the tokens of the n prompts in t templates.
+      features: (n, T) of the prompts, where the stage leaves the text encoder alone; None encodes them anew.
+      reference: of the image encoder alone, for `ssl`; its leaves are `moving["reference"]`.
+    """
+
+    settings: Segmenting
+    ids: np.ndarray | None
+    features: np.ndarray | None = None
+    reference: Skeleton | None = None
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The names of the losses, beside their sum."""
+        return tuple(f"{name}_loss" for name in TERMS if getattr(self.settings, name))
+
+    def targets(self, moving: State, frozen: Flat, parts: Batch) -> tuple[Batch, State, Batch]:
+        """What the image encoder answered when the run began, over the whole batch, for `ssl`."""
+        if not self.settings.ssl:
+            return parts, {}, {}
+
+        def look(_: Any, part: Batch) -> tuple[Any, Batch]:
+            out = bind(self.reference, moving["reference"])(part["image"])
+            return None, {"reference_patches": out.patches, "reference_cls": out.cls}
+
+        return parts | jax.lax.stop_gradient(over_slices(look, None, parts)[1]), {}, {}
+
+    def loss(self, model: Any, part: Batch, key: jax.Array | None) -> tuple[jax.Array, Batch]:
+        """The weighted sum of the losses over one slice of a batch; alignment contrasts the pairs of the slice.
+
+        Args:
+          model: with a `ClipDinoSam` as its backbone.
+          part: image (b, H, W, 3) float, normalised; mask (b, H, W), 0, 1 or 255 for what does not count; label (b,)
+            the prompt; masked and weight (b,); perhaps points (b, K, 2) and point_labels (b, K).
+
+        Returns:
+          (loss, {"dice_loss": ...}), scalars in float32.
+        """
+        net, settings, weight = model.backbone, self.settings, part["weight"]
+        out = net.dino(part["image"], key=key)
+        tokens, text = net.token_projection(out.patches), self.text(net, part["label"])
+        found = {}
+        if settings.dice or settings.bce or settings.iou:
+            found |= self.mask_losses(*predict(net, tokens, text, part), part)
+        if settings.align:
+            how = dict(mask=part["mask"], has_mask=part["masked"], temperature=settings.temperature)
+            found["align_loss"] = alignment_loss(tokens, text, part["label"], weight, **how)
+        if settings.ssl:
+            held = gram_loss(out.patches, part["reference_patches"], weight)
+            found["ssl_loss"] = held + feature_distance(out.cls, part["reference_cls"], weight)
+        total = sum(getattr(settings, name.removesuffix("_loss")) * value for name, value in found.items())
+        return total, found
+
+    def text(self, net: Any, label: jax.Array) -> jax.Array:
+        """(b,) prompts -> their features (b, T)."""
+        if self.features is None:
+            return prompt_features(net, jnp.asarray(self.ids)[label])
+        return jnp.asarray(self.features)[label]
+
+    def mask_losses(self, logits: jax.Array, iou: jax.Array, part: Batch) -> Batch:
+        """Dice, cross entropy and IoU regression over the pairs that have a mask, as shares of all that count.
+
+        Args:
+          logits: (b, H, W). iou: (b,), predicted.
+        """
+        weight = part["weight"] * part["masked"]
+        share = jnp.sum(weight) / jnp.maximum(jnp.sum(part["weight"]), 1e-12)
+        losses = {
+            "dice_loss": lambda: dice_loss(logits, part["mask"], weight, self.settings.smooth),
+            "bce_loss": lambda: bce_loss(logits, part["mask"], weight),
+            "iou_loss": lambda: iou_loss(iou, logits, part["mask"], weight),
+        }
+        return {name: share * loss() for name, loss in losses.items() if name in self.measures}
+
+
+def predict(net: Any, tokens: jax.Array, text: jax.Array, part: Batch) -> tuple[jax.Array, jax.Array]:
+    """The mask of one prompt for each image.
+
+    Args:
+      net: a `ClipDinoSam`. tokens: (b, h, w, T). text: (b, T). part: image, perhaps points and point_labels.
+
+    Returns:
+      logits (b, H, W) at the image's size and predicted IoU (b,), float32.
+    """
+    spatial = {}
+    if "points" in part:
+        spatial = dict(points=part["points"][:, None], labels=part["point_labels"][:, None])
+    logits, iou = net.masks(tokens, text[:, None], **spatial)
+    return upsampled(logits[:, 0, 0], part["image"].shape[1:3]), iou[:, 0, 0]
+
+
+def prompt_features(net: Any, ids: jax.Array) -> jax.Array:
+    """(n, t, L) tokens of n prompts in t templates -> (n, T) float32: the mean over the templates, of unit length.
+
+    Source: openai/CLIP notebooks/Prompt_Engineering_for_ImageNet.ipynb, zeroshot_classifier.
+    """
+    n, templates, length = ids.shape
+    features = net.encode_text(ids.reshape(n * templates, length)).reshape(n, templates, -1)
+    mean = jnp.mean(features.astype(jnp.float32), axis=1)
+    return mean / jnp.maximum(jnp.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)

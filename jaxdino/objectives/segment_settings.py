@@ -1,0 +1,52 @@
+"""What a run of text-prompted segmentation may set."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from jaxdino.core.errors import UserError
+from jaxdino.core.rules import did_you_mean
+from jaxdino.stage import check_range
+
+TERMS = ("dice", "bce", "iou", "align", "ssl")
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmenting:
+    """What is minimised: the weights of the losses, each a mean over the pairs of a batch. 0 leaves one out altogether.
+
+    Attributes:
+      dice, bce: of the mask's logits, at the size of the true mask. iou: of the quality that the decoder predicts.
+      align: contrastive, of the pooled image tokens against the prompt's feature.
+      ssl: what self-distillation holds a backbone with: the patches' similarities and the class token stay near those
+        of the image encoder as the run began (Gram anchoring and feature distance, see `objectives.gram`).
+      smooth: added to both halves of the Dice coefficient, in pixels.
+      temperature: of the alignment.
+    """
+
+    dice: float = 1.0
+    bce: float = 1.0
+    iou: float = 1.0
+    align: float = 0.0
+    ssl: float = 0.0
+    smooth: float = 1.0
+    temperature: float = 0.07
+
+    def changed(self, given: Mapping[str, Any], where: str) -> "Segmenting":
+        """The settings with what is given otherwise. Raises UserError for an unknown field or a value out of range."""
+        known = [field.name for field in dataclasses.fields(self)]
+        for name in given:
+            if name not in known:
+                raise UserError(f"{where}: the objective has no field {name!r}; {did_you_mean(name, known)}")
+        settings = dataclasses.replace(self, **given)
+        for name in known:
+            interval = "(0, inf)" if name == "temperature" else "[0, inf)"
+            check_range(f"{where}: objective.{name}", getattr(settings, name), interval)
+        if not any(getattr(settings, name) for name in TERMS):
+            raise UserError(f"{where}: all of {', '.join(TERMS)} are 0: there is nothing to learn from")
+        return settings
+
+    @property
+    def unmasked(self) -> bool:
+        """Whether an image without a mask teaches anything."""
+        return self.align > 0 or self.ssl > 0

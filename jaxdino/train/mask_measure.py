@@ -1,0 +1,119 @@
+"""What the masks of a model are worth on a split of pairs, and how some of them look."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdino.core import sharding
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import Flat, Skeleton, bind
+from jaxdino.data import device_aug
+from jaxdino.data.checks import check_read
+from jaxdino.data.pipeline import Batch, EvalBatches
+from jaxdino.evals import segmentation as evals
+from jaxdino.models.spec import Preprocess
+from jaxdino.objectives.segment import Segment, predict
+from jaxdino.objectives.segment_settings import Segmenting
+from jaxdino.train.task import Metrics
+from jaxdino.train.watch import Stopped
+from jaxdino.train.workdir import say
+
+SHOWN = 6  # pairs in the picture
+METRICS = ("miou", "dice", "iou", "iou_50", "iou_75", "iou_90", "precision", "recall", "loss")
+"""What is measured of a split; see `evals.segmentation.summarise`."""
+
+
+class MaskMeasure:
+    """Measures the masks that a stage's model gives, exactly as they are trained: same size, same crop, same prompts.
+
+    Args:
+      features: (skeleton, flat) -> the prompts' features (n, T).
+      batches: of a split: (split's name) -> `EvalBatches`.
+    """
+
+    def __init__(
+        self,
+        skeleton: Skeleton,
+        settings: Segmenting,
+        preprocess: Preprocess,
+        names: tuple[str, ...],
+        *,
+        features: Callable[[Skeleton, Flat], np.ndarray],
+        batches: Callable[[str], EvalBatches],
+        arrays: tuple[str, ...],
+        mesh: Any,
+    ):
+        self.skeleton, self.names, self.arrays, self.mesh = skeleton, names, arrays, mesh
+        self.features, self.batches = features, batches
+        self.objective = Segment(settings, ids=None)
+        self.normalize = partial(device_aug.normalize, mean=preprocess.mean, std=preprocess.std)
+        self._look = jax.jit(self._looked, out_shardings=sharding.replicated(mesh))
+
+    def _looked(self, flat: Flat, text: jax.Array, batch: Batch) -> Batch:
+        """{"logits" (B, H, W), what `evals.counts` counts (B,), "loss" ()}."""
+        net = bind(self.skeleton, flat).backbone
+        part = batch | {"image": self.normalize(batch["image"])}
+        logits, iou = predict(net, net.tokens(part["image"]), text[batch["label"]], part)
+        losses = self.objective.mask_losses(logits, iou, part)
+        terms = self.objective.settings
+        loss = sum(getattr(terms, name.removesuffix("_loss")) * value for name, value in losses.items())
+        return evals.counts(logits, batch["mask"]) | {"logits": logits, "loss": loss}
+
+    def __call__(self, session: Any, split: str, flat: Flat) -> tuple[Metrics, dict[str, Metrics]]:
+        """The metrics of a whole split, {"val.miou": ...}, and those of each prompt.
+
+        Raises:
+          Stopped: if the run is told to stop meanwhile.
+          UserError: if no pair of the split can be read, or the model answers with nan or infinity.
+        """
+        text, batches = self.features(self.skeleton, flat), self.batches(split)
+        found: dict[str, list[np.ndarray]] = {"prompt": []}
+        losses, weights = [], []
+        for batch in batches:
+            if session.stop.asked():
+                raise Stopped
+            given = {name: batch[name] for name in self.arrays if name in batch}
+            seen = self._look(flat, text, sharding.put_batch(given, self.mesh))
+            seen = jax.device_get({name: value for name, value in seen.items() if name != "logits"})
+            label, masked, weight = (_gathered(batch[name]) for name in ("label", "masked", "weight"))
+            losses.append(float(seen.pop("loss")) * weight.sum())
+            weights.append(weight.sum())
+            counted = weight * masked > 0
+            for name, value in {**seen, "prompt": label}.items():
+                found.setdefault(name, []).append(value[counted])
+        session.note_bad(split, batches.bad)
+        check_read(batches.bad, len(batches.bad), len(batches.bad.split), say)
+        loss = float(sum(losses) / max(sum(weights), 1e-12))
+        if not np.isfinite(loss):
+            raise UserError(
+                f"the model answers the {split} images with nan or infinity: lower the learning rates of its stage, "
+                "check the weights it started from for nan, and start in a new --workdir"
+            )
+        counts = {name: np.concatenate(values) for name, values in found.items()}
+        metrics = evals.summarise(counts, counts.pop("prompt"), self.names)
+        per_prompt = metrics.pop("per_prompt")
+        return {f"{split}.{name}": value for name, value in {**metrics, "loss": loss}.items()}, per_prompt
+
+    def draw(self, split: str, flat: Flat, file: Path) -> None:
+        """Image, prompt, truth and prediction of the first pairs of a split."""
+        from jaxdino.evals.segmentation_pictures import draw_pairs
+
+        text, batch = self.features(self.skeleton, flat), next(iter(self.batches(split)))
+        given = {name: batch[name] for name in self.arrays if name in batch}
+        logits = np.asarray(jax.device_get(self._look(flat, text, sharding.put_batch(given, self.mesh))["logits"]))
+        shown = [row for row in np.flatnonzero(batch["weight"] > 0)[:SHOWN]]
+        prompts = [self.names[batch["label"][row]] for row in shown]
+        draw_pairs(batch["image"][shown], prompts, batch["mask"][shown], logits[shown] > 0, file)
+
+
+def _gathered(rows: np.ndarray) -> np.ndarray:
+    """The rows of all processes, in the order in which the devices hold them."""
+    if jax.process_count() == 1:
+        return rows
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(rows, tiled=True))

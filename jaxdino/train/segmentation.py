@@ -1,0 +1,235 @@
+"""The task of text-prompted segmentation: images, prompts and masks; CLIP, DINO and SAM's decoder in one model."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from jaxdino.core import sharding
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import Flat, Skeleton, abstract, bind
+from jaxdino.data import device_aug, tokenizer
+from jaxdino.data.pair_pipeline import make_pair_eval_iter, make_pair_train_iter
+from jaxdino.data.pair_sources import load_pairs
+from jaxdino.data.prompts import PromptConfig
+from jaxdino.data.transforms import as_size, colour_only, get_preset
+from jaxdino.models.clipdinosam import ADAPTED
+from jaxdino.models.lora import LoRA
+from jaxdino.models.spec import ModelSpec
+from jaxdino.objectives.segment import Segment, prompt_features
+from jaxdino.objectives.segment_settings import Segmenting
+from jaxdino.stage import Stage, stages
+from jaxdino.strategy import Plan
+from jaxdino.train import adapters, data, plots, precision, state, step, weights
+from jaxdino.train.mask_measure import METRICS, MaskMeasure
+from jaxdino.train.segmenter_weights import start
+from jaxdino.train.task import Metrics, Part, State
+
+TEXT, IMAGE = "backbone.clip.", "backbone.dino."
+
+
+class Segmentation:
+    """See `jaxdino.train.task.Task`.
+
+    Raises:
+      UserError: for data without pairs or a validation split, a prompt that is too long, and weights that do not fit.
+    """
+
+    arrays: ClassVar = ("image", "mask", "label", "masked", "weight", "points", "point_labels")
+    shown: ClassVar = "val.miou"
+    hands_on: ClassVar = True
+
+    def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None]):
+        self.config, self.mesh = config, mesh
+        self.prompts = PromptConfig.of(config.prompts)
+        self.source = load_pairs(data.config_of(config), self.prompts)
+        for name in ("train", "val"):
+            self.source.split(name)
+        tell(data.summary(self.source))
+        begun = start(config, self.source.class_names, tell)
+        self.card, self.flat, self.companions = begun.card, begun.flat, begun.companions
+        self.spec = self.card.spec
+        text = self.spec.config.text.text
+        texts = [text for each in self.prompts.expand(self.source.class_names) for text in each]
+        ids = tokenizer.serving(self.companions, text)(texts, text.context_length)
+        self.ids = ids.reshape(len(self.source.class_names), len(self.prompts.templates), -1)
+        self.monitors = tuple(f"val.{name}" for name in METRICS)
+
+    def spec_of(self, stage: Stage) -> ModelSpec:
+        """The model with the stage's adapters."""
+        for name in stage.lora:
+            if name not in ADAPTED:
+                raise UserError(f"stage {stage.name!r}: lora.{name} is no part of the model; give {', '.join(ADAPTED)}")
+        lora = {f"{name}_lora": LoRA.of(stage.lora[name]) if name in stage.lora else None for name in ADAPTED}
+        return dataclasses.replace(self.spec, config=dataclasses.replace(self.spec.config, **lora))
+
+    def settings(self, stage: Stage) -> Segmenting:
+        """The objective of a stage: what the config sets, and what the stage sets otherwise."""
+        given = {name: value for name, value in self.config.objective.items() if name != "name" and value is not None}
+        return Segmenting().changed({**given, **stage.objective}, f"stage {stage.name!r}")
+
+    def skeleton(self, stage: Stage) -> Skeleton:
+        """The three parts, the projections between them, and the stage's adapters."""
+        get_preset(stage.augment)
+        self.settings(stage)
+        if stage.label_smoothing:
+            raise UserError(f"stage {stage.name!r}: label_smoothing={stage.label_smoothing} is not read by this task")
+        return self.spec_of(stage).skeleton(drop_path=stage.drop_path, **precision.how(self.config))
+
+    def image_size(self, stage: Stage) -> tuple[int, int]:
+        """The stage's, or the image encoder's own; UserError if its patches do not divide it."""
+        size = as_size(stage.image_size or self.spec.preprocess.size)
+        skeleton = self.spec.skeleton()
+        shapes = {path: jax.ShapeDtypeStruct(e.shape, e.dtype) for path, e in skeleton.entries.items()}
+        images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+        jax.eval_shape(lambda flat, x: bind(skeleton, flat)(x).patches, shapes, images)
+        return size
+
+    def averaged(self, plans: list[Plan], stage: Stage) -> tuple[str, ...]:
+        """What the stage trains, if it keeps an average."""
+        return plans[-1].trainable if stage.ema_decay else ()
+
+    def train_step(self, part: Part, current: State) -> Callable:
+        """Colours, forward pass, losses, update."""
+        mean, std = self.spec.preprocess.mean, self.spec.preprocess.std
+        preset = colour_only(part.stage.augment)
+
+        def augment(key: jax.Array, batch: step.Batch) -> step.Batch:
+            given = (batch[name] for name in ("image", "label", "weight"))
+            image, _ = device_aug.augment(key, *given, preset, mean, std, len(self.source.class_names))
+            return batch | {"image": image}
+
+        return step.make_train_step(
+            part.skeleton,
+            self.objective(part, current),
+            part.tx,
+            augment,
+            accumulate=part.stage.accumulate,
+            ema_decay=part.stage.ema_decay,
+            scale_loss=self.config.precision == "float16",
+        )
+
+    def objective(self, part: Part, current: State) -> Segment:
+        """What the stage minimises; the prompts' features are computed once where nothing changes them."""
+        learns = any(path.startswith(TEXT) for path in part.plan.trainable)
+        features = None if learns else self.features(part.skeleton, whole(current))
+        return Segment(self.settings(part.stage), self.ids, features, self.image_encoder)
+
+    def features(self, skeleton: Skeleton, flat: Flat) -> np.ndarray:
+        """(n, T) of all prompts, on the host."""
+        encode = jax.jit(
+            lambda flat, ids: prompt_features(bind(skeleton, flat).backbone, ids),
+            out_shardings=sharding.replicated(self.mesh),
+        )
+        return np.asarray(jax.device_get(encode(flat, jnp.asarray(self.ids))))
+
+    @cached_property
+    def image_encoder(self) -> Skeleton:
+        """Of the image encoder alone."""
+        how = precision.how(self.config)
+        return abstract(lambda: self.spec.config.image.build(rngs=nnx.Rngs(0), drop_path=0.0, **how))
+
+    def train_batches(self, part: Part) -> Any:
+        """Pairs of the training split."""
+        make = partial(make_pair_train_iter, self.source.split("train"), seed=part.seed, preset=part.stage.augment)
+        return self._batches(make, part)
+
+    def _batches(self, make: Callable, part: Part) -> Any:
+        preprocess = self.spec.preprocess
+        return make(
+            cfg=data.config_of(self.config),
+            prompts=self.prompts,
+            batch_size=part.stage.batch_size,
+            image_size=part.image_size,
+            crop_pct=preprocess.crop_pct,
+            interpolation=preprocess.interpolation,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def more(self, flat: Flat) -> State:
+        """The image encoder as the run begins, where a stage looks at it."""
+        if not any(self.settings(stage).ssl for stage in stages(self.config)):
+            return {}
+        return {"reference": {path: flat[IMAGE + path] for path in self.image_encoder.entries}}
+
+    def carried(self, before: Part, ended: State) -> tuple[Flat, Flat, State]:
+        """A stage starts from the best weights of the one before, adapters and all."""
+        more = {name: ended["moving"][name] for name in ("reference",) if name in ended["moving"]}
+        return state.whole(ended["best"], ended["frozen"]), {}, more
+
+    def put_on(self, part: Part, flat: Flat, before: Part | None) -> Flat:
+        """Adapters that both stages have go on, others are merged, new ones begin."""
+        was = self.spec_of(before.stage) if before else self.spec
+        return adapters.refitted(was, self.spec_of(part.stage), flat, part.seed)
+
+    def baseline(self, session: Any) -> Metrics:
+        """Nothing."""
+        return {}
+
+    def measure(self, session: Any, part: Part) -> Callable[[State], Metrics]:
+        """The metrics of the validation split."""
+        measure = self._measure(part, part.skeleton)
+
+        def measured(current: State) -> Metrics:
+            return measure(session, "val", state.whole(state.evaluated(current["moving"]), current["frozen"]))[0]
+
+        return measured
+
+    def _measure(self, part: Part, skeleton: Skeleton) -> MaskMeasure:
+        def batches(split: str) -> Any:
+            return self._batches(
+                partial(make_pair_eval_iter, self.source.split(split), spatial=self.prompts.spatial_prob == 1), part
+            )
+
+        how = dict(features=self.features, batches=batches, arrays=self.arrays, mesh=self.mesh)
+        settings = self.settings(part.stage)
+        return MaskMeasure(skeleton, settings, self.spec.preprocess, self.source.class_names, **how)
+
+    def reading(self, measured: Mapping[str, jax.Array]) -> Metrics:
+        """All of them."""
+        return {name: float(value) for name, value in measured.items()}
+
+    def judge(self, session: Any, reading: Metrics) -> None:
+        """Nothing is watched but the loss, which the loop watches."""
+
+    def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray]) -> None:
+        """The segmenter into best/, its adapters beside their kernels."""
+        card = dataclasses.replace(self.card, spec=self.spec_of(part.stage))
+        how = {"stage": part.stage.name, "templates": self.prompts.templates, "num_points": self.prompts.slots}
+        card = dataclasses.replace(card, source={**card.source, **how})
+        weights.save(folder / "best", card, part.image_size, flat, self.companions)
+
+    def end(self, session: Any, part: Part, current: State) -> None:
+        """Nothing."""
+
+    def finish(self, session: Any) -> tuple[dict[str, Any], str]:
+        """The metrics of the best model as it was saved, prompt by prompt; pictures of some pairs."""
+        part = session.job.parts[session.progress.best_model["stage"]]
+        measure = self._measure(part, self.spec_of(part.stage).skeleton(**precision.how(self.config)))
+        flat = weights.load(session.folder / "best")
+        flat, found, lines = sharding.put(flat, session.where(flat)), {}, []
+        for split in [name for name in ("val", "test") if name in self.source.splits]:
+            metrics, per_prompt = measure(session, split, flat)
+            found |= metrics | {f"{split}.per_prompt": per_prompt}
+            lines.append(f"{split}: " + ", ".join(f"{name} {metrics[f'{split}.{name}']:.4f}" for name in METRICS))
+        if session.chief:
+            measure.draw("val", flat, session.folder / "segmentation.png")
+        return found, "\n".join(lines)
+
+    def pictures(self, session: Any) -> None:
+        """Loss, learning rates, mean IoU."""
+        plots.draw(session.folder.records(), session.folder.folder, plots.SEGMENTATION)
+
+
+def whole(current: State) -> Flat:
+    """All leaves of a stage's model as they are now."""
+    moving = current["moving"]
+    return current["frozen"] | moving["trainable"] | moving["buffers"]

@@ -1,0 +1,127 @@
+"""Where a run of segmentation starts from: an image encoder, a text encoder and a mask decoder, or an earlier run."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from convert.hub import find
+from convert.load import open_pretrained
+from convert.store import Card, is_model, load_card
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import split
+from jaxdino.core.rules import did_you_mean
+from jaxdino.models import registry
+from jaxdino.models.clipdinosam import ClipDinoSamConfig
+from jaxdino.models.spec import ModelSpec
+from jaxdino.models.vit import ViTConfig
+from jaxdino.train import weights
+
+FAMILY = "clipdinosam"
+TEXT, DECODER = ("backbone.text.", "backbone.logit_scale"), ("backbone.prompt_encoder.", "backbone.mask_decoder.")
+Flat = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a run starts from. `companions`: the files of the text encoder's tokenizer, () for the published one."""
+
+    card: Card
+    flat: Flat
+    companions: tuple[Path, ...] = ()
+
+
+def start(config: Any, prompts: tuple[str, ...], tell: Callable[[str], None]) -> Start:
+    """The segmenter that a run starts from, float32, on the host.
+
+    `config.model.weights` is the image encoder's, as in every run, or the workdir of an earlier run of segmentation,
+    whose three parts, projections and adapters then go on.
+
+    Raises:
+      UserError: for weights of another model, a part that cannot be had, or the run of another stage than the last.
+    """
+    if earlier := _earlier(config.model.weights):
+        return _continued(config, earlier, prompts, tell)
+    if (config.get("stage") or 1) > 1:
+        raise UserError(
+            f"stage {config.stage} goes on from stage {config.stage - 1}: give the folder of its run, "
+            "--config.model.weights=WORKDIR; without --config.stage all stages run one after the other"
+        )
+    return _assembled(config, prompts, tell)
+
+
+def _earlier(source: str | None) -> Path | None:
+    """The folder of a saved segmenter, if that is what the weights are."""
+    if source in (None, weights.RANDOM) or not Path(source).exists():
+        return None
+    path = find(source)
+    return path if is_model(path) and load_card(path).spec.family == FAMILY else None
+
+
+def _continued(config: Any, path: Path, prompts: tuple[str, ...], tell: Callable[[str], None]) -> Start:
+    with open_pretrained(path) as opened:
+        card, flat = opened.card, {name: np.asarray(leaf) for name, leaf in opened.flat.items()}
+    names = [stage.name for stage in config.stages]
+    wanted = names[config.stage - 2] if (config.get("stage") or 1) > 1 else None
+    ended = card.source.get("stage")
+    if wanted and ended != wanted:
+        raise UserError(
+            f"stage {config.stage} ({names[config.stage - 1]}) goes on from stage {config.stage - 1} ({wanted}), and "
+            f"{config.model.weights} is what stage {ended!r} left: give the run of {wanted}"
+        )
+    if card.spec.name != config.model.name:
+        hint = f"--config=configs/clipdinosam.py:{card.spec.name}"
+        raise UserError(f"{config.model.weights} was made with a {card.spec.name}, not a {config.model.name}: {hint}")
+    tell(f"weights: {config.model.weights}, after its stage {ended!r}")
+    return Start(dataclasses.replace(card, class_names=prompts), flat, opened.companions)
+
+
+def _assembled(config: Any, prompts: tuple[str, ...], tell: Callable[[str], None]) -> Start:
+    """The three parts, and new projections between them."""
+    card, image = weights.backbone(config, tell)
+    if not isinstance(card.spec.config, ViTConfig):
+        raise UserError(f"model.name={card.spec.name}: the image encoder is a ViT: DINO, DINOv2, DINOv3 or one of timm")
+    text, text_flat, companions = _part(config.text, "text", tell)
+    sam, sam_flat, _ = _part(config.sam, "sam", tell)
+    shape = ClipDinoSamConfig(card.spec.config, text.config.text_only(), sam.config, image_family=card.spec.family)
+    spec = dataclasses.replace(card.spec, family=FAMILY, config=shape)
+    _, fresh = split(spec.build(rngs=nnx.Rngs(config.seed)))
+    given = {
+        **_renamed(image, ("backbone.",), "dino."),
+        **_renamed(text_flat, TEXT, "clip."),
+        **_renamed(sam_flat, DECODER, "sam."),
+    }
+    flat = {path: weights.float32(given.get(path, np.asarray(leaf))) for path, leaf in fresh.items()}
+    sources = {"image": card.source, "text": config.text.weights, "sam": config.sam.weights}
+    return Start(Card(spec, class_names=prompts, source=sources), flat, companions)
+
+
+def _part(given: Any, word: str, tell: Callable[[str], None]) -> tuple[ModelSpec, Flat, tuple[Path, ...]]:
+    """A published CLIP or SAM: what it is, the leaves of it that are needed (none of random ones), files beside it."""
+    family = {"text": "clip", "sam": "sam"}[word]
+    known = [name for name, spec in registry.MODELS.items() if spec.family == family]
+    if given.weights == weights.RANDOM:
+        if given.name not in known:
+            raise UserError(f"{word}.name={given.name!r} is not known; {did_you_mean(given.name, known)}")
+        return registry.get(given.name), {}, ()
+    with open_pretrained(given.weights or given.name) as opened:
+        spec = opened.card.spec
+        if spec.family != family or (family == "clip" and spec.config.text is None):
+            raise UserError(f"{word}.weights={given.weights}: a {spec.name} is no {NEEDED[word]}")
+        keep = TEXT if word == "text" else DECODER
+        flat = {path: np.asarray(leaf) for path, leaf in opened.flat.items() if path.startswith(keep)}
+    for note in opened.notes:
+        tell(note)
+    return spec, flat, opened.companions
+
+
+NEEDED = {"text": "CLIP with a text tower", "sam": "SAM"}
+
+
+def _renamed(flat: Mapping[str, np.ndarray], prefixes: tuple[str, ...], to: str) -> Flat:
+    """The leaves under the prefixes, by their paths in the segmenter."""
+    chosen = {path: leaf for path, leaf in flat.items() if path.startswith(prefixes)}
+    return {f"backbone.{to}{path.removeprefix('backbone.')}": leaf for path, leaf in chosen.items()}

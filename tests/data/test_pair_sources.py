@@ -1,0 +1,491 @@
+import dataclasses
+import json
+
+import ml_collections
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as regions
+
+from jaxdino.core.errors import UserError
+from jaxdino.data.checks import BadImage
+from jaxdino.data.pair_sources import load_pairs
+from jaxdino.data.pairs import FileMask
+from jaxdino.data.prompts import PromptConfig
+
+MAX = 2**20
+# pycocotools 2.0.11 decodes in a way that numpy 2 frowns at
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+
+def save(path, array, palette=False, **options):
+    """An array as an image file; folders as needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(np.asarray(array))
+    if palette:  # colours that have nothing to do with the indices
+        image = image.convert("L")
+        image.putpalette([(37 * i + 9) % 256 for i in range(768)])
+    image.save(path, **options)
+    return path
+
+
+def photo(path, size=(8, 10)):
+    return save(path, np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
+
+
+def with_ones(*values, dtype=np.uint8, size=(8, 10)):
+    """A mask of zeros with some pixels of each value, in a row of its own."""
+    mask = np.zeros(size, dtype)
+    for row, value in enumerate(values):
+        mask[row + 1, 2:7] = value
+    return mask
+
+
+def masks_folder(root, masks, **options):
+    """images/<name>.png, masks/<name>.png for each {name: mask}."""
+    for name, mask in masks.items():
+        photo(root / "images" / f"{name}.png")
+        if mask is not None:
+            save(root / "masks" / f"{name}.png", mask, **options)
+    return root
+
+
+def load(root, prompts=None, name="masks", **options):
+    return load_pairs({"name": name, "root": str(root), "val_ratio": 0.0, **options}, prompts)
+
+
+def listed(split):
+    """[(file, prompt, mask sums by value)] of a split."""
+    found = []
+    for index, (pair, label) in enumerate(zip(split.records, split.labels, strict=True)):
+        mask = pair.read_mask(MAX)
+        counts = None if mask is None else tuple(int((mask == value).sum()) for value in (1, 255))
+        found.append((split.record_name(index), split.class_names[label], counts))
+    return found
+
+
+def test_one_prompt_for_all_masks_of_any_depth(tmp_path):
+    deep = {"a": with_ones(300, 65535, dtype=np.uint16), "deep/b": with_ones(1), "c": with_ones(255)}
+    masks_folder(tmp_path, deep)
+    photo(tmp_path / "images" / "bare.png")
+    photo(tmp_path / "images" / "none.png")
+    save(tmp_path / "masks" / "none.png", with_ones())
+    save(tmp_path / "masks" / "other.png", with_ones(1))
+    source = load(tmp_path, {"prompt": "nucleus"})
+    assert source.class_names == ("nucleus",)
+    assert listed(source.split("train")) == [
+        ("images/a.png", "nucleus", (10, 0)),
+        ("images/c.png", "nucleus", (5, 0)),
+        ("images/deep/b.png", "nucleus", (5, 0)),
+    ]
+    assert source.ignored == {"image without mask": 1, "mask without image": 1, "empty mask": 1}
+    kept = load(tmp_path, {"prompt": "nucleus", "empty": "keep"}).split("train")
+    assert listed(kept)[-1] == ("images/none.png", "nucleus", (0, 0)) and kept.records[-1].present == ()
+
+
+def test_whatever_shows_one_thing_may_be_of_any_kind(tmp_path):
+    colours = np.zeros((8, 10, 3), np.uint8)
+    colours[2, 2:7] = (0, 90, 0)
+    kinds = {
+        "1.png": with_ones(1).astype(bool),
+        "2.gif": with_ones(255),
+        "3.png": colours,
+        "4.png": np.concatenate([colours, np.full((8, 10, 1), 255, np.uint8)], -1),
+        "5.tif": with_ones(7, dtype=np.int32),
+    }
+    for name, mask in kinds.items():
+        photo(tmp_path / "images" / f"{name[0]}.jpg")
+        save(tmp_path / "masks" / name, mask)
+    blocks = np.kron(with_ones(255), np.ones((12, 12), np.uint8))  # edges within JPEG's blocks
+    photo(tmp_path / "images" / "6.jpg", blocks.shape)
+    save(tmp_path / "masks" / "6.jpg", blocks, quality=60)
+    found = [counts for _, _, counts in listed(load(tmp_path, {"prompt": "x"}).split("train"))]
+    assert found == [(5, 0)] * 5 + [(720, 0)]
+
+
+@pytest.mark.parametrize("file", ["classes.json", "classes.txt"])
+@pytest.mark.parametrize("palette", [False, True])
+def test_values_stand_for_prompts(tmp_path, file, palette):
+    masks = {"a": with_ones(1, 2, 255), "b": with_ones(2, 7), "c": with_ones(7), "d": with_ones(3, 1)}
+    masks_folder(tmp_path, masks, palette=palette)
+    text = "cat\ndog\ncat\n" if file.endswith("txt") else json.dumps({"2": "dog", "1": "cat", "3": "cat"})
+    (tmp_path / file).write_text(text)
+    source = load(tmp_path)
+    assert source.class_names == ("cat", "dog")
+    assert listed(source.split("train")) == [
+        ("images/a.png", "cat", (5, 5)),
+        ("images/a.png", "dog", (5, 5)),
+        ("images/b.png", "dog", (5, 0)),
+        ("images/d.png", "cat", (10, 0)),
+    ]
+    assert [pair.present for pair in source.split("train").records] == [(0, 1), (0, 1), (1,), (0,)]
+    assert source.ignored == {"mask without any value that is named": 1}
+
+
+def test_sixteen_bit_values_and_a_named_255(tmp_path):
+    masks_folder(tmp_path, {"a": with_ones(1000, 255, dtype=np.uint16)})
+    (tmp_path / "classes.json").write_text(json.dumps({"0": "ground", "255": "sky", "1000": "sea"}))
+    assert [row[1:] for row in listed(load(tmp_path).split("train"))] == [
+        ("ground", (70, 0)),
+        ("sky", (5, 0)),
+        ("sea", (5, 0)),
+    ]
+
+
+def test_a_folder_for_each_prompt(tmp_path):
+    for name in "ab":
+        photo(tmp_path / "images" / f"{name}.jpg")
+    photo(tmp_path / "images" / "c.jpg")
+    save(tmp_path / "masks" / "red cell" / "a.png", with_ones(255))
+    save(tmp_path / "masks" / "platelet" / "a.png", with_ones(255, 255))
+    save(tmp_path / "masks" / "platelet" / "b.png", with_ones(9))
+    source = load(tmp_path)
+    assert listed(source.split("train")) == [
+        ("images/a.jpg", "platelet", (10, 0)),
+        ("images/a.jpg", "red cell", (5, 0)),
+        ("images/b.jpg", "platelet", (5, 0)),
+    ]
+    assert source.ignored == {"image without mask": 1}
+    with pytest.raises(UserError, match=r"has a folder for each prompt \(platelet, red cell\): leave it None"):
+        load(tmp_path, {"prompt": "cell"})
+
+
+def test_a_prompt_for_each_file(tmp_path):
+    masks_folder(tmp_path, {"a": with_ones(1), "b": with_ones(1), "c": with_ones(1), "d": None})
+    (tmp_path / "prompts.json").write_text(json.dumps({"a": "left lung", "b": ["lung", "left lung"], "d": "heart"}))
+    source = load(tmp_path)
+    assert source.class_names == ("heart", "left lung", "lung")
+    rows = [("a", "left lung"), ("b", "lung"), ("b", "left lung")]
+    assert listed(source.split("train")) == [(f"images/{stem}.png", text, (5, 0)) for stem, text in rows]
+    assert source.ignored == {"image that prompts.json does not name": 1, "image without mask": 1}
+    unmasked = load(tmp_path, {"allow_unmasked": True}).split("train")
+    assert listed(unmasked)[-1] == ("images/d.png", "heart", None) and unmasked.records[-1].present == (0,)
+
+
+def test_splits_in_folders_and_by_ratio(tmp_path):
+    for split in ("train", "valid"):
+        masks_folder(tmp_path / "s" / split, {f"{split}{i}": with_ones(1) for i in range(5)})
+    source = load(tmp_path / "s", {"prompt": "x"}, test_ratio=0.2)
+    assert {name: len(split) for name, split in source.splits.items()} == {"train": 4, "val": 5, "test": 1}
+    assert source.split("val").record_name(0) == "valid/images/valid0.png"
+    flat = masks_folder(tmp_path / "f", {f"{i:02}": with_ones(1, 2) for i in range(20)} | {"bare": None})
+    (flat / "classes.json").write_text('{"1": "cat", "2": "dog"}')
+    first = load(flat, val_ratio=0.2, test_ratio=0.1)
+    images = {name: {pair.image for pair in split.records} for name, split in first.splits.items()}
+    assert {name: len(found) for name, found in images.items()} == {"train": 14, "val": 4, "test": 2}
+    assert len(set.union(*images.values())) == 20  # all pairs of an image are in one split
+    again = load(flat, val_ratio=0.2, test_ratio=0.1, split_seed=1)
+    assert {pair.image for pair in again.split("val").records} != images["val"]
+
+
+def test_unmasked_images_stay_in_training(tmp_path):
+    masks_folder(tmp_path, {f"{i}": with_ones(1) if i < 5 else None for i in range(10)})
+    source = load(tmp_path, {"prompt": "x", "allow_unmasked": True}, val_ratio=0.4)
+    assert [sum(pair.mask is None for pair in split.records) for split in source.splits.values()] == [5, 0]
+    assert {name: len(split) for name, split in source.splits.items()} == {"train": 8, "val": 2}
+
+
+def test_a_mask_that_cannot_be_read_stays_to_be_named(tmp_path):
+    masks_folder(tmp_path, {"a": with_ones(1), "b": with_ones(2), "c": with_ones(2)})
+    (tmp_path / "masks" / "b.png").write_text("hello")
+    for prompts in ({"prompt": "x"}, None):
+        (tmp_path / "classes.txt").write_text("cat\ndog\n")
+        split = load(tmp_path, prompts).split("train")
+        assert [split.record_name(i) for i in range(len(split))] == [f"images/{name}.png" for name in "abc"]
+        with pytest.raises(BadImage, match=r"its mask masks/b.png cannot be read: UnidentifiedImageError"):
+            split.records[1].read_mask(MAX)
+
+
+@pytest.mark.parametrize(
+    ("mask", "name", "message"),
+    [
+        (np.zeros((4, 4, 3), np.uint8) + np.array([1, 0, 0], np.uint8), "a.png", "has colours, not one value a pixel"),
+        (with_ones(1), "a.jpg", "is a JPEG, which changes values: save masks as PNG"),
+        (with_ones(1, dtype=np.float32), "a.tif", r"float pixels \(mode F\)"),
+        (np.zeros((1100, 1000), np.uint8), "a.png", "more than max_pixels = 1048576"),
+    ],
+)
+def test_masks_whose_values_cannot_be_told(tmp_path, mask, name, message):
+    with pytest.raises(BadImage, match=message):
+        FileMask(str(save(tmp_path / name, mask)), (1,))(MAX)
+
+
+def voc_folder(root):
+    for name, values in {"2007_1": (1, 15, 255), "2007_2": (8,), "2007_3": (20, 1), "2007_4": (255,)}.items():
+        photo(root / "JPEGImages" / f"{name}.jpg")
+        save(root / "SegmentationClass" / f"{name}.png", with_ones(*values), palette=True)
+    lists = root / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("2007_1\n2007_2\n2007_9\n")
+    (lists / "val.txt").write_text("2007_3\n2007_4\n")
+    return root
+
+
+def test_voc(tmp_path):
+    source = load(voc_folder(tmp_path), name="voc")
+    assert len(source.class_names) == 20 and source.class_names[0] == "aeroplane"
+    assert listed(source.split("train")) == [
+        ("JPEGImages/2007_1.jpg", "aeroplane", (5, 5)),
+        ("JPEGImages/2007_1.jpg", "person", (5, 5)),
+        ("JPEGImages/2007_2.jpg", "cat", (5, 0)),
+    ]
+    assert [row[1] for row in listed(source.split("val"))] == ["aeroplane", "tv monitor"]
+    assert source.ignored == {"name without mask or image": 1, "mask without any class": 1}
+    (tmp_path / "classes.txt").write_text("plane\n")
+    own = load(tmp_path, name="voc")
+    assert own.class_names == ("plane",) and len(own.split("train")) == 1
+    (tmp_path / "ImageSets" / "Segmentation" / "val.txt").unlink()
+    (tmp_path / "classes.txt").unlink()
+    assert {n: len(s) for n, s in load(tmp_path, name="voc", val_ratio=0.4).splits.items()} in (
+        {"train": 2, "val": 1},
+        {"train": 1, "val": 2},
+    )
+
+
+def square(left, top, side):
+    return [left, top, left + side, top, left + side, top + side, left, top + side]
+
+
+def coco_file(size=(20, 30)):
+    """Two images: polygons, run lengths of both kinds, a crowd, a box without a region."""
+    mask = np.zeros(size, np.uint8, order="F")
+    mask[10:15, 3:9] = 1
+    packed = regions.encode(mask)
+    packed["counts"] = packed["counts"].decode()
+    plain = {"size": list(size), "counts": [0, 60, size[0] * size[1] - 60]}  # the first three columns
+    notes = [
+        {"image_id": 1, "category_id": 7, "segmentation": [square(2, 3, 4), square(10, 3, 5)]},
+        {"image_id": 1, "category_id": 7, "segmentation": packed, "iscrowd": 0},
+        {"image_id": 1, "category_id": 7, "segmentation": plain, "iscrowd": 1},
+        {"image_id": 1, "category_id": 9, "segmentation": plain, "iscrowd": 1},
+        {"image_id": 2, "category_id": 9, "segmentation": [square(0, 0, 10)]},
+        {"image_id": 2, "category_id": 7, "bbox": [0, 0, 1, 1]},
+        {"image_id": 5, "category_id": 7, "segmentation": [square(0, 0, 10)]},
+    ]
+    images = [{"id": i, "file_name": f"{i}.jpg", "height": size[0], "width": size[1]} for i in (1, 2, 3)]
+    names = [{"id": 7, "name": "cat"}, {"id": 9, "name": "dog"}]
+    return {"images": images, "annotations": notes, "categories": names}
+
+
+def coco_folder(root, place="annotations/instances_train2017.json", images="train2017", given=None):
+    file = root / place
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(given or coco_file()))
+    for i in (1, 2, 3):
+        photo(root / images / f"{i}.jpg", (20, 30))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("place", "images"),
+    [
+        ("annotations/instances_train2017.json", "train2017"),
+        ("annotations/instances_train2017.json", "images/train2017"),
+        ("annotations/instances_train.json", "images"),
+        ("train/_annotations.coco.json", "train"),
+    ],
+)
+def test_coco(tmp_path, place, images):
+    source = load(coco_folder(tmp_path, place, images), name="coco")
+    assert source.class_names == ("cat", "dog")
+    split = source.split("train")
+    assert [row[:2] for row in listed(split)] == [(f"{images}/1.jpg", "cat"), (f"{images}/2.jpg", "dog")]
+    assert [pair.present for pair in split.records] == [(0, 1), (1,)]
+    assert source.ignored == {
+        "annotation without segmentation": 1,
+        "annotation of no known image or category": 1,
+        "image without annotation": 1,
+        "crowd alone": 1,
+    }
+    expected = np.zeros((20, 30), np.uint8)
+    expected[:, :3] = 255
+    expected[3:7, 2:6], expected[3:8, 10:15], expected[10:15, 3:9] = 1, 1, 1
+    assert np.array_equal(split.records[0].read_mask(MAX), expected)
+    assert split.records[1].read_mask(MAX).sum() == 100
+
+
+def test_coco_splits_and_own_files(tmp_path):
+    coco_folder(tmp_path)
+    coco_folder(tmp_path, "annotations/instances_val2017.json", "val2017")
+    source = load(tmp_path, name="coco")
+    assert [len(split) for split in source.splits.values()] == [2, 2]
+    assert source.split("val").record_name(0) == "val2017/1.jpg"
+    (tmp_path / "own.json").write_text(json.dumps(coco_file()))
+    one = load(tmp_path, {"annotations": "annotations/instances_val2017.json"}, name="coco", val_ratio=0.5)
+    assert {name: len(split) for name, split in one.splits.items()} == {"train": 1, "val": 1}
+    coco_folder(tmp_path, "annotations/instances_val2014.json", "val2014")
+    with pytest.raises(UserError, match=r"several files for the val split: instances_val2014.json, instances_val2017"):
+        load(tmp_path, name="coco")
+    assert len(load(tmp_path, name="coco", val_split="val2014").split("val")) == 2
+
+
+def test_regions_that_cannot_be_read_are_bad(tmp_path):
+    given = coco_file()
+    given["annotations"][0]["segmentation"] = {"size": [4, 4], "counts": [0, 16]}
+    given["annotations"][4]["segmentation"] = [[1, 2, 3, 4]]
+    split = load(coco_folder(tmp_path, given=given), name="coco").split("train")
+    with pytest.raises(BadImage, match="its regions cannot be read"):
+        split.records[0].read_mask(MAX)
+    assert not split.records[1].read_mask(MAX).any()  # no three points
+    with pytest.raises(BadImage, match="max_pixels = 599"):
+        split.records[1].read_mask(599)
+
+
+def without(given, part, field=None):
+    for entry in given[part] if field else ():
+        entry.pop(field, None)
+    if not field:
+        given[part] = []
+    return given
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([1], "is no COCO file of instances: its 'images' must be a list of entries with id, file_name"),
+        (without(coco_file(), "images", "height"), "its 'images' must be a list"),
+        (without(coco_file(), "categories", "id"), "its 'categories' must be a list of entries with id, name"),
+        (without(coco_file(), "annotations"), "has no annotations"),
+        (without(coco_file(), "annotations", "segmentation"), "boxes but no segmentation"),
+    ],
+)
+def test_what_is_no_coco_file(tmp_path, given, message):
+    with pytest.raises(UserError, match=message):
+        load(coco_folder(tmp_path, given=given), name="coco")
+
+
+def test_coco_files_that_are_missing(tmp_path):
+    coco_folder(tmp_path, "annotations/boxes.json")
+    with pytest.raises(UserError, match=r"no annotations/instances_train.*found: annotations/boxes.json"):
+        load(tmp_path, name="coco")
+    with pytest.raises(UserError, match=r"box.json does not exist; nearest: boxes.json"):
+        load(tmp_path, {"annotations": "annotations/box.json"}, name="coco")
+    coco_folder(tmp_path, images="elsewhere/deep")
+    for i in (1, 2, 3):
+        (tmp_path / "train2017" / f"{i}.jpg").unlink()
+    with pytest.raises(UserError, match=r"such as 1.jpg, are in none of: .*train2017, .*images"):
+        load(tmp_path, name="coco")
+    (tmp_path / "annotations" / "boxes.json").write_text("{")
+    with pytest.raises(UserError, match="is not a JSON file that can be read"):
+        load(tmp_path, {"annotations": "annotations/boxes.json"}, name="coco")
+
+
+def test_layouts_that_lack_something(tmp_path):
+    with pytest.raises(UserError, match=r"needs a folder of images: --config.data.root=DIR"):
+        load_pairs({"name": "masks"}, {"prompt": "x"})
+    photo(tmp_path / "images" / "a.png")
+    with pytest.raises(UserError, match=r"has no folder masks/; found: images"):
+        load(tmp_path, {"prompt": "x"})
+    save(tmp_path / "masks" / "a_mask.png", with_ones(1))
+    with pytest.raises(UserError, match=r"no image of .* has a mask: a.png belongs to a\.\* .*; nearest: a_mask"):
+        load(tmp_path, {"prompt": "x"})
+    save(tmp_path / "masks" / "a.png", with_ones(1))
+    with pytest.raises(UserError, match=r"nothing says what the masks of .* show: set prompts.prompt"):
+        load(tmp_path)
+    save(tmp_path / "masks" / "a.tif", with_ones(1))
+    with pytest.raises(UserError, match=r"two files of one name in .*masks: a.png and a.tif|a.tif and a.png"):
+        load(tmp_path, {"prompt": "x"})
+    with pytest.raises(UserError, match=r"has no folder JPEGImages; found: images, masks"):
+        load(tmp_path, name="voc")
+    voc_folder(tmp_path / "VOCdevkit" / "VOC2012")
+    with pytest.raises(UserError, match=r"there is one in .*VOC2012: point the root there"):
+        load(tmp_path, name="voc")
+    with pytest.raises(UserError, match=r"vall.txt does not exist; found: train.txt, val.txt"):
+        load(tmp_path / "VOCdevkit" / "VOC2012", name="voc", val_split="vall")
+    (tmp_path / "s" / "val" / "images").mkdir(parents=True)
+    with pytest.raises(UserError, match="no train folder; found: val"):
+        load(tmp_path / "s", {"prompt": "x"})
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        (
+            "classes.json",
+            '{"4": "cat", "5": "dog"}',
+            "names the values 4, 5, but the masks, such as .*a.png, have 0, 1, 2",
+        ),
+        ("classes.json", '{"cat": 1}', 'must be {"1": "cat"'),
+        ("classes.json", '["cat"]', 'must be {"1": "cat"'),
+        ("classes.json", '{"1": " "}', "has the prompt ' ', which is empty"),
+        ("classes.json", '{"1": 4}', "has the prompt 4, which is empty"),
+        ("classes.txt", "\n\n", "names no class"),
+        ("prompts.json", '{"a": ""}', "'a', has the prompt '', which is empty"),
+        ("prompts.json", '{"b": "cat"}', "names none of the images; nearest: a"),
+        ("prompts.json", '["cat"]', 'must be {"image": "prompt"}'),
+        ("prompts.json", '{"a": 3}', 'must be {"image": "prompt"}'),
+        ("prompts.json", "{", "is not a JSON file"),
+    ],
+)
+def test_files_of_words_that_are_wrong(tmp_path, file, text, message):
+    masks_folder(tmp_path, {"a": with_ones(1, 2)})
+    (tmp_path / file).write_text(text)
+    with pytest.raises(UserError, match=message):
+        load(tmp_path)
+
+
+def test_sizes_that_differ_are_left_to_reading_unless_most_do(tmp_path):
+    masks_folder(tmp_path, {"a": with_ones(1), "b": with_ones(1), "c": with_ones(1, size=(10, 8))})
+    assert len(load(tmp_path, {"prompt": "x"}).split("train")) == 3
+    masks_folder(tmp_path, {"b": with_ones(1, size=(9, 10))})
+    with pytest.raises(UserError, match=r"2 of 3 masks are not of their image's size, such as .*b.png for .*b.png"):
+        load(tmp_path, {"prompt": "x"})
+
+
+def test_a_coco_file_of_other_sizes(tmp_path):
+    given = coco_file()
+    given["images"][0]["width"] = 31
+    split = load(coco_folder(tmp_path, given=given), name="coco").split("train")
+    assert len(split) == 2
+    given["images"][1]["height"] = 21
+    with pytest.raises(UserError, match=r"2 of 2 masks are not of their image's size, such as the entry 1 of"):
+        load(coco_folder(tmp_path, given=given), name="coco")
+
+
+def test_images_that_turn_upright_fit_their_masks(tmp_path):
+    masks_folder(tmp_path, {"a": with_ones(1)})
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "images" / "a.png").unlink()
+    save(tmp_path / "images" / "a.jpg", np.zeros((10, 8, 3), np.uint8), exif=exif)
+    assert len(load(tmp_path, {"prompt": "x"}).split("train")) == 1
+
+
+def test_a_split_without_pairs(tmp_path):
+    masks_folder(tmp_path / "train", {"a": with_ones(1)})
+    masks_folder(tmp_path / "val", {"b": with_ones()})
+    with pytest.raises(
+        UserError, match=r"the val split .* has 1 images and no pair .*passed over in all: 1 empty mask"
+    ):
+        load(tmp_path, {"prompt": "x"})
+
+
+@pytest.mark.parametrize(
+    ("cfg", "prompts", "message"),
+    [
+        ({"name": "mask"}, {}, "unknown source of images and masks 'mask'; nearest: masks"),
+        ({"name": "digits"}, {}, "'digits'; nearest"),
+        ({"name": "shapes"}, {"prompt": "circle"}, "prompts.prompt is for the source 'masks'; 'shapes' does not"),
+        ({"name": "shapes"}, {"annotations": "a.json"}, "prompts.annotations is for the source 'coco'"),
+        ({}, {"prompt": " "}, "prompts.prompt has the prompt ' ', which is empty"),
+        ({}, {"template": "{}"}, "prompts has no field 'template'; nearest: templates"),
+        ({}, {"templates": ("a photo",)}, "the prompt template 'a photo' needs one {}"),
+        ({}, {"templates": ()}, "templates is empty"),
+        ({}, {"negatives": 1.5}, "prompts.negatives is 1.5; it is a chance"),
+        ({}, {"spatial_prob": -1}, "prompts.spatial_prob is -1"),
+        ({}, {"points": -1}, "prompts.points is -1"),
+        ({}, {"empty": "drop"}, "prompts.empty is 'drop'; it is one of: skip, keep"),
+    ],
+)
+def test_settings_that_are_wrong(cfg, prompts, message):
+    with pytest.raises(UserError, match=message):
+        load_pairs(cfg, prompts)
+
+
+def test_prompts_are_data():
+    config = ml_collections.ConfigDict(dataclasses.asdict(PromptConfig(points=2, boxes=True)))
+    assert PromptConfig.of(config) == PromptConfig(points=2, boxes=True)
+    assert PromptConfig.of(None) == PromptConfig() and PromptConfig.of(config).slots == 4
+    ensemble = PromptConfig.of({"templates": ["{}", "a photo of a {}"]})
+    assert ensemble.expand(["red cell", "{}"]) == (("red cell", "a photo of a red cell"), ("{}", "a photo of a {}"))
+    assert PromptConfig(templates="a {}").expand(["cat"]) == (("a cat",),)

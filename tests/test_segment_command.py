@@ -1,0 +1,151 @@
+"""`python -m jaxdino.segment`: files that others read, a line for each mask, and one clear error for a mistake."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+import jaxdino
+from convert.store import Card, save_model
+from jaxdino import segment
+from jaxdino.core.params import split
+from jaxdino.models.registry import get
+from tests import tiny_segmenter
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    tiny_segmenter.save(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    """Two that can be read, of different sizes, and one that cannot; names below the working folder."""
+    monkeypatch.chdir(tmp_path)
+    for name, size in (("a.png", (40, 56)), ("b.jpg", (70, 33))):
+        Image.fromarray(RNG.integers(0, 256, (*size, 3), np.uint8)).save(name)
+    (tmp_path / "bad.png").write_text("no image")
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in pycocotools' decode
+def test_masks_pictures_and_a_data_set_are_written(run, images, capsys):
+    args = ["--workdir", run, "--prompt", "red circle", "--prompt", "../blue", "--out", "new/out", "a.png", "b.jpg"]
+    assert segment.main(args) == 0
+    files = sorted(path.name for path in (images / "new" / "out").iterdir())
+    parts = ("_blue", "overlay", "red_circle")
+    assert files == sorted([*(f"{stem}.{part}.png" for stem in "ab" for part in parts), "masks.json"])
+    coco, model = COCO("new/out/masks.json"), jaxdino.load(run)
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines() if "\t" in line]
+    assert [line[:2] for line in lines] == [[n, p] for n in ("a.png", "b.jpg") for p in ("red circle", "../blue")]
+    assert [c["name"] for c in coco.loadCats(coco.getCatIds())] == ["red circle", "../blue"]
+    for row, (line, note) in enumerate(zip(lines, coco.loadAnns(coco.getAnnIds()), strict=True)):
+        name, prompt, part = line[0], line[1], ("red_circle", "_blue")[row % 2]
+        assert coco.loadImgs(note["image_id"])[0]["file_name"] == name
+        assert coco.loadCats(note["category_id"])[0]["name"] == prompt
+        found = model.segment(name, [prompt])
+        mask = np.asarray(Image.open(f"new/out/{name[0]}.{part}.png"))
+        assert mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 255}
+        np.testing.assert_array_equal(mask > 0, found.masks[0])
+        np.testing.assert_array_equal(coco.annToMask(note), found.masks[0])
+        assert note["area"] == found.masks.sum() and float(line[2]) == pytest.approx(found.masks.mean(), abs=1e-4)
+        assert (
+            note["score"] == pytest.approx(float(found.scores[0]), abs=1e-5) == pytest.approx(float(line[3]), abs=1e-4)
+        )
+        rows, columns = np.nonzero(found.masks[0])
+        box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+        assert note["bbox"] == box
+    with Image.open("new/out/a.overlay.png") as overlay:
+        assert overlay.width > 500 and len(np.unique(np.asarray(overlay).reshape(-1, 4), axis=0)) > 50
+
+
+def test_what_cannot_be_read_is_skipped_and_named(run, images, capsys):
+    assert segment.main(["--workdir", run, "--prompt", "x", "--out", "o", "bad.png", "a.png", "gone.png"]) == 1
+    told = capsys.readouterr()
+    assert "skipped bad.png: not an image" in told.err and "skipped gone.png: the file is gone" in told.err
+    assert told.out.startswith("a.png\tx\t")
+    assert [image["file_name"] for image in json.loads((images / "o" / "masks.json").read_text())["images"]] == [
+        "a.png"
+    ]
+    assert segment.main(["--workdir", run, "--prompt", "x", "--out", "p", "bad.png"]) == 1
+    assert not list((images / "p").iterdir())
+    Image.new("RGB", (90, 5)).save("long.png")
+    assert segment.main(["--workdir", run, "--prompt", "x", "--out", "o", "long.png", "a.png"]) == 1
+    assert "skipped long.png: the image is 90 wide and 5 high" in capsys.readouterr().err
+
+
+def test_points_and_boxes_reach_the_model(run, images):
+    args = ["--workdir", run, "--prompt", "red circle", "--points", "3,4;20.5,30,0", "--boxes", "2,3,30,31;0,0,9,9"]
+    assert segment.main([*args, "--out", "o", "--threshold", "0.01", "a.png"]) == 0
+    spatial = {"points": [[3, 4], [20.5, 30]], "point_labels": [1, 0], "boxes": [[2, 3, 30, 31], [0, 0, 9, 9]]}
+    found = jaxdino.load(run).segment("a.png", ["red circle"] * 2, **spatial, threshold=0.01)
+    for n, mask in enumerate(found.masks, 1):
+        np.testing.assert_array_equal(np.asarray(Image.open(f"o/a.red_circle.{n}.png")) > 0, mask)
+    notes = json.loads((images / "o" / "masks.json").read_text())
+    assert len(notes["categories"]) == 1 and [note["category_id"] for note in notes["annotations"]] == [1, 1]
+
+
+PAIR = ["--prompt", "red circle", "a.png"]
+MISTAKES = {
+    "--prompt ' ' is empty": ["--prompt", " ", "a.png"],
+    "the prompt 'cat cat": ["--prompt", "cat " * 76, "a.png"],
+    "'3' is not 2 or 3 numbers": [*PAIR, "--points", "1,2;3"],
+    "'x,2' is not 2 or 3 numbers": [*PAIR, "--points", "x,2"],
+    "'1,nan' is not": [*PAIR, "--points", "1,nan"],
+    "labels hold 7": [*PAIR, "--points", "1,2,7"],
+    "a.png: point 0 of prompt 0 lies at x=60, y=2, outside": [*PAIR, "--points", "60,2"],
+    "b.jpg: point 0 of prompt 0 lies at x=40, y=2, outside": [*PAIR, "b.jpg", "--points", "40,2"],
+    "'' is not 4 numbers": [*PAIR, "--boxes", "1,2,3,4;"],
+    "x2=2, y2=9, ends before it begins": [*PAIR, "--boxes", "5,2,2,9"],
+    "has no area": [*PAIR, "--boxes", "5,2,5,9"],
+    "lies outside the image": [*PAIR, "--boxes", "5,2,57,9"],
+    "--boxes has 3 boxes for 2 prompts": [*PAIR, "--prompt", "x", "--boxes", "1,1,2,2;1,1,2,2;1,1,2,2"],
+    "--threshold nan": [*PAIR, "--threshold", "nan"],
+    "--out a.png cannot be written: a.png is no folder": [*PAIR, "--out", "a.png"],
+    "--out a.png/o cannot be written": [*PAIR, "--out", "a.png/o"],
+    "a.png and sub/a.jpg would both be written to a.red_circle.png": [*PAIR, "sub/a.jpg"],
+    "two masks of a.png would both be written to a.overlay.png": ["--prompt", "overlay", "a.png"],
+    "a.x.png would be written over an image": ["--prompt", "x", "a.png", "a.x.png", "--out", "."],
+    "there is no folder nowhere": [*PAIR, "--workdir", "nowhere"],
+    "has not finished a stage yet": [*PAIR, "--workdir", "begun"],
+    "holds neither a run nor a model": [*PAIR, "--workdir", "empty"],
+    "other holds a dinov3_digits, which takes no prompts": [*PAIR, "--workdir", "other"],
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_mistakes_are_one_clear_error_and_nothing_is_written(run, images, words, capsys):
+    for name in ("begun/checkpoints", "empty"):
+        (images / name).mkdir(parents=True)
+    if words.startswith("other"):
+        spec = get("dinov3_digits")
+        save_model("other/best", Card(spec), {path: np.asarray(leaf) for path, leaf in split(spec.build())[1].items()})
+    before = sorted(images.rglob("*"))
+    assert segment.main(["--workdir", run, "--out", "o", *MISTAKES[words]]) == 2
+    assert words in capsys.readouterr().err and sorted(images.rglob("*")) == before
+
+
+def test_a_prompt_is_needed(run, images, capsys):
+    with pytest.raises(SystemExit) as status:
+        segment.main(["--workdir", run, "a.png"])
+    assert status.value.code == 2 and "--prompt" in capsys.readouterr().err
+
+
+def test_masks_are_a_source_of_pairs_again(run, images):
+    from jaxdino.data.pair_sources import load_pairs
+    from jaxdino.data.prompts import PromptConfig
+    from jaxdino.data.sources import DataConfig
+
+    assert segment.main(["--workdir", run, "--prompt", "red circle", "--out", "o", "a.png", "b.jpg"]) == 0
+    source = load_pairs(
+        DataConfig(name="coco", root=str(images), val_ratio=0.5), PromptConfig(annotations="o/masks.json")
+    )
+    assert source.class_names == ("red circle",)
+    pairs = [pair for each in source.splits.values() for pair in each.records]
+    assert sorted(pair.image.rpartition("/")[2] for pair in pairs) == ["a.png", "b.jpg"]
