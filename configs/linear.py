@@ -3,7 +3,7 @@
 python -m jaxdino.main --config=configs/linear.py
 python -m jaxdino.main --config=configs/linear.py:dinov3_vits16 --config.data.root=DIR
 
-Measured on the embedded digits (first command): val accuracy 0.961, test 0.978; from random weights
+Measured on the embedded digits (first command): val accuracy 0.981, test 0.978; from random weights
 (`--config.model.weights=random`) 0.290 and 0.301.
 """
 

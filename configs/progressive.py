@@ -5,8 +5,8 @@
 
 `--config.skip_optional` leaves the last stage out.
 
-Measured on the embedded digits (first command), which are not augmented: val accuracy 0.961, 0.986, 0.989 after
-the three stages, test 0.986.
+Measured on the embedded digits (first command), which are not augmented: val accuracy 0.981, 0.989, 0.989 after
+the three stages, test 0.989.
 """
 
 from ml_collections import ConfigDict

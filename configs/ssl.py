@@ -13,11 +13,11 @@ The first command, whose seed is 0, made the embedded weights; they are its teac
     python -m convert export --workdir runs/digits --format hf --out jaxdino/assets/dinov3_digits
 
 k-NN accuracy (k = 20, `python -m jaxdino.evaluate --weights dinov3_digits --random`, with `--split test` for the second
-figure), where 1 image is 0.003:
+figure), where 1 image is 0.003; 520 seconds on two cores:
 
     features         val    test
-    this backbone  0.972   0.981
-    random         0.426
+    this backbone  0.978   0.986
+    random         0.426   0.401
     raw pixels     0.975   0.983
 """
 
@@ -44,14 +44,14 @@ def get_config(model: str | None = None) -> ConfigDict:
             schedule=dict(warmup_epochs=10.0, final=2e-3),
         ),
     )
-    return fit_digits(config, epochs=dict(pretrain=60), rates=dict(last_layer=3e-3, all=3e-3))
+    return fit_digits(config, epochs=dict(pretrain=100), rates=dict(last_layer=3e-3, all=3e-3))
 
 
 def fit_digits(config: ConfigDict, epochs: dict[str, int], rates: dict[str, float]) -> ConfigDict:
     """Numbers for the embedded digits and their tiny model; a config of another model passes untouched.
 
-    A digit mirrored or cut is another or none: crops are gentle, colours nearly left alone. A thousand images give few
-    steps: a small head with batch norm, Sinkhorn-Knopp, KoLeo and a fast, sharp teacher get it going.
+    A digit mirrored or cut is another or none: crops are gentle and a little turned, colours nearly left alone, and
+    there are no local views.
 
     Args:
       epochs: {stage: its length}. rates: {group: its rate}.
@@ -59,17 +59,10 @@ def fit_digits(config: ConfigDict, epochs: dict[str, int], rates: dict[str, floa
     if config.model.name != common.DIGITS_MODEL:
         return config
     colour = dict(brightness=0.3, contrast=0.3, saturation=0.0, hue=0.0, gray_prob=0.0)
-    recipe = dict(hflip=0.0, ratio=(0.8, 1.25), blur_prob=0.3, blur_sigma=(0.1, 1.0), **colour)
-    digits = (
-        views.View("global", 24, (0.75, 1.0), count=2, **recipe),
-        views.View("local", 12, (0.5, 0.85), count=4, **recipe),
-    )
-    config.data.views = tuple(ConfigDict(asdict(view)) for view in digits)
-    config.projection.update(out_dim=256, hidden_dim=256, bottleneck_dim=64, use_bn=True)
-    config.optimizer.weight_decay_end = 0.04
+    recipe = dict(ratio=(3 / 4, 4 / 3), degrees=15.0, hflip=0.0, blur_prob=0.3, blur_sigma=(0.1, 1.0), **colour)
+    config.data.views = (ConfigDict(asdict(views.View("global", 24, (0.6, 1.0), count=2, **recipe))),)
+    fit_few_steps(config)
     config.evaluation.update(every_epochs=4, image_size=32)
-    config.objective.update(centring="sinkhorn", koleo=0.05, momentum=0.98)
-    config.objective.update(teacher_temperature=0.03, warmup_teacher_temperature=0.03)
     for given in config.stages:
         given.epochs = epochs[given.name]
         given.schedule.warmup_epochs = min(given.schedule.warmup_epochs, 2.0)
@@ -77,3 +70,15 @@ def fit_digits(config: ConfigDict, epochs: dict[str, int], rates: dict[str, floa
             if not group.frozen:
                 group.lr = rates[name]
     return config
+
+
+def fit_few_steps(config: ConfigDict) -> None:
+    """What gets a small network going within a thousand steps of 64 images.
+
+    A small head with batch norm, Sinkhorn-Knopp and KoLeo make the first answers differ; a sharp teacher that follows
+    quickly has something to say early; by the end of a stage it averages over many steps all the same.
+    """
+    config.projection.update(out_dim=256, hidden_dim=256, bottleneck_dim=64, use_bn=True)
+    config.optimizer.weight_decay_end = 0.04
+    sharp = dict(student_temperature=0.07, teacher_temperature=0.02, warmup_teacher_temperature=0.02)
+    config.objective.update(centring="sinkhorn", koleo=0.05, momentum=0.9, **sharp)

@@ -17,20 +17,26 @@ OLD_FILES = ["*.json", "pytorch_model*.bin", "merges.txt"]
 def find(src: str | Path) -> Path:
     """The file or folder that SRC means; a hub name is downloaded into Hugging Face's cache.
 
-    A published name means that model even where a folder of the same name lies; `./NAME` means the folder. Of a
+    A name with published weights means these even where a folder of the same name lies; `./NAME` means the folder. Of a
     workdir the best model is meant, of an imported training checkpoint the teacher's backbone.
 
     Raises:
       UserError: if there is nothing, the hub cannot be reached, or the repository is gated.
     """
-    if isinstance(src, str) and src in MODELS:
-        return _embedded(src) or _download(MODELS[src].hub, MODELS[src])
+    spec = MODELS.get(src) if isinstance(src, str) else None
+    if spec and (found := _embedded(src)):
+        return found
+    if spec and spec.hub:
+        return _download(spec.hub, spec)
     path = Path(src).expanduser()
     if path.exists():
         inside = () if is_model(path) else (path / "best", path / "teacher" / "backbone")
         return next(filter(is_model, inside), path)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", str(src)) and not path.parent.is_dir():
         return _download(str(src), next((spec for spec in MODELS.values() if spec.hub == str(src)), None))
+    if spec:
+        where = f": download the file from {spec.page} and give its path" if spec.page else ": give a file or a folder"
+        raise UserError(f"{src} has no weights on the hub{where}, or, in a config, the weights 'random'")
     if "/" not in str(src) and not path.suffix:
         raise UserError(f"{str(src)!r} is no file, folder, hub name or model; {did_you_mean(str(src), MODELS)}")
     return path  # open_source says what is wrong with it

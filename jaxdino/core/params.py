@@ -51,6 +51,11 @@ class Skeleton:
         return [path for path, entry in self.entries.items() if kind in (None, entry.kind)]
 
     @property
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """What stands for the arrays where only their shapes matter (`jax.eval_shape`)."""
+        return {path: jax.ShapeDtypeStruct(entry.shape, entry.dtype) for path, entry in self.entries.items()}
+
+    @property
     def num_params(self) -> int:
         """Number of trainable elements (kind "param")."""
         return sum(entry.size for entry in self.entries.values() if entry.kind == "param")

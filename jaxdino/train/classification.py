@@ -58,7 +58,7 @@ class Classification:
     def image_size(self, stage: Stage) -> tuple[int, int]:
         """The stage's, or the model's own."""
         skeleton, size = self._bare(stage), as_size(stage.image_size or self.spec.preprocess.size)
-        shapes = {path: jax.ShapeDtypeStruct(e.shape, e.dtype) for path, e in skeleton.entries.items()}
+        shapes = skeleton.shapes
         images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
         jax.eval_shape(lambda flat, x: bind(skeleton, flat)(x).logits, shapes, images)
         return size
@@ -90,19 +90,7 @@ class Classification:
     def train_batches(self, part: Part) -> pipeline.TrainIter:
         """Of the training split."""
         make = partial(pipeline.make_train_iter, self.source.split("train"), seed=part.seed, preset=part.stage.augment)
-        return self._batches(make, part)
-
-    def _batches(self, make: Callable, part: Part) -> Any:
-        preprocess = self.spec.preprocess
-        return make(
-            cfg=data.config_of(self.config),
-            batch_size=part.stage.batch_size,
-            image_size=part.image_size,
-            crop_pct=preprocess.crop_pct,
-            interpolation=preprocess.interpolation,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        return data.batches(make, self.config, part, self.spec.preprocess)
 
     def more(self, flat: Flat) -> State:
         """Nothing."""
@@ -142,7 +130,8 @@ class Classification:
           Stopped: if the run is told to stop meanwhile.
           UserError: if no image of the split can be read, or the model answers with nan or infinity.
         """
-        batches = self._batches(partial(pipeline.make_eval_iter, self.source.split(split)), part)
+        make = partial(pipeline.make_eval_iter, self.source.split(split))
+        batches = data.batches(make, self.config, part, self.spec.preprocess)
         logits, labels = [], []
         for batch in batches:
             if session.stop.asked():

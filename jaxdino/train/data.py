@@ -1,8 +1,13 @@
 """What a run reads: the config's part of it, and what there is, in a line."""
 
+from collections.abc import Callable
 from typing import Any
 
+import jax
+
 from jaxdino.data.sources import DataConfig, Source, load_source
+from jaxdino.models.spec import Preprocess
+from jaxdino.train.task import Part
 
 OF_STAGES = ("augment", "batch_size", "image_size", "views")  # in config.data, but read by stages
 
@@ -10,6 +15,19 @@ OF_STAGES = ("augment", "batch_size", "image_size", "views")  # in config.data, 
 def config_of(config: Any) -> DataConfig:
     """The part of config.data that says what is read, and how."""
     return DataConfig.of({name: value for name, value in config.data.items() if name not in OF_STAGES})
+
+
+def batches(make: Callable[..., Any], config: Any, part: Part, preprocess: Preprocess) -> Any:
+    """This process's batches of a stage, as the model wants its images; `make` knows the split and all else."""
+    return make(
+        cfg=config_of(config),
+        batch_size=part.stage.batch_size,
+        image_size=part.image_size,
+        crop_pct=preprocess.crop_pct,
+        interpolation=preprocess.interpolation,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
 
 
 def labelled(cfg: DataConfig) -> Source:

@@ -116,9 +116,8 @@ class Distillation:
         sizes = {view.size for view in self.views} | ({self.retrieval.size} if self.retrieval else set())
         for size in sizes:
             images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-            shapes = {path: jax.ShapeDtypeStruct(e.shape, e.dtype) for path, e in self.backbone.entries.items()}
             try:
-                jax.eval_shape(lambda flat, x: params.bind(self.backbone, flat)(x).cls, shapes, images)
+                jax.eval_shape(lambda flat, x: params.bind(self.backbone, flat)(x).cls, self.backbone.shapes, images)
             except UserError as err:
                 raise UserError(f"data.views or evaluation.image_size: {err}") from None
         return (self.views_of("global")[0].size,) * 2

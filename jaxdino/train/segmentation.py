@@ -87,7 +87,7 @@ class Segmentation:
         """The stage's, or the image encoder's own; UserError if its patches do not divide it."""
         size = as_size(stage.image_size or self.spec.preprocess.size)
         skeleton = self.spec.skeleton()
-        shapes = {path: jax.ShapeDtypeStruct(e.shape, e.dtype) for path, e in skeleton.entries.items()}
+        shapes = skeleton.shapes
         images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
         jax.eval_shape(lambda flat, x: bind(skeleton, flat)(x).patches, shapes, images)
         return size
@@ -138,21 +138,9 @@ class Segmentation:
 
     def train_batches(self, part: Part) -> Any:
         """Pairs of the training split."""
-        make = partial(make_pair_train_iter, self.source.split("train"), seed=part.seed, preset=part.stage.augment)
-        return self._batches(make, part)
-
-    def _batches(self, make: Callable, part: Part) -> Any:
-        preprocess = self.spec.preprocess
-        return make(
-            cfg=data.config_of(self.config),
-            prompts=self.prompts,
-            batch_size=part.stage.batch_size,
-            image_size=part.image_size,
-            crop_pct=preprocess.crop_pct,
-            interpolation=preprocess.interpolation,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        given = dict(prompts=self.prompts, seed=part.seed, preset=part.stage.augment)
+        make = partial(make_pair_train_iter, self.source.split("train"), **given)
+        return data.batches(make, self.config, part, self.spec.preprocess)
 
     def more(self, flat: Flat) -> State:
         """The image encoder as the run begins, where a stage looks at it."""
@@ -185,9 +173,9 @@ class Segmentation:
 
     def _measure(self, part: Part, skeleton: Skeleton) -> MaskMeasure:
         def batches(split: str) -> Any:
-            return self._batches(
-                partial(make_pair_eval_iter, self.source.split(split), spatial=self.prompts.spatial_prob == 1), part
-            )
+            always = self.prompts.spatial_prob == 1
+            make = partial(make_pair_eval_iter, self.source.split(split), prompts=self.prompts, spatial=always)
+            return data.batches(make, self.config, part, self.spec.preprocess)
 
         how = dict(features=self.features, batches=batches, arrays=self.arrays, mesh=self.mesh)
         settings = self.settings(part.stage)

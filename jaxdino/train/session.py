@@ -56,7 +56,7 @@ class Session:
         return begun
 
     def _restored(self, part: Part) -> state.State:
-        flat = {path: jax.ShapeDtypeStruct(e.shape, e.dtype) for path, e in part.skeleton.entries.items()}
+        flat = part.skeleton.shapes
         ema, more = {path: flat[path] for path in part.averaged}, jax.eval_shape(self.job.task.more, flat)
         like = state.abstract(flat, part.skeleton, part.plan, part.tx, ema, more)
         say(f"going on after step {self.saved_step}, in stage {part.stage.name}")

@@ -169,10 +169,14 @@ def batches(case: str, weight: tuple[int, ...] = (1,) * BATCH) -> Batches:
     return Batches("resnet" if case == "resnet" else "vit", weight)
 
 
-def theirs(case: str, recipe: Recipe, kind: type[Distiller] = Distiller, weight=(1,) * BATCH) -> Run:
-    """The PyTorch loop."""
-    reference = build(case, seed=1).backbone if recipe.gram else None
-    loop = kind(build(case), recipe, reference)
+def plain_loop(case: str, recipe: Recipe, kind: type[Distiller] = Distiller) -> Distiller:
+    """The PyTorch loop before its first step."""
+    return kind(build(case), recipe, build(case, seed=1).backbone if recipe.gram else None)
+
+
+def theirs(case: str, recipe: Recipe, weight=(1,) * BATCH) -> Run:
+    """The PyTorch loop, all its steps."""
+    loop = plain_loop(case, recipe)
     losses = [loop.train(crops).item() for crops in batches(case, weight).theirs]
     return Run(losses, converted(loop.teacher)[1], {name: centre.numpy() for name, centre in loop.centres.items()})
 
