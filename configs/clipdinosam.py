@@ -19,7 +19,14 @@ Adapters that two stages share go on; DINO's are merged before `full`. By flags:
 (`--config.stages[3].groups.clip.frozen=False`, likewise `decoder`).
 
 Without a model, everything is small and embedded: generated scenes of coloured shapes, the digits' backbone, a CLIP and
-a SAM of random weights.
+a SAM of random weights. Measured with the first command, 461 seconds on two cores:
+
+    stage    val.miou   val.dice   trainable parameters
+    align       0.577      0.736   109,088
+    adapt       0.630      0.784   121,376
+    refine      0.655      0.802   121,376
+    full        0.693      0.832   786,752
+    test        0.631      0.796
 """
 
 from dataclasses import asdict
