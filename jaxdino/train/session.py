@@ -100,7 +100,9 @@ class Session:
             self.save_best(part, current)
         self.job.task.end(self, part, current)
         self.write_summary()
-        self.progress = now.next_stage(self.job.task.hands_on)
+        after = self.job.parts[part.index + 1 : part.index + 2]
+        alike = all((n.image_size, n.stage.monitor) == (part.image_size, part.stage.monitor) for n in after)
+        self.progress = now.next_stage(self.job.task.hands_on and alike)
 
     def save_best(self, part: Part, current: state.State) -> None:
         """Writes the stage's best model."""

@@ -46,7 +46,8 @@ class Task(Protocol):
       source: the data. spec: the model as strategies see it. flat: the leaves that a run starts from, on the host.
       arrays: the names in a batch that travel to the devices.
       monitors: the metrics that a stage may watch. shown: the one in the table at a run's end.
-      hands_on: whether what a stage starts from counts as its best so far: it is then handed on unless bettered.
+      hands_on: whether what a stage starts from counts as its best so far, where both stages measure the same at one
+        size: it is then handed on unless bettered.
     """
 
     source: Source
