@@ -131,5 +131,5 @@ class Watch:
 
     def _floats(self) -> dict[str, float]:
         if all(isinstance(value, float) for value in self.measured.values()):  # as a checkpoint remembers them
-            return self.measured
+            return dict(self.measured)
         return self.session.job.task.reading(self.measured)

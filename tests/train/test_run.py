@@ -75,11 +75,12 @@ def test_killed_at_any_moment_and_started_again_the_result_is_bit_identical(fini
 
 @pytest.mark.slow
 def test_sigterm_saves_and_exits_cleanly(finished, tmp_path):
-    code, out = finish(start(tmp_path, 11, 15))
-    assert code == 0 and "stopped by SIGTERM after step 11" in out
-    assert (tmp_path / "checkpoints" / "11" / "manifest.json").exists()
+    for step in (11, 12):  # within an epoch; at its end, before it is validated
+        code, out = finish(start(tmp_path, step, 15))
+        assert code == 0 and f"stopped by SIGTERM after step {step}" in out
+        assert (tmp_path / "checkpoints" / str(step) / "manifest.json").exists()
     code, out = finish(start(tmp_path))
-    assert code == 0 and "going on after step 11" in out
+    assert code == 0 and "going on after step 12" in out
     assert_same_run(finished, tmp_path)
 
 
