@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.host_memory import keep_freed
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch_size", type=int, default=64, help="images that go through the model together")
     parser.add_argument("--seed", type=int, default=0, help="of the linear classifier and the random weights")
     args = parser.parse_args(argv)
+    keep_freed()
     try:
         evaluate(args)
     except UserError as err:

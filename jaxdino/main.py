@@ -11,6 +11,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.host_memory import keep_freed
 from jaxdino.core.rules import did_you_mean
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -23,6 +24,7 @@ def main(argv: list[str]) -> None:
     """Runs the config of the flags; what the user can mend ends in one line and status 2."""
     from jaxdino.train.loop import run  # jax and all: --help does not wait for them
 
+    keep_freed()
     try:
         run(CONFIG.value, WORKDIR.value, name=config_file().stem)
     except UserError as err:

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.host_memory import keep_freed
 
 FAMILY = "clipdinosam"
 OVERLAY, MASKS = "overlay", "masks.json"
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threshold", type=float, default=0.0, help="logits above it are the mask (default 0)")
     parser.add_argument("--out", default="segmented", metavar="DIR", help="where the files go (default segmented)")
     args = parser.parse_args(argv)
+    keep_freed()
     try:
         points, boxes = parsed("--points", args.points, (2, 3)), parsed("--boxes", args.boxes, (4,))
         return segment(args.workdir, args.images, args.prompt, points, boxes, args.threshold, args.out)

@@ -5,6 +5,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from jaxdino.core.host_memory import keep_freed
 from tests.torchvision_stub import import_torchvision
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
@@ -15,6 +16,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("MPLBACKEND", "agg")
 
+keep_freed()
 if importlib.util.find_spec("torchvision"):
     import_torchvision()  # transformers' and timm's imports would fail at a torchvision built for another torch
 

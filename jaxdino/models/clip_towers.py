@@ -9,6 +9,7 @@ from flax import nnx
 
 from jaxdino.core.errors import UserError
 from jaxdino.models import positions
+from jaxdino.models.initial import normal
 from jaxdino.models.layers import LayerNorm, Linear, attention, drop_path, split_heads
 from jaxdino.models.output import Output
 from jaxdino.models.patches import PatchEmbed
@@ -95,7 +96,7 @@ class Block(nnx.Module):
 
 
 def _normal(rngs: nnx.Rngs, *shape: int, std: float = 0.02) -> nnx.Param:
-    return nnx.Param(std * jax.random.normal(rngs.params(), shape))
+    return nnx.Param(normal(rngs, shape, std))
 
 
 def _blocks(cfg: VisionConfig | TextConfig, act, drop_path: float, how: str, rngs: nnx.Rngs) -> nnx.List:

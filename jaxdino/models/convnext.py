@@ -10,6 +10,7 @@ from flax import nnx
 
 from jaxdino.core.errors import UserError
 from jaxdino.models.depthwise import depthwise_conv
+from jaxdino.models.initial import truncated_normal
 from jaxdino.models.layer import Layer
 from jaxdino.models.layers import LayerNorm, Linear, add_bias, drop_path, gelu, over_last_axis
 from jaxdino.models.output import Output, chosen
@@ -71,8 +72,7 @@ class DepthwiseConv(nnx.Module):
     """7 x 7 convolution of each channel by itself, the size kept; kernel (7, 7, 1, width), bias (width,)."""
 
     def __init__(self, width: int, rngs: nnx.Rngs):
-        init = nnx.initializers.truncated_normal(stddev=0.02)
-        self.kernel = nnx.Param(init(rngs.params(), (SIDE, SIDE, 1, width), jnp.float32))
+        self.kernel = nnx.Param(truncated_normal(rngs, (SIDE, SIDE, 1, width)))
         self.bias = nnx.Param(jnp.zeros((width,)))
 
     def __call__(self, x_BxHxWxD: jax.Array) -> jax.Array:

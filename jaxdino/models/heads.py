@@ -15,6 +15,7 @@ from jax import lax
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Buffer
 from jaxdino.models.batch_norm import BatchNorm
+from jaxdino.models.initial import truncated_normal
 from jaxdino.models.layer import Layer
 from jaxdino.models.layers import Linear, gelu, linear, over_last_axis
 from jaxdino.models.spec import ModelSpec
@@ -101,8 +102,7 @@ class Prototypes(nnx.Module):
     """
 
     def __init__(self, cfg: DINOHeadConfig, rngs: nnx.Rngs):
-        init = nnx.initializers.truncated_normal(stddev=0.02)
-        self.v = nnx.Param(init(rngs.params(), (cfg.bottleneck_dim, cfg.out_dim), jnp.float32))
+        self.v = nnx.Param(truncated_normal(rngs, (cfg.bottleneck_dim, cfg.out_dim)))
         self.g = (Buffer if cfg.norm_last_layer else nnx.Param)(jnp.ones((cfg.out_dim,)))
 
     def __call__(self, x: jax.Array) -> jax.Array:

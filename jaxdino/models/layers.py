@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from jaxdino.models.initial import truncated_normal
+
 HALF = (jnp.bfloat16, jnp.float16)
 
 
@@ -53,8 +55,7 @@ class Linear(nnx.Module):
     lora: nnx.Module | None = None
 
     def __init__(self, n_in: int, n_out: int, *, use_bias: bool = True, std: float = 0.02, rngs: nnx.Rngs):
-        init = nnx.initializers.truncated_normal(stddev=std)
-        self.kernel = nnx.Param(init(rngs.params(), (n_in, n_out), jnp.float32))
+        self.kernel = nnx.Param(truncated_normal(rngs, (n_in, n_out), std))
         self.bias = nnx.Param(jnp.zeros((n_out,))) if use_bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:

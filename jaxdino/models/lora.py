@@ -19,6 +19,7 @@ from flax import nnx
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton, abstract, bind, split
+from jaxdino.models.initial import uniform
 from jaxdino.models.layers import Linear, add_bias, linear, over_last_axis
 from jaxdino.models.lora_targets import PARTS, LoRA, columns, modules, places
 
@@ -38,8 +39,7 @@ class Factors(nnx.Module):
 
 def _fill(module: nnx.Module, kernel: jax.Array, spec: LoRA, rngs: nnx.Rngs) -> None:
     n_in, n_out = kernel.shape
-    bound = 1 / math.sqrt(n_in)
-    module.a = nnx.Param(jax.random.uniform(rngs.params(), (n_in, spec.rank), jnp.float32, -bound, bound))
+    module.a = nnx.Param(uniform(rngs, (n_in, spec.rank), 1 / math.sqrt(n_in)))
     module.b = nnx.Param(jnp.zeros((spec.rank, n_out)))
     if spec.dora:
         module.magnitude = nnx.Param(_lengths(kernel))

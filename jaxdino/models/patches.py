@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxdino.core.errors import UserError
+from jaxdino.models.initial import truncated_normal
 from jaxdino.models.layers import linear
 
 
@@ -15,8 +16,7 @@ class PatchConv(nnx.Module):
     """
 
     def __init__(self, side: int, n_in: int, n_out: int, rngs: nnx.Rngs, *, use_bias: bool = True):
-        init = nnx.initializers.truncated_normal(stddev=0.02)
-        self.kernel = nnx.Param(init(rngs.params(), (side, side, n_in, n_out), jnp.float32))
+        self.kernel = nnx.Param(truncated_normal(rngs, (side, side, n_in, n_out)))
         self.bias = nnx.Param(jnp.zeros((n_out,))) if use_bias else None
 
     def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """ResNets as torchvision builds them (the stride in the 3 x 3 convolution), and DINO's ResNet-50."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ from jax import lax
 
 from jaxdino.core.errors import UserError
 from jaxdino.models.batch_norm import BatchNorm, checkpointed
+from jaxdino.models.initial import normal
 from jaxdino.models.layer import Layer
 from jaxdino.models.layers import drop_path, linear
 from jaxdino.models.output import Output, chosen
@@ -85,8 +87,7 @@ class Conv(nnx.Module):
     """k x k convolution without bias, padded by k // 2 on every side as in torch; kernel (k, k, in, out)."""
 
     def __init__(self, n_in: int, n_out: int, side: int, stride: int, rngs: nnx.Rngs):
-        init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-        self.kernel = nnx.Param(init(rngs.params(), (side, side, n_in, n_out), jnp.float32))
+        self.kernel = nnx.Param(normal(rngs, (side, side, n_in, n_out), math.sqrt(2 / (side * side * n_out))))
         self.stride = stride
 
     def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:

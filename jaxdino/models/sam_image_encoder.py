@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from jaxdino.models import positions
+from jaxdino.models.initial import truncated_normal
 from jaxdino.models.layers import LayerNorm, Linear, attention, drop_path, gelu, split_heads
 from jaxdino.models.patches import PatchEmbed
 from jaxdino.models.sam_layers import Conv, MLPBlock, run
@@ -55,12 +56,11 @@ class Attention(nnx.Module):
     """
 
     def __init__(self, width: int, num_heads: int, side: int, rngs: nnx.Rngs):
-        init = nnx.initializers.truncated_normal(stddev=0.02)
         self.qkv = Linear(width, 3 * width, rngs=rngs)
         self.proj = Linear(width, width, rngs=rngs)
         rows = (2 * side - 1, width // num_heads)
-        self.rel_pos_h = nnx.Param(init(rngs.params(), rows, jnp.float32))
-        self.rel_pos_w = nnx.Param(init(rngs.params(), rows, jnp.float32))
+        self.rel_pos_h = nnx.Param(truncated_normal(rngs, rows))
+        self.rel_pos_w = nnx.Param(truncated_normal(rngs, rows))
         self.num_heads = num_heads
 
     def __call__(self, x_BxHxWxD: jax.Array) -> jax.Array:
@@ -121,9 +121,8 @@ class ImageEncoder(nnx.Module):
 
     def __init__(self, cfg, rngs: nnx.Rngs, drop_path: float, dtype: jnp.dtype, remat: bool):
         width = cfg.encoder_width
-        init = nnx.initializers.truncated_normal(stddev=0.02)
         self.patch_embed = PatchEmbed(cfg.patch_size, cfg.in_channels, width, rngs)
-        self.pos_embed = nnx.Param(init(rngs.params(), (1, cfg.grid, cfg.grid, width), jnp.float32))
+        self.pos_embed = nnx.Param(truncated_normal(rngs, (1, cfg.grid, cfg.grid, width)))
         blocks = []
         for i in range(cfg.depth):
             window = 0 if i in cfg.global_attn_indexes else cfg.window_size

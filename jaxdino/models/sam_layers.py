@@ -8,10 +8,10 @@ import math
 from collections.abc import Callable, Iterable
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from jaxdino.models import initial
 from jaxdino.models.layers import Linear, add_bias, gelu, linear
 
 
@@ -20,8 +20,7 @@ def uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
 
     Source: pytorch/pytorch torch/nn/modules/{linear,conv}.py (reset_parameters).
     """
-    bound = 1 / math.sqrt(fan_in)
-    return nnx.Param(jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound))
+    return nnx.Param(initial.uniform(rngs, shape, 1 / math.sqrt(fan_in)))
 
 
 def dense(n_in: int, n_out: int, rngs: nnx.Rngs) -> Linear:
@@ -80,8 +79,7 @@ class Embedding(nnx.Module):
     """Learned vectors, `embedding` (rows, width)."""
 
     def __init__(self, rows: int, width: int, rngs: nnx.Rngs):
-        init = nnx.initializers.normal(stddev=1.0)
-        self.embedding = nnx.Param(init(rngs.params(), (rows, width), jnp.float32))
+        self.embedding = nnx.Param(initial.normal(rngs, (rows, width)))
 
 
 class Gelu(nnx.Module):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxdino.core.params import Buffer
+from jaxdino.models.initial import normal
 from jaxdino.models.layers import LayerNorm, over_last_axis
 from jaxdino.models.sam_layers import Conv, Embedding, Gelu, run
 
@@ -26,7 +27,7 @@ class Positions(nnx.Module):
     """Random Fourier features, `positional_encoding_gaussian_matrix` (2, width / 2): a buffer of the checkpoint."""
 
     def __init__(self, width: int, rngs: nnx.Rngs):
-        self.positional_encoding_gaussian_matrix = Buffer(jax.random.normal(rngs.params(), (2, width // 2)))
+        self.positional_encoding_gaussian_matrix = Buffer(normal(rngs, (2, width // 2)))
 
     def __call__(self, xy: jax.Array) -> jax.Array:
         """(..., 2), x and y as shares of the frame, 0 to 1 -> (..., width) float32, sines before cosines."""

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxdino.models.initial import normal
 from jaxdino.models.layers import LayerNorm, gelu, over_last_axis
 from jaxdino.models.sam_layers import Conv, dense, run
 
@@ -43,7 +44,7 @@ class TokenToMaskEmbedding(nnx.Module):
                 LayerNorm(out, 1e-6),
             ]
         )
-        self.similarity = nnx.Param(jax.random.normal(rngs.params(), (out,)))
+        self.similarity = nnx.Param(normal(rngs, (out,)))
         self.text = dense(width, out, rngs)
 
     def __call__(self, tokens: jax.Array, text: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -11,6 +11,7 @@ from flax import nnx
 
 from jaxdino.core.params import Buffer
 from jaxdino.models import positions
+from jaxdino.models.initial import truncated_normal
 from jaxdino.models.layer import Layer
 from jaxdino.models.layers import LayerNorm, LayerScale, Linear, attention, drop_path, gelu, split_heads
 from jaxdino.models.output import Output, chosen
@@ -185,16 +186,15 @@ class ViT(nnx.Module):
         attention: str = "xla",
         remat: bool = False,
     ):
-        init = nnx.initializers.truncated_normal(stddev=0.02)
         self.patch_embed = PatchEmbed(cfg.patch_size, cfg.in_channels, cfg.width, rngs)
-        self.cls_token = nnx.Param(init(rngs.params(), (1, 1, cfg.width), jnp.float32))
+        self.cls_token = nnx.Param(truncated_normal(rngs, (1, 1, cfg.width)))
         if cfg.num_registers:
-            self.register_tokens = nnx.Param(init(rngs.params(), (1, cfg.num_registers, cfg.width), jnp.float32))
+            self.register_tokens = nnx.Param(truncated_normal(rngs, (1, cfg.num_registers, cfg.width)))
         if cfg.mask_token:
             self.mask_token = nnx.Param(jnp.zeros((1, cfg.width)))
         if cfg.positions == "learned":
             rows = cfg.pos_grid[0] * cfg.pos_grid[1] + cfg.pos_cls
-            self.pos_embed = nnx.Param(init(rngs.params(), (1, rows, cfg.width), jnp.float32))
+            self.pos_embed = nnx.Param(truncated_normal(rngs, (1, rows, cfg.width)))
         else:
             self.rope = Rope(cfg)
         rates = [drop_path * i / max(cfg.depth - 1, 1) for i in range(cfg.depth)]

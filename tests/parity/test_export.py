@@ -1,6 +1,7 @@
 """Files that we write: the same layout gives back the same bits, another layout the same outputs."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -37,9 +38,16 @@ def written(out: Path) -> Path:
     return next((path for path in out.glob("*.pth") if "_head" not in path.name), out)
 
 
+@functools.lru_cache(maxsize=1)
+def forward(spec, **how):
+    """(parameters, images) -> logits; compiled once for the layouts of a model."""
+    skeleton = spec.skeleton(**how)
+    return jax.jit(lambda flat, x: bind(skeleton, flat)(x).logits)
+
+
 def logits(card: Card, flat, pixels: torch.Tensor) -> np.ndarray:
-    model = bind(card.spec.skeleton(card.num_classes, pool=card.pool), flat)
-    return np.asarray(jax.jit(lambda x: model(x).logits)(channels_last(pixels)))
+    answer = forward(card.spec, num_classes=card.num_classes, pool=card.pool)
+    return np.asarray(answer(flat, channels_last(pixels)))
 
 
 def with_head(found, classes: int = 5):

@@ -1,0 +1,22 @@
+"""The allocator of the host, where XLA on a CPU and the threads that decode take their memory."""
+
+import ctypes
+import os
+import platform
+
+OPTIONS = {-1: 2**31 - 1, -2: 2**26, -3: 2**30}
+"""Of mallopt(3), by their numbers in malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD; bytes."""
+CHOSEN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+
+
+def keep_freed() -> bool:
+    """Lets the process keep what it frees, for the next step to take; True if that could be set.
+
+    A step takes its scratch memory from malloc and frees it. glibc gives large blocks back to the system at once, whose
+    fresh pages then cost a fault for each 4 KiB. The peak stays what it is; between steps the process holds on to it.
+    Other C libraries are left alone, and so is who has set the same by an environment variable.
+    """
+    if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in CHOSEN):
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all([mallopt(option, size) for option, size in OPTIONS.items()])
