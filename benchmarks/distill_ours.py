@@ -19,6 +19,7 @@ from jaxdino.data.multicrop import make_multicrop_iter
 from jaxdino.data.sources import DataConfig, Split
 from jaxdino.data.views import DINO, expanded
 from jaxdino.models import registry
+from jaxdino.models.initial import ShapesOnly
 from jaxdino.objectives.distill import SelfDistillation
 from jaxdino.objectives.distill_model import DistillSpec
 from jaxdino.objectives.distill_settings import Distill, Projection
@@ -53,7 +54,7 @@ def program(args: argparse.Namespace, capacity: int, augment: Callable) -> tuple
     flat = sharding.put(flat, sharding.shardings(flat, mesh))
     plan = resolve(spec, skeleton, STAGE)
     tx = optim.build(plan, STAGE, STEPS, steps_per_epoch=EPOCH)
-    reference = abstract(lambda: backbone.config.build(rngs=nnx.Rngs(0), drop_path=0.0, **how))
+    reference = abstract(lambda: backbone.config.build(rngs=ShapesOnly(), drop_path=0.0, **how))
     teacher = {
         "buffers": {path: flat[path] for path, entry in skeleton.entries.items() if entry.kind != "param"},
         "centres": {head: jnp.zeros(args.out_dim) for head in ("dino_head", "ibot_head")},

@@ -16,22 +16,31 @@ from flax import nnx
 SHORTEST = 2**14
 
 
-def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float = 1.0) -> jax.Array:
+class ShapesOnly:
+    """Stands where `nnx.Rngs` would, for networks of which shapes alone are wanted: all draws are zeros."""
+
+    def params(self) -> None:
+        """No key."""
+
+
+def normal(rngs: nnx.Rngs | ShapesOnly, shape: tuple[int, ...], std: float = 1.0) -> jax.Array:
     """Of mean 0, float32."""
     return _draw(jax.random.normal, rngs, shape, std)
 
 
-def truncated_normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float = 0.02) -> jax.Array:
+def truncated_normal(rngs: nnx.Rngs | ShapesOnly, shape: tuple[int, ...], std: float = 0.02) -> jax.Array:
     """A normal of mean 0 and `std` cut off at two `std`, float32; its own standard deviation is 0.88 `std`."""
     return _draw(lambda key, size: jax.random.truncated_normal(key, -2.0, 2.0, size), rngs, shape, std)
 
 
-def uniform(rngs: nnx.Rngs, shape: tuple[int, ...], bound: float) -> jax.Array:
+def uniform(rngs: nnx.Rngs | ShapesOnly, shape: tuple[int, ...], bound: float) -> jax.Array:
     """Between -bound and bound, float32."""
     return _draw(lambda key, size: jax.random.uniform(key, size, jnp.float32, -bound, bound), rngs, shape)
 
 
-def _draw(draw: Callable, rngs: nnx.Rngs, shape: tuple[int, ...], scale: float = 1.0) -> jax.Array:
+def _draw(draw: Callable, rngs: nnx.Rngs | ShapesOnly, shape: tuple[int, ...], scale: float = 1.0) -> jax.Array:
+    if isinstance(rngs, ShapesOnly):
+        return jnp.zeros(shape)
     count = math.prod(shape)
     size = max(SHORTEST, 2 ** math.ceil(math.log2(max(count, 1))))
     drawn = draw(rngs.params(), (size,))

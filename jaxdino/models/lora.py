@@ -19,7 +19,7 @@ from flax import nnx
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton, abstract, bind, split
-from jaxdino.models.initial import uniform
+from jaxdino.models.initial import ShapesOnly, uniform
 from jaxdino.models.layers import Linear, add_bias, linear, over_last_axis
 from jaxdino.models.lora_targets import PARTS, LoRA, columns, modules, places
 
@@ -147,7 +147,7 @@ def adapt(skeleton: Skeleton, flat: Flat, cfg: Any, spec: LoRA, rngs: nnx.Rngs) 
 
 def adapted(skeleton: Skeleton, cfg: Any, spec: LoRA) -> Skeleton:
     """The skeleton with adapters alone, without allocating an array."""
-    return abstract(lambda: add(_zeros(skeleton), cfg, spec, nnx.Rngs(0)))
+    return abstract(lambda: add(_zeros(skeleton), cfg, spec, ShapesOnly()))
 
 
 def _zeros(skeleton: Skeleton) -> nnx.Module:

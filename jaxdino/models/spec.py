@@ -9,6 +9,7 @@ from flax import nnx
 
 from jaxdino.core import params
 from jaxdino.models.classifier import Classifier
+from jaxdino.models.initial import ShapesOnly
 from jaxdino.models.layer import Layer
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -110,4 +111,4 @@ class ModelSpec:
 
 @functools.lru_cache(maxsize=64)
 def _skeleton(spec: ModelSpec, num_classes: int, how: tuple[tuple[str, Any], ...]) -> params.Skeleton:
-    return params.abstract(lambda: spec.build(num_classes, **dict(how)))
+    return params.abstract(lambda: spec.build(num_classes, rngs=ShapesOnly(), **dict(how)))

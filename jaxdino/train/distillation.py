@@ -21,6 +21,7 @@ from jaxdino.data.device_views import augment_views
 from jaxdino.data.masking import Masking
 from jaxdino.data.sources import load_source
 from jaxdino.evals import report
+from jaxdino.models.initial import ShapesOnly
 from jaxdino.objectives.collapse import feature_rank, feature_std
 from jaxdino.objectives.distill import SelfDistillation
 from jaxdino.objectives.distill_model import HEADS, DistillSpec
@@ -126,7 +127,7 @@ class Distillation:
     def backbone(self) -> Skeleton:
         """Of the backbone alone."""
         how = precision.how(self.config)
-        return params.abstract(lambda: self.card.spec.config.build(rngs=nnx.Rngs(0), drop_path=0.0, **how))
+        return params.abstract(lambda: self.card.spec.config.build(rngs=ShapesOnly(), drop_path=0.0, **how))
 
     def averaged(self, plans: list[Plan], stage: Stage) -> tuple[str, ...]:
         """Whatever has been trained so far: elsewhere teacher and student are one."""

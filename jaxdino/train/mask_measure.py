@@ -1,5 +1,6 @@
 """What the masks of a model are worth on a split of pairs, and how some of them look."""
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -7,15 +8,16 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
-from jaxdino.core.params import Flat, Skeleton, bind
+from jaxdino.core.params import Flat, bind
 from jaxdino.data import device_aug
 from jaxdino.data.checks import check_read
 from jaxdino.data.pipeline import Batch, EvalBatches
 from jaxdino.evals import segmentation as evals
-from jaxdino.models.spec import Preprocess
+from jaxdino.models.spec import ModelSpec
 from jaxdino.objectives.segment import Segment, predict
 from jaxdino.objectives.segment_settings import Segmenting
 from jaxdino.train.task import Metrics
@@ -27,41 +29,49 @@ METRICS = ("miou", "dice", "iou", "iou_50", "iou_75", "iou_90", "precision", "re
 """What is measured of a split; see `evals.segmentation.summarise`."""
 
 
+@functools.lru_cache(maxsize=2)
+def _compiled(spec: ModelSpec, settings: Segmenting, mesh: Mesh, **how: Any) -> Callable[[Flat, Any, Batch], Batch]:
+    """(flat, text, batch) -> {"logits" (B, H, W), what `evals.counts` counts (B,), "loss" ()}.
+
+    Stages of the same model share it. `how`: the precision, as `ModelSpec.build` takes it.
+    """
+    skeleton, objective = spec.skeleton(**how), Segment(settings, ids=None)
+    normalize = partial(device_aug.normalize, mean=spec.preprocess.mean, std=spec.preprocess.std)
+
+    def look(flat: Flat, text: jax.Array, batch: Batch) -> Batch:
+        net = bind(skeleton, flat).backbone
+        part = batch | {"image": normalize(batch["image"])}
+        logits, iou = predict(net, net.tokens(part["image"]), text[batch["label"]], part)
+        losses = objective.mask_losses(logits, iou, part)
+        loss = sum(getattr(settings, name.removesuffix("_loss")) * value for name, value in losses.items())
+        return evals.counts(logits, batch["mask"]) | {"logits": logits, "loss": loss}
+
+    return jax.jit(look, out_shardings=sharding.replicated(mesh))
+
+
 class MaskMeasure:
     """Measures the masks that a stage's model gives, exactly as they are trained: same size, same crop, same prompts.
 
     Args:
-      features: (skeleton, flat) -> the prompts' features (n, T).
+      how: the precision, as `ModelSpec.build` takes it.
+      features: (flat) -> the prompts' features (n, T).
       batches: of a split: (split's name) -> `EvalBatches`.
     """
 
     def __init__(
         self,
-        skeleton: Skeleton,
+        spec: ModelSpec,
         settings: Segmenting,
-        preprocess: Preprocess,
         names: tuple[str, ...],
         *,
-        features: Callable[[Skeleton, Flat], np.ndarray],
+        how: dict[str, Any],
+        features: Callable[[Flat], np.ndarray],
         batches: Callable[[str], EvalBatches],
         arrays: tuple[str, ...],
-        mesh: Any,
+        mesh: Mesh,
     ):
-        self.skeleton, self.names, self.arrays, self.mesh = skeleton, names, arrays, mesh
-        self.features, self.batches = features, batches
-        self.objective = Segment(settings, ids=None)
-        self.normalize = partial(device_aug.normalize, mean=preprocess.mean, std=preprocess.std)
-        self._look = jax.jit(self._looked, out_shardings=sharding.replicated(mesh))
-
-    def _looked(self, flat: Flat, text: jax.Array, batch: Batch) -> Batch:
-        """{"logits" (B, H, W), what `evals.counts` counts (B,), "loss" ()}."""
-        net = bind(self.skeleton, flat).backbone
-        part = batch | {"image": self.normalize(batch["image"])}
-        logits, iou = predict(net, net.tokens(part["image"]), text[batch["label"]], part)
-        losses = self.objective.mask_losses(logits, iou, part)
-        terms = self.objective.settings
-        loss = sum(getattr(terms, name.removesuffix("_loss")) * value for name, value in losses.items())
-        return evals.counts(logits, batch["mask"]) | {"logits": logits, "loss": loss}
+        self.names, self.features, self.batches, self.arrays, self.mesh = names, features, batches, arrays, mesh
+        self._look = _compiled(spec, settings, mesh, **how)
 
     def __call__(self, session: Any, split: str, flat: Flat) -> tuple[Metrics, dict[str, Metrics]]:
         """The metrics of a whole split, {"val.miou": ...}, and those of each prompt.
@@ -70,7 +80,7 @@ class MaskMeasure:
           Stopped: if the run is told to stop meanwhile.
           UserError: if no pair of the split can be read, or the model answers with nan or infinity.
         """
-        text, batches = self.features(self.skeleton, flat), self.batches(split)
+        text, batches = self.features(flat), self.batches(split)
         found: dict[str, list[np.ndarray]] = {"prompt": []}
         losses, weights = [], []
         for batch in batches:
@@ -102,7 +112,7 @@ class MaskMeasure:
         """Image, prompt, truth and prediction of the first pairs of a split."""
         from jaxdino.evals.segmentation_pictures import draw_pairs
 
-        text, batch = self.features(self.skeleton, flat), next(iter(self.batches(split)))
+        text, batch = self.features(flat), next(iter(self.batches(split)))
         given = {name: batch[name] for name in self.arrays if name in batch}
         logits = np.asarray(jax.device_get(self._look(flat, text, sharding.put_batch(given, self.mesh))["logits"]))
         shown = [row for row in np.flatnonzero(batch["weight"] > 0)[:SHOWN]]

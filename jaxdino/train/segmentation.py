@@ -1,6 +1,7 @@
 """The task of text-prompted segmentation: images, prompts and masks; CLIP, DINO and SAM's decoder in one model."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from jaxdino.core import sharding
@@ -21,6 +21,7 @@ from jaxdino.data.pair_sources import load_pairs
 from jaxdino.data.prompts import PromptConfig
 from jaxdino.data.transforms import as_size, colour_only, get_preset
 from jaxdino.models.clipdinosam import ADAPTED
+from jaxdino.models.initial import ShapesOnly
 from jaxdino.models.lora import LoRA
 from jaxdino.models.spec import ModelSpec
 from jaxdino.objectives.segment import Segment, prompt_features
@@ -119,22 +120,21 @@ class Segmentation:
     def objective(self, part: Part, current: State) -> Segment:
         """What the stage minimises; the prompts' features are computed once where nothing changes them."""
         learns = any(path.startswith(TEXT) for path in part.plan.trainable)
-        features = None if learns else self.features(part.skeleton, whole(current))
+        features = None if learns else self.features(self.spec_of(part.stage), whole(current))
         return Segment(self.settings(part.stage), self.ids, features, self.image_encoder)
 
-    def features(self, skeleton: Skeleton, flat: Flat) -> np.ndarray:
+    def features(self, spec: ModelSpec, flat: Flat) -> np.ndarray:
         """(n, T) of all prompts, on the host."""
-        encode = jax.jit(
-            lambda flat, ids: prompt_features(bind(skeleton, flat).backbone, ids),
-            out_shardings=sharding.replicated(self.mesh),
-        )
-        return np.asarray(jax.device_get(encode(flat, jnp.asarray(self.ids))))
+        text = dataclasses.replace(spec, config=dataclasses.replace(spec.config, dino_lora=None, decoder_lora=None))
+        encode = _text_encoder(text, self.mesh, **precision.how(self.config))
+        needed = text.skeleton(**precision.how(self.config)).entries
+        return np.asarray(jax.device_get(encode({path: flat[path] for path in needed}, jnp.asarray(self.ids))))
 
     @cached_property
     def image_encoder(self) -> Skeleton:
         """Of the image encoder alone."""
         how = precision.how(self.config)
-        return abstract(lambda: self.spec.config.image.build(rngs=nnx.Rngs(0), drop_path=0.0, **how))
+        return abstract(lambda: self.spec.config.image.build(rngs=ShapesOnly(), drop_path=0.0, **how))
 
     def train_batches(self, part: Part) -> Any:
         """Pairs of the training split."""
@@ -164,22 +164,23 @@ class Segmentation:
 
     def measure(self, session: Any, part: Part) -> Callable[[State], Metrics]:
         """The metrics of the validation split."""
-        measure = self._measure(part, part.skeleton)
+        measure = self._measure(part)
 
         def measured(current: State) -> Metrics:
             return measure(session, "val", state.whole(state.evaluated(current["moving"]), current["frozen"]))[0]
 
         return measured
 
-    def _measure(self, part: Part, skeleton: Skeleton) -> MaskMeasure:
+    def _measure(self, part: Part) -> MaskMeasure:
+        spec, how = self.spec_of(part.stage), precision.how(self.config)
+
         def batches(split: str) -> Any:
             always = self.prompts.spatial_prob == 1
             make = partial(make_pair_eval_iter, self.source.split(split), prompts=self.prompts, spatial=always)
             return data.batches(make, self.config, part, self.spec.preprocess)
 
-        how = dict(features=self.features, batches=batches, arrays=self.arrays, mesh=self.mesh)
-        settings = self.settings(part.stage)
-        return MaskMeasure(skeleton, settings, self.spec.preprocess, self.source.class_names, **how)
+        given = dict(features=partial(self.features, spec), batches=batches, arrays=self.arrays, mesh=self.mesh)
+        return MaskMeasure(spec, self.settings(part.stage), self.source.class_names, how=how, **given)
 
     def reading(self, measured: Mapping[str, jax.Array]) -> Metrics:
         """All of them."""
@@ -201,7 +202,7 @@ class Segmentation:
     def finish(self, session: Any) -> tuple[dict[str, Any], str]:
         """The metrics of the best model as it was saved, prompt by prompt; pictures of some pairs."""
         part = session.job.parts[session.progress.best_model["stage"]]
-        measure = self._measure(part, self.spec_of(part.stage).skeleton(**precision.how(self.config)))
+        measure = self._measure(part)
         flat = weights.load(session.folder / "best")
         flat, found, lines = sharding.put(flat, session.where(flat)), {}, []
         for split in [name for name in ("val", "test") if name in self.source.splits]:
@@ -215,6 +216,15 @@ class Segmentation:
     def pictures(self, session: Any) -> None:
         """Loss, learning rates, mean IoU."""
         plots.draw(session.folder.records(), session.folder.folder, plots.SEGMENTATION)
+
+
+@functools.lru_cache(maxsize=2)
+def _text_encoder(spec: ModelSpec, mesh: Mesh, **how: Any) -> Callable[[Flat, jax.Array], jax.Array]:
+    """(flat, ids (n, t, L)) -> the prompts' features (n, T); stages of the same text encoder share it."""
+    skeleton = spec.skeleton(**how)
+    return jax.jit(
+        lambda flat, ids: prompt_features(bind(skeleton, flat).backbone, ids), out_shardings=sharding.replicated(mesh)
+    )
 
 
 def whole(current: State) -> Flat:
