@@ -19,6 +19,7 @@ from jaxdino.core.params import Flat, Skeleton, bind, values
 from jaxdino.core.slices import over_slices
 from jaxdino.models.batch_norm import set_training
 from jaxdino.models.lora import set_dropout
+from jaxdino.objectives.ahead import here, look_ahead
 from jaxdino.objectives.collapse import signals
 from jaxdino.objectives.dino import centred_softmax, dino_loss, moved_centre, sinkhorn_knopp
 from jaxdino.objectives.distill_model import DistillModel
@@ -87,7 +88,7 @@ class SelfDistillation:
             kept = (seen["patch_weight"] > 0).astype(jnp.float32).reshape(-1)
             more["patch_target"] = self._sharpened("ibot_head", more.pop("patch_scores"), kept, temperature, centres)
         if self.settings.koleo and parts["weight"].shape[0] > 1:
-            more |= self._koleo_ahead(moving, frozen, parts)
+            more["koleo_ahead"] = self._koleo_ahead(moving, frozen, parts)
         found |= {f"{head}_centre_norm": jnp.linalg.norm(centre) for head, centre in centres.items()}
         found |= {"teacher_temperature": temperature, "momentum": self.momentum(moving["step"])}
         changed = {"teacher": own | {"buffers": buffers, "centres": centres}}
@@ -123,25 +124,14 @@ class SelfDistillation:
             centres[head] = moved_centre(centres[head], rows, weight, settings.centre_momentum)
         return probabilities.reshape(scores.shape)
 
-    def _koleo_ahead(self, moving: State, frozen: Flat, parts: dict) -> dict[str, jax.Array]:
-        """KoLeo of a batch that is taken in slices: its value, and its gradient by each feature.
-
-        The loss looks across all slices, so that no slice alone has its gradient. A first pass gives all features,
-        the chain rule goes on from there slice by slice. Source: Gao et al. 2021, GradCache (arXiv:2101.06983).
-        """
-
-        def look(_: Any, part: dict) -> tuple[Any, jax.Array]:
+    def _koleo_ahead(self, moving: State, frozen: Flat, parts: dict) -> dict[str, Any]:
+        def look(part: dict) -> jax.Array:
             student = bind(self.skeleton, frozen | moving["buffers"] | moving["trainable"])
             set_training(student, moving["trainable"])
             set_dropout(student, part["key"])
-            return None, self._global_view(student, part, part["key"])[0].astype(jnp.float32)
+            return self._global_view(student, part, part["key"])[0].astype(jnp.float32)
 
-        _, features = over_slices(look, None, parts)
-        slices, b, views, width = features.shape
-        weight = parts["weight"].reshape(-1)
-        value, gradient = jax.value_and_grad(_koleo)(features.reshape(slices * b, views, width), weight)
-        scaled = gradient.reshape(features.shape) * jnp.sum(weight)
-        return {"koleo_gradient": scaled, "koleo_value": jnp.full((slices,), value)}
+        return look_ahead(look, lambda features: _koleo(features, parts["weight"].reshape(-1)), parts)
 
     def _global_view(self, model: DistillModel, part: dict, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         """The student's class tokens (b, G, D) and patches (b, G, h, w, D) of the global views, masked for iBOT."""
@@ -177,7 +167,8 @@ class SelfDistillation:
                 settings.student_temperature,
             )
         if settings.koleo:
-            found["koleo_loss"] = self._koleo_here(cls, part)
+            ahead = part.get("koleo_ahead")
+            found["koleo_loss"] = here(cls.astype(jnp.float32), ahead, weight) if ahead else _koleo(cls, weight)
         row_weight = jnp.repeat(weight, views)
         if settings.gram:
             grids = (_flat(patches), _flat(part["reference_patches"]))
@@ -186,12 +177,6 @@ class SelfDistillation:
             found["anchor_loss"] = feature_distance(_rows(cls), _rows(part["reference_features"]), row_weight)
         total = sum(getattr(settings, name.removesuffix("_loss")) * value for name, value in found.items())
         return total, found
-
-    def _koleo_here(self, cls: jax.Array, part: dict) -> jax.Array:
-        if "koleo_gradient" not in part:
-            return _koleo(cls, part["weight"])
-        along = jnp.sum(cls.astype(jnp.float32) * part["koleo_gradient"]) / jnp.maximum(jnp.sum(part["weight"]), 1e-12)
-        return part["koleo_value"] + along - jax.lax.stop_gradient(along)  # its value, with the gradient of the batch
 
 
 def _koleo(features: jax.Array, weight: jax.Array) -> jax.Array:

@@ -99,14 +99,23 @@ def _overlaps(n_in: int, n_out: int) -> np.ndarray:
     return (np.maximum(high - low, 0) * (n_out / n_in)).astype(np.float32)
 
 
+def prompted(tokens: jax.Array, mask: jax.Array, has_mask: jax.Array) -> jax.Array:
+    """What of each image is aligned with its prompt: (B, h, w, T) -> (B, T) float32.
+
+    Args:
+      mask: (B, H, W), where the prompt's object is: tokens are pooled there (see `pooled`).
+      has_mask: (B,), 1 where the mask is known; else the tokens are pooled over the image.
+    """
+    return pooled(tokens, jnp.where(has_mask[:, None, None] > 0, mask, 0))
+
+
+def prompted_weight(mask: jax.Array, has_mask: jax.Array, weight: jax.Array) -> jax.Array:
+    """weight (B,), 0 where a known mask is empty: what the prompt names is not in the image."""
+    return jnp.where((has_mask > 0) & ~jnp.any(mask == 1, axis=(-2, -1)), 0.0, weight)
+
+
 def alignment_loss(
-    tokens: jax.Array,
-    text: jax.Array,
-    prompt: jax.Array,
-    weight: jax.Array,
-    mask: jax.Array | None = None,
-    has_mask: jax.Array | None = None,
-    temperature: float = 0.07,
+    image: jax.Array, text: jax.Array, prompt: jax.Array, weight: jax.Array, temperature: float = 0.07
 ) -> jax.Array:
     """Contrasts images and texts both ways over the whole batch; rows of one prompt are positives of each other.
 
@@ -116,10 +125,8 @@ def alignment_loss(
     images are to it counts.
 
     Args:
-      tokens: (B, h, w, T) and text: (B, T), of any length. prompt: (B,) int, the same for the same text.
-      mask: (B, H, W), where the prompt's object is: tokens are pooled there (see `pooled`), else over the image.
-      has_mask: (B,), 1 where the mask is known: an image is then left out if its mask is empty, since what the
-        prompt names is not in it, and pooled over all its tokens if it has no mask.
+      image: (B, T), as of `prompted`, and text: (B, T), of any length. prompt: (B,) int, the same for the same
+        text.
 
     Returns:
       A scalar, float32.
@@ -128,12 +135,8 @@ def alignment_loss(
     2 to 4, of which CLIP's loss is the case without repeated texts.
     """
     weight = weight.astype(jnp.float32)
-    if mask is not None and has_mask is not None:
-        known, empty = has_mask > 0, ~jnp.any(mask == 1, axis=(1, 2))
-        weight = jnp.where(known & empty, 0.0, weight)
-        mask = jnp.where(known[:, None, None], mask, 0)
     present = weight > 0
-    image = unit(jnp.where(present[:, None], pooled(tokens, mask), 0.0))
+    image = unit(jnp.where(present[:, None], image.astype(jnp.float32), 0.0))
     text = unit(jnp.where(present[:, None], text.astype(jnp.float32), 0.0))
     scores = jnp.einsum("it,jt->ij", image, text, precision="highest") / temperature
     alike = (prompt[:, None] == prompt[None]) & present[:, None] & present[None]

@@ -13,8 +13,18 @@ import numpy as np
 
 from jaxdino.core.params import Flat, Skeleton, bind
 from jaxdino.core.slices import over_slices
+from jaxdino.models.lora import set_dropout
+from jaxdino.objectives.ahead import here, look_ahead
 from jaxdino.objectives.gram import feature_distance, gram_loss
-from jaxdino.objectives.masks import alignment_loss, bce_loss, dice_loss, iou_loss, upsampled
+from jaxdino.objectives.masks import (
+    alignment_loss,
+    bce_loss,
+    dice_loss,
+    iou_loss,
+    prompted,
+    prompted_weight,
+    upsampled,
+)
 from jaxdino.objectives.segment_settings import TERMS, Segmenting
 
 State = dict[str, Any]
@@ -28,12 +38,14 @@ class Segment:
     Attributes:
       ids: (n, t, L) int32, the tokens of the n prompts in t templates.
       features: (n, T) of the prompts, where the stage leaves the text encoder alone; None encodes them anew.
+      skeleton: of the model, for the alignment of a batch in slices.
       reference: of the image encoder alone, for `ssl`; its leaves are `moving["reference"]`.
     """
 
     settings: Segmenting
     ids: np.ndarray | None
     features: np.ndarray | None = None
+    skeleton: Skeleton | None = None
     reference: Skeleton | None = None
 
     @property
@@ -42,18 +54,35 @@ class Segment:
         return tuple(f"{name}_loss" for name in TERMS if getattr(self.settings, name))
 
     def targets(self, moving: State, frozen: Flat, parts: Batch) -> tuple[Batch, State, Batch]:
-        """What the image encoder answered when the run began, over the whole batch, for `ssl`."""
-        if not self.settings.ssl:
-            return parts, {}, {}
+        """For the whole batch: what the image encoder answered when the run began, for `ssl`; the alignment of a batch
+        in slices, which contrasts all its pairs."""
+        more = {}
+        if self.settings.ssl:
 
-        def look(_: Any, part: Batch) -> tuple[Any, Batch]:
-            out = bind(self.reference, moving["reference"])(part["image"])
-            return None, {"reference_patches": out.patches, "reference_cls": out.cls}
+            def began(_: Any, part: Batch) -> tuple[Any, Batch]:
+                out = bind(self.reference, moving["reference"])(part["image"])
+                return None, {"reference_patches": out.patches, "reference_cls": out.cls}
 
-        return parts | jax.lax.stop_gradient(over_slices(look, None, parts)[1]), {}, {}
+            more |= jax.lax.stop_gradient(over_slices(began, None, parts)[1])
+        if self.settings.align:
+            more["align_weight"] = prompted_weight(parts["mask"], parts["masked"], parts["weight"])
+            if parts["weight"].shape[0] > 1:
+                more["align_ahead"] = self._align_ahead(moving, frozen, parts | more)
+        return parts | more, {}, {}
+
+    def _align_ahead(self, moving: State, frozen: Flat, parts: Batch) -> dict[str, Any]:
+        def look(part: Batch) -> tuple[jax.Array, jax.Array]:
+            model = bind(self.skeleton, frozen | moving["buffers"] | moving["trainable"])
+            set_dropout(model, part["key"])
+            net = model.backbone
+            tokens = net.token_projection(net.dino(part["image"], key=part["key"]).patches)
+            return prompted(tokens, part["mask"], part["masked"]), self.text(net, part["label"])
+
+        label, weight = (parts[name].reshape(-1) for name in ("label", "align_weight"))
+        return look_ahead(look, lambda pairs: alignment_loss(*pairs, label, weight, self.settings.temperature), parts)
 
     def loss(self, model: Any, part: Batch, key: jax.Array | None) -> tuple[jax.Array, Batch]:
-        """The weighted sum of the losses over one slice of a batch; alignment contrasts the pairs of the slice.
+        """The weighted sum of the losses over one slice of a batch.
 
         Args:
           model: with a `ClipDinoSam` as its backbone.
@@ -70,16 +99,20 @@ class Segment:
         if settings.dice or settings.bce or settings.iou:
             found |= self.mask_losses(*predict(net, tokens, text, part), part)
         if settings.align:
-            how = dict(mask=part["mask"], has_mask=part["masked"], temperature=settings.temperature)
-            found["align_loss"] = alignment_loss(tokens, text, part["label"], weight, **how)
+            found["align_loss"] = self._alignment(prompted(tokens, part["mask"], part["masked"]), text, part)
         if settings.ssl:
             held = gram_loss(out.patches, part["reference_patches"], weight)
             found["ssl_loss"] = held + feature_distance(out.cls, part["reference_cls"], weight)
         total = sum(getattr(settings, name.removesuffix("_loss")) * value for name, value in found.items())
         return total, found
 
+    def _alignment(self, image: jax.Array, text: jax.Array, part: Batch) -> jax.Array:
+        if "align_ahead" in part:
+            return here((image, text), part["align_ahead"], part["weight"])
+        return alignment_loss(image, text, part["label"], part["align_weight"], self.settings.temperature)
+
     def text(self, net: Any, label: jax.Array) -> jax.Array:
-        """(b,) prompts -> their features (b, T)."""
+        """(b,) prompts -> their features (b, T), float32."""
         if self.features is None:
             return prompt_features(net, jnp.asarray(self.ids)[label])
         return jnp.asarray(self.features)[label]

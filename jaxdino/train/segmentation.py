@@ -121,7 +121,7 @@ class Segmentation:
         """What the stage minimises; the prompts' features are computed once where nothing changes them."""
         learns = any(path.startswith(TEXT) for path in part.plan.trainable)
         features = None if learns else self.features(self.spec_of(part.stage), whole(current))
-        return Segment(self.settings(part.stage), self.ids, features, self.image_encoder)
+        return Segment(self.settings(part.stage), self.ids, features, part.skeleton, self.image_encoder)
 
     def features(self, spec: ModelSpec, flat: Flat) -> np.ndarray:
         """(n, T) of all prompts, on the host."""

@@ -11,7 +11,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.params import bind, split
 from jaxdino.models import lora
 from jaxdino.models.lora import LoRA
-from jaxdino.objectives.masks import alignment_loss, bce_loss, dice_loss, iou_loss, upsampled
+from jaxdino.objectives.masks import alignment_loss, bce_loss, dice_loss, iou_loss, pooled, upsampled
 from tests.models.test_clipdinosam import ADAPTED, IDS, images, look
 from tests.models.tiny_clipdinosam import spec_of, start
 
@@ -84,7 +84,7 @@ def test_targets_that_a_part_does_not_have(fields, said):
 
 
 def aligned(net):
-    return alignment_loss(net.tokens(images()), net.encode_text(IDS)[PROMPT], jnp.asarray(PROMPT), ONES)
+    return alignment_loss(pooled(net.tokens(images())), net.encode_text(IDS)[PROMPT], jnp.asarray(PROMPT), ONES)
 
 
 def masked(net):

@@ -7,7 +7,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from jaxdino.objectives.masks import alignment_loss, bce_loss, cell_shares, dice_loss, iou_loss, pooled, upsampled
+from jaxdino.objectives.masks import (
+    alignment_loss,
+    bce_loss,
+    cell_shares,
+    dice_loss,
+    iou_loss,
+    pooled,
+    prompted,
+    prompted_weight,
+    upsampled,
+)
 
 B, H, W = 4, 6, 8
 WEIGHT = np.array([1, 2, 0, 0.5], np.float32)
@@ -139,7 +149,7 @@ def test_alignment_is_contrastive_both_ways(weight):
     want = torch_alignment(x, t, prompt, weight)
     want.backward()
     loss = jax.value_and_grad(
-        lambda tokens, text: alignment_loss(tokens, text, prompt, weight, temperature=0.1), (0, 1)
+        lambda tokens, text: alignment_loss(pooled(tokens), text, prompt, weight, temperature=0.1), (0, 1)
     )
     found, (to_tokens, to_text) = loss(tokens, text)
     np.testing.assert_allclose(found, want.item(), rtol=1e-5)
@@ -153,7 +163,7 @@ def test_without_repeated_texts_it_is_clips_loss():
     image, words = F.normalize(torch.tensor(tokens).mean(dim=(1, 2))), F.normalize(torch.tensor(text))
     scores, own = image @ words.T / 0.07, torch.arange(B)
     want = (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
-    found = alignment_loss(tokens, text, np.arange(B), np.ones(B, np.float32))
+    found = alignment_loss(pooled(tokens), text, np.arange(B), np.ones(B, np.float32))
     np.testing.assert_allclose(found, want.item(), rtol=1e-5)
 
 
@@ -161,8 +171,10 @@ def test_what_is_not_in_the_image_is_not_aligned():
     tokens, text, prompt = aligned()
     ones, mask = np.ones(B, np.float32), np.ones((B, 4, 4), np.uint8)
     mask[1], has_mask = 0, np.array([1, 1, 0, 1], np.float32)
-    found = alignment_loss(tokens, text, prompt, ones, mask, has_mask)
+    weight = prompted_weight(mask, has_mask, ones)
+    np.testing.assert_array_equal(weight, [1, 0, 1, 1])
+    found = alignment_loss(prompted(tokens, mask, has_mask), text, prompt, weight)
     tokens[1] = np.nan
-    want = alignment_loss(tokens, text, prompt, np.array([1, 0, 1, 1], np.float32))
+    want = alignment_loss(pooled(tokens), text, prompt, np.array([1, 0, 1, 1], np.float32))
     np.testing.assert_allclose(found, want, rtol=1e-6)
     assert jnp.isfinite(want)
