@@ -12,7 +12,9 @@ from PIL import Image
 
 import jaxdino
 from convert.__main__ import main
+from jaxdino.core.errors import UserError
 from jaxdino.data import tokenizer
+from jaxdino.models.clip_towers import TextConfig
 from tests.parity.clip_modules import CLIP
 from tests.parity.drawing import draw
 
@@ -71,6 +73,15 @@ def test_the_published_vocabulary(twins):
     assert ids[0, :8].tolist() == [49406, 320, 1125, 539, 320, 2368, 49407, 0]
     np.testing.assert_array_equal(ids[0], ids[1])
     assert ids[2, :3].tolist() == [49406, 283, 49407] and ids[3, :3].tolist() == [49406, 49407, 0]
+
+
+def test_prompts_in_templates():
+    read = tokenizer.serving((), TextConfig())
+    ids = read.prompts(["cat", "{}"], ["a photo of a {}", "{}"], 77)
+    whole = read(["a photo of a cat", "cat", "a photo of a {}", "{}"], 77)
+    np.testing.assert_array_equal(ids, whole.reshape(2, 2, 77))
+    with pytest.raises(UserError, match=r"the prompt .cat. in the template .a photo of a \{\}. is 7 tokens .* takes 6"):
+        read.prompts(["cat"], ["{}", "a photo of a {}"], 6)
 
 
 def test_ids_give_what_texts_give_and_truncation_ends_in_the_mark(twins):

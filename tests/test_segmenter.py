@@ -107,7 +107,7 @@ def test_points_and_boxes_are_pixels_of_the_image(saved, model):
     image = picture(64, 90)  # seen as 32 x 44: whole patches
     points, box = [[10, 20], [80, 60]], [5, 8, 88, 40]
     found = model.segment(image, PROMPTS, points=points, point_labels=[1, 0], boxes=box)
-    places = np.array([*points, box[:2], box[2:]]) * [44 / 90, 0.5]
+    places = (np.array([*points, box[:2], box[2:]]) + 0.5) * [44 / 90, 0.5] - 0.5
     spatial = {
         "points": np.broadcast_to(places.astype(np.float32), (1, 2, 4, 2)),
         "labels": np.broadcast_to(np.array([1, 0, 2, 3], np.int32), (1, 2, 4)),

@@ -107,7 +107,7 @@ class Segmenter(Model):
         spatial = spatial_prompts(size, len(text), points, point_labels, boxes, self.num_points)
         if spatial:
             scale = np.array([inner[1] / size[1], inner[0] / size[0]])
-            spatial["points"] = (spatial["points"] * scale).astype(np.float32)
+            spatial["points"] = ((spatial["points"] + 0.5) * scale - 0.5).astype(np.float32)
         small = picture.resize(inner[::-1], get_filter(self.card.spec.preprocess.interpolation))
         tokens = self._tokens(self.flat, np.asarray(small)[None])
         low, scores = self._masks(self.flat, tokens, text[None], spatial)
@@ -134,14 +134,7 @@ class Segmenter(Model):
         text = self.card.spec.config.text.text
         if self._tokenizer is None:
             self._tokenizer = tokenizer.serving(self.companions, text)
-        texts = [template.replace("{}", prompt) for template in self.templates]
-        longest = max(len(self._tokenizer.encode(one)) + 2 for one in texts)
-        if longest > text.context_length:
-            raise UserError(
-                f"the prompt {prompt!r} is {longest} tokens long with its two marks; the text encoder takes "
-                f"{text.context_length}: shorten it"
-            )
-        return self._tokenizer(texts, text.context_length)
+        return self._tokenizer.prompts([prompt], self.templates, text.context_length)[0]
 
     def intermediate_layers(self, images, n=1):
         """The image encoder's blocks are had from the encoder alone.

@@ -4,8 +4,7 @@ import ctypes
 import os
 import platform
 
-OPTIONS = {-1: 2**31 - 1, -2: 2**26, -3: 2**30}
-"""Of mallopt(3), by their numbers in malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD; bytes."""
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 CHOSEN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
@@ -19,4 +18,6 @@ def keep_freed() -> bool:
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in CHOSEN):
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return all([mallopt(option, size) for option, size in OPTIONS.items()])
+    if not (mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25)):  # before glibc 2.35 no more
+        return False
+    return bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1) and mallopt(M_TOP_PAD, 2**26))

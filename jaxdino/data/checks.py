@@ -63,7 +63,7 @@ def open_rgb(
                 # Before asking for the EXIF: Pillow may decode for it and then hide that this failed, and it
                 # turns a TIFF upright itself.
                 image.load()
-            orientation = _orientation(image)
+            orientation = orientation_of(image)
             scale = draft(image.size[::-1] if orientation >= 5 else image.size)
             if draftable and scale > 1:
                 image.draft(image.mode, (image.width // scale, image.height // scale))
@@ -82,13 +82,25 @@ def _too_large(size: str, max_pixels: int) -> str:
     return f"too large: {size} has more than max_pixels = {max_pixels} pixels"
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """EXIF orientation 1..8; 1 where there is none, or none that can be read."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # a broken EXIF block is no reason to lose the image
         return 1
     return value if value in range(1, 9) else 1
+
+
+def upright_size(image: Image.Image, expected: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) of an opened file once it is upright.
+
+    Args:
+      expected: an image of this size already is decoded for its orientation only where the format can tell it at once.
+    """
+    told = image.format in ("JPEG", "MPO", "WEBP") or "exif" in image.info
+    if image.format == "TIFF" or (image.size == expected and not told):  # Pillow turns a TIFF itself
+        return image.size
+    return image.size[::-1] if orientation_of(image) >= 5 else image.size
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

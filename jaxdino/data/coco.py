@@ -50,6 +50,11 @@ class RegionMask:
         return np.where(crowd & ~thing, np.uint8(IGNORED), thing.astype(np.uint8))
 
 
+def drawn(part: Any) -> bool:
+    """Whether a "segmentation" entry shows anything: a polygon has three points at least."""
+    return any(len(polygon) >= 6 for polygon in part) if isinstance(part, list) else bool(part)
+
+
 def joined(parts: tuple[Any, ...], size: tuple[int, int]) -> np.ndarray:
     """bool (H, W), true in any of the "segmentation" entries. Polygons of fewer than three points are nothing."""
     whole = np.zeros(size, bool)
@@ -128,6 +133,11 @@ def _checked(file: Path) -> dict[str, Any]:
             )
         if not entries:
             raise UserError(f"{file} has no {part}")
+    for part, field in (("images", "id"), ("annotations", "image_id"), ("annotations", "category_id")):
+        if odd := [entry[field] for entry in given[part] if not isinstance(entry[field], int | str)]:
+            raise UserError(f"{file}: {field}={odd[0]!r} in {part!r} is neither a number nor a text")
+    if odd := [entry["name"] for entry in given["categories"] if not isinstance(entry["name"], str)]:
+        raise UserError(f"{file}: the category name {odd[0]!r} is no text")
     if not any(note.get("segmentation") for note in given["annotations"]):
         raise UserError(f"{file} has boxes but no segmentation: masks need polygons or run lengths")
     return {
@@ -159,10 +169,12 @@ def _scenes(given: Mapping[str, Any], folder: Path, ignored: Counter) -> list[Sc
         name, image = given["categories"].get(note["category_id"]), things.get(note["image_id"])
         if name is None or image is None:
             ignored["annotation of no known image or category"] += 1
-        elif not note.get("segmentation"):
-            ignored["annotation without segmentation"] += 1
+            continue
+        regions = image.setdefault(name, ([], []))  # it is in the image, whatever is known of where
+        if drawn(note.get("segmentation")):
+            regions[bool(note.get("iscrowd"))].append(note["segmentation"])
         else:
-            image.setdefault(name, ([], []))[bool(note.get("iscrowd"))].append(note["segmentation"])
+            ignored["annotation without segmentation"] += 1
     scenes = []
     for key, image in given["images"].items():
         found, size = things[key], (image["height"], image["width"])
@@ -170,7 +182,7 @@ def _scenes(given: Mapping[str, Any], folder: Path, ignored: Counter) -> list[Sc
         unpaired = tuple(name for name in found if name not in masks)
         scenes.append(Scene(str(folder / image["file_name"]), masks, unpaired=unpaired))
         ignored["image without annotation"] += not found
-        ignored["crowd alone"] += len(unpaired)
+        ignored["crowd alone"] += sum(bool(found[name][1]) for name in unpaired)
     some = [(scene, image) for scene, image in zip(scenes, given["images"].values(), strict=True) if scene.masks][
         :SAMPLE
     ]

@@ -8,6 +8,7 @@ Layouts, below the root or below its train, val and test:
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -139,6 +140,8 @@ def _of_folders(
     for stem, path in images.items():
         found.append((path, {name: files[stem] for name, files in masks.items() if stem in files}))
     ignored["image without mask"] += sum(not files for _, files in found)
+    below = sum(len(files) for files in masks.values())
+    ignored["mask outside the prompts' folders"] += len(find_images(place / "masks", Counter())) - below
     return whole_scenes([item for item in found if item[1]], cfg.max_pixels), folders
 
 
@@ -160,7 +163,7 @@ def read_classes(file: Path) -> dict[int, str]:
         classes = {value: line.strip() for value, line in enumerate(lines, 1) if line.strip()}
     else:
         given = read_json(file)
-        if not isinstance(given, dict) or not all(key.lstrip("-").isdigit() for key in given):
+        if not isinstance(given, dict) or not all(re.fullmatch(r"-?[0-9]+", key) for key in given):
             raise UserError(f'{file} must be {{"1": "cat", "2": "dog"}}: mask values with their prompts')
         classes = {int(key): name for key, name in sorted(given.items(), key=lambda item: int(item[0]))}
     if not classes:
@@ -177,7 +180,7 @@ def _texts(file: Path, images: Mapping[str, str]) -> dict[str, list[str]]:
     texts = {stem: [found] if isinstance(found, str) else found for stem, found in given.items()}
     for stem, found in texts.items():
         check_prompts(found, f"{file}, {stem!r},")
-    texts = {stem: found for stem, found in texts.items() if stem in images}
+    texts = {stem: [name.strip() for name in found] for stem, found in texts.items() if stem in images}
     if not texts:
         raise UserError(f"{file} names none of the images; {did_you_mean(next(iter(given), ''), images)}")
     return texts

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from jaxdino.core.errors import UserError
-from jaxdino.data.checks import BadImage
+from jaxdino.data.checks import BadImage, upright_size
 from jaxdino.data.pairs import FileMask, Scene, read_values
 
 THREADS = min(8, os.cpu_count() or 1)
@@ -69,10 +69,7 @@ def _fits(image: str, size: tuple[int, int] | None) -> bool:
     """Whether an image has that (width, height) when upright; true where this cannot be told."""
     try:
         with Image.open(image) as opened:
-            if size is None or opened.size == size:
-                return True
-            turned = opened.format in ("JPEG", "MPO") and opened.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            return turned and opened.size[::-1] == size
+            return size is None or upright_size(opened, size) == size
     except Exception:  # said where the image is read
         return True
 

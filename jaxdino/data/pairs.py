@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jaxdino.data.checks import SIXTEEN_BIT, BadImage
+from jaxdino.data.checks import SIXTEEN_BIT, TURNS, BadImage, orientation_of
 
 IGNORED = 255  # of a mask's pixels: neither in nor out
 HALF = 127
@@ -126,7 +126,7 @@ def _colours(image: Image.Image) -> np.ndarray:
 
 
 def _opened(path: str, max_pixels: int) -> Image.Image:
-    """Decoded. Raises BadImage."""
+    """Decoded, and upright by its own EXIF orientation. Raises BadImage."""
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:  # as `checks.open_rgb`
         Image.MAX_IMAGE_PIXELS = max_pixels
     try:
@@ -134,7 +134,9 @@ def _opened(path: str, max_pixels: int) -> Image.Image:
             if image.width * image.height > max_pixels:
                 raise BadImage(f"its mask {shown(path)} has more than max_pixels = {max_pixels} pixels")
             image.load()
-            return image
+            upright = image.transpose(TURNS[turn]) if (turn := orientation_of(image)) in TURNS else image
+            upright.format = image.format
+            return upright
     except BadImage:
         raise
     except Exception as err:  # decoders of broken files raise nearly everything

@@ -14,11 +14,12 @@ class PromptConfig:
     Attributes:
       prompt: what all masks of a folder show (source "masks"): whatever is above 0 in a mask is that.
       annotations: the COCO file (source "coco"), below the root or anywhere; None looks for the usual ones.
-      templates: each prompt is put at the {} of each; several make an ensemble (see `expand`).
+      templates: each prompt is put at the {} of each; several make an ensemble.
       negatives: chance that a training pair asks for a prompt that its image does not have: its mask is then empty.
       points: clicks of a row, at most.
       boxes: whether a row may have a box.
-      spatial_prob: chance that a training row gets its points, and, drawn apart, its box.
+      spatial_prob: chance that a training row gets its points, and, drawn apart, its box; with 1, rows of evaluation
+        get theirs too, else these have the text alone.
       empty: what becomes of pairs whose mask shows nothing: "skip" counts them and leaves them out, "keep" trains
         and measures on them.
       allow_unmasked: whether training images without a mask, of which the prompt is known, are kept (masked = 0).
@@ -68,15 +69,6 @@ class PromptConfig:
     def slots(self) -> int:
         """K, the places for points in a row: those of clicks, and two for the corners of a box."""
         return self.points + 2 * self.boxes
-
-    def expand(self, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-        """What the text encoder reads for each prompt: one text per template.
-
-        The unit text features of an ensemble are averaged and made unit length again.
-
-        Source: openai/CLIP notebooks/Prompt_Engineering_for_ImageNet.ipynb (zeroshot_classifier).
-        """
-        return tuple(tuple(template.replace("{}", name) for template in self.templates) for name in names)
 
 
 def check_prompts(names: Sequence[str], where: str) -> None:

@@ -40,7 +40,7 @@ def stratified(
         takes = {name: max(1, round(ratio * len(rows))) for name, ratio in ratios.items()}
         if sum(takes.values()) >= len(rows):
             raise UserError(
-                f"class {class_name!r} has {len(rows)} images, too few to share among "
+                f"{class_name!r} has {len(rows)} images, too few to share among "
                 f"{', '.join(chosen)}: add images, or set its val_ratio and test_ratio lower (0 for no split)"
             )
         for name, take in takes.items():

@@ -67,6 +67,23 @@ class Tokenizer:
             row[: len(tokens)] = tokens
         return ids
 
+    def prompts(self, names: Sequence[str], templates: Sequence[str], length: int) -> np.ndarray:
+        """n prompts, each put at the {} of t templates -> ids (n, t, length) int32.
+
+        Raises:
+          UserError: for a prompt that is too long in one of the templates, by both.
+        """
+        texts = [template.replace("{}", name) for name in names for template in templates]
+        for n, text in enumerate(texts):
+            if (count := len(self.encode(text)) + 2) > length:
+                name, template = names[n // len(templates)], templates[n % len(templates)]
+                inside = "" if template == "{}" else f" in the template {template[:60]!r}"
+                raise UserError(
+                    f"the prompt {name[:60]!r}{inside} is {count} tokens long with its two marks; the text encoder "
+                    f"takes {length}: shorten it"
+                )
+        return self(texts, length).reshape(len(names), len(templates), length)
+
 
 def serving(files: Sequence[Path], text: Any) -> Tokenizer:
     """The tokenizer of a text encoder: the files that came with its weights, else CLIP's published vocabulary.

@@ -38,10 +38,10 @@ def labelled(cfg: DataConfig) -> Source:
     return source
 
 
-def summary(source: Source) -> str:
-    """The data in a line: classes, images of each split, what was passed over."""
+def summary(source: Source, records: str = "images") -> str:
+    """The data in a line: classes, `records` of each split, what was passed over."""
     sizes = ", ".join(f"{name} {len(split)}" for name, split in source.splits.items())
     passed = ", ".join(f"{count} {why}" for why, count in source.ignored.items() if count)
     ignored = f"; ignored: {passed}" if passed else ""
     classes = f"{len(source.class_names)} classes" if source.class_names else "no labels"
-    return f"data: {source.name}, {classes}; images: {sizes}{ignored}"
+    return f"data: {source.name}, {classes}; {records}: {sizes}{ignored}"

@@ -29,6 +29,12 @@ TASKS: dict[str, Callable[..., Task]] = {
 }
 """objective.name -> what it makes of a run."""
 
+EMBEDDED = {
+    "digits": "Give the model after the colon, --config=configs/linear.py:dinov3_vits16, or --config.data.name=folder",
+    "shapes": "Say how the folder is laid out, --config.data.name=masks, voc or coco",
+}
+"""Data that needs no folder -> what to do for one that has."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -89,11 +95,8 @@ def check_settings(config: Any) -> None:
             f"the config was made for {model.configured_for!r}, its lengths and rates too, and model.name is "
             f"{model.name!r}: give the model after the colon, --config=configs/linear.py:{model.name}"
         )
-    if data.name == "digits" and data.root is not None:
-        raise UserError(
-            f"data.root={data.root} is not read: data.name is 'digits'. Give the model after the colon, "
-            "--config=configs/linear.py:dinov3_vits16, or --config.data.name=folder"
-        )
+    if data.name in EMBEDDED and data.root is not None:
+        raise UserError(f"data.root={data.root} is not read: data.name is {data.name!r}. {EMBEDDED[data.name]}")
     if model.attention == "cudnn" and (jax.default_backend() != "gpu" or config.precision == "float32"):
         raise UserError("model.attention='cudnn' needs an NVIDIA GPU and precision bfloat16 or float16: use 'xla'")
 

@@ -109,15 +109,19 @@ class MaskMeasure:
         return {f"{split}.{name}": value for name, value in {**metrics, "loss": loss}.items()}, per_prompt
 
     def draw(self, split: str, flat: Flat, file: Path) -> None:
-        """Image, prompt, truth and prediction of the first pairs of a split."""
+        """Image, prompt, truth and prediction of the first pairs of a split that can be read."""
         from jaxdino.evals.segmentation_pictures import draw_pairs
 
-        text, batch = self.features(flat), next(iter(self.batches(split)))
-        given = {name: batch[name] for name in self.arrays if name in batch}
-        logits = np.asarray(jax.device_get(self._look(flat, text, sharding.put_batch(given, self.mesh))["logits"]))
-        shown = [row for row in np.flatnonzero(batch["weight"] > 0)[:SHOWN]]
-        prompts = [self.names[batch["label"][row]] for row in shown]
-        draw_pairs(batch["image"][shown], prompts, batch["mask"][shown], logits[shown] > 0, file)
+        text, shown = self.features(flat), []
+        for batch in self.batches(split):
+            given = {name: batch[name] for name in self.arrays if name in batch}
+            logits = np.asarray(jax.device_get(self._look(flat, text, sharding.put_batch(given, self.mesh))["logits"]))
+            for row in np.flatnonzero(batch["weight"] > 0):
+                prompt = self.names[batch["label"][row]]
+                shown.append((batch["image"][row], prompt, batch["mask"][row], logits[row] > 0))
+            if len(shown) >= SHOWN:
+                break
+        draw_pairs(*zip(*shown[:SHOWN], strict=True), file)
 
 
 def _gathered(rows: np.ndarray) -> np.ndarray:

@@ -53,15 +53,20 @@ class Segmentation:
         self.source = load_pairs(data.config_of(config), self.prompts)
         for name in ("train", "val"):
             self.source.split(name)
-        tell(data.summary(self.source))
+        chosen = stages(config)
+        tell(data.summary(self.source, "pairs"))
         begun = start(config, self.source.class_names, tell)
         self.card, self.flat, self.companions = begun.card, begun.flat, begun.companions
         self.spec = self.card.spec
         text = self.spec.config.text.text
-        texts = [text for each in self.prompts.expand(self.source.class_names) for text in each]
-        ids = tokenizer.serving(self.companions, text)(texts, text.context_length)
-        self.ids = ids.reshape(len(self.source.class_names), len(self.prompts.templates), -1)
+        read = tokenizer.serving(self.companions, text)
+        self.ids = read.prompts(self.source.class_names, self.prompts.templates, text.context_length)
         self.monitors = tuple(f"val.{name}" for name in METRICS)
+        if any(stage.monitor == "val.loss" and self.settings(stage) != self.settings(chosen[0]) for stage in chosen):
+            raise UserError(
+                "val.loss compares the stages with one another, and their objectives differ: monitor val.miou "
+                "(--config.early_stopping.monitor=val.miou), or give all stages the same objective"
+            )
 
     def spec_of(self, stage: Stage) -> ModelSpec:
         """The model with the stage's adapters."""

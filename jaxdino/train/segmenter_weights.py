@@ -64,7 +64,7 @@ def _earlier(source: str | None) -> Path | None:
 def _continued(config: Any, path: Path, prompts: tuple[str, ...], tell: Callable[[str], None]) -> Start:
     with open_pretrained(path) as opened:
         card, flat = opened.card, {name: np.asarray(leaf) for name, leaf in opened.flat.items()}
-    names = [stage.name for stage in config.stages]
+    names = [stage.name for stage in config.stages if not (config.skip_optional and stage.optional)]
     wanted = names[config.stage - 2] if (config.get("stage") or 1) > 1 else None
     ended = card.source.get("stage")
     if wanted and ended != wanted:
@@ -75,7 +75,7 @@ def _continued(config: Any, path: Path, prompts: tuple[str, ...], tell: Callable
     if card.spec.name != config.model.name:
         hint = f"--config=configs/clipdinosam.py:{card.spec.name}"
         raise UserError(f"{config.model.weights} was made with a {card.spec.name}, not a {config.model.name}: {hint}")
-    tell(f"weights: {config.model.weights}, after its stage {ended!r}")
+    tell(f"weights: {config.model.weights}, after its stage {ended!r}, its CLIP and SAM too: text and sam are not read")
     return Start(dataclasses.replace(card, class_names=prompts), flat, opened.companions)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_segment
+from ml_collections import ConfigDict
 from tiny_segment import config
 
 from convert.store import load_card, load_model
@@ -215,6 +216,11 @@ def test_all_options_of_a_stage_train_together(tmp_path):
         (dict(objective__dice=0.0, objective__bce=0.0, objective__iou=0.0), "nothing to learn from"),
         (dict(objective__align=-1.0), "align=-1"),
         (dict(early_stopping__monitor="val.mIoU"), r"val\.miou"),
+        (
+            dict(early_stopping__monitor="val.loss", stages__0__objective=ConfigDict(dict(iou=0.5))),
+            "their objectives differ: monitor",
+        ),
+        (dict(data__root="DIR"), "data.root=DIR is not read: data.name is 'shapes'.*data.name=masks"),
         (dict(model__name="resnet18", model__configured_for="resnet18"), "image encoder is a ViT"),
     ],
 )
