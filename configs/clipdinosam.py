@@ -84,7 +84,14 @@ def _stage(name: str, epochs: int, rates: dict[str, float], lora: dict[str, dict
     if "dino" in rates:
         groups["dino"] |= dict(layer_decay=0.9)
     adapters = {part: common.open_fields(LoRA, lora.get(part, {})) for part in PARTS}
-    given = common.stage(name, RULES, groups, epochs=epochs, schedule=dict(warmup_epochs=1.0))
+    given = common.stage(
+        name,
+        RULES,
+        groups,
+        epochs=epochs,
+        schedule=dict(warmup_epochs=1.0),
+        objective=common.open_fields(Segmenting, {}),
+    )
     given.lora = ConfigDict(adapters)
     return given
 

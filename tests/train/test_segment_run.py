@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_segment
-from ml_collections import ConfigDict
 from tiny_segment import config
 
 from convert.store import load_card, load_model
@@ -217,7 +216,7 @@ def test_all_options_of_a_stage_train_together(tmp_path):
         (dict(objective__align=-1.0), "align=-1"),
         (dict(early_stopping__monitor="val.mIoU"), r"val\.miou"),
         (
-            dict(early_stopping__monitor="val.loss", stages__0__objective=ConfigDict(dict(iou=0.5))),
+            dict(early_stopping__monitor="val.loss", stages__0__objective__iou=0.5),
             "their objectives differ: monitor",
         ),
         (dict(data__root="DIR"), "data.root=DIR is not read: data.name is 'shapes'.*data.name=masks"),
