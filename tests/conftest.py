@@ -23,3 +23,8 @@ if importlib.util.find_spec("torchvision"):
 
 def pytest_addoption(parser):
     parser.addoption("--record-parity", action="store_true", help="write convert/parity.json from the parity tests")
+
+
+def pytest_collection_modifyitems(items):
+    """Whole runs first: workers that take a file at a time then end together."""
+    items.sort(key=lambda item: "train" not in item.path.parts)
