@@ -31,6 +31,9 @@ def main(argv: list[str] | None = None) -> int:
         help="share of each class to classify where there is no folder of --split",
     )
     parser.add_argument("--k", type=int, nargs="+", default=[10, 20], help="numbers of neighbours (default 10 20)")
+    parser.add_argument(
+        "--shots", type=int, nargs="+", default=[], help="k-NN with so few labelled images of each class too"
+    )
     parser.add_argument("--temperature", type=float, default=0.07, help="of the neighbours' votes (default 0.07)")
     parser.add_argument("--pool", default="cls", help="features: cls (default), mean, cls_mean or cls4_mean")
     parser.add_argument("--probe", action="store_true", help="train a linear classifier too")
@@ -73,7 +76,7 @@ def evaluate(args: argparse.Namespace) -> None:
     source = load_source(data)
     split = source.split(args.split)
     model = jaxdino.load(args.weights, args.dtype, prefix=args.prefix)
-    names = ("split", "k", "temperature", "pool", "probe", "random", "batch_size", "seed")
+    names = ("split", "k", "shots", "temperature", "pool", "probe", "random", "batch_size", "seed")
     how = {name: getattr(args, name) for name in names}
     found = report.report(model, source, data, **how, say=lambda line: print(line, file=sys.stderr))
     print(report.table(found))

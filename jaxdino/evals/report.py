@@ -18,6 +18,7 @@ from jaxdino.data.pipeline import EvalBatches, make_eval_iter
 from jaxdino.data.sources import DataConfig, Source, Split
 from jaxdino.data.transforms import EvalTransform
 from jaxdino.evals import features, pictures
+from jaxdino.evals.few_shot import check_shots, few_shot_accuracy
 from jaxdino.evals.knn import TEMPERATURE, K, check_k, knn_accuracy
 from jaxdino.evals.probe import linear_probe
 from jaxdino.models.classifier import POOLS, pool_named
@@ -37,6 +38,7 @@ def report(
     k: Sequence[int] = K,
     temperature: float = TEMPERATURE,
     pool: str = "cls",
+    shots: Sequence[int] = (),
     probe: bool = False,
     random: bool = False,
     batch_size: int = 64,
@@ -48,19 +50,21 @@ def report(
     Args:
       model: as `jaxdino.load` gives it. data: threads and such, as `pipeline.make_eval_iter` takes it.
       k, temperature: of `knn.knn_accuracy`. pool: a key of `classifier.POOLS`, what is taken as features.
+      shots: numbers of labelled images of each class, see `few_shot.few_shot_accuracy`; with the largest k.
       probe: `probe.linear_probe` too. random: the same model with random weights too, drawn from `seed`.
       say: takes a line about images that could not be read.
 
     Returns:
       model, digest, data, split, pool, temperature, classes; images and skipped: {split: count}; rows: a list of
-      {"features", "width", "knn_accuracy": {k: share}, "linear": the probe's figures or None} for the model, random
-      weights if asked for, and raw pixels.
+      {"features", "width", "knn_accuracy": {k: share}, "few_shot": {n: {"mean", "std"}}, "linear": the probe's figures
+      or None} for the model, random weights if asked for, and raw pixels.
 
     Raises:
       UserError: for a model that sees no colour images, a split or pool that is not there, k above the bank's size,
         before an image is read; if none could be read.
     """
     check(model, source, split, k, pool, batch_size)
+    check_shots(shots, np.asarray(source.split("train").labels), len(source.class_names))
     size = min(PIXELS, *model.card.spec.preprocess.size)
     embeds = {model.name: embedder(model, pool)}
     if random:
@@ -74,8 +78,11 @@ def report(
             found += _features(embed, batches, say if not rows else lambda line: None)
             images[part], skipped[part] = len(found[-1]), len(batches.bad)
         near = knn_accuracy(*found, k=k, temperature=temperature, num_classes=classes)
+        how = dict(k=max(k), temperature=temperature, num_classes=classes, seed=seed)
+        few = few_shot_accuracy(*found, shots=shots, **how)
         linear = linear_probe(*found, num_classes=classes, seed=seed) if probe else None
-        rows.append({"features": name, "width": found[0].shape[1], "knn_accuracy": near, "linear": linear})
+        row = {"features": name, "width": found[0].shape[1], "knn_accuracy": near}
+        rows.append(row | {"few_shot": few, "linear": linear})
     about = {"model": model.name, "digest": model.digest, "data": source.name, "split": split, "pool": pool}
     about |= {"temperature": temperature, "classes": classes}
     return about | {"images": images, "skipped": skipped, "rows": rows}
@@ -172,11 +179,15 @@ def draw(model: Any, split: Split, folder: str | Path, size: int | None = None) 
 
 def table(found: dict[str, Any]) -> str:
     """A report as lines to read."""
-    counts, probed = list(found["rows"][0]["knn_accuracy"]), found["rows"][0]["linear"] is not None
-    cells = [["features", "width", *(f"k-NN {k}" for k in counts), *(["linear"] if probed else [])]]
+    first = found["rows"][0]
+    counts, shots, probed = list(first["knn_accuracy"]), list(first["few_shot"]), first["linear"] is not None
+    measured = (*(f"k-NN {k}" for k in counts), *(f"{n} a class" for n in shots), *(["linear"] if probed else []))
+    cells = [["features", "width", *measured]]
     for row in found["rows"]:
-        shares = [*row["knn_accuracy"].values(), *([row["linear"]["accuracy"]] if probed else [])]
-        cells.append([row["features"], f"{row['width']:,}", *(f"{share:.2%}" for share in shares)])
+        few = (f"{few['mean']:.2%} ± {few['std']:.2%}" for few in row["few_shot"].values())
+        linear = [f"{row['linear']['accuracy']:.2%}"] if probed else []
+        near = (f"{share:.2%}" for share in row["knn_accuracy"].values())
+        cells.append([row["features"], f"{row['width']:,}", *near, *few, *linear])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     images, what = found["images"], found["split"]
     lines = [

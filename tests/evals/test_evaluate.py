@@ -53,6 +53,7 @@ def test_the_digits_are_told_apart_and_neighbours_are_sklearns(tmp_path, capsys)
 
 def test_a_folder_with_everything(folder, tmp_path, capsys):
     flags = ["--root", folder, "--put_aside", "0.25", "--k", "3", "--probe", "--random", "--pool", "cls4_mean"]
+    flags += ["--shots", "1", "4"]
     flags += ["--json", f"{tmp_path}/f.json", "--pictures", f"{tmp_path}/pictures", "--picture_size", "48"]
     assert main(["--weights", "dinov3_digits", *flags]) == 0
     told = capsys.readouterr()
@@ -63,6 +64,8 @@ def test_a_folder_with_everything(folder, tmp_path, capsys):
     assert names == ["dinov3_digits", "random weights", "raw pixels 32 x 32"] and found["rows"][0]["width"] == 5 * 96
     assert found["rows"][0]["linear"]["accuracy"] == 1.0
     assert found["rows"][0]["knn_accuracy"] == {"3": 1.0}
+    assert found["rows"][0]["few_shot"] == {n: {"mean": 1.0, "std": 0.0} for n in ("1", "4")}
+    assert "1 a class" in told.out and "100.00% ± 0.00%" in told.out
     assert (tmp_path / "pictures" / "attention.png").is_file() and "linear" in told.out
 
 
@@ -72,6 +75,7 @@ def test_a_folder_with_everything(folder, tmp_path, capsys):
         (["--weights", "dinov3_digit"], "dinov3_digits"),
         (["--k", "20000"], "among the 1079 images"),
         (["--k", "0"], "k=0"),
+        (["--shots", "5", "900"], "shots=900: the smallest class of train has 104 images"),
         (["--root", "nowhere"], "does not exist"),
         (["--root", "EMPTY"], "EMPTY"),
         (["--split", "train"], "compared with"),
