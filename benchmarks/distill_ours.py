@@ -13,6 +13,7 @@ from benchmarks.distill_step import METHODS
 from benchmarks.harness import Contender
 from jaxdino import optim
 from jaxdino.core import sharding
+from jaxdino.core.host_memory import keep_freed
 from jaxdino.core.params import abstract, split
 from jaxdino.data.device_views import augment_views
 from jaxdino.data.multicrop import make_multicrop_iter
@@ -78,6 +79,7 @@ def program(args: argparse.Namespace, capacity: int, augment: Callable) -> tuple
 
 def stepping(args: argparse.Namespace, crops: dict[str, np.ndarray]) -> Contender:
     """Steps on one batch of crops."""
+    keep_freed()  # as jaxdino.main
     compiled, now = program(args, _capacity(crops), lambda key, batch: batch)
     batch = _put(args, crops)
 

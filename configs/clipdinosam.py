@@ -19,7 +19,7 @@ Adapters that two stages share go on; DINO's are merged before `full`. By flags:
 (`--config.stages[3].groups.clip.frozen=False`, likewise `decoder`).
 
 Without a model, everything is small and embedded: generated scenes of coloured shapes, the digits' backbone, a CLIP and
-a SAM of random weights. Measured with the first command, 461 seconds on two cores:
+a SAM of random weights. Measured with the first command, 352 seconds on two cores:
 
     stage    val.miou   val.dice   trainable parameters
     align       0.577      0.736   109,088

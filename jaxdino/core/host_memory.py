@@ -12,8 +12,8 @@ def keep_freed() -> bool:
     """Lets the process keep what it frees, for the next step to take; True if that could be set.
 
     A step takes its scratch memory from malloc and frees it. glibc gives large blocks back to the system at once, whose
-    fresh pages then cost a fault for each 4 KiB. The peak stays what it is; between steps the process holds on to it.
-    Other C libraries are left alone, and so is who has set the same by an environment variable.
+    fresh pages then cost a fault each. The process holds on to its peak, which grows by a fifth to two fifths (figures
+    in docs/performance.md). Other C libraries are left alone, and who has set the same by an environment variable.
     """
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in CHOSEN):
         return False
