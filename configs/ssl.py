@@ -47,7 +47,9 @@ def get_config(model: str | None = None) -> ConfigDict:
     return fit_digits(config, epochs=dict(pretrain=100), rates=dict(last_layer=3e-3, all=3e-3))
 
 
-def fit_digits(config: ConfigDict, epochs: dict[str, int], rates: dict[str, float]) -> ConfigDict:
+def fit_digits(
+    config: ConfigDict, epochs: dict[str, int], rates: dict[str, float], momentum: float | None = None
+) -> ConfigDict:
     """Numbers for the embedded digits and their tiny model; a config of another model passes untouched.
 
     A digit mirrored or cut is another or none: crops are gentle and a little turned, colours nearly left alone, and
@@ -55,9 +57,12 @@ def fit_digits(config: ConfigDict, epochs: dict[str, int], rates: dict[str, floa
 
     Args:
       epochs: {stage: its length}. rates: {group: its rate}.
+      momentum: of the last stage, whose teacher would else stay where it was for so few steps; None leaves it.
     """
     if config.model.name != common.DIGITS_MODEL:
         return config
+    if momentum is not None:
+        config.stages[-1].objective.momentum = momentum
     colour = dict(brightness=0.3, contrast=0.3, saturation=0.0, hue=0.0, gray_prob=0.0)
     recipe = dict(ratio=(3 / 4, 4 / 3), degrees=15.0, hflip=0.0, blur_prob=0.3, blur_sigma=(0.1, 1.0), **colour)
     config.data.views = (ConfigDict(asdict(views.View("global", 24, (0.6, 1.0), count=2, **recipe))),)

@@ -38,4 +38,4 @@ def get_config(model: str | None = None) -> ConfigDict:
             objective=anchored,
         ),
     )
-    return ssl.fit_digits(config, epochs=dict(head=5, adapt=10), rates=dict(head=2e-3, backbone=2e-4))
+    return ssl.fit_digits(config, epochs=dict(head=5, adapt=10), rates=dict(head=2e-3, backbone=1e-3), momentum=0.98)

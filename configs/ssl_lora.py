@@ -27,4 +27,4 @@ def get_config(model: str | None = None) -> ConfigDict:
             lora=dict(rank=8, alpha=16.0, targets=("@attn",)),
         ),
     )
-    return ssl.fit_digits(config, epochs=dict(head=5, lora=10), rates=dict(head=2e-3, lora=1e-3))
+    return ssl.fit_digits(config, epochs=dict(head=5, lora=10), rates=dict(head=2e-3, lora=1e-3), momentum=0.98)
