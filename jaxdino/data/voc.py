@@ -56,7 +56,7 @@ def _files(top: Path, name: str, ignored: Counter) -> list[tuple[str, str]]:
     if not file.is_file():
         found = ", ".join(sorted(path.name for path in file.parent.glob("*.txt"))) or "no lists"
         raise UserError(f"{file} does not exist; found: {found}")
-    stems = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
+    stems = [line.strip() for line in file.read_text().splitlines() if line.strip()]
     masks = {path.stem: path for path in sorted((top / "SegmentationClass").glob("*.png"))}
     images = {
         path.stem: path for path in sorted((top / "JPEGImages").iterdir()) if path.suffix.lower() in COMMON_SUFFIXES

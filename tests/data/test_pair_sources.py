@@ -213,12 +213,12 @@ def test_masks_whose_values_cannot_be_told(tmp_path, mask, name, message):
 
 
 def voc_folder(root):
-    for name, values in {"2007_1": (1, 15, 255), "2007_2": (8,), "2007_3": (20, 1), "2007_4": (255,)}.items():
+    for name, values in {"2007_1": (1, 15, 255), "a 2": (8,), "2007_3": (20, 1), "2007_4": (255,)}.items():
         photo(root / "JPEGImages" / f"{name}.jpg")
         save(root / "SegmentationClass" / f"{name}.png", with_ones(*values), palette=True)
     lists = root / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)
-    (lists / "train.txt").write_text("2007_1\n2007_2\n2007_9\n")
+    (lists / "train.txt").write_text("2007_1\na 2\n2007_9\n")
     (lists / "val.txt").write_text("2007_3\n2007_4\n")
     return root
 
@@ -229,7 +229,7 @@ def test_voc(tmp_path):
     assert listed(source.split("train")) == [
         ("JPEGImages/2007_1.jpg", "aeroplane", (5, 5)),
         ("JPEGImages/2007_1.jpg", "person", (5, 5)),
-        ("JPEGImages/2007_2.jpg", "cat", (5, 0)),
+        ("JPEGImages/a 2.jpg", "cat", (5, 0)),
     ]
     assert [row[1] for row in listed(source.split("val"))] == ["aeroplane", "tv monitor"]
     assert source.ignored == {"name without mask or image": 1, "mask without any class": 1}
