@@ -47,6 +47,7 @@ def idle() -> None:
 
 def program(args: argparse.Namespace, capacity: int, augment: Callable) -> tuple[Callable, dict]:
     """(the step under jit, its state), as the training loop makes them."""
+    keep_freed()  # as jaxdino.main
     mesh, backbone = sharding.make_mesh(), registry.get(args.model)
     settings = Distill(**METHODS[args.method])
     spec = DistillSpec(backbone, Projection(out_dim=args.out_dim))
@@ -79,7 +80,6 @@ def program(args: argparse.Namespace, capacity: int, augment: Callable) -> tuple
 
 def stepping(args: argparse.Namespace, crops: dict[str, np.ndarray]) -> Contender:
     """Steps on one batch of crops."""
-    keep_freed()  # as jaxdino.main
     compiled, now = program(args, _capacity(crops), lambda key, batch: batch)
     batch = _put(args, crops)
 

@@ -95,7 +95,7 @@ def upright_size(image: Image.Image, expected: tuple[int, int]) -> tuple[int, in
     """(width, height) of an opened file once it is upright.
 
     Args:
-      expected: an image of this size already is decoded for its orientation only where the format can tell it at once.
+      expected: where the file has this size as it is, only an orientation that is told without decoding is asked for.
     """
     told = image.format in ("JPEG", "MPO", "WEBP") or "exif" in image.info
     if image.format == "TIFF" or (image.size == expected and not told):  # Pillow turns a TIFF itself

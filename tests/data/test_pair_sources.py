@@ -5,63 +5,13 @@ import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
-from pycocotools import mask as regions
 
 from jaxdino.core.errors import UserError
 from jaxdino.data.checks import BadImage, open_rgb
 from jaxdino.data.pair_sources import load_pairs
 from jaxdino.data.pairs import FileMask
 from jaxdino.data.prompts import PromptConfig
-
-MAX = 2**20
-# pycocotools 2.0.11 decodes in a way that numpy 2 frowns at
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
-
-def save(path, array, palette=False, **options):
-    """An array as an image file; folders as needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(np.asarray(array))
-    if palette:  # colours that have nothing to do with the indices
-        image = image.convert("L")
-        image.putpalette([(37 * i + 9) % 256 for i in range(768)])
-    image.save(path, **options)
-    return path
-
-
-def photo(path, size=(8, 10)):
-    return save(path, np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
-
-
-def with_ones(*values, dtype=np.uint8, size=(8, 10)):
-    """A mask of zeros with some pixels of each value, in a row of its own."""
-    mask = np.zeros(size, dtype)
-    for row, value in enumerate(values):
-        mask[row + 1, 2:7] = value
-    return mask
-
-
-def masks_folder(root, masks, **options):
-    """images/<name>.png, masks/<name>.png for each {name: mask}."""
-    for name, mask in masks.items():
-        photo(root / "images" / f"{name}.png")
-        if mask is not None:
-            save(root / "masks" / f"{name}.png", mask, **options)
-    return root
-
-
-def load(root, prompts=None, name="masks", **options):
-    return load_pairs({"name": name, "root": str(root), "val_ratio": 0.0, **options}, prompts)
-
-
-def listed(split):
-    """[(file, prompt, mask sums by value)] of a split."""
-    found = []
-    for index, (pair, label) in enumerate(zip(split.records, split.labels, strict=True)):
-        mask = pair.read_mask(MAX)
-        counts = None if mask is None else tuple(int((mask == value).sum()) for value in (1, 255))
-        found.append((split.record_name(index), split.class_names[label], counts))
-    return found
+from tests.data.pair_folders import MAX, listed, load, masks_folder, photo, save, with_ones
 
 
 def test_one_prompt_for_all_masks_of_any_depth(tmp_path):
@@ -244,134 +194,6 @@ def test_voc(tmp_path):
     )
 
 
-def square(left, top, side):
-    return [left, top, left + side, top, left + side, top + side, left, top + side]
-
-
-def coco_file(size=(20, 30)):
-    """Two images: polygons, run lengths of both kinds, a crowd, a box without a region."""
-    mask = np.zeros(size, np.uint8, order="F")
-    mask[10:15, 3:9] = 1
-    packed = regions.encode(mask)
-    packed["counts"] = packed["counts"].decode()
-    plain = {"size": list(size), "counts": [0, 60, size[0] * size[1] - 60]}  # the first three columns
-    notes = [
-        {"image_id": 1, "category_id": 7, "segmentation": [square(2, 3, 4), square(10, 3, 5)]},
-        {"image_id": 1, "category_id": 7, "segmentation": packed, "iscrowd": 0},
-        {"image_id": 1, "category_id": 7, "segmentation": plain, "iscrowd": 1},
-        {"image_id": 1, "category_id": 9, "segmentation": plain, "iscrowd": 1},
-        {"image_id": 2, "category_id": 9, "segmentation": [square(0, 0, 10)]},
-        {"image_id": 2, "category_id": 7, "bbox": [0, 0, 1, 1]},
-        {"image_id": 5, "category_id": 7, "segmentation": [square(0, 0, 10)]},
-    ]
-    images = [{"id": i, "file_name": f"{i}.jpg", "height": size[0], "width": size[1]} for i in (1, 2, 3)]
-    names = [{"id": 7, "name": "cat"}, {"id": 9, "name": "dog"}]
-    return {"images": images, "annotations": notes, "categories": names}
-
-
-def coco_folder(root, place="annotations/instances_train2017.json", images="train2017", given=None):
-    file = root / place
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(given or coco_file()))
-    for i in (1, 2, 3):
-        photo(root / images / f"{i}.jpg", (20, 30))
-    return root
-
-
-@pytest.mark.parametrize(
-    ("place", "images"),
-    [
-        ("annotations/instances_train2017.json", "train2017"),
-        ("annotations/instances_train2017.json", "images/train2017"),
-        ("annotations/instances_train.json", "images"),
-        ("train/_annotations.coco.json", "train"),
-    ],
-)
-def test_coco(tmp_path, place, images):
-    source = load(coco_folder(tmp_path, place, images), name="coco")
-    assert source.class_names == ("cat", "dog")
-    split = source.split("train")
-    assert [row[:2] for row in listed(split)] == [(f"{images}/1.jpg", "cat"), (f"{images}/2.jpg", "dog")]
-    assert [pair.present for pair in split.records] == [(0, 1), (0, 1)]
-    assert source.ignored == {
-        "annotation without segmentation": 1,
-        "annotation of no known image or category": 1,
-        "image without annotation": 1,
-        "crowd alone": 1,
-    }
-    expected = np.zeros((20, 30), np.uint8)
-    expected[:, :3] = 255
-    expected[3:7, 2:6], expected[3:8, 10:15], expected[10:15, 3:9] = 1, 1, 1
-    assert np.array_equal(split.records[0].read_mask(MAX), expected)
-    assert split.records[1].read_mask(MAX).sum() == 100
-
-
-def test_coco_splits_and_own_files(tmp_path):
-    coco_folder(tmp_path)
-    coco_folder(tmp_path, "annotations/instances_val2017.json", "val2017")
-    source = load(tmp_path, name="coco")
-    assert [len(split) for split in source.splits.values()] == [2, 2]
-    assert source.split("val").record_name(0) == "val2017/1.jpg"
-    (tmp_path / "own.json").write_text(json.dumps(coco_file()))
-    one = load(tmp_path, {"annotations": "annotations/instances_val2017.json"}, name="coco", val_ratio=0.5)
-    assert {name: len(split) for name, split in one.splits.items()} == {"train": 1, "val": 1}
-    coco_folder(tmp_path, "annotations/instances_val2014.json", "val2014")
-    with pytest.raises(UserError, match=r"several files for the val split: instances_val2014.json, instances_val2017"):
-        load(tmp_path, name="coco")
-    assert len(load(tmp_path, name="coco", val_split="val2014").split("val")) == 2
-
-
-def test_regions_that_cannot_be_read_are_bad(tmp_path):
-    given = coco_file()
-    given["annotations"][0]["segmentation"] = {"size": [4, 4], "counts": [0, 16]}
-    given["annotations"][4]["segmentation"] = [[1, 2, 3, 4]]
-    split = load(coco_folder(tmp_path, given=given), name="coco").split("train")
-    with pytest.raises(BadImage, match="its regions cannot be read"):
-        split.records[0].read_mask(MAX)
-    with pytest.raises(BadImage, match="max_pixels = 599"):
-        split.records[0].read_mask(599)
-    assert len(split) == 1  # no three points make no mask
-
-
-def without(given, part, field=None):
-    for entry in given[part] if field else ():
-        entry.pop(field, None)
-    if not field:
-        given[part] = []
-    return given
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ([1], "is no COCO file of instances: its 'images' must be a list of entries with id, file_name"),
-        (without(coco_file(), "images", "height"), "its 'images' must be a list"),
-        (without(coco_file(), "categories", "id"), "its 'categories' must be a list of entries with id, name"),
-        (without(coco_file(), "annotations"), "has no annotations"),
-        (without(coco_file(), "annotations", "segmentation"), "boxes but no segmentation"),
-    ],
-)
-def test_what_is_no_coco_file(tmp_path, given, message):
-    with pytest.raises(UserError, match=message):
-        load(coco_folder(tmp_path, given=given), name="coco")
-
-
-def test_coco_files_that_are_missing(tmp_path):
-    coco_folder(tmp_path, "annotations/boxes.json")
-    with pytest.raises(UserError, match=r"no annotations/instances_train.*found: annotations/boxes.json"):
-        load(tmp_path, name="coco")
-    with pytest.raises(UserError, match=r"box.json does not exist; nearest: boxes.json"):
-        load(tmp_path, {"annotations": "annotations/box.json"}, name="coco")
-    coco_folder(tmp_path, images="elsewhere/deep")
-    for i in (1, 2, 3):
-        (tmp_path / "train2017" / f"{i}.jpg").unlink()
-    with pytest.raises(UserError, match=r"such as 1.jpg, are in none of: .*train2017, .*images"):
-        load(tmp_path, name="coco")
-    (tmp_path / "annotations" / "boxes.json").write_text("{")
-    with pytest.raises(UserError, match="is not a JSON file that can be read"):
-        load(tmp_path, {"annotations": "annotations/boxes.json"}, name="coco")
-
-
 def test_layouts_that_lack_something(tmp_path):
     with pytest.raises(UserError, match=r"needs a folder of images: --config.data.root=DIR"):
         load_pairs({"name": "masks"}, {"prompt": "x"})
@@ -432,16 +254,6 @@ def test_sizes_that_differ_are_left_to_reading_unless_most_do(tmp_path):
     masks_folder(tmp_path, {"b": with_ones(1, size=(9, 10))})
     with pytest.raises(UserError, match=r"2 of 3 masks are not of their image's size, such as .*b.png for .*b.png"):
         load(tmp_path, {"prompt": "x"})
-
-
-def test_a_coco_file_of_other_sizes(tmp_path):
-    given = coco_file()
-    given["images"][0]["width"] = 31
-    split = load(coco_folder(tmp_path, given=given), name="coco").split("train")
-    assert len(split) == 2
-    given["images"][1]["height"] = 21
-    with pytest.raises(UserError, match=r"2 of 2 masks are not of their image's size, such as the entry 1 of"):
-        load(coco_folder(tmp_path, given=given), name="coco")
 
 
 def test_images_that_turn_upright_fit_their_masks(tmp_path):

@@ -37,7 +37,6 @@ def stepped(slices: int, **losses: float) -> tuple[dict[str, float], dict[str, n
     """What a step of plain descent measures, and where it leads."""
     ids = np.random.default_rng(1).integers(1, 49, (3, 2, 6)).astype(np.int32)
     ids[..., -1] = 49
-
     objective = Segment(Segmenting(**losses), ids, None, SKELETON)
     tx = optax.sgd(0.1)
     trainable = {path: FLAT[path] for path in TRAINED}
