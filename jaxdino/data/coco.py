@@ -170,9 +170,9 @@ def _scenes(given: Mapping[str, Any], folder: Path, ignored: Counter) -> list[Sc
         if name is None or image is None:
             ignored["annotation of no known image or category"] += 1
             continue
-        regions = image.setdefault(name, ([], []))  # it is in the image, whatever is known of where
+        known = image.setdefault(name, ([], []))  # it is in the image, whatever is known of where
         if drawn(note.get("segmentation")):
-            regions[bool(note.get("iscrowd"))].append(note["segmentation"])
+            known[bool(note.get("iscrowd"))].append(note["segmentation"])
         else:
             ignored["annotation without segmentation"] += 1
     scenes = []

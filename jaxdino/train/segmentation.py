@@ -49,11 +49,16 @@ class Segmentation:
 
     def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None]):
         self.config, self.mesh = config, mesh
+        chosen = stages(config)
+        if any(stage.monitor == "val.loss" and self.settings(stage) != self.settings(chosen[0]) for stage in chosen):
+            raise UserError(
+                "val.loss compares the stages with one another, and their objectives differ: monitor val.miou "
+                "(--config.early_stopping.monitor=val.miou), or give all stages the same objective"
+            )
         self.prompts = PromptConfig.of(config.prompts)
         self.source = load_pairs(data.config_of(config), self.prompts)
         for name in ("train", "val"):
             self.source.split(name)
-        chosen = stages(config)
         tell(data.summary(self.source, "pairs"))
         begun = start(config, self.source.class_names, tell)
         self.card, self.flat, self.companions = begun.card, begun.flat, begun.companions
@@ -62,11 +67,6 @@ class Segmentation:
         read = tokenizer.serving(self.companions, text)
         self.ids = read.prompts(self.source.class_names, self.prompts.templates, text.context_length)
         self.monitors = tuple(f"val.{name}" for name in METRICS)
-        if any(stage.monitor == "val.loss" and self.settings(stage) != self.settings(chosen[0]) for stage in chosen):
-            raise UserError(
-                "val.loss compares the stages with one another, and their objectives differ: monitor val.miou "
-                "(--config.early_stopping.monitor=val.miou), or give all stages the same objective"
-            )
 
     def spec_of(self, stage: Stage) -> ModelSpec:
         """The model with the stage's adapters."""
