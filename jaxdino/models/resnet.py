@@ -18,6 +18,8 @@ from jaxdino.models.layers import drop_path, linear
 from jaxdino.models.output import Output, chosen
 from jaxdino.models.spec import ModelSpec, Preprocess
 
+FEW_PIXELS = 4  # of a convolution's result: XLA's takes up to 130 x the time of one matmul for so few, on CPU
+
 
 @dataclasses.dataclass(frozen=True)
 class ResNetConfig:
@@ -92,9 +94,12 @@ class Conv(nnx.Module):
 
     def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
         kernel, step = self.kernel[...], self.stride
-        if kernel.shape[0] == 1:  # one matmul: in half precision on CPU up to 6 x XLA's convolution
+        side, _, n_in, n_out = kernel.shape
+        if side == 1:  # one matmul: in half precision on CPU up to 6 x XLA's convolution
             return linear(x_BxHxWxC[:, ::step, ::step], kernel[0, 0], None)
-        around = (kernel.shape[0] // 2,) * 2
+        if math.prod(-(-size // step) for size in x_BxHxWxC.shape[1:3]) <= FEW_PIXELS:
+            return linear(_windows(x_BxHxWxC, side, step), kernel.reshape(side * side * n_in, n_out), None)
+        around = (side // 2,) * 2
         return lax.conv_general_dilated(
             x_BxHxWxC,
             kernel.astype(x_BxHxWxC.dtype),
@@ -102,6 +107,14 @@ class Conv(nnx.Module):
             padding=(around, around),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
+
+
+def _windows(x_BxHxWxC: jax.Array, side: int, step: int) -> jax.Array:
+    """What each pixel of a convolution's result sees, zeros beyond the border: (B, h, w, side * side * C)."""
+    reach, (height, wide) = side // 2, x_BxHxWxC.shape[1:3]
+    padded = jnp.pad(x_BxHxWxC, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    places = [(i, j) for i in range(side) for j in range(side)]
+    return jnp.concatenate([padded[:, i : i + height : step, j : j + wide : step] for i, j in places], axis=-1)
 
 
 def max_pool(x_BxHxWxC: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 
 from jaxdino.core.errors import UserError
@@ -35,6 +36,25 @@ def test_layers_are_stem_and_blocks():
 
 def test_the_pools_border_is_lower_than_everything():
     assert resnet.max_pool(jnp.full((1, 4, 4, 1), -5.0)).max() == -5.0
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("side, sides", [(3, (1, 1)), (3, (1, 3)), (3, (4, 4)), (3, (5, 7)), (7, (2, 2)), (7, (5, 7))])
+def test_a_convolution_and_its_gradients_at_any_size(side, sides, stride):
+    """Maps of a few pixels take a way of their own; torch says what a convolution is."""
+    layer = resnet.Conv(5, 6, side, stride, nnx.Rngs(0))
+    graph, state = nnx.split(layer)
+    x, kernel = jax.random.normal(jax.random.key(1), (2, *sides, 5)), layer.kernel[...]
+    y, pull = jax.vjp(lambda x, kernel: nnx.merge(graph, jax.tree.map(lambda _: kernel, state))(x), x, kernel)
+    g = jax.random.normal(jax.random.key(2), y.shape)
+    images = torch.tensor(np.asarray(x).transpose(0, 3, 1, 2), requires_grad=True)
+    weight = torch.tensor(np.asarray(kernel).transpose(3, 2, 0, 1), requires_grad=True)
+    expected = torch.nn.functional.conv2d(images, weight, stride=stride, padding=side // 2)
+    expected.backward(torch.tensor(np.asarray(g).transpose(0, 3, 1, 2)))
+    dx, dk = pull(g)
+    layouts = ((y, expected, (0, 2, 3, 1)), (dx, images.grad, (0, 2, 3, 1)), (dk, weight.grad, (2, 3, 1, 0)))
+    for got, wanted, order in layouts:
+        np.testing.assert_allclose(got, wanted.detach().numpy().transpose(order), rtol=1e-5, atol=1e-5)
 
 
 def test_output():
