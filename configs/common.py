@@ -32,6 +32,7 @@ def get_config(model: str | None = None) -> ConfigDict:
         name=model or DIGITS_MODEL,
         configured_for=model or DIGITS_MODEL,  # the model that lengths and rates below were chosen for
         weights=placeholder(str),  # file, folder or hub name; None: the embedded file or the published hub name
+        shape=placeholder(str),  # random weights of another size: '{"depths": [1, 1, 1, 1], ...}', fields of its config
         num_classes=placeholder(int),  # None: as many as the data has
         pool=placeholder(str),  # None: the model's own
         drop_head=False,  # drop the head that the weights have, for a new one
@@ -84,6 +85,7 @@ def distill_config(model: str | None = None) -> ConfigDict:
         every_epochs=1,
         k=(10, 20),
         image_size=placeholder(int),  # pixels; None: the global views'
+        pool="cls",  # what is taken as features: cls | mean | cls_mean | cls4_mean | grid
         batch_size=64,
         linear_steps=2500,  # of the linear probe at the run's end; 0 is none
     )

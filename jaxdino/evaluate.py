@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         "--shots", type=int, nargs="+", default=[], help="k-NN with so few labelled images of each class too"
     )
     parser.add_argument("--temperature", type=float, default=0.07, help="of the neighbours' votes (default 0.07)")
-    parser.add_argument("--pool", default="cls", help="features: cls (default), mean, cls_mean or cls4_mean")
+    parser.add_argument("--pool", default="cls", help="features: cls (default), mean, cls_mean, cls4_mean or grid")
     parser.add_argument("--probe", action="store_true", help="train a linear classifier too")
     parser.add_argument("--random", action="store_true", help="compare with the same model's random weights too")
     parser.add_argument("--pictures", metavar="DIR", help="draw attention and patch features of some images there")

@@ -17,11 +17,10 @@ from jaxdino.data.device_aug import normalize
 from jaxdino.data.pipeline import EvalBatches, make_eval_iter
 from jaxdino.data.sources import DataConfig, Source, Split
 from jaxdino.data.transforms import EvalTransform
-from jaxdino.evals import features, pictures
+from jaxdino.evals import features, pictures, pools
 from jaxdino.evals.few_shot import check_shots, few_shot_accuracy
 from jaxdino.evals.knn import TEMPERATURE, K, check_k, knn_accuracy
 from jaxdino.evals.probe import linear_probe
-from jaxdino.models.classifier import POOLS, pool_named
 
 PIXELS = 32  # side of the images whose raw pixels are compared
 DRAWN = 6  # images in a picture
@@ -49,7 +48,7 @@ def report(
 
     Args:
       model: as `jaxdino.load` gives it. data: threads and such, as `pipeline.make_eval_iter` takes it.
-      k, temperature: of `knn.knn_accuracy`. pool: a key of `classifier.POOLS`, what is taken as features.
+      k, temperature: of `knn.knn_accuracy`. pool: a key of `pools.FEATURES`, what is taken as features.
       shots: numbers of labelled images of each class, see `few_shot.few_shot_accuracy`; with the largest k.
       probe: `probe.linear_probe` too. random: the same model with random weights too, drawn from `seed`.
       say: takes a line about images that could not be read.
@@ -66,9 +65,9 @@ def report(
     check(model, source, split, k, pool, batch_size)
     check_shots(shots, np.asarray(source.split("train").labels), len(source.class_names))
     size = min(PIXELS, *model.card.spec.preprocess.size)
-    embeds = {model.name: embedder(model, pool)}
+    embeds = {model.name: functools.partial(pools.look, model, name=pool)}
     if random:
-        embeds["random weights"] = embedder(untrained(model, seed), pool)
+        embeds["random weights"] = functools.partial(pools.look, untrained(model, seed), name=pool)
     embeds[f"raw pixels {size} x {size}"] = jax.jit(functools.partial(features.flattened, size=size))
     classes, images, skipped, rows = len(source.class_names), {}, {}, []
     for name, embed in embeds.items():
@@ -91,8 +90,7 @@ def report(
 def check(model: Any, source: Source, split: str, k: Sequence[int], pool: str, batch_size: int) -> None:
     """Raises UserError for what cannot be measured, before an image is read."""
     _check_sight(model)
-    if pool_named(pool).blocks > 1 and "backbone.cls_token" not in model.flat:
-        raise UserError(f"pool {pool!r} looks at the class token of several blocks, which {model.name} does not have")
+    pools.check(pool, model.card.spec)
     if split == "train":
         raise UserError("split 'train' is the bank that images are compared with: classify another, val or test")
     if batch_size < 1:
@@ -108,14 +106,6 @@ def _check_sight(model: Any) -> None:
         raise UserError(f"the weights are of a {model.name}, which sees no images: give a backbone or an image tower")
     if config.in_channels != 3:
         raise UserError(f"{model.name} sees images of {config.in_channels} channels, and the data's have 3")
-
-
-def embedder(model: Any, pool: str) -> Embed:
-    """Images uint8 (B, H, W, 3) -> features (B, D) of a loaded model."""
-    how = POOLS[pool]
-    if how.blocks > 1:
-        return lambda images: how.features(model.intermediate_layers(images, how.blocks))
-    return lambda images: how.features([model(images)])
 
 
 def untrained(model: Any, seed: int) -> Any:

@@ -14,6 +14,7 @@ from jaxdino.core import sharding
 from jaxdino.core.params import Flat, Skeleton, bind
 from jaxdino.data import device_aug, pipeline
 from jaxdino.data.sources import DataConfig, Source
+from jaxdino.evals import pools
 from jaxdino.evals.features import extract, pixels
 from jaxdino.evals.knn import knn_accuracy
 from jaxdino.evals.probe import linear_probe
@@ -32,7 +33,7 @@ class Retrieval:
 
     Attributes:
       k: numbers of neighbours that the bank is large enough for; the largest is `knn_accuracy`.
-      size: pixels that the backbone sees.
+      size: pixels that the backbone sees. pool: a key of `pools.FEATURES`.
     """
 
     source: Source
@@ -41,6 +42,7 @@ class Retrieval:
     backbone: Skeleton
     k: tuple[int, ...]
     size: int
+    pool: str
     batch_size: int
     linear_steps: int
     mesh: Mesh
@@ -52,11 +54,13 @@ class Retrieval:
         """Of the labelled images that the config names, or of the training data's own; None if there are none.
 
         Raises:
-          UserError: if the folder that the config names has no labels or no validation images.
+          UserError: for settings that cannot be; if the folder that the config names has no labels or no validation
+            images.
         """
         given, cfg = config.evaluation, data.config_of(config)
         for name in ("every_epochs", "batch_size", "k"):
             check_range(f"evaluation.{name}", tuple(given.k) if name == "k" else given[name], "[1, inf)")
+        pools.check(given.pool, spec, "evaluation.pool")
         if given.root is not None:
             cfg = dataclasses.replace(cfg, name="folder", root=given.root)
             source = data.labelled(cfg)
@@ -64,7 +68,8 @@ class Retrieval:
             return None
         k = tuple(sorted({min(number, len(source.split("train"))) for number in given.k}))
         batch_size = -(-given.batch_size // mesh.size) * mesh.size
-        return cls(source, cfg, spec, backbone, k, given.image_size or size, batch_size, given.linear_steps, mesh)
+        size = given.image_size or size
+        return cls(source, cfg, spec, backbone, k, size, given.pool, batch_size, given.linear_steps, mesh)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,9 +120,14 @@ class Retrieval:
 
     @cached_property
     def _embed(self) -> Callable[[Flat, jax.Array], jax.Array]:
-        """(flat, uint8 images) -> class tokens, compiled once a run."""
-        normalize = partial(device_aug.normalize, mean=self.spec.preprocess.mean, std=self.spec.preprocess.std)
-        return jax.jit(lambda flat, images: bind(self.backbone, flat)(normalize(images)).cls.astype(jnp.float32))
+        """(flat, uint8 images) -> features, compiled once a run."""
+        how = self.spec.preprocess
+
+        def embed(flat, images):
+            found = pools.look(bind(self.backbone, flat), device_aug.normalize(images, how.mean, how.std), self.pool)
+            return found.astype(jnp.float32)
+
+        return jax.jit(embed)
 
     def _batches(self, session: Any, name: str):
         """The images of a split. Raises Stopped if the run is told to stop meanwhile."""

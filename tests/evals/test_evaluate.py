@@ -42,8 +42,10 @@ def test_the_digits_are_told_apart_and_neighbours_are_sklearns(tmp_path, capsys)
     assert lines[1].split() == ["features", "width", "k-NN", "1", "k-NN", "10"] and lines[2].startswith("dinov3_digits")
 
     model, source = jaxdino.load("dinov3_digits"), load_source(None)
-    embed = report.embedder(model, "cls")
-    parts = (features.extract(embed, report.batches_of(source.split(p), None, model, 64)) for p in ("train", "test"))
+    parts = (
+        features.extract(lambda x: model(x).cls, report.batches_of(source.split(p), None, model, 64))
+        for p in ("train", "test")
+    )
     (bank, y), (x, labels) = parts
     plain = KNeighborsClassifier(10, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07)).fit(bank, y)
     assert (

@@ -148,6 +148,7 @@ def test_a_checkpoint_in_dinos_layout_holds_teacher_student_and_centre(pretraine
         ({"alarms__patience": 0}, "alarms.patience=0"),
         ({"evaluation__every_epochs": 0}, "evaluation.every_epochs=0"),
         ({"evaluation__image_size": 30}, "evaluation.image_size"),
+        ({"evaluation__pool": "gird"}, "evaluation.pool 'gird' .* grid"),
         ({"ema_decay": 0.9}, "ema_decay=0.9 is not read"),
         ({"projection__out_dim": 0}, "projection.out_dim=0"),
         ({"data__image_size": 32}, "image_size"),

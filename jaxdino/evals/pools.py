@@ -1,0 +1,57 @@
+"""What may be taken as features of an image: what a classification head looks at, or what is where as well."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdino.core.errors import UserError
+from jaxdino.core.rules import did_you_mean
+from jaxdino.models.classifier import POOLS, Pool
+from jaxdino.models.output import Output
+from jaxdino.models.spec import ModelSpec
+
+CELLS = 4  # a side
+
+
+def grid(patches_BxHxWxD: jax.Array, cells: int = CELLS) -> jax.Array:
+    """The mean of the patches in each of cells x cells parts of the map: (B, cells, cells, D), float32, any H and W.
+
+    Part i spans the rows from floor(i H / cells) up to ceil((i + 1) H / cells), as in torch's AdaptiveAvgPool2d.
+    """
+    rows, columns = (_shares(side, cells) for side in patches_BxHxWxD.shape[1:3])
+    return jnp.einsum("ih,jw,bhwd->bijd", rows, columns, patches_BxHxWxD.astype(jnp.float32))
+
+
+def _shares(side: int, cells: int) -> np.ndarray:
+    """(cells, side): the weight of each row in each part's mean."""
+    part, place = np.arange(cells)[:, None], np.arange(side)
+    inside = (place >= part * side // cells) & (place < -(-(part + 1) * side // cells))
+    return (inside / inside.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _grid(outs: list[Output]) -> jax.Array:
+    parts = grid(outs[-1].patches)
+    return parts.reshape(len(parts), -1)
+
+
+FEATURES = POOLS | {"grid": Pool(_grid, widths=CELLS * CELLS)}
+"""What a head may look at, and the patches' means in 4 x 4 parts of the image side by side.
+
+Source of the last: VISSL classifies feature maps averaged to a few cells (arXiv:1905.01235).
+"""
+
+
+def check(name: str, spec: ModelSpec, setting: str = "pool") -> None:
+    """Raises UserError for features that are not known, with the nearest, or that a model does not have."""
+    if name not in FEATURES:
+        raise UserError(f"{setting} {name!r} is not known; {did_you_mean(name, FEATURES)}")
+    if FEATURES[name].blocks > 1 and "backbone.cls_token" not in spec.skeleton().entries:
+        raise UserError(f"{setting} {name!r} looks at class tokens of several blocks, which {spec.name} does not have")
+
+
+def look(network: Any, images: jax.Array, name: str) -> jax.Array:
+    """Features (B, D) of images; `network` is a backbone or a loaded model, `name` a key of `FEATURES`."""
+    how = FEATURES[name]
+    return how.features(network.intermediate_layers(images, how.blocks) if how.blocks > 1 else [network(images)])
