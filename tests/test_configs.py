@@ -1,5 +1,6 @@
 """The shipped configs: what each trains, and that flags reach into their stages."""
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -7,13 +8,17 @@ import sys
 import pytest
 from absl import flags
 from ml_collections.config_flags import config_flags
+from PIL import Image
 
 from configs import common
+from jaxdino.models.resnet import SPECS
 from jaxdino.strategy import resolve, stages
+from jaxdino.train.job import prepare
 from tests.test_strategy import fake_resnet, fake_vit, labels
 
 # ml_collections loads a config file the old way.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+SMALL = dict(depths=(1, 1, 1), widths=(64, 128, 256), stem=32)
 NAMES = ("linear", "gradual", "full_llrd", "progressive")
 
 
@@ -77,6 +82,23 @@ def test_default_is_the_embedded_model_on_the_digits(name):
     assert load(name, "dinov3_vits16").data.name == "folder"
     assert stages(config)
     assert json.loads(config.to_json())["stages"][0]["name"] == config.stages[0].name
+
+
+@pytest.mark.parametrize("name", ["ssl", "ssl_continue", "ssl_lora"])
+def test_self_distillation_without_an_argument_is_on_the_digits(name):
+    job = prepare(load(name), lambda _: None)
+    assert job.task.card.spec.name == common.DIGITS_MODEL and job.task.source.name == "digits"
+
+
+def test_self_distillation_of_few_photos(tmp_path):
+    """A small ResNet on a folder of images; a model that is named has its own shape."""
+    for name in "abcd":
+        Image.new("RGB", (70, 70)).save(tmp_path / f"{name}.png")
+    config = load("ssl_small")
+    config.data.update(root=str(tmp_path), batch_size=4)
+    task = prepare(config, lambda _: None).task
+    assert task.card.spec.config == dataclasses.replace(SPECS[0].config, **SMALL) and task.retrieval is None
+    assert load("ssl_small", "resnet50").model.shape is None
 
 
 def from_flags(monkeypatch, file, *args):

@@ -10,6 +10,7 @@ import numpy as np
 
 from convert.load import load_pretrained, new_head
 from convert.naming import CUSTOM
+from convert.reshape import reshaped
 from convert.store import Card, load_model, save_model
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import split
@@ -79,13 +80,19 @@ def published(model: Any) -> registry.ModelSpec | None:
     """The model that a config names; None for one of another shape, `<family>_custom`, which its weights tell.
 
     Raises:
-      UserError: if there is no such model, or no weights to tell the shape.
+      UserError: if there is no such model, no weights to tell the shape, or a shape besides them.
     """
+    if model.shape is not None and model.weights != RANDOM:
+        raise UserError("weights tell the shape: leave model.shape open, or set --config.model.weights=random")
     family = model.name.removesuffix(CUSTOM)
     if family == model.name or family not in registry.CONFIGS:
-        return registry.get(model.name)
+        spec = registry.get(model.name)
+        return spec if model.shape is None else reshaped(spec, model.shape)
     if model.weights in (None, RANDOM):
-        raise UserError(f"the shape of a {model.name} is told by its weights: --config.model.weights=PATH")
+        raise UserError(
+            f"the shape of a {model.name} is told by its weights: --config.model.weights=PATH. For random ones, name a "
+            "published model and say what differs: --config.model.shape='{...}'"
+        )
     return None
 
 

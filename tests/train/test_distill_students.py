@@ -1,12 +1,17 @@
 """Any backbone of the house is a student: ResNets with their batch norms, ConvNeXts, ViTs of every family."""
 
+import json
+
 import numpy as np
 import pytest
 import tiny_distill
 
+import jaxdino
 from convert.store import load_model
 from convert.training_checkpoint import read_training
 from jaxdino.core.errors import UserError
+from jaxdino.data.sources import load_source
+from jaxdino.evals import report
 from jaxdino.models import registry
 from jaxdino.models.convnext import ConvNeXtConfig
 from jaxdino.models.resnet import ResNetConfig
@@ -25,6 +30,7 @@ STUDENTS = {
     ),
 }
 registry.MODELS.update(STUDENTS)
+POOLS = ("grid", "mean")
 
 
 def config(name: str, **changes):
@@ -53,6 +59,26 @@ def test_batch_norms_of_teacher_and_student_move_apart(tmp_path):
     assert not np.allclose(mean["teacher"], mean["student"], atol=1e-6)  # the student's saw local views too
     assert "backbone.mlp.1.mean" in networks["teacher"]["dino_head"].flat
     assert np.array_equal(load_model(tmp_path / "run" / "best")[1]["backbone.bn1.mean"], mean["teacher"])
+
+
+def test_a_published_model_in_another_shape(tmp_path):
+    run(config("student_resnet", model__shape='{"widths": [8, 16], "stem": 4}'), tmp_path / "run")
+    card, flat = load_model(tmp_path / "run" / "best")
+    assert (card.spec.name, card.spec.config.widths) == ("resnet_custom", (8, 16))
+    assert flat["backbone.conv1.kernel"].shape == (7, 7, 3, 4)
+    again = config("resnet_custom", model__weights=str(tmp_path / "run"))
+    assert prepare(again, lambda _: None).task.card.spec.config == card.spec.config
+    again.model.shape = '{"stem": 8}'
+    with pytest.raises(UserError, match="weights tell the shape"):
+        prepare(again, lambda _: None)
+
+
+def test_the_features_that_are_measured_are_those_asked_for(tmp_path):
+    run(config("student_resnet", evaluation__pool="grid"), tmp_path / "run")
+    measured = json.loads((tmp_path / "run" / "summary.json").read_text())["evaluation"]["teacher"]["knn_accuracy"]
+    model, source = jaxdino.load(str(tmp_path / "run")), load_source(None)
+    shares = {p: report.report(model, source, split="test", pool=p)["rows"][0]["knn_accuracy"][20] for p in POOLS}
+    assert measured == pytest.approx(shares["grid"], abs=1e-6) and shares["grid"] != shares["mean"]
 
 
 @pytest.mark.parametrize("name", STUDENTS)

@@ -1,0 +1,45 @@
+"""Self-distillation from random weights where images are few and machines small: a ResNet of 1.2 million parameters.
+
+    python -m jaxdino.main --config=configs/ssl_small.py --config.data.root=DIR --config.evaluation.root=LABELLED
+
+learns from every image below DIR at 64 pixels; labels only measure k-NN, on the folders of classes in LABELLED. Photos
+are cropped and recoloured harder than the digits of `configs/ssl.py`, and features keep where things are (`grid`).
+Another model after the colon takes its published shape.
+"""
+
+from dataclasses import asdict
+
+from ml_collections import ConfigDict
+
+from configs import ssl
+from jaxdino.data.views import View
+
+SHAPE = '{"depths": [1, 1, 1], "widths": [64, 128, 256], "stem": 32}'
+PHOTOS = View(
+    size=64,
+    scale=(0.3, 1.0),
+    count=2,
+    brightness=0.6,
+    contrast=0.6,
+    saturation=0.6,
+    hue=0.15,
+    gray_prob=0.4,
+    blur_prob=0.2,
+    blur_sigma=(0.1, 1.0),
+)
+
+
+def get_config(model: str | None = None) -> ConfigDict:
+    """One stage of 90 epochs."""
+    config = ssl.get_config(model or "resnet18")
+    if not model:
+        config.model.shape = SHAPE
+    ssl.fit_few_steps(config)
+    config.data.update(name="images", batch_size=64, views=(ConfigDict(asdict(PHOTOS)),))
+    config.evaluation.update(every_epochs=5, pool="grid")
+    (stage,) = config.stages
+    stage.epochs = 90
+    stage.schedule.warmup_epochs = 2.0
+    for group in stage.groups.values():
+        group.lr = 2e-3
+    return config

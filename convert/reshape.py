@@ -1,0 +1,53 @@
+"""A published model in another shape: what random weights may have."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+
+from convert.naming import CUSTOM
+from convert.plausible import FAULTS, check_spec, understood
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import bind
+from jaxdino.core.rules import did_you_mean
+from jaxdino.models.registry import from_json
+from jaxdino.models.spec import ModelSpec
+
+
+def reshaped(spec: ModelSpec, shape: str) -> ModelSpec:
+    """`spec` with other sizes, named after its family.
+
+    Args:
+      shape: the fields of its configuration that differ, as JSON: '{"depths": [1, 1, 1], "widths": [64, 128, 256]}'.
+
+    Raises:
+      UserError: for what is no JSON, fields that there are not, with the nearest, and a shape that cannot be.
+    """
+    what, own = f"model.shape={shape}", dataclasses.asdict(spec.config)
+    with understood(what):
+        fields = json.loads(shape)
+    if not isinstance(fields, dict):
+        raise UserError(f'{what}: give the fields that differ, as in {{"depths": [1, 1, 1], "widths": [64, 128, 256]}}')
+    for name in fields:
+        if name not in own:
+            raise UserError(f"{what}: a {spec.name} has no {name!r}; {did_you_mean(name, own)}")
+    renamed = {"name": spec.family + CUSTOM, "hub": None, "config": own | fields}
+    with understood(what):
+        custom = from_json(dataclasses.asdict(spec) | renamed)
+    check_spec(custom, what)
+    try:
+        width = _width(custom)
+    except FAULTS as err:
+        raise UserError(f"{what} makes no {spec.family}: {type(err).__name__}: {err}") from err
+    if width != custom.config.width:
+        raise UserError(f"{what} makes no {spec.family}: its features would be {width} wide, not {custom.config.width}")
+    return custom
+
+
+def _width(spec: ModelSpec) -> int:
+    """Of the features that the network gives, without making it."""
+    skeleton, patch = spec.skeleton(), getattr(spec.config, "patch_size", 1)
+    sides = (side // patch * patch for side in spec.preprocess.size)
+    images = jax.ShapeDtypeStruct((1, *sides, spec.config.in_channels), jnp.float32)
+    return jax.eval_shape(lambda flat, images: bind(skeleton, flat)(images).cls, skeleton.shapes, images).shape[-1]
