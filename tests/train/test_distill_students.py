@@ -30,6 +30,7 @@ STUDENTS = {
     ),
 }
 registry.MODELS.update(STUDENTS)
+PRECISION = {"student_resnet": "float32", "student_convnext": "float16", "student_dino": "bfloat16"}
 POOLS = ("grid", "mean")
 
 
@@ -42,7 +43,9 @@ def config(name: str, **changes):
 
 @pytest.mark.parametrize("name", STUDENTS)
 def test_a_student_of_each_family_learns(name, tmp_path):
-    run(config(name, precision="bfloat16" if name == "student_dino" else "float32"), tmp_path / "run")
+    made = config(name, precision=PRECISION[name])
+    made.stages[0].steps = 8  # float16 leaves out the first few, until its scale fits
+    run(made, tmp_path / "run")
     start = prepare(config(name), lambda _: None).task.flat
     networks = read_training(tmp_path / "run" / "training").networks
     for role in ("teacher", "student"):
