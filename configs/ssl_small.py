@@ -4,7 +4,7 @@
 
 learns from every image below DIR at 64 pixels; labels only measure k-NN, on the folders of classes in LABELLED. Photos
 are cropped and recoloured harder than the digits of `configs/ssl.py`, and features keep where things are (`grid`).
-Another model after the colon takes its published shape.
+Another model after the colon takes its published shape. What it comes to: docs/self_distillation.md.
 """
 
 from dataclasses import asdict
