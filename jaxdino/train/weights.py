@@ -83,7 +83,10 @@ def published(model: Any) -> registry.ModelSpec | None:
       UserError: if there is no such model, no weights to tell the shape, or a shape besides them.
     """
     if model.shape is not None and model.weights != RANDOM:
-        raise UserError("weights tell the shape: leave model.shape open, or set --config.model.weights=random")
+        raise UserError(
+            "weights tell the shape: leave model.shape open (in ssl_small, by a model after the colon), or set "
+            "--config.model.weights=random"
+        )
     family = model.name.removesuffix(CUSTOM)
     if family == model.name or family not in registry.CONFIGS:
         spec = registry.get(model.name)
