@@ -18,7 +18,7 @@ from jaxdino.models.layers import drop_path, linear
 from jaxdino.models.output import Output, chosen
 from jaxdino.models.spec import ModelSpec, Preprocess
 
-FEW_PIXELS = 4  # of a convolution's result: XLA's takes up to 130 x the time of one matmul for so few, on CPU
+FEW_PIXELS = 4  # of a convolution's result: on CPU one matmul is far faster than XLA's (docs/performance.md)
 
 
 @dataclasses.dataclass(frozen=True)
