@@ -2,7 +2,7 @@
 
 A stage inherits whatever it leaves open from here, so `--config.data.batch_size=256` holds for all stages and
 `--config.stages[1].batch_size=64` for one of them. A setting that is None by default keeps its type, so that
-flags can set it.
+flags can set it. What each setting means stands with its default, in the classes that are read here.
 """
 
 from dataclasses import asdict, fields, replace
@@ -17,6 +17,7 @@ from jaxdino.data.sources import DataConfig
 from jaxdino.models.lora_spec import LoRA
 from jaxdino.objectives.distill_settings import Distill, Projection
 from jaxdino.objectives.health import THRESHOLDS
+from jaxdino.settings.run import Alarms, Checkpoint, Evaluation, Mesh, Model, Run
 from jaxdino.stage import Group, Optimizer, Schedule, Stage
 
 LORA = r"(.*\.)?lora\..*"  # the pattern of all adapters
@@ -26,25 +27,14 @@ DIGITS_MODEL = "dinov3_digits"  # embedded, as are its weights and the digits
 def get_config(model: str | None = None) -> ConfigDict:
     """Every setting except the stages, for a model by its published name; by default the embedded one."""
     embedded = model in (None, "", DIGITS_MODEL)
-    config = ConfigDict()
-    config.seed = 0
-    config.model = dict(
-        name=model or DIGITS_MODEL,
-        configured_for=model or DIGITS_MODEL,  # the model that lengths and rates below were chosen for
-        weights=placeholder(str),  # file, folder or hub name; None: the embedded file or the published hub name
-        shape=placeholder(str),  # random weights of another size: '{"depths": [1, 1, 1, 1], ...}', fields of its config
-        num_classes=placeholder(int),  # None: as many as the data has
-        pool=placeholder(str),  # None: the model's own
-        drop_head=False,  # drop the head that the weights have, for a new one
-        drop_path=Stage.drop_path,
-        attention="xla",  # xla | cudnn: flash attention, on an NVIDIA GPU in half precision
-        remat=False,  # compute activations again in the backward pass: less memory, more time
-    )
+    config = ConfigDict(defaults(Run))
+    config.model = defaults(Model, name=model or DIGITS_MODEL, configured_for=model or DIGITS_MODEL)
+    config.model.drop_path = Stage.drop_path
     config.data = dict(
         **defaults(DataConfig, name="digits" if embedded else "folder"),
-        image_size=placeholder(int),  # pixels; None: the model's own
-        batch_size=64,  # of one optimiser step, over all devices
-        augment="light",  # preset: none | light | medium | strong
+        image_size=placeholder(int),
+        batch_size=64,
+        augment="light",
     )
     config.objective = dict(name="classify", label_smoothing=Stage.label_smoothing)
     config.optimizer = dict(
@@ -52,21 +42,16 @@ def get_config(model: str | None = None) -> ConfigDict:
         schedule=asdict(Schedule()),
         layer_decay=Group.layer_decay,
         weight_decay=0.05,
-        weight_decay_end=placeholder(float),  # None: the same throughout; else a cosine over each stage
+        weight_decay_end=placeholder(float),
         no_decay=Stage.no_decay,
         clip_norm=1.0,
         clip_by=Stage.clip_by,
         accumulate=Stage.accumulate,
     )
     config.early_stopping = dict(monitor=Stage.monitor, patience=Stage.patience, min_delta=Stage.min_delta)
-    config.stages = ()
-    config.skip_optional = False
-    config.precision = "float32"  # of the computation: float32 | bfloat16 | float16; the weights are float32
-    # Devices along each axis; -1: all that are left. Rules: ((pattern, axes), ...), before the default ones.
-    config.mesh = dict(data=-1, fsdp=1, rules=())
-    config.ema_decay = placeholder(float)  # None: no average of the weights
-    config.log_every = 10  # steps
-    config.checkpoint = dict(every_epochs=1, every_steps=placeholder(int), keep=2)
+    config.mesh = defaults(Mesh)
+    config.ema_decay = placeholder(float)
+    config.checkpoint = defaults(Checkpoint)
     return config
 
 
@@ -80,17 +65,9 @@ def distill_config(model: str | None = None) -> ConfigDict:
     config.data.batch_size = 64 if config.model.name == DIGITS_MODEL else 256
     config.optimizer.update(weight_decay=0.04, weight_decay_end=0.4, clip_norm=3.0, clip_by="parameter")
     config.early_stopping.monitor = ""  # labels choose nothing: the latest teacher is the best
-    config.evaluation = dict(
-        root=placeholder(str),  # a folder of labelled images; None: the training data's own labels, if it has any
-        every_epochs=1,
-        k=(10, 20),
-        image_size=placeholder(int),  # pixels; None: the global views'
-        pool="cls",  # what is taken as features: cls | mean | cls_mean | cls4_mean | grid
-        batch_size=64,
-        linear_steps=2500,  # of the linear probe at the run's end; 0 is none
-    )
+    config.evaluation = defaults(Evaluation)
     config.checkpoint.every_steps = 500
-    config.alarms = dict(stop=True, **THRESHOLDS)  # end the run when it has collapsed
+    config.alarms = dict(**defaults(Alarms), **THRESHOLDS)
     return config
 
 
@@ -101,6 +78,7 @@ def stage(name: str, rules: tuple[tuple[str, str], ...], groups: dict[str, dict]
         "optimizer": open_fields(Optimizer, settings.pop("optimizer", {})),
         "schedule": open_fields(Schedule, settings.pop("schedule", {})),
         "lora": open_fields(LoRA, settings.pop("lora", {})),
+        "objective": settings.pop("objective", ConfigDict()),
     }
     return open_fields(Stage, dict(name=name, rules=rules, **parts, **settings))
 
@@ -152,7 +130,7 @@ def fit_digits(config: ConfigDict, epochs: dict[str, int]) -> ConfigDict:
     config.data.augment = "none"
     for given in config.stages:
         given.epochs = epochs[given.name]
-        given.augment = None
+        given.augment = placeholder(str)
         for name, group in given.groups.items():
             if not group.frozen:
                 group.lr = 1e-2 if name == "head" else 5e-4

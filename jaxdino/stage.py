@@ -72,67 +72,121 @@ RANGES = {
 
 @dataclass(frozen=True)
 class Group:
-    """How the parameters of one group are trained. `lr` is the peak rate of the group's topmost layer."""
+    """How the parameters of one group are trained.
+
+    Attributes:
+      lr: peak learning rate, of the group's topmost layer where the rate decays.
+      layer_decay: factor on the rate per layer, from the head down; 1 is none.
+      weight_decay: of AdamW or SGD.
+      weight_decay_end: reached by a cosine at the stage's end; None: weight_decay throughout.
+      freeze_epochs: the learning rate is 0 for so long (DINO's last layer).
+      frozen: whether the parameters stay as they are.
+    """
 
     lr: float | None = None
-    layer_decay: float = 1.0  # factor per layer, from the head down; 1 is none
+    layer_decay: float = 1.0
     weight_decay: float = 0.0
-    weight_decay_end: float | None = None  # reached by a cosine at the stage's end; None: weight_decay throughout
-    freeze_epochs: float = 0.0  # the learning rate is 0 for so long (DINO's last layer)
+    weight_decay_end: float | None = None
+    freeze_epochs: float = 0.0
     frozen: bool = False
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The course of the learning rate over a stage, as a multiplier of each group's peak rate."""
+    """The course of the learning rate over a stage, as a multiplier of each group's peak rate.
 
-    name: str = "cosine"  # cosine | step | cosine_restarts | constant
+    Attributes:
+      name: cosine, step, cosine_restarts or constant.
+      warmup_epochs: the rate rises linearly from 0 for so long.
+      warmup_steps: counts when above 0, in place of warmup_epochs.
+      final: the multiplier at the end of a period (cosine, cosine_restarts).
+      period_epochs: length of a stair (step) or of the first period (cosine_restarts).
+      period_mult: each period is so many times as long as the one before (cosine_restarts).
+      factor: the multiplier from one stair to the next (step).
+    """
+
+    name: str = "cosine"
     warmup_epochs: float = 0.0
-    warmup_steps: int = 0  # counts when above 0, in place of warmup_epochs
-    final: float = 0.0  # cosine, cosine_restarts: the multiplier at the end of a period
-    period_epochs: float = 10.0  # step: the length of a stair; cosine_restarts: of the first period
-    period_mult: int = 1  # cosine_restarts: each period is so many times as long as the one before
-    factor: float = 0.1  # step: the multiplier from one stair to the next
+    warmup_steps: int = 0
+    final: float = 0.0
+    period_epochs: float = 10.0
+    period_mult: int = 1
+    factor: float = 0.1
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """The update rule and its constants; the names and defaults are torch's."""
+    """The update rule and its constants; the names and defaults are torch's.
 
-    name: str = "adamw"  # adamw | sgd
-    betas: tuple[float, float] = (0.9, 0.999)  # adamw
-    eps: float = 1e-8  # adamw
-    momentum: float = 0.9  # sgd
-    nesterov: bool = False  # sgd
+    Attributes:
+      name: adamw or sgd.
+      betas: decay of the two moments (adamw).
+      eps: added to the root of the second moment (adamw).
+      momentum: of the gradients (sgd).
+      nesterov: whether the momentum is Nesterov's (sgd).
+    """
+
+    name: str = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    momentum: float = 0.9
+    nesterov: bool = False
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a strategy. It ends at `epochs` or `steps`, whichever comes first, or at a plateau."""
+    """One stage of a strategy. It ends at `epochs` or `steps`, whichever comes first, or at a plateau.
+
+    Attributes:
+      name: of the stage, in tables and plots.
+      rules: ordered (pattern, group): which group a parameter belongs to; the first match wins.
+      groups: how each group is trained.
+      epochs: limit of the stage, in passes over the training data.
+      steps: limit of the stage, in steps of the optimiser.
+      patience: epochs without a gain of min_delta that end the stage; 0 is no plateau rule.
+      min_delta: the smallest gain that counts; at 0, any.
+      monitor: metric that chooses the best weights: higher is better, unless the name ends in "loss"; "": the latest
+        are the best.
+      optimizer: the update rule.
+      schedule: the course of the learning rate.
+      no_decay: patterns of the parameters without weight decay.
+      clip_norm: largest norm of the gradients; 0 is none.
+      clip_by: global: the norm of all trainable gradients together; parameter: of each one.
+      accumulate: slices of a batch whose gradients are averaged into one step.
+      label_smoothing: of the cross entropy.
+      augment: preset of augmentation: none, light, medium or strong.
+      drop_path: chance that a block is left out for an image (stochastic depth), rising to it with the depth.
+      batch_size: images of one step, over all devices and slices.
+      image_size: pixels; None is the model's own.
+      ema_decay: of the average of the weights, which is then what is measured and saved; 0 is none.
+      objective: what this stage sets otherwise than config.objective.
+      lora: adapters (`LoRA`), or {part of the model: such}.
+      optional: left out by config.skip_optional.
+    """
 
     name: str
     rules: tuple[tuple[str, str], ...]
     groups: Mapping[str, Group]
     epochs: int | None = None
-    steps: int | None = None  # of the optimiser
-    patience: int = 0  # epochs without a gain of min_delta that end the stage; 0 is no plateau rule
-    min_delta: float = 0.0  # at 0, any gain counts
-    monitor: str = "val_accuracy"  # higher is better, unless the name ends in "loss"; "": the latest is the best
+    steps: int | None = None
+    patience: int = 0
+    min_delta: float = 0.0
+    monitor: str = "val_accuracy"
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     no_decay: tuple[str, ...] = NO_DECAY
-    clip_norm: float = 0.0  # 0 is none
-    clip_by: str = "global"  # global: the norm of all trainable gradients together; parameter: of each one
-    accumulate: int = 1  # slices of a batch whose gradients are averaged into one step
+    clip_norm: float = 0.0
+    clip_by: str = "global"
+    accumulate: int = 1
     label_smoothing: float = 0.0
-    augment: str = "none"  # preset
+    augment: str = "none"
     drop_path: float = 0.0
-    batch_size: int | None = None  # of one step, over all devices and slices
-    image_size: int | None = None  # pixels; None is the model's own
-    ema_decay: float = 0.0  # 0 is none
-    objective: Mapping[str, Any] = field(default_factory=dict)  # what this stage sets otherwise than config.objective
-    lora: Mapping[str, Any] = field(default_factory=dict)  # adapters (models.lora.LoRA), or {part of the model: such}
-    optional: bool = False  # left out by config.skip_optional
+    batch_size: int | None = None
+    image_size: int | None = None
+    ema_decay: float = 0.0
+    objective: Mapping[str, Any] = field(default_factory=dict)
+    lora: Mapping[str, Any] = field(default_factory=dict)
+    optional: bool = False
 
     @classmethod
     def of(cls, given: Mapping, base: Mapping | None = None) -> "Stage":

@@ -14,11 +14,12 @@ BELOW = {  # room -> the rooms it may import
     "jaxdino.models": {"jaxdino.core"},
     "jaxdino.stage": {"jaxdino.core"},
     "jaxdino.strategy": {"jaxdino.core", "jaxdino.stage"},
+    "jaxdino.settings": {"jaxdino.core", "jaxdino.stage", "jaxdino.data", "jaxdino.models", "jaxdino.objectives"},
     "jaxdino.optim": {"jaxdino.core", "jaxdino.stage", "jaxdino.strategy"},
     "jaxdino.objectives": {"jaxdino.core", "jaxdino.models", "jaxdino.data", "jaxdino.stage"},
     "jaxdino.evals": {"jaxdino.core", "jaxdino.models", "jaxdino.data", "convert"},
     "convert": {"jaxdino.core", "jaxdino.models", "jaxdino.data"},
-    "configs": {"jaxdino.stage", "jaxdino.data", "jaxdino.models", "jaxdino.objectives", "configs"},
+    "configs": {"jaxdino.settings", "jaxdino.stage", "jaxdino.data", "jaxdino.models", "jaxdino.objectives", "configs"},
 }
 
 

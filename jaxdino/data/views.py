@@ -21,11 +21,13 @@ class View:
     Attributes:
       kind: "global" views go through teacher and student, "local" ones through the student alone.
       size: height and width in pixels.
+      count: number of such crops.
       scale: smallest and largest share of the image's area.
       ratio: smallest and largest width / height of what is cut out.
       degrees: what is cut out is turned by an angle from -x to x, about its centre.
       hflip, vflip: chances.
-      brightness, contrast, saturation: a factor from 1 - x to 1 + x. hue: -x to x turns of the colour circle.
+      brightness, contrast, saturation: a factor from 1 - x to 1 + x.
+      hue: -x to x turns of the colour circle.
       jitter_prob, gray_prob, blur_prob, solarize_prob: chances.
       blur_sigma: smallest and largest standard deviation of the Gaussian, in pixels of the crop.
       solarize_threshold: of 0..1; what lies at it or above is inverted.

@@ -21,6 +21,7 @@ class LoRA:
         r"text\\.blocks\\..*proj"; "q", "k", "v" for such a part of a fused qkv, or for q_proj, k_proj, v_proj;
         "w1", "w2" for a part of a fused w12; or one of `lora_targets.KINDS`.
       last_blocks: only in so many of the last blocks that the model's configuration lists; None for everywhere.
+      rslora: divide alpha by sqrt(rank) in place of rank.
       dora: the columns of W + scale A B are brought to a learned length, the `magnitude` (out,).
     """
 

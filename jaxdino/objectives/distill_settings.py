@@ -17,13 +17,22 @@ class Distill:
     """What is minimised, and how the teacher follows; a stage may set any of it otherwise.
 
     Attributes:
-      dino, ibot, koleo, gram, anchor: the weights of the losses; gram and anchor hold the patches' similarities and
-        the class token to the reference, the weights the run started from. 0 leaves a part out altogether.
-      centring: what keeps the teacher's answers apart: its running centre, Sinkhorn-Knopp, or nothing.
-      teacher_temperature: reached linearly from `warmup_teacher_temperature` after so many epochs.
+      dino: weight of the loss between the views of an image; 0 leaves it out altogether, as for the next four.
+      ibot: weight of the loss of masked patches.
+      koleo: weight of the loss that spreads the features of a batch.
+      gram: weight of the anchor that holds the patches' similarities to those of the weights the run started from.
+      anchor: weight of the anchor that holds the class token to that of the weights the run started from.
+      centring: what keeps the teacher's answers apart: its running centre ("centre"), "sinkhorn" or "none".
+      centre_momentum: of the running centre.
+      student_temperature: of the student's softmax; keep it above the teacher's.
+      teacher_temperature: of the teacher's softmax, after the warm-up.
+      warmup_teacher_temperature: where the teacher's temperature begins.
+      warmup_teacher_temperature_epochs: length of the linear way from there to teacher_temperature.
       momentum: of the teacher, rising to `final_momentum` by a cosine over the stage.
-      mask_prob, mask_ratio: share of the global views that are masked, and how much of them (iBOT).
-      gram_negatives: what happens to negative similarities; see `gram_loss`.
+      final_momentum: of the teacher at the stage's end.
+      mask_prob: share of the global views that are masked (iBOT).
+      mask_ratio: smallest and largest share of a masked view's patches (iBOT).
+      gram_negatives: what happens to negative similarities: none, both or reference; see `gram_loss`.
     """
 
     dino: float = 1.0
@@ -73,6 +82,12 @@ class Projection:
     """The projection heads, under the names of their published constructor; see `DINOHeadConfig`.
 
     Attributes:
+      out_dim: number of prototypes.
+      hidden_dim: width of the hidden layers.
+      bottleneck_dim: width before the prototypes.
+      num_layers: number of layers before the prototypes.
+      use_bn: batch norm after the hidden layers.
+      norm_last_layer: keep the prototypes' lengths at 1.
       separate: whether masked patches go through a head of their own (DINOv3), or through the class token's (iBOT).
     """
 

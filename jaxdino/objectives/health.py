@@ -42,28 +42,44 @@ class Health:
     Attributes:
       trained_start: the backbone starts from trained weights: features and k-NN are judged from the first step on.
       knn_images, chance: how many images the k-NN accuracy is measured on, and what guessing would reach.
+      patience: bad readings of outputs or features in a row that call a collapse; each is one batch, and they swing.
+      patience_evals: bad readings of k-NN in a row that call one.
+      settle_steps: few prototypes call nothing before; a centre of momentum 0.9 has forgotten its start by 50 steps.
+      grace_steps: steps that random weights get to learn something; raise it with a long warm-up.
+      few_prototypes: fewer used by all images, exp(marginal_entropy), is bad; random heads use 5 and more.
+      information_floor: nats below which information is bad after the grace; random ViTs had 0.01 to 0.06.
+      information_share: share of the best information below which it is bad; healthy runs fell to 0.4 of it.
+      information_alive: nats from which on the best information counts.
+      information_rise: multiple of the best information that counts as still rising.
+      information_noise: nats; what rises below is rounding.
+      uniform_share: share of log K above which the answers' entropy makes a collapse of outputs "uniform".
+      rank_share: share of (best rank - 1) below which the features' rank is bad.
+      std_share: share of the features' best spread below which it is bad.
+      std_floor: spread of features that is bad after the grace; a random ViT has 0.09.
+      knn_share: share of what the best k-NN accuracy had above chance, below which it is bad.
+      knn_sigmas: standard errors by which the k-NN accuracy falls besides, to be bad.
       state: what is remembered, JSON-able: put back, the judgement goes on as if never interrupted.
     """
 
     trained_start: bool = False
     knn_images: int = 100
     chance: float = 0.0
-    patience: int = 5  # readings of outputs or features: single batches, taken often, and they swing
-    patience_evals: int = 2  # readings of k-NN: many images, taken rarely
-    settle_steps: int = 50  # a centre of momentum 0.9 has forgotten where it began: 0.9^50 = 0.005
-    grace_steps: int = 1000  # four times what a teacher of momentum 0.996 looks back on; longer for a long warm-up
-    few_prototypes: float = 2.5  # used by all images, exp(marginal_entropy): random heads use 5 and more
-    information_floor: float = 0.1  # nats: random ViTs had 0.01 to 0.06, runs that learn 1 and more
-    information_share: float = 0.1  # of the best: healthy runs fell to 0.4 of it, a teacher without momentum to 0.06
-    information_alive: float = 1.0  # nats: from here on the best counts; random ViTs are far from it
-    information_rise: float = 1.1  # times the best: still rising
-    information_noise: float = 1e-3  # nats: what rises below is rounding
-    uniform_share: float = 0.9  # entropy in log K above which a collapse of the outputs is named uniform
-    rank_share: float = 0.1  # of (best rank - 1): features of 60 directions may become ten clusters, and no fewer
-    std_share: float = 0.2  # of the best: features that spread do not shrink to a fifth
-    std_floor: float = 0.01  # after the grace: a random ViT has 0.09
-    knn_share: float = 0.5  # of what the best had above chance: young runs may fall behind random weights, not by half
-    knn_sigmas: float = 3.0  # standard errors of `knn_images` that a fall exceeds too
+    patience: int = 5
+    patience_evals: int = 2
+    settle_steps: int = 50
+    grace_steps: int = 1000
+    few_prototypes: float = 2.5
+    information_floor: float = 0.1
+    information_share: float = 0.1
+    information_alive: float = 1.0
+    information_rise: float = 1.1
+    information_noise: float = 1e-3
+    uniform_share: float = 0.9
+    rank_share: float = 0.1
+    std_share: float = 0.2
+    std_floor: float = 0.01
+    knn_share: float = 0.5
+    knn_sigmas: float = 3.0
 
     state: dict[str, dict[str, Any]] = dataclasses.field(default_factory=lambda: {"best": {}, "bad": {}})
 

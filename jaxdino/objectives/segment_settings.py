@@ -16,10 +16,12 @@ class Segmenting:
     """What is minimised: the weights of the losses, each a mean over the pairs of a batch. 0 leaves one out altogether.
 
     Attributes:
-      dice, bce: of the mask's logits, at the size of the true mask. iou: of the quality that the decoder predicts.
-      align: contrastive, of the pooled image tokens against the prompt's feature.
-      ssl: what self-distillation holds a backbone with: the patches' similarities and the class token stay near those
-        of the image encoder as the run began (Gram anchoring and feature distance, see `objectives.gram`).
+      dice: weight of the Dice loss of the mask's logits, at the size of the true mask.
+      bce: weight of the cross entropy of the mask's logits, at the size of the true mask.
+      iou: weight of the loss of the quality that the decoder predicts.
+      align: weight of the contrastive loss of the pooled image tokens against the prompt's feature.
+      ssl: weight of what self-distillation holds a backbone with: the patches' similarities and the class token stay
+        near those of the image encoder as the run began (Gram anchoring and feature distance, see `objectives.gram`).
       smooth: added to both halves of the Dice coefficient, in pixels.
       temperature: of the alignment.
     """
