@@ -6,6 +6,7 @@ Without --root, on the embedded digits.
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -24,6 +25,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--prefix", help="where the network sits in the file, such as student.backbone.")
     parser.add_argument("--root", help="image folder with a sub-folder for each class; by default the digits")
     parser.add_argument("--split", default="val", help="the images to classify, val or test (default val)")
+    for split in ("train", "val", "test"):
+        parser.add_argument(f"--{split}_split", metavar="NAME", help=f"the folder of {split}, if its name is unusual")
+    parser.add_argument(
+        "--classes", default="top", help="top (default): the first folders are the classes; leaf: the last ones"
+    )
     parser.add_argument(
         "--put_aside",
         type=float,
@@ -49,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         evaluate(args)
     except UserError as err:
-        print(f"error: {err}", file=sys.stderr)
+        flags = re.sub(r"--config\.data\.(val|test)_ratio", "--put_aside", str(err))
+        print(f"error: {flags.replace('--config.data.', '--')}", file=sys.stderr)
         return 2
     return 0
 
@@ -63,6 +70,7 @@ def evaluate(args: argparse.Namespace) -> None:
     import jaxdino
     from jaxdino.data.sources import DataConfig, load_source
     from jaxdino.evals import report
+    from jaxdino.train.data import summary
 
     place = Path(args.json or ".json").absolute()
     if place.is_dir():
@@ -71,9 +79,13 @@ def evaluate(args: argparse.Namespace) -> None:
         raise UserError(f"--json {args.json}: there is no folder {place.parent} to write it in")
     if args.seed < 0 or args.temperature <= 0:
         raise UserError(f"--seed {args.seed} must be at least 0, --temperature {args.temperature} above 0")
-    ratios = {"val_ratio": 0.0, f"{args.split}_ratio": args.put_aside} if args.split in ("val", "test") else {}
-    data = DataConfig(name="folder" if args.root else "digits", root=args.root, **ratios)
+    how = {name: getattr(args, name) for name in ("train_split", "val_split", "test_split", "classes")}
+    if args.split in ("val", "test"):
+        how |= {"val_ratio": 0.0, f"{args.split}_ratio": args.put_aside}
+    data = DataConfig(name="folder" if args.root else "digits", root=args.root, **how)
     source = load_source(data)
+    if args.root:
+        print(summary(source), file=sys.stderr)
     split = source.split(args.split)
     model = jaxdino.load(args.weights, args.dtype, prefix=args.prefix)
     names = ("split", "k", "shots", "temperature", "pool", "probe", "random", "batch_size", "seed")

@@ -1,6 +1,8 @@
 """The source "coco": images with their regions in a JSON file, as polygons or run lengths."""
 
 import dataclasses
+import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,15 +13,17 @@ from pycocotools import mask as regions
 
 from jaxdino.core.errors import UserError
 from jaxdino.data.checks import BadImage
-from jaxdino.data.folders import USUAL_NAMES, existing
+from jaxdino.data.folders import existing
 from jaxdino.data.mask_folders import read_json
 from jaxdino.data.mask_survey import check_fit
 from jaxdino.data.pair_listing import Listed, assemble, put_aside
 from jaxdino.data.pairs import IGNORED, Scene
 from jaxdino.data.prompts import PromptConfig
-from jaxdino.data.sources import SPLITS, DataConfig, Source
+from jaxdino.data.sources import DataConfig, Source, origins
+from jaxdino.data.split_names import NONE, SPLITS, assign, flag, split_of, splits_of
 
 SAMPLE = 50  # images whose sizes are held against the file's before a run
+ANNOTATIONS = "--config.prompts.annotations=FILE"
 PARTS = {  # of a file, and what each entry has
     "images": ("id", "file_name", "height", "width"),
     "annotations": ("image_id", "category_id"),
@@ -84,42 +88,44 @@ def coco(cfg: DataConfig, prompts: PromptConfig) -> Source:
     ignored: Counter[str] = Counter()
     listed: Listed = {}
     names: dict[str, None] = {}
-    for split, file in _files(top, cfg, prompts).items():
+    files = _files(top, cfg, prompts, ignored)
+    for split, file in files.items():
         given = _checked(file)
         names |= dict.fromkeys(given["categories"].values())
         listed[split] = _scenes(given, _folder(top, file, given), ignored)
-    return assemble("coco", put_aside(listed, cfg, top), tuple(names), prompts, str(top), ignored)
+    where = origins(cfg, {split: os.path.relpath(file, top) for split, file in files.items()}, "")
+    return assemble("coco", put_aside(listed, cfg, top), tuple(names), prompts, str(top), ignored, where)
 
 
-def _files(top: Path, cfg: DataConfig, prompts: PromptConfig) -> dict[str, Path]:
-    """{split: annotation file}."""
+def _files(top: Path, cfg: DataConfig, prompts: PromptConfig, ignored: Counter) -> dict[str, Path]:
+    """{split: annotation file}; other annotation files are counted."""
     if prompts.annotations is not None:
         return {"train": top / Path(prompts.annotations).expanduser()}
     files = {}
-    chosen = {"val": cfg.val_split, "test": cfg.test_split}
-    for split in SPLITS:
-        usual = (chosen.get(split),) if chosen.get(split) else USUAL_NAMES[split]
-        places = [(top / "annotations", f"instances_{name}*.json") for name in usual]
-        places += [(top / name, "*.coco.json") for name in usual]
-        found = sorted({path for folder, pattern in places for path in folder.glob(pattern)})
-        if len(found) > 1:
-            raise UserError(
-                f"several files for the {split} split: {', '.join(path.name for path in found)}; name one with "
-                "val_split or test_split, move the others away, or name a file with prompts.annotations"
-            )
-        if found:
-            files[split] = found[0]
-        elif chosen.get(split):
-            raise UserError(
-                f"{split}_split is {usual[0]!r}, but there is no annotations/instances_{usual[0]}*.json in {top}"
-            )
-    if "train" not in files:
+    for path in sorted([*top.glob("annotations/instances_*.json"), *top.glob("*/*.coco.json")]):
+        tag = path.stem.removeprefix("instances_") if path.parent.name == "annotations" else path.parent.name
+        files.setdefault(tag, []).append(path)
+    if doubled := next((paths for paths in files.values() if len(paths) > 1), None):
+        shown = ", ".join(str(path.relative_to(top)) for path in doubled)
+        raise UserError(f"several files for one split: {shown}; move the others away, or name one with {ANNOTATIONS}")
+    # val_split=val names instances_val2017.json too
+    given = {
+        split: name if name in (None, NONE, *files) else next((tag for tag in files if tag.startswith(name)), name)
+        for split, name in cfg.given_splits.items()
+    }
+    usual = splits_of(files).values()
+    for split in [split for split in SPLITS if given[split] is None and split not in usual]:  # train_small
+        given[split] = next((tag for tag in files if split_of(re.split(r"\W|_", tag)[0]) == split), None)
+    found = assign(files, given, f"{top} (annotations/instances_NAME.json, NAME/*.coco.json)")
+    if "train" not in found:
         there = ", ".join(str(path.relative_to(top)) for path in sorted(top.glob("**/*.json"))[:5]) or "no JSON file"
         raise UserError(
-            f"{top} has no annotations/instances_train*.json; found: {there}. "
-            "Name the file with --config.prompts.annotations=FILE"
+            f"{top} has no annotations/instances_train*.json; found: {there}. Name the file with {ANNOTATIONS}, or "
+            f"its split with {flag('train', 'NAME')}"
         )
-    return files
+    left = [path for tag, paths in files.items() if tag not in found.values() for path in paths]
+    ignored.update({f"file {path.relative_to(top)}": 1 for path in left})
+    return {split: files[tag][0] for split, tag in found.items()}
 
 
 def _checked(file: Path) -> dict[str, Any]:

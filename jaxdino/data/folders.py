@@ -1,46 +1,64 @@
-"""Lists the image files of a folder, of classes or of anything, and says clearly what is wrong with it."""
+"""List the image files of a folder, by split and class or all of them, and say clearly what is wrong with it."""
 
 import dataclasses
 import os
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from jaxdino.core.errors import UserError
-from jaxdino.core.rules import nearest
+from jaxdino.data.layout import text_alone, understand
+from jaxdino.data.split_names import NONE, assign, flag, missing_train, near_names
+from jaxdino.data.tree import Folder, scan
 
-COMMON_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-RARE_SUFFIXES = (".jpe", ".jfif", ".jp2", ".apng", ".avif", ".dib", ".ppm", ".pgm", ".pbm", ".pnm")
-IMAGE_SUFFIXES = frozenset(COMMON_SUFFIXES + RARE_SUFFIXES)
-USUAL_NAMES = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}
+CLASSES = ("top", "leaf")
+SHOWN = 5  # names in a message
 
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """What a folder holds: `files[split][class]` is a sorted list of paths."""
+    """What a folder holds.
+
+    Attributes:
+      files: `files[split][class]` is a sorted list of paths.
+      called: {split: its folder's path below the root}, "." for the root.
+      ignored: {what was passed over: count}.
+      notes: what the user should know, in a line each.
+    """
 
     root: str
     files: dict[str, dict[str, list[str]]]
+    called: dict[str, str]
     ignored: dict[str, int]
+    notes: tuple[str, ...] = ()
 
 
-def list_folder(root: str | None, val_split: str | None = None, test_split: str | None = None) -> Listing:
-    """Lists root/{train,val,test}/<class>/** or, without such sub-folders, root/<class>/** as "train".
+def list_folder(root: str | None, given: Mapping[str, str | None] | None = None, classes: str = "top") -> Listing:
+    """List <split>/<class>/** or, without split folders, <class>/** as "train". See docs/data.md for the layouts.
 
     Hidden files and folders, loose files beside the class folders and files that are no images are passed
     over and counted. Files and classes are sorted by name, so the listing is the same on every machine.
+
+    Args:
+      given: {split: name of its folder}; None looks for a usual name.
+      classes: "top": the first folders are the classes; "leaf": every folder with images in it is one.
 
     Raises:
       UserError: as `jaxdino.data.sources.folder` says.
     """
     top = existing(root, "folder")
-    ignored: Counter[str] = Counter()
-    places = split_folders(top, val_split, test_split)
-    if places and "train" not in places:
-        found = ", ".join(sorted(path.name for path in places.values()))
-        raise UserError(f"{top} has no train folder; found: {found}. Add train/<class>/ beside them")
-    files = {name: _classes(path, ignored) for name, path in (places or {"train": top}).items()}
-    _check_classes(top, files)
-    return Listing(str(top), files, dict(+ignored))
+    layout = understand(scan(str(top)), given or {})
+    ignored = layout.unused
+    files = {}
+    for split, folder in layout.splits.items():
+        places = folder.folders if classes == "top" else leaves(folder)
+        _check_empty(split, folder.path, places)
+        files[split] = {name: _images(place, classes) for name, place in places.items()}
+        for inner in folder.folders.values():
+            _count(inner, ignored)
+    _check_classes(str(top), files, layout.splits)
+    notes = [*_nested(layout.splits, classes), *_lacking(files), *layout.notes]
+    return Listing(str(top), files, layout.called, dict(+ignored), tuple(notes))
 
 
 def list_images(roots: str | None) -> tuple[str, list[str], dict[str, int]]:
@@ -70,6 +88,7 @@ def list_images(roots: str | None) -> tuple[str, list[str], dict[str, int]]:
 
 
 def existing(root: str | None, source: str) -> Path:
+    """The root of a source. Raises UserError for one that is not given, or is no folder."""
     if not root:
         raise UserError(f"the data source {source!r} needs a folder of images: --config.data.root=DIR")
     top = Path(root).expanduser()
@@ -78,98 +97,136 @@ def existing(root: str | None, source: str) -> Path:
     if top.exists():
         raise UserError(f"the data root {top} is a file; it must be a folder of images")
     parent = next(folder for folder in (*top.parents, Path(".")) if folder.is_dir())
-    near = nearest(top.name, [path.name for path in visible_folders(parent)])
-    hint = f"; nearest in {parent}: {', '.join(near)}" if near else f"; {parent} holds no folders"
+    near = near_names(top.name, [path.name for path in visible_folders(parent)])
+    hint = f"; nearest in {parent}: {near}" if near else f"; {parent} holds no folders"
     raise UserError(f"the data root {top} does not exist{hint}")
 
 
 def visible_folders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted, less the hidden ones."""
     hidden = (".", "__")
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(hidden))
 
 
-def split_folders(top: Path, val_split: str | None, test_split: str | None) -> dict[str, Path]:
-    """{split: folder} of the sub-folders that are splits; empty where the sub-folders are the classes.
+def split_folders(top: Path, given: Mapping[str, str | None]) -> dict[str, Path]:
+    """{split: folder} of the sub-folders that are splits; empty where there is none.
 
-    A sub-folder is a split only if it holds folders itself: a class may be called "train" too.
+    A sub-folder of a usual name is a split only if it holds folders itself.
+
+    Raises:
+      UserError: as `split_names.assign`; for splits without a training split.
     """
     folders = {path.name: path for path in visible_folders(top)}
-    candidates = dict(USUAL_NAMES)
-    for split, name in (("val", val_split), ("test", test_split)):
-        if name is not None and name not in folders:
-            near = ", ".join(nearest(name, folders)) or "no folders"
-            raise UserError(f"{split}_split is {name!r}, which is not a folder of {top}; found: {near}")
-        if name is not None:
-            candidates[split] = (name,)
-    places = {}
-    for split, names in candidates.items():
-        found = [name for name in names if name in folders and visible_folders(folders[name])]
-        if len(found) > 1:
-            raise UserError(f"{top} has both {' and '.join(found)}: name the right one with {split}_split")
-        if found:
-            places[split] = folders[found[0]]
-    return places
-
-
-def _classes(folder: Path, ignored: Counter[str]) -> dict[str, list[str]]:
-    """{class name: sorted image paths}; adds what it passes over to `ignored`."""
-    for path in folder.iterdir():
-        if path.name.startswith(".") or (path.is_dir() and path.name.startswith("__")):
-            ignored["hidden"] += 1
-        elif not path.is_dir():
-            ignored["outside the class folders"] += 1
-    return {path.name: find_images(path, ignored) for path in visible_folders(folder)}
+    found = assign([name for name, path in folders.items() if visible_folders(path)], given, str(top), folders)
+    if found and "train" not in found:
+        raise missing_train(str(top), found, folders)
+    return {split: folders[name] for split, name in found.items()}
 
 
 def find_images(folder: Path, ignored: Counter[str]) -> list[str]:
-    """All images below a class folder, sorted by path."""
-    found = []
-    for here, folders, names in os.walk(folder, onerror=_unreadable):
-        ignored["hidden"] += sum(name.startswith(".") for name in (*folders, *names))
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if name.startswith("."):
-                continue
-            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-                found.append(os.path.join(here, name))
-            else:
-                ignored["not an image"] += 1
-    return sorted(found)
+    """All images below a folder, sorted by path; adds what it passes over to `ignored`."""
+    found = scan(str(folder))
+    _count(found, ignored)
+    return found.all_images()
 
 
-def _unreadable(error: OSError) -> None:
-    raise UserError(f"cannot list {error.filename}: {error.strerror}") from error
+def _count(folder: Folder, ignored: Counter[str]) -> None:
+    """Add what is passed over in a folder and below."""
+    for inner in folder.walk():
+        ignored["hidden"] += inner.hidden
+    for suffix, count in folder.kinds().items():
+        ignored[f"not an image ({suffix or 'no suffix'})"] += count
 
 
-def _check_classes(top: Path, files: dict[str, dict[str, list[str]]]) -> None:
-    """Raises UserError for a layout that cannot be trained on."""
+def leaves(split: Folder) -> dict[str, Folder]:
+    """{path below the split: folder} of the folders with images in them, and of those with nothing below."""
+    found = {}
+    for folder in split.walk():
+        if folder is not split and (folder.images or not folder.shown) and not text_alone(folder):
+            found[Path(os.path.relpath(folder.path, split.path)).as_posix()] = folder
+    return dict(sorted(found.items()))
+
+
+def _images(place: Folder, classes: str) -> list[str]:
+    return place.all_images() if classes == "top" else sorted(place.images)
+
+
+def _check_empty(split: str, where: str, places: Mapping[str, Folder]) -> None:
+    """Raise UserError for a split without images, or with a class that has none."""
+    empty = {name: folder for name, folder in places.items() if not folder.total}
+    if not empty:
+        return
+    if len(empty) == len(places):
+        what = f"the class folders {_kinds(empty)}"
+        raise UserError(f"no images under {where}: found {what}; expected <class>/<image> in it or in its train/")
+    full = ", ".join(name for name in places if name not in empty)
+    raise UserError(
+        f"no images in the class folder(s) {_kinds(empty)} of {where} ({split}); images are in: {full}. "
+        "Remove the empty folder(s)"
+    )
+
+
+def _kinds(folders: Mapping[str, Folder]) -> str:
+    """Names of folders, each with the files in it."""
+    texts = []
+    for name, folder in list(folders.items())[:SHOWN]:
+        kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in folder.kinds().most_common(3))
+        texts.append(f"{name} (files: {kinds})" if kinds else name)
+    return ", ".join(texts) + (f" and {len(folders) - SHOWN} more" if len(folders) > SHOWN else "")
+
+
+def _check_classes(top: str, files: Mapping[str, Mapping], splits: Mapping[str, Folder]) -> None:
+    """Raise UserError for classes that cannot be trained on."""
     classes = list(files["train"])
-    if not any(files["train"].values()):
-        what = f"the class folders {', '.join(classes[:5])}" if classes else "no class folders"
-        raise UserError(f"no images under {top}: found {what}; expected <class>/<image> in it or in its train/")
+    if not classes:
+        raise UserError(f"no images under {top}: found no class folders; expected <class>/<image> in it or its train/")
     for split, found in files.items():
-        where = top if len(files) == 1 else f"{top} ({split})"
-        empty = [name for name, paths in found.items() if not paths]
-        if empty:
-            raise UserError(
-                f"no images in the class folder(s) {', '.join(empty)} of {where}; images are in: "
-                f"{', '.join(name for name in found if name not in empty) or 'none'}. "
-                f"Remove the empty folder(s){_deeper(top, found)}"
-            )
         new = [name for name in found if name not in classes]
         if new:
-            near = ", ".join(nearest(new[0], classes))
-            raise UserError(f"{split} has the class(es) {', '.join(new)} that train lacks; nearest: {near}")
+            lines = ", ".join(f"{name} (nearest in train: {_near(name, classes)})" for name in new[:SHOWN])
+            more = f" and {len(new) - SHOWN} more" if len(new) > SHOWN else ""
+            raise UserError(
+                f"{split} has the class(es) {lines}{more} that train lacks: give them the names of train's, or leave "
+                f"{splits[split].path} out with {flag(split, NONE)}"
+            )
     if len(classes) < 2:
-        raise UserError(
-            f"only one class, {classes[0]!r}, under {top}; a classifier needs two{_deeper(top, files['train'])}"
+        below = list(splits["train"].folders[classes[0]].full) if classes[0] in splits["train"].folders else []
+        hint = (
+            f"; if the {len(below)} folders in it ({', '.join(below[:SHOWN])}) are the classes, give "
+            "--config.data.classes=leaf, or point the root one level down, at "
+            f"{splits['train'].folders[classes[0]].path}"
+            if len(below) > 1
+            else ""
         )
+        raise UserError(f"only one class, {classes[0]!r}, under {top}; a classifier needs two{hint}")
 
 
-def _deeper(top: Path, classes: dict[str, list[str]]) -> str:
-    """A hint for a root that was given one level too high."""
-    full = [name for name, paths in classes.items() if paths]
-    inner = top / full[0] if len(full) == 1 else None
-    if inner is None or not inner.is_dir() or len(visible_folders(inner)) < 2:
-        return ""
-    return f", or point the root one level down, at {inner}, which holds folders itself"
+def _near(name: str, classes: list[str]) -> str:
+    """The most similar class, and whether only its case differs."""
+    same = [other for other in classes if other.casefold() == name.casefold()]
+    return f"{same[0]}, the same but for upper and lower case" if same else near_names(name, classes).split(", ")[0]
+
+
+def _nested(splits: Mapping[str, Folder], classes: str) -> list[str]:
+    """A line where the class folders hold more folders of images than there are classes."""
+    train = splits["train"]
+    below = [name for name, folder in leaves(train).items() if folder.total]
+    if classes == "leaf" or len(below) <= len(train.folders):
+        return []
+    shown = ", ".join(below[:3] + ["..."] * (len(below) > 3))
+    return [
+        f"the {len(train.folders)} classes hold {len(below)} folders of images ({shown}); "
+        f"--config.data.classes=leaf makes each of the {len(below)} a class"
+    ]
+
+
+def _lacking(files: Mapping[str, Mapping]) -> list[str]:
+    """A line for each split that lacks classes of train."""
+    lines = []
+    for split, found in files.items():
+        lacks = [name for name in files["train"] if name not in found]
+        if lacks:
+            more = f" and {len(lacks) - SHOWN} more" if len(lacks) > SHOWN else ""
+            shown = ", ".join(lacks[:SHOWN]) + more
+            lines.append(f"{split} has no images of {len(lacks)} of the {len(files['train'])} classes: {shown}")
+    return lines

@@ -1,12 +1,13 @@
 """The source "masks": a folder of images and a folder of masks, with a prompt for all, for a class or for a file.
 
-Layouts, below the root or below its train, val and test:
+Layouts, below the root or below its train, val and test (images/train/a.jpg with masks/train/a.png are splits too):
   images/a.jpg, masks/a.png          and prompts.prompt: what is above 0 in every mask
   images/a.jpg, masks/a.png          and prompts.json {"a": "two cats"} or {"a": ["cats", "animals"]}: the same, by file
   images/a.jpg, masks/a.png          and classes.json {"1": "cat"} or classes.txt, line i for value i: by value
   images/a.jpg, masks/cat/a.png      the sub-folders of masks are the prompts: what is above 0
 """
 
+import dataclasses
 import json
 import re
 from collections import Counter
@@ -21,7 +22,8 @@ from jaxdino.data.mask_survey import indexed_scenes, whole_scenes
 from jaxdino.data.pair_listing import Listed, assemble, put_aside
 from jaxdino.data.pairs import Scene
 from jaxdino.data.prompts import PromptConfig, check_prompts
-from jaxdino.data.sources import DataConfig, Source
+from jaxdino.data.sources import DataConfig, Source, origins
+from jaxdino.data.split_names import ROOT, assign, flag
 
 WAYS = (
     "set prompts.prompt (--config.prompts.prompt=nucleus), or add prompts.json, classes.json or classes.txt beside "
@@ -42,40 +44,83 @@ def masks(cfg: DataConfig, prompts: PromptConfig) -> Source:
         and as `pair_sources.load_pairs`.
     """
     top = existing(cfg.root, "masks")
-    places = split_folders(top, cfg.val_split, cfg.test_split)
-    if places and "train" not in places:
-        found = ", ".join(sorted(path.name for path in places.values()))
-        raise UserError(f"{top} has no train folder; found: {found}. Add train/images and train/masks beside them")
     ignored: Counter[str] = Counter()
     listed: Listed = {}
     names: dict[str, None] = {}
-    for split, place in (places or {"train": top}).items():
+    places, called = _places(top, cfg)
+    for split, place in places.items():
         listed[split], named = _scenes(place, top, cfg, prompts, ignored)
         names |= dict.fromkeys(named)
-    return assemble("masks", put_aside(listed, cfg, top), tuple(names), prompts, str(top), ignored)
+    used = {part for place in places.values() for part in (place.images, place.masks, place.home)}
+    for folder in visible_folders(top):
+        if not any(path.is_relative_to(folder) for path in used):
+            ignored[f"images in the folder {folder.name}/"] += len(find_images(folder, Counter()))
+    where = origins(cfg, called, "")
+    return assemble("masks", put_aside(listed, cfg, top), tuple(names), prompts, str(top), ignored, where)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where the images and masks of a split are.
+
+    Attributes:
+      home: where its prompts.json and the like may be.
+      prefix: stands before the names of its images: "train/" in images/train.
+    """
+
+    images: Path
+    masks: Path
+    home: Path
+    prefix: str = ""
+
+
+def _places(top: Path, cfg: DataConfig) -> tuple[dict[str, Place], dict[str, str]]:
+    """{split: its place} and {split: its folder's name}: train/images, or images/train, or all in "train"."""
+    images, masks = top / "images", top / "masks"
+    whole = {"train": Place(images, masks, top)}
+    if cfg.train_split == ROOT:
+        return whole, {}
+    if not images.is_dir():
+        found = split_folders(top, cfg.given_splits)
+        places = {split: Place(path / "images", path / "masks", path) for split, path in found.items()}
+        return places or whole, {split: path.name for split, path in found.items()}
+    found = assign([path.name for path in visible_folders(images)], cfg.given_splits, str(images))
+    if "train" not in found or (len(found) < 2 and not any(cfg.given_splits.values())):
+        return whole, {}
+    for name in found.values():
+        if not (masks / name).is_dir():
+            near = ", ".join(path.name for path in visible_folders(masks)[:5]) if masks.is_dir() else "no such folder"
+            raise UserError(
+                f"{images} has the splits {', '.join(found.values())}, but {masks} has no folder {name}; found: "
+                f"{near or 'no folders'}. The layout is images/{name}/a.jpg with masks/{name}/a.png; to take all as "
+                f"one split, give {flag('train', ROOT)}"
+            )
+    return {split: Place(images / n, masks / n, top, f"{n}/") for split, n in found.items()}, found
 
 
 def _scenes(
-    place: Path, top: Path, cfg: DataConfig, prompts: PromptConfig, ignored: Counter
+    place: Place, top: Path, cfg: DataConfig, prompts: PromptConfig, ignored: Counter
 ) -> tuple[list[Scene], list[str]]:
-    """The scenes of one folder with images/ and masks/ in it, and all prompts in label order."""
-    for name in ("images", "masks"):
-        if not (place / name).is_dir():
-            near = ", ".join(path.name for path in visible_folders(place)[:5]) or "no folders"
-            raise UserError(f"{place} has no folder {name}/; found: {near}. The layout is images/a.jpg, masks/a.png")
-    images = _by_name(place / "images", ignored)
+    """The scenes of one split, and all prompts in label order."""
+    for folder in (place.images, place.masks):
+        if not folder.is_dir():
+            near = ", ".join(path.name for path in visible_folders(folder.parent)[:5]) or "no folders"
+            raise UserError(
+                f"{folder.parent} has no folder {folder.name}/; found: {near}. The layout is images/a.jpg, masks/a.png"
+            )
+    images = _by_name(place.images, ignored, place.prefix)
     if not images:
-        raise UserError(f"no images under {place / 'images'}")
-    settings = {name: _settings(name, place, top) for name in ("prompts.json", "classes.json", "classes.txt")}
-    folders = {path.name for path in visible_folders(place / "masks")}
-    if folders and not folders <= {path.name for path in visible_folders(place / "images")}:
+        raise UserError(f"no images under {place.images}")
+    settings = {name: _settings(name, place.home, top) for name in ("prompts.json", "classes.json", "classes.txt")}
+    folders = {path.name for path in visible_folders(place.masks)}
+    if folders and not folders <= {path.name for path in visible_folders(place.images)}:
         if prompts.prompt is not None:
             raise UserError(
-                f"prompts.prompt is {prompts.prompt!r}, but {place / 'masks'} has a folder for each prompt "
+                f"prompts.prompt is {prompts.prompt!r}, but {place.masks} has a folder for each prompt "
                 f"({', '.join(sorted(folders)[:5])}): leave it None, or put the masks right into masks/"
             )
         return _of_folders(place, sorted(folders), images, cfg, ignored)
-    files = _by_name(place / "masks", ignored)
+    files = _by_name(place.masks, ignored, place.prefix)
     matched = _matched(images, files, place, ignored, prompts.allow_unmasked)
     if prompts.prompt is not None:
         return _whole({stem: [prompts.prompt] for stem in images}, images, matched, cfg), [prompts.prompt]
@@ -86,7 +131,7 @@ def _scenes(
     if file := settings["classes.json"] or settings["classes.txt"]:
         ignored["image without mask"] += len(images) - len(matched)
         return _of_values(file, images, matched, cfg, ignored)
-    raise UserError(f"nothing says what the masks of {place} show: {WAYS}")
+    raise UserError(f"nothing says what the masks of {place.masks} show: {WAYS}")
 
 
 def _settings(name: str, place: Path, top: Path) -> Path | None:
@@ -94,11 +139,11 @@ def _settings(name: str, place: Path, top: Path) -> Path | None:
     return next((folder / name for folder in (place, top) if (folder / name).is_file()), None)
 
 
-def _by_name(folder: Path, ignored: Counter) -> dict[str, str]:
-    """{path below the folder, without its suffix: path}."""
+def _by_name(folder: Path, ignored: Counter, prefix: str) -> dict[str, str]:
+    """{prefix and path below the folder, without its suffix: path}."""
     found: dict[str, str] = {}
     for path in find_images(folder, ignored):
-        stem = Path(path).relative_to(folder).with_suffix("").as_posix()
+        stem = prefix + Path(path).relative_to(folder).with_suffix("").as_posix()
         if stem in found:
             raise UserError(f"two files of one name in {folder}: {Path(found[stem]).name} and {Path(path).name}")
         found[stem] = path
@@ -106,7 +151,7 @@ def _by_name(folder: Path, ignored: Counter) -> dict[str, str]:
 
 
 def _matched(
-    images: Mapping[str, str], masks: Mapping[str, str], place: Path, ignored: Counter, unmasked: bool
+    images: Mapping[str, str], masks: Mapping[str, str], place: Place, ignored: Counter, unmasked: bool
 ) -> dict[str, str]:
     """The masks of images, by name; UserError if there is none."""
     matched = {stem: masks[stem] for stem in images if stem in masks}
@@ -114,8 +159,8 @@ def _matched(
         stem = next(iter(images))
         hint = did_you_mean(stem, masks) if masks else "it has no image files at all"
         raise UserError(
-            f"no image of {place / 'images'} has a mask: {Path(images[stem]).name} belongs to {stem}.* (any suffix) in "
-            f"{place / 'masks'}; {hint}"
+            f"no image of {place.images} has a mask: {Path(images[stem]).name} belongs to "
+            f"{stem.removeprefix(place.prefix)}.* (any suffix) in {place.masks}; {hint}"
         )
     ignored["mask without image"] += len(masks) - len(matched)
     return matched
@@ -131,17 +176,17 @@ def _whole(
 
 
 def _of_folders(
-    place: Path, folders: list[str], images: Mapping[str, str], cfg: DataConfig, ignored: Counter
+    place: Place, folders: list[str], images: Mapping[str, str], cfg: DataConfig, ignored: Counter
 ) -> tuple[list[Scene], list[str]]:
     """Scenes of masks/<prompt>/<name>."""
-    masks = {name: _by_name(place / "masks" / name, ignored) for name in folders}
+    masks = {name: _by_name(place.masks / name, ignored, place.prefix) for name in folders}
     _matched(images, {stem: path for files in masks.values() for stem, path in files.items()}, place, ignored, False)
     found = []
     for stem, path in images.items():
         found.append((path, {name: files[stem] for name, files in masks.items() if stem in files}))
     ignored["image without mask"] += sum(not files for _, files in found)
     below = sum(len(files) for files in masks.values())
-    ignored["mask outside the prompts' folders"] += len(find_images(place / "masks", Counter())) - below
+    ignored["mask outside the prompts' folders"] += len(find_images(place.masks, Counter())) - below
     return whole_scenes([item for item in found if item[1]], cfg.max_pixels), folders
 
 

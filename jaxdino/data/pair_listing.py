@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,8 @@ import numpy as np
 from jaxdino.core.errors import UserError
 from jaxdino.data.pairs import Pair, Scene
 from jaxdino.data.prompts import PromptConfig, check_prompts
-from jaxdino.data.sources import SPLITS, DataConfig, Source, Split
+from jaxdino.data.sources import DataConfig, Source, Split, ratios_of
+from jaxdino.data.split_names import SPLITS
 from jaxdino.data.splitting import stratified
 
 Listed = dict[str, list[Scene]]  # {split: scenes}
@@ -23,6 +24,7 @@ def assemble(
     prompts: PromptConfig,
     root: str | None = None,
     ignored: Counter | None = None,
+    origins: Mapping[str, str] | None = None,
 ) -> Source:
     """Pairs out of scenes, with prompts as labels; the pairs of one image follow each other.
 
@@ -32,6 +34,7 @@ def assemble(
       names: the prompts, in label order.
       root: see `Split`.
       ignored: what was passed over so far (see `Source`).
+      origins: where splits come from (see `Source`).
 
     Raises:
       UserError: a prompt that is empty, a split without pairs.
@@ -51,7 +54,7 @@ def assemble(
             )
         labels = np.array([label for label, _ in pairs], np.int32)
         splits[split] = Split(split, [pair for _, pair in pairs], labels, names, root)
-    return Source(name, names, splits, dict(+ignored))
+    return Source(name, names, splits, dict(+ignored), dict(origins or {}))
 
 
 def _pairs(
@@ -77,8 +80,7 @@ def put_aside(listed: Listed, cfg: DataConfig, root: Path) -> Listed:
     Raises:
       UserError: too few to share out.
     """
-    wanted = {"val": cfg.val_ratio, "test": cfg.test_ratio}
-    ratios = {name: ratio for name, ratio in wanted.items() if name not in listed and ratio > 0}
+    ratios = ratios_of(cfg, listed)
     if not ratios:
         return listed
     scenes, rest = [], []

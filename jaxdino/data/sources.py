@@ -6,7 +6,7 @@ A source holds paths or small arrays; nothing is decoded here.
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,9 @@ import numpy as np
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import nearest
-from jaxdino.data.folders import list_folder, list_images
+from jaxdino.data.folders import CLASSES, list_folder, list_images, visible_folders
+from jaxdino.data.split_names import SPLITS, split_of
 from jaxdino.data.splitting import stratified
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +28,10 @@ class DataConfig:
       root: the folder, or one or more, separated by commas ("images").
       val_ratio, test_ratio: share of each class that is put aside where the folder has no such split.
       split_seed: decides which images are put aside.
-      val_split, test_split: sub-folder names to use as validation and test; None looks for the usual ones.
+      train_split: the folder (list, file) of the training images; None looks for a usual name, "." is the root itself.
+      val_split: the folder (list, file) of the validation images; None looks for a usual name, "none" uses none.
+      test_split: the folder (list, file) of the test images; None looks for a usual name, "none" uses none.
+      classes: "top": the folders of a split are the classes; "leaf": every folder below it that holds images is one.
       num_threads: reading threads in each process; 0 reads in the calling thread.
       num_workers: reading processes beside the main one; 0 reads in the main process.
       max_pixels: an image with more pixels (width x height) is refused before it is decoded.
@@ -42,8 +44,10 @@ class DataConfig:
     val_ratio: float = 0.2
     test_ratio: float = 0.0
     split_seed: int = 0
+    train_split: str | None = None
     val_split: str | None = None
     test_split: str | None = None
+    classes: str = "top"
     num_threads: int = 2
     num_workers: int = 0
     max_pixels: int = 64 * 2**20
@@ -53,6 +57,8 @@ class DataConfig:
     def __post_init__(self):
         if self.on_bad not in ("skip", "stop"):
             raise UserError(f"on_bad is {self.on_bad!r}; it is one of: skip, stop")
+        if self.classes not in CLASSES:
+            raise UserError(f"data.classes is {self.classes!r}; it is one of: {', '.join(CLASSES)}")
         if min(self.val_ratio, self.test_ratio) < 0 or self.val_ratio + self.test_ratio >= 1:
             raise UserError(
                 f"val_ratio {self.val_ratio} and test_ratio {self.test_ratio} must be at least 0 and leave "
@@ -60,6 +66,11 @@ class DataConfig:
             )
         if min(self.num_threads, self.num_workers) < 0 or self.max_pixels < 1:
             raise UserError("num_threads and num_workers must be at least 0, max_pixels at least 1")
+
+    @property
+    def given_splits(self) -> dict[str, str | None]:
+        """{split: the name given for it, if any}."""
+        return {"train": self.train_split, "val": self.val_split, "test": self.test_split}
 
     @classmethod
     def of(cls, cfg: "Mapping | DataConfig | None") -> "DataConfig":
@@ -113,21 +124,31 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """All splits of one data set. `ignored` counts what was passed over: {"hidden": 3, "not an image": 1}."""
+    """All splits of one data set.
+
+    Attributes:
+      ignored: counts of what was passed over: {"hidden": 3, "not an image (.txt)": 1}.
+      origins: {split: where it comes from, if its name does not say it: "Training", "20 % of train"}.
+      notes: what the user should know of the data, in a line each.
+    """
 
     name: str
     class_names: tuple[str, ...]
     splits: dict[str, Split]
     ignored: dict[str, int] = dataclasses.field(default_factory=dict)
+    origins: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def split(self, name: str) -> Split:
         """The split of that name. Raises UserError that says which ones were found."""
         if name not in self.splits:
             sizes = ", ".join(f"{key} ({len(split)} images)" for key, split in self.splits.items())
-            raise UserError(
-                f"the data source {self.name!r} has no split {name!r}; found: {sizes}. Name the sub-folder "
-                "with val_split or test_split, or set val_ratio or test_ratio to put a share aside"
+            ways = (
+                f". Name its sub-folder with --config.data.{name}_split=NAME, or put a share of train aside with "
+                f"--config.data.{name}_ratio=0.2"
             )
+            hint = ways if name in SPLITS[1:] else ""
+            raise UserError(f"the data source {self.name!r} has no split {name!r}; found: {sizes}{hint}")
         return self.splits[name]
 
 
@@ -177,13 +198,12 @@ def folder(cfg: DataConfig) -> Source:
 
     Raises:
       UserError: missing root, no images, an empty class, fewer than two classes, a class of val or test that
-        train lacks, or a class too small to share out.
+        train lacks, a class too small to share out, or a layout that can be read in several ways (see `layout`).
     """
-    listing = list_folder(cfg.root, cfg.val_split, cfg.test_split)
+    listing = list_folder(cfg.root, cfg.given_splits, cfg.classes)
     class_names = tuple(listing.files["train"])
     flat = {name: _flatten(classes, class_names) for name, classes in listing.files.items()}
-    wanted = {"val": cfg.val_ratio, "test": cfg.test_ratio}
-    ratios = {name: ratio for name, ratio in wanted.items() if name not in flat and ratio > 0}
+    ratios = ratios_of(cfg, flat)
     if ratios:
         paths, labels = flat["train"]
         keys = [Path(path).relative_to(listing.root).as_posix() for path in paths]
@@ -192,14 +212,28 @@ def folder(cfg: DataConfig) -> Source:
     splits = {
         name: Split(name, flat[name][0], flat[name][1], class_names, listing.root) for name in SPLITS if name in flat
     }
-    return Source("folder", class_names, splits, listing.ignored)
+    return Source("folder", class_names, splits, listing.ignored, origins(cfg, listing.called), listing.notes)
+
+
+def ratios_of(cfg: DataConfig, found: Container[str]) -> dict[str, float]:
+    """{split: share of train to put aside} of the splits that were not found."""
+    wanted = {"val": cfg.val_ratio, "test": cfg.test_ratio}
+    return {name: ratio for name, ratio in wanted.items() if name not in found and ratio > 0}
+
+
+def origins(cfg: DataConfig, called: Mapping[str, str], how: str = "stratified, ") -> dict[str, str]:
+    """Where splits come from (see `Source`): the paths `called` below the root, and shares put aside `how`."""
+    found = {split: name for split, name in called.items() if name not in (split, ".")}
+    shares = ratios_of(cfg, called).items()
+    return found | {name: f"{100 * ratio:.3g} % of train, {how}seed {cfg.split_seed}" for name, ratio in shares}
 
 
 def _flatten(classes: dict[str, list[str]], class_names: tuple[str, ...]) -> tuple[list[str], np.ndarray]:
     """{class: paths} to one list of paths and its labels, class by class."""
+    labels = {name: label for label, name in enumerate(class_names)}
     paths = [path for files in classes.values() for path in files]
-    labels = [class_names.index(name) for name, files in classes.items() for _ in files]
-    return paths, np.array(labels, np.int32)
+    counts = [len(files) for files in classes.values()]
+    return paths, np.repeat(np.array([labels[name] for name in classes], np.int32), counts)
 
 
 def images(cfg: DataConfig) -> Source:
@@ -213,7 +247,13 @@ def images(cfg: DataConfig) -> Source:
     """
     top, paths, ignored = list_images(cfg.root)
     split = Split("train", paths, np.zeros(len(paths), np.int32), (), top)
-    return Source("images", (), {"train": split}, ignored)
+    return Source("images", (), {"train": split}, ignored, notes=_all_taken(top))
+
+
+def _all_taken(top: str) -> tuple[str, ...]:
+    """A line where validation or test folders are among what is read."""
+    found = [path.name for path in visible_folders(Path(top)) if split_of(path.name) in ("val", "test")]
+    return (f"all folders are read, {' and '.join(found)} too: point the root lower to leave them out",) * bool(found)
 
 
 SOURCES: dict[str, Callable[[DataConfig], Source]] = {"digits": digits, "folder": folder, "images": images}

@@ -4,12 +4,14 @@ from collections import Counter
 from pathlib import Path
 
 from jaxdino.core.errors import UserError
-from jaxdino.data.folders import COMMON_SUFFIXES, existing, visible_folders
+from jaxdino.data.folders import existing, visible_folders
 from jaxdino.data.mask_folders import read_classes
 from jaxdino.data.mask_survey import indexed_scenes
 from jaxdino.data.pair_listing import assemble, put_aside
 from jaxdino.data.prompts import PromptConfig
-from jaxdino.data.sources import DataConfig, Source
+from jaxdino.data.sources import DataConfig, Source, origins
+from jaxdino.data.split_names import NONE, assign, flag
+from jaxdino.data.tree import COMMON_SUFFIXES
 
 LISTS = Path("ImageSets/Segmentation")
 CLASSES = (
@@ -23,7 +25,7 @@ def voc(cfg: DataConfig, prompts: PromptConfig) -> Source:
     """Pairs of JPEGImages/<name>.jpg and SegmentationClass/<name>.png, listed in ImageSets/Segmentation/<split>.txt.
 
     Masks are read by palette index; 255, the border, does not count. Index i is class i of VOC's 20, or line i of a
-    classes.txt at the root. Without a val.txt, `val_ratio` puts a share of train.txt aside. A
+    classes.txt at the root. Without a list for validation, `val_ratio` puts a share of train.txt aside. A
     list for testing is read where `test_split` names it (VOC's own test.txt has no masks); else `test_ratio` does.
 
     Raises:
@@ -41,21 +43,33 @@ def voc(cfg: DataConfig, prompts: PromptConfig) -> Source:
     where = str(file) if file.is_file() else "the list of VOC's 20 classes"
     ignored: Counter[str] = Counter()
     listed = {}
-    usual = "val" if (top / LISTS / "val.txt").is_file() else None
-    for split, name in {"train": "train", "val": cfg.val_split or usual, "test": cfg.test_split}.items():
-        if name:
-            listed[split] = indexed_scenes(_files(top, name, ignored), classes, where, cfg.max_pixels)
-            ignored["mask without any class"] += sum(not scene.masks for scene in listed[split])
+    found = _lists(top, cfg, ignored)
+    for split, name in found.items():
+        listed[split] = indexed_scenes(_files(top, name, ignored), classes, where, cfg.max_pixels)
+        ignored["mask without any class"] += sum(not scene.masks for scene in listed[split])
     names = tuple(dict.fromkeys(classes.values()))
-    return assemble("voc", put_aside(listed, cfg, top), names, prompts, str(top), ignored)
+    where = origins(cfg, found, "")
+    return assemble("voc", put_aside(listed, cfg, top), names, prompts, str(top), ignored, where)
+
+
+def _lists(top: Path, cfg: DataConfig, ignored: Counter) -> dict[str, str]:
+    """{split: name of its list}. Lists without a split are counted; of test only one that is named is read."""
+    names = sorted(path.stem for path in (top / LISTS).glob("*.txt"))
+    given = cfg.given_splits | {"test": cfg.test_split or NONE}
+    found = assign(names, given, str(top / LISTS))
+    if "train" not in found:
+        raise UserError(
+            f"{top / LISTS} has no train.txt; found: {', '.join(names) or 'no lists'}. Name the list with "
+            f"{flag('train', 'NAME')}"
+        )
+    used = (*found.values(), "trainval")  # VOC's own union
+    ignored.update({f"list {name}.txt": 1 for name in names if name not in used})
+    return found
 
 
 def _files(top: Path, name: str, ignored: Counter) -> list[tuple[str, str]]:
     """(image, mask) paths of a list; names without a mask are passed over."""
     file = top / LISTS / f"{name}.txt"
-    if not file.is_file():
-        found = ", ".join(sorted(path.name for path in file.parent.glob("*.txt"))) or "no lists"
-        raise UserError(f"{file} does not exist; found: {found}")
     stems = [line.strip() for line in file.read_text().splitlines() if line.strip()]
     masks = {path.stem: path for path in sorted((top / "SegmentationClass").glob("*.png"))}
     images = {

@@ -10,6 +10,7 @@ from jaxdino.models.spec import Preprocess
 from jaxdino.train.task import Part
 
 OF_STAGES = ("augment", "batch_size", "image_size", "views")  # in config.data, but read by stages
+SHOWN = 8  # kinds of what is passed over
 
 
 def config_of(config: Any) -> DataConfig:
@@ -39,9 +40,13 @@ def labelled(cfg: DataConfig) -> Source:
 
 
 def summary(source: Source, records: str = "images") -> str:
-    """The data in a line: classes, `records` of each split, what was passed over."""
-    sizes = ", ".join(f"{name} {len(split)}" for name, split in source.splits.items())
-    passed = ", ".join(f"{count} {why}" for why, count in source.ignored.items() if count)
-    ignored = f"; ignored: {passed}" if passed else ""
+    """What the data was understood as: classes, `records` of each split, what was passed over; more in lines below."""
+    origins = {name: f" ({source.origins[name]})" if name in source.origins else "" for name in source.splits}
+    sizes = ", ".join(f"{name} {len(split)}{origins[name]}" for name, split in source.splits.items())
+    passed = [f"{count} {why}" for why, count in source.ignored.items() if count]
+    more = [f"{len(passed) - SHOWN} more kinds"] if len(passed) > SHOWN else []
+    ignored = f"; ignored: {', '.join([*passed[:SHOWN], *more])}" if passed else ""
     classes = f"{len(source.class_names)} classes" if source.class_names else "no labels"
-    return f"data: {source.name}, {classes}; {records}: {sizes}{ignored}"
+    return "\n".join(
+        f"data: {line}" for line in (f"{source.name}, {classes}; {records}: {sizes}{ignored}", *source.notes)
+    )

@@ -23,6 +23,8 @@ from jaxdino.core.errors import UserError
 # What may differ when a run goes on: how it is computed and watched, not what is computed.
 FREE = ("mesh", "checkpoint", "log_every", "data.num_workers", "data.num_threads", "model.attention", "model.remat")
 
+ADDED = {"data": {"classes": "top"}}  # settings that older runs lack, with the value that is what these did
+
 
 def say(line: str) -> None:
     """Prints a line for the user, above a progress bar if one is shown."""
@@ -117,7 +119,9 @@ class Workdir:
                     "give a new or empty folder"
                 )
             return
-        fields = differences(_read_json(file), self.config)
+        old = _read_json(file)
+        old |= {part: values | old[part] for part, values in ADDED.items() if isinstance(old.get(part), dict)}
+        fields = differences(old, self.config)
         if fields:
             raise UserError(
                 f"--workdir={self.folder} holds a run of another config; give another folder, or the same "

@@ -86,9 +86,23 @@ def test_coco_splits_and_own_files(tmp_path):
     one = load(tmp_path, {"annotations": "annotations/instances_val2017.json"}, name="coco", val_ratio=0.5)
     assert {name: len(split) for name, split in one.splits.items()} == {"train": 1, "val": 1}
     coco_folder(tmp_path, "annotations/instances_val2014.json", "val2014")
-    with pytest.raises(UserError, match=r"several files for the val split: instances_val2014.json, instances_val2017"):
+    with pytest.raises(UserError, match=r"both val2014 and val2017, .*val split: .*val_split=val2014"):
         load(tmp_path, name="coco")
-    assert len(load(tmp_path, name="coco", val_split="val2014").split("val")) == 2
+    chosen = load(tmp_path, name="coco", val_split="val2014")
+    assert len(chosen.split("val")) == 2 and chosen.ignored["file annotations/instances_val2017.json"] == 1
+    assert chosen.origins["val"] == "annotations/instances_val2014.json"
+    assert "val" not in load(tmp_path, name="coco", val_split="none").splits
+
+
+@pytest.mark.parametrize("names", [("Training", "Dev"), ("train_small", "val_small"), ("fit", "hold")])
+def test_coco_files_of_other_names(tmp_path, names):
+    for name in names:
+        coco_folder(tmp_path, f"annotations/instances_{name}.json", "images")
+    given = {} if names[0] != "fit" else {"train_split": "fit", "val_split": "hold"}
+    assert set(load(tmp_path, name="coco", **given).splits) == {"train", "val"}
+    if given:
+        with pytest.raises(UserError, match=r"no annotations/instances_train.*train_split=NAME"):
+            load(tmp_path, name="coco")
 
 
 def test_regions_that_cannot_be_read_are_bad(tmp_path):

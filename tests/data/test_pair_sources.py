@@ -114,22 +114,6 @@ def test_a_prompt_for_each_file(tmp_path):
     assert listed(unmasked)[-1] == ("images/d.png", "heart", None) and unmasked.records[-1].present == (0,)
 
 
-def test_splits_in_folders_and_by_ratio(tmp_path):
-    for split in ("train", "valid"):
-        masks_folder(tmp_path / "s" / split, {f"{split}{i}": with_ones(1) for i in range(5)})
-    source = load(tmp_path / "s", {"prompt": "x"}, test_ratio=0.2)
-    assert {name: len(split) for name, split in source.splits.items()} == {"train": 4, "val": 5, "test": 1}
-    assert source.split("val").record_name(0) == "valid/images/valid0.png"
-    flat = masks_folder(tmp_path / "f", {f"{i:02}": with_ones(1, 2) for i in range(20)} | {"bare": None})
-    (flat / "classes.json").write_text('{"1": "cat", "2": "dog"}')
-    first = load(flat, val_ratio=0.2, test_ratio=0.1)
-    images = {name: {pair.image for pair in split.records} for name, split in first.splits.items()}
-    assert {name: len(found) for name, found in images.items()} == {"train": 14, "val": 4, "test": 2}
-    assert len(set.union(*images.values())) == 20  # all pairs of an image are in one split
-    again = load(flat, val_ratio=0.2, test_ratio=0.1, split_seed=1)
-    assert {pair.image for pair in again.split("val").records} != images["val"]
-
-
 def test_unmasked_images_stay_in_training(tmp_path):
     masks_folder(tmp_path, {f"{i}": with_ones(1) if i < 5 else None for i in range(10)})
     source = load(tmp_path, {"prompt": "x", "allow_unmasked": True}, val_ratio=0.4)
@@ -183,6 +167,15 @@ def test_voc(tmp_path):
     ]
     assert [row[1] for row in listed(source.split("val"))] == ["aeroplane", "tv monitor"]
     assert source.ignored == {"name without mask or image": 1, "mask without any class": 1}
+    lists = tmp_path / "ImageSets" / "Segmentation"
+    (lists / "val.txt").rename(lists / "Validation.txt")
+    (lists / "test.txt").write_text("2008_1\n")  # VOC's own, without masks
+    renamed = load(tmp_path, name="voc")
+    assert renamed.origins == {"val": "Validation"} and "list test.txt" in renamed.ignored
+    assert load(tmp_path, name="voc", train_split="Validation", val_split="train").split("train").record_name(0) == (
+        "JPEGImages/2007_3.jpg"
+    )
+    (lists / "Validation.txt").rename(lists / "val.txt")
     (tmp_path / "classes.txt").write_text("plane\n")
     own = load(tmp_path, name="voc")
     assert own.class_names == ("plane",) and len(own.split("train")) == 1
@@ -214,7 +207,7 @@ def test_layouts_that_lack_something(tmp_path):
     voc_folder(tmp_path / "VOCdevkit" / "VOC2012")
     with pytest.raises(UserError, match=r"there is one in .*VOC2012: point the root there"):
         load(tmp_path, name="voc")
-    with pytest.raises(UserError, match=r"vall.txt does not exist; found: train.txt, val.txt"):
+    with pytest.raises(UserError, match=r"val_split is 'vall', which is not in .*Segmentation; found: train, val"):
         load(tmp_path / "VOCdevkit" / "VOC2012", name="voc", val_split="vall")
     (tmp_path / "s" / "val" / "images").mkdir(parents=True)
     with pytest.raises(UserError, match="no train folder; found: val"):

@@ -1,6 +1,7 @@
 """The command line: figures of the embedded model, and what it refuses before long work."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -69,6 +70,20 @@ def test_a_folder_with_everything(folder, tmp_path, capsys):
     assert found["rows"][0]["few_shot"] == {n: {"mean": 1.0, "std": 0.0} for n in ("1", "4")}
     assert "1 a class" in told.out and "100.00% ± 0.00%" in told.out
     assert (tmp_path / "pictures" / "attention.png").is_file() and "linear" in told.out
+
+
+def test_folders_are_said_and_refused_with_flags_of_this_command(folder, tmp_path, capsys):
+    for name in ("fold1", "fold2"):
+        shutil.copytree(folder, tmp_path / "folds" / name)
+    flags = ["--weights", "dinov3_digits", "--k", "3", "--root", str(tmp_path / "folds")]
+    assert main(flags) == 2
+    assert "give --train_split=. (the root itself)" in capsys.readouterr().err
+    assert main([*flags, "--train_split=fold1", "--val_split=fold2"]) == 0
+    assert "images: train 17 (fold1), val 17 (fold2)\n" in capsys.readouterr().err
+    (tmp_path / "folds" / "fold2").rename(tmp_path / "folds" / "test")
+    (tmp_path / "folds" / "fold1").rename(tmp_path / "folds" / "train")
+    assert main([*flags, "--put_aside=0"]) == 2
+    assert "share of train aside with --put_aside=0.2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

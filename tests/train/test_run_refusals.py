@@ -146,6 +146,14 @@ def test_a_folder_with_broken_json_or_under_a_file_is_refused(tmp_path, name):
         Workdir(tmp_path / name / "run", {})
 
 
+def test_a_run_from_before_a_setting_goes_on_with_what_it_did(tmp_path):
+    write_json(tmp_path / "config.json", {"data": {"root": "a", "val_split": None}})
+    now = {"data": {"root": "a", "val_split": None, "train_split": None, "classes": "top"}}
+    assert Workdir(tmp_path, now).config == now
+    with pytest.raises(UserError, match=r'data.classes: "top" there, "leaf" now'):
+        Workdir(tmp_path, {"data": now["data"] | {"classes": "leaf"}})
+
+
 def test_predict_says_that_no_stage_is_finished(tmp_path, capsys):
     (tmp_path / "checkpoints").mkdir()
     assert predict.main(["--workdir", str(tmp_path), "--batch_size", "2", "x.png"]) == 2

@@ -1,0 +1,92 @@
+"""The files below a folder, read once: images, other files by kind, folders."""
+
+import dataclasses
+import os
+from collections import Counter
+from collections.abc import Iterator
+
+from jaxdino.core.errors import UserError
+
+COMMON_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+RARE_SUFFIXES = (".jpe", ".jfif", ".jp2", ".apng", ".avif", ".dib", ".ppm", ".pgm", ".pbm", ".pnm")
+IMAGE_SUFFIXES = frozenset(COMMON_SUFFIXES + RARE_SUFFIXES)
+SYSTEM = frozenset(("__macosx", "@eadir", "$recycle.bin", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini"))
+"""What systems leave in folders, in lower case; hidden, as are names that begin with a dot."""
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Folder:
+    """One folder and all below it.
+
+    Attributes:
+      images: paths right in it, in no order.
+      folders: by name, sorted.
+      others: number of other files right in it, by suffix.
+      hidden: number of hidden files and folders right in it, and of links back to a folder above.
+      total: number of images in it and below.
+    """
+
+    name: str
+    path: str
+    images: list[str] = dataclasses.field(default_factory=list)
+    folders: dict[str, "Folder"] = dataclasses.field(default_factory=dict)
+    others: Counter[str] = dataclasses.field(default_factory=Counter)
+    hidden: int = 0
+    total: int = 0
+
+    def walk(self) -> Iterator["Folder"]:
+        """This folder and all below it."""
+        yield self
+        for folder in self.folders.values():
+            yield from folder.walk()
+
+    def all_images(self) -> list[str]:
+        """The images in it and below, sorted by path."""
+        return sorted(path for folder in self.walk() for path in folder.images)
+
+    def kinds(self) -> Counter[str]:
+        """Number of files that are no images, in it and below, by suffix."""
+        return sum((folder.others for folder in self.walk()), Counter())
+
+    @property
+    def shown(self) -> dict[str, "Folder"]:
+        """The folders that may be splits or classes: a name such as __pycache__ is neither."""
+        return {name: folder for name, folder in self.folders.items() if not name.startswith("__")}
+
+    @property
+    def full(self) -> dict[str, "Folder"]:
+        """Those of `shown` with images."""
+        return {name: folder for name, folder in self.shown.items() if folder.total}
+
+
+def scan(path: str, above: tuple[str, ...] = ()) -> Folder:
+    """Read a folder and all below it; links to folders are followed.
+
+    Raises:
+      UserError: for a folder that cannot be listed.
+    """
+    found = Folder(os.path.basename(path), path)
+    inner = []
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                name = entry.name
+                if name[0] == "." or name.casefold() in SYSTEM:
+                    found.hidden += 1
+                elif entry.is_dir():
+                    inner.append(entry)
+                elif (suffix := os.path.splitext(name)[1].lower()) in IMAGE_SUFFIXES:
+                    found.images.append(entry.path)
+                else:
+                    found.others[suffix] += 1
+    except OSError as error:
+        raise UserError(f"cannot list {error.filename}: {error.strerror}") from error
+    found.total = len(found.images)
+    for entry in sorted(inner, key=lambda entry: entry.name):
+        if entry.is_symlink() and any(os.path.samefile(entry.path, folder) for folder in (*above, path)):
+            found.hidden += 1
+            continue
+        folder = scan(entry.path, (*above, path))
+        found.folders[entry.name] = folder
+        found.total += folder.total
+    return found

@@ -1,0 +1,230 @@
+"""Layouts of folders that people have, and what is made of them."""
+
+import os
+
+import pytest
+
+from jaxdino.core.errors import UserError
+from jaxdino.data.sources import load_source
+from jaxdino.train.data import summary
+
+PETS = ("cat", "dog", "rat")
+
+
+def make(root, places, loose=""):
+    """Write empty files: {"train/cat": 3} or {"train/cat *.JPEG": 3}, and `loose` paths separated by blanks."""
+    for place, count in places.items():
+        folder, _, suffix = place.partition(" *")
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            (root / folder / f"{i}{suffix or '.png'}").touch()
+    for file in loose.split():
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).touch()
+    return root
+
+
+def each(*folders, classes=PETS, count=5):
+    return {f"{folder}/{name}": count for folder in folders for name in classes}
+
+
+def load(root, **options):
+    return load_source({"name": "folder", "root": str(root), "val_ratio": 0.0, **options})
+
+
+def told(root, **options):
+    return summary(load(root, **options)).removeprefix("data: folder, ")
+
+
+@pytest.mark.parametrize(
+    ("places", "loose", "line"),
+    [
+        (each("Training", "Testing"), "", "3 classes; images: train 15 (Training), test 15 (Testing)"),
+        (each("TRAIN", "Val"), "", "3 classes; images: train 15 (TRAIN), val 15 (Val)"),
+        (each("train", "dev"), "", "3 classes; images: train 15, val 15 (dev)"),
+        (  # Kaggle's chest X-rays
+            each("train", "test", "val", classes=("NORMAL", "PNEUMONIA")) | each("chest_xray/train"),
+            ".DS_Store __MACOSX/._x",
+            "2 classes; images: train 10, val 10, test 10; ignored: 15 images in the folder chest_xray/, 2 hidden",
+        ),
+        (  # Roboflow
+            each("train", "valid", "test"),
+            "README.dataset.txt README.roboflow.txt",
+            "3 classes; images: train 15, val 15 (valid), test 15; ignored: 2 outside the class folders (.txt)",
+        ),
+        (  # Tiny ImageNet
+            {f"train/n{i}/images *.JPEG": 4 for i in range(3)} | {"val/images *.JPEG": 6, "test/images *.JPEG": 2},
+            "words.txt val/val_annotations.txt train/n1/n1_boxes.txt",
+            "3 classes; images: train 12; ignored: 2 images in the folder test/, which has no class folders, "
+            "6 images in the folder val/, which has no class folders, 1 outside the class folders (.txt), "
+            "1 not an image (.txt)",
+        ),
+        (  # ImageNet as Kaggle packs it
+            {f"ILSVRC/Data/CLS-LOC/train/n{i} *.JPEG": 4 for i in range(3)} | {"ILSVRC/Data/CLS-LOC/test": 2},
+            "ILSVRC/Annotations/train/a.xml LOC_sample.csv",
+            "3 classes; images: train 12 (ILSVRC/Data/CLS-LOC/train); ignored: 1 file in the folder Annotations/, "
+            "2 images in the folder test/, which has no class folders, 1 outside the class folders (.csv)",
+        ),
+        (  # Intel's landscapes
+            each("seg_train/seg_train", "seg_test/seg_test") | {"seg_pred/seg_pred": 2},
+            "",
+            "3 classes; images: train 15 (seg_train/seg_train), test 15 (seg_test/seg_test); "
+            "ignored: 2 images in the folder seg_pred/",
+        ),
+        (each("images/train", "images/val"), "", "3 classes; images: train 15 (images/train), val 15 (images/val)"),
+        (each("train/images", "val/images"), "", "3 classes; images: train 15 (train/images), val 15 (val/images)"),
+        (each("pets/pets/train"), "", "3 classes; images: train 15 (pets/pets/train)"),
+        (each("2750"), "", "3 classes; images: train 15 (2750)"),  # EuroSAT
+        (  # Stanford Dogs
+            each("images/Images"),
+            "annotations/Annotation/cat/n02_1 lists/list.mat",
+            "3 classes; images: train 15 (images/Images); ignored: 1 file in the folder annotations/, "
+            "1 file in the folder lists/",
+        ),
+        (  # Caltech 101
+            each("101_ObjectCategories", classes=("BACKGROUND_Google", "ant")),
+            "Annotations/ant/annotation.mat",
+            "2 classes; images: train 10 (101_ObjectCategories); ignored: 1 file in the folder Annotations/",
+        ),
+        (  # fruits-360
+            each("Training", "Test") | {"test-multiple_fruits": 3},
+            "",
+            "3 classes; images: train 15 (Training), test 15 (Test); "
+            "ignored: 3 images in the folder test-multiple_fruits/",
+        ),
+        (
+            each("train", "val") | {"extra": 120, "old": 0},
+            "labels/a.txt labels/b.txt",
+            "3 classes; images: train 15, val 15; ignored: 120 images in the folder extra/, "
+            "2 files in the folder labels/, 1 empty folder old/",
+        ),
+        (
+            each("train") | {"test": 7},
+            "train/x.png train/.ipynb_checkpoints/y.png train/cat/Thumbs.db train/dog/@eaDir/z.png",
+            "3 classes; images: train 15; ignored: 7 images in the folder test/, which has no class folders, "
+            "3 hidden, 1 outside the class folders (.png)",
+        ),
+        (
+            each("train", "holdout"),
+            "",
+            "3 classes; images: train 15; ignored: 15 images in the folder holdout/\ndata: holdout/ has classes of "
+            "train and is not used: --config.data.val_split=holdout, or test_split, makes it a split",
+        ),
+        ({"car": 3, "train": 3}, "meta.csv", "2 classes; images: train 6; ignored: 1 outside the class folders (.csv)"),
+        ({"cat *.JPG": 3, "dog/images *.Tiff": 3}, "", "2 classes; images: train 6"),
+    ],
+)
+def test_what_is_understood(tmp_path, places, loose, line):
+    assert told(make(tmp_path, places, loose)) == line
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        ({"train": 5, "test": 2}, r"without class folders: .*5 in train/.*data.name=images.*if test and train are"),
+        ({"train": 5, "valid": 2, "extra": 3}, "without class folders: 5 in train/, 2 in valid/"),
+        ({"train": 5}, "without class folders: 5 in train/"),
+        ({"jpg": 5}, "without class folders: 5 in jpg/"),
+        ({"": 5}, "without class folders: 5 in it"),
+        ({"train/images": 5, "train/labels *.txt": 5}, r"5 in train/images/.*tables \(.txt\) are not read"),
+        (each("train", "val", "valid"), "both val and valid, and each could be the val split: .*val_split=val"),
+        (each("Train", "train"), "both Train and train, .*train_split=Train"),
+        (each("fold1", "fold2"), r"fold1, fold2 of .* hold the same 3 folders \(cat, dog, rat\), .*train_split=fold1"),
+        (each("A") | each("B", classes=("cat", "dog")), "A, B of .* hold nearly the same 3 folders"),
+        (each("color", "grayscale", "segmented"), "splits or variants, not classes.*train_split=color"),
+        (each("amazon/images", "dslr/images", "webcam/images"), "amazon, dslr, webcam of .* hold the same 3"),
+        (each("cat", "dog", classes=("train", "test")), "splits below classes are not read; the layout is train/<cl"),
+        (each("data/train", "data/val") | {"sample": 3}, r"data holds train, val, so .*beside it are sample.*root="),
+        (each("bus", "car", "train"), "holds bus, car beside train, .*train_split=train; .*train_split=. "),
+        ({"images": 5, "masks": 5}, "images and their masks, not like classes: .*data.name=masks"),
+        (each("images", "segmentations"), "images and their masks"),
+        (each("test", "val"), "no train folder; found: val, test. Name it with .*train_split=NAME"),
+        (each("trainval", "test"), r"found: test beside trainval. Name it with --config.data.train_split=trainval"),
+        (each("test") | {"cat": 5, "dog": 5}, r"found: test beside cat, dog\. .*all of these are classes, .*train_spl"),
+        ({"cat": 5, "dog *.heic": 5}, r"no images in the class folder\(s\) dog \(files: 5 .heic\)"),
+        ({"train/Cat": 5, "train/dog": 5, "val/cat": 5}, "nearest in train: Cat, the same but for upper and lower"),
+        (each("pets"), "only one class, 'pets', .*3 folders in it .cat, dog, rat.*classes=leaf.*one level down"),
+    ],
+)
+def test_refused(tmp_path, places, message):
+    with pytest.raises(UserError, match=message):
+        load(make(tmp_path, places))
+
+
+def test_flags_say_what_the_splits_are(tmp_path):
+    variants = make(tmp_path / "a", each("color", "grayscale", "segmented"))
+    chosen = told(variants, train_split="color", val_split="segmented")
+    assert chosen.startswith(
+        "3 classes; images: train 15 (color), val 15 (segmented); ignored: 15 images in the folder"
+    )
+    assert load(variants, train_split=".").class_names == ("color", "grayscale", "segmented")
+    assert len(load(variants, train_split=".", classes="leaf").class_names) == 9
+    deep = make(tmp_path / "b", each("one/pets/fit", "two/pets/hold"))
+    assert told(deep, train_split="one/pets/fit", test_split="two/pets/hold").startswith(
+        "3 classes; images: train 15 (one/pets/fit), test 15 (two/pets/hold)"
+    )
+    mixed = make(tmp_path / "c", each("test", count=1) | {name: 5 for name in PETS})
+    assert told(mixed, train_split=".", test_split="test") == "3 classes; images: train 15, test 3"
+    flat = make(tmp_path / "d", {"train": 5, "test": 5})
+    assert load(flat, train_split=".").class_names == ("test", "train")
+    doubled = make(tmp_path / "e", each("train", "val", "valid", "test"))
+    assert told(doubled, val_split="valid").endswith("ignored: 15 images in the folder val/")
+    assert told(doubled, val_split="none") == (
+        "3 classes; images: train 15, test 15; ignored: 15 images in the folder val/, 15 images in the folder valid/"
+    )
+    assert set(load(doubled, val_split="none", test_split="none").splits) == {"train"}
+    with pytest.raises(UserError, match=r"train_split is 'colour', .*found: color, grayscale, segmented"):
+        load(variants, train_split="colour")
+    unlabelled = make(tmp_path / "f", each("train") | {"val": 3})
+    with pytest.raises(UserError, match=r"val folder .* holds 3 images without class folders.*val_split=none"):
+        load(unlabelled, val_split="val")
+
+
+def test_nested_groups_are_said_and_leaves_are_taken(tmp_path):
+    make(tmp_path, {f"{split}/g{i % 3}/c{i:02}": 2 for split in ("train", "test") for i in range(81)})
+    assert told(tmp_path) == (
+        "3 classes; images: train 162, test 162\ndata: the 3 classes hold 81 folders of images (g0/c00, g0/c03, "
+        "g0/c06, ...); --config.data.classes=leaf makes each of the 81 a class"
+    )
+    source = load(tmp_path, classes="leaf")
+    assert told(tmp_path, classes="leaf") == "81 classes; images: train 162, test 162"
+    assert source.class_names[:2] == ("g0/c00", "g0/c03")
+    assert source.split("test").record_name(2) == "test/g0/c03/0.png" and source.split("test").labels[2] == 1
+
+
+def test_leaves_of_equal_names_stay_apart_and_agree_across_splits(tmp_path):
+    make(tmp_path, {"train/a/x": 3, "train/b/x": 4, "train/b": 1, "val/a/x": 2})
+    source = load(tmp_path, classes="leaf")
+    assert source.split("train").counts() == {"a/x": 3, "b": 1, "b/x": 4}
+    assert source.notes == ("val has no images of 2 of the 3 classes: b, b/x",)
+    make(tmp_path, {"val/b/y": 1})
+    with pytest.raises(UserError, match=r"val has the class\(es\) b/y \(nearest in train: b/x\) that train lacks"):
+        load(tmp_path, classes="leaf")
+    with pytest.raises(UserError, match=r"classes is 'leaves'; it is one of: top, leaf"):
+        load(tmp_path, classes="leaves")
+
+
+def test_splits_that_lack_classes_and_shares_are_said(tmp_path):
+    make(tmp_path, each("train", count=10) | {"test/cat": 2})
+    assert told(tmp_path, val_ratio=0.2) == (
+        "3 classes; images: train 24, val 6 (20 % of train, stratified, seed 0), test 2\n"
+        "data: test has no images of 2 of the 3 classes: dog, rat"
+    )
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    make(tmp_path, {"root/cat": 2, "root/dog": 2, "store/rat": 2, "store/more": 3})
+    os.symlink(tmp_path / "store" / "rat", tmp_path / "root" / "rat")
+    os.symlink(tmp_path / "store" / "more", tmp_path / "root" / "cat" / "more")
+    os.symlink(tmp_path / "root", tmp_path / "root" / "dog" / "up")
+    source = load(tmp_path / "root")
+    assert source.split("train").counts() == {"cat": 5, "dog": 2, "rat": 2} and source.ignored == {"hidden": 1}
+
+
+def test_unlabelled_images_say_that_splits_are_read_too(tmp_path):
+    make(tmp_path, {"train": 3, "Testing": 2})
+    lines = summary(load_source({"name": "images", "root": str(tmp_path)}))
+    assert lines == (
+        "data: images, no labels; images: train 5\n"
+        "data: all folders are read, Testing too: point the root lower to leave them out"
+    )
