@@ -1,63 +1,111 @@
 """Trains by a config: `python -m jaxdino.main --config=configs/gradual.py:dinov3_vits16 --workdir=DIR`.
 
-Settings change by flags, `--config.stages[0].epochs=3`. The same command again goes on where the run stopped.
+Settings change by flags, `--config.stages[0].epochs=3`; `--help-config` lists them all, with their defaults, for the
+config that is named: `--config=configs/ssl.py --help-config`. A word narrows the list: `--help-config=optimizer`.
+The same command again goes on where the run stopped.
 """
 
+import difflib
+import os
+import re
+import shutil
 import sys
-from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
-from jaxdino.core.rules import did_you_mean
+from jaxdino.settings.command_line import Command, as_setting, command, split
+from jaxdino.settings.listing import listing
+from jaxdino.settings.tree import settings
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/gradual.py", "The strategy; a model's name may follow a colon.", lock_config=True
+CONFIG = flags.DEFINE_string(
+    "config",
+    "configs/gradual.py",
+    "The strategy; a model's name may follow a colon. --config.NAME=VALUE changes a setting, see --help-config.",
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; by default a new one under runs/.")
+HELP = "help-config"
+flags.DEFINE_flag(
+    flags.Flag(
+        flags.ArgumentParser(),
+        flags.ArgumentSerializer(),
+        HELP,
+        None,
+        "List every setting of --config with its default and what it means, or those that a word finds: "
+        "--help-config=optimizer.",
+        boolean=True,
+    )
+)
 
 
 def main(argv: list[str]) -> None:
     """Runs the config of the flags; what the user can mend ends in one line and status 2."""
-    from jaxdino.train.loop import run  # jax and all: --help does not wait for them
-
-    keep_freed()
     try:
-        run(CONFIG.value, WORKDIR.value, name=config_file().stem)
+        given = command(CONFIG.value, argv[1:])
+        if flags.FLAGS[HELP].present:
+            return show(given)
+        given.config()  # refuses misspelt settings before jax is imported
+        run(given)
     except UserError as err:
         refuse(err)
 
 
-def parse(argv: list[str]) -> list[str]:
-    """Reads the flags; what is misspelt in them or in the config's path ends in one line and status 2."""
+def show(given: Command) -> None:
+    """Prints the settings."""
+    word, width = flags.FLAGS[HELP].value, shutil.get_terminal_size((120, 0)).columns
     try:
-        rest = app.parse_flags_with_usage(argv)
-        if not flags.FLAGS["verbosity"].present:
-            flags.FLAGS.verbosity = logging.WARNING  # Orbax tells a page about each checkpoint
-        CONFIG.value.stages  # noqa: B018 (a config that could not be loaded says so when it is used)
-    except (AttributeError, LookupError) as err:  # or made of a KeyError: 'epoch' Did you mean "epochs" ...
-        why = err.args[0].args[0] if isinstance(err.args[0], KeyError) else err.args[0]
-        refuse("the config has no setting " + " ".join(str(why).replace("tuple index", "of an index").split()))
-    except OSError:
-        known = [str(path) for path in config_file().parent.glob("*.py")]
-        refuse(f"there is no config {config_file()}; {did_you_mean(str(config_file()), known)}")
+        print(listing(given.config(), None if word == "true" else word, width), flush=True)
+    except BrokenPipeError:  # `... --help-config | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def run(given: Command) -> None:
+    """Trains."""
+    keep_freed()
+    from jaxdino.train.loop import run  # jax and all: --help does not wait for them
+
+    run(given.config(), WORKDIR.value, name=given.file.stem)
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Reads the flags, and leaves those of the config to `main`; a misspelt one ends in one line and status 2."""
+    flags.FLAGS.set_gnu_getopt(True)
+    given, rest = split([argv[0], *flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=True)])
+    try:
+        rest = flags.FLAGS([re.sub("^--?help_config", f"--{HELP}", arg) for arg in rest], known_only=True)
+    except (flags.Error, ValueError) as err:
+        refuse(" ".join(str(err).split()))
+    if not flags.FLAGS["verbosity"].present:
+        flags.FLAGS.verbosity = logging.WARNING  # Orbax tells a page about each checkpoint
+    if len(rest) > 1 and flags.FLAGS[HELP].value == "true":
+        flags.FLAGS[HELP].value, rest = rest[1], rest[:1]  # --help-config WORD
     if len(rest) > 1:
-        refuse(f"{rest[1]!r} is no flag: settings are given as --config.name=value")
-    return rest
+        refuse(unknown(*rest[1:3]))
+    return [*rest, *given]
+
+
+def unknown(arg: str, after: str = "-") -> str:
+    """What to say of an argument that is neither a flag nor a setting; `after` may be its value."""
+    name, equals, text = arg.lstrip("-").partition("=")
+    if not arg.startswith("-") and name.split(":")[0].endswith(".py"):
+        return f"{arg!r} is not a flag: the config is given as --config={arg}"
+    mine = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.modules[__name__])]
+    if close := difflib.get_close_matches(name, [*mine, "help", "helpfull"], cutoff=0.75):
+        return f"--{name} is not a flag; nearest: --{close[0]}"
+    value = text if equals else None if after.startswith("-") else after
+    try:
+        meant = as_setting(name, value, settings(command(CONFIG.value, []).config()))
+    except UserError:  # of the config, which is said once the flags are right
+        meant = None
+    return f"{arg} is not a flag: {meant or 'settings are given as --config.NAME=VALUE; --help-config lists them'}"
 
 
 def refuse(why: object) -> NoReturn:
     """Prints the error and exits with status 2."""
     print(f"error: {why}", file=sys.stderr)
     sys.exit(2)
-
-
-def config_file() -> Path:
-    """The path in --config, without the model's name."""
-    return Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0])
 
 
 if __name__ == "__main__":

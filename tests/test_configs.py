@@ -3,21 +3,18 @@
 import dataclasses
 import importlib
 import json
-import sys
+from pathlib import Path
 
 import pytest
-from absl import flags
-from ml_collections.config_flags import config_flags
 from PIL import Image
 
 from configs import common
 from jaxdino.models.resnet import SPECS
+from jaxdino.settings.command_line import command
 from jaxdino.strategy import resolve, stages
 from jaxdino.train.job import prepare
 from tests.test_strategy import fake_resnet, fake_vit, labels
 
-# ml_collections loads a config file the old way.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 SMALL = dict(depths=(1, 1, 1), widths=(64, 128, 256), stem=32)
 NAMES = ("linear", "gradual", "full_llrd", "progressive")
 
@@ -101,19 +98,13 @@ def test_self_distillation_of_few_photos(tmp_path):
     assert load("ssl_small", "resnet50").model.shape is None
 
 
-def from_flags(monkeypatch, file, *args):
+def from_flags(file, *args):
     """The config that a command line gives."""
-    argv = ["main", f"--config=configs/{file}", *args]
-    monkeypatch.setattr(sys, "argv", argv)
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values)
-    values(argv)
-    return values.config
+    return command(str(Path(common.__file__).parent / file), args).config()
 
 
-def test_flags_reach_into_stages(monkeypatch):
+def test_flags_reach_into_stages():
     config = from_flags(
-        monkeypatch,
         "gradual.py:dinov3_vits16",
         "--config.stages[0].epochs=3",
         "--config.stages[0].clip_norm=0.5",
@@ -132,11 +123,6 @@ def test_flags_reach_into_stages(monkeypatch):
     assert third.rules[0] == ("@all", "backbone")
 
 
-def test_skip_optional_by_flag(monkeypatch):
-    config = from_flags(monkeypatch, "progressive.py", "--config.skip_optional")
+def test_skip_optional_by_flag():
+    config = from_flags("progressive.py", "--config.skip_optional")
     assert [stage.name for stage in stages(config)] == ["head", "last4"]
-
-
-def test_a_misspelt_flag_names_the_nearest(monkeypatch):
-    with pytest.raises(AttributeError, match="epochs"):
-        from_flags(monkeypatch, "linear.py", "--config.stages[0].epoch=3")

@@ -166,4 +166,4 @@ def test_a_flag_that_names_no_setting_ends_in_one_line(setting):
     command = [sys.executable, "-m", "jaxdino.main", "--config=configs/linear.py", f"--config.{setting}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("error: the config has no setting")
+    assert done.stderr.startswith(f"error: --config.{setting}: there is no such setting")

@@ -1,0 +1,62 @@
+"""Load a config file: a Python file with a function `get_config`; what is wrong in it is one line with its place."""
+
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from jaxdino.core.errors import UserError
+from jaxdino.core.rules import did_you_mean
+
+
+def load(file: Path, model: str | None) -> Callable[[str | None], ConfigDict]:
+    """The function that makes the config of a file, for a model's name or for none.
+
+    Args:
+      model: the name after the colon, which the file must then take.
+
+    Raises:
+      UserError: if the file is not there, is not Python, raises, or has no such function; the function raises it too.
+    """
+    if not file.is_file():
+        folders = [file if file.is_dir() else file.parent, Path("configs")]
+        known = dict.fromkeys(str(path) for folder in folders for path in sorted(folder.glob("[!_]*.py")))
+        raise UserError(f"there is no config {file}; {did_you_mean(str(file), known)}")
+    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{file} is not a Python file: a config is one, with a function get_config")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses of the file look their annotations up
+    _guarded(file, lambda: spec.loader.exec_module(module))
+    get_config = getattr(module, "get_config", None)
+    if not callable(get_config):
+        raise UserError(f"{file} has no function get_config(model=None) that returns a config: see docs/strategies.md")
+    takes = inspect.signature(get_config).parameters
+    if model is not None and not takes:
+        raise UserError(f"{file}: its get_config takes no model: leave ':{model}' out, or write get_config(model=None)")
+
+    def made(name: str | None) -> ConfigDict:
+        config = _guarded(file, lambda: get_config(*([name] if name is not None and takes else [])))
+        if not isinstance(config, ConfigDict):
+            raise UserError(f"{file}: get_config returned {type(config).__name__}, not a ConfigDict")
+        return config
+
+    return made
+
+
+def _guarded(file: Path, call: Callable[[], object]) -> object:
+    """What `call` returns; UserError with file and line of whatever it raises."""
+    try:
+        return call()
+    except SyntaxError as err:
+        raise UserError(f"{err.filename}, line {err.lineno}: {err.msg}") from err
+    except Exception as err:
+        frames = traceback.extract_tb(err.__traceback__)
+        own = [frame for frame in frames if Path(frame.filename).resolve() == file.resolve()]
+        frame = (own or frames)[-1]
+        text = str(err) if isinstance(err, UserError) else " ".join(f"{type(err).__name__}: {err}".split())
+        raise UserError(f"{frame.filename}, line {frame.lineno}: {text}") from err

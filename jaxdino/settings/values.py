@@ -1,0 +1,69 @@
+"""The text of a flag as the value of a setting."""
+
+import ast
+from typing import Any
+
+from absl import flags
+from ml_collections.config_flags import tuple_parser
+
+from jaxdino.core.errors import UserError
+from jaxdino.settings.tree import Setting
+
+KINDS: dict[type, tuple[str, Any]] = {
+    int: ("a whole number", flags.IntegerParser()),
+    float: ("a number", flags.FloatParser()),
+    bool: ("True or False", flags.BooleanParser()),
+    str: ("a text", flags.ArgumentParser()),
+}
+"""The type of a setting -> what it is called in an error, and what reads it."""
+
+
+def read(setting: Setting, texts: list[str]) -> Any:
+    """The value that a flag gives to a setting; "None" leaves one open that may be.
+
+    Args:
+      texts: what the flag was given, each time that it was; the last counts, but a tuple takes them all.
+
+    Raises:
+      UserError: for another type than the setting's.
+    """
+    if texts[-1] == "None" and (setting.value is None or setting.path.startswith("stages[")):
+        return None
+    if setting.kind is tuple:
+        return _tuple(setting, texts)
+    if setting.kind not in KINDS:
+        return _literal(texts[-1])
+    what, parser = KINDS[setting.kind]
+    try:
+        return parser.parse(texts[-1])
+    except ValueError:
+        raise _refused(setting, texts[-1], what) from None
+
+
+def _tuple(setting: Setting, texts: list[str]) -> tuple:
+    numbers = bool(setting.value) and all(_number(one) for one in setting.value)
+    example = setting.value if setting.value else (1, 2)
+    what = f"several {'numbers' if numbers else 'values'} in brackets and quotes, as '{example}',"
+    try:
+        value = sum((tuple_parser.TupleParser().parse(text) for text in texts), ())
+    except ValueError:
+        raise _refused(setting, texts[-1], what) from None
+    if numbers and not all(_number(one) for one in value):
+        raise _refused(setting, texts[-1], what)
+    return value
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _refused(setting: Setting, text: str, what: str) -> UserError:
+    now = "" if setting.kind is tuple else f" (the config has {setting.value})"
+    return UserError(f"--config.{setting.path}={text}: {what} is wanted{now}")
