@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +14,7 @@ from jaxdino.data.split_names import NONE, assign, flag, missing_train, near_nam
 from jaxdino.data.tree import Folder, scan
 
 CLASSES = ("top", "leaf")
+MASKS = ("_mask.", "_seg.", "_segmentation.", "_gt.")  # how names of masks end
 SHOWN = 5  # names in a message
 
 
@@ -57,7 +60,7 @@ def list_folder(root: str | None, given: Mapping[str, str | None] | None = None,
         for inner in folder.folders.values():
             _count(inner, ignored)
     _check_classes(str(top), files, layout.splits)
-    notes = [*_nested(layout.splits, classes), *_lacking(files), *layout.notes]
+    notes = [*_nested(layout.splits, classes), *_lacking(files), *_mask_files(files["train"]), *layout.notes]
     return Listing(str(top), files, layout.called, dict(+ignored), tuple(notes))
 
 
@@ -190,21 +193,44 @@ def _check_classes(top: str, files: Mapping[str, Mapping], splits: Mapping[str, 
                 f"{splits[split].path} out with {flag(split, NONE)}"
             )
     if len(classes) < 2:
-        below = list(splits["train"].folders[classes[0]].full) if classes[0] in splits["train"].folders else []
-        hint = (
-            f"; if the {len(below)} folders in it ({', '.join(below[:SHOWN])}) are the classes, give "
-            "--config.data.classes=leaf, or point the root one level down, at "
-            f"{splits['train'].folders[classes[0]].path}"
-            if len(below) > 1
-            else ""
-        )
-        raise UserError(f"only one class, {classes[0]!r}, under {top}; a classifier needs two{hint}")
+        raise UserError(f"only one class, {classes[0]!r}, under {top}; a classifier needs two{_deeper(splits)}")
+
+
+def _deeper(splits: Mapping[str, Folder]) -> str:
+    """A hint for classes that lie deeper."""
+    train = splits["train"]
+    while len(train.full) == 1:
+        (train,) = train.full.values()
+    if not train.full:
+        return ""
+    return (
+        f"; if the {len(train.full)} folders of {train.path} ({', '.join(list(train.full)[:SHOWN])}) are the classes, "
+        "give --config.data.classes=leaf" + (f", or --config.data.root={train.path}" if len(splits) == 1 else "")
+    )
 
 
 def _near(name: str, classes: list[str]) -> str:
-    """The most similar class, and whether only its case differs."""
-    same = [other for other in classes if other.casefold() == name.casefold()]
-    return f"{same[0]}, the same but for upper and lower case" if same else near_names(name, classes).split(", ")[0]
+    """The most similar class, and whether it is the same but for case, blanks and the like."""
+    same = next((other for other in classes if _bare(other) == _bare(name)), None)
+    return f"{same}, the same but for case, blanks or signs" if same else near_names(name, classes).split(", ")[0]
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name).casefold())
+
+
+def _mask_files(files: Mapping[str, list[str]]) -> list[str]:
+    """A line where masks lie among the images of a class: a.png and a_mask.png."""
+    found = []
+    for paths in files.values():
+        named = [path for path in paths if any(word in path for word in MASKS)]
+        stems = {os.path.splitext(path)[0] for path in paths} if named else set()
+        masks = [os.path.splitext(path)[0] for path in named]
+        found += [
+            stem for stem in masks if f"_{stem.rpartition('_')[2]}." in MASKS and stem.rpartition("_")[0] in stems
+        ]
+    shown = os.path.basename(found[0]) if found else ""
+    return [f"{len(found)} images look like masks of others, such as {shown}, and are read as images"] * bool(found)
 
 
 def _nested(splits: Mapping[str, Folder], classes: str) -> list[str]:

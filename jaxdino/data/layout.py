@@ -2,32 +2,27 @@
 
 import dataclasses
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping
 
 from jaxdino.core.errors import UserError
-from jaxdino.data.split_names import NONE, ROOT, SPLITS, assign, flag, missing_train, split_of, splits_of
+from jaxdino.data.layout_checks import (
+    check_class_called_train,
+    check_classes,
+    check_classless,
+    check_masks_of_classes,
+    classless,
+    contains,
+    usual_splits,
+)
+from jaxdino.data.split_names import NONE, ROOT, SPLITS, assign, flag, missing_train, split_of
 from jaxdino.data.tree import Folder
 
-CONTAINERS = {
-    *("image", "images", "img", "imgs", "jpg", "jpgs", "jpeg", "jpegs", "jpegimages", "png"),
-    *("pngs", "photo", "photos", "picture", "pictures", "pics", "data", "dataset", "datasets", "raw"),
-    *("categories", "objectcategories", "classes", "set", "sets"),
-}
-"""Words of folders that hold a data set or a split, and are no class."""
-BESIDE = {
-    *("mask", "masks", "label", "labels", "annotation", "annotations", "segmentation", "segmentations", "groundtruth"),
-    *("gt"),
-}
-"""Words of folders that hold what belongs to images."""
 TEXT = {
     *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md"),
-    *(".html", ".pdf", ".mat", ".log", ".py", ".ipynb", ".zip", ".gz", ".tar"),
+    *(".html", ".pdf", ".mat", ".log", ".py", ".ipynb", ".zip", ".gz", ".tar", ".rst", ".xlsx"),
 }
 """Suffixes of what stands beside images; a folder of these alone is no class."""
-SHOWN = 5  # names in a message
-THE_ROOT = f"{flag('train', ROOT)} (the root itself)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +60,13 @@ def understand(root: Folder, given: Mapping[str, str | None]) -> Layout:
     if found and "train" not in found:
         raise missing_train(top.path, {split: folder.name for split, folder in found.items()}, top.full)
     if not found:
-        for check in (_check_flat, _check_parts, _check_repeated, _check_deeper):
-            check(top)
+        check_classes(top)
     elif not any(given.values()):
-        _check_class_called_train(top, found)
+        check_class_called_train(top, found)
     places = _unwrapped(found or {"train": top}, given, unused)
-    _check_classless(top, places["train"])
+    check_classless(top, places["train"])
+    if not any(given.values()):
+        check_masks_of_classes(places["train"])
     if places["train"] is not top:
         _leave(top, list(places.values()), unused)
     splits = {}
@@ -131,25 +127,10 @@ def _wrapped(top: Folder, given: Mapping[str, str | None]) -> Folder | None:
     if not inner.full or split_of(inner.name):
         return None
     deeper = inner
-    while len(deeper.full) == 1 and not _usual_splits(deeper):
+    while len(deeper.full) == 1 and not usual_splits(deeper):
         (deeper,) = deeper.full.values()
-    return inner if _contains(inner, top) or _usual_splits(deeper) else None
-
-
-def _usual_splits(folder: Folder) -> dict[str, str]:
-    """{name: split} of the usual names among the folders that hold folders with images, if one is for training."""
-    found = splits_of(name for name, inner in folder.full.items() if inner.full)
-    return found if "train" in found.values() else {}
-
-
-def words_of(name: str) -> frozenset[str]:
-    """The words of a name, in lower case."""
-    return frozenset(re.findall(r"[^\W\d_]+", name.casefold()))
-
-
-def _contains(folder: Folder, above: Folder) -> bool:
-    """Whether a folder's name says that it is no class: images, 2750, train in train."""
-    return words_of(folder.name) <= CONTAINERS or words_of(folder.name) == words_of(above.name)
+    again = len(inner.full) == 1 and all(one.full and contains(one, inner) for one in inner.full.values())
+    return inner if again or contains(inner, top) or usual_splits(deeper) else None
 
 
 def _unwrapped(found: dict[str, Folder], given: Mapping[str, str | None], unused: Counter[str]) -> dict[str, Folder]:
@@ -159,11 +140,11 @@ def _unwrapped(found: dict[str, Folder], given: Mapping[str, str | None], unused
         folder, classes, left = found[split], splits["train"].shown if splits else {}, Counter()
         while len(folder.full) == 1 and not folder.full.keys() & classes.keys():
             (inner,) = folder.full.values()
-            if not _contains(inner, folder) or not (inner.full or splits):
+            if not contains(inner, folder) or not (inner.full or splits):
                 break
             _leave(folder, [inner], left)
             folder = inner
-        if splits and _classless(folder) and not folder.full.keys() & classes.keys():
+        if splits and classless(folder) and not folder.full.keys() & classes.keys():
             if given.get(split) is not None:
                 raise UserError(
                     f"the {split} folder {found[split].path} holds {folder.total:,} images without class folders: sort "
@@ -175,12 +156,6 @@ def _unwrapped(found: dict[str, Folder], given: Mapping[str, str | None], unused
     return splits
 
 
-def _classless(folder: Folder) -> bool:
-    """Whether a folder has images, but not in class folders."""
-    inner = list(folder.full.values())
-    return bool(folder.total) and len(inner) <= 1 and all(_contains(one, folder) and not one.full for one in inner)
-
-
 def _leave(top: Folder, used: list[Folder], unused: Counter[str]) -> None:
     """Count what is in `top` and neither used nor around what is used."""
     kept = set(map(id, used))
@@ -189,7 +164,7 @@ def _leave(top: Folder, used: list[Folder], unused: Counter[str]) -> None:
             continue
         files = folder.kinds().total()
         if folder.total:
-            flat = ", which has no class folders" if split_of(folder.name) and _classless(folder) else ""
+            flat = ", which has no class folders" if split_of(folder.name) and classless(folder) else ""
             unused[f"images in the folder {folder.name}/{flat}"] += folder.total
         else:
             what = f"file{'s' if files > 1 else ''} in the" if files else "empty"
@@ -198,94 +173,3 @@ def _leave(top: Folder, used: list[Folder], unused: Counter[str]) -> None:
     kinds = Counter(os.path.splitext(path)[1].lower() for path in top.images) + top.others
     for suffix, count in kinds.items():
         unused[f"outside the class folders ({suffix or 'no suffix'})"] += count
-
-
-def _shown(names: object) -> str:
-    names = list(names)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
-
-
-def _check_flat(top: Folder) -> None:
-    """Raise UserError for train/*.jpg and test/*.jpg, which are not two classes."""
-    meant = splits_of(name for name, folder in top.full.items() if not folder.full)
-    if len(set(meant.values())) > 1 or (meant and len(meant) == len(top.full)):
-        raise _no_classes(top, {f"{name}/": top.full[name].total for name in meant}, list(meant))
-
-
-def _check_classless(top: Folder, train: Folder) -> None:
-    """Raise UserError for a training split without class folders."""
-    if _classless(train):
-        place = os.path.relpath(next(iter(train.full.values()), train).path, top.path)
-        raise _no_classes(top, {"it" if place == "." else f"{place}/": train.total}, [])
-
-
-def _no_classes(top: Folder, counts: Mapping[str, int], meant: list[str]) -> UserError:
-    where = ", ".join(f"{count:,} in {name}" for name, count in counts.items())
-    tables = sorted(kind for kind in top.kinds() if kind in (".csv", ".tsv", ".json", ".txt"))
-    labels = f"; labels in tables ({', '.join(tables)}) are not read" if tables else ""
-    rather = f"; if {' and '.join(meant)} are classes, give {THE_ROOT}" if len(meant) > 1 else ""
-    return UserError(
-        f"{top.path} has images without class folders: {where}. A classifier reads train/<class>/ and, if there are "
-        f"such, val/<class>/ and test/<class>/; self-distillation takes images without labels (data.name=images)"
-        f"{rather}{labels}"
-    )
-
-
-def _check_parts(top: Folder) -> None:
-    """Raise UserError for images/ with masks/ beside it."""
-    words = {name: words_of(name) for name in top.full}
-    beside = [name for name in words if words[name] & BESIDE]
-    if beside and any(words[name] and words[name] <= CONTAINERS for name in words):
-        raise UserError(
-            f"{top.path} holds {_shown(words)}, which look like images and their masks, not like classes: images with "
-            f"masks are read by data.name=masks, images of class folders with --config.data.root={top.path}/<folder>; "
-            f"if these are the classes, give {THE_ROOT}"
-        )
-
-
-def _check_repeated(top: Folder) -> None:
-    """Raise UserError where every folder holds (nearly) the same folders: fold1/cat, fold2/cat."""
-    inside = {name: set(_inner(folder).full) for name, folder in top.full.items()}
-    every = sorted(set().union(*inside.values()))
-    if len(inside) < 2 or len(every) < 2 or not all(len(names) > len(every) / 2 for names in inside.values()):
-        return
-    same = "the same" if all(len(names) == len(every) for names in inside.values()) else "nearly the same"
-    found = f"the folders {_shown(inside)} of {top.path} hold {same} {len(every)} folders ({_shown(every)})"
-    if len(splits_of(every)) > 1:
-        raise UserError(
-            f"{found}: splits below classes are not read; the layout is train/<class>/, val/<class>/, test/<class>/"
-        )
-    raise UserError(
-        f"{found}, so they look like splits or variants, not classes. Say which is which with "
-        f"{flag('train', next(iter(inside)))} and, if there are such, val_split and test_split; if "
-        f"they are the classes, give {THE_ROOT}"
-    )
-
-
-def _check_deeper(top: Folder) -> None:
-    """Raise UserError for a folder that holds splits, beside others."""
-    for folder in top.full.values():
-        if splits := _usual_splits(folder):
-            raise UserError(
-                f"{folder.path} holds {_shown(splits)}, so it looks like the data set; beside it are "
-                f"{_shown(name for name in top.full if name != folder.name)}. Give --config.data.root={folder.path}; "
-                f"if these are the classes, give {THE_ROOT}"
-            )
-
-
-def _inner(folder: Folder) -> Folder:
-    """The folder, or the one around its class folders: amazon/images for amazon."""
-    only = next(iter(folder.full.values())) if len(folder.full) == 1 else folder
-    return only if only.full and _contains(only, folder) else folder
-
-
-def _check_class_called_train(top: Folder, found: Mapping[str, Folder]) -> None:
-    """Raise UserError for bus/, car/ and train/ that all hold folders: a split, or a class of that name."""
-    others = [name for name, folder in top.full.items() if folder.full and folder not in found.values()]
-    if found.keys() == {"train"} and len(others) > 1:
-        raise UserError(
-            f"{top.path} holds {_shown(others)} beside {found['train'].name}, all with folders of images: if "
-            f"{found['train'].name} is the training split, give {flag('train', found['train'].name)}; if all are "
-            f"classes, give {THE_ROOT}"
-        )

@@ -110,6 +110,17 @@ def told(root, **options):
             "3 classes; images: train 15; ignored: 15 images in the folder holdout/\ndata: holdout/ has classes of "
             "train and is not used: --config.data.val_split=holdout, or test_split, makes it a split",
         ),
+        (
+            each("Garbage photos/Garbage photos"),
+            "",
+            "3 classes; images: train 15 (Garbage photos/Garbage photos)",
+        ),
+        (  # breast ultrasound, with masks among the images
+            {"benign": 2, "normal": 2},
+            "benign/1_mask.png normal/none_mask.png",
+            "2 classes; images: train 6\n"
+            "data: 1 images look like masks of others, such as 1_mask, and are read as images",
+        ),
         ({"car": 3, "train": 3}, "meta.csv", "2 classes; images: train 6; ignored: 1 outside the class folders (.csv)"),
         ({"cat *.JPG": 3, "dog/images *.Tiff": 3}, "", "2 classes; images: train 6"),
     ],
@@ -121,7 +132,7 @@ def test_what_is_understood(tmp_path, places, loose, line):
 @pytest.mark.parametrize(
     ("places", "message"),
     [
-        ({"train": 5, "test": 2}, r"without class folders: .*5 in train/.*data.name=images.*if test and train are"),
+        ({"train": 5, "test": 2}, r"without class folders: .*5 in train/.*data.name=images.*if test, train are"),
         ({"train": 5, "valid": 2, "extra": 3}, "without class folders: 5 in train/, 2 in valid/"),
         ({"train": 5}, "without class folders: 5 in train/"),
         ({"jpg": 5}, "without class folders: 5 in jpg/"),
@@ -134,16 +145,47 @@ def test_what_is_understood(tmp_path, places, loose, line):
         (each("color", "grayscale", "segmented"), "splits or variants, not classes.*train_split=color"),
         (each("amazon/images", "dslr/images", "webcam/images"), "amazon, dslr, webcam of .* hold the same 3"),
         (each("cat", "dog", classes=("train", "test")), "splits below classes are not read; the layout is train/<cl"),
-        (each("data/train", "data/val") | {"sample": 3}, r"data holds train, val, so .*beside it are sample.*root="),
-        (each("bus", "car", "train"), "holds bus, car beside train, .*train_split=train; .*train_split=. "),
+        (
+            each("data/train", "data/val") | {"sample": 3},
+            r"data holds train, val, so .*the folders of .* are data, sample. Give .*root=.*data;",
+        ),
+        (each("Training", "PublicTest", "PrivateTest"), "give .*train_split=Training .and val_split, test_split for"),
+        (each("bus", "car", "train"), "holds bus, car beside train, .*train_split=train .*train_split=. "),
         ({"images": 5, "masks": 5}, "images and their masks, not like classes: .*data.name=masks"),
         (each("images", "segmentations"), "images and their masks"),
+        ({"HAM_images_part_1": 5, "HAM_images_part_2": 4}, "5 in HAM_images_part_1/, 4 in HAM_images_part_2/"),
+        ({f"images_{i:03}/images": 2 for i in range(12)}, "2 in images_000/, .* and 7 more.*if images_000"),
+        (
+            each("cars_train/cars_train", classes=("",)) | each("cars_test/cars_test", classes=("",)),
+            "without class folders",
+        ),
+        (
+            {"yes": 5, "no": 5, "tumours/yes": 5, "tumours/no": 5},
+            r"tumours holds folders of the same names .*\(no, yes\)",
+        ),
+        (
+            each("new/new/TRAIN", "new/new/TEST") | {"old/old/images": 3},
+            r"new/new holds TEST, TRAIN, so .*root=.*new/new;",
+        ),
+        (
+            each("COVID", "Normal", classes=("images", "masks")),
+            r"2 class folder\(s\) .*\(COVID/images|masks, Normal/im",
+        ),
+        (each("train/COVID", "train/Normal", classes=("images", "masks")), "hold masks beside their images"),
         (each("test", "val"), "no train folder; found: val, test. Name it with .*train_split=NAME"),
         (each("trainval", "test"), r"found: test beside trainval. Name it with --config.data.train_split=trainval"),
         (each("test") | {"cat": 5, "dog": 5}, r"found: test beside cat, dog\. .*all of these are classes, .*train_spl"),
         ({"cat": 5, "dog *.heic": 5}, r"no images in the class folder\(s\) dog \(files: 5 .heic\)"),
-        ({"train/Cat": 5, "train/dog": 5, "val/cat": 5}, "nearest in train: Cat, the same but for upper and lower"),
-        (each("pets"), "only one class, 'pets', .*3 folders in it .cat, dog, rat.*classes=leaf.*one level down"),
+        (
+            {"train/hot_dog": 5, "train/cafe\u0301": 5, "val/Hot dog": 5, "val/caf\u00e9": 5},
+            "hot_dog, the.*caf.+, the same",
+        ),
+        ({"train/a": 5, "train/b": 5, "val/a": 0, "val/b": 0}, r"no images under .*val: found the class folders a, b"),
+        ({"train/Cat": 5, "train/dog": 5, "val/cat": 5}, "nearest in train: Cat, the same but for case, blanks"),
+        (
+            each("pets"),
+            "only one class, 'pets', .*3 folders of .*pets .cat, dog, rat.* the classes, give .*=leaf, or .*root=.*pets",
+        ),
     ],
 )
 def test_refused(tmp_path, places, message):

@@ -115,7 +115,10 @@ def test_adding_a_file_hardly_moves_the_others():
         ({"train/a": 3, "train/b": 3, "val/a": 1, "val/b": 0}, r"folder\(s\) b of .*\(val\)"),
         ({"train/cat": 3, "train/dog": 3, "val/cats": 1}, r"val has the class\(es\) cats \(nearest in train: cat\)"),
         ({"a": 4}, "only one class, 'a'"),
-        ({"pets/a": 4, "pets/b": 4}, "only one class, 'pets'.*classes=leaf, or .*one level down, at .*pets"),
+        (
+            {"pets/a": 4, "pets/b": 4},
+            "only one class, 'pets'.*2 folders of .*pets .a, b. are the classes, give .*=leaf, or .*root=.*pets",
+        ),
         ({"val/a": 4, "val/b": 4}, "no train folder; found: val"),
         ({"train/a": 3, "train/b": 3, "val/a": 3, "valid/a": 3}, "both val and valid"),
         ({"a": 5, "b": 1}, "'b' has 1 images, too few to share among train, val"),

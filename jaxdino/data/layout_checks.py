@@ -1,0 +1,184 @@
+"""Layouts that are refused: what was found, and the flags that say what is meant."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+
+from jaxdino.core.errors import UserError
+from jaxdino.data.split_names import ROOT, flag, splits_of
+from jaxdino.data.tree import Folder
+
+CONTAINERS = {
+    *("image", "images", "img", "imgs", "jpg", "jpgs", "jpeg", "jpegs", "jpegimages", "png"),
+    *("pngs", "photo", "photos", "picture", "pictures", "pics", "data", "dataset", "datasets", "raw"),
+    *("categories", "objectcategories", "classes", "set", "sets"),
+}
+"""Words of folders that hold a data set or a split, and are no class."""
+BESIDE = {
+    *("mask", "masks", "label", "labels", "annotation", "annotations", "segmentation", "segmentations"),
+    *("groundtruth", "gt", "trimaps"),
+}
+"""Words of folders that hold what belongs to images."""
+PIECES = CONTAINERS | {"part", "batch", "chunk", "shard", "subset", "folder"}
+"""Words of folders that share out images by number: images_001, images_002."""
+TABLES = (".csv", ".tsv", ".json", ".txt", ".xml", ".xlsx", ".mat")
+SHOWN = 5  # names in a message
+THE_ROOT = f"{flag('train', ROOT)} (the root itself)"
+
+
+def usual_splits(folder: Folder) -> dict[str, str]:
+    """{name: split} of the usual names among the folders that hold folders with images, if one is for training."""
+    found = splits_of(name for name, inner in folder.full.items() if inner.full)
+    return found if "train" in found.values() else {}
+
+
+def words_of(name: str) -> frozenset[str]:
+    """The words of a name, in lower case."""
+    return frozenset(re.findall(r"[^\W\d_]+", name.casefold()))
+
+
+def contains(folder: Folder, above: Folder) -> bool:
+    """Whether a folder's name says that it is no class: images, 2750, train in train."""
+    return words_of(folder.name) <= CONTAINERS or words_of(folder.name) == words_of(above.name)
+
+
+def classless(folder: Folder) -> bool:
+    """Whether a folder has images, but not in class folders."""
+    inner = list(folder.full.values())
+    return bool(folder.total) and len(inner) <= 1 and all(contains(one, folder) and not one.full for one in inner)
+
+
+def _shown(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def check_classes(top: Folder) -> None:
+    """Raise UserError where the folders of a root without splits do not look like classes."""
+    for check in (_check_flat, _check_parts, _check_copies, _check_repeated, _check_deeper):
+        check(top)
+
+
+def _check_flat(top: Folder) -> None:
+    """Images in train/ and test/, or in part_1/ and part_2/, which are not two classes."""
+    flat = {name: words_of(name) for name, folder in top.full.items() if not folder.full or classless(folder)}
+    meant = splits_of(flat)
+    pieces = (
+        len(flat) == len(top.full) > 1 and len(set(flat.values())) == 1 and all(map(PIECES.intersection, flat.values()))
+    )
+    if len(set(meant.values())) > 1 or (meant and len(meant) == len(top.full)) or pieces:
+        names = list(meant or flat)
+        raise _no_classes(top, {f"{name}/": top.full[name].total for name in names}, names)
+
+
+def check_classless(top: Folder, train: Folder) -> None:
+    """Raise UserError for a training split without class folders."""
+    if classless(train):
+        place = os.path.relpath(next(iter(train.full.values()), train).path, top.path)
+        raise _no_classes(top, {"it" if place == "." else f"{place}/": train.total}, [])
+
+
+def _no_classes(top: Folder, counts: Mapping[str, int], names: list[str]) -> UserError:
+    where = _shown(f"{count:,} in {name}" for name, count in counts.items())
+    tables = [kind for kind in TABLES if kind in top.kinds()]
+    labels = f"; labels in tables ({', '.join(tables)}) are not read" if tables else ""
+    rather = f"; if {_shown(names)} are the classes, give {THE_ROOT}" if len(names) > 1 else ""
+    return UserError(
+        f"{top.path} has images without class folders: {where}. A classifier reads train/<class>/ and, if there are "
+        f"such, val/<class>/ and test/<class>/; self-distillation takes images without labels (data.name=images)"
+        f"{rather}{labels}"
+    )
+
+
+def _check_parts(top: Folder) -> None:
+    """Images with masks beside them."""
+    if names := _with_masks(top):
+        raise UserError(
+            f"{top.path} holds {_shown(names)}, which look like images and their masks, not like classes: images with "
+            f"masks are read by data.name=masks, images of class folders with --config.data.root={top.path}/<folder>; "
+            f"if these are the classes, give {THE_ROOT}"
+        )
+
+
+def _with_masks(folder: Folder) -> list[str]:
+    """The names of images/ and masks/ in a folder; none where they are not both there."""
+    words = {name: words_of(name) for name in folder.full}
+    beside = [name for name in words if words[name] & BESIDE]
+    images = [name for name in words if words[name] and words[name] <= CONTAINERS]
+    return [*images, *beside] if images and beside else []
+
+
+def check_masks_of_classes(train: Folder) -> None:
+    """Raise UserError where class folders hold masks beside their images: cat/images, cat/masks."""
+    found = [f"{name}/{'|'.join(parts)}" for name, folder in train.full.items() if (parts := _with_masks(folder))]
+    if found:
+        raise UserError(
+            f"{len(found)} class folder(s) of {train.path} hold masks beside their images ({_shown(found)}), which "
+            f"would be read as images of the class: move them away, or give {flag('train', 'NAME')} ('.' for the root) "
+            "to read them all"
+        )
+
+
+def _check_copies(top: Folder) -> None:
+    """A folder that holds those beside it once more: flowers/rose and flowers/flowers/rose."""
+    for name, folder in top.full.items():
+        others = top.full.keys() - {name}
+        again = others & _inner(folder).full.keys()
+        if len(others) > 1 and len(again) > len(others) / 2:
+            raise UserError(
+                f"{folder.path} holds folders of the same names as those beside it ({_shown(sorted(again))}), so it "
+                "looks like a copy of the data set, not a class. Move it away, or give "
+                f"--config.data.root={folder.path}; if all of these are classes, give {THE_ROOT}"
+            )
+
+
+def _check_repeated(top: Folder) -> None:
+    """Folders that hold (nearly) the same folders: fold1/cat, fold2/cat."""
+    inside = {name: set(_inner(folder).full) for name, folder in top.full.items()}
+    every = sorted(set().union(*inside.values()))
+    if len(inside) < 2 or len(every) < 2 or not all(len(names) > len(every) / 2 for names in inside.values()):
+        return
+    if any(map(_with_masks, top.full.values())):
+        return  # said by `check_masks_of_classes`
+    same = "the same" if all(len(names) == len(every) for names in inside.values()) else "nearly the same"
+    found = f"the folders {_shown(inside)} of {top.path} hold {same} {len(every)} folders ({_shown(every)})"
+    if len(splits_of(every)) > 1:
+        raise UserError(
+            f"{found}: splits below classes are not read; the layout is train/<class>/, val/<class>/, test/<class>/"
+        )
+    raise UserError(
+        f"{found}, so they look like splits or variants, not classes. Say which is which with "
+        f"{flag('train', next(iter(inside)))} and, if there are such, val_split and test_split; if "
+        f"they are the classes, give {THE_ROOT}"
+    )
+
+
+def _inner(folder: Folder) -> Folder:
+    """The folder, or the one around its class folders: amazon/images for amazon."""
+    only = next(iter(folder.full.values())) if len(folder.full) == 1 else folder
+    return only if only.full and contains(only, folder) else folder
+
+
+def _check_deeper(top: Folder) -> None:
+    """A folder that holds splits, beside others."""
+    for folder in top.full.values():
+        for inner in folder.walk():
+            if splits := usual_splits(inner):
+                raise UserError(
+                    f"{inner.path} holds {_shown(splits)}, so it looks like the data set; the folders of {top.path} "
+                    f"are {_shown(top.full)}. Give --config.data.root={inner.path}; if these are the classes, give "
+                    f"{THE_ROOT}"
+                )
+
+
+def check_class_called_train(top: Folder, found: Mapping[str, Folder]) -> None:
+    """Raise UserError for bus/, car/ and train/ that all hold folders: a split, or a class of that name."""
+    others = [name for name, folder in top.full.items() if folder.full and folder not in found.values()]
+    if found.keys() == {"train"} and len(others) > 1:
+        train = found["train"].name
+        raise UserError(
+            f"{top.path} holds {_shown(others)} beside {train}, all with folders of images: if {train} is the training "
+            f"split, give {flag('train', train)} (and val_split, test_split for others); if all are classes, give "
+            f"{THE_ROOT}"
+        )
