@@ -100,6 +100,8 @@ def coco(cfg: DataConfig, prompts: PromptConfig) -> Source:
 def _files(top: Path, cfg: DataConfig, prompts: PromptConfig, ignored: Counter) -> dict[str, Path]:
     """{split: annotation file}; other annotation files are counted."""
     if prompts.annotations is not None:
+        if any(cfg.given_splits.values()):
+            raise UserError("prompts.annotations names one file, which is split by ratio: leave *_split None beside it")
         return {"train": top / Path(prompts.annotations).expanduser()}
     files = {}
     for path in sorted([*top.glob("annotations/instances_*.json"), *top.glob("*/*.coco.json")]):

@@ -23,7 +23,7 @@ from jaxdino.data.pair_listing import Listed, assemble, put_aside
 from jaxdino.data.pairs import Scene
 from jaxdino.data.prompts import PromptConfig, check_prompts
 from jaxdino.data.sources import DataConfig, Source, origins
-from jaxdino.data.split_names import ROOT, assign, flag
+from jaxdino.data.split_names import ROOT, assign, flag, splits_of
 
 WAYS = (
     "set prompts.prompt (--config.prompts.prompt=nucleus), or add prompts.json, classes.json or classes.txt beside "
@@ -80,7 +80,8 @@ def _places(top: Path, cfg: DataConfig) -> tuple[dict[str, Place], dict[str, str
     whole = {"train": Place(images, masks, top)}
     if cfg.train_split == ROOT:
         return whole, {}
-    if not images.is_dir():
+    holding = [path.name for path in visible_folders(top) if visible_folders(path)]
+    if not images.is_dir() or "train" in splits_of(holding).values():
         found = split_folders(top, cfg.given_splits)
         places = {split: Place(path / "images", path / "masks", path) for split, path in found.items()}
         return places or whole, {split: path.name for split, path in found.items()}

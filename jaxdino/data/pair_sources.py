@@ -29,6 +29,10 @@ def load_pairs(cfg: Mapping | DataConfig | None, prompts: Mapping | PromptConfig
     cfg, prompts = DataConfig.of(cfg), PromptConfig.of(prompts)
     if cfg.name not in PAIR_SOURCES:
         raise UserError(f"unknown source of images and masks {cfg.name!r}; {did_you_mean(cfg.name, PAIR_SOURCES)}")
+    if cfg.classes != "top":
+        raise UserError(
+            f"data.classes={cfg.classes} is for data.name=folder; {cfg.name!r} does not read it: leave it out"
+        )
     for field, source in (("prompt", "masks"), ("annotations", "coco")):
         if getattr(prompts, field) is not None and cfg.name != source:
             raise UserError(

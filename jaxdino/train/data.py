@@ -39,7 +39,7 @@ def labelled(cfg: DataConfig) -> Source:
     return source
 
 
-def summary(source: Source, records: str = "images") -> str:
+def summary(source: Source, records: str = "images", what: str = "data") -> str:
     """What the data was understood as: classes, `records` of each split, what was passed over; more in lines below."""
     origins = {name: f" ({source.origins[name]})" if name in source.origins else "" for name in source.splits}
     sizes = ", ".join(f"{name} {len(split)}{origins[name]}" for name, split in source.splits.items())
@@ -48,5 +48,5 @@ def summary(source: Source, records: str = "images") -> str:
     ignored = f"; ignored: {', '.join([*passed[:SHOWN], *more])}" if passed else ""
     classes = f"{len(source.class_names)} classes" if source.class_names else "no labels"
     return "\n".join(
-        f"data: {line}" for line in (f"{source.name}, {classes}; {records}: {sizes}{ignored}", *source.notes)
+        f"{what}: {line}" for line in (f"{source.name}, {classes}; {records}: {sizes}{ignored}", *source.notes)
     )

@@ -62,6 +62,8 @@ class Distillation:
         self.retrieval = Retrieval.of(
             config, self.source, self.card.spec, self.backbone, self.views_of("global")[0].size, mesh
         )
+        if self.retrieval and config.evaluation.root is not None:
+            tell(data.summary(self.retrieval.source, what="evaluation"))
         self.monitors = self.retrieval.names if self.retrieval else ()
         alarms.check(config.alarms)
 

@@ -184,7 +184,7 @@ def test_what_is_understood(tmp_path, places, loose, line):
         ({"train/Cat": 5, "train/dog": 5, "val/cat": 5}, "nearest in train: Cat, the same but for case, blanks"),
         (
             each("pets"),
-            "only one class, 'pets', .*3 folders of .*pets .cat, dog, rat.* the classes, give .*=leaf, or .*root=.*pets",
+            "only one class, 'pets', .*3 folders of .*pets .cat, dog, rat.* give .*=leaf, or .*root=.*pets",
         ),
     ],
 )

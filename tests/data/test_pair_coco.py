@@ -94,6 +94,14 @@ def test_coco_splits_and_own_files(tmp_path):
     assert "val" not in load(tmp_path, name="coco", val_split="none").splits
 
 
+def test_flags_that_coco_does_not_read_are_refused(tmp_path):
+    coco_folder(tmp_path)
+    with pytest.raises(UserError, match=r"annotations names one file, .*leave \*_split None"):
+        load(tmp_path, {"annotations": "annotations/instances_train2017.json"}, name="coco", val_split="val")
+    with pytest.raises(UserError, match=r"classes=leaf is for data.name=folder; 'coco' does not read it"):
+        load(tmp_path, name="coco", classes="leaf")
+
+
 @pytest.mark.parametrize("names", [("Training", "Dev"), ("train_small", "val_small"), ("fit", "hold")])
 def test_coco_files_of_other_names(tmp_path, names):
     for name in names:

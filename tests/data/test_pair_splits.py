@@ -35,6 +35,14 @@ def test_splits_by_other_names_and_flags(tmp_path):
         load(tmp_path / "s", {"prompt": "x"}, test_split="Extra")
 
 
+def test_train_beside_images_is_the_split(tmp_path):
+    masks_folder(tmp_path / "train", {"a": with_ones(1), "b": with_ones(1)})
+    masks_folder(tmp_path, {"c": with_ones(1)})
+    source = load(tmp_path, {"prompt": "x"})
+    assert [row[0] for row in listed(source.split("train"))] == ["train/images/a.png", "train/images/b.png"]
+    assert source.ignored == {"images in the folder images/": 1, "images in the folder masks/": 1}
+
+
 def test_splits_inside_images_and_masks(tmp_path):
     masks = {"train/a": with_ones(1), "train/b": with_ones(1), "Val/a": with_ones(1)}
     masks_folder(tmp_path, masks)

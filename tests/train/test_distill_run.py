@@ -183,6 +183,16 @@ def test_a_student_that_is_not_softer_than_its_teacher_is_warned_of():
     assert not any("WARNING" in line for line in said)
 
 
+def test_the_labelled_folder_of_the_evaluation_is_said(tmp_path):
+    for place in ("Training/a", "Training/b", "dev/a"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "1.png").touch()
+    said = []
+    prepare(tiny_distill.config(1, evaluation__root=str(tmp_path)), said.append)
+    line = "evaluation: folder, 2 classes; images: train 2 (Training), val 1 (dev)"
+    assert f"{line}\nevaluation: val has no images of 1 of the 2 classes: b" in said
+
+
 def test_images_without_labels_train_and_nothing_is_measured_on_them(tmp_path):
     for number in range(8):
         noise = np.random.default_rng(number).integers(0, 255, (20, 24, 3), np.uint8)
