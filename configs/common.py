@@ -128,6 +128,7 @@ def fit_digits(config: ConfigDict, epochs: dict[str, int]) -> ConfigDict:
     if config.model.name != DIGITS_MODEL:
         return config
     config.data.augment = "none"
+    config.own_rates.update(dict.fromkeys(config.own_rates, 5e-4))
     for given in config.stages:
         given.epochs = epochs[given.name]
         given.augment = placeholder(str)

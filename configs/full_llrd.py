@@ -17,6 +17,7 @@ def get_config(model: str | None = None) -> ConfigDict:
     config = common.get_config(model)
     config.optimizer.layer_decay = 0.9
     config.optimizer.schedule.warmup_epochs = 2.0
+    config.own_rates = dict(backbone=1e-3)
     config.stages = (
         common.stage(
             "full",

@@ -29,6 +29,7 @@ def get_config(model: str | None = None) -> ConfigDict:
     config.early_stopping.min_delta = 1e-3
     frozen = dict(frozen=True)
     head, backbone = dict(lr=1e-3), dict(lr=1e-4, layer_decay=0.9)
+    config.own_rates = dict(backbone=1e-3)
     config.stages = (
         common.stage(
             "head",

@@ -19,6 +19,7 @@ def get_config(model: str | None = None) -> ConfigDict:
     config = common.get_config(model)
     frozen = dict(frozen=True)
     head, backbone = dict(lr=1e-3), dict(lr=1e-4, layer_decay=0.9)
+    config.own_rates = dict(backbone=1e-3)
     config.stages = (
         common.stage(
             "head",

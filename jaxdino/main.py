@@ -13,6 +13,7 @@ import sys
 from typing import NoReturn
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
@@ -44,10 +45,12 @@ def main(argv: list[str]) -> None:
     """Runs the config of the flags; what the user can mend ends in one line and status 2."""
     try:
         given = command(CONFIG.value, argv[1:])
+        if not given.weights_name_it:
+            given.config()  # refuses misspelt settings before jax is imported
         if flags.FLAGS[HELP].present:
-            return show(given)
-        given.config()  # refuses misspelt settings before jax is imported
-        run(given)
+            show(given)
+        else:
+            run(given)
     except UserError as err:
         refuse(err)
 
@@ -56,7 +59,8 @@ def show(given: Command) -> None:
     """Prints the settings."""
     word, width = flags.FLAGS[HELP].value, shutil.get_terminal_size((120, 0)).columns
     try:
-        print(listing(given.config(), None if word == "true" else word, width), flush=True)
+        config = settled(given) if given.weights_name_it else given.config()
+        print(listing(config, None if word == "true" else word, width), flush=True)
     except BrokenPipeError:  # `... --help-config | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -66,7 +70,15 @@ def run(given: Command) -> None:
     keep_freed()
     from jaxdino.train.loop import run  # jax and all: --help does not wait for them
 
-    run(given.config(), WORKDIR.value, name=given.file.stem)
+    run(settled(given), WORKDIR.value, name=given.file.stem)
+
+
+def settled(given: Command) -> ConfigDict:
+    """The config, for the model that its weights are."""
+    from jaxdino.train.origin import settle
+    from jaxdino.train.workdir import say
+
+    return settle(given, WORKDIR.value, say)
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -40,19 +40,28 @@ class Command:
     given: tuple[Given, ...]
     make: Callable[[str | None], ConfigDict]
 
-    def config(self, model: str | None = None) -> ConfigDict:
+    @property
+    def weights_name_it(self) -> bool:
+        """Whether the model is yet to be read from weights that the command line names."""
+        return self.model is None and any(one.path == "model.weights" for one in self.given)
+
+    def config(self, model: str | None = None, part: str = "") -> ConfigDict:
         """The config with the command line's settings, locked, for a model's name: by default that after the colon.
+
+        Args:
+          part: of the settings alone, those whose path begins so; the others are not even checked.
 
         Raises:
           UserError: for a setting that is not there, or a value of another type.
         """
         config = self.make(model or self.model)
         known = settings(config)
-        for one in self.given:
+        chosen = [one for one in self.given if one.path.startswith(part)]
+        for one in chosen:
             if one.path not in known:
                 text = one.texts[-1]
                 raise UserError(f"--config.{one.path}={text}: {advice(one.path, text, known)}")
-        for one in self.given:
+        for one in chosen:
             node, key = parent_of(config, one.path)
             node[key] = read(known[one.path], one.texts)
         return config.lock()

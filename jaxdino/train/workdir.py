@@ -61,6 +61,12 @@ def _read_json(file: Path) -> dict[str, Any]:
     return value
 
 
+def recorded(folder: str | Path | None) -> dict[str, Any]:
+    """The config of the run in a folder; {} without one."""
+    file = Path(folder) / "config.json" if folder else None
+    return _read_json(file) if file and file.is_file() else {}
+
+
 def plain(config: Any) -> dict[str, Any]:
     """A config as JSON holds it: nested dicts and lists."""
     config = config.to_dict() if hasattr(config, "to_dict") else config

@@ -1,0 +1,115 @@
+"""What the weights of a run say where the command does not: the model's name, and which learning rates suit them."""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from convert.load import open_pretrained
+from convert.naming import CUSTOM
+from convert.store import Card
+from jaxdino.core.errors import UserError
+from jaxdino.core.rules import did_you_mean
+from jaxdino.models import registry
+from jaxdino.settings.command_line import Command
+from jaxdino.train.weights import RANDOM
+from jaxdino.train.workdir import recorded
+
+RATES = ("auto", "own", "public")
+HUB_CACHE = "models--"
+"""In the path of whatever was downloaded from the hub."""
+
+
+def settle(given: Command, workdir: str | Path | None, say: Callable[[str], None]) -> ConfigDict:
+    """The config of a command line, made for the model that its weights are, with the rates that suit them.
+
+    A run that is resumed keeps what it was begun with. A name after the config's colon is checked when weights are
+    loaded, not here.
+
+    Raises:
+      UserError: for a setting that is not there, weights that cannot be opened, or unknown rates.
+    """
+    config = given.config(part="model.")
+    weights, before = config.model.weights, recorded(workdir)
+    if before.get("model", {}).get("weights") != weights:
+        before = {}
+    name = given.model
+    if name is None and weights not in (None, RANDOM):
+        name = before["model"]["name"] if before else _name(config.model)
+        if name != config.model.configured_for:
+            say(f"model: {name}, as {weights} says")
+    config = given.config(name)
+    choose_rates(config, say, set(given.changed(config, name)), before.get("rates"))
+    return config
+
+
+def choose_rates(
+    config: ConfigDict, say: Callable[[str], None], given: Collection[str] = (), before: str | None = None
+) -> None:
+    """Put `own_rates` in place of the stages' where rates=own, or "auto" finds that the weights are one's own.
+
+    Args:
+      given: paths of the settings that were set by hand, which stay as they are.
+      before: what was chosen when the run began.
+
+    Raises:
+      UserError: if config.rates is not known.
+    """
+    if config.rates not in RATES:
+        raise UserError(f"rates={config.rates!r} is not known; {did_you_mean(config.rates, RATES)}")
+    if not config.own_rates:
+        return
+    chosen, why = config.rates, "as asked"
+    if chosen == "auto":
+        chosen, why = (before, "as when the run began") if before in RATES[1:] else _origin(config.model)
+    named = {
+        f"stages[{index}].groups.{name}.lr": (stage.groups[name], rate)
+        for index, stage in enumerate(config.stages)
+        for name, rate in config.own_rates.items()
+        if name in stage.groups and not stage.groups[name].frozen
+    }
+    free = {path: one for path, one in named.items() if path not in given}
+    own, public = _shown(rate for _, rate in free.values()), _shown(group.lr for group, _ in free.values())
+    if chosen == "own":
+        for group, rate in free.values():
+            group.lr = rate
+    config.rates = chosen
+    other, taken, left = ("public", own, public) if chosen == "own" else ("own", public, own)
+    names = ", ".join(config.own_rates)
+    if own != public and why != "as asked":
+        say(f"rates: {chosen}, {why}: {names} {taken}; --config.rates={other} takes {left}")
+
+
+def _shown(rates: Any) -> str:
+    return ", ".join(f"{rate:g}" for rate in dict.fromkeys(rates))
+
+
+def _name(model: Any) -> str:
+    """The name of the model that weights are; a published name is known without them."""
+    published = {spec.hub: name for name, spec in registry.MODELS.items() if spec.hub}
+    if model.weights in registry.MODELS or model.weights in published:
+        return published.get(model.weights, model.weights)
+    return _card(model).spec.name
+
+
+def _origin(model: Any) -> tuple[str, str]:
+    """("own" or "public", why), of the weights that a config names."""
+    if model.weights is None:
+        return "public", f"for the published weights of {model.name}"
+    if model.weights == RANDOM:
+        return "own", "for random weights"
+    if model.weights in registry.MODELS or not Path(model.weights).exists():
+        return "public", f"for the published weights {model.weights}"
+    card = _card(model)
+    if card.layout is None:
+        return "own", f"since {model.weights} began at random"
+    if card.spec.name.endswith(CUSTOM) and HUB_CACHE not in str(card.source.get("path")):
+        return "own", f"since nobody published a model of the shape of {model.weights}"
+    return "public", f"since {model.weights} has the shape of the published {card.spec.name}"
+
+
+def _card(model: Any) -> Card:
+    """What the weights are, by their header."""
+    with open_pretrained(model.weights, drop_head=model.drop_head) as opened:
+        return opened.card

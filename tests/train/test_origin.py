@@ -1,0 +1,112 @@
+"""Without a model's name the weights say what the model is, and which learning rates suit it."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+
+from convert.store import Card, save_model
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import split
+from jaxdino.settings.command_line import command
+from jaxdino.train.origin import settle
+from jaxdino.train.workdir import plain, write_json
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+BACKBONES = ("stages[1].groups.backbone.lr", "stages[2].groups.backbone.lr")
+
+
+def saved(folder, name="dinov3_custom", **card):
+    """A model of ours in a run's best/."""
+    spec = dataclasses.replace(tiny.SPEC, name=name)
+    flat = {path: np.asarray(leaf) for path, leaf in split(spec.build(0, rngs=nnx.Rngs(0)))[1].items()}
+    save_model(folder / "best", Card(spec, source={"path": "random"}, **card), flat)
+    return folder
+
+
+def settled(*args, file="gradual.py", workdir=None):
+    """(config, lines) of a command."""
+    lines = []
+    return settle(command(str(CONFIGS / file), [f"--config.{one}" for one in args]), workdir, lines.append), lines
+
+
+def rates(config):
+    return [config.stages[index].groups.backbone.lr for index in (1, 2)]
+
+
+def test_the_weights_of_a_run_name_the_model_and_its_rates(tmp_path):
+    run = saved(tmp_path / "ssl")
+    config, lines = settled(f"model.weights={run}", "data.root=photos")
+    assert (config.model.name, config.model.configured_for, config.data.name) == (*["dinov3_custom"] * 2, "folder")
+    assert rates(config) == [1e-3, 1e-3] and config.rates == "own" and config.data.root == "photos"
+    assert lines == [
+        f"model: dinov3_custom, as {run} says",
+        f"rates: own, since {run} began at random: backbone 0.001; --config.rates=public takes 0.0001, 1e-05",
+    ]
+
+
+@pytest.mark.parametrize("file", ["linear.py", "full_llrd.py", "progressive.py", "ssl_continue.py", "ssl_small.py"])
+def test_every_config_takes_the_model_from_its_weights(tmp_path, file):
+    config, _ = settled(f"model.weights={saved(tmp_path / 'ssl')}", file=file)
+    assert config.model.name == config.model.configured_for == "dinov3_custom" and config.model.shape is None
+    assert config.data.name != "digits"
+
+
+def test_settings_are_checked_in_the_config_of_the_model_that_the_weights_are(tmp_path):
+    run = saved(tmp_path / "ssl")
+    config, _ = settled(f"model.weights={run}", "data.views[2].count=6", file="ssl_continue.py")
+    assert config.data.views[2].count == 6
+    with pytest.raises(UserError, match=r"nearest: --config\.data\.root=x"):
+        settled(f"model.weights={run}", "data.rooot=x")
+
+
+def test_a_rate_that_was_given_stays(tmp_path):
+    run = saved(tmp_path / "ssl")
+    config, _ = settled(f"model.weights={run}", f"{BACKBONES[0]}=2e-4")
+    assert rates(config) == [2e-4, 1e-3]
+    config, lines = settled(f"model.weights={run}", "rates=public")
+    assert rates(config) == [1e-4, 1e-5] and len(lines) == 1
+    config, lines = settled(f"model.weights={run}", "own_rates.backbone=5e-4")
+    assert rates(config) == [5e-4, 5e-4] and "backbone 0.0005;" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "card", "args", "chosen", "why"),
+    [
+        ("dinov3_custom", dict(layout="timm"), (), "own", "nobody published a model of the shape"),
+        ("tiny", dict(layout="hf"), (), "public", "has the shape of the published tiny"),
+        (None, {}, ("model.weights=dinov3_vits16",), "public", "published weights dinov3_vits16"),
+        (None, {}, ("model.weights=facebook/dinov3-vits16-pretrain-lvd1689m",), "public", "published weights facebook"),
+    ],
+)
+def test_where_rates_come_from(tmp_path, name, card, args, chosen, why):
+    args = args or (f"model.weights={saved(tmp_path / 'w', name, **card)}",)
+    config, lines = settled(*args)
+    assert config.rates == chosen and why in lines[-1]
+    assert config.model.name == (name or "dinov3_vits16")
+
+
+def test_the_embedded_example_and_random_weights():
+    config, lines = settled()
+    assert lines == [] and config.model.name == "dinov3_digits" and rates(config) == [5e-4, 5e-4]
+    config, lines = settled("model.weights=random", file="gradual.py:resnet18")
+    assert rates(config) == [1e-3, 1e-3] and "for random weights" in lines[0]
+    config, lines = settled(file="gradual.py:resnet18")
+    assert rates(config) == [1e-4, 1e-5] and "--config.rates=own takes 0.001" in lines[0]
+    with pytest.raises(UserError, match="rates='mine' is not known; nearest: "):
+        settled("rates=mine")
+
+
+def test_a_resumed_run_keeps_what_it_began_with(tmp_path):
+    run = saved(tmp_path / "ssl")
+    first, _ = settled(f"model.weights={run}")
+    (tmp_path / "run").mkdir()
+    write_json(tmp_path / "run" / "config.json", plain(first))
+    run.rename(tmp_path / "gone")
+    again, lines = settled(f"model.weights={run}", workdir=tmp_path / "run")
+    assert plain(again) == plain(first) and "as when the run began" in lines[1]
+    with pytest.raises(UserError):
+        settled(f"model.weights={run}", workdir=tmp_path / "other")
