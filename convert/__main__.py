@@ -3,21 +3,18 @@
 import argparse
 import sys
 
+from jaxdino.core.command import finish
 from jaxdino.core.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, 1 if verify found a difference, 2 on an error of the user's,
-    130 on Ctrl-C."""
+    """Runs one command; returns the exit status: 0, 1 if verify found a difference, or as `finish` says."""
+    return finish(lambda: _run(argv))
+
+
+def _run(argv: list[str] | None) -> int:
     args = _parser().parse_args(argv)
-    try:
-        return args.run(args)
-    except UserError as err:
-        print(f"error: {err}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return args.run(args)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,12 +10,17 @@ import re
 import sys
 from pathlib import Path
 
+from jaxdino.core.command import finish
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints a table of figures; 2 if nothing can be done."""
+    """Prints a table of figures; returns the exit status, as `finish` says."""
+    return finish(lambda: _run(argv))
+
+
+def _run(argv: list[str] | None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m jaxdino.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

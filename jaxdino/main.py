@@ -6,7 +6,6 @@ The same command again goes on where the run stopped.
 """
 
 import difflib
-import os
 import re
 import shutil
 import sys
@@ -15,6 +14,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
+from jaxdino.core.command import finish
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
 from jaxdino.settings.command_line import Command, as_setting, command, split
@@ -41,28 +41,27 @@ flags.DEFINE_flag(
 )
 
 
-def main(argv: list[str]) -> None:
-    """Runs the config of the flags; what the user can mend ends in one line and status 2."""
-    try:
-        given = command(CONFIG.value, argv[1:])
-        if not given.weights_name_it:
-            given.config()  # refuses misspelt settings before jax is imported
-        if flags.FLAGS[HELP].present:
-            show(given)
-        else:
-            run(given)
-    except UserError as err:
-        refuse(err)
+def main(argv: list[str]) -> int:
+    """Runs the config of the flags; returns the exit status."""
+    return finish(lambda: obey(argv))
+
+
+def obey(argv: list[str]) -> None:
+    """Lists the settings, or trains."""
+    given = command(CONFIG.value, argv[1:])
+    if not given.weights_name_it:
+        given.config()  # refuses misspelt settings before jax is imported
+    if flags.FLAGS[HELP].present:
+        show(given)
+    else:
+        run(given)
 
 
 def show(given: Command) -> None:
     """Prints the settings."""
     word, width = flags.FLAGS[HELP].value, shutil.get_terminal_size((120, 0)).columns
-    try:
-        config = settled(given) if given.weights_name_it else given.config()
-        print(listing(config, None if word == "true" else word, width), flush=True)
-    except BrokenPipeError:  # `... --help-config | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    config = settled(given) if given.weights_name_it else given.config()
+    print(listing(config, None if word == "true" else word, width))
 
 
 def run(given: Command) -> None:
