@@ -176,11 +176,12 @@ def _inspect(args) -> int:
     from convert.load import open_pretrained
     from convert.parts import shape_of
     from convert.store import is_model
+    from jaxdino.core.bars import by_bytes
     from jaxdino.core.params import Digest
 
     with open_pretrained(args.src, **_overrules(args)) as opened:
         digest = Digest()
-        for path, leaf in opened.flat.items():
+        for path, leaf in by_bytes(opened.flat, "reading"):
             digest.add(path, np.asarray(leaf))
     card, spec = opened.card, opened.card.spec
     ours = f"jaxdino (from {card.layout})" if card.layout else "jaxdino"

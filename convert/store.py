@@ -22,6 +22,7 @@ from convert.orbax_faults import readable, writable
 from convert.plausible import check_spec, understood
 from convert.swap import refuse_occupied, whole_folder
 from jaxdino.core import sharding
+from jaxdino.core.bars import bytes_bar
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Digest, Skeleton
 from jaxdino.models import registry
@@ -112,7 +113,12 @@ def write_model(folder: Path, card: Card, flat: Mapping[str, Any], mesh: Mesh | 
     digest, need, free = Digest(), sum(leaf.nbytes for leaf in flat.values()), shutil.disk_usage(folder).free
     if need > free:
         raise UserError(f"{folder.parent}: the model needs {need / 1e9:.2f} GB, and the disk has {free / 1e9:.2f} left")
-    with writable(folder), _checkpointer() as checkpointer, ThreadPoolExecutor(1) as beside:
+    with (
+        writable(folder),
+        _checkpointer() as checkpointer,
+        ThreadPoolExecutor(1) as beside,
+        bytes_bar(need, "writing") as watched,
+    ):
         for number, paths in enumerate(_parts(flat)):
             part = {path: np.asarray(flat[path]) for path in paths}
             hashed = [beside.submit(digest.add, path, array) for path, array in part.items()]
@@ -120,6 +126,7 @@ def write_model(folder: Path, card: Card, flat: Mapping[str, Any], mesh: Mesh | 
             checkpointer.save(folder / PARAMS / f"{number:05d}", placed)
             for each in hashed:
                 each.result()
+            watched.update(sum(array.nbytes for array in part.values()))
             del part, placed, hashed
     card = dataclasses.replace(card, digest=digest.value())
     (folder / CARD).write_text(card.to_json())

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from convert.drafts import Drafts, refuse_existing
 from convert.dtypes import TO_SAFETENSORS, TO_TORCH
 from convert.pickle_writer import pickle_checkpoint, pickle_state_dict
+from jaxdino.core.bars import bytes_bar
 from jaxdino.core.errors import UserError
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -70,10 +72,11 @@ def write_safetensors(
             *sorted(target.glob("model-*-of-*.safetensors")),
         ]
         refuse_existing(retired, overwrite)
-    with Drafts(folder, retired) as drafts:
+    total = sum(item.bytes for item in items)
+    with Drafts(folder, retired) as drafts, bytes_bar(total, f"writing {target.name}") as watched:
         for name, part in shards.items():
             with drafts.open(name) as file:
-                _write_shard(file, part, metadata)
+                _write_shard(file, part, metadata, watched)
         if len(shards) > 1:
             with drafts.open(INDEX) as file:
                 file.write(_index(shards))
@@ -104,13 +107,14 @@ def write_pth(
         Drafts(target.parent) as drafts,
         drafts.open(target.name) as file,
         zipfile.ZipFile(file, "w") as archive,
+        bytes_bar(sum(item.bytes for item in items), f"writing {target.name}") as watched,
     ):
         headers = [item[:3] for item in items]
         pickled = pickle_checkpoint(headers, groups, numbers or {}) if groups else pickle_state_dict(headers, wrap)
         _add_record(file, archive, f"{root}/data.pkl", [pickled], len(pickled))
         _add_record(file, archive, f"{root}/byteorder", [sys.byteorder.encode()], len(sys.byteorder))
         for number, item in enumerate(items):
-            _add_record(file, archive, f"{root}/data/{number}", _chunks(item), item.bytes)
+            _add_record(file, archive, f"{root}/data/{number}", _chunks(item, watched), item.bytes)
         _add_record(file, archive, f"{root}/version", [b"3\n"], 2)
     return target
 
@@ -130,8 +134,8 @@ def _items(tensors: Iterable[tuple], known: dict[np.dtype, str], what: str) -> l
     return items
 
 
-def _chunks(item: Item) -> Iterable[memoryview]:
-    """The tensor's bytes, in pieces; fetched when the first is asked for."""
+def _chunks(item: Item, watched: tqdm) -> Iterable[memoryview]:
+    """The tensor's bytes, in pieces, each told to a bar; fetched when the first is asked for."""
     array = np.asarray(item.fetch())
     if array.shape != item.shape or array.dtype != item.dtype:
         given = f"{array.dtype} {array.shape}"
@@ -139,6 +143,7 @@ def _chunks(item: Item) -> Iterable[memoryview]:
     raw = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     for at in range(0, len(raw), CHUNK):
         yield raw[at : at + CHUNK]
+        watched.update(len(raw[at : at + CHUNK]))
 
 
 def _shards(items: list[Item], limit: int | None) -> dict[str, list[Item]]:
@@ -162,7 +167,7 @@ def _index(shards: dict[str, list[Item]]) -> bytes:
     return (json.dumps(index, indent=2) + "\n").encode()
 
 
-def _write_shard(file: BinaryIO, items: list[Item], metadata: dict[str, str]) -> None:
+def _write_shard(file: BinaryIO, items: list[Item], metadata: dict[str, str], watched: tqdm) -> None:
     # Wide types first, so that every tensor starts at a multiple of its own width.
     items = sorted(items, key=lambda item: -item.dtype.itemsize)
     header: dict = {"__metadata__": metadata}
@@ -175,7 +180,7 @@ def _write_shard(file: BinaryIO, items: list[Item], metadata: dict[str, str]) ->
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     for item in items:
-        file.writelines(_chunks(item))
+        file.writelines(_chunks(item, watched))
 
 
 def _add_record(

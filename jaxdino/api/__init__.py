@@ -15,6 +15,7 @@ from jaxdino.api.head import HeadModel
 from jaxdino.api.model import Model
 from jaxdino.api.sam import SamModel
 from jaxdino.api.segmenter import Segmenter
+from jaxdino.core.bars import by_bytes
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Digest
 from jaxdino.core.rules import did_you_mean
@@ -68,7 +69,9 @@ def load(
         card, digest = opened.card, Digest()
         skeleton = card.spec.skeleton(card.num_classes, pool=card.pool, dtype=DTYPES[dtype], attention=attention)
         flat = {}
-        for path, leaf in opened.flat.items():  # each host array is let go of as soon as it is on the device
+        for path, leaf in by_bytes(
+            opened.flat, "loading"
+        ):  # each host array is let go of as soon as it is on the device
             array = np.asarray(leaf)
             digest.add(path, array)
             cast = skeleton.entries[path].kind == "param" and array.ndim  # CLIP's temperature stays what it is

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from jaxdino.core.errors import UserError
+from jaxdino.data.heif import Undecoded, open_any
 from jaxdino.data.sources import Split
 
 TURNS = {  # EXIF orientation -> what makes it upright
@@ -55,7 +56,7 @@ def open_rgb(
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels
     try:
-        with Image.open(record) as image:
+        with open_any(record) as image:
             if image.width * image.height > max_pixels:
                 raise BadImage(_too_large(f"{image.width} x {image.height}", max_pixels))
             draftable = image.format in ("JPEG", "MPO")
@@ -120,6 +121,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _reason(path: str, err: Exception) -> str:
     if isinstance(err, FileNotFoundError):
         return "the file is gone"
+    if isinstance(err, Undecoded):
+        return str(err)
     if isinstance(err, Image.UnidentifiedImageError):
         with open(path, "rb") as file:
             return "not an image Pillow knows" if file.read(1) else "the file is empty"

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
+from jaxdino.core.bars import bar
 from jaxdino.core.errors import UserError
 from jaxdino.data.checks import BadImage, upright_size
 from jaxdino.data.pairs import FileMask, Scene, read_values
@@ -34,7 +35,8 @@ def survey(files: Sequence[tuple[str, str]], max_pixels: int, indexed: bool) -> 
       UserError: if most masks are not of their images' sizes.
     """
     with ThreadPoolExecutor(THREADS) as pool:
-        seen = list(pool.map(lambda file: _look(file[1], max_pixels, indexed), files))
+        looks = pool.map(lambda file: _look(file[1], max_pixels, indexed), files)
+        seen = list(bar(looks, "looking through masks", total=len(files), unit="mask"))
     check_fit(files, [look.size for look in seen])
     return seen
 
@@ -47,7 +49,8 @@ def check_fit(files: Sequence[tuple[str, str]], sizes: Sequence[tuple[int, int] 
       sizes: (width, height) of each mask; None fits.
     """
     with ThreadPoolExecutor(THREADS) as pool:
-        fits = list(pool.map(lambda file, size: _fits(file[0], size), files, sizes))
+        looks = pool.map(lambda file, size: _fits(file[0], size), files, sizes)
+        fits = list(bar(looks, "comparing sizes of masks and images", total=len(files)))
     wrong = [file for file, fit in zip(files, fits, strict=True) if not fit]
     if len(wrong) > len(files) / 2:
         raise UserError(

@@ -5,10 +5,27 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 
+from tqdm import tqdm
+
+from jaxdino.core.bars import bar
 from jaxdino.core.errors import UserError
 
 COMMON_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-RARE_SUFFIXES = (".jpe", ".jfif", ".jp2", ".apng", ".avif", ".dib", ".ppm", ".pgm", ".pbm", ".pnm")
+RARE_SUFFIXES = (
+    ".jpe",
+    ".jfif",
+    ".jp2",
+    ".apng",
+    ".avif",
+    ".heic",
+    ".heif",
+    ".hif",
+    ".dib",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+)
 IMAGE_SUFFIXES = frozenset(COMMON_SUFFIXES + RARE_SUFFIXES)
 SYSTEM = frozenset(("__macosx", "@eadir", "$recycle.bin", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini"))
 """What systems leave in folders, in lower case; hidden, as are names that begin with a dot."""
@@ -59,12 +76,17 @@ class Folder:
         return {name: folder for name, folder in self.shown.items() if folder.total}
 
 
-def scan(path: str, above: tuple[str, ...] = ()) -> Folder:
+def scan(path: str) -> Folder:
     """Read a folder and all below it; links to folders are followed.
 
     Raises:
       UserError: for a folder that cannot be listed.
     """
+    with bar(None, f"listing {path}") as watched:
+        return _scan(path, (), watched)
+
+
+def _scan(path: str, above: tuple[str, ...], watched: tqdm) -> Folder:
     found = Folder(os.path.basename(path), path)
     inner = []
     try:
@@ -82,11 +104,12 @@ def scan(path: str, above: tuple[str, ...] = ()) -> Folder:
     except OSError as error:
         raise UserError(f"cannot list {error.filename}: {error.strerror}") from error
     found.total = len(found.images)
+    watched.update(found.total)
     for entry in sorted(inner, key=lambda entry: entry.name):
         if entry.is_symlink() and any(os.path.samefile(entry.path, folder) for folder in (*above, path)):
             found.hidden += 1
             continue
-        folder = scan(entry.path, (*above, path))
+        folder = _scan(entry.path, (*above, path), watched)
         found.folders[entry.name] = folder
         found.total += folder.total
     return found

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdino.core import sharding
+from jaxdino.core.bars import bar
 from jaxdino.core.errors import UserError
 
 K = (10, 20)
@@ -124,7 +125,7 @@ def neighbours(
     starts = range(0, len(queries), chunk)
     nothing = place(np.full((chunk, k), -np.inf, np.float32)), place(np.zeros((chunk, k), np.int32))
     best = [nothing for _ in starts]
-    for first in range(0, len(bank), bank_chunk):
+    for first in bar(range(0, len(bank), bank_chunk), "neighbours", unit=f"x{bank_chunk:,} images"):
         part = everywhere(_padded(bank[first : first + bank_chunk], bank_chunk))
         for i, start in enumerate(starts):
             asked = place(_padded(queries[start : start + chunk], chunk))

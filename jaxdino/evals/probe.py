@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdino.core.bars import bar
 from jaxdino.core.errors import UserError
 from jaxdino.evals.knn import check_features, check_labels
 
@@ -110,7 +111,7 @@ def _trained(x, y, grid, *, num_classes: int, steps: int, batch_size: int, seed:
     momentum = jax.tree.map(jnp.zeros_like, heads)
     rates, decays = jnp.asarray(grid[:, 0] * (batch_size / 256)), jnp.asarray(grid[:, 1])
     order = _order(len(x), batch_size, rng)
-    for first in range(0, steps, CHUNK):
+    for first in bar(range(0, steps, CHUNK), f"{len(grid)} linear classifiers", unit=f"x{CHUNK} steps"):
         rows = np.stack(list(itertools.islice(order, min(CHUNK, steps - first))))
         ahead = 0.5 * (1 + np.cos(np.pi * (first + np.arange(len(rows))) / steps)).astype(np.float32)
         heads, momentum = _descend(heads, momentum, x[rows], y[rows], ahead, rates, decays)

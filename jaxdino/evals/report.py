@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from jaxdino.core.bars import bar
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import bind
 from jaxdino.core.params import split as taken_apart
@@ -74,7 +75,7 @@ def report(
         found = []
         for part in ("train", split):
             batches = batches_of(source.split(part), data, model, batch_size)
-            found += _features(embed, batches, say if not rows else lambda line: None)
+            found += _features(embed, batches, f"{name}, {part}", say if not rows else lambda line: None)
             images[part], skipped[part] = len(found[-1]), len(batches.bad)
         near = knn_accuracy(*found, k=k, temperature=temperature, num_classes=classes)
         how = dict(k=max(k), temperature=temperature, num_classes=classes, seed=seed)
@@ -129,9 +130,11 @@ def batches_of(split: Split, data: DataConfig | None, model: Any, batch_size: in
     )
 
 
-def _features(embed: Embed, batches: EvalBatches, say: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray]:
+def _features(
+    embed: Embed, batches: EvalBatches, what: str, say: Callable[[str], None]
+) -> tuple[np.ndarray, np.ndarray]:
     try:
-        found = features.extract(embed, batches)
+        found = features.extract(embed, bar(batches, what, unit="batch"))
     except features.NoImages:
         check_read(batches.bad, len(batches.bad), len(batches.bad), say)
         raise

@@ -175,7 +175,7 @@ def test_what_is_understood(tmp_path, places, loose, line):
         (each("test", "val"), "no train folder; found: val, test. Name it with .*train_split=NAME"),
         (each("trainval", "test"), r"found: test beside trainval. Name it with --config.data.train_split=trainval"),
         (each("test") | {"cat": 5, "dog": 5}, r"found: test beside cat, dog\. .*all of these are classes, .*train_spl"),
-        ({"cat": 5, "dog *.heic": 5}, r"no images in the class folder\(s\) dog \(files: 5 .heic\)"),
+        ({"cat": 5, "dog *.psd": 5}, r"no images in the class folder\(s\) dog \(files: 5 .psd\)"),
         (
             {"train/hot_dog": 5, "train/cafe\u0301": 5, "val/Hot dog": 5, "val/caf\u00e9": 5},
             "hot_dog, the.*caf.+, the same",

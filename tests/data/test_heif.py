@@ -1,0 +1,42 @@
+"""HEIC and AVIF files."""
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image, features
+
+from jaxdino.data.checks import BadImage, open_rgb
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    """A smooth one, which a lossy format keeps nearly as it is."""
+    rows, columns = np.mgrid[0:48, 0:64]
+    return np.stack([rows * 5, columns * 4, rows + columns], axis=-1).astype(np.uint8)
+
+
+def test_heic_is_read_whatever_its_suffix(tmp_path, picture):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.from_pillow(Image.fromarray(picture)).save(tmp_path / "photo.heic", quality=95)
+    for name in ("photo.heic", "photo.jpg"):
+        (tmp_path / name).write_bytes((tmp_path / "photo.heic").read_bytes())
+        read = np.asarray(open_rgb(str(tmp_path / name), 10**6), np.int32)
+        assert read.shape == picture.shape and np.abs(read - picture).mean() < 3
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_avif_is_read(tmp_path, picture):
+    Image.fromarray(picture).save(tmp_path / "photo.avif", quality=95)
+    read = np.asarray(open_rgb(str(tmp_path / "photo.avif"), 10**6), np.int32)
+    assert np.abs(read - picture).mean() < 3
+
+
+@pytest.mark.parametrize(("brand", "words"), [(b"heic", r"pip install 'jaxdino\[heif\]'"), (b"avif", "Pillow 11.3")])
+def test_what_is_missing_is_named(tmp_path, monkeypatch, brand, words):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr(Image, "ID", [])  # of a Pillow without decoders
+    monkeypatch.setattr(Image, "_initialized", 2)
+    (tmp_path / "photo.jpg").write_bytes(b"\0\0\0\x1cftyp" + brand + bytes(20))
+    with pytest.raises(BadImage, match=words):
+        open_rgb(str(tmp_path / "photo.jpg"), 10**6)
