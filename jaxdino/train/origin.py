@@ -13,6 +13,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 from jaxdino.models import registry
 from jaxdino.settings.command_line import Command
+from jaxdino.settings.unused import unused
 from jaxdino.train.weights import RANDOM
 from jaxdino.train.workdir import recorded
 
@@ -40,7 +41,10 @@ def settle(given: Command, workdir: str | Path | None, say: Callable[[str], None
         if name != config.model.configured_for:
             say(f"model: {name}, as {weights} says")
     config = given.config(name)
-    choose_rates(config, say, set(given.changed(config, name)), before.get("rates"))
+    changed = given.changed(config, name)
+    choose_rates(config, say, changed, before.get("rates"))
+    for line in unused(config, changed):
+        say(line)
     return config
 
 

@@ -1,0 +1,188 @@
+"""Settings that were given and change nothing: each stage sets its own, or what they belong to is not in use."""
+
+import copy
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxdino.core.errors import UserError
+from jaxdino.objectives.distill_settings import method_named
+from jaxdino.objectives.segment_settings import Segmenting
+from jaxdino.settings.tree import Setting, parent_of
+from jaxdino.stage import GROUP_INHERITS, STAGE_INHERITS, Stage, stages
+
+Values = dict[str, Any]
+
+OF_RUN: tuple[tuple[str, Callable[[ConfigDict], bool], str], ...] = (
+    (
+        r"model\.(num_classes|pool|drop_head)",
+        lambda c: c.objective.name == "classify",
+        "this task has no classification head, and leaves that of the weights aside",
+    ),
+    (r"model\.drop_head", lambda c: c.model.weights != "random", "random weights have no head"),
+    ("rates", lambda c: bool(c.own_rates), "this config has one set of rates"),
+    (r"own_rates\..*", lambda c: c.rates == "own", "rates=public"),
+    (r"alarms\.(?!stop).*", lambda c: c.alarms.stop, "alarms.stop=False lets every run go on"),
+    (r"prompts\.prompt", lambda c: c.data.name == "masks", "only data.name=masks reads it"),
+    (r"prompts\.annotations", lambda c: c.data.name == "coco", "only data.name=coco reads it"),
+    (
+        r"prompts\.spatial_prob",
+        lambda c: c.prompts.points > 0 or c.prompts.boxes,
+        "neither prompts.points nor prompts.boxes is set",
+    ),
+)
+"""(settings of the run, whether a config reads them, why it does not)."""
+
+OF_STAGE: tuple[tuple[str, Callable[[Values], bool], str], ...] = (
+    (r"optimizer\.(betas|eps)", lambda s: s["optimizer.name"] == "adamw", "only optimizer.name=adamw reads it"),
+    (r"optimizer\.(momentum|nesterov)", lambda s: s["optimizer.name"] == "sgd", "only optimizer.name=sgd reads it"),
+    (
+        r"schedule\.final",
+        lambda s: s["schedule.name"] in ("cosine", "cosine_restarts"),
+        "only the schedules cosine and cosine_restarts read it",
+    ),
+    (
+        r"schedule\.period_epochs",
+        lambda s: s["schedule.name"] in ("step", "cosine_restarts"),
+        "only the schedules step and cosine_restarts read it",
+    ),
+    (
+        r"schedule\.period_mult",
+        lambda s: s["schedule.name"] == "cosine_restarts",
+        "only the schedule cosine_restarts reads it",
+    ),
+    (r"schedule\.factor", lambda s: s["schedule.name"] == "step", "only the schedule step reads it"),
+    (r"schedule\.warmup_epochs", lambda s: s["schedule.warmup_steps"] == 0, "warmup_steps counts in its place"),
+    ("min_delta", lambda s: s["patience"] > 0, "patience=0 ends no stage early"),
+    ("clip_by", lambda s: s["clip_norm"] > 0, "clip_norm=0 clips nothing"),
+    (r"objective\.mask_.*", lambda s: s.get("objective.ibot") != 0, "ibot=0 masks nothing"),
+    (r"objective\.gram_negatives", lambda s: s.get("objective.gram") != 0, "gram=0 leaves the anchor out"),
+    (r"objective\.centre_momentum", lambda s: s.get("objective.centring") == "centre", "centring is not 'centre'"),
+    (r"objective\.smooth", lambda s: s.get("objective.dice") != 0, "dice=0 leaves that loss out"),
+    (r"objective\.temperature", lambda s: s.get("objective.align") != 0, "align=0 leaves that loss out"),
+)
+"""(values of a stage, whether it reads them, given all its values; why it does not)."""
+
+
+def unused(config: ConfigDict, changed: Mapping[str, Setting]) -> list[str]:
+    """A line for each setting that was given and that nothing, or not every stage, reads.
+
+    Args:
+      changed: {path: as the config file has it} of the settings that were given.
+    """
+    try:
+        now = _in_use(config)
+    except UserError:  # which the run says
+        return []
+    lines = []
+    for path, before in changed.items():
+        node, key = parent_of(config, path)
+        flag = f"--config.{path}={node[key]}"
+        if why := _not_read(path, config):
+            lines.append(f"{flag} has no effect: {why}")
+        elif field := _field(path):
+            winners = list(_winners(config, path, field))
+            if now == _in_use(_with(config, path, before.value)):
+                lines.append(f"{flag} has no effect: {_why(config, path, field, winners)}")
+            elif winners := [one for one in winners if one.removeprefix("--config.").split("=")[0] not in changed]:
+                lines.append(f"{flag} is not for all stages: {_listed(winners)} in its place")
+    return lines
+
+
+def _not_read(path: str, config: ConfigDict) -> str | None:
+    return next((why for pattern, reads, why in OF_RUN if re.fullmatch(pattern, path) and not reads(config)), None)
+
+
+def _field(path: str) -> str | None:
+    """The value of a stage that a setting stands for: "schedule.final", "groups.*.lr"; None for another setting."""
+    for name, place in STAGE_INHERITS.items():
+        if path == place:
+            return name
+    for name, place in GROUP_INHERITS.items():
+        if path == place:
+            return f"groups.*.{name}"
+    if path in ("skip_optional", "stage"):
+        return path
+    inside = re.fullmatch(r"(?:optimizer\.(?=schedule\.)|stages\[\d+\]\.|(?=optimizer\.|objective\.))(.+)", path)
+    return inside[1] if inside and inside[1] not in ("objective.name", "objective.method") else None
+
+
+def _in_use(config: ConfigDict) -> dict[str, Values]:
+    """{stage: the values that it reads} of the stages that run."""
+    return {stage.name: _values(stage, config) for stage in stages(config)}
+
+
+def _values(stage: Stage, config: ConfigDict) -> Values:
+    flat: Values = {}
+    for name, value in vars(stage).items():
+        if name in ("optimizer", "schedule"):
+            flat |= {f"{name}.{key}": one for key, one in vars(value).items()}
+        elif name not in ("groups", "objective"):
+            flat[name] = value
+    for name, group in stage.groups.items():
+        own = vars(group) if not group.frozen else {"frozen": True}
+        flat |= {f"groups.{name}.{key}": one for key, one in own.items()}
+    flat |= {f"objective.{key}": one for key, one in _objective(stage, config).items()}
+    return {name: value for name, value in flat.items() if _read(name, flat)}
+
+
+def _objective(stage: Stage, config: ConfigDict) -> Values:
+    given = {key: one for key, one in config.objective.items() if key not in ("name", "method") and one is not None}
+    base = {"distill": lambda: asdict(method_named(config.objective.method)), "segment": lambda: asdict(Segmenting())}
+    made = base.get(config.objective.name, dict)()
+    return {**made, **({} if config.objective.name == "classify" else given), **stage.objective}
+
+
+def _read(name: str, values: Values) -> bool:
+    return all(reads(values) for pattern, reads, _ in OF_STAGE if re.fullmatch(pattern, name))
+
+
+def _with(config: ConfigDict, path: str, value: Any) -> ConfigDict:
+    """The config with one setting as it was."""
+    other = copy.deepcopy(config)
+    node, key = parent_of(other, path)
+    node[key] = value
+    return other
+
+
+def _winners(config: ConfigDict, path: str, field: str) -> Iterator[str]:
+    """The settings of stages that count in the place of one for all stages, as flags."""
+    if path.startswith("stages["):
+        return
+    running = [stage.name for stage in stages(config)]
+    for index, stage in enumerate(config.stages):
+        if stage.name not in running:
+            continue
+        *parts, key = field.split(".")
+        group = parts[0] if parts else None
+        if group == "groups":
+            named = {f"groups.{name}": one for name, one in stage.groups.items() if not one.frozen}
+        else:
+            named = {group: stage.get(group, {})} if group else {"": stage}
+        for place, node in named.items():
+            if node.get(key) is not None:
+                yield f"--config.stages[{index}].{place}{'.' if place else ''}{key}={node[key]}"
+
+
+def _why(config: ConfigDict, path: str, field: str, winners: list[str]) -> str:
+    if field in ("skip_optional", "stage"):
+        return "no stage is optional" if field == "skip_optional" else "there is no other stage"
+    if found := re.match(r"stages\[(\d+)\]", path):
+        stage = config.stages[int(found[1])]
+        if stage.name not in [one.name for one in stages(config)]:
+            return f"the stage {stage.name} is left out"
+        group = re.fullmatch(r"groups\.(\w+)\.\w+", field)
+        if group and stage.groups[group[1]].frozen:
+            return f"the group {group[1]} of that stage is frozen"
+    for pattern, _, why in OF_STAGE:
+        if re.fullmatch(pattern, field) and not winners:
+            return why
+    return f"{_listed(winners)} in its place" if winners else "no stage reads it"
+
+
+def _listed(winners: list[str]) -> str:
+    more = f" and {len(winners) - 3} more" if len(winners) > 3 else ""
+    return f"{', '.join(winners[:3])}{more} {'counts' if len(winners) == 1 else 'count'}"

@@ -1,0 +1,103 @@
+"""What is said of settings that were given and change nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from jaxdino.settings.command_line import command
+from jaxdino.settings.unused import unused
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def lines(file, *args):
+    given = command(str(CONFIGS / file), [f"--config.{one}" for one in args])
+    config = given.config()
+    return unused(config, given.changed(config))
+
+
+@pytest.mark.parametrize(
+    ("file", "args", "line"),
+    [
+        (
+            "full_llrd.py:resnet18",
+            ["data.augment=strong"],
+            "--config.data.augment=strong has no effect: --config.stages[0].augment=medium counts in its place",
+        ),
+        (
+            "progressive.py:resnet18",
+            ["data.augment=none"],
+            "--config.data.augment=none is not for all stages: --config.stages[1].augment=medium, "
+            "--config.stages[2].augment=strong count in its place",
+        ),
+        (
+            "linear.py",
+            ["optimizer.weight_decay=0.5"],
+            "--config.optimizer.weight_decay=0.5 has no effect: "
+            "--config.stages[0].groups.head.weight_decay=0.0 counts in its place",
+        ),
+        (
+            "progressive.py",
+            ["skip_optional", "stages[2].epochs=3"],
+            "--config.stages[2].epochs=3 has no effect: the stage all is left out",
+        ),
+        ("linear.py", ["skip_optional"], "--config.skip_optional=True has no effect: no stage is optional"),
+        (
+            "gradual.py",
+            ["stages[0].groups.frozen.lr=1e-3"],
+            "--config.stages[0].groups.frozen.lr=0.001 has no effect: the group frozen of that stage is frozen",
+        ),
+        (
+            "gradual.py",
+            ["optimizer.momentum=0.5"],
+            "--config.optimizer.momentum=0.5 has no effect: only optimizer.name=sgd reads it",
+        ),
+        (
+            "gradual.py",
+            ["stages[1].schedule.factor=0.5"],
+            "--config.stages[1].schedule.factor=0.5 has no effect: only the schedule step reads it",
+        ),
+        (
+            "linear.py",
+            ["early_stopping.min_delta=0.5"],
+            "--config.early_stopping.min_delta=0.5 has no effect: patience=0 ends no stage early",
+        ),
+        (
+            "ssl_continue.py",
+            ["stages[1].objective.mask_prob=0.1"],
+            "--config.stages[1].objective.mask_prob=0.1 has no effect: ibot=0 masks nothing",
+        ),
+        (
+            "ssl_continue.py",
+            ["objective.gram=2.0"],
+            "--config.objective.gram=2.0 has no effect: --config.stages[0].objective.gram=0.0, "
+            "--config.stages[1].objective.gram=1.0 count in its place",
+        ),
+        (
+            "ssl.py",
+            ["model.drop_head"],
+            "--config.model.drop_head=True has no effect: this task has no classification head, and leaves that of "
+            "the weights aside",
+        ),
+        ("linear.py", ["rates=own"], "--config.rates=own has no effect: this config has one set of rates"),
+    ],
+)
+def test_a_setting_without_effect_is_named(file, args, line):
+    assert lines(file, *args) == [line]
+
+
+@pytest.mark.parametrize(
+    ("file", "args"),
+    [
+        ("gradual.py:resnet18", ["data.augment=strong", "stages[2].augment=medium", "seed=3", "data.root=x"]),
+        ("linear.py", ["optimizer.momentum=0.9"]),  # as it is
+        ("linear.py", ["optimizer.name=sgd", "optimizer.momentum=0.5", "early_stopping.patience=2"]),
+        ("full_llrd.py:resnet18", ["stages[0].augment=None", "data.augment=strong"]),
+        ("ssl.py", ["objective.method=dinov2", "objective.mask_prob=0.3", "evaluation.k=(5,)"]),
+        ("clipdinosam.py", ["objective.align=1.0", "objective.temperature=0.1", "stages[1].lora.clip.rank=8"]),
+        ("progressive.py", ["skip_optional"]),
+        ("linear.py", ["stages[0].epochs=-1"]),  # which the run refuses
+    ],
+)
+def test_nothing_is_said_of_what_counts(file, args):
+    assert lines(file, *args) == []
