@@ -67,7 +67,7 @@ def _pixels(spec: ModelSpec, image: str | Path | None) -> np.ndarray:
     else:
         from jaxdino.data.transforms import EvalTransform
 
-        transform = EvalTransform(how.size, how.crop_pct, how.interpolation, max_pixels=10**9)
+        transform = EvalTransform(how.size, how.resize, max_pixels=10**9)
         pixels = transform(str(image)).astype(np.float32) / 255
     mean, std = (np.asarray(v, np.float32)[: spec.config.in_channels] for v in (how.mean, how.std))
     return ((pixels - mean) / std)[None]

@@ -81,7 +81,7 @@ class Model:
             upright = [to_rgb(ImageOps.exif_transpose(image)) for image in images]
         except BadImage as err:
             raise UserError(str(err)) from err
-        return np.stack([np.asarray(eval_crop(i, how.size, how.crop_pct, how.interpolation)) for i in upright])
+        return np.stack([np.asarray(eval_crop(i, how.size, how.resize)) for i in upright])
 
     def _checked(self, images: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
         channels = self.card.spec.config.in_channels

@@ -17,7 +17,7 @@ from jaxdino.core.params import Flat, Skeleton, bind
 from jaxdino.data import tokenizer
 from jaxdino.data.checks import BadImage, open_rgb, to_rgb
 from jaxdino.data.sources import DataConfig
-from jaxdino.data.transforms import eval_resize_shape, get_filter
+from jaxdino.data.transforms import get_filter
 from jaxdino.models import lora
 from jaxdino.models.positions import linear_matrix
 from jaxdino.models.sam_prompt import BOTTOM_RIGHT, PADDING, TOP_LEFT
@@ -156,7 +156,7 @@ class Segmenter(Model):
                 "wide: cut it into pieces"
             )
         how, patch = self.card.spec.preprocess, self.card.spec.config.image.patch_size
-        width, height = eval_resize_shape(*picture.size, how.size, how.crop_pct)
+        width, height = how.resize.shape(*picture.size, how.size)
         height, width = (max(1, math.floor(side / patch + 0.5)) * patch for side in (height, width))
         return height, width
 

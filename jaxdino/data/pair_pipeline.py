@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.resize import Resize
 from jaxdino.data.checks import BadImage
 from jaxdino.data.pair_transforms import (
     Crop,
@@ -30,7 +31,7 @@ from jaxdino.data.pair_transforms import (
     no_points,
 )
 from jaxdino.data.pairs import IGNORED, Pair
-from jaxdino.data.pipeline import EvalBatches, TrainIter, eval_batches, train_batches
+from jaxdino.data.pipeline import DEFAULT, EvalBatches, TrainIter, eval_batches, train_batches
 from jaxdino.data.prompts import PromptConfig
 from jaxdino.data.rows import Batch, filled_row
 from jaxdino.data.sources import DataConfig, Split
@@ -46,8 +47,7 @@ def make_pair_train_iter(
     batch_size: int,
     image_size: int | tuple[int, int],
     preset: str | Mapping[str, Any] = "light",
-    interpolation: str = "bicubic",
-    crop_pct: float = 0.875,
+    resize: Resize = DEFAULT,
     process_index: int = 0,
     process_count: int = 1,
 ) -> TrainIter:
@@ -65,13 +65,13 @@ def make_pair_train_iter(
       UserError: as `make_train_iter`, and for negatives with a single prompt.
     """
     cfg, prompts, size, preset = DataConfig.of(cfg), PromptConfig.of(prompts), as_size(image_size), get_preset(preset)
-    get_filter(interpolation)
+    get_filter(resize.interpolation)
     if prompts.negatives and len(split.class_names) < 2:
         raise UserError(f"prompts.negatives is {prompts.negatives}, but there is one prompt only: set it to 0")
-    crop = PairEvalTransform(size, crop_pct, interpolation, cfg.max_pixels)
+    crop = PairEvalTransform(size, resize, cfg.max_pixels)
     if preset["scale"] is not None:
         scale, ratio = tuple(preset["scale"]), tuple(preset["ratio"])
-        crop = PairTrainTransform(size, scale, ratio, interpolation, cfg.max_pixels, cfg.draft)
+        crop = PairTrainTransform(size, scale, ratio, resize.interpolation, cfg.max_pixels, cfg.draft)
     flips = preset["hflip"], preset["vflip"]
     read = ReadPairTrain(crop, size, prompts, cfg.max_pixels, flips, len(split.class_names))
     return train_batches(split, cfg, read, seed, batch_size, process_index, process_count)
@@ -84,8 +84,7 @@ def make_pair_eval_iter(
     *,
     batch_size: int,
     image_size: int | tuple[int, int],
-    crop_pct: float = 0.875,
-    interpolation: str = "bicubic",
+    resize: Resize = DEFAULT,
     spatial: bool = False,
     process_index: int = 0,
     process_count: int = 1,
@@ -97,8 +96,8 @@ def make_pair_eval_iter(
       others: as `make_pair_train_iter`.
     """
     cfg, prompts, size = DataConfig.of(cfg), PromptConfig.of(prompts), as_size(image_size)
-    crop = PairEvalTransform(size, crop_pct, interpolation, cfg.max_pixels)
-    get_filter(interpolation)
+    crop = PairEvalTransform(size, resize, cfg.max_pixels)
+    get_filter(resize.interpolation)
     read = ReadPairEval(crop, size, prompts, cfg.max_pixels, spatial)
     return eval_batches(split, cfg, read, batch_size, process_index, process_count)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jaxdino.core.resize import Resize
 from jaxdino.data.checks import BadImage, open_rgb
 from jaxdino.data.pairs import IGNORED, Pair
 from jaxdino.data.prompts import PromptConfig
@@ -29,17 +30,17 @@ class PairEvalTransform:
     """
 
     size: tuple[int, int]
-    crop_pct: float
-    interpolation: str
+    how: Resize
     max_pixels: int
 
     def __call__(self, record: Pair, mask: np.ndarray | None, rng: np.random.Generator | None = None) -> Crop:
         image = open_rgb(record.image, self.max_pixels)
         check_sizes(image.size, mask)
-        cut = np.asarray(eval_crop(image, self.size, self.crop_pct, self.interpolation))
+        cut = np.asarray(eval_crop(image, self.size, self.how))
         if mask is None:
             return cut, None
-        return cut, np.asarray(eval_crop(Image.fromarray(mask), self.size, self.crop_pct, "nearest"))
+        nearest = dataclasses.replace(self.how, interpolation="nearest", fill=(IGNORED,))
+        return cut, np.asarray(eval_crop(Image.fromarray(mask), self.size, nearest))
 
 
 @dataclasses.dataclass(frozen=True)

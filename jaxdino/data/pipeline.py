@@ -17,11 +17,13 @@ import numpy as np
 from absl import flags
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.resize import Resize
 from jaxdino.data.checks import BadImages
 from jaxdino.data.rows import PADDING, Batch, Records, read_row
 from jaxdino.data.sources import DataConfig, Split
 from jaxdino.data.transforms import EvalTransform, TrainTransform, as_size, get_filter, get_preset
 
+DEFAULT = Resize()
 Reader = Callable[[dict[str, Any], np.random.Generator], Batch]
 
 
@@ -33,8 +35,7 @@ def make_train_iter(
     batch_size: int,
     image_size: int | tuple[int, int],
     preset: str | Mapping[str, Any] = "light",
-    interpolation: str = "bicubic",
-    crop_pct: float = 0.875,
+    resize: Resize = DEFAULT,
     process_index: int = 0,
     process_count: int = 1,
 ) -> "TrainIter":
@@ -51,8 +52,7 @@ def make_train_iter(
       batch_size: global, over all hosts.
       image_size: pixels, one number or (height, width).
       preset: the host part of an augmentation preset is applied here (see `transforms.PRESETS`).
-      interpolation: of the resize; "bicubic", "bilinear", ...
-      crop_pct: for a preset without random crops ("none"), which crops as evaluation does.
+      resize: its filter; and all of it for a preset without random crops ("none"), which crops as evaluation does.
       process_index, process_count: this host among all.
 
     Raises:
@@ -60,7 +60,7 @@ def make_train_iter(
         iterating, the first bad image.
     """
     cfg, size, preset = DataConfig.of(cfg), as_size(image_size), get_preset(preset)
-    read = _train_reader(cfg, size, preset, interpolation, crop_pct)
+    read = _train_reader(cfg, size, preset, resize)
     return train_batches(split, cfg, read, seed, batch_size, process_index, process_count)
 
 
@@ -95,8 +95,7 @@ def make_eval_iter(
     *,
     batch_size: int,
     image_size: int | tuple[int, int],
-    crop_pct: float = 0.875,
-    interpolation: str = "bicubic",
+    resize: Resize = DEFAULT,
     process_index: int = 0,
     process_count: int = 1,
 ) -> "EvalBatches":
@@ -106,8 +105,8 @@ def make_eval_iter(
     the number of batches, the same on every host.
     """
     cfg, size = DataConfig.of(cfg), as_size(image_size)
-    get_filter(interpolation)
-    read = ReadEval(EvalTransform(size, crop_pct, interpolation, cfg.max_pixels), size)
+    get_filter(resize.interpolation)
+    read = ReadEval(EvalTransform(size, resize, cfg.max_pixels), size)
     return eval_batches(split, cfg, read, batch_size, process_index, process_count)
 
 
@@ -215,14 +214,14 @@ class ReadEval:
 
 
 def _train_reader(
-    cfg: DataConfig, size: tuple[int, int], preset: dict[str, Any], interpolation: str, crop_pct: float
+    cfg: DataConfig, size: tuple[int, int], preset: dict[str, Any], resize: Resize
 ) -> ReadTrain | ReadEval:
     """The host part of a preset."""
-    get_filter(interpolation)  # an unknown name is an error here, not in a reading thread
+    get_filter(resize.interpolation)  # an unknown name is an error here, not in a reading thread
     if preset["scale"] is None:
-        return ReadEval(EvalTransform(size, crop_pct, interpolation, cfg.max_pixels), size)
+        return ReadEval(EvalTransform(size, resize, cfg.max_pixels), size)
     scale, ratio = tuple(preset["scale"]), tuple(preset["ratio"])
-    return ReadTrain(TrainTransform(size, scale, ratio, interpolation, cfg.max_pixels, cfg.draft), size)
+    return ReadTrain(TrainTransform(size, scale, ratio, resize.interpolation, cfg.max_pixels, cfg.draft), size)
 
 
 def _with_place(batch_size: int, index: int, element: dict[str, Any]) -> dict[str, Any]:

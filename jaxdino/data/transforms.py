@@ -12,15 +12,12 @@ import numpy as np
 from PIL import Image
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.resize import FILTERS as FILTER_NAMES
+from jaxdino.core.resize import Resize
 from jaxdino.core.rules import nearest
 from jaxdino.data.checks import open_rgb
 
-FILTERS = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "lanczos": Image.Resampling.LANCZOS,
-    "nearest": Image.Resampling.NEAREST,
-}
+FILTERS = {name: Image.Resampling[name.upper()] for name in FILTER_NAMES}
 
 # What a preset may say.
 # Host: `scale` (share of the area) and `ratio` (width / height) of the random crop; a scale of None crops as
@@ -161,29 +158,18 @@ def draft_scale(box: tuple[int, int, int, int], size: tuple[int, int]) -> int:
     return next(scale for scale in (8, 4, 2, 1) if room >= scale or scale == 1)
 
 
-def eval_resize_shape(width: int, height: int, size: tuple[int, int], crop_pct: float) -> tuple[int, int]:
-    """(width, height) that an image is resized to before the central crop of `size`.
-
-    The side that is short for the crop becomes floor(size / crop_pct), 256 for 224 and 0.875; the other keeps
-    the aspect ratio and is rounded down. For square sizes this is Resize(256) and CenterCrop(224).
-
-    Source: facebookresearch/dino eval_linear.py; pytorch/vision torchvision/transforms/functional.py
-    _compute_resized_output_size; huggingface/pytorch-image-models timm/data/transforms_factory.py (floor).
-    """
-    # The small addend keeps 224 / (224 / 230) at 230.
-    tall, wide = (math.floor(side / crop_pct + 1e-6) for side in size)
-    if height * wide <= width * tall:
-        return tall * width // height, tall
-    return wide, wide * height // width
-
-
-def eval_crop(image: Image.Image, size: tuple[int, int], crop_pct: float, interpolation: str) -> Image.Image:
-    """Resizes (see `eval_resize_shape`) with antialias and cuts the centre of `size` (height, width) out."""
-    width, height = eval_resize_shape(*image.size, size, crop_pct)
-    if image.size != (width, height):
-        image = image.resize((width, height), get_filter(interpolation))
-    left, top = round((width - size[1]) / 2), round((height - size[0]) / 2)
-    return image.crop((left, top, left + size[1], top + size[0]))
+def eval_crop(image: Image.Image, size: tuple[int, int], how: Resize) -> Image.Image:
+    """Resizes with antialias and cuts the centre of `size` (height, width) out, as `how` says."""
+    shape = how.shape(*image.size, size)
+    if image.size != shape:
+        image = image.resize(shape, get_filter(how.interpolation))
+    left, top = how.corner(*shape, size)
+    if min(left, top) >= 0:
+        return image.crop((left, top, left + size[1], top + size[0]))
+    canvas = Image.new(image.mode, size[::-1], how.fill[0] if len(how.fill) == 1 else how.fill or 0)
+    inner = image.crop((max(left, 0), max(top, 0), max(left, 0) + size[1], max(top, 0) + size[0]))
+    canvas.paste(inner.crop((0, 0, min(shape[0], size[1]), min(shape[1], size[0]))), (max(-left, 0), max(-top, 0)))
+    return canvas
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,13 +177,12 @@ class EvalTransform:
     """Record -> uint8 (H, W, 3) of the centre. Raises BadImage."""
 
     size: tuple[int, int]
-    crop_pct: float
-    interpolation: str
+    how: Resize
     max_pixels: int
 
     def __call__(self, record: str | np.ndarray) -> np.ndarray:
         image = open_rgb(record, self.max_pixels)
-        return np.asarray(eval_crop(image, self.size, self.crop_pct, self.interpolation))
+        return np.asarray(eval_crop(image, self.size, self.how))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -125,8 +125,7 @@ def batches_of(split: Split, data: DataConfig | None, model: Any, batch_size: in
         data,
         batch_size=min(batch_size, len(split)),
         image_size=how.size,
-        crop_pct=how.crop_pct,
-        interpolation=how.interpolation,
+        resize=how.resize,
     )
 
 
@@ -155,7 +154,7 @@ def draw(model: Any, split: Split, folder: str | Path, size: int | None = None) 
     _check_sight(model)
     how = model.card.spec.preprocess
     shape = how.size if size is None else (size, size)
-    read = EvalTransform(shape, how.crop_pct, how.interpolation, DataConfig.max_pixels)
+    read = EvalTransform(shape, how.resize, DataConfig.max_pixels)
     images = []
     for i in np.unique(np.linspace(0, len(split) - 1, DRAWN).astype(int)):
         try:

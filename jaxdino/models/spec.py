@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxdino.core import params
+from jaxdino.core.resize import Resize
 from jaxdino.models.classifier import Classifier
 from jaxdino.models.initial import ShapesOnly
 from jaxdino.models.layer import Layer
@@ -23,8 +24,7 @@ class Preprocess:
     Attributes:
       mean, std: per channel, for pixels in 0..1.
       size: (height, width) of the centre crop in pixels.
-      crop_pct: the shorter side is first resized to size / crop_pct.
-      interpolation: "bicubic" or "bilinear", Pillow's filters.
+      crop_pct, interpolation, crop_mode, crop_rounding: see `jaxdino.core.resize.Resize`.
     """
 
     mean: tuple[float, ...] = IMAGENET[0]
@@ -32,6 +32,15 @@ class Preprocess:
     size: tuple[int, int] = (224, 224)
     crop_pct: float = 0.875
     interpolation: str = "bicubic"
+    crop_mode: str = "center"
+    crop_rounding: str = "even"
+
+    @property
+    def resize(self) -> Resize:
+        """The geometry; what lies outside the image gets the mean colour, as in timm, or black where images are not
+        resized, as in transformers."""
+        fill = tuple(min(255, max(0, round(255 * value))) for value in self.mean) if self.crop_mode == "border" else ()
+        return Resize(self.crop_pct, self.interpolation, self.crop_mode, self.crop_rounding, fill)
 
     @classmethod
     def of(cls, fields: dict) -> "Preprocess":

@@ -24,8 +24,7 @@ def batches(make: Callable[..., Any], config: Any, part: Part, preprocess: Prepr
         cfg=config_of(config),
         batch_size=part.stage.batch_size,
         image_size=part.image_size,
-        crop_pct=preprocess.crop_pct,
-        interpolation=preprocess.interpolation,
+        resize=preprocess.resize,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )

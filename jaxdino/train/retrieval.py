@@ -136,8 +136,7 @@ class Retrieval:
             self.cfg,
             batch_size=self.batch_size,
             image_size=self.size,
-            crop_pct=self.spec.preprocess.crop_pct,
-            interpolation=self.spec.preprocess.interpolation,
+            resize=self.spec.preprocess.resize,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )

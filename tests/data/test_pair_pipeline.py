@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.resize import Resize
 from jaxdino.data.pair_pipeline import make_pair_eval_iter, make_pair_train_iter
 from jaxdino.data.pair_sources import load_pairs
 from jaxdino.data.pairs import FileMask, Pair
@@ -27,7 +28,9 @@ def train(split, cfg=FAST, prompts=None, **options):
 
 
 def evaluate(split, prompts=None, cfg=FAST, **options):
-    return make_pair_eval_iter(split, cfg, prompts, **{"batch_size": 8, "image_size": 48, "crop_pct": 1.0, **options})
+    return make_pair_eval_iter(
+        split, cfg, prompts, **{"batch_size": 8, "image_size": 48, "resize": Resize(1.0), **options}
+    )
 
 
 def take(batches, count):
@@ -112,11 +115,11 @@ def test_hosts_share_each_global_batch(shapes):
 def test_crops_and_flips_are_of_image_and_mask_together():
     """Nearest for both, so that the image says exactly where its mask is."""
     split = split_of(*[told(seed) for seed in range(8)])
-    options = {"preset": FLIPS, "interpolation": "nearest", "image_size": (32, 40)}
+    options = {"preset": FLIPS, "resize": Resize(interpolation="nearest"), "image_size": (32, 40)}
     for batch in take(train(split, **options), 4):
         assert all(agrees(*row) for row in zip(batch["image"], batch["mask"], strict=True))
         assert set(np.unique(batch["mask"])) == {0, 1, 255}
-    batch = next(iter(evaluate(split, interpolation="nearest", crop_pct=0.8)))
+    batch = next(iter(evaluate(split, resize=Resize(0.8, "nearest"))))
     assert all(agrees(*row) for row in zip(batch["image"], batch["mask"], strict=True))
 
 
@@ -143,9 +146,9 @@ def test_a_jpeg_decoded_smaller_keeps_its_mask_in_place(tmp_path):
 
 
 def test_preset_none_crops_as_evaluation_does(shapes):
-    batch = next(train(shapes, preset="none", crop_pct=0.8))
+    batch = next(train(shapes, preset="none", resize=Resize(0.8)))
     rows = {}
-    for seen in evaluate(shapes, crop_pct=0.8, batch_size=64):
+    for seen in evaluate(shapes, resize=Resize(0.8), batch_size=64):
         rows.update({index: (seen["image"][i], seen["mask"][i]) for i, index in enumerate(seen["index"].tolist())})
     for index, image, mask in zip(batch["index"], batch["image"], batch["mask"], strict=True):
         assert np.array_equal(image, rows[index][0]) and np.array_equal(mask, rows[index][1])
@@ -177,7 +180,7 @@ def test_negatives_ask_for_what_is_not_there():
     mask[5:15, 5:15], mask[0, :] = 1, 255
     image = np.full((20, 20, 3), 7, np.uint8)
     split = split_of(*[Pair(image, mask, (0, 2))] * 8)
-    batch = next(train(split, prompts=SPATIAL | {"negatives": 1.0}, preset="none", image_size=20, crop_pct=1.0))
+    batch = next(train(split, prompts=SPATIAL | {"negatives": 1.0}, preset="none", image_size=20, resize=Resize(1.0)))
     assert batch["label"].tolist() == [1] * 8 and batch["masked"].tolist() == [1] * 8
     assert (batch["mask"] == np.where(mask == 255, 255, 0)).all()
     assert (batch["point_labels"] == -1).all()
@@ -285,7 +288,7 @@ def test_colours_are_left_to_the_device():
     [
         ({"batch_size": 9}, "batch_size 9 is larger"),
         ({"preset": "storng"}, "nearest: strong"),
-        ({"interpolation": "cubic"}, "nearest: bicubic"),
+        ({"resize": Resize(interpolation="cubic")}, "nearest: bicubic"),
         ({"prompts": {"point": 1}}, "prompts has no field 'point'; nearest: points"),
     ],
 )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxdino.core.resize import Resize
 from jaxdino.core.errors import UserError
 from jaxdino.data.pipeline import make_eval_iter, make_train_iter
 from jaxdino.data.sources import Split, load_source
@@ -189,7 +190,7 @@ def test_bad_images_stop_the_run_by_flag(tmp_path):
         ({"batch_size": 9, "process_count": 2}, r"multiple of the 2 host\(s\)"),
         ({"process_index": 2, "process_count": 2}, "process_index 2"),
         ({"preset": "storng"}, "nearest: strong"),
-        ({"interpolation": "cubic"}, "nearest: bicubic"),
+        ({"resize": Resize(interpolation="cubic")}, "nearest: bicubic"),
     ],
 )
 def test_errors(options, message):

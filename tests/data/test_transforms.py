@@ -4,6 +4,7 @@ from PIL import Image
 from torchvision_stub import import_torchvision
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.resize import Resize
 from jaxdino.data import transforms as ours
 
 SHAPES = [(256, 256), (300, 400), (533, 400), (97, 411), (31, 17), (224, 640), (8, 8)]
@@ -25,20 +26,20 @@ def tv():
 def test_eval_crop_is_resize_and_center_crop(tv, shape, size, resize, crop_pct, interpolation):
     mode = tv.InterpolationMode(interpolation)
     expected = tv.CenterCrop(size)(tv.Resize(resize, mode)(noise(*shape)))
-    found = ours.eval_crop(noise(*shape), (size, size), crop_pct, interpolation)
+    found = ours.eval_crop(noise(*shape), (size, size), Resize(crop_pct, interpolation))
     assert np.array_equal(np.asarray(found), np.asarray(expected))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_eval_crop_of_other_than_square_size(shape):
-    width, height = ours.eval_resize_shape(shape[1], shape[0], (64, 128), 0.8)
+    width, height = Resize(0.8).shape(shape[1], shape[0], (64, 128))
     assert (height == 80 and width >= 160) or (width == 160 and height >= 80)
-    assert ours.eval_crop(noise(*shape), (64, 128), 0.8, "bicubic").size == (128, 64)
+    assert ours.eval_crop(noise(*shape), (64, 128), Resize(0.8)).size == (128, 64)
 
 
 def test_resize_side_is_timms_floor():
-    assert ours.eval_resize_shape(400, 400, (224, 224), 0.95) == (235, 235)
-    assert ours.eval_resize_shape(400, 400, (224, 224), 224 / 230) == (230, 230)
+    assert Resize(0.95).shape(400, 400, (224, 224)) == (235, 235)
+    assert Resize(224 / 230).shape(400, 400, (224, 224)) == (230, 230)
 
 
 class TorchDraws:
@@ -104,7 +105,7 @@ def test_a_drafted_crop_looks_like_the_full_one(tmp_path):
 def test_transforms_give_uint8_of_the_size():
     record = np.asarray(noise(8, 8))
     train = ours.TrainTransform((32, 24), (0.3, 1), (0.75, 1.33), "bilinear", 10**6, True)
-    evaluate = ours.EvalTransform((32, 24), 1.0, "bilinear", 10**6)
+    evaluate = ours.EvalTransform((32, 24), Resize(1.0, "bilinear"), 10**6)
     for image in (train(record, np.random.default_rng(0)), evaluate(record)):
         assert image.shape == (32, 24, 3) and image.dtype == np.uint8
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.resize import Resize
 from jaxdino.core.sharding import make_mesh
 from jaxdino.data.pipeline import make_eval_iter
 from jaxdino.data.sources import DataConfig, Split
@@ -22,7 +23,7 @@ def embed(images):
 
 def batches(records):
     split = Split("val", records, LABELS, ("a", "b", "c"))
-    return make_eval_iter(split, DataConfig(num_threads=0), batch_size=4, image_size=8, crop_pct=1.0)
+    return make_eval_iter(split, DataConfig(num_threads=0), batch_size=4, image_size=8, resize=Resize(1.0))
 
 
 def test_padding_and_bad_images_are_left_out(tmp_path):
