@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdino.core.resize import Resize
 from jaxdino.core.errors import UserError
+from jaxdino.core.resize import Resize
 from jaxdino.data.pipeline import make_eval_iter, make_train_iter
 from jaxdino.data.sources import Split, load_source
 
