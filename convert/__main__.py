@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from convert import assumptions
 from jaxdino.core.command import finish
 from jaxdino.core.errors import UserError
 
@@ -198,7 +199,7 @@ def _inspect(args) -> int:
     }
     for name, value in rows.items():
         print(f"{name:<11}{value}")
-    _say(opened.notes)
+    _say(dict.fromkeys((*opened.notes, *assumptions.lines(card.assumed))))
     return 0
 
 

@@ -167,6 +167,7 @@ def _notes(card: Card, layout: str) -> dict[str, Any]:
         "pool": card.pool,
         "class_names": list(card.class_names),
         "preprocess": dataclasses.asdict(card.spec.preprocess),
+        "assumed": list(card.assumed),
     }
 
 

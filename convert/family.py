@@ -23,6 +23,7 @@ class Hints(NamedTuple):
     Attributes:
       json: config.json beside it (of a Hugging Face or open_clip folder), {} without one.
       num_heads, model, layout: what the user said, None where nothing.
+      prefix: what stands before the network's keys in the file.
       extras: what is no tensor in the file, by joined key.
     """
 
@@ -31,6 +32,7 @@ class Hints(NamedTuple):
     model: str | None = None
     layout: str | None = None
     extras: Mapping[str, Any] = {}
+    prefix: str = ""
 
 
 class Told(NamedTuple):
@@ -38,12 +40,14 @@ class Told(NamedTuple):
 
     Attributes:
       preprocess: where the checkpoint's differs from that of the published model of this shape.
+      assumed: facts that neither the tensors nor the hints hold, a line each (`convert.assumptions`).
     """
 
     family: str
     layout: str
     config: Config
     preprocess: Preprocess | None = None
+    assumed: tuple[str, ...] = ()
 
 
 def _whole(card) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
+from convert import assumptions
 from convert.channels import fit_channels, seen_as
 from convert.family import Hints
 from convert.hub import find
@@ -34,7 +35,7 @@ class Opened:
     Attributes:
       card: what they are; its digest is "" where only reading would tell it.
       flat: every parameter and buffer by path, in natural order, each read when asked for.
-      notes: what was left aside, and, once read, weights that are not finite: a line each.
+      notes: what was left aside or assumed, and, once read, weights that are not finite: a line each.
       companions: files that travel with the model, such as its tokenizer's.
     """
 
@@ -190,7 +191,16 @@ def card_of(found: Recognised, source: Source) -> Card:
         class_names=names if len(names) == found.num_classes else (),
         layout=found.layout,
         source={"path": str(source.origin["path"]), "prefix": found.prefix},
+        assumed=tuple(dict.fromkeys((*found.assumed, *_noted_assumptions(source)))),
     )
+
+
+def _noted_assumptions(source: Source) -> tuple[str, ...]:
+    """What was assumed of the weights before our export wrote them."""
+    noted = source.notes.get("assumed", [])
+    if not isinstance(noted, list) or not all(isinstance(line, str) for line in noted):
+        raise UserError(f"{_beside(source)}: assumed must be a list of lines of text")
+    return tuple(noted)
 
 
 def _pool(found: Recognised, source: Source) -> str:
@@ -211,7 +221,7 @@ def bound_table(spec: ModelSpec, layout: str, head: bool) -> BoundTable:
 
 
 def _from_source(source: Source, found: Recognised, drop_head: bool) -> Opened:
-    card, notes = card_of(found, source), []
+    card, notes = card_of(found, source), assumptions.lines(found.assumed)
     if drop_head and card.num_classes:
         notes.append(f"the head of {card.num_classes} classes was left aside, as asked")
         card = dataclasses.replace(card, num_classes=0, class_names=())

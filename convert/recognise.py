@@ -5,17 +5,15 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from convert import networks
 from convert.family import Family, Hints, Shapes
 from convert.naming import agree, spec_of
 from convert.preprocess import from_json, from_timm
-from convert.tables import FAMILIES, LAYOUTS, serving
+from convert.tables import FAMILIES, LAYOUTS, heads, serving
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 from jaxdino.models.registry import get
 from jaxdino.models.spec import ModelSpec
-
-PREFERRED = ("teacher", "ema", "model_ema", "state_dict_ema", "target", "model", "state_dict", "module")
-"""Of several networks in one checkpoint, the one whose prefix has the first of these in it is taken."""
 
 LINEAR_HEAD = re.compile(r"(module\.|model\.|state_dict\.)*linear_head\.(weight|bias)")
 CHUNK = re.compile(r"(?<=^blocks\.)\d+\.(?=\d+\.)")
@@ -32,6 +30,7 @@ class Recognised:
       keys: {key of the layout: key in the file} of the chosen network, prefix removed.
       aside: keys of the file that belong to another network, an optimiser or a projection head.
       num_classes: of the classification head, 0 without one.
+      assumed: facts that nothing in or beside the file holds, a line each.
     """
 
     spec: ModelSpec
@@ -40,6 +39,7 @@ class Recognised:
     keys: dict[str, str]
     aside: list[str]
     num_classes: int
+    assumed: tuple[str, ...] = ()
 
 
 def recognise(
@@ -63,12 +63,12 @@ def recognise(
     if hints.layout is not None and hints.layout not in LAYOUTS:
         raise UserError(f"there is no layout {hints.layout!r}; {did_you_mean(hints.layout, LAYOUTS)}")
     named = get(hints.model).family if hints.model else None
-    family, prefix = _network(shapes, prefix, named)
+    family, prefix, which = _network(shapes, prefix, named)
     if named and named not in family.names:
         raise UserError(f"the checkpoint is one of {', '.join(family.names)}; {hints.model} is of {named}")
     keys, aside = _select(shapes, prefix, family)
     own = {key: shapes[full] for key, full in keys.items()}
-    told = family.tell(own, hints)
+    told = family.tell(own, hints._replace(prefix=prefix))
     mean = tuple((preprocessor or {}).get("image_mean", ()))
     if hints.model:
         spec = agree(get(hints.model), told.config, family)
@@ -79,7 +79,7 @@ def recognise(
     head = head_keys(family.layouts[told.family, told.layout].head)
     keys, aside = _linear_head(head, keys, aside)
     num_classes = shapes[keys[head[0]]][0] if head and head[0] in keys else 0
-    return Recognised(spec, told.layout, prefix, keys, aside, num_classes)
+    return Recognised(spec, told.layout, prefix, keys, aside, num_classes, (*which, *told.assumed))
 
 
 def _linear_head(head: list[str], keys: dict[str, str], aside: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -106,33 +106,48 @@ def head_keys(rules: Iterable) -> list[str]:
 
 def prefixes(keys: Iterable[str], family: Family) -> list[str]:
     """The prefixes under which the file holds a network of the family, the preferred one first."""
-    found = {key[: -len(anchor)] for key in keys for anchor in family.anchors if key.endswith(anchor)}
-    # "a.b.patch_embed..." must end at a dot, or be empty
-    found = {prefix for prefix in found if not prefix or prefix.endswith(".")}
-
-    def rank(prefix: str) -> tuple:
-        found = [PREFERRED.index(part) for part in prefix.split(".") if part in PREFERRED]
-        return min(found, default=len(PREFERRED)) if prefix else -1, prefix
-
-    return sorted(found, key=rank)
+    found = {key[: -len(anchor)] for key in keys for anchor in family.anchors if _ends(key, anchor)}
+    return sorted(found, key=lambda prefix: (prefix != "", networks.rank(prefix, found), prefix))
 
 
-def _network(keys: Shapes, prefix: str | None, named: str | None) -> tuple[Family, str]:
-    """The family and prefix of the network to take: the named family's if there is one, else the first that fits."""
-    found = {family: prefixes(keys, family) for family in sorted(FAMILIES, key=lambda f: named not in f.names)}
-    found = {family: places for family, places in found.items() if places}
-    if not found:
+def _ends(key: str, anchor: str) -> bool:
+    """Whether what stands before the anchor in a key ends at a dot, or is empty."""
+    return key == anchor or key.endswith("." + anchor)
+
+
+def _found(shapes: Shapes, families: Iterable[Family]) -> dict[Family, dict[str, tuple[int, ...]]]:
+    """{family: {prefix: shape of its first kernel}}; each key speaks for the first family and its longest anchor."""
+    found: dict[Family, dict[str, tuple[int, ...]]] = {}
+    for key, shape in shapes.items():
+        for family in families:
+            if own := [anchor for anchor in family.anchors if _ends(key, anchor)]:
+                found.setdefault(family, {}).setdefault(key[: -len(max(own, key=len))], shape)
+                break
+    return found
+
+
+def _network(shapes: Shapes, prefix: str | None, named: str | None) -> tuple[Family, str, tuple[str, ...]]:
+    """The family and prefix of the network to take, and what was assumed in taking it.
+
+    A named family's networks come first; projection heads are taken where nothing else is there, or by name.
+    """
+    found = _found(shapes, FAMILIES)
+    wanted = [family for family in found if named in family.names] if named else []
+    wanted = wanted or [family for family in found if family is not heads.FAMILY] or list(found)
+    if not wanted:
         raise UserError(
-            f"no network that we know in this file of {len(keys)} keys, which begins with "
-            f"{', '.join(sorted(keys)[:5]) or 'nothing'}; known families: {', '.join(serving())}"
+            f"no network that we know in this file of {len(shapes)} keys, which begins with "
+            f"{', '.join(sorted(shapes)[:5]) or 'nothing'}; known families: {', '.join(serving())}"
         )
     if prefix is None:
-        return next((family, places[0]) for family, places in found.items())
+        places = {place: shape for family in wanted for place, shape in found[family].items()}
+        prefix, left = networks.choose(places)
+        return next(f for f in wanted if prefix in found[f]), prefix, networks.taken(prefix, left)
     prefix = prefix if not prefix or prefix.endswith(".") else prefix + "."
-    for family, places in found.items():
-        if prefix in places:
-            return family, prefix
-    places = ", ".join(map(repr, next(iter(found.values()))))
+    for family in (*wanted, *FAMILIES):
+        if prefix in prefixes(shapes, family):
+            return family, prefix, ()
+    places = ", ".join(repr(place.rstrip(".")) for family in found for place in found[family])
     raise UserError(f"there is no network under {prefix!r}; found under: {places}")
 
 

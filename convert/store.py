@@ -42,6 +42,7 @@ class Card:
       layout: of the checkpoint the weights came from ("hf", "meta", "timm"), None for random weights.
       source: where they came from: path and prefix.
       digest: SHA-256 of the parameters (see `jaxdino.core.params.digest`).
+      assumed: facts that the weights did not hold when they came in, a line each (`convert.assumptions`).
     """
 
     spec: ModelSpec
@@ -51,6 +52,7 @@ class Card:
     layout: str | None = None
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     digest: str = ""
+    assumed: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """The card as JSON text."""
@@ -61,7 +63,8 @@ class Card:
         """The inverse of `to_json`."""
         fields = json.loads(text)
         spec = registry.from_json(fields.pop("spec"))
-        return cls(spec=spec, class_names=tuple(fields.pop("class_names")), **fields)
+        names, assumed = tuple(fields.pop("class_names")), tuple(fields.pop("assumed", ()))
+        return cls(spec=spec, class_names=names, assumed=assumed, **fields)
 
 
 def is_model(folder: Path) -> bool:
@@ -161,6 +164,8 @@ def load_card(folder: str | Path) -> Card:
     known = type(card.num_classes) is int and isinstance(card.pool, str) and isinstance(card.source, dict)
     if not known or card.num_classes < 0:
         raise UserError(f"{file}: num_classes, pool and source must be a number, a word and an object")
+    if not all(isinstance(line, str) for line in card.assumed):
+        raise UserError(f"{file}: assumed must be a list of lines of text")
     check_spec(card.spec, str(file))
     return card
 

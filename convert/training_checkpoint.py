@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from convert import assumptions, networks
 from convert.hub import find
 from convert.load import Opened, Pretrained, bound_table, open_pretrained
 from convert.readers import Source, open_source
@@ -144,9 +145,8 @@ def _places(source: Source) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for family in FAMILIES:
         for prefix in prefixes(source.keys(), family):
-            words = prefix.split(".")
-            role = next((role for role in ROLES if role in words), None)
-            head = "ibot_head" if "ibot_head" in words else "dino_head"
+            role = networks.role(prefix)
+            head = "ibot_head" if "ibot_head" in prefix.split(".") else "dino_head"
             if role is not None:
                 found.setdefault(role, {}).setdefault(head if family is heads.FAMILY else BACKBONE, prefix)
     return found
@@ -252,6 +252,8 @@ def main_import(src: str | Path, out: str | Path, *, overwrite: bool = False, **
             for role, parts in opened.networks.items()
             for name, part in parts.items()
         ]
+        parts = [part for networks in opened.networks.values() for part in networks.values()]
+        lines += dict.fromkeys(line for part in parts for line in assumptions.lines(part.card.assumed))
         return [*lines, *(f"centre of {head}: {centre.shape}" for head, centre in opened.centres.items())]
 
 

@@ -6,9 +6,14 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["load", "Model", "UserError"]
+__all__ = ["load", "Model", "UserError", "AssumedWarning"]
 
-_HOMES = {"load": "jaxdino.api", "Model": "jaxdino.api", "UserError": "jaxdino.core.errors"}
+_HOMES = {
+    "load": "jaxdino.api",
+    "Model": "jaxdino.api",
+    "UserError": "jaxdino.core.errors",
+    "AssumedWarning": "jaxdino.core.errors",
+}
 
 
 def __getattr__(name: str) -> Any:  # the names above import jax only when they are used

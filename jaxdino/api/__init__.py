@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from convert import assumptions
 from convert.load import open_pretrained
 from jaxdino.api.clip import ClipModel
 from jaxdino.api.head import HeadModel
@@ -16,7 +17,7 @@ from jaxdino.api.model import Model
 from jaxdino.api.sam import SamModel
 from jaxdino.api.segmenter import Segmenter
 from jaxdino.core.bars import by_bytes
-from jaxdino.core.errors import UserError
+from jaxdino.core.errors import AssumedWarning, UserError
 from jaxdino.core.params import Digest
 from jaxdino.core.rules import did_you_mean
 from jaxdino.core.sharding import spec_for
@@ -56,7 +57,8 @@ def load(
       attention: "xla", or "cudnn" for flash attention on an NVIDIA GPU in half precision.
       mesh: devices to share the parameters out over (`jaxdino.core.sharding.make_mesh`), for models too large for one.
 
-    Warns of weights that are not finite, by name.
+    Warns of weights that are not finite, by name, and of each fact that the weights do not hold and that was assumed
+    (`AssumedWarning`, with the keyword that overrules it).
 
     Raises:
       UserError: if the source cannot be found or read, or does not fit the model whole.
@@ -65,7 +67,7 @@ def load(
         if value not in known:
             raise UserError(f"{what}={value!r} is not known; {did_you_mean(str(value), known)}")
     overrules = dict(model=model, layout=layout, prefix=prefix, num_heads=num_heads, head=head, in_channels=in_channels)
-    with open_pretrained(src, **overrules) as opened:
+    with assumptions.spelling(), open_pretrained(src, **overrules) as opened:
         card, digest = opened.card, Digest()
         skeleton = card.spec.skeleton(card.num_classes, pool=card.pool, dtype=DTYPES[dtype], attention=attention)
         flat = {}
@@ -79,6 +81,8 @@ def load(
     for note in opened.notes:
         if note.startswith("warning: "):  # weights that are not finite
             warnings.warn(note.removeprefix("warning: "), stacklevel=2)
+        elif note.startswith(assumptions.MARK):
+            warnings.warn(assumptions.spelled(note), AssumedWarning, stacklevel=2)
     card = dataclasses.replace(card, digest=digest.value())
     return FACES.get(card.spec.family, Model)(card, skeleton, flat, opened.companions)
 

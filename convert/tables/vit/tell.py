@@ -1,13 +1,15 @@
 """Which ViT a checkpoint is, told from its keys and shapes, and from config.json where there is one."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from convert.family import Hints, Shapes, Told
+from convert.tables.vit.num_heads import Shape, num_heads
 from jaxdino.core.errors import UserError
-from jaxdino.models.registry import MODELS, get
+from jaxdino.models.registry import get
 from jaxdino.models.spec import IMAGENET, Preprocess
 from jaxdino.models.vit import ViTConfig
 from jaxdino.models.vits import DINOV3
@@ -36,9 +38,12 @@ def tell(shapes: Shapes, hints: Hints) -> Told:
     if (family, layout) == ("dino", "meta") and "architecture" in hints.json:  # timm's own folder of these keys
         layout = "timm"
     family, layout = _overruled(family, layout, hints.model, hints.layout)
-    config = _config(shapes, family, layout, json, hints.num_heads)
+    config = _config(shapes, family, layout, json)
+    own = Shape(family, config.width, config.depth, config.mlp_dim)
+    heads, assumed = num_heads(own, shapes, json, hints)
+    config = dataclasses.replace(config, num_heads=heads)
     _check_activation(config, family, json)
-    return Told(family, layout, config, _trained_on(family, shapes))
+    return Told(family, layout, config, _trained_on(family, shapes), assumed)
 
 
 def _style(keys) -> tuple[str, str]:
@@ -69,30 +74,6 @@ def _depth(shapes: Shapes) -> int:
     if not numbers:
         raise UserError("the checkpoint holds no transformer blocks")
     return max(numbers) + 1
-
-
-def _heads(width: int, shapes: Shapes, family: str, config: Mapping[str, Any], given: int | None) -> int:
-    """Attention heads, which no shape tells: from the flag, config.json, the rotary periods or published widths."""
-    heads = given or config.get("num_attention_heads") or _guessed_heads(width, shapes, family)
-    if not isinstance(heads, int) or heads < 1 or width % heads:
-        raise UserError(f"{heads} attention heads do not divide a width of {width}: give the number with --num_heads")
-    if family == "dinov3" and width // heads % 4:
-        raise UserError(
-            f"{heads} attention heads of a width of {width} are {width // heads} wide each; rotary positions need a "
-            f"multiple of 4: give the number with --num_heads"
-        )
-    return heads
-
-
-def _guessed_heads(width: int, shapes: Shapes, family: str) -> int:
-    if "rope_embed.periods" in shapes:
-        return width // (4 * shapes["rope_embed.periods"][0])
-    for spec in MODELS.values():
-        if spec.config.width == width and spec.family == family:
-            return spec.config.num_heads
-    if width % 64 == 0:
-        return width // 64
-    raise UserError(f"the number of attention heads cannot be told from a width of {width}: give it with --num_heads")
 
 
 def _grid(shapes: Shapes, patch: int, config: Mapping[str, Any]) -> tuple[tuple[int, int], bool]:
@@ -136,7 +117,8 @@ def _feed_forward(shapes: Shapes, width: int) -> tuple[int, bool]:
     return (out[1], True) if packed else (hidden[0], False)
 
 
-def _config(shapes: Shapes, family: str, layout: str, json: Mapping[str, Any], heads: int | None) -> ViTConfig:
+def _config(shapes: Shapes, family: str, layout: str, json: Mapping[str, Any]) -> ViTConfig:
+    """The shape, except for the heads."""
     patch_shape = _first(shapes, *ANCHORS)
     if len(patch_shape) != 4 or patch_shape[2] != patch_shape[3]:
         raise UserError(f"a patch embedding of shape {patch_shape} is not a convolution with square patches")
@@ -148,7 +130,6 @@ def _config(shapes: Shapes, family: str, layout: str, json: Mapping[str, Any], h
         "patch_size": patch,
         "width": width,
         "depth": _depth(shapes),
-        "num_heads": _heads(width, shapes, family, json, heads),
         "mlp_dim": mlp_dim,
         "swiglu": swiglu,
         "in_channels": channels,
