@@ -50,7 +50,7 @@ class Drafts:
             for folder in self._made:
                 if not any(folder.iterdir()):
                     folder.rmdir()
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # a pipe is no file of ours
             raise UserError(f"{self.folder}: cannot be written: {error.strerror or error}") from error
 
     def _publish(self) -> None:

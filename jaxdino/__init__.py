@@ -1,6 +1,16 @@
 """jaxdino: public vision backbones in JAX, with exact two-way PyTorch weights, and the ways to adapt them.
 
-`model = jaxdino.load(SRC)`; `out = model(images)`; see `jaxdino.api.Model`.
+    import jaxdino
+
+    model = jaxdino.load("runs/mine")               # a workdir, a PyTorch file, a Hugging Face folder or hub name
+    model.predict(["a.jpg", "b.jpg"], topk=3)       # [[("cat", 0.91), ...], ...], of a model with a head
+    out = model(model.preprocess(["a.jpg"]))        # out.cls, out.patches, out.pooled, out.logits
+
+load      loads a model; see `help(jaxdino.load)`
+Model     what it gives: `preprocess`, `predict`, `intermediate_layers`, and calling it
+UserError what is raised for a mistake that the message says how to mend
+
+Commands: python -m jaxdino.main (training), jaxdino.predict, jaxdino.segment, jaxdino.evaluate, and python -m convert.
 """
 
 from typing import Any
@@ -17,8 +27,19 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:  # the names above import jax only when they are used
-    if name not in _HOMES:
-        raise AttributeError(f"module 'jaxdino' has no attribute {name!r}")
     import importlib
+    import importlib.util
 
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    message = f"module 'jaxdino' has no attribute {name!r}"
+    if not name.startswith("_"):
+        from jaxdino.core.rules import did_you_mean
+
+        module = importlib.util.find_spec(f"jaxdino.{name}") is not None
+        message += f"; import jaxdino.{name} first" if module else f"; {did_you_mean(name, __all__)}"
+    raise AttributeError(message)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,41 +1,67 @@
-"""Classifies images with a trained model: `python -m jaxdino.predict --workdir DIR IMAGE...`."""
+"""Classifies images with a trained model: `python -m jaxdino.predict --workdir DIR IMAGE...`.
+
+IMAGE is a file, a folder (all images in it and below) or a pattern in quotes, such as 'photos/**/*.jpg'.
+Prints a line for each image: its path, then class and probability, tab-separated; or writes a table with --out.
+"""
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from jaxdino import results
+from jaxdino.core.bars import bar
+from jaxdino.core.command import finish
 from jaxdino.core.errors import UserError
+from jaxdino.core.host_memory import keep_freed
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints class and probability of each image; 1 if one could not be read, 2 if nothing can be done."""
-    parser = argparse.ArgumentParser(prog="python -m jaxdino.predict", description=__doc__)
-    parser.add_argument("images", nargs="+", metavar="IMAGE")
+    """Returns 1 if an image could not be read, else as `finish` says."""
+    return finish(lambda: _run(argv))
+
+
+def _run(argv: list[str] | None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxdino.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or a pattern in quotes")
     parser.add_argument("--workdir", required=True, help="the folder of a training run")
-    parser.add_argument("--top", type=int, default=1, help="how many classes to print for each image")
-    parser.add_argument("--batch_size", type=int, default=32, help="images that go through the model together")
+    parser.add_argument("--top", type=int, default=1, metavar="K", help="how many classes of each image (default 1)")
+    parser.add_argument(
+        "--out", metavar="FILE", help="write a table there, .csv, .json or .jsonl, in place of the lines"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="let --out replace a file")
+    parser.add_argument(
+        "--batch_size", type=int, default=32, help="images that go through the model together (default 32)"
+    )
     args = parser.parse_args(argv)
-    try:
-        return predict(args.workdir, args.images, args.top, args.batch_size)
-    except UserError as err:
-        print(f"error: {err}", file=sys.stderr)
-        return 2
+    keep_freed()
+    return predict(args.workdir, args.images, args.top, args.batch_size, args.out, args.overwrite)
 
 
-def predict(workdir: str, names: list[str], top: int = 1, batch_size: int = 32) -> int:
-    """Prints a line for each image: its name, then class and probability, tab-separated, `top` times.
+def predict(
+    workdir: str, names: list[str], top: int = 1, batch_size: int = 32, out: str | None = None, overwrite: bool = False
+) -> int:
+    """Prints or writes the `top` classes of each image, with their probabilities.
+
+    Args:
+      names: files, folders and patterns, as `data.inputs.find_inputs` takes them.
+      out: a .csv, .json or .jsonl file for the results, unread images among them; None prints a line for each.
 
     Returns:
       0, or 1 if an image could not be read; each one is named on the standard error.
 
     Raises:
-      UserError: if the workdir holds no model with a head, or `top` or `batch_size` is not positive.
+      UserError: for what cannot be, before an image is read: a workdir that holds no model with a head, `top` or
+        `batch_size` below 1, no images, an `out` that exists.
     """
     import jaxdino
+    from jaxdino.api import classify
+    from jaxdino.data.checks import BadImage
+    from jaxdino.data.inputs import find_inputs
 
     if top < 1 or batch_size < 1:
         raise UserError(f"--top {top} and --batch_size {batch_size} must be at least 1")
@@ -44,39 +70,60 @@ def predict(workdir: str, names: list[str], top: int = 1, batch_size: int = 32) 
     begun = any((Path(workdir) / name).exists() for name in ("checkpoints", "metrics.jsonl"))
     if begun and not (Path(workdir) / "best").is_dir():
         raise UserError(f"the run in {workdir} has not finished a stage yet")
+    results.check("--out", out, overwrite)
+    inputs, notes = find_inputs(names)
     model = jaxdino.load(workdir)
-    if not model.card.num_classes:
-        raise UserError(f"{workdir} holds a backbone without a classification head: train one first")
-    classes = model.class_names or tuple(str(i) for i in range(model.card.num_classes))
-    failed: list[str] = []
-    for chunk, images in _batches(model, names, batch_size, failed):
-        short = batch_size - len(chunk) if len(names) > batch_size else 0  # one shape, compiled once
-        padded = np.concatenate([images, np.zeros((short, *images.shape[1:]), images.dtype)])
-        for name, logits in zip(chunk, np.asarray(model(padded).logits), strict=False):
-            best = np.argsort(-logits, kind="stable")[:top]
-            odds = np.exp(logits - logits.max())
-            pairs = [f"{classes[i]}\t{odds[i] / odds.sum():.4f}" for i in best]
-            print("\t".join([name, *pairs]), flush=True)
-    return int(bool(failed))
+    classify.check(model, top, batch_size)
+    for note in notes:
+        print(note, file=sys.stderr)
+    paths, failed = [image.path for image in inputs], 0
+    with _written(out, min(top, model.card.num_classes)) as write:
+        found = classify.classify(model, paths, top, batch_size)
+        shown = out is None and sys.stdout.isatty()  # the lines are progress enough
+        for path, classes in zip(paths, found if shown else bar(found, "predicting", total=len(paths)), strict=True):
+            if isinstance(classes, BadImage):
+                skip(path, classes)
+                failed += 1
+            write(path, classes)
+    if out is not None:
+        print(f"{len(paths)} images in {out}" + (f", {failed} of them unread, with the reason" if failed else ""))
+    return int(failed > 0)
 
 
-def _batches(model: Any, names: list[str], size: int, failed: list[str]) -> Iterator[tuple[list[str], np.ndarray]]:
-    """(names, uint8 images) of up to `size` readable images; unreadable ones are named and added to `failed`."""
-    from jaxdino.data.checks import BadImage, open_rgb
-    from jaxdino.data.sources import DataConfig
+def skip(path: str, why: Exception) -> None:
+    """Names an image that could not be read, above the bar if one is shown."""
+    from tqdm import tqdm
 
-    chunk: list[tuple[str, np.ndarray]] = []
-    for name in names:
-        try:
-            chunk.append((name, model.preprocess([open_rgb(name, DataConfig.max_pixels)])[0]))
-        except BadImage as err:
-            print(f"skipped {name}: {err}", file=sys.stderr)
-            failed.append(name)
-        if len(chunk) == size:
-            yield [name for name, _ in chunk], np.stack([image for _, image in chunk])
-            chunk = []
-    if chunk:
-        yield [name for name, _ in chunk], np.stack([image for _, image in chunk])
+    tqdm.write(f"skipped {path}: {why}", file=sys.stderr)
+
+
+@contextmanager
+def _written(out: str | None, top: int) -> Iterator[Callable[[str, Any], None]]:
+    """What takes an image's path and classes, or why it has none."""
+    if out is None:
+        yield _print
+        return
+    more = [name for i in range(2, top + 1) for name in (f"class_{i}", f"probability_{i}")]
+    with results.Table(out, ["path", "class", "probability", *more, "error"]) as table:
+        yield lambda path, classes: table.add(_row(path, classes, table.kind == ".csv"))
+
+
+def _print(path: str, classes: Any) -> None:
+    if not isinstance(classes, Exception):
+        print("\t".join([path, *(f"{name}\t{odds:.4f}" for name, odds in classes)]), flush=True)
+
+
+def _row(path: str, classes: Any, flat: bool) -> dict[str, Any]:
+    """A row of the table; `flat` has a column for each of the classes, else they are a list under "top"."""
+    if isinstance(classes, Exception):
+        return {"path": path, "error": str(classes)}
+    rounded = [(name, round(odds, 6)) for name, odds in classes]
+    row = {"path": path, "class": rounded[0][0], "probability": rounded[0][1]}
+    if not flat:
+        return row | {"top": [{"class": name, "probability": odds} for name, odds in rounded]}
+    for i, (name, odds) in enumerate(rounded[1:], 2):
+        row |= {f"class_{i}": name, f"probability_{i}": odds}
+    return row
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
 """A loaded model, to be called on images."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image, ImageOps
 
 from convert.store import Card
+from jaxdino.api.classify import Classes, check, classify
+from jaxdino.api.pictures import Record, check_no_tensor, named, opened, records
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton, bind
-from jaxdino.data.checks import BadImage, to_rgb
+from jaxdino.data.checks import BadImage
 from jaxdino.data.device_aug import normalize
 from jaxdino.data.transforms import eval_crop
 from jaxdino.models.output import Output
@@ -68,27 +69,58 @@ class Model:
             raise UserError(f"n={n!r}: give a number of blocks or stages, or a list of their places from 0") from err
         return self._intermediate(self.flat, self._checked(images), chosen)
 
-    def preprocess(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """PIL images -> uint8 (B, H, W, 3), turned upright, resized and centre-cropped as in evaluation.
+    def preprocess(self, images: Iterable[Record]) -> np.ndarray:
+        """Images -> uint8 (B, H, W, 3), turned upright, resized and centre-cropped as in evaluation.
+
+        Args:
+          images: a list of PIL images, paths of files, or uint8 arrays (H, W, 3), mixed as they come; or one array of
+            them (B, H, W, 3).
 
         Raises:
-          UserError: if it is no list of images, or a picture has float pixels, which have no agreed range.
+          UserError: for a single image or what is no image, a file that cannot be read, and a picture with float
+            pixels, which have no agreed range.
         """
-        if isinstance(images, Image.Image) or not len(images):
-            raise UserError("preprocess takes a list of PIL images with at least one in it: preprocess([image])")
+        found = []
+        for place, record in enumerate(records(images, "preprocess")):
+            try:
+                found.append(self.prepare(record))
+            except BadImage as err:
+                raise UserError(f"{named(record, place)}: {err}") from err
+        return np.stack(found)
+
+    def prepare(self, record: Record) -> np.ndarray:
+        """One image -> uint8 (H, W, 3), as `preprocess` gives it. Raises BadImage."""
         how = self.card.spec.preprocess
-        try:
-            upright = [to_rgb(ImageOps.exif_transpose(image)) for image in images]
-        except BadImage as err:
-            raise UserError(str(err)) from err
-        return np.stack([np.asarray(eval_crop(i, how.size, how.resize)) for i in upright])
+        return np.asarray(eval_crop(opened(record), how.size, how.resize))
+
+    def predict(self, images: Iterable[Record], topk: int = 5, batch_size: int = 32) -> list[Classes]:
+        """The most probable classes of each image, [[(class name, probability), ...], ...].
+
+        Args:
+          images: as `preprocess` takes them; they are preprocessed here.
+          topk: how many classes, or all of them where there are fewer.
+          batch_size: images that go through the model together; one shape is compiled for all batches.
+
+        Raises:
+          UserError: for a model without a classification head, and as `preprocess`.
+        """
+        check(self, topk, batch_size)
+        found, given = [], records(images, "predict")
+        for place, classes in enumerate(classify(self, given, topk, batch_size)):
+            if isinstance(classes, BadImage):
+                raise UserError(f"{named(given[place], place)}: {classes}") from classes
+            found.append(classes)
+        return found
 
     def _checked(self, images: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
         channels = self.card.spec.config.in_channels
+        check_no_tensor(images, "the model")
         shape = tuple(getattr(images, "shape", ()))
         if len(shape) != 4 or shape[-1] != channels or 0 in shape:
             what = f"the shape {shape}" if shape else f"the type {type(images).__name__}"
-            raise UserError(f"images have {what}; an array (B, H, W, {channels}), each at least 1, is needed")
+            first = len(shape) == 4 and shape[1] == channels and 0 not in shape
+            hint = "; channels come last here: images.transpose(0, 2, 3, 1)" if first else ""
+            raise UserError(f"images have {what}; an array (B, H, W, {channels}), each at least 1, is needed{hint}")
         if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
             raise UserError(f"images are {images.dtype}: give uint8 pixels, or floats that are normalised already")
         return images

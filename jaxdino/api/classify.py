@@ -1,0 +1,75 @@
+"""Classes of images by a model's classification head, a batch at a time."""
+
+import operator
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from jaxdino.api.pictures import Record
+from jaxdino.core.errors import UserError
+from jaxdino.data.checks import BadImage
+
+THREADS = min(8, os.cpu_count() or 1)
+
+Classes = list[tuple[str, float]]
+"""(class name, probability) of the most probable classes, falling."""
+
+
+def check(model: Any, topk: int, batch_size: int) -> None:
+    """UserError for a model without a classification head, and numbers below 1."""
+    for name, value in (("topk", topk), ("batch_size", batch_size)):
+        try:
+            good = not isinstance(value, bool) and operator.index(value) >= 1
+        except TypeError:
+            good = False
+        if not good:
+            raise UserError(f"{name}={value!r}: give a whole number of at least 1")
+    if not model.card.num_classes:
+        raise UserError(
+            f"{model.name} has no classification head: train one (python -m jaxdino.main --config=configs/linear.py), "
+            "or load one with jaxdino.load(SRC, head=FILE)"
+        )
+
+
+def classify(model: Any, records: Sequence[Record], topk: int, batch_size: int) -> Iterator[Classes | BadImage]:
+    """The `topk` classes of each image, in order, or why it could not be read.
+
+    The next batch is read while the device works on this one. All batches have one shape, compiled once.
+    """
+    size, names = min(batch_size, len(records)), model.class_names or tuple(map(str, range(model.card.num_classes)))
+    waiting: tuple[list, Any] | None = None
+    with ThreadPoolExecutor(THREADS) as pool:
+        for first in range(0, len(records), size):
+            read = list(pool.map(lambda record: _read(model, record), records[first : first + size]))
+            images = [image for image in read if not isinstance(image, BadImage)]
+            logits = None
+            if images:
+                blank = [np.zeros_like(images[0])] * (size - len(images))
+                logits = model(np.stack([*images, *blank])).logits
+            if waiting:
+                yield from _named(*waiting, names, topk)
+            waiting = read, logits
+    if waiting:
+        yield from _named(*waiting, names, topk)
+
+
+def _read(model: Any, record: Record) -> np.ndarray | BadImage:
+    try:
+        return model.prepare(record)
+    except BadImage as err:
+        return err
+
+
+def _named(read: list[np.ndarray | BadImage], logits: Any, names: Sequence[str], topk: int):
+    rows = iter(() if logits is None else np.asarray(logits, np.float64))
+    for image in read:
+        if isinstance(image, BadImage):
+            yield image
+            continue
+        row = next(rows)
+        odds = np.exp(row - row.max())
+        best = np.argsort(-row, kind="stable")[:topk]
+        yield [(names[i], float(odds[i] / odds.sum())) for i in best]

@@ -1,0 +1,97 @@
+"""The images that a caller gives: pictures, files or arrays, checked before anything is done with them."""
+
+from collections.abc import Iterable, Mapping, Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from jaxdino.core.errors import UserError
+from jaxdino.data.checks import BadImage, open_rgb, to_rgb
+from jaxdino.data.sources import DataConfig
+
+Record = str | np.ndarray | Image.Image
+FORMS = "PIL images, paths of files, or uint8 arrays (H, W, 3)"
+
+
+def records(images: Any, call: str) -> list[Record]:
+    """A list of images as records that `opened` reads.
+
+    Args:
+      images: a list or another sequence of `FORMS`, mixed as they come; one array (B, H, W, 3) is B images.
+      call: what is called, for messages.
+
+    Raises:
+      UserError: for a single image, anything that is no image, or none.
+    """
+    wanted = f"{call} takes a list of {FORMS}"
+    if isinstance(images, Image.Image | str | Path) or (isinstance(images, np.ndarray) and images.ndim in (2, 3)):
+        raise UserError(f"{wanted}, with at least one in it: {call}([image])")
+    check_no_tensor(images, call)
+    if getattr(images, "ndim", 1) == 0 or not isinstance(images, Iterable) or isinstance(images, Mapping | Set | bytes):
+        raise UserError(f"{wanted}, not {_what(images)}")
+    if isinstance(images, np.ndarray) and images.dtype != object and images.ndim != 4:
+        raise UserError(f"{wanted}, or one array (B, H, W, 3), not {_what(images)}")
+    found = [_record(image, place, wanted, call) for place, image in enumerate(images)]
+    if not found:
+        raise UserError(f"{wanted}, with at least one in it, and there is none")
+    return found
+
+
+def _record(image: Any, place: int, wanted: str, call: str) -> Record:
+    if isinstance(image, str | Path):
+        if Path(image).is_dir():
+            raise UserError(
+                f"image {place}, {image}, is a folder: give the files in it, sorted(Path(...).glob('*.jpg'))"
+            )
+        return str(image)
+    if isinstance(image, Image.Image):
+        return image
+    check_no_tensor(image, call)
+    array = np.asarray(image) if hasattr(image, "__array__") else None
+    if array is None or array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3 or not array.size:
+        raise UserError(f"{wanted}; image {place} is {_what(image)}")
+    return array
+
+
+def check_no_tensor(images: Any, call: str) -> None:
+    """UserError for a torch tensor, with the line that makes an array of it."""
+    if not any(kind.__module__.partition(".")[0] == "torch" for kind in type(images).__mro__):
+        return
+    shape, first = tuple(images.shape), {4: "tensor.permute(0, 2, 3, 1)", 3: "tensor.permute(1, 2, 0)"}
+    last = len(shape) >= 3 and shape[-1] in (1, 3, 4) and shape[-3] not in (1, 3, 4)
+    name = "tensor" if last else first.get(len(shape), "tensor")
+    fetched = ".detach()" * bool(images.requires_grad) + ".cpu()" * (images.device.type != "cpu")
+    raise UserError(
+        f"{call} got a torch tensor of shape {shape}: give np.asarray({name}{fetched}), channels last; uint8 is "
+        "normalised for you, floats must be normalised already"
+    )
+
+
+def opened(record: Record) -> Image.Image:
+    """An upright RGB picture. Raises BadImage."""
+    if isinstance(record, Image.Image):
+        return to_rgb(ImageOps.exif_transpose(record))
+    return open_rgb(record, DataConfig.max_pixels)
+
+
+def named(record: Record, place: int) -> str:
+    """What to call a record in a message."""
+    return record if isinstance(record, str) else f"image {place}"
+
+
+def as_picture(image: Any, call: str) -> Image.Image:
+    """One image of `FORMS` as an upright RGB picture. Raises UserError."""
+    (record,) = records([image], call)
+    try:
+        return opened(record)
+    except BadImage as err:
+        raise UserError(f"{record}: {err}" if isinstance(record, str) else str(err)) from err
+
+
+def _what(value: Any) -> str:
+    if isinstance(value, np.ndarray) or hasattr(value, "__array__"):
+        array = np.asarray(value)
+        return f"an array of {array.dtype} and shape {array.shape}"
+    return "None" if value is None else f"a {type(value).__name__}"
