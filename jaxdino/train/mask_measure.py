@@ -15,7 +15,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, bind
 from jaxdino.data import device_aug
 from jaxdino.data.checks import check_read
-from jaxdino.data.pipeline import Batch, EvalBatches
+from jaxdino.data.pipeline import Batch
 from jaxdino.evals import segmentation as evals
 from jaxdino.models.spec import ModelSpec
 from jaxdino.objectives.segment import Segment, predict
@@ -55,7 +55,8 @@ class MaskMeasure:
     Args:
       how: the precision, as `ModelSpec.build` takes it.
       features: (flat) -> the prompts' features (n, T).
-      batches: of a split: (split's name) -> `EvalBatches`.
+      batches: of a split: (split's name) -> `EvalBatches`; (split's name, n) -> `EvalBatches` in the order of
+        `samples.spread_first`, and the order.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class MaskMeasure:
         *,
         how: dict[str, Any],
         features: Callable[[Flat], np.ndarray],
-        batches: Callable[[str], EvalBatches],
+        batches: Callable[..., Any],
         arrays: tuple[str, ...],
         mesh: Mesh,
     ):
@@ -109,19 +110,25 @@ class MaskMeasure:
         return {f"{split}.{name}": value for name, value in {**metrics, "loss": loss}.items()}, per_prompt
 
     def draw(self, split: str, flat: Flat, file: Path) -> None:
-        """Image, prompt, truth and prediction of the first pairs of a split that can be read."""
+        """Image, prompt, truth and prediction of pairs spread over a split, of different images where there are enough.
+
+        Pairs of the same image follow each other; a pair that cannot be read is left out.
+        """
         from jaxdino.evals.segmentation_pictures import draw_pairs
 
         text, shown = self.features(flat), []
-        for batch in self.batches(split):
+        batches, order = self.batches(split, SHOWN)
+        for batch in batches:
             given = {name: batch[name] for name in self.arrays if name in batch}
             logits = np.asarray(jax.device_get(self._look(flat, text, sharding.put_batch(given, self.mesh))["logits"]))
             for row in np.flatnonzero(batch["weight"] > 0):
                 prompt = self.names[batch["label"][row]]
-                shown.append((batch["image"][row], prompt, batch["mask"][row], logits[row] > 0))
+                pair = batch["image"][row], prompt, batch["mask"][row], logits[row] > 0
+                shown.append((order[batch["index"][row]], pair))
             if len(shown) >= SHOWN:
                 break
-        draw_pairs(*zip(*shown[:SHOWN], strict=True), file)
+        shown = [pair for _, pair in sorted(shown[:SHOWN], key=lambda each: each[0])]
+        draw_pairs(*zip(*shown, strict=True), file)
 
 
 def _gathered(rows: np.ndarray) -> np.ndarray:

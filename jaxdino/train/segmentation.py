@@ -20,6 +20,7 @@ from jaxdino.data.pair_pipeline import make_pair_eval_iter, make_pair_train_iter
 from jaxdino.data.pair_sources import load_pairs
 from jaxdino.data.prompts import PromptConfig
 from jaxdino.data.transforms import as_size, colour_only, get_preset
+from jaxdino.evals.samples import spread_first
 from jaxdino.models.clipdinosam import ADAPTED
 from jaxdino.models.initial import ShapesOnly
 from jaxdino.models.lora import LoRA
@@ -179,10 +180,16 @@ class Segmentation:
     def _measure(self, part: Part) -> MaskMeasure:
         spec, how = self.spec_of(part.stage), precision.how(self.config)
 
-        def batches(split: str) -> Any:
-            always = self.prompts.spatial_prob == 1
-            make = partial(make_pair_eval_iter, self.source.split(split), prompts=self.prompts, spatial=always)
-            return data.batches(make, self.config, part, self.spec.preprocess)
+        def batches(split: str, first: int = 0) -> Any:
+            always, pairs, order = self.prompts.spatial_prob == 1, self.source.split(split), []
+            if first:
+                images = [pair.image if isinstance(pair.image, str) else id(pair.image) for pair in pairs.records]
+                order = spread_first(images, pairs.labels, first)
+                records = [pairs.records[row] for row in order]
+                pairs = dataclasses.replace(pairs, records=records, labels=pairs.labels[order])
+            make = partial(make_pair_eval_iter, pairs, prompts=self.prompts, spatial=always)
+            found = data.batches(make, self.config, part, self.spec.preprocess)
+            return (found, order) if first else found
 
         given = dict(features=partial(self.features, spec), batches=batches, arrays=self.arrays, mesh=self.mesh)
         return MaskMeasure(spec, self.settings(part.stage), self.source.class_names, how=how, **given)
