@@ -69,7 +69,8 @@ def _pretrained(model: Any, drop_head: bool, say: Callable[[str], None]) -> tupl
     found = load_pretrained(model.weights or model.name, model=named, drop_head=drop_head)
     if _sees(found.card.spec).name != model.name:
         raise UserError(
-            f"the weights are of a {found.card.spec.name}, not a {model.name}: give that name after the config's colon, or none"
+            f"the weights are of a {found.card.spec.name}, not a {model.name}: give that name after the config's colon,"
+            " or none"
         )
     for note in found.notes:
         say(note)
