@@ -35,6 +35,21 @@ class Hints(NamedTuple):
     prefix: str = ""
 
 
+class Spelling(NamedTuple):
+    """Names that a library gives a network's tensors in memory, where its files hold the published ones.
+
+    Attributes:
+      what: whose names they are, for a note.
+      witness: keys, without prefix, that every network of these names has and no published one.
+      names: (name in memory, published name) pairs; "{i}" is a number, ".weight" or ".bias" follows. Several names in
+        memory are parts of one published tensor, in this order on its first axis.
+    """
+
+    what: str
+    witness: tuple[str, ...]
+    names: tuple[tuple[str | tuple[str, ...], str], ...]
+
+
 class Told(NamedTuple):
     """What a family makes of a checkpoint: its own name, the layout, the shape.
 
@@ -109,6 +124,7 @@ class Family:
         own demands. The leaves come as a mapping that reads each when asked for.
       pool: (spec, how many features' width the head has, json) -> what a classification head looks at.
       twins: families whose checkpoints have the same keys, so that only a name or a guess tells them apart.
+      spellings: other names of its layouts' tensors, which are renamed before anything looks at them.
     """
 
     names: tuple[str, ...]
@@ -120,3 +136,4 @@ class Family:
     fit: Callable[[Any, Mapping[str, Any], str], tuple[Any, dict, list[str]]] = _unchanged
     pool: Callable[[ModelSpec, int, Mapping[str, Any]], str] = _own_pool
     twins: tuple[str, ...] = ()
+    spellings: tuple[Spelling, ...] = ()

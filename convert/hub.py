@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from convert.hub_cache import snapshot_of
 from convert.store import is_model
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
@@ -30,6 +31,7 @@ def find(src: str | Path) -> Path:
         return _download(spec.hub, spec)
     path = Path(src).expanduser()
     if path.exists():
+        path = snapshot_of(path)
         inside = () if is_model(path) else (path / "best", path / "teacher" / "backbone")
         return next(filter(is_model, inside), path)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", str(src)) and not path.parent.is_dir():

@@ -221,7 +221,7 @@ def bound_table(spec: ModelSpec, layout: str, head: bool) -> BoundTable:
 
 
 def _from_source(source: Source, found: Recognised, drop_head: bool) -> Opened:
-    card, notes = card_of(found, source), assumptions.lines(found.assumed)
+    card, notes = card_of(found, source), [*source.said, *assumptions.lines(found.assumed)]
     if drop_head and card.num_classes:
         notes.append(f"the head of {card.num_classes} classes was left aside, as asked")
         card = dataclasses.replace(card, num_classes=0, class_names=())
@@ -243,13 +243,13 @@ def _from_source(source: Source, found: Recognised, drop_head: bool) -> Opened:
     place = Path(source.origin["path"])
     beside = place if place.is_dir() else place.parent
     files = (beside / name for name in layouts(found.spec)[found.layout].companions)
-    notes += _aside(found, table)
+    notes += _aside(found, table, shapes)
     leaves = {path: leaves[path] for path in skeleton.entries}
     return Opened(card, skeleton, leaves, notes, tuple(file for file in files if file.is_file()))
 
 
-def _aside(found: Recognised, table: BoundTable) -> list[str]:
-    notes = [f"left aside {key}: {why}" for key in found.keys if (why := table.why_dropped(key))]
+def _aside(found: Recognised, table: BoundTable, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    notes = [f"left aside {key}: {why}" for key in shapes if (why := table.why_dropped(key, shapes[key]))]
     if any(CHUNK.search(full.removeprefix(found.prefix)) for full in found.keys.values()):
         notes.append("the blocks come in chunks (DINOv2's block_chunks): export numbers them in one row")
     groups: dict[str, int] = {}

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from convert.hub_cache import refuse_broken, said
 from convert.safetensors_file import read_safetensors
-from convert.spans import BinaryFile, Span
+from convert.spans import BinaryFile, Joined, Span
+from convert.spellings import published
+from convert.tables import SPELLINGS
 from convert.torch_file import LEGACY_START, read_torch
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import nearest
@@ -44,11 +47,11 @@ class Source:
 
     `extras` holds what is no tensor in a .pth (epoch, args, optimiser settings) by joined key, `config` and
     `preprocessor` the JSON files of a Hugging Face folder (None where absent), `notes` what our own export says of
-    these weights, `origin` the path and the weights' size in bytes.
+    these weights, `origin` the path and the weights' size in bytes; `said` how the file was understood, a line each.
     """
 
     kind: str
-    spans: dict[str, Span]
+    spans: dict[str, Span | Joined]
     files: list[BinaryFile]
     origin: dict
     metadata: dict[str, str] = field(default_factory=dict)
@@ -56,6 +59,7 @@ class Source:
     config: dict | None = None
     preprocessor: dict | None = None
     notes: dict = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
 
     def keys(self) -> list[str]:
         return list(self.spans)
@@ -70,7 +74,7 @@ class Source:
         """One tensor, fetched now: a fresh contiguous array that nothing else holds."""
         return self._span(key).read()
 
-    def _span(self, key: str) -> Span:
+    def _span(self, key: str) -> Span | Joined:
         if key not in self.spans:
             near = ", ".join(nearest(key, self.spans)) or "nothing like it"
             raise UserError(f"{self.origin['path']}: no tensor {key!r}; nearest: {near}")
@@ -96,6 +100,7 @@ def open_source(path: str | Path, head: str | Path | None = None) -> Source:
     names), when it is no checkpoint (with what it is instead), and when it is damaged or hostile.
     """
     path = Path(path).expanduser()
+    refuse_broken(_read_by_us(path) if path.is_dir() else [path])
     if not path.exists():
         raise UserError(_missing(path))
     source = _open_folder(path) if path.is_dir() else _open_file(path)
@@ -105,7 +110,17 @@ def open_source(path: str | Path, head: str | Path | None = None) -> Source:
     head = _head_beside(path, source) if head is None else Path(head).expanduser()
     if head is not None:
         _add_head(source, head)
+    try:
+        source.spans, more = published(source.spans, SPELLINGS)
+    except UserError as error:
+        source.close()
+        raise UserError(f"{path}: {error}") from None
+    source.said += more + said(path)
     return source
+
+
+def _read_by_us(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.suffix in (*SUFFIXES, ".json")]
 
 
 def _head_beside(path: Path, source: Source) -> Path | None:
@@ -134,16 +149,14 @@ def _open_file(path: Path) -> Source:
         raise UserError(f"{path}: neither a file nor a folder")
     file = BinaryFile(path)
     try:
-        kind = _kind(file)
-        spans, rest = read_safetensors(file) if kind == "safetensors" else read_torch(file)
+        source = Source(_kind(file), {}, [file], {"path": str(path), "bytes": file.size})
+        if source.kind == "safetensors":
+            source.spans, source.metadata = read_safetensors(file)
+        else:
+            source.spans, source.extras, source.said = read_torch(file)
     except BaseException:
         file.close()
         raise
-    source = Source(kind, spans, [file], {"path": str(path), "bytes": file.size})
-    if kind == "safetensors":
-        source.metadata = rest
-    else:
-        source.extras = rest
     return source
 
 
@@ -254,6 +267,7 @@ def _open_shards(folder: Path, index_name: str) -> Source:
             shard = _open_file(folder / name)
             whole.files += shard.files
             whole.metadata |= shard.metadata
+            whole.said += shard.said
             whole.origin["bytes"] += shard.origin["bytes"]
             listed = {key for key, place in weight_map.items() if place == name}
             if listed != set(shard.spans):

@@ -76,6 +76,42 @@ class Span:
         return np.lib.stride_tricks.as_strided(flat, self.shape, steps).copy(order="C")
 
 
+@dataclass(frozen=True)
+class Joined:
+    """Several tensors, side by side on their first axis, as one: `key` names it in errors."""
+
+    key: str
+    parts: tuple[Span, ...]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of every part.
+
+        Raises:
+          UserError: if they differ.
+        """
+        return self._common("dtype", [part.dtype for part in self.parts])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The first axes added up.
+
+        Raises:
+          UserError: if the other axes differ.
+        """
+        inner = self._common("shape", [part.shape[1:] for part in self.parts])
+        return (sum(part.shape[0] for part in self.parts), *inner)
+
+    def read(self) -> np.ndarray:
+        """The whole as a fresh array."""
+        return np.concatenate([part.read() for part in self.parts])
+
+    def _common(self, what: str, values: list):
+        if any(value != values[0] for value in values):
+            raise UserError(f"the parts of {self.key} differ in {what}: {', '.join(map(str, values))}")
+        return values[0]
+
+
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Strides, in elements, of a contiguous tensor."""
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))

@@ -140,9 +140,13 @@ class BoundTable:
         self.derived = [entry for entry in entries if isinstance(entry, Derived)]
         self.repeated = [entry for entry in entries if isinstance(entry, Repeated)]
         self.absent = [entry for entry in entries if isinstance(entry, Absent)]
+        self.keys = {key for r in self.rules for key in r.keys if key}
+        self.keys |= {entry.key for entry in (*self.derived, *self.repeated)}
 
-    def why_dropped(self, key: str) -> str | None:
-        """The reason a key is left aside, or None if no rule says so."""
+    def why_dropped(self, key: str, shape: tuple[int, ...] = ()) -> str | None:
+        """The reason a key is left aside, or None if no rule says so; an empty tensor says nothing."""
+        if 0 in shape and key not in self.keys:
+            return f"an empty tensor of shape {shape}"
         return next((entry.why for entry in self.dropped if fnmatch.fnmatchcase(key, entry.pattern)), None)
 
     def check(
@@ -150,17 +154,15 @@ class BoundTable:
     ) -> list[str]:
         """What is wrong with the source, from its header alone: a line for each key or leaf, empty if nothing is."""
         dtypes = dtypes or {}
-        problems, wanted = [], set()
+        problems = []
         for r in self.rules:
-            wanted.update(key for key in r.keys if key)
             problems += _missing(r, shapes) or _mismatched(r, shapes, skeleton)
             problems += [_mistyped(r, key, dtypes[key]) for key in r.keys if key in dtypes]
-        wanted.update(entry.key for entry in (*self.derived, *self.repeated))
         gone = [entry for entry in self.repeated if entry.key not in shapes]
         problems += [f"missing {entry.key}, which repeats {entry.path}" for entry in gone]
         for key in shapes:
-            if key not in wanted and self.why_dropped(key) is None:
-                problems.append(f"unexpected {key} {shapes[key]} (nearest: {', '.join(nearest(key, wanted))})")
+            if key not in self.keys and self.why_dropped(key, shapes[key]) is None:
+                problems.append(f"unexpected {key} {shapes[key]} (nearest: {', '.join(nearest(key, self.keys))})")
         filled = {r.path for r in self.rules} | {entry.path for entry in self.absent}
         problems += [f"nothing fills {path}" for path in skeleton.entries if path not in filled]
         return [problem for problem in problems if problem]

@@ -16,7 +16,7 @@ from convert.pickle_machine import Machine
 from convert.spans import BinaryFile, Span, is_addressable, is_row_major
 from convert.torch_names import Storage, StorageType, Tensor, find_name
 from convert.torchscript import CODE, ScriptObject, find_script_name, is_program, unwrap
-from convert.tree import flatten
+from convert.tree import flatten, unlisted
 from jaxdino.core.errors import UserError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -27,20 +27,24 @@ LOCAL_HEADER_BYTES = 30
 Records = dict[str, tuple[int, int]]
 
 
-def read_torch(file: BinaryFile) -> tuple[dict[str, Span], dict[str, object]]:
-    """Spans by joined key, and the leaves that are no tensors. UserError names what is wrong or refused.
+def read_torch(file: BinaryFile) -> tuple[dict[str, Span], dict[str, object], list[str]]:
+    """Spans by joined key, the leaves that are no tensors, and what to tell the user of a list around them.
 
     Of a TorchScript archive the one leaf is "torchscript", the name of the model's class.
+
+    Raises:
+      UserError: names what is wrong or refused.
     """
     if file.read(0, 4) == b"PK\x03\x04":
         tree, starts, swap = _read_zip(file)
     else:
         tree, starts, swap = _read_legacy(file)
+    tree, said = unlisted(tree, str(file.path))
     tensors, extras = flatten(tree, str(file.path))
     if isinstance(tree, ScriptObject):
         extras = {"torchscript": tree.name}
     spans = {key: _span(file, key, tensor, starts, swap) for key, tensor in tensors.items()}
-    return spans, extras
+    return spans, extras, said
 
 
 def _span(file: BinaryFile, key: str, tensor: Tensor, starts: dict[str, int], swap: bool) -> Span:

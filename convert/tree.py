@@ -9,7 +9,50 @@ MAX_ENTRIES = 1_000_000
 MAX_SCANNED = 50_000_000
 MAX_DEPTH = 64
 MAX_KEY = 4096
+MAX_LISTED = 64
 LEAVES = (str, bytes, bool, int, float, complex, type(None), np.generic, np.dtype)
+
+
+def unlisted(tree: object, where: str) -> tuple[object, list[str]]:
+    """The one network's state in a list or tuple, and a line that says which item it is; anything else as it is.
+
+    Optimisers' states (`state` and `param_groups`) are passed over.
+
+    Raises:
+      UserError: if several items, or none, hold named tensors.
+    """
+    said: list[str] = []
+    while isinstance(tree, (list, tuple)):
+        kind, items = type(tree).__name__, list(tree[:MAX_LISTED])
+        named = {n: names for n, item in enumerate(items) if (names := _names(item)) and not _is_optimiser(item)}
+        if len(named) != 1 or len(tree) > MAX_LISTED:
+            held = "; ".join(f"[{n}] {', '.join(names)}, ..." for n, names in named.items())
+            few = f"{len(named)} of its {len(tree)} items hold networks ({held})" if named else "no item holds any"
+            raise UserError(
+                f"{where}: holds a {kind}, not a dictionary of named tensors: {few}. Save the one you mean: "
+                f"torch.save(torch.load('{where}', weights_only=True)[N], 'weights.pth')"
+            )
+        place = next(iter(named))
+        said.append(f"the file holds a {kind} of {len(tree)}: item {place} was taken, the only one with a network")
+        tree = items[place]
+    return tree, said
+
+
+def _names(item: object) -> list[str]:
+    """The first names of the tensors in an item, [] if it holds none."""
+    found, seen, todo = [], 0, [("", item, 0)]
+    while todo and len(found) < 2 and seen < MAX_ENTRIES:
+        (name, node, depth), seen = todo.pop(), seen + 1
+        if isinstance(node, Tensor) and depth:
+            found.append(name)
+        elif depth < MAX_DEPTH and isinstance(node, (dict, list, tuple)):
+            inner = _children(node) or []
+            todo.extend((f"{name}.{key}".lstrip("."), value, depth + 1) for key, value in reversed(inner))
+    return found
+
+
+def _is_optimiser(item: object) -> bool:
+    return isinstance(item, dict) and item.keys() == {"state", "param_groups"}
 
 
 def flatten(tree: object, where: str) -> tuple[dict[str, Tensor], dict[str, object]]:

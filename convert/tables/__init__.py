@@ -7,6 +7,9 @@ from jaxdino.models.spec import ModelSpec
 FAMILIES: tuple[Family, ...] = (clip.FAMILY, sam.FAMILY, vit.FAMILY, convnext.FAMILY, resnet.FAMILY, heads.FAMILY)
 """Every family; one whose checkpoints could be taken for another's comes first."""
 
+SPELLINGS = tuple(spelling for family in FAMILIES for spelling in family.spellings)
+"""Names in memory of any family's layouts."""
+
 LAYOUTS = tuple(sorted({layout for family in FAMILIES for _, layout in family.layouts}))
 """Every layout of any family."""
 

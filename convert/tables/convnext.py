@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from convert.family import Family, Hints, Layout, Shapes, Told
+from convert.family import Family, Hints, Layout, Shapes, Spelling, Told
 from convert.ops import CONV, COPY, LINEAR, Op
 from convert.preprocess import to_json, to_timm
 from convert.store import Card
@@ -210,4 +210,11 @@ FAMILY = Family(
     shape=("depths", "widths"),
     reference="convert.references.convnext",
     fit=fit,
+    spellings=(
+        Spelling(
+            "transformers 5 in memory (torch.save of its state_dict)",
+            ("model.stages.0.layers.0.depthwise_conv.weight", "layer_norm.weight"),
+            (("model.stages.{i}", "stages.{i}"),),  # huggingface/transformers conversion_mapping.py
+        ),
+    ),
 )

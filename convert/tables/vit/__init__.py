@@ -66,4 +66,5 @@ FAMILY = Family(
     fit=fit,
     pool=_pool,
     twins=("dino", "vit"),
+    spellings=hf.SPELLINGS,
 )

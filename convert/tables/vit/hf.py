@@ -2,8 +2,45 @@
 
 from typing import Any
 
+from convert.family import Spelling
 from convert.preprocess import to_json
 from convert.store import Card
+
+_MEMORY = "transformers 5 in memory (torch.save of its state_dict)"
+_PARTS = (("q", "query"), ("k", "key"), ("v", "value"))
+_VIT, _DINOV2 = "layers.{i}.", "encoder.layer.{i}."
+SPELLINGS = (
+    Spelling(
+        _MEMORY,
+        (f"{_VIT.format(i=0)}attention.q_proj.weight", "embeddings.patch_embeddings.projection.weight"),
+        (
+            *((f"{_VIT}attention.{own}_proj", f"{_DINOV2}attention.attention.{word}") for own, word in _PARTS),
+            (f"{_VIT}attention.o_proj", f"{_DINOV2}attention.output.dense"),
+            (f"{_VIT}mlp.fc1", f"{_DINOV2}intermediate.dense"),
+            (f"{_VIT}mlp.fc2", f"{_DINOV2}output.dense"),
+            *((f"{_VIT}layernorm_{when}", f"{_DINOV2}layernorm_{when}") for when in ("before", "after")),
+        ),
+    ),
+    Spelling(
+        _MEMORY,
+        (f"{_DINOV2.format(i=0)}attention.q_proj.weight", "embeddings.patch_embeddings.projection.weight"),
+        (
+            *((f"{_DINOV2}attention.{own}_proj", f"{_DINOV2}attention.attention.{word}") for own, word in _PARTS),
+            (f"{_DINOV2}attention.o_proj", f"{_DINOV2}attention.output.dense"),
+            ((f"{_DINOV2}mlp.gate_proj", f"{_DINOV2}mlp.up_proj"), f"{_DINOV2}mlp.weights_in"),
+            (f"{_DINOV2}mlp.down_proj", f"{_DINOV2}mlp.weights_out"),
+        ),
+    ),
+    Spelling(
+        _MEMORY,
+        ("model.layer.0.norm1.weight", "embeddings.patch_embeddings.weight"),
+        (("model.layer.{i}", "layer.{i}"),),
+    ),
+)
+"""ViT's, DINOv2's (with and without registers) and DINOv3's.
+
+Source: huggingface/transformers conversion_mapping.py (`ViTModel`, `Dinov2Model`, `dinov3_vit`).
+"""
 
 PREFIXES = {"vit": "vit", "dinov2": "dinov2", "dinov2_with_registers": "dinov2_with_registers"}
 """model_type -> the attribute that holds the backbone in transformers' `ForImageClassification` class."""
@@ -23,9 +60,9 @@ CLASSES = {
 
 def model_type(card: Card) -> str:
     """transformers' word for the model."""
-    family, registers = card.spec.family, card.spec.config.num_registers
-    if family == "dinov2":
-        return "dinov2_with_registers" if registers else "dinov2"
+    family, c = card.spec.family, card.spec.config
+    if family == "dinov2":  # of two classes without registers, the one that resamples positions as the model does
+        return "dinov2_with_registers" if c.num_registers or c.pos_antialias else "dinov2"
     return {"dino": "vit", "vit": "vit", "dinov3": "dinov3_vit"}[family]
 
 
@@ -81,12 +118,11 @@ def _dinov2(c) -> dict[str, Any]:
     ratio = c.mlp_dim / c.width
     if c.swiglu:  # the class computes int(int(width * ratio) * 2 / 3) rounded up to 8
         ratio = 4 if _swiglu_dim(c.width * 4) == c.mlp_dim else c.mlp_dim * 1.5 / c.width
-    fields = {
+    return {
         "mlp_ratio": int(ratio) if ratio == int(ratio) else ratio,
         "use_swiglu_ffn": c.swiglu,
         "qkv_bias": c.qkv_bias,
     }
-    return fields | ({"num_register_tokens": c.num_registers} if c.num_registers else {"use_mask_token": c.mask_token})
 
 
 def _swiglu_dim(hidden: int) -> int:
@@ -95,8 +131,8 @@ def _swiglu_dim(hidden: int) -> int:
 
 _KINDS = {
     "vit": lambda c: {"intermediate_size": c.mlp_dim, "qkv_bias": c.qkv_bias},
-    "dinov2": _dinov2,
-    "dinov2_with_registers": _dinov2,
+    "dinov2": lambda c: _dinov2(c) | {"use_mask_token": c.mask_token},
+    "dinov2_with_registers": lambda c: _dinov2(c) | {"num_register_tokens": c.num_registers},
     "dinov3_vit": lambda c: {
         "intermediate_size": c.mlp_dim,
         "use_gated_mlp": c.swiglu,

@@ -71,6 +71,11 @@ def _periods(config) -> np.ndarray:
     return rope_periods(config.head_dim, config.rope_base)
 
 
+def _no_registers(config) -> np.ndarray:
+    """transformers' classes with registers hold an empty tensor where there are none."""
+    return np.zeros((1, 0, config.width), np.float32)
+
+
 def _bias_mask(config) -> np.ndarray:
     """DINOv3's buffer that zeroes the key's bias."""
     return np.repeat(np.array([1, 0, 1], np.float32), config.width)
@@ -154,6 +159,9 @@ DINOV3_TIMM = [
 ]
 
 
+_REGISTERS = "embeddings.register_tokens"
+
+
 def _hf_encoder(tail: list) -> list:
     """The encoder of transformers' ViT and DINOv2 classes; they differ in the names around the norms and the MLP."""
     layer = "encoder.layer.{i}."
@@ -186,7 +194,9 @@ DINOV2_HF = _hf_encoder(
         *_norm("encoder.layer.{i}.norm2", S + "norm2"),
         *[rule(f"encoder.layer.{{i}}.layer_scale{n}.lambda1", f"{S}ls{n}.gamma", COPY, _scaled) for n in (1, 2)],
         rule("embeddings.mask_token", B + "mask_token", COPY, _mask_token),
-        rule("embeddings.register_tokens", B + "register_tokens", COPY, _registers),
+        rule(_REGISTERS, B + "register_tokens", COPY, _registers),
+        # the class with registers is the one that resamples positions with antialiasing
+        derive(_REGISTERS, _no_registers, B + "cls_token", lambda c: not c.num_registers and c.pos_antialias),
         *_both("encoder.layer.{i}.mlp.fc1", S + "mlp.fc1", when=_mlp),
         *_both("encoder.layer.{i}.mlp.fc2", S + "mlp.fc2", when=_mlp),
         *_both("encoder.layer.{i}.mlp.weights_in", S + "mlp.w12", when=_swiglu),
@@ -198,7 +208,8 @@ _QKV = tuple(f"layer.{{i}}.attention.{part}_proj" for part in "qkv")
 DINOV3_HF = [
     rule("embeddings.cls_token", B + "cls_token", COPY),
     rule("embeddings.mask_token", B + "mask_token", TOKEN, _mask_token),
-    rule("embeddings.register_tokens", B + "register_tokens", COPY, _registers),
+    rule(_REGISTERS, B + "register_tokens", COPY, _registers),
+    derive(_REGISTERS, _no_registers, B + "cls_token", lambda c: not c.num_registers),
     *_both("embeddings.patch_embeddings", B + "patch_embed.proj", CONV),
     absent(B + "rope.periods", _periods, _rope),
     *_norm("layer.{i}.norm1", S + "norm1"),

@@ -150,7 +150,7 @@ def _config(shapes: Shapes, family: str, layout: str, json: Mapping[str, Any]) -
         fields["mask_k_bias"] = "layer.0.attention.k_proj.bias" not in shapes
     else:
         fields["pos_grid"], fields["pos_cls"] = _grid(shapes, patch, json)
-        fields.update(resampling(family, layout, fields["num_registers"] > 0))
+        fields.update(resampling(family, layout, registers is not None and (layout == "hf" or registers[1] > 0)))
     return ViTConfig(**fields)
 
 

@@ -1,0 +1,65 @@
+"""Frees a checkpoint of names that exist in memory alone: what `state_dict()` gives where files hold other names."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from convert.family import Spelling
+from convert.spans import Joined, Span
+from jaxdino.core.errors import UserError
+
+WRAPPERS = re.compile(r"(?<=\.\d)(\d*)\.(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)")
+"""What torch.compile, FSDP and activation checkpointing put after a block's number when they wrap each block."""
+Spans = Mapping[str, Span | Joined]
+
+
+def published(spans: Spans, spellings: Iterable[Spelling]) -> tuple[dict[str, Span | Joined], list[str]]:
+    """The same tensors under the published names, and a line for each network that was renamed.
+
+    Raises:
+      UserError: if a tensor stands there under both names.
+    """
+    found = {WRAPPERS.sub(r"\1", key): span for key, span in spans.items()}
+    found, said = (found if len(found) == len(spans) else dict(spans)), []
+    for spelling in spellings:
+        for prefix in _prefixes(found, spelling):
+            found = _renamed(found, prefix, spelling)
+            where = f"under {prefix!r} " if prefix else ""
+            said.append(f"the names {where}are those of {spelling.what}: read and exported as the published ones")
+    return found, said
+
+
+def _prefixes(spans: Spans, spelling: Spelling) -> list[str]:
+    first, *rest = spelling.witness
+    found = (key.removesuffix(first) for key in spans if key.endswith(first))
+    return [p for p in found if (not p or p.endswith(".")) and all(p + key in spans for key in rest)]
+
+
+def _renamed(spans: Spans, prefix: str, spelling: Spelling) -> dict[str, Span | Joined]:
+    """Each key under its published name; parts that the published layout holds as one are joined."""
+    named: dict[str, Span | Joined] = {}
+    parts: dict[str, dict[int, str]] = {}
+    for key, span in spans.items():
+        own, n = _translated(key.removeprefix(prefix), spelling) if key.startswith(prefix) else (None, None)
+        target = key if own is None else prefix + own
+        if n is None:
+            if target in named:
+                raise UserError(f"{key} and {target} are two names of one tensor, and the file holds both")
+            named[target] = span
+        else:
+            parts.setdefault(target, {})[n] = key
+            named.setdefault(target, span)
+    for target, keys in parts.items():
+        named[target] = Joined(target, tuple(spans[keys[n]] for n in sorted(keys)))
+    return named
+
+
+def _translated(key: str, spelling: Spelling) -> tuple[str | None, int | None]:
+    """(published name, the part's place if it is one of several); (None, None) for a key of another name."""
+    for memory, name in spelling.names:
+        several = isinstance(memory, tuple)
+        for n, template in enumerate(memory if several else (memory,)):
+            pattern = re.escape(template).replace(r"\{i\}", r"(?P<i>\d+)")
+            if match := re.fullmatch(rf"{pattern}\.(?P<rest>.+)", key):
+                place = f"{name}.{match['rest']}".replace("{i}", match.groupdict().get("i") or "")
+                return place, n if several else None
+    return None, None
