@@ -19,12 +19,16 @@ from convert.readers import HEAD, NOTES
 from convert.recognise import head_keys
 from convert.store import Card
 from convert.swap import refuse_occupied, whole_folder
+from convert.table import BoundTable
 from convert.tables import FAMILIES, layouts, serving
 from convert.tensors import Tensor
 from convert.writers import MAX_SHARD_BYTES, write_pth, write_safetensors
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 from jaxdino.models.registry import MODELS
+
+UNUSED = re.compile(r"backbone\.(mask_token|local_cls_norm\..*|pooler\..*)|.*\.num_batches_tracked")
+"""Leaves that no features depend on: a layout without a place for them still holds the model."""
 
 
 def export(
@@ -83,7 +87,7 @@ def _write(card: Card, flat, layout: str, folder: Path, cast: Callable, max_shar
     """Weights and the JSON files beside them; notes on what the layout cannot hold."""
     how = layouts(card.spec)[layout]
     table = bound_table(card.spec, layout, card.num_classes > 0)
-    notes = [f"the {layout} layout has no place for {path}: left out" for path in table.lost(flat)] + how.notes(card)
+    notes = _left_out(card, table, flat, layout) + how.notes(card)
     of_head = head_keys(how.head)
     tensors = [cast(t) for t in table.write(flat)]
     backbone, head = ([t for t in tensors if (t.key in of_head) == wanted] for wanted in (False, True))
@@ -102,8 +106,28 @@ def _write(card: Card, flat, layout: str, folder: Path, cast: Callable, max_shar
     _write_weights(
         how, card, folder, [t._replace(key=f"{prefix or ''}{t.key}") for t in backbone] + head, max_shard_bytes
     )
-    export_json(card, layout, str(backbone[0].dtype), folder)
+    apart = card.num_classes and not head  # the classes of the layout have no head then
+    shown = dataclasses.replace(card, num_classes=0, class_names=()) if apart else card
+    export_json(shown, layout, str(backbone[0].dtype), folder)
     return notes
+
+
+def _left_out(card: Card, table: BoundTable, flat, layout: str) -> list[str]:
+    """A line for each leaf that the layout has no place for.
+
+    Raises:
+      UserError: if the outputs depend on one, or the layout needs one that the model does not have.
+    """
+    lost = [path for path in table.lost(flat) if flat[path] is not None]
+    needed = [r.path for r in table.rules if r.path not in flat]
+    if broken := [path for path in lost if not UNUSED.fullmatch(path)] + needed:
+        listed = ", ".join(broken[:3]) + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")
+        other = ", ".join(name for name in layouts(card.spec) if name != layout) or "none"
+        raise UserError(
+            f"the {layout} layout of {card.spec.family} cannot hold this model: it has no place for, or wants, "
+            f"{listed}. Nothing was written. Other layouts: {other}"
+        )
+    return [f"the {layout} layout has no place for {path}: left out" for path in lost]
 
 
 def export_json(card: Card, layout: str, dtype: str, folder: Path) -> None:

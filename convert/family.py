@@ -121,7 +121,7 @@ class Family:
       shape: the fields of the configuration that make two checkpoints the same published model.
       reference: the module that runs the PyTorch original; see `convert.references`.
       fit: (card, flat, layout) -> the card, the leaves that change, and notes: what another layout than the model's
-        own demands. The leaves come as a mapping that reads each when asked for.
+        own demands. The leaves come as a mapping that reads each when asked for; one that changes to None is gone.
       pool: (spec, how many features' width the head has, json) -> what a classification head looks at.
       twins: families whose checkpoints have the same keys, so that only a name or a guess tells them apart.
       spellings: other names of its layouts' tensors, which are renamed before anything looks at them.

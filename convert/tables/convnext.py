@@ -179,6 +179,20 @@ def timm_files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
     return {"config.json": config}
 
 
+def _head_file(card: Card) -> str | None:
+    """Meta's and timm's heads see the pooled map after its norm; a mean of normed patches is another thing."""
+    return None if card.pool == "cls" else f"{card.spec.name}_linear_head.pth"
+
+
+def meta_notes(card: Card) -> list[str]:
+    """The arguments of Meta's class for a shape that its hub has no name for."""
+    c = card.spec.config
+    if not card.spec.name.endswith("_custom") and c.in_channels == 3:
+        return []
+    words = f"in_chans={c.in_channels}, depths={list(c.depths)}, dims={list(c.widths)}"
+    return [f"a state dict alone, of a shape that has no name: build Meta's ConvNeXt({words}), then load it"]
+
+
 def fit(card: Card, flat: Mapping[str, Any], layout: str) -> tuple[Card, dict[str, Any], list[str]]:
     """The card for another layout: Meta's code has one epsilon, and no place to tell another."""
     config = card.spec.config
@@ -194,7 +208,9 @@ FAMILY = Family(
     anchors=tuple(first for first, _, _ in _STYLES.values()),
     tell=tell,
     layouts={
-        ("convnext", "meta"): Layout(META, tuple(_both("head", "head", LINEAR))),
+        ("convnext", "meta"): Layout(
+            META, tuple(_both("head", "head", LINEAR)), head_file=_head_file, notes=meta_notes
+        ),
         ("convnext", "hf"): Layout(
             HF,
             tuple(_both("classifier", "head", LINEAR)),
@@ -204,7 +220,11 @@ FAMILY = Family(
             files=hf_files,
         ),
         ("convnext", "timm"): Layout(
-            TIMM, tuple(_both("head.fc", "head", LINEAR)), weights="model.safetensors", files=timm_files
+            TIMM,
+            tuple(_both("head.fc", "head", LINEAR)),
+            weights="model.safetensors",
+            prefix=lambda card: "" if card.pool == "cls" else None,
+            files=timm_files,
         ),
     },
     shape=("depths", "widths"),

@@ -14,6 +14,7 @@ from convert.preprocess import to_json, to_timm
 from convert.store import Card
 from convert.table import rule
 from jaxdino.core.errors import UserError
+from jaxdino.models.classifier import POOLS
 from jaxdino.models.registry import get
 from jaxdino.models.resnet import ResNetConfig
 
@@ -203,6 +204,19 @@ def timm_files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
     return {"config.json": config}
 
 
+def torchvision_notes(card: Card) -> list[str]:
+    """What torchvision's class has no argument for."""
+    c, block = card.spec.config, "Bottleneck" if card.spec.config.bottleneck else "BasicBlock"
+    if not card.spec.name.endswith("_custom") and c.in_channels == 3:
+        return []
+    usual = tuple(2**n * (256 if c.bottleneck else 64) for n in range(4))
+    same = (c.widths, c.stem, c.in_channels) == (usual, 64, 3)
+    group = f", width_per_group={256 // c.reduction}" if c.bottleneck and c.reduction != 4 else ""
+    built = f"torchvision's ResNet({block}, {list(c.depths)}{group})"
+    more = "" if same else f" with a stem of {c.stem}, widths of {list(c.widths)} and {c.in_channels} channels"
+    return [f"a state dict alone, of a shape that has no name: build {built}{more}, then load it"]
+
+
 def fit(card: Card, flat: Mapping[str, Any], layout: str) -> tuple[Card, dict, list[str]]:
     """Refuses shapes that a layout's class cannot have.
 
@@ -217,11 +231,18 @@ def fit(card: Card, flat: Mapping[str, Any], layout: str) -> tuple[Card, dict, l
     return card, {}, []
 
 
-_KEYS = Layout(TORCHVISION, _head("fc"))
-_TIMM = Layout(TORCHVISION, _head("fc"), "model.safetensors", files=timm_files)
-_HF = Layout(
-    HF, _head("classifier.1"), "model.safetensors", sharded=True, prefix=lambda card: "resnet.", files=hf_files
-)
+def _prefix(network: str):
+    """The classes' heads see the pooled map, and nothing beside it."""
+    return lambda card: network if POOLS[card.pool].widths == 1 else None
+
+
+def _head_file(card: Card) -> str | None:
+    return None if POOLS[card.pool].widths == 1 else f"{card.spec.name}_linear_head.pth"
+
+
+_KEYS = Layout(TORCHVISION, _head("fc"), head_file=_head_file, notes=torchvision_notes)
+_TIMM = Layout(TORCHVISION, _head("fc"), "model.safetensors", prefix=_prefix(""), files=timm_files)
+_HF = Layout(HF, _head("classifier.1"), "model.safetensors", sharded=True, prefix=_prefix("resnet."), files=hf_files)
 
 FAMILY = Family(
     names=(PLAIN, DINO),

@@ -21,6 +21,8 @@ def fit(card: Card, flat: Mapping[str, Any], layout: str) -> tuple[Card, dict[st
     """
     config, notes = dataclasses.replace(card.spec.config, keys="", buffers=False), []
     if layout in ("openai", "open_clip"):
+        if config.vision and config.in_channels != 3:
+            raise UserError(f"the layout {layout!r} means images of 3 channels, this model takes {config.in_channels}")
         config = _argmax(config, layout)
         for tower in (config.vision, config.text):
             if tower and tower.norm_eps != 1e-5:

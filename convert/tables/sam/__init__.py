@@ -9,7 +9,9 @@ FAMILY = Family(
     anchors=ANCHORS,
     tell=tell,
     layouts={
-        ("sam", "meta"): Layout(rules.META, tuple(rules.HEAD)),
+        ("sam", "meta"): Layout(
+            rules.META, tuple(rules.HEAD), head_file=lambda card: f"{card.spec.name}_linear_head.pth"
+        ),
         ("sam", "hf"): Layout(
             rules.HF,
             tuple(rules.HF_HEAD),

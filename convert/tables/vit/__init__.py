@@ -5,14 +5,19 @@ from typing import Any
 
 from convert.family import Family, Layout
 from convert.store import Card
-from convert.tables.vit import hf, rules, timm
+from convert.tables.vit import hf, meta, rules, timm
 from convert.tables.vit.fit import fit
 from convert.tables.vit.tell import ANCHORS, tell
 from jaxdino.models.spec import ModelSpec
 
 
 def _meta(table: list, head_file=lambda card: None) -> Layout:
-    return Layout(tuple(table), tuple(rules.HEAD), head_file=head_file)
+    return Layout(tuple(table), tuple(rules.HEAD), head_file=head_file, notes=meta.notes)
+
+
+def _wide_head(card: Card) -> str | None:
+    """DINO's module has a head for its class token alone."""
+    return None if card.pool == "cls" else f"{card.spec.name}_linear_head.pth"
 
 
 def _linear_head(card: Card) -> str:
@@ -21,12 +26,12 @@ def _linear_head(card: Card) -> str:
 
 
 def _timm(table: list) -> Layout:
-    return Layout(tuple(table), tuple(rules.HEAD), weights="model.safetensors", files=timm.files, notes=timm.notes)
+    return Layout(tuple(table), tuple(rules.HEAD), weights="model.safetensors", prefix=timm.prefix, files=timm.files)
 
 
 def _hf(table: list) -> Layout:
-    head = tuple(rules.HF_HEAD)
-    return Layout(tuple(table), head, "model.safetensors", sharded=True, prefix=hf.prefix, files=hf.files)
+    head, file = tuple(rules.HF_HEAD), "model.safetensors"
+    return Layout(tuple(table), head, file, sharded=True, prefix=hf.prefix, files=hf.files, notes=hf.notes)
 
 
 def _pool(spec: ModelSpec, widths: int, json: Mapping[str, Any]) -> str:
@@ -39,7 +44,7 @@ FAMILY = Family(
     anchors=ANCHORS,
     tell=tell,
     layouts={
-        ("dino", "meta"): _meta(rules.PLAIN),
+        ("dino", "meta"): _meta(rules.PLAIN, _wide_head),
         ("dino", "timm"): _timm(rules.PLAIN),
         ("dino", "hf"): _hf(rules.VIT_HF),
         ("vit", "timm"): _timm(rules.PLAIN),

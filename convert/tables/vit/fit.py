@@ -9,6 +9,7 @@ import numpy as np
 
 from convert.store import Card
 from convert.tables.vit.tell import norm_eps, resampling
+from jaxdino.core.errors import UserError
 from jaxdino.models import positions
 from jaxdino.models.registry import MODELS
 from jaxdino.models.vit import ViTConfig
@@ -20,10 +21,45 @@ def fit(card: Card, flat: Mapping[str, Any], layout: str) -> tuple[Card, dict[st
     """Card, leaves that change, and notes: what `layout`, another than the model came from, demands."""
     changes: dict[str, Any] = {}
     flat, config, notes = ChainMap(changes, flat), card.spec.config, []
-    for step in (_tokens, _key_bias, _local_norm, _class_position, _baked_positions, _compare_periods, _norm_eps):
+    for step in STEPS:
         config = step(card, config, flat, layout, notes)
     spec = dataclasses.replace(card.spec, config=config)
     return dataclasses.replace(card, spec=spec), changes, notes
+
+
+def _layer_scale(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTConfig:
+    """DINOv2 and DINOv3 have layer scales everywhere, DINO and plain ViTs nowhere.
+
+    Scales of one are added, others are multiplied into the kernel and bias of the branch's last layer.
+    """
+    scaled = card.spec.family in ("dinov2", "dinov3")
+    if config.layer_scale == scaled:
+        return config
+    for i in range(config.depth):
+        for n, last in (("1", "attn.proj"), ("2", "mlp.w3" if config.swiglu else "mlp.fc2")):
+            path, gamma = f"{B}blocks.{i}.{last}", f"{B}blocks.{i}.ls{n}.gamma"
+            if scaled:
+                flat[gamma] = _like(flat, (config.width,)) + 1
+            else:
+                for leaf in ("kernel", "bias"):
+                    flat[f"{path}.{leaf}"] = np.asarray(flat[f"{path}.{leaf}"]) * np.asarray(flat[gamma])
+                flat[gamma] = None
+    notes.append(
+        "layer scales of one were added: this family has them everywhere"
+        if scaled
+        else "layer scales were multiplied into the layers before them: this family has none"
+    )
+    return dataclasses.replace(config, layer_scale=scaled)
+
+
+def _no_key_bias(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTConfig:
+    """Refuses what timm's DINOv3 has no place for: a bias of the keys, which rotation makes visible."""
+    if layout != "timm" or card.spec.family != "dinov3" or not config.qkv_bias or config.mask_k_bias:
+        return config
+    for i in range(config.depth):
+        if np.asarray(flat[f"{B}blocks.{i}.attn.qkv.bias"])[config.width : -config.width].any():
+            raise UserError("timm's DINOv3 has no bias of the keys, and this model has one: use the layout hf or meta")
+    return config
 
 
 def _like(flat: Mapping[str, Any], shape: tuple[int, ...]) -> np.ndarray:
@@ -95,6 +131,17 @@ def _baked_positions(card: Card, config: ViTConfig, flat, layout: str, notes) ->
     return dataclasses.replace(config, **how)
 
 
+def _square(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTConfig:
+    """Refuses a table of positions that is not square where the code takes the square root of its length."""
+    code = layout == "meta" or (layout, card.spec.family) == ("hf", "dinov2")
+    if config.positions == "learned" and code and config.pos_grid[0] != config.pos_grid[1]:
+        raise UserError(
+            f"the {layout} layout of {card.spec.family} means a square table of positions, this model's is "
+            f"{config.pos_grid[0]} x {config.pos_grid[1]}: export to timm"
+        )
+    return config
+
+
 def _compare_periods(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTConfig:
     """Only Meta's layout holds RoPE's periods, and its published files hold them rounded."""
     if config.positions != "rope" or layout == "meta":
@@ -118,3 +165,18 @@ def _norm_eps(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTCon
         f"the {layout} layout means norm_eps = {own}, this model {config.norm_eps}: outputs will differ slightly"
     )
     return dataclasses.replace(config, norm_eps=own)
+
+
+STEPS = (
+    _layer_scale,
+    _tokens,
+    _key_bias,
+    _no_key_bias,
+    _local_norm,
+    _class_position,
+    _baked_positions,
+    _square,
+    _compare_periods,
+    _norm_eps,
+)
+"""What `fit` does in turn: each takes (card, config, flat, layout, notes) and gives the configuration."""

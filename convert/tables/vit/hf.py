@@ -5,6 +5,7 @@ from typing import Any
 from convert.family import Spelling
 from convert.preprocess import to_json
 from convert.store import Card
+from jaxdino.core.errors import UserError
 
 _MEMORY = "transformers 5 in memory (torch.save of its state_dict)"
 _PARTS = (("q", "query"), ("k", "key"), ("v", "value"))
@@ -77,6 +78,20 @@ def prefix(card: Card) -> str | None:
     return f"{PREFIXES[model_type(card)]}." if head_class(card) else None
 
 
+def notes(card: Card) -> list[str]:
+    """What transformers' classes do of their own accord."""
+    c, said = card.spec.config, []
+    if model_type(card) != "vit":
+        return said
+    if not (c.pooler or head_class(card)):
+        said.append(
+            "transformers' ViTModel adds a pooler with random weights: use last_hidden_state or add_pooling_layer=False"
+        )
+    if tuple(n * c.patch_size for n in c.pos_grid) != tuple(card.spec.preprocess.size):
+        said.append("at other sizes than the position table's, transformers' ViT wants interpolate_pos_encoding=True")
+    return said
+
+
 def files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
     """config.json and preprocessor_config.json."""
     return {"config.json": config(card, dtype), "preprocessor_config.json": to_json(card.spec.preprocess)}
@@ -115,17 +130,24 @@ def _image_size(card: Card) -> int | list[int]:
 
 
 def _dinov2(c) -> dict[str, Any]:
-    ratio = c.mlp_dim / c.width
-    if c.swiglu:  # the class computes int(int(width * ratio) * 2 / 3) rounded up to 8
-        ratio = 4 if _swiglu_dim(c.width * 4) == c.mlp_dim else c.mlp_dim * 1.5 / c.width
-    return {
-        "mlp_ratio": int(ratio) if ratio == int(ratio) else ratio,
-        "use_swiglu_ffn": c.swiglu,
-        "qkv_bias": c.qkv_bias,
-    }
+    """The class computes the hidden width from a whole number.
+
+    Raises:
+      UserError: for a hidden width that no whole number makes.
+    """
+    hidden = _swiglu_dim if c.swiglu else int
+    ratio = next((n for n in range(1, 65) if hidden(c.width * n) == c.mlp_dim), None)
+    if ratio is None:
+        what = "a SwiGLU" if c.swiglu else "a feed-forward layer"
+        raise UserError(
+            f"transformers' DINOv2 has {what} whose width follows from a whole mlp_ratio; none makes {c.mlp_dim} of "
+            f"{c.width}: export to meta or timm"
+        )
+    return {"mlp_ratio": ratio, "use_swiglu_ffn": c.swiglu, "qkv_bias": c.qkv_bias}
 
 
 def _swiglu_dim(hidden: int) -> int:
+    """Two thirds, rounded up to a multiple of 8."""
     return (int(hidden * 2 / 3) + 7) // 8 * 8
 
 
