@@ -21,6 +21,7 @@ class Run:
       own_rates: {group: its learning rate in every stage that trains it} for rates=own.
       precision: of the computation: float32, bfloat16 or float16; the weights are float32.
       log_every: steps from one line of metrics.jsonl to the next.
+      time_limit: save and exit after this time: 2h, 90m, 45s, 1h30m, or a number of seconds; None: no limit.
     """
 
     seed: int = 0
@@ -30,6 +31,7 @@ class Run:
     own_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     precision: str = "float32"
     log_every: int = 10
+    time_limit: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from jaxdino.data.transforms import as_size, get_preset
 from jaxdino.objectives.classify import Classify
 from jaxdino.stage import Stage
 from jaxdino.strategy import Plan
-from jaxdino.train import adapters, data, metrics, plots, precision, state, step, weights
+from jaxdino.train import adapters, data, metrics, plots, precision, results, state, step, weights
 from jaxdino.train.task import Metrics, Part, State
 from jaxdino.train.watch import Stopped
 from jaxdino.train.workdir import say
@@ -36,7 +36,8 @@ class Classification:
 
     arrays: ClassVar = ("image", "label", "weight")
     shown: ClassVar = "val_accuracy"
-    hands_on: ClassVar = False
+    columns: ClassVar = ("val_accuracy", "val_balanced_accuracy")
+    hands_on: ClassVar = "best"
 
     def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None]):
         self.config, self.mesh = config, mesh
@@ -44,6 +45,7 @@ class Classification:
         tell(data.summary(self.source))
         self.card, self.flat = weights.start(config, self.source.class_names, tell)
         self.spec = self.card.spec
+        self.new_head = weights.has_new_head(config, self.card, self.flat)
         self.monitors = MONITORS if self.card.num_classes > 5 else MONITORS[:-1]
 
     def skeleton(self, stage: Stage) -> Skeleton:
@@ -105,8 +107,25 @@ class Classification:
         return adapters.put_on(flat, self._bare(part.stage), self.spec, part)
 
     def baseline(self, session: Any) -> Metrics:
-        """Nothing."""
+        """Nothing: see `given`."""
         return {}
+
+    def references(self, session: Any) -> dict[str, Metrics]:
+        """The most frequent class alone, and the first weights where they were measured."""
+        given = session.progress.baseline
+        common = {"val_" + name: value for name, value in self._most_frequent("val").items() if name != "class"}
+        return {"most frequent class": common} | ({"start": given} if given else {})
+
+    def _most_frequent(self, split: str) -> dict[str, Any]:
+        train, other = self.source.split("train").labels, self.source.split(split).labels
+        return metrics.most_frequent(train, other, self.source.class_names)
+
+    def given(self, session: Any, part: Part, measured: Callable[[], Metrics]) -> Metrics:
+        """Measured, unless the head is new."""
+        if part.index:
+            return measured()
+        session.progress.baseline = {} if self.new_head else measured()
+        return session.progress.baseline
 
     def measure(self, session: Any, part: Part) -> Callable[[State], Metrics]:
         """The metrics of the validation split."""
@@ -124,10 +143,17 @@ class Classification:
         return step.compile_eval_step(skeleton, normalize, self.mesh)
 
     def _evaluate(self, session: Any, part: Part, split: str, eval_step: Callable, flat: Flat) -> Metrics:
-        """The metrics of a whole split, over all devices and processes: {"val_accuracy": ...}.
+        """The metrics of a whole split, over all devices and processes: {"val_accuracy": ...}."""
+        found = metrics.classification(*self._answers(session, part, split, eval_step, flat))
+        return {f"{split}_{name}": value for name, value in found.items()}
+
+    def _answers(
+        self, session: Any, part: Part, split: str, eval_step: Callable, flat: Flat
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Logits (N, C) and labels (N,) of all images of a split that can be read.
 
         Raises:
-          Stopped: if the run is told to stop meanwhile.
+          Stopped: if the run is asked to stop meanwhile.
           UserError: if no image of the split can be read, or the model answers with nan or infinity.
         """
         make = partial(pipeline.make_eval_iter, self.source.split(split))
@@ -148,8 +174,7 @@ class Classification:
                 f"the model of stage {part.stage.name!r} answers the {split} images with nan or infinity: lower its "
                 "learning rates, check the weights it started from for nan, and start in a new --workdir"
             )
-        found = metrics.classification(np.concatenate(logits), np.concatenate(labels))
-        return {f"{split}_{name}": value for name, value in found.items()}
+        return np.concatenate(logits), np.concatenate(labels)
 
     def reading(self, measured: Mapping[str, jax.Array]) -> Metrics:
         """All of them."""
@@ -165,15 +190,32 @@ class Classification:
     def end(self, session: Any, part: Part, current: State) -> None:
         """Nothing."""
 
-    def finish(self, session: Any) -> tuple[dict[str, Any], str]:
-        """The metrics of the test split, measured once, with the best model as it was saved."""
-        if "test" not in self.source.splits:
-            return {}, "the data has no test split: nothing was measured on one"
+    def finish(self, session: Any) -> tuple[dict[str, Any], list[str]]:
+        """The metrics of the best model, as it was saved, on the test split (on the validation split without one).
+
+        Those of each class are among them; the confusion matrix is written to a file of its own.
+        """
+        split = "test" if "test" in self.source.splits else "val"
         part = session.job.parts[session.progress.best_model["stage"]]
         flat = weights.load(session.folder / "best")
         eval_step = self._eval_step(self._bare(part.stage))
-        found = self._evaluate(session, part, "test", eval_step, sharding.put(flat, session.where(flat)))
-        return found, "test: " + ", ".join(f"{name[5:]} {value:.4f}" for name, value in found.items())
+        answers = self._answers(session, part, split, eval_step, sharding.put(flat, session.where(flat)))
+        names = self.source.class_names
+        found, classes = metrics.classification(*answers), metrics.per_class(*answers, names)
+        if session.chief:
+            metrics.write_confusion(session.folder / "confusion.csv", *answers, names)
+        common = self._most_frequent(split)
+        alone = ", ".join(f"{name.replace('_', ' ')} {common[name]:.4f}" for name in ("accuracy", "balanced_accuracy"))
+        values = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in found.items())
+        lines = [
+            f"{split} ({results.model_words(session.delivered)}): {values}",
+            f"{split}, always the most frequent class ({common['class']}): {alone}",
+            *results.class_lines(split, classes),
+        ]
+        if split == "val":
+            lines.append("the data has no test split: these are the images that chose the model, which flatters it")
+        summary = {f"{split}_{name}": value for name, value in found.items()}
+        return summary | {f"{split}_most_frequent_class": common, f"{split}_per_class": classes}, lines
 
     def pictures(self, session: Any) -> None:
         """Loss, learning rates, accuracy."""

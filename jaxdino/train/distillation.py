@@ -47,7 +47,8 @@ class Distillation:
 
     arrays: ClassVar = ("global", "local", "mask", "weight")
     shown: ClassVar = "knn_accuracy"
-    hands_on: ClassVar = False
+    columns: ClassVar = ("knn_accuracy",)
+    hands_on: ClassVar = "latest"
 
     def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None]):
         self.config, self.mesh, self.tell = config, mesh, tell
@@ -239,12 +240,25 @@ class Distillation:
         self.judge(session, found)
         return {"start": found[self.shown], "pixels": pixels[self.shown]}
 
+    def references(self, session: Any) -> dict[str, Metrics]:
+        """k-NN of raw pixels and of the first weights."""
+        names = {"raw pixels": "pixels", "start": "start"}
+        found = session.progress.baseline
+        return {name: {self.shown: found[key]} for name, key in names.items() if key in found}
+
+    def given(self, session: Any, part: Part, measured: Callable[[], Metrics]) -> Metrics:
+        """k-NN of the teacher that a stage starts with: at the run's start, the baseline."""
+        if not part.index and part.stage.monitor == self.shown:
+            return {self.shown: session.progress.baseline["start"]}
+        return measured()
+
     def measure(self, session: Any, part: Part) -> Callable[[State], Metrics]:
         """k-NN accuracy of the teacher, in the epochs that are due."""
 
         def measured(current: State) -> Metrics:
-            due = (session.progress.epochs + 1) % self.config.evaluation.every_epochs == 0
-            if not self.retrieval or not (due or session.progress.stage_step >= part.total_steps):
+            now = session.progress
+            due = (now.epochs + 1) % self.config.evaluation.every_epochs == 0
+            if not self.retrieval or not (due or now.stage_step in (0, part.total_steps)):
                 return {}
             flat = adapters.merged(state.whole(state.evaluated(current["moving"]), current["frozen"]), part)
             return self.retrieval.measure(session, backbone_of(flat))
@@ -283,14 +297,14 @@ class Distillation:
         whole = {role: adapters.merged(flat, part) for role, flat in roles.items()}
         save_networks(session, self.card, self.spec, whole, moving["teacher"]["centres"])
 
-    def finish(self, session: Any) -> tuple[dict[str, Any], str]:
+    def finish(self, session: Any) -> tuple[dict[str, Any], list[str]]:
         """What the teacher sees, drawn; k-NN and linear accuracy of teacher and student, beside the start's."""
         splits = self.source.splits
         if session.chief:
             model = api.load(session.folder / "best")
             report.draw(model, splits.get("val", splits["train"]), session.folder.folder)
         if not self.retrieval:
-            return {}, "the data has no labels: nothing was measured on them"
+            return {}, ["the data has no labels: nothing was measured on them (config.evaluation.root names a folder)"]
         return self.retrieval.finish(session)
 
     def pictures(self, session: Any) -> None:

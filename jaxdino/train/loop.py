@@ -8,10 +8,11 @@ import numpy as np
 
 from jaxdino.core import sharding
 from jaxdino.strategy import format_plan
-from jaxdino.train import state, step
+from jaxdino.train import extend, state, step
 from jaxdino.train.job import prepare
-from jaxdino.train.progress import Stop, results_table
+from jaxdino.train.results import results_table
 from jaxdino.train.session import Session
+from jaxdino.train.stop import Stop
 from jaxdino.train.task import Part
 from jaxdino.train.watch import Lost, Stopped, Watch
 from jaxdino.train.workdir import Workdir, new_folder, say
@@ -25,7 +26,7 @@ def run(
 ) -> dict[str, Any]:
     """Trains all stages of a config and measures the best model on the test split.
 
-    The same config and workdir again go on where an earlier run stopped, and leave a finished one alone.
+    The same config and workdir again go on where an earlier run stopped; of a finished one, the results are printed.
 
     Args:
       config: see `configs/common.py`.
@@ -39,16 +40,22 @@ def run(
     Raises:
       UserError: for anything that cannot work, before long work.
     """
+    stop = Stop(config.get("time_limit"))
     folder = Workdir(Path(workdir) if workdir else new_folder(f"{name}_{config.model.name}"), config)
-    if folder.finished:
-        say(f"the run in {folder.folder} is finished; nothing to do")
-        return folder.summary()
+    if folder.lengthened:
+        extend.check(folder)
+    elif folder.finished:
+        found = folder.summary()
+        say("\n".join([*found.get("result", ()), f"the run in {folder.folder} is finished; {folder.advice()}"]))
+        return found
     job = prepare(config, say)
     folder.open()
     say(f"run folder: {folder.folder}")
-    with Stop() as stop:
+    with stop:
         session = Session(job, folder, stop, on_step)
         try:
+            if longer := folder.lengthened and extend.words(folder, job.parts, session.progress):
+                say(longer)
             if session.saved_step is None:
                 session.progress.baseline = job.task.baseline(session)
             current = None
@@ -57,11 +64,7 @@ def run(
                 session.end(part, current)
             finish(session)
         except Stopped:
-            where = "the beginning" if session.saved_step is None else f"step {session.saved_step}"
-            say(
-                f"stopped by SIGTERM after step {session.progress.step}; the same command goes on from {where}: "
-                f"--workdir={folder.folder}"
-            )
+            leave(session)
         except Lost as err:
             session.write_summary(lost=str(err))
             raise
@@ -73,11 +76,25 @@ def run(
 
 def finish(session: Session) -> None:
     """Measures the best model, as it was saved, and prints the table."""
-    measured, line = session.job.task.finish(session)
+    task, progress = session.job.task, session.progress
+    measured, lines = task.finish(session)
     session.checkpoints.wait()
-    session.write_summary(finished=True, **measured)
-    say("\n" + results_table(session.progress.done, session.job.task.shown))
-    say(line)
+    watched = (part.stage.monitor for part in session.job.parts)
+    columns = list(dict.fromkeys([*task.columns, *filter(None, watched)]))
+    columns = [name for name in columns if any(name in entry for entry in progress.done)]
+    table = results_table(progress.done, columns, task.references(session), session.delivered)
+    result = [*table.splitlines(), *lines]
+    session.write_summary(finished=True, **measured, result=result)
+    say("\n" + "\n".join(result))
+
+
+def leave(session: Session) -> None:
+    """Say how a stopped run goes on."""
+    reason, step, folder = session.stop.reason or "in another process", session.progress.step, session.folder.folder
+    where = "the beginning" if session.saved_step is None else f"step {session.saved_step}"
+    session.write_summary(draw=False, stopped={"why": reason, "step": step})
+    again = " with a new time limit" if "limit" in reason else ""
+    say(f"stopped {reason} after step {step}; the same command goes on from {where}{again}: --workdir={folder}")
 
 
 def run_stage(session: Session, part: Part, current: state.State) -> state.State:
@@ -87,7 +104,7 @@ def run_stage(session: Session, part: Part, current: state.State) -> state.State
       The state at the stage's end; its "best" goes on.
 
     Raises:
-      Stopped: after SIGTERM, with everything saved.
+      Stopped: when the run was asked to stop, with everything saved.
       UserError: if the loss is not finite, or the task sees that the run is lost.
     """
     job, now = session.job, session.progress
@@ -98,6 +115,9 @@ def run_stage(session: Session, part: Part, current: state.State) -> state.State
         batches.restore(now.batches)
     say("\n" + format_plan(part.plan))
     with Watch(session, part, current, batches) as watch:
+        if now.stage_step == 0:
+            unknown = part.stage.monitor and now.best is None
+            watch.start(job.task.given(session, part, lambda: measure(current)) if unknown else {})
         while True:
             if watch.due_validation():
                 found = measure(current)
@@ -106,6 +126,7 @@ def run_stage(session: Session, part: Part, current: state.State) -> state.State
                     current["best"] = state.copy(state.evaluated(current["moving"]))
                 watch.end_epoch(found)
             if watch.finished() or now.at_plateau(part.stage):
+                watch.stopped_early()
                 return current
             read = next(batches)
             now.unread += int(np.sum(read["weight"] == 0))

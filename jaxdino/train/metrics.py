@@ -1,6 +1,10 @@
 """Validation metrics from the logits of a whole split, gathered over the mesh and all processes."""
 
+import csv
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn import metrics as sk
@@ -32,6 +36,38 @@ def classification(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     if len(classes) > 5:
         found["top5_accuracy"] = sk.top_k_accuracy_score(labels, logits, k=5, labels=classes)
     return {name: float(value) for name, value in found.items()}
+
+
+def per_class(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """{class: {"accuracy", "precision", "f1", "images"}}; accuracy is recall, the share of its images found.
+
+    Accuracy and F1 of a class without an image are None, and so is the precision of one that is never predicted.
+    """
+    classes, predicted = np.arange(len(names)), logits.argmax(1)
+    scores = sk.precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=np.nan)
+    found = {}
+    for name, precision, recall, f1, images in zip(names, *scores, strict=True):
+        numbers = {"accuracy": recall, "precision": precision, "f1": f1 if images else np.nan}
+        found[name] = {key: None if np.isnan(value) else float(value) for key, value in numbers.items()}
+        found[name]["images"] = int(images)
+    return found
+
+
+def write_confusion(file: Path, logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
+    """Write the confusion matrix as CSV: a row for each true class, a column for each predicted one, counts."""
+    counts = sk.confusion_matrix(labels, logits.argmax(1), labels=np.arange(len(names)))
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["true \\ predicted", *names])
+        writer.writerows([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
+
+
+def most_frequent(train: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """What always answering the most frequent class of the training labels comes to on `labels`, and which it is."""
+    label = int(np.bincount(train).argmax())
+    predicted = np.full_like(labels, label)
+    accuracy = float(np.mean(predicted == labels))
+    return {"class": names[label], "accuracy": accuracy, "balanced_accuracy": _mean_recall(predicted, labels)}
 
 
 def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -1,15 +1,13 @@
-"""Where a run is: the counters that a checkpoint keeps as JSON, the stop signal, and the tables it prints."""
+"""Where a run is: the counters that a checkpoint keeps as JSON, and which weights are the best so far."""
 
 import dataclasses
 import math
-import signal
-import threading
 import time
 from typing import Any
 
-import jax
-
 from jaxdino.stage import Stage
+
+Metrics = dict[str, float]
 
 
 @dataclasses.dataclass
@@ -20,10 +18,14 @@ class Progress:
       stage: index of the stage. step: steps of the whole run. stage_step: of this stage.
       epochs: validated epochs of this stage. validated: its step at the last validation.
       measured: loss and so on of the last step.
-      best: the stage's best value of its monitored metric, and `best_metrics` all metrics with it.
+      best: the stage's best value of its monitored metric, and `best_metrics` all metrics with it. Where what the stage
+        started from is measured, it is the first of them.
+      origin: where the best weights come from, {"stage": name, "epoch": n}; {} for what the run started from.
+      latest: what was measured at the last validation.
       reference, stale: the plateau rule: the last value that gained min_delta, and epochs since then.
       seconds: spent in this stage, over all sessions.
-      best_model: index of the stage whose model is in best/, and all its metrics: {"stage": 0, "val_loss": ...}.
+      best_model: index of the stage whose model is in best/, where its weights come from, and all its metrics:
+        {"stage": 0, "origin": {...}, "val_loss": ...}.
       unread: places in the batches since the last validation whose image could not be read.
       done: the summary's entries of the stages before.
       batches: the position of the training data. log_size: bytes of metrics.jsonl.
@@ -36,9 +38,11 @@ class Progress:
     stage_step: int = 0
     epochs: int = 0
     validated: int = 0
-    measured: dict[str, float] = dataclasses.field(default_factory=dict)
+    measured: Metrics = dataclasses.field(default_factory=dict)
     best: float | None = None
-    best_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    best_metrics: Metrics = dataclasses.field(default_factory=dict)
+    origin: dict[str, Any] = dataclasses.field(default_factory=dict)
+    latest: Metrics = dataclasses.field(default_factory=dict)
     reference: float | None = None
     stale: int = 0
     seconds: float = 0.0
@@ -48,32 +52,40 @@ class Progress:
     batches: dict[str, Any] | None = None
     log_size: int = 0
     bad: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
-    baseline: dict[str, float] = dataclasses.field(default_factory=dict)
+    baseline: Metrics = dataclasses.field(default_factory=dict)
     health: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def judge(self, stage: Stage, metrics: dict[str, float], healthy: bool = True) -> bool:
+    def start(self, stage: Stage, metrics: Metrics) -> None:
+        """Count what the stage starts from as its best so far."""
+        if not math.isnan(metrics[stage.monitor]):
+            self.best, self.best_metrics = metrics[stage.monitor], metrics
+
+    def judge(self, stage: Stage, metrics: Metrics, healthy: bool = True) -> bool:
         """Counts a validated epoch; True if it is the stage's best so far. A metric that is nan never is.
 
         A stage that monitors nothing takes the latest for the best; an epoch without the metric, or while the run is
-        not healthy, is only counted.
+        not healthy, is only counted. On an exact tie with what the stage was given the lower val_loss decides; of its
+        own epochs the first is kept.
         """
         self.epochs += 1
-        if not healthy:
+        self.latest = metrics if healthy else {}
+        if not healthy or (stage.monitor and stage.monitor not in metrics):
             return False
+        here = {"stage": stage.name, "epoch": self.epochs}
         if not stage.monitor:
-            self.best_metrics = self.best_metrics | metrics
+            self.best_metrics, self.origin = self.best_metrics | metrics, here
             return True
-        if stage.monitor not in metrics:
-            return False
         value = metrics[stage.monitor]
         gain = math.nan if math.isnan(value) else stage.gain(value, self.reference)
         if gain > 0 and gain >= stage.min_delta:
             self.reference, self.stale = value, 0
         else:
             self.stale += 1
-        better = not math.isnan(value) and stage.gain(value, self.best) > 0
+        given = value == self.best and not self.best_epoch(stage)
+        tie = given and metrics.get("val_loss", math.inf) < self.best_metrics.get("val_loss", -math.inf)
+        better = not math.isnan(value) and (tie or stage.gain(value, self.best) > 0)
         if better:
-            self.best, self.best_metrics = value, metrics
+            self.best, self.best_metrics, self.origin = value, metrics, here
         return better
 
     def at_plateau(self, stage: Stage) -> bool:
@@ -94,38 +106,25 @@ class Progress:
             return self.best_metrics.get("val_loss", 0.0) < self.best_model.get("val_loss", math.inf)
         return last.gain(mine, theirs) > 0
 
-    def next_stage(self, hands_on: bool) -> "Progress":
-        """The counters at the start of the stage after this one, whose start may count as its best so far."""
+    def best_epoch(self, stage: Stage) -> int:
+        """The epoch of this stage that its best weights come from; 0 if they are those it started from."""
+        return self.origin["epoch"] if self.origin.get("stage") == stage.name else 0
+
+    def next_stage(self, stage: Stage, handed_on: str, alike: bool) -> "Progress":
+        """The counters at the start of the stage after `stage`.
+
+        Args:
+          handed_on: what the next stage starts from, the "best" weights or the "latest".
+          alike: whether both stages measure the same, so that what is known of these weights holds there too.
+        """
         names = ("step", "best_model", "done", "bad", "baseline", "health")
-        names += ("best", "best_metrics") if hands_on else ()
-        return Progress(stage=self.stage + 1, **{name: getattr(self, name) for name in names})
-
-
-class Stop:
-    """SIGTERM as a question that the loop asks between two steps. A context manager."""
-
-    def __init__(self):
-        self._asked = False
-
-    def __enter__(self) -> "Stop":
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if hasattr(self, "_before"):
-            signal.signal(signal.SIGTERM, self._before)
-
-    def _ask(self, *_: object) -> None:
-        self._asked = True
-
-    def asked(self) -> bool:
-        """Whether any process of the run was told to stop; all of them get the same answer."""
-        if jax.process_count() == 1:
-            return self._asked
-        from jax.experimental import multihost_utils
-
-        return bool(multihost_utils.process_allgather(self._asked).any())
+        after = Progress(stage=self.stage + 1, **{name: getattr(self, name) for name in names})
+        latest = handed_on == "latest"
+        after.origin = {"stage": stage.name, "epoch": self.epochs} if latest else self.origin
+        known = self.latest if latest else self.best_metrics
+        if alike and stage.monitor in known:
+            after.start(stage, known)
+        return after
 
 
 class Rate:
@@ -142,29 +141,9 @@ class Rate:
         """Counts the images of a step."""
         self._images += images
 
-    def read(self) -> float:
-        """Images a second since the last reading; starts anew."""
+    def read(self) -> float | None:
+        """Images a second since the last reading, None if there were none; starts anew."""
         rate = self._images / max(time.perf_counter() - self._since, 1e-9)
+        images = self._images
         self.restart()
-        return rate
-
-
-def results_table(entries: list[dict[str, Any]], shown: str) -> str:
-    """The table at a run's end: stage, % trainable, the metric named `shown`, seconds."""
-    rows = [("stage", "% trainable", shown.replace("_", " "), "seconds")]
-    for entry in entries:
-        value = entry.get(shown)
-        rows.append(
-            (
-                entry["name"],
-                f"{100 * entry['trainable_fraction']:.2f}",
-                "-" if value is None else f"{value:.4f}",
-                f"{entry['seconds']:.1f}",
-            )
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-    return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
+        return rate if images else None

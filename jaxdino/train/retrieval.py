@@ -21,6 +21,7 @@ from jaxdino.evals.probe import linear_probe
 from jaxdino.models.spec import ModelSpec
 from jaxdino.stage import check_range
 from jaxdino.train import data, weights
+from jaxdino.train.results import model_words
 from jaxdino.train.task import Metrics
 from jaxdino.train.watch import Stopped
 
@@ -85,7 +86,7 @@ class Retrieval:
         size = min(PIXELS, self.size)
         return self._accuracies(*(pixels(self._batches(session, name), size, self.mesh) for name in ("train", "val")))
 
-    def finish(self, session: Any) -> tuple[dict[str, Any], str]:
+    def finish(self, session: Any) -> tuple[dict[str, Any], list[str]]:
         """What the summary gets: k-NN at the start, at the end and of raw pixels; on the test split (validation, for
         want of one) k-NN and linear accuracy of teacher and student."""
         split = "test" if "test" in self.source.splits else "val"
@@ -100,8 +101,13 @@ class Retrieval:
             (entry["knn_accuracy"] for entry in reversed(session.progress.done) if "knn_accuracy" in entry), None
         )
         summary = {"knn_accuracy": session.progress.baseline | {"end": last}, "evaluation": found}
-        words = [f"{name} {', '.join(f'{key} {value:.4f}' for key, value in found[name].items())}" for name in networks]
-        return summary, f"{split}: " + "; ".join(words)
+        words = {"teacher": f"teacher, in best/: {model_words(session.delivered)}", "student": "student as it ended"}
+        lines = [
+            f"{split} ({words[name]}): "
+            + ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in found[name].items())
+            for name in networks
+        ]
+        return summary, lines
 
     def _accuracies(self, train: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> Metrics:
         found = knn_accuracy(*train, *other, k=self.k, num_classes=len(self.source.class_names), mesh=self.mesh)

@@ -31,6 +31,7 @@ from jaxdino.stage import Stage, stages
 from jaxdino.strategy import Plan
 from jaxdino.train import adapters, data, plots, precision, state, step, weights
 from jaxdino.train.mask_measure import METRICS, MaskMeasure
+from jaxdino.train.results import model_words
 from jaxdino.train.segmenter_weights import start
 from jaxdino.train.task import Metrics, Part, State
 
@@ -46,7 +47,8 @@ class Segmentation:
 
     arrays: ClassVar = ("image", "mask", "label", "masked", "weight", "points", "point_labels")
     shown: ClassVar = "val.miou"
-    hands_on: ClassVar = True
+    columns: ClassVar = ("val.miou", "val.dice")
+    hands_on: ClassVar = "best"
 
     def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None]):
         self.config, self.mesh = config, mesh
@@ -168,6 +170,18 @@ class Segmentation:
         """Nothing."""
         return {}
 
+    def references(self, session: Any) -> dict[str, Metrics]:
+        """The first weights, where they were measured."""
+        return {"start": session.progress.baseline} if session.progress.baseline else {}
+
+    def given(self, session: Any, part: Part, measured: Callable[[], Metrics]) -> Metrics:
+        """Measured, unless the projections are new."""
+        if part.index:
+            return measured()
+        trained = "stage" in self.card.source
+        session.progress.baseline = measured() if trained else {}
+        return session.progress.baseline
+
     def measure(self, session: Any, part: Part) -> Callable[[State], Metrics]:
         """The metrics of the validation split."""
         measure = self._measure(part)
@@ -211,7 +225,7 @@ class Segmentation:
     def end(self, session: Any, part: Part, current: State) -> None:
         """Nothing."""
 
-    def finish(self, session: Any) -> tuple[dict[str, Any], str]:
+    def finish(self, session: Any) -> tuple[dict[str, Any], list[str]]:
         """The metrics of the best model as it was saved, prompt by prompt; pictures of some pairs."""
         part = session.job.parts[session.progress.best_model["stage"]]
         measure = self._measure(part)
@@ -220,10 +234,13 @@ class Segmentation:
         for split in [name for name in ("val", "test") if name in self.source.splits]:
             metrics, per_prompt = measure(session, split, flat)
             found |= metrics | {f"{split}.per_prompt": per_prompt}
-            lines.append(f"{split}: " + ", ".join(f"{name} {metrics[f'{split}.{name}']:.4f}" for name in METRICS))
+            lines.append(
+                f"{split} ({model_words(session.delivered)}): "
+                + ", ".join(f"{name} {metrics[f'{split}.{name}']:.4f}" for name in METRICS)
+            )
         if session.chief:
             measure.draw("val", flat, session.folder / "segmentation.png")
-        return found, "\n".join(lines)
+        return found, lines
 
     def pictures(self, session: Any) -> None:
         """Loss, learning rates, mean IoU."""

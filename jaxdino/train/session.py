@@ -13,7 +13,9 @@ from jaxdino.data.checks import BadImages
 from jaxdino.models.lora import leaves
 from jaxdino.train import checkpoint, state
 from jaxdino.train.job import Job
-from jaxdino.train.progress import Progress, Stop
+from jaxdino.train.pace import Pace
+from jaxdino.train.progress import Progress
+from jaxdino.train.stop import Stop
 from jaxdino.train.task import Part
 from jaxdino.train.workdir import MetricLog, Workdir, say, write_json
 
@@ -27,6 +29,7 @@ class Session:
         saved = self.checkpoints.latest()
         self.saved_step = saved and saved[0]
         self.progress = Progress(**saved[1]) if saved else Progress()
+        self.pace = Pace(job.parts)
         self.chief, self.healthy = jax.process_index() == 0, True
         self.log = MetricLog(folder, self.progress.log_size) if self.chief else None
 
@@ -87,6 +90,8 @@ class Session:
         entry = {
             "name": part.stage.name,
             "epochs": now.epochs,
+            "max_epochs": part.max_epochs,
+            "best_epoch": now.best_epoch(part.stage),
             "steps": now.stage_step,
             "trainable_params": part.plan.trainable_params,
             "trainable_fraction": part.plan.trainable_fraction,
@@ -96,13 +101,20 @@ class Session:
         }
         now.done = [*now.done, entry]
         if now.beats_best_model(self.job.parts[-1].stage):
-            now.best_model = {"stage": part.index, **now.best_metrics}
+            now.best_model = {"stage": part.index, "origin": now.origin, **now.best_metrics}
             self.save_best(part, current)
         self.job.task.end(self, part, current)
         self.write_summary()
-        after = self.job.parts[part.index + 1 : part.index + 2]
-        alike = all((n.image_size, n.stage.monitor) == (part.image_size, part.stage.monitor) for n in after)
-        self.progress = now.next_stage(self.job.task.hands_on and alike)
+        for after in self.job.parts[part.index + 1 : part.index + 2]:
+            alike = (after.image_size, after.stage.monitor) == (part.image_size, part.stage.monitor)
+            self.progress = now.next_stage(part.stage, self.job.task.hands_on, alike)
+
+    @property
+    def delivered(self) -> dict[str, Any]:
+        """Where the model in best/ comes from, {"stage": name, "epoch": n}; {} for what the run started from."""
+        best = self.progress.best_model or {}
+        stage = self.job.parts[best.get("stage", 0)].stage.name
+        return best.get("origin", {"stage": stage})
 
     def save_best(self, part: Part, current: state.State) -> None:
         """Writes the stage's best model."""
@@ -110,15 +122,18 @@ class Session:
         if self.chief:
             self.job.task.save_best(self.folder.folder, part, host)
 
-    def write_summary(self, **more: Any) -> None:
+    def write_summary(self, draw: bool = True, **more: Any) -> None:
         """Writes summary.json, and draws the pictures from the lines so far."""
         if self.chief:
             task = self.job.task
             fixed = {"model": task.spec.name, "class_names": list(task.source.class_names)}
             skipped = {split: len(found) for split, found in self.progress.bad.items()}
             found = {"stages": self.progress.done, **fixed, "skipped_images": skipped, "finished": False}
+            if self.progress.best_model:
+                found["delivered"] = self.delivered
             write_json(self.folder / "summary.json", found | more)
-            task.pictures(self)
+            if draw:
+                task.pictures(self)
 
     def close(self) -> None:
         """Finishes writing."""

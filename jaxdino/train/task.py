@@ -38,6 +38,11 @@ class Part:
     seed: int
     averaged: tuple[str, ...] = ()
 
+    @property
+    def max_epochs(self) -> int:
+        """Its limit in epochs, of which the last may be cut short."""
+        return -(-self.total_steps // self.steps_per_epoch)
+
 
 class Task(Protocol):
     """What a key of `jaxdino.train.job.TASKS` stands for. Made of a config and a mesh, which it may refuse.
@@ -45,9 +50,10 @@ class Task(Protocol):
     Attributes:
       source: the data. spec: the model as strategies see it. flat: the leaves that a run starts from, on the host.
       arrays: the names in a batch that travel to the devices.
-      monitors: the metrics that a stage may watch. shown: the one in the table at a run's end.
-      hands_on: whether what a stage starts from counts as its best so far, where both stages measure the same at one
-        size: it is then handed on unless bettered.
+      monitors: the metrics that a stage may watch. shown: the one in an epoch's line. columns: those in the table at a
+        run's end.
+      hands_on: what the next stage starts from, the "best" weights of a stage or its "latest". Where both stages
+        measure the same at one size, they count as its best so far, and are handed on unless bettered.
     """
 
     source: Source
@@ -56,7 +62,8 @@ class Task(Protocol):
     arrays: ClassVar[tuple[str, ...]]
     monitors: tuple[str, ...]
     shown: ClassVar[str]
-    hands_on: ClassVar[bool]
+    columns: ClassVar[tuple[str, ...]]
+    hands_on: ClassVar[str]
 
     def skeleton(self, stage: Stage) -> Skeleton:
         """The stage's model; UserError for a stage that this data or model cannot have."""
@@ -85,6 +92,15 @@ class Task(Protocol):
     def baseline(self, session: Any) -> Metrics:
         """What is measured before the first step of a run."""
 
+    def references(self, session: Any) -> dict[str, Metrics]:
+        """What the stages compare with in the table at a run's end: {name: metrics}; "start" is the first weights."""
+
+    def given(self, session: Any, part: Part, measured: Callable[[], Metrics]) -> Metrics:
+        """The validation metrics of what a stage starts from, where they are not known: `measured()`, or better news.
+
+        {} where they say nothing: a head that was never trained.
+        """
+
     def measure(self, session: Any, part: Part) -> Callable[[State], Metrics]:
         """A function from a stage's state to its validation metrics."""
 
@@ -100,8 +116,8 @@ class Task(Protocol):
     def end(self, session: Any, part: Part, current: State) -> None:
         """What else is written at a stage's end."""
 
-    def finish(self, session: Any) -> tuple[dict[str, Any], str]:
-        """(what the summary gets, the line that is printed) at a run's end."""
+    def finish(self, session: Any) -> tuple[dict[str, Any], list[str]]:
+        """(what the summary gets, the lines that are printed below the table) at a run's end."""
 
     def pictures(self, session: Any) -> None:
         """Draws the run so far into its folder."""

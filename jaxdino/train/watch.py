@@ -12,13 +12,14 @@ from jaxdino.core.errors import UserError
 from jaxdino.data.checks import check_read
 from jaxdino.data.pipeline import TrainIter
 from jaxdino.train.progress import Rate
+from jaxdino.train.results import model_words
 from jaxdino.train.state import State
 from jaxdino.train.task import Part
 from jaxdino.train.workdir import say
 
 
 class Stopped(Exception):
-    """SIGTERM was received; when this leaves a stage, everything is saved."""
+    """The run was asked to stop; when this leaves a stage, everything is saved."""
 
 
 class Lost(UserError):
@@ -34,16 +35,20 @@ class Watch:
         self.measured: dict[str, Any] = self.now.measured
         self._rates = optim.learning_rates(part.plan, part.stage, part.total_steps, part.steps_per_epoch)
         self._since, self._before, self._rate = time.perf_counter(), self.now.seconds, Rate()
+        self._losses: list[float] = []  # logged since the last validation
 
     def __enter__(self) -> "Watch":
+        count = len(self.session.job.parts)
         self._bar = tqdm(
             total=self.part.total_steps,
             initial=self.now.stage_step,
-            desc=self.part.stage.name,
+            desc=f"{self.part.stage.name} ({self.part.index + 1} of {count})" if count > 1 else self.part.stage.name,
             unit="step",
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps [{elapsed}{postfix}]",
             disable=jax.process_index() > 0,
             dynamic_ncols=True,
         )
+        self.session.pace.begin()
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
@@ -52,15 +57,32 @@ class Watch:
             self.session.checkpoints.wait()
         if kind is Lost:
             self.session.save_best(self.part, self.current)
+        if kind is None:
+            self._bar.total = self._bar.n  # a plateau may end a stage before its limit
+            self._bar.refresh()
         self._bar.close()
         self.batches.close()
+
+    def start(self, metrics: dict[str, float]) -> None:
+        """Say what the stage starts from; where it was measured now, count it as the best so far."""
+        now, stage = self.now, self.part.stage
+        if stage.monitor in metrics:
+            now.start(stage, metrics)
+        if now.best is not None:
+            origin = model_words(now.origin)
+            say(f"{stage.name}: starts at {stage.monitor} {now.best:.4f} ({origin}), its best until an epoch is better")
+        self.session.pace.begin()
 
     def stepped(self, measured: dict[str, jax.Array]) -> None:
         """Counts a step: logs, saves and stops where it is time to."""
         now, config = self.now, self.session.job.config
         self.measured = measured
         now.step, now.stage_step = now.step + 1, now.stage_step + 1
-        self._rate.add(self.part.stage.batch_size)
+        if self.session.pace.stepped(self.part, measured):
+            self._rate.restart()  # the step that compiled does not count
+        else:
+            self._rate.add(self.part.stage.batch_size)
+        self.session.stop.stepped()
         self._bar.update()
         if self.due_validation():
             images = (now.stage_step - now.validated) * self.part.stage.batch_size // jax.process_count()
@@ -90,14 +112,36 @@ class Watch:
         self.record(**metrics)
 
     def end_epoch(self, metrics: dict[str, float]) -> None:
-        """Tells how it went, and saves where it is time to."""
-        shown = self.part.stage.monitor or self.session.job.task.shown
-        value = f", {shown} {metrics[shown]:.4f}" if shown in metrics else ""
-        best = "" if self.now.best is None else f", best {self.now.best:.4f}"
-        say(f"{self.part.stage.name}: epoch {self.now.epochs}{value}{best}")
-        if self.now.epochs % self.session.job.config.checkpoint.every_epochs == 0 or self.finished():
+        """Say how the epoch went, and save where it is time to."""
+        now, stage, session = self.now, self.part.stage, self.session
+        if now.epochs % session.job.config.checkpoint.every_epochs == 0 or self.finished():
             self.save()
+        session.pace.ended_epoch()
+        words = [f"epoch {now.epochs} of {self.part.max_epochs}", f"loss {np.mean(self._losses):.4f}"]
+        shown = stage.monitor or session.job.task.shown
+        if shown in metrics:
+            words.append(f"{shown} {metrics[shown]:.4f}")
+        if now.best is not None:
+            epoch = now.best_epoch(stage)
+            words.append(f"best {now.best:.4f} ({f'epoch {epoch}' if epoch else 'as given'})")
+        words.append(session.pace.words(self.part, now.stage_step))
+        say(f"{stage.name}: {', '.join(filter(None, words))}")
+        self._losses.clear()
         self._rate.restart()
+
+    def stopped_early(self) -> None:
+        """Say that a plateau ended the stage, and which."""
+        now, stage = self.now, self.part.stage
+        if self.finished():
+            return
+        epoch = now.best_epoch(stage)
+        moved = f"gained {stage.min_delta:g}" if stage.min_delta else "become better"
+        epochs = f"{now.stale} epoch{'s' if now.stale > 1 else ''}"
+        best = "" if now.best is None else f" (best {now.best:.4f} {f'at epoch {epoch}' if epoch else 'as given'})"
+        say(
+            f"stage {stage.name!r} stopped early at epoch {now.epochs} of {self.part.max_epochs}: {stage.monitor} has "
+            f"not {moved} for {epochs}{best}"
+        )
 
     def record(self, **more: float) -> None:
         """Writes a line of metrics.jsonl. Raises UserError if the loss is not finite."""
@@ -108,11 +152,14 @@ class Watch:
                 f"the loss is {line['loss']} at step {now.stage_step} of stage {stage.name!r}: lower its learning "
                 "rates or set optimizer.clip_norm, and start in a new --workdir"
             )
+        self._losses.append(line["loss"])
         rate, lrs = self._rate.read(), self._rates(now.stage_step - 1)
-        self._bar.set_postfix_str(f"loss {line['loss']:.4f}, {rate:.0f} images/s")
+        words = [f"loss {line['loss']:.4f}", f"{rate:.0f} images/s" if rate else ""]
+        words.append(self.session.pace.words(self.part, now.stage_step))
+        self._bar.set_postfix_str(", ".join(filter(None, words)))
         line |= {
             "learning_rates": {group: float(f"{lr:.7g}") for group, lr in lrs.items()},  # all that float32 tells
-            "images_per_second": round(rate, 2),
+            "images_per_second": rate and round(rate, 2),
             "epoch": (now.stage_step - 1) // self.part.steps_per_epoch + 1,
             "step": now.step,
         }

@@ -55,6 +55,14 @@ def start(config: Any, class_names: tuple[str, ...], say: Callable[[str], None])
     return dataclasses.replace(card, num_classes=classes, pool=pool, class_names=class_names), flat
 
 
+def has_new_head(config: Any, card: Card, flat: Mapping[str, np.ndarray]) -> bool:
+    """Whether the head of the classifier that `start` gave was drawn there, and never trained."""
+    if config.model.weights == RANDOM:
+        return True
+    drawn = new_head(card.spec, card.num_classes, card.pool, config.seed)
+    return all(np.array_equal(flat[path], leaf) for path, leaf in drawn.items())
+
+
 def backbone(config: Any, say: Callable[[str], None]) -> tuple[Card, dict[str, np.ndarray]]:
     """The backbone that a run starts from, as `start` finds it; a classification head of the weights is left out."""
     if config.model.weights == RANDOM and (spec := published(config.model)):

@@ -2,12 +2,13 @@
 
 config.json    the full resolved config
 metrics.jsonl  one JSON object a line
-summary.json   one entry a stage; the test metrics at the end
+summary.json   one entry a stage; the test metrics and what was printed at the end
 events/        the same numbers for TensorBoard
 checkpoints/   to go on from          best/   the best model
 *.png          loss, learning rates, validation accuracy
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -21,7 +22,10 @@ from typing import Any
 from jaxdino.core.errors import UserError
 
 # What may differ when a run goes on: how it is computed and watched, not what is computed.
-FREE = ("mesh", "checkpoint", "log_every", "data.num_workers", "data.num_threads", "model.attention", "model.remat")
+FREE = ("mesh", "checkpoint", "log_every", "time_limit", "model.attention", "model.remat")
+FREE += ("data.num_workers", "data.num_threads")
+# What may differ of the stage that a run has reached, and of later ones; see `jaxdino.train.extend`.
+LENGTH = r"stages\[(\d+)\]\.(?:epochs|steps)"
 
 ADDED = {"data": {"classes": "top"}}  # settings that older runs lack, with the value that is what these did
 
@@ -79,24 +83,40 @@ def plain(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(_finite(one(config)), default=str))
 
 
-def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """The fields that differ, as "optimizer.lr: 0.001 there, 0.01 now"."""
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """A setting that differs; as text, "optimizer.lr: 0.001 there, 0.01 now"."""
+
+    path: str
+    there: Any
+    now: Any
+
+    def __str__(self) -> str:
+        texts = (json.dumps(value) for value in (self.there, self.now))
+        there, now = (text if len(text) <= 60 else f"{text[:57]}..." for text in texts)
+        return f"{self.path}: {there} there, {now} now"
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[Difference]:
+    """The settings that differ between two configs, without those that may."""
     if path in FREE or old == new:
         return []
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
         parts = [(old.get(key), new.get(key), f"{path}.{key}" if path else key) for key in keys]
-        return [line for part in parts for line in differences(*part)]
+        return [found for part in parts for found in differences(*part)]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [
-            line for i, pair in enumerate(zip(old, new, strict=True)) for line in differences(*pair, f"{path}[{i}]")
-        ]
-    there, now = (text if len(text := json.dumps(value)) <= 60 else f"{text[:57]}..." for value in (old, new))
-    return [f"{path}: {there} there, {now} now"]
+        pairs = enumerate(zip(old, new, strict=True))
+        return [found for i, pair in pairs for found in differences(*pair, f"{path}[{i}]")]
+    return [Difference(path, old, new)]
 
 
 class Workdir:
     """A run's folder. Nothing is written before `open`.
+
+    Attributes:
+      lengthened: the lengths of stages that differ from the run in the folder, and nothing else does. before: the
+        config of that run, {} without one.
 
     Raises:
       UserError: if the folder holds a run of another config (naming the fields), or something else.
@@ -105,6 +125,8 @@ class Workdir:
     def __init__(self, folder: Path, config: Any):
         self.folder = Path(folder)
         self.config = plain(config)
+        self.before: dict[str, Any] = {}
+        self.lengthened: list[Difference] = []
         self._check()
 
     def __truediv__(self, name: str) -> Path:
@@ -127,12 +149,28 @@ class Workdir:
             return
         old = _read_json(file)
         old |= {part: values | old[part] for part, values in ADDED.items() if isinstance(old.get(part), dict)}
-        fields = differences(old, self.config)
-        if fields:
-            raise UserError(
-                f"--workdir={self.folder} holds a run of another config; give another folder, or the same "
-                "values:\n  " + "\n  ".join(fields)
-            )
+        self.before = old
+        fields = differences(self.before, self.config)
+        if all(re.fullmatch(LENGTH, field.path) for field in fields):
+            self.lengthened = fields
+            return
+        raise UserError(
+            f"--workdir={self.folder} holds a run of another config; give another folder, or the same values:\n  "
+            + "\n  ".join([*map(str, fields), self.way_on()])
+        )
+
+    def way_on(self) -> str:
+        """How to use what the run has learned in another one."""
+        return f"To start a new run from this one: --config.model.weights={self.folder} --workdir=NEW"
+
+    def advice(self) -> str:
+        """How to train on when the run is finished."""
+        last = self.summary()["stages"][-1]
+        number = [stage["name"] for stage in self.config["stages"]].index(last["name"])
+        if last["epochs"] < last.get("max_epochs", 0):
+            return f"its last stage stopped early. {self.way_on()}"
+        longer = f"a larger --config.stages[{number}].epochs trains stage {last['name']!r} on"
+        return f"the same command with {longer}. {self.way_on()}"
 
     @property
     def finished(self) -> bool:
@@ -140,9 +178,12 @@ class Workdir:
         return bool(self.summary().get("finished"))
 
     def open(self) -> None:
-        """Makes the folder and writes config.json, unless an earlier start did."""
+        """Makes the folder and writes config.json, unless an earlier start did with the same lengths of stages."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self / "config.json").exists():
+        if self.lengthened and self.finished:
+            found = {key: value for key, value in self.summary().items() if key != "result"}
+            write_json(self / "summary.json", found | {"finished": False})
+        if self.lengthened or not (self / "config.json").exists():
             write_json(self / "config.json", self.config)
 
     def summary(self) -> dict[str, Any]:

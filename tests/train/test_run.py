@@ -87,7 +87,8 @@ def test_sigterm_saves_and_exits_cleanly(finished, tmp_path):
 def test_the_folder_holds_what_is_promised(finished):
     names = {path.name for path in finished.iterdir()}
     pictures = {"loss.png", "learning_rates.png", "val_accuracy.png"}
-    assert names == {"config.json", "metrics.jsonl", "summary.json", "events", "checkpoints", "best"} | pictures
+    files = {"config.json", "metrics.jsonl", "summary.json", "confusion.csv", "events", "checkpoints", "best"}
+    assert names == files | pictures
     assert json.loads((finished / "config.json").read_text())["model"]["name"] == "tiny"
     first, last = lines(finished)[0], lines(finished)[-1]
     assert {"stage", "epoch", "step", "loss", "learning_rates", "images_per_second"} <= first.keys()

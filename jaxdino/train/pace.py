@@ -1,0 +1,94 @@
+"""How long the steps of a run take, and how long the rest of the run lasts."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from jaxdino.train.task import Part
+
+
+class Pace:
+    """Time the steps and the ends of epochs of a run; the first step of a stage, which compiles, is timed apart.
+
+    Args:
+      parts: the stages of the run.
+    """
+
+    def __init__(self, parts: Sequence[Part]):
+        self._parts = parts
+        self._compile = 0.0
+        self._measured: Part | None = None  # the stage that the figures below are of
+        self._seconds, self._steps, self._ends = 0.0, 0, []
+
+    def begin(self) -> None:
+        """Start timing a stage."""
+        self._mark, self._first = time.perf_counter(), True
+
+    def stepped(self, part: Part, measured: Mapping[str, jax.Array]) -> bool:
+        """Time a step; True for the first one of the stage in this process, which is waited for."""
+        if self._first:
+            jax.block_until_ready(measured)
+        now = time.perf_counter()
+        spent, first, self._mark = now - self._mark, self._first, now
+        if first:
+            self._compile, self._first = spent, False
+            return True
+        if self._measured is not part:
+            self._measured, self._seconds, self._steps, self._ends = part, 0.0, 0, []
+        self._seconds, self._steps = self._seconds + spent, self._steps + 1
+        return False
+
+    def ended_epoch(self) -> None:
+        """Time what comes after an epoch's steps: validation and saving."""
+        now = time.perf_counter()
+        self._ends.append(now - self._mark)
+        self._mark = now
+
+    def left(self, part: Part, stage_step: int) -> float | None:
+        """Seconds to the end of the last stage's last step, or None before anything was timed.
+
+        Later stages are estimated from this one by images, pixels and the share of parameters that they train: a
+        backward pass through everything costs twice a forward pass.
+        """
+        timed = self._measured
+        if timed is None:
+            return None
+        step = self._seconds / self._steps / cost(timed)
+        ends = self._ends[1:] or self._ends  # the first one compiles
+        end = sum(ends) / max(len(ends), 1) / pixels(timed)
+        found = 0.0
+        for one in self._parts[part.index :]:
+            steps = one.total_steps - (stage_step if one is part else 0)
+            found += steps * step * cost(one) + -(-steps // one.steps_per_epoch) * end * pixels(one)
+            found += self._compile if one is not part else 0.0
+        return found
+
+    def words(self, part: Part, stage_step: int) -> str:
+        """The time left in words: "about 3 min left", or "at most ..." where a stage may end early; "" if unknown."""
+        found = self.left(part, stage_step)
+        if not found:
+            return ""
+        early = any(one.stage.plateaus for one in self._parts[part.index :])
+        return f"{'at most' if early else 'about'} {duration(found)} left"
+
+
+def pixels(part: Part) -> int:
+    """Pixels of an image of a stage."""
+    return part.image_size[0] * part.image_size[1]
+
+
+def cost(part: Part) -> float:
+    """The work of a step, up to a factor that stages share."""
+    return part.stage.batch_size * pixels(part) * (1 + 2 * part.plan.trainable_fraction)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: "45 s", "3 min 20 s", "2 h 5 min"."""
+    whole = max(1, round(seconds))
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    names: Sequence[tuple[int, Any]] = ((hours, "h"), (minutes, "min"), (rest, "s"))
+    shown = [f"{number} {unit}" for number, unit in names if number]
+    return " ".join(shown[:1] if minutes >= 10 and not hours else shown[:2])

@@ -1,0 +1,85 @@
+"""What a run prints at its end: the table of its stages, and which model is delivered."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Metrics = Mapping[str, float]
+NONE = "-"
+
+
+def model_words(origin: Mapping[str, Any]) -> str:
+    """Say where a model comes from: "model of stage 'last', epoch 5".
+
+    Args:
+      origin: {"stage": name, "epoch": n}; {} for what the run started from.
+    """
+    if not origin:
+        return "the model that the run started from"
+    epoch = f", epoch {origin['epoch']}" if origin.get("epoch") else ""
+    return f"model of stage {origin['stage']!r}{epoch}"
+
+
+def results_table(
+    entries: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    references: Mapping[str, Metrics],
+    origin: Mapping[str, Any],
+) -> str:
+    """The table at a run's end: a row for each reference and each stage; the one of the delivered model is marked.
+
+    Args:
+      entries: of the stages, as in summary.json.
+      columns: names of the metrics to show.
+      references: {name: its metrics}, what the stages compare with.
+      origin: of the delivered model, as `model_words` takes it.
+    """
+    shown = [name.replace("_", " ") for name in columns]
+    rows = [("stage", "% trainable", "best epoch", *shown, "seconds", "delivered")]
+    for name, metrics in references.items():
+        yes = "yes" if name == "start" and not origin else ""
+        rows.append((f"({name})", NONE, NONE, *_values(metrics, columns), NONE, yes))
+    for entry in entries:
+        best = entry.get("best_epoch")
+        epochs = NONE if best is None else f"{best} of {entry['epochs']}" if best else "as given"
+        trainable, yes = (
+            f"{100 * entry['trainable_fraction']:.2f}",
+            "yes" if entry["name"] == origin.get("stage") else "",
+        )
+        values = _values(entry, columns)
+        rows.append((entry["name"], trainable, epochs, *values, f"{entry['seconds']:.1f}", yes))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, tuple("-" * width for width in widths))
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _values(metrics: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    found = [metrics.get(name) for name in columns]
+    return [NONE if value is None else f"{value:.4f}" for value in found]
+
+
+def class_lines(split: str, classes: Mapping[str, Mapping[str, float]], most: int = 10, ends: int = 5) -> list[str]:
+    """The accuracy of each class in a line; of many classes the lowest and the highest few.
+
+    Args:
+      classes: {name: {"accuracy": 0..1, "images": n}}, as `metrics.per_class` gives it.
+      most: up to so many classes are shown in full. ends: how many are shown at each end otherwise.
+    """
+    there = {name: found for name, found in classes.items() if found["images"]}
+    ordered = sorted(there, key=lambda name: there[name]["accuracy"])
+
+    def listed(names: Sequence[str]) -> str:
+        return ", ".join(f"{name} {there[name]['accuracy']:.3f} ({there[name]['images']})" for name in names)
+
+    if len(ordered) <= most:
+        lines = [f"{split} accuracy of each class (images): {listed(ordered)}"]
+    else:
+        lines = [
+            f"{split} accuracy of the {ends} lowest of {len(ordered)} classes (images): {listed(ordered[:ends])}",
+            f"{split} accuracy of the {ends} highest: {listed(ordered[-ends:])}; all are in summary.json",
+        ]
+    missing = len(classes) - len(there)
+    return [*lines, f"{missing} classes have no image in {split}"] if missing else lines

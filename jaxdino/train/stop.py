@@ -1,0 +1,91 @@
+"""What makes a run stop before its end: SIGTERM, Ctrl-C, a time limit. The loop polls it between two steps."""
+
+import os
+import re
+import signal
+import threading
+import time
+from typing import Any
+
+import jax
+
+from jaxdino.core.errors import UserError
+
+SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+
+
+def seconds(limit: str) -> float:
+    """Read a length of time: "2h", "90m", "45s", "1h30m", or a number of seconds.
+
+    Raises:
+      UserError: for anything else, and for 0.
+    """
+    text = str(limit).strip().lower()
+    parts = re.fullmatch("".join(rf"(?:(\d+(?:\.\d+)?)\s*{unit}\s*)?" for unit in UNITS), text)
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        found = float(text)
+    else:
+        found = (
+            sum(float(n or 0) * unit for n, unit in zip(parts.groups(), UNITS.values(), strict=True)) if parts else 0
+        )
+    if not found > 0:
+        raise UserError(f"time_limit={limit!r} is not a time above 0: give 2h, 90m, 45s, 1h30m or a number of seconds")
+    return found
+
+
+class Stop:
+    """Ask whether the run must stop. A context manager, which handles SIGTERM and Ctrl-C.
+
+    A second signal ends the process at once. The time limit counts from the moment this object is made, and only takes
+    effect after a step of this process: however short it is, a run that is started again and again comes to its end.
+
+    Args:
+      time_limit: see `seconds`; None is no limit.
+
+    Raises:
+      UserError: for a time limit that cannot be read.
+    """
+
+    def __init__(self, time_limit: str | None = None):
+        self._limit = time_limit
+        self._deadline = None if time_limit is None else time.monotonic() + seconds(time_limit)
+        self._signal: str | None = None
+        self._stepped = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Stop":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, _: object) -> None:
+        self._signal = SIGNALS[number]
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        line = f"\n{self._signal}: saving after this step, then leaving; a second one leaves at once\n"
+        os.write(2, line.encode())  # print may not be entered again from a signal handler
+
+    def stepped(self) -> None:
+        """Note that a step was taken: from now on the time limit counts."""
+        self._stepped = True
+
+    @property
+    def reason(self) -> str:
+        """Why the run must stop; "" if this process knows of no reason."""
+        if self._signal:
+            return f"by {self._signal}"
+        late = self._deadline is not None and self._stepped and time.monotonic() >= self._deadline
+        return f"at the time limit of {self._limit}" if late else ""
+
+    def asked(self) -> bool:
+        """Whether any process of the run must stop; all of them get the same answer."""
+        if jax.process_count() == 1:
+            return bool(self.reason)
+        from jax.experimental import multihost_utils
+
+        return bool(multihost_utils.process_allgather(bool(self.reason)).any())
