@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from jaxdino.core.command import finish
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
 
@@ -33,7 +34,11 @@ class Query(NamedTuple):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints a line for each mask; 1 if an image could not be segmented, 2 if nothing can be done."""
+    """Prints a line for each mask; returns 1 if an image could not be segmented, else as `finish` says."""
+    return finish(lambda: _run(argv))
+
+
+def _run(argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m jaxdino.segment", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -50,12 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", default="segmented", metavar="DIR", help="where the files go (default segmented)")
     args = parser.parse_args(argv)
     keep_freed()
-    try:
-        points, boxes = parsed("--points", args.points, (2, 3)), parsed("--boxes", args.boxes, (4,))
-        return segment(args.workdir, args.images, args.prompt, points, boxes, args.threshold, args.out)
-    except UserError as err:
-        print(f"error: {err}", file=sys.stderr)
-        return 2
+    points, boxes = parsed("--points", args.points, (2, 3)), parsed("--boxes", args.boxes, (4,))
+    return segment(args.workdir, args.images, args.prompt, points, boxes, args.threshold, args.out)
 
 
 def parsed(flag: str, text: str | None, lengths: Sequence[int]) -> list[tuple[float, ...]]:
@@ -122,6 +123,8 @@ def segment(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return _segment(model, names, queries, {"threshold": threshold, **spatial}, folder)
+    except BrokenPipeError:  # of standard output
+        raise
     except OSError as err:
         raise UserError(f"--out {out} cannot be written: {err.strerror or err}") from err
 
