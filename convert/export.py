@@ -15,6 +15,7 @@ from convert.dtypes import FLOATS
 from convert.family import POOL_WORDS, Layout
 from convert.load import bound_table, open_pretrained
 from convert.parts import part_of, whole
+from convert.preprocess import unlike
 from convert.readers import HEAD, NOTES
 from convert.recognise import head_keys
 from convert.store import Card
@@ -108,8 +109,7 @@ def _write(card: Card, flat, layout: str, folder: Path, cast: Callable, max_shar
     )
     apart = card.num_classes and not head  # the classes of the layout have no head then
     shown = dataclasses.replace(card, num_classes=0, class_names=()) if apart else card
-    export_json(shown, layout, str(backbone[0].dtype), folder)
-    return notes
+    return notes + export_json(shown, layout, str(backbone[0].dtype), folder)
 
 
 def _left_out(card: Card, table: BoundTable, flat, layout: str) -> list[str]:
@@ -130,10 +130,12 @@ def _left_out(card: Card, table: BoundTable, flat, layout: str) -> list[str]:
     return [f"the {layout} layout has no place for {path}: left out" for path in lost]
 
 
-def export_json(card: Card, layout: str, dtype: str, folder: Path) -> None:
-    """Writes the JSON files that stand beside a layout's weights."""
-    for name, content in layouts(card.spec)[layout].files(card, dtype).items():
+def export_json(card: Card, layout: str, dtype: str, folder: Path) -> list[str]:
+    """Write the JSON files that stand beside a layout's weights; what they cannot say, a line each."""
+    files = layouts(card.spec)[layout].files(card, dtype)
+    for name, content in files.items():
         _write_json(folder / name, content)
+    return unlike(card.spec.preprocess, files)
 
 
 def _write_weights(how: Layout, card: Card, folder: Path, tensors: list[Tensor], max_shard_bytes: int) -> None:

@@ -243,7 +243,7 @@ def _from_source(source: Source, found: Recognised, drop_head: bool) -> Opened:
     place = Path(source.origin["path"])
     beside = place if place.is_dir() else place.parent
     files = (beside / name for name in layouts(found.spec)[found.layout].companions)
-    notes += _aside(found, table, shapes)
+    notes += [*found.notes, *_aside(found, table, shapes)]
     leaves = {path: leaves[path] for path in skeleton.entries}
     return Opened(card, skeleton, leaves, notes, tuple(file for file in files if file.is_file()))
 

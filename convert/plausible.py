@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.resize import CROP_MODES, FILTERS, ROUNDINGS
+from jaxdino.core.rules import did_you_mean
 from jaxdino.models.spec import ModelSpec
 
 FAULTS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
@@ -35,6 +37,13 @@ def check_spec(spec: ModelSpec, what: str) -> None:
             if not _fits(value, hints[field.name]):
                 raise UserError(f"{what}: {field.name} is {value!r}, which cannot be")
     how = spec.preprocess
+    for name, value, known in (
+        ("crop_mode", how.crop_mode, CROP_MODES),
+        ("crop_rounding", how.crop_rounding, ROUNDINGS),
+        ("interpolation", how.interpolation, FILTERS),
+    ):
+        if value not in known:
+            raise UserError(f"{what}: {name} is {value!r}; {did_you_mean(value, known)}")
     if len(how.size) != 2 or min(how.size) < 1 or not how.crop_pct > 0 or 0 in how.std:
         raise UserError(f"{what}: no image can be made of size {how.size}, crop {how.crop_pct}, deviation {how.std}")
 

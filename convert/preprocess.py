@@ -1,49 +1,204 @@
-"""How images are prepared, as transformers' preprocessor_config.json and timm's config.json say it, both ways."""
+"""How images are prepared, as transformers' processor files and timm's config.json say it, both ways.
 
-from collections.abc import Mapping
+A processor computes (rescale_factor * x - mean) / std of pixels x in 0..255; ours (x / 255 - mean) / std. Both are the
+same with ours = theirs / (255 * rescale_factor), which is how another factor, or none, is followed.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from convert.preprocess_fields import NAMED, NONE, REFUSED, TIMM, TRANSFORMERS, Field, class_defaults
+from jaxdino.core.errors import UserError
+from jaxdino.core.resize import CROP_MODES, FILTERS
+from jaxdino.core.rules import did_you_mean
 from jaxdino.models.spec import Preprocess
 
-_FILTERS = {2: "bilinear", 3: "bicubic"}
+Json = Mapping[str, Any]
+RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+"""Pillow's numbers of its filters."""
+PROCESSOR, TIMM_FILE = "the image processor's file", "config.json"
+WARPED_FROM = 384
+"""ConvNextImageProcessor squashes from this size on, and crops below."""
 
 
-def from_json(own: Preprocess, json: Mapping[str, Any] | None) -> Preprocess:
-    """The family's preprocessing, corrected by preprocessor_config.json where there is one."""
+def from_json(own: Preprocess, json: Json | None) -> tuple[Preprocess, list[str]]:
+    """The family's preprocessing, replaced by what a processor's file says, and notes on what is not followed.
+
+    Args:
+      own: the family's.
+      json: preprocessor_config.json, or "image_processor" of processor_config.json; None where there is none.
+
+    Raises:
+      UserError: for what would change the pixels in a way that ours cannot.
+    """
     if not json:
-        return own
-    size, crop = json.get("size") or {}, json.get("crop_size")
-    cropped = crop is not None and json.get("do_center_crop", True)
-    height, width = _sides(crop if cropped else size, own.size)
-    edge = size.get("shortest_edge") if isinstance(size, dict) else None
-    return Preprocess(
-        mean=tuple(json.get("image_mean", own.mean)),
-        std=tuple(json.get("image_std", own.std)),
-        size=(height, width),
-        crop_pct=min(height, width) / edge if cropped and edge else _crop_pct(json, min(height, width)),
-        interpolation=_FILTERS.get(json.get("resample"), own.interpolation),
-    )
+        return own, []
+    notes = _unfollowed(json, TRANSFORMERS, PROCESSOR)
+    given = class_defaults(json) | {name: value for name, value in json.items() if value is not None}
+    how, more = _geometry(own, given)
+    mean, std = _statistics(own, given)
+    number = given.get("resample")
+    if number is not None and number not in RESAMPLE:
+        raise UserError(f"{PROCESSOR} says resample={number!r}; known: {_listed(RESAMPLE)}")
+    filter_ = own.interpolation if number is None else RESAMPLE[number]
+    return dataclasses.replace(how, mean=mean, std=std, interpolation=filter_, crop_rounding="down"), notes + more
 
 
-def _crop_pct(json: Mapping[str, Any], side: int) -> float:
-    """transformers' ConvNextImageProcessor says it outright, and minds it below 384 pixels."""
-    return json.get("crop_pct") or 1.0 if side < 384 else 1.0
+def _unfollowed(json: Json, fields: Mapping[str, Field], where: str) -> list[str]:
+    """A note for each field that is not known or not followed. Raises UserError for a field that is refused."""
+    notes = []
+    for name, value in json.items():
+        field = fields.get(name)
+        if field is None:
+            notes.append(f"{where}: the field {name}={_short(value)} is not known and was not followed")
+        elif field.action in (NAMED, REFUSED) and not any(value is ok or value == ok for ok in NONE):
+            text = f"{where} says {name}={_short(value)}: {field.why}"
+            if field.action == REFUSED:
+                raise UserError(f"{text}. Prepare the images so, and remove the field")
+            notes.append(f"{text}; it was not followed")
+    return notes
 
 
-def from_timm(json: Mapping[str, Any]) -> Preprocess | None:
-    """What the config.json of a timm folder says; None if it says nothing."""
-    given = json.get("pretrained_cfg") or {}
-    if not given.keys() >= {"mean", "std", "input_size"}:
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _listed(names: Mapping[int, str]) -> str:
+    return ", ".join(f"{number} ({name})" for number, name in names.items())
+
+
+def _statistics(own: Preprocess, given: Json) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation for pixels of 0..1; see the module."""
+    channels = len(own.mean)
+    factor = float(given.get("rescale_factor", 1 / 255)) if given.get("do_rescale", True) else 1.0
+    scale = 1.0 if math.isclose(255 * factor, 1.0, rel_tol=1e-9) else 255 * factor
+    if not scale > 0:
+        raise UserError(f"{PROCESSOR} says rescale_factor={given.get('rescale_factor')!r}: it must be above 0")
+    if not given.get("do_normalize", True):
+        return (0.0,) * channels, (1 / scale,) * channels
+    mean, std = given.get("image_mean", own.mean), given.get("image_std", own.std)
+    mean, std = ((v,) * channels if isinstance(v, int | float) else tuple(v) for v in (mean, std))
+    return (mean, std) if scale == 1 else (tuple(m / scale for m in mean), tuple(s / scale for s in std))
+
+
+def _geometry(own: Preprocess, given: Json) -> tuple[Preprocess, list[str]]:
+    """Size, crop_pct and crop_mode."""
+    crop = _sides(given["crop_size"], "crop_size") if given.get("crop_size") is not None else None
+    cropped = crop is not None and given.get("do_center_crop", True)
+    notes = []
+    if crop is not None and not cropped:
+        notes.append(f"{PROCESSOR} says crop_size and do_center_crop=false: crop_size was not followed")
+    if not given.get("do_resize", True):
+        size = crop if cropped else own.size
+        if not cropped:
+            notes.append(
+                f"{PROCESSOR} says do_resize=false, so images keep their size there; here the centre of "
+                f"{size[0]} x {size[1]} is cut out or padded"
+            )
+        return dataclasses.replace(own, size=size, crop_pct=1.0, crop_mode="none"), notes
+    size = _size(given)
+    if size is None:
+        return (dataclasses.replace(own, size=crop, crop_pct=1.0) if cropped else own), notes
+    if "height" in size:
+        return _squashed(own, (size["height"], size["width"]), crop if cropped else None), notes
+    edge = size.get("shortest_edge")
+    if edge is None:
+        notes.append(
+            f"{PROCESSOR} says size={_short(size)}: here the shorter side becomes {size['longest_edge']} and the "
+            "centre is cut out (SAM's `encode` resizes the longer side and pads, as SAM does)"
+        )
+        return dataclasses.replace(own, size=(size["longest_edge"],) * 2), notes
+    if "longest_edge" in size:
+        notes.append(f"{PROCESSOR} says size={_short(size)}: longest_edge was not followed")
+    if "crop_pct" in given and not cropped:  # ConvNextImageProcessor
+        small = edge < WARPED_FROM
+        how = dict(crop_pct=float(given["crop_pct"]), crop_mode="center") if small else dict(crop_mode="squash")
+        return dataclasses.replace(own, **{"size": (edge, edge), "crop_pct": 1.0, **how}), notes
+    if not cropped:
+        notes.append(
+            f"{PROCESSOR} says shortest_edge={edge} without a crop, so images keep their aspect ratio there; here the "
+            f"centre of {edge} x {edge} is cut out"
+        )
+        crop = (edge, edge)
+    elif crop[0] != crop[1]:
+        notes.append(
+            f"{PROCESSOR} cuts {crop[0]} x {crop[1]} out of a shorter side of {edge}, padded where the image is too "
+            "small for that; here the image is resized to cover the crop"
+        )
+    return dataclasses.replace(own, size=crop, crop_pct=min(crop) / edge, crop_mode="center"), notes
+
+
+def _squashed(own: Preprocess, size: tuple[int, int], crop: tuple[int, int] | None) -> Preprocess:
+    crop = crop or size
+    pct = crop[0] / size[0]
+    if any(math.floor(c / pct + 1e-6) != s for c, s in zip(crop, size, strict=True)):
+        raise UserError(
+            f"{PROCESSOR} resizes to {size[0]} x {size[1]} and cuts {crop[0]} x {crop[1]} out: only crops of the same "
+            "proportions can be followed"
+        )
+    return dataclasses.replace(own, size=crop, crop_pct=pct, crop_mode="squash")
+
+
+def _size(given: Json) -> dict[str, int] | None:
+    """`size` as a dict; a single number means the shorter side, or both, as the processor's class says."""
+    size = given.get("size")
+    if size is None:
         return None
-    own = Preprocess()
-    filters = _FILTERS.values()
-    return Preprocess(
-        mean=tuple(given["mean"]),
-        std=tuple(given["std"]),
-        size=tuple(given["input_size"][1:]),
-        crop_pct=given.get("crop_pct", own.crop_pct),
-        interpolation=given["interpolation"] if given.get("interpolation") in filters else own.interpolation,
+    if isinstance(size, int):
+        shorter = given.get("crop_size") is not None or "crop_pct" in given
+        square = given.get("default_to_square", not shorter)
+        return {"height": size, "width": size} if square else {"shortest_edge": size}
+    if isinstance(size, list | tuple):
+        height, width = size
+        return {"height": height, "width": width}
+    known = [{"height", "width"}, {"shortest_edge"}, {"longest_edge"}, {"shortest_edge", "longest_edge"}]
+    size = {name: value for name, value in size.items() if value is not None}
+    if set(size) not in known:
+        names = " or ".join(" and ".join(sorted(one)) for one in known)
+        raise UserError(f"{PROCESSOR} says size={_short(size)}: {names} are known")
+    return size
+
+
+def _sides(size: Any, name: str) -> tuple[int, int]:
+    if isinstance(size, int):
+        return size, size
+    height, width = (size["height"], size["width"]) if isinstance(size, dict) else size
+    return height, width
+
+
+def from_timm(json: Json) -> tuple[Preprocess | None, list[str]]:
+    """What the config.json of a timm folder says, and notes on what is not followed; None if it says nothing.
+
+    Raises:
+      UserError: for a crop_mode or interpolation that timm does not have.
+    """
+    given = json.get("pretrained_cfg") or (json if "architecture" in json and "input_size" in json else {})
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given.keys() & {"mean", "std", "input_size", "crop_pct", "crop_mode", "interpolation"}:
+        return None, []
+    notes = _unfollowed(given, TIMM, "pretrained_cfg in config.json") if given is not json else []
+    own, filter_ = Preprocess(), given.get("interpolation", "bicubic")
+    if filter_ == "random":
+        notes.append("pretrained_cfg in config.json says interpolation='random', for training: bicubic is used")
+        filter_ = "bicubic"
+    for name, value, known in (
+        ("interpolation", filter_, FILTERS),
+        ("crop_mode", given.get("crop_mode", "center"), CROP_MODES[:3]),
+    ):
+        if value not in known:
+            raise UserError(f"pretrained_cfg in config.json says {name}={value!r}; {did_you_mean(str(value), known)}")
+    how = Preprocess(
+        mean=tuple(given.get("mean", own.mean)),
+        std=tuple(given.get("std", own.std)),
+        size=tuple(given.get("input_size", (3, *own.size))[1:]),
+        crop_pct=given.get("crop_pct") or own.crop_pct,
+        interpolation=filter_,
+        crop_mode=given.get("crop_mode", "center"),
     )
+    return how, notes
 
 
 def to_timm(card: Any, first_conv: str, classifier: str) -> dict[str, Any]:
@@ -58,6 +213,7 @@ def to_timm(card: Any, first_conv: str, classifier: str) -> dict[str, Any]:
         "fixed_input_size": False,
         "interpolation": how.interpolation,
         "crop_pct": how.crop_pct,
+        "crop_mode": "center" if how.crop_mode == "none" else how.crop_mode,
         "mean": list(how.mean),
         "std": list(how.std),
         "num_classes": card.num_classes,
@@ -68,27 +224,36 @@ def to_timm(card: Any, first_conv: str, classifier: str) -> dict[str, Any]:
     }
 
 
-def _sides(size: Any, default: tuple[int, int]) -> tuple[int, int]:
-    if isinstance(size, dict):
-        edge = size.get("shortest_edge", default[0])
-        return size.get("height", edge), size.get("width", edge)
-    return (size, size) if isinstance(size, int) else default
-
-
 def to_json(how: Preprocess) -> dict[str, Any]:
-    """For transformers' resize, centre crop, rescale and normalise processor."""
+    """preprocessor_config.json: for transformers' resize, centre crop, rescale and normalise processor."""
     height, width = how.size
+    target = [math.floor(side / how.crop_pct + 1e-6) for side in how.size]
+    squash = how.crop_mode == "squash"
+    size = {"height": target[0], "width": target[1]} if squash else {"shortest_edge": min(target)}
     return {
-        "image_processor_type": "BitImageProcessor",
-        "do_resize": True,
-        "size": {"shortest_edge": round(min(how.size) / how.crop_pct)},
-        "resample": {name: number for number, name in _FILTERS.items()}[how.interpolation],
-        "do_center_crop": True,
+        "image_processor_type": "ViTImageProcessor" if squash else "BitImageProcessor",
+        "do_resize": how.crop_mode != "none",
+        "size": size,
+        "resample": {name: number for number, name in RESAMPLE.items()}[how.interpolation],
+        "do_center_crop": not squash or target != [height, width],
         "crop_size": {"height": height, "width": width},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
         "image_mean": list(how.mean),
         "image_std": list(how.std),
-        "do_convert_rgb": True,
+        "do_convert_rgb": len(how.mean) == 3,
     }
+
+
+def unlike(how: Preprocess, files: Iterable[str]) -> list[str]:
+    """What the files that an export writes cannot say of the preprocessing, a line each."""
+    notes = []
+    if "preprocessor_config.json" in files:
+        if how.crop_mode == "border":
+            notes.append("transformers has no crop_mode 'border': its processor crops the centre, to other pixels")
+        if how.crop_mode == "center" and how.size[0] != how.size[1]:
+            notes.append(f"transformers' processor cuts {how.size} out otherwise than ours, to other pixels")
+    elif "config.json" in files and how.crop_mode == "none":
+        notes.append("timm has no crop_mode 'none': its transform resizes and crops the centre, to other pixels")
+    return notes

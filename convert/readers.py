@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from convert.hub_cache import refuse_broken, said
+from convert.processor_files import NESTED, PREPROCESSOR, processor, unread
 from convert.safetensors_file import read_safetensors
 from convert.spans import BinaryFile, Joined, Span
 from convert.spellings import published
@@ -107,6 +108,8 @@ def open_source(path: str | Path, head: str | Path | None = None) -> Source:
     folder = path if path.is_dir() else path.parent
     notes = _json(folder / NOTES) or {}
     source.notes = notes if path.is_dir() or notes.get("file") == path.name else {}
+    if path.is_file() and not source.notes:
+        source.said += unread(folder)
     head = _head_beside(path, source) if head is None else Path(head).expanduser()
     if head is not None:
         _add_head(source, head)
@@ -188,9 +191,10 @@ def _open_folder(folder: Path) -> Source:
     config = _json(folder / "config.json")
     if config is None or name.startswith("open_clip_"):
         config = _json(folder / "open_clip_config.json") or config
-    preprocessor = _json(folder / "preprocessor_config.json")
+    preprocessor, said = processor(_json(folder / PREPROCESSOR), _json(folder / NESTED))
     source = _open_shards(folder, name) if name.endswith(".json") else _open_file(folder / name)
     source.kind, source.config, source.preprocessor = "hf_folder", config, preprocessor
+    source.said += said
     source.origin["path"] = str(folder)
     return source
 

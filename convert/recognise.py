@@ -31,6 +31,7 @@ class Recognised:
       aside: keys of the file that belong to another network, an optimiser or a projection head.
       num_classes: of the classification head, 0 without one.
       assumed: facts that nothing in or beside the file holds, a line each.
+      notes: what the files beside it say and was not followed, a line each.
     """
 
     spec: ModelSpec
@@ -40,6 +41,7 @@ class Recognised:
     aside: list[str]
     num_classes: int
     assumed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def recognise(
@@ -69,17 +71,25 @@ def recognise(
     keys, aside = _select(shapes, prefix, family)
     own = {key: shapes[full] for key, full in keys.items()}
     told = family.tell(own, hints._replace(prefix=prefix))
-    mean = tuple((preprocessor or {}).get("image_mean", ()))
+    mean = _mean(preprocessor)
     if hints.model:
         spec = agree(get(hints.model), told.config, family)
     else:
         spec = spec_of(told.config, told.family, told.layout, family, mean)
-    how = from_json(from_timm(hints.json) or told.preprocess or spec.preprocess, preprocessor)
+    of_timm, notes = from_timm(hints.json)
+    how, more = from_json(of_timm or told.preprocess or spec.preprocess, preprocessor)
     spec = dataclasses.replace(spec, config=told.config, preprocess=how)
     head = head_keys(family.layouts[told.family, told.layout].head)
     keys, aside = _linear_head(head, keys, aside)
     num_classes = shapes[keys[head[0]]][0] if head and head[0] in keys else 0
-    return Recognised(spec, told.layout, prefix, keys, aside, num_classes, (*which, *told.assumed))
+    said = (*which, *told.assumed)
+    return Recognised(spec, told.layout, prefix, keys, aside, num_classes, said, (*notes, *more))
+
+
+def _mean(preprocessor: Mapping[str, Any] | None) -> tuple[float, ...]:
+    """The mean that a processor's file says, () where it says none."""
+    mean = (preprocessor or {}).get("image_mean") or ()
+    return (mean,) * 3 if isinstance(mean, int | float) else tuple(mean)
 
 
 def _linear_head(head: list[str], keys: dict[str, str], aside: list[str]) -> tuple[dict[str, str], list[str]]:
