@@ -9,13 +9,12 @@ import torch
 
 from convert.family import Hints
 from convert.load import bound_table
-from convert.preprocess import from_json, to_json
 from convert.recognise import Recognised, recognise
 from convert.tables import layouts, serving
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Skeleton
 from jaxdino.models.registry import MODELS, get
-from jaxdino.models.spec import IMAGENET, Preprocess
+from jaxdino.models.spec import IMAGENET
 
 ALIKE = {("dino", "timm"), ("resnet", "timm"), ("dino_resnet", "timm")}
 """Layouts with the keys of another one, which a bare header is taken for."""
@@ -149,9 +148,3 @@ def test_norm_after_pooling_is_refused():
     }
     with pytest.raises(UserError, match="fc_norm in place of the final norm"):
         recognise(header)
-
-
-@pytest.mark.parametrize("size", [(224, 224), (224, 448), (448, 224)])
-def test_preprocessing_comes_back(size):
-    how = Preprocess(mean=(0.1,) * 3, std=(0.2,) * 3, size=size, interpolation="bilinear")
-    assert from_json(Preprocess(), to_json(how)) == how
