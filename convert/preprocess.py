@@ -254,6 +254,9 @@ def unlike(how: Preprocess, files: Iterable[str]) -> list[str]:
             notes.append("transformers has no crop_mode 'border': its processor crops the centre, to other pixels")
         if how.crop_mode == "center" and how.size[0] != how.size[1]:
             notes.append(f"transformers' processor cuts {how.size} out otherwise than ours, to other pixels")
+    elif "open_clip_config.json" in files:
+        if how.crop_mode in ("border", "none") or how.crop_pct != 1:
+            notes.append("open_clip resizes the shorter side to the model's size and crops the centre: to other pixels")
     elif "config.json" in files and how.crop_mode == "none":
         notes.append("timm has no crop_mode 'none': its transform resizes and crops the centre, to other pixels")
     return notes

@@ -12,6 +12,7 @@ from convert.preprocess import from_json, from_timm, to_json, to_timm, unlike
 from convert.preprocess_fields import ENDINGS, TIMM, TRANSFORMERS
 from convert.processor_files import processor, unread
 from convert.store import Card
+from convert.tables.clip.open_clip import settled
 from jaxdino.core.errors import UserError
 from jaxdino.data.transforms import eval_crop
 from jaxdino.models.registry import MODELS
@@ -242,3 +243,20 @@ def test_the_processors_classes_end_as_we_know():
     import transformers
 
     assert all(hasattr(transformers, f"ViT{end}") for end in ENDINGS if end != "FeatureExtractor")
+
+
+def test_open_clips_config():
+    config = MODELS["clip_vitb16"].config
+    model = {"embed_dim": 512, "vision_cfg": {}, "text_cfg": {}}
+
+    def read(**given):
+        return settled(config, {"model_cfg": model, "preprocess_cfg": {"mean": [0.5] * 3, **given}})[1]
+
+    assert (read().crop_mode, read().interpolation, read().mean) == ("center", "bicubic", (0.5,) * 3)
+    assert read(resize_mode="squash", size=[192, 224], interpolation="bilinear") == Preprocess(
+        (0.5,) * 3, read().std, (192, 224), 1.0, "bilinear", "squash"
+    )
+    assert read(interpolation="random").interpolation == "bicubic"
+    for given, says in (({"resize_mode": "longest"}, "supported: shortest, squash"), ({"sharpen": 1}, "not known")):
+        with pytest.raises(UserError, match=says):
+            read(**given)

@@ -33,6 +33,12 @@ UNUSED = {
 }
 """Options that training or towers of other kinds alone look at."""
 
+CROP_MODES = {"shortest": "center", "squash": "squash"}
+"""open_clip's resize_mode -> our crop_mode; its "longest" pads with black, before normalising. Source:
+mlfoundations/open_clip src/open_clip/transform.py image_transform."""
+PREPROCESS = {"size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"}
+"""Fields of preprocess_cfg; the mode is always RGB, and the fill colour belongs to "longest"."""
+
 
 def quick_gelu(json: Json) -> bool:
     """Whether open_clip_config.json asks for the quick GELU."""
@@ -107,11 +113,18 @@ def _heads(heads: int, width: int) -> int:
 def _preprocess(config: CLIPConfig, json: Json) -> Preprocess | None:
     if not json or not config.vision:
         return None
-    if json.get("resize_mode", "shortest") != "shortest":
-        raise UserError(f"open_clip_config.json says resize_mode={json['resize_mode']!r}; only 'shortest' is supported")
-    plain = preprocess(tuple(n * config.vision.patch_size for n in config.vision.pos_grid))
+    if unknown := sorted(json.keys() - PREPROCESS):
+        raise UserError(
+            f"open_clip_config.json says preprocess_cfg.{unknown[0]}={json[unknown[0]]!r}, which is not known"
+        )
+    mode = json.get("resize_mode", "shortest")
+    if mode not in CROP_MODES:
+        raise UserError(f"open_clip_config.json says resize_mode={mode!r}; supported: {', '.join(CROP_MODES)}")
+    size = json.get("size") or tuple(n * config.vision.patch_size for n in config.vision.pos_grid)
+    plain = preprocess((size, size) if isinstance(size, int) else tuple(size))
     stats = {name: tuple(json[name]) for name in ("mean", "std") if name in json}
-    return dataclasses.replace(plain, interpolation=json.get("interpolation", plain.interpolation), **stats)
+    filter_ = "bilinear" if json.get("interpolation") == "bilinear" else plain.interpolation  # "random" is for training
+    return dataclasses.replace(plain, interpolation=filter_, crop_mode=CROP_MODES[mode], **stats)
 
 
 # written
@@ -128,7 +141,8 @@ def files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
     if c.text:
         model["text_cfg"] = _written_text(c.text)
     shown = {"mean": list(how.mean), "std": list(how.std), "interpolation": how.interpolation}
-    return {"open_clip_config.json": {"model_cfg": model, "preprocess_cfg": {**shown, "resize_mode": "shortest"}}}
+    mode = next((mode for mode, ours in CROP_MODES.items() if ours == how.crop_mode), "shortest")
+    return {"open_clip_config.json": {"model_cfg": model, "preprocess_cfg": {**shown, "resize_mode": mode}}}
 
 
 def _ratio(cfg: VisionConfig | TextConfig) -> dict[str, float]:
