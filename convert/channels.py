@@ -45,6 +45,16 @@ def seen_as(spec: ModelSpec) -> ModelSpec:
     return dataclasses.replace(spec, preprocess=adapt_preprocess(spec.preprocess, channels))
 
 
+def with_channels(spec: ModelSpec, channels: int) -> ModelSpec:
+    """The spec for images of `channels`, its preprocessing adapted. Raises UserError for a number below one."""
+    if channels < 1:
+        raise UserError(f"in_channels={channels}: an image has at least one channel")
+    if channels == spec.config.in_channels:
+        return spec
+    how = adapt_preprocess(spec.preprocess, channels)
+    return dataclasses.replace(spec, config=spec.config.with_channels(channels), preprocess=how)
+
+
 def fit_channels(opened: Opened, channels: int | None) -> Opened:
     """The opened weights for images of `channels`; as they are if they take so many already, or None is asked for.
 
@@ -59,10 +69,9 @@ def fit_channels(opened: Opened, channels: int | None) -> Opened:
             f"in_channels={channels}: weights for {spec.config.in_channels} channels cannot be adapted to that; "
             "weights for 3 channels can, to 1 or more"
         )
-    config = spec.config.with_channels(channels)
-    spec = dataclasses.replace(spec, config=config, preprocess=adapt_preprocess(spec.preprocess, channels))
+    spec = with_channels(spec, channels)
     card = dataclasses.replace(opened.card, spec=spec)
-    path = config.input_kernel
+    path = spec.config.input_kernel
     old = opened.flat[path]
     shape = (*old.shape[:2], channels, old.shape[3])
     new = Leaf(shape, old.dtype, lambda: adapt_kernel(np.asarray(old), channels))

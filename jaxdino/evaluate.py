@@ -41,6 +41,11 @@ def _run(argv: list[str] | None) -> None:
         default=0.2,
         help="share of each class to classify where there is no folder of --split",
     )
+    parser.add_argument(
+        "--sixteen_bit",
+        default="auto",
+        help="black and white of 16-bit and float images: full, image, percentiles or 0,4095 (default the model's)",
+    )
     parser.add_argument("--k", type=int, nargs="+", default=[10, 20], help="numbers of neighbours (default 10 20)")
     parser.add_argument(
         "--shots", type=int, nargs="+", default=[], help="k-NN with so few labelled images of each class too"
@@ -75,6 +80,7 @@ def evaluate(args: argparse.Namespace) -> None:
     import jaxdino
     from jaxdino.data.sources import DataConfig, load_source
     from jaxdino.evals import report
+    from jaxdino.train import pixels
     from jaxdino.train.data import summary
 
     place = Path(args.json or ".json").absolute()
@@ -87,12 +93,14 @@ def evaluate(args: argparse.Namespace) -> None:
     how = {name: getattr(args, name) for name in ("train_split", "val_split", "test_split", "classes")}
     if args.split in ("val", "test"):
         how |= {"val_ratio": 0.0, f"{args.split}_ratio": args.put_aside}
-    data = DataConfig(name="folder" if args.root else "digits", root=args.root, **how)
+    data = DataConfig(name="folder" if args.root else "digits", root=args.root, sixteen_bit=args.sixteen_bit, **how)
     source = load_source(data)
     if args.root:
         print(summary(source), file=sys.stderr)
     split = source.split(args.split)
     model = jaxdino.load(args.weights, args.dtype, prefix=args.prefix)
+    how = pixels.settled(data, source, model.card, lambda line: print(line, file=sys.stderr)).spec.preprocess
+    data = pixels.of_model(data, how)
     names = ("split", "k", "shots", "temperature", "pool", "probe", "random", "batch_size", "seed")
     how = {name: getattr(args, name) for name in names}
     found = report.report(model, source, data, **how, say=lambda line: print(line, file=sys.stderr))

@@ -60,7 +60,7 @@ def predict(
     """
     import jaxdino
     from jaxdino.api import classify
-    from jaxdino.data.checks import BadImage
+    from jaxdino.data.bad_images import BadImage
     from jaxdino.data.inputs import find_inputs
 
     if top < 1 or batch_size < 1:
@@ -77,8 +77,9 @@ def predict(
     for note in notes:
         print(note, file=sys.stderr)
     paths, failed = [image.path for image in inputs], 0
+    reading = model.reading(paths)
     with _written(out, min(top, model.card.num_classes)) as write:
-        found = classify.classify(model, paths, top, batch_size)
+        found = classify.classify(model, paths, reading, top, batch_size)
         shown = out is None and sys.stdout.isatty()  # the lines are progress enough
         for path, classes in zip(paths, found if shown else bar(found, "predicting", total=len(paths)), strict=True):
             if isinstance(classes, BadImage):

@@ -134,7 +134,7 @@ def _segment(model: Any, names: list[str], queries: list[Query], how: dict[str, 
 
     prompts, failed = [query.prompt for query in queries], []
     coco = Coco(prompts)
-    for name, image in _opened(names, failed):
+    for name, image in _opened(names, model.reading(names), failed):
         try:
             found = model.segment(image, prompts, **how)
         except UserError as err:  # of the image: all else is checked
@@ -151,14 +151,14 @@ def _segment(model: Any, names: list[str], queries: list[Query], how: dict[str, 
     return int(bool(failed))
 
 
-def _opened(names: list[str], failed: list[str]) -> Iterator[tuple[str, Image.Image]]:
+def _opened(names: list[str], reading: Any, failed: list[str]) -> Iterator[tuple[str, Image.Image]]:
     """The readable images, upright; others are named and added to `failed`."""
-    from jaxdino.data.checks import BadImage, open_rgb
-    from jaxdino.data.sources import DataConfig
+    from jaxdino.data.bad_images import BadImage
+    from jaxdino.data.checks import open_image
 
     for name in names:
         try:
-            yield name, open_rgb(name, DataConfig.max_pixels)
+            yield name, open_image(name, reading)
         except BadImage as err:
             _skip(name, err, failed)
 
@@ -211,7 +211,8 @@ def _check_run(workdir: Path) -> None:
 def _check_spatial(names: list[str], count: int, spatial: dict[str, Any]) -> None:
     """Raises UserError if points or boxes do not fit one of the images; what cannot be read is passed over."""
     from jaxdino.api.segmenter import spatial_prompts
-    from jaxdino.data.checks import BadImage, open_rgb
+    from jaxdino.data.bad_images import BadImage
+    from jaxdino.data.checks import open_rgb
     from jaxdino.data.sources import DataConfig
 
     for name in names if spatial else ():

@@ -66,7 +66,7 @@ def test_half_precision_is_close(model, picture):
     ("call", "words"),
     [
         (lambda m, x: m(x[0]), "shape"),
-        (lambda m, x: m(x[..., :2]), "shape"),
+        (lambda m, x: m(x[..., :2]), "images have 2 channels and the model takes 3"),
         (lambda m, x: m(x[:0]), "at least 1"),
         (lambda m, x: m(x.tolist()), "list"),
         (lambda m, x: m(x.astype(np.int32)), "int32"),
@@ -78,7 +78,10 @@ def test_half_precision_is_close(model, picture):
         (lambda m, x: m(x[:, :0]), "at least 1"),
         (lambda m, x: m.preprocess([]), "at least one"),
         (lambda m, x: m.preprocess(Image.fromarray(x[0])), "list of PIL images"),
-        (lambda m, x: m.preprocess([Image.fromarray(x[0, ..., 0].astype(np.float32))]), "float pixels"),
+        (
+            lambda m, x: m.preprocess([Image.fromarray(-x[0, ..., 0].astype(np.float32))]),
+            "float32 images hold values from",
+        ),
         (lambda m, x: jaxdino.load("dinov3_digits", dtype="float8"), "nearest: float"),
         (lambda m, x: jaxdino.load("dinov3_digits", attention="flash"), "attention='flash'"),
         (lambda m, x: jaxdino.load("dinov3_digit"), "dinov3_digits"),

@@ -10,7 +10,8 @@ import numpy as np
 
 from jaxdino.api.pictures import Record
 from jaxdino.core.errors import UserError
-from jaxdino.data.checks import BadImage
+from jaxdino.data.bad_images import BadImage
+from jaxdino.data.channels import Reading
 
 THREADS = min(8, os.cpu_count() or 1)
 
@@ -34,7 +35,9 @@ def check(model: Any, topk: int, batch_size: int) -> None:
         )
 
 
-def classify(model: Any, records: Sequence[Record], topk: int, batch_size: int) -> Iterator[Classes | BadImage]:
+def classify(
+    model: Any, records: Sequence[Record], reading: Reading, topk: int, batch_size: int
+) -> Iterator[Classes | BadImage]:
     """The `topk` classes of each image, in order, or why it could not be read.
 
     The next batch is read while the device works on this one. All batches have one shape, compiled once.
@@ -43,7 +46,7 @@ def classify(model: Any, records: Sequence[Record], topk: int, batch_size: int) 
     waiting: tuple[list, Any] | None = None
     with ThreadPoolExecutor(THREADS) as pool:
         for first in range(0, len(records), size):
-            read = list(pool.map(lambda record: _read(model, record), records[first : first + size]))
+            read = list(pool.map(lambda record: _read(model, record, reading), records[first : first + size]))
             images = [image for image in read if not isinstance(image, BadImage)]
             logits = None
             if images:
@@ -56,9 +59,9 @@ def classify(model: Any, records: Sequence[Record], topk: int, batch_size: int) 
         yield from _named(*waiting, names, topk)
 
 
-def _read(model: Any, record: Record) -> np.ndarray | BadImage:
+def _read(model: Any, record: Record, reading: Reading) -> np.ndarray | BadImage:
     try:
-        return model.prepare(record)
+        return model.prepare(record, reading)
     except BadImage as err:
         return err
 

@@ -10,11 +10,16 @@ import numpy as np
 
 from convert.store import Card
 from jaxdino.api.classify import Classes, check, classify
-from jaxdino.api.pictures import Record, check_no_tensor, named, opened, records
+from jaxdino.api.pictures import Record, check_no_tensor, named, records
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton, bind
-from jaxdino.data.checks import BadImage
+from jaxdino.data import survey
+from jaxdino.data.bad_images import BadImage
+from jaxdino.data.bands import pixels
+from jaxdino.data.channels import Reading
+from jaxdino.data.checks import open_image
 from jaxdino.data.device_aug import normalize
+from jaxdino.data.ranges import Range
 from jaxdino.data.transforms import eval_crop
 from jaxdino.models.output import Output
 
@@ -69,35 +74,50 @@ class Model:
             raise UserError(f"n={n!r}: give a number of blocks or stages, or a list of their places from 0") from err
         return self._intermediate(self.flat, self._checked(images), chosen)
 
-    def preprocess(self, images: Iterable[Record]) -> np.ndarray:
-        """Images -> uint8 (B, H, W, 3), turned upright, resized and centre-cropped as in evaluation.
+    def preprocess(self, images: Iterable[Record], sixteen_bit: str | None = None) -> np.ndarray:
+        """Images -> uint8 (B, H, W, C), turned upright, resized and centre-cropped as in evaluation.
 
         Args:
-          images: a list of PIL images, paths of files, or uint8 arrays (H, W, 3), mixed as they come; or one array of
-            them (B, H, W, 3).
+          images: a list of PIL images, paths of files, or arrays (H, W) or (H, W, C), mixed as they come; or one array
+            of them (B, H, W, C).
+          sixteen_bit: what becomes black and white in 16-bit, 32-bit and float images, as `data.ranges.Range` reads it.
+            By default as the run's images were read; where no run chose it, the smallest bit depth that holds the
+            values of these images, with a warning.
 
         Raises:
-          UserError: for a single image or what is no image, a file that cannot be read, and a picture with float
-            pixels, which have no agreed range.
+          UserError: for a single image or what is no image, a file that cannot be read, an image of other channels, and
+            values whose range does not follow from them.
         """
-        found = []
-        for place, record in enumerate(records(images, "preprocess")):
+        given = records(images, "preprocess")
+        reading, found = self.reading(given, sixteen_bit), []
+        for place, record in enumerate(given):
             try:
-                found.append(self.prepare(record))
+                found.append(self.prepare(record, reading))
             except BadImage as err:
                 raise UserError(f"{named(record, place)}: {err}") from err
         return np.stack(found)
 
-    def prepare(self, record: Record) -> np.ndarray:
-        """One image -> uint8 (H, W, 3), as `preprocess` gives it. Raises BadImage."""
+    def prepare(self, record: Record, reading: Reading) -> np.ndarray:
+        """One image -> uint8 (H, W, C), as `preprocess` gives it. Raises BadImage."""
         how = self.card.spec.preprocess
-        return np.asarray(eval_crop(opened(record), how.size, how.resize))
+        return pixels(eval_crop(open_image(record, reading), how.size, how.resize))
 
-    def predict(self, images: Iterable[Record], topk: int = 5, batch_size: int = 32) -> list[Classes]:
+    def reading(self, images: Sequence[Record] = (), sixteen_bit: str | None = None) -> Reading:
+        """How images are read for this model: its channels, and the range that `preprocess` speaks of.
+
+        Args:
+          images: whose values tell the range where neither the model nor `sixteen_bit` does; a warning says it.
+        """
+        how = self.card.spec.preprocess
+        return survey.reading_of(images, Range.of(sixteen_bit or how.sixteen_bit), len(how.mean))
+
+    def predict(
+        self, images: Iterable[Record], topk: int = 5, batch_size: int = 32, sixteen_bit: str | None = None
+    ) -> list[Classes]:
         """The most probable classes of each image, [[(class name, probability), ...], ...].
 
         Args:
-          images: as `preprocess` takes them; they are preprocessed here.
+          images, sixteen_bit: as `preprocess` takes them; images are preprocessed here.
           topk: how many classes, or all of them where there are fewer.
           batch_size: images that go through the model together; one shape is compiled for all batches.
 
@@ -106,7 +126,8 @@ class Model:
         """
         check(self, topk, batch_size)
         found, given = [], records(images, "predict")
-        for place, classes in enumerate(classify(self, given, topk, batch_size)):
+        reading = self.reading(given, sixteen_bit)
+        for place, classes in enumerate(classify(self, given, reading, topk, batch_size)):
             if isinstance(classes, BadImage):
                 raise UserError(f"{named(given[place], place)}: {classes}") from classes
             found.append(classes)
@@ -116,9 +137,14 @@ class Model:
         channels = self.card.spec.config.in_channels
         check_no_tensor(images, "the model")
         shape = tuple(getattr(images, "shape", ()))
-        if len(shape) != 4 or shape[-1] != channels or 0 in shape:
+        first = len(shape) == 4 and shape[1] == channels != shape[-1] and 0 not in shape
+        if len(shape) == 4 and shape[-1] != channels and 0 not in shape and not first:
+            raise UserError(
+                f"images have {shape[-1]} channels and the model takes {channels}: preprocess() makes {channels}, and "
+                f"jaxdino.load(..., in_channels={shape[-1]}) adapts three-channel weights"
+            )
+        if len(shape) != 4 or 0 in shape or first:
             what = f"the shape {shape}" if shape else f"the type {type(images).__name__}"
-            first = len(shape) == 4 and shape[1] == channels and 0 not in shape
             hint = "; channels come last here: images.transpose(0, 2, 3, 1)" if first else ""
             raise UserError(f"images have {what}; an array (B, H, W, {channels}), each at least 1, is needed{hint}")
         if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):

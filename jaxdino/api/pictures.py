@@ -5,21 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from jaxdino.core.errors import UserError
-from jaxdino.data.checks import BadImage, open_rgb, to_rgb
-from jaxdino.data.sources import DataConfig
 
 Record = str | np.ndarray | Image.Image
-FORMS = "PIL images, paths of files, or uint8 arrays (H, W, 3)"
+FORMS = "PIL images, paths of files, or arrays (H, W) or (H, W, C)"
 
 
 def records(images: Any, call: str) -> list[Record]:
-    """A list of images as records that `opened` reads.
+    """A list of images as records that `data.checks.open_image` reads.
 
     Args:
-      images: a list or another sequence of `FORMS`, mixed as they come; one array (B, H, W, 3) is B images.
+      images: a list or another sequence of `FORMS`, mixed as they come; one array (B, H, W, C) is B images.
       call: what is called, for messages.
 
     Raises:
@@ -32,7 +30,7 @@ def records(images: Any, call: str) -> list[Record]:
     if getattr(images, "ndim", 1) == 0 or not isinstance(images, Iterable) or isinstance(images, Mapping | Set | bytes):
         raise UserError(f"{wanted}, not {_what(images)}")
     if isinstance(images, np.ndarray) and images.dtype != object and images.ndim != 4:
-        raise UserError(f"{wanted}, or one array (B, H, W, 3), not {_what(images)}")
+        raise UserError(f"{wanted}, or one array (B, H, W, C), not {_what(images)}")
     found = [_record(image, place, wanted, call) for place, image in enumerate(images)]
     if not found:
         raise UserError(f"{wanted}, with at least one in it, and there is none")
@@ -50,7 +48,7 @@ def _record(image: Any, place: int, wanted: str, call: str) -> Record:
         return image
     check_no_tensor(image, call)
     array = np.asarray(image) if hasattr(image, "__array__") else None
-    if array is None or array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3 or not array.size:
+    if array is None or array.dtype.kind not in "uif" or array.ndim not in (2, 3) or not array.size:
         raise UserError(f"{wanted}; image {place} is {_what(image)}")
     return array
 
@@ -69,25 +67,9 @@ def check_no_tensor(images: Any, call: str) -> None:
     )
 
 
-def opened(record: Record) -> Image.Image:
-    """An upright RGB picture. Raises BadImage."""
-    if isinstance(record, Image.Image):
-        return to_rgb(ImageOps.exif_transpose(record))
-    return open_rgb(record, DataConfig.max_pixels)
-
-
 def named(record: Record, place: int) -> str:
     """What to call a record in a message."""
     return record if isinstance(record, str) else f"image {place}"
-
-
-def as_picture(image: Any, call: str) -> Image.Image:
-    """One image of `FORMS` as an upright RGB picture. Raises UserError."""
-    (record,) = records([image], call)
-    try:
-        return opened(record)
-    except BadImage as err:
-        raise UserError(f"{record}: {err}" if isinstance(record, str) else str(err)) from err
 
 
 def _what(value: Any) -> str:

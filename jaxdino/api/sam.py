@@ -8,14 +8,17 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from convert.store import Card
 from jaxdino.api.model import Model
 from jaxdino.api.sam_prompts import checked_prompts
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton, bind
-from jaxdino.data.checks import BadImage, to_rgb
+from jaxdino.data import survey
+from jaxdino.data.bad_images import BadImage
+from jaxdino.data.checks import open_image
+from jaxdino.data.ranges import Range
 from jaxdino.models.positions import linear_matrix
 
 Size = tuple[int, int]
@@ -183,7 +186,8 @@ class SamModel(Model):
         if not all(isinstance(image, Image.Image) for image in images):
             raise UserError("encode takes PIL images or one array of uint8 pixels (B, H, W, 3), not a mixture")
         try:
-            return [to_rgb(ImageOps.exif_transpose(image)) for image in images]
+            reading = survey.reading_of(images, Range())
+            return [open_image(image, reading) for image in images]
         except BadImage as err:
             raise UserError(str(err)) from err
 

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from convert.store import Card
 from jaxdino.api.model import Model
 from jaxdino.api.sam_prompts import checked_prompts
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton, bind
-from jaxdino.data import tokenizer
-from jaxdino.data.checks import BadImage, open_rgb, to_rgb
-from jaxdino.data.sources import DataConfig
+from jaxdino.data import survey, tokenizer
+from jaxdino.data.bad_images import BadImage
+from jaxdino.data.checks import open_image
+from jaxdino.data.ranges import Range
 from jaxdino.data.transforms import get_filter
 from jaxdino.models import lora
 from jaxdino.models.positions import linear_matrix
@@ -101,7 +102,7 @@ class Segmenter(Model):
             raise UserError(f"threshold={threshold}: give a number; logits above it are the mask")
         if self.card.spec.config.in_channels != 3:
             raise UserError("this model's images have other channels than three: normalise them and call its backbone")
-        picture = _picture(image)
+        picture = _picture(image, Range.of(self.card.spec.preprocess.sixteen_bit))
         size, inner = (picture.height, picture.width), self._inner(picture)
         text = self.encode_prompts(prompts)
         spatial = spatial_prompts(size, len(text), points, point_labels, boxes, self.num_points)
@@ -206,13 +207,12 @@ def _each(given: np.ndarray, count: int, name: str) -> np.ndarray:
     return np.broadcast_to(given, (1, count, *given.shape[2:]))
 
 
-def _picture(image: Image.Image | np.ndarray | str | Path) -> Image.Image:
-    """An upright RGB picture."""
+def _picture(image: Image.Image | np.ndarray | str | Path, asked: Range) -> Image.Image:
+    """An upright RGB picture, its deep values in the range asked for."""
     try:
-        if isinstance(image, str | Path):
-            return open_rgb(str(image), DataConfig.max_pixels)
-        if isinstance(image, Image.Image):
-            return to_rgb(ImageOps.exif_transpose(image))
+        if isinstance(image, str | Path | Image.Image):
+            record = str(image) if isinstance(image, Path) else image
+            return open_image(record, survey.reading_of([record], asked))
     except BadImage as err:
         name = f"{image}: " if isinstance(image, str | Path) else ""
         raise UserError(f"{name}{err}") from err

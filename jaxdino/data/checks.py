@@ -1,4 +1,4 @@
-"""One record to one RGB image, or the reason why not; and the list of the bad ones.
+"""One record to one image of the channels that a model takes, or the reason why not.
 
 Whatever is in a file, reading it gives an image or a `BadImage`, never another error.
 """
@@ -6,11 +6,13 @@ Whatever is in a file, reading it gives an image or a `BadImage`, never another 
 from collections.abc import Callable
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
-from jaxdino.core.errors import UserError
+from jaxdino.data.bad_images import BadImage
+from jaxdino.data.bands import Picture
+from jaxdino.data.channels import RGB, Reading, of_image, of_values
 from jaxdino.data.heif import Undecoded, open_any
-from jaxdino.data.sources import Split
+from jaxdino.data.kinds import Kind, is_npy, kind_of, kind_of_raw, orientation_of, values_of
 
 TURNS = {  # EXIF orientation -> what makes it upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -21,46 +23,64 @@ TURNS = {  # EXIF orientation -> what makes it upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+Draft = Callable[[tuple[int, int]], int]
 
 
-class BadImage(Exception):
-    """A record that gives no image; the message is the reason."""
+def undrafted(full: tuple[int, int]) -> int:
+    """Whatever the size, decode the image whole."""
+    return 1
 
 
-def open_rgb(
-    record: str | np.ndarray,
-    max_pixels: int,
-    draft: Callable[[tuple[int, int]], int] = lambda full: 1,
-) -> Image.Image:
-    """Decodes a record to an upright RGB image.
+def open_image(record: str | np.ndarray | Image.Image, reading: Reading, draft: Draft = undrafted) -> Picture:
+    """Decode a record to an upright image of `reading.channels`.
 
-    EXIF orientation is applied. Grey, palette, CMYK and 1-bit images become RGB; an alpha channel is dropped
-    as `Image.convert("RGB")` does (and torchvision's folder loader), showing the colour stored under it.
-    16-bit grey is scaled by 255 / 65535, the same for every image. Of an animation, the first frame.
+    EXIF orientation is applied. Of an animation or a TIFF of pages, the first is taken, unless as many grey pages as
+    channels are there. One channel becomes three equal ones, colours become grey as Pillow's "L", and an alpha channel
+    that no channel is there for is dropped, showing the colour stored under it (as `Image.convert` does).
 
     Args:
-      record: path of a file, or a uint8 array (H, W, 3).
-      max_pixels: refuses an image of more pixels, before its pixels are decoded.
-      draft: told the upright full (width, height) of every image, answers with the factor 1, 2, 4 or 8 by
-        which a JPEG may be decoded smaller (faster: the decoder skips the finer frequencies).
+      record: path of a file, an array (H, W) or (H, W, C), or a Pillow image.
+      draft: is given the upright full (width, height) of every image, answers with the factor 1, 2, 4 or 8 by which a
+        JPEG may be decoded smaller (faster: the decoder skips the finer frequencies).
+
+    Returns:
+      A Pillow image, "L" of one channel and "RGB" of three; `Bands` of any other number.
 
     Raises:
-      BadImage: missing, empty, truncated, undecodable or too large, or without an agreed range (float).
+      BadImage: missing, empty, truncated, undecodable or too large; of channels that do not fit; of values whose range
+        nobody has chosen.
     """
-    if not isinstance(record, str):
-        image = Image.fromarray(record)
-        draft(image.size)
-        return image
+    if isinstance(record, str):
+        return _open_file(record, reading, draft)
+    if isinstance(record, Image.Image):
+        image = _upright(of_image(record, kind_of(record).dtype, reading), orientation_of(record))
+    else:
+        image = of_values(record[..., None] if record.ndim == 2 else record, False, reading)
+    draft(image.size)
+    return image
+
+
+def open_rgb(record: str | np.ndarray, max_pixels: int, draft: Draft = undrafted) -> Image.Image:
+    """As `open_image`, of three channels and the full range of 16 bits."""
+    return open_image(record, Reading(max_pixels=max_pixels), draft)
+
+
+def _open_file(path: str, reading: Reading, draft: Draft) -> Picture:
+    max_pixels = reading.max_pixels
     # Pillow has a limit of its own: lift it where the user allows more.
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels
     try:
-        with open_any(record) as image:
-            if image.width * image.height > max_pixels:
-                raise BadImage(_too_large(f"{image.width} x {image.height}", max_pixels))
-            draftable = image.format in ("JPEG", "MPO")
+        if is_npy(path):
+            return _open_raw(path, kind_of_raw(path), reading, draft)
+        with open_any(path) as image:
+            _check_size(image.size, max_pixels)
+            draftable, dtype = image.format in ("JPEG", "MPO"), "uint8"
             if not draftable:
+                kind = kind_of(image)
+                if _loses(image, kind, reading):
+                    return _open_raw(path, kind, reading, draft)
+                dtype = kind.dtype
                 # Before asking for the EXIF: Pillow may decode for it and then hide that this failed, and it
                 # turns a TIFF upright itself.
                 image.load()
@@ -69,27 +89,65 @@ def open_rgb(
             if draftable and scale > 1:
                 image.draft(image.mode, (image.width // scale, image.height // scale))
             image.load()
-            rgb = to_rgb(image)
-            return rgb.transpose(TURNS[orientation]) if orientation in TURNS else rgb
+            return _upright(of_image(image, dtype, reading), orientation)
     except BadImage:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImage(_too_large("it", max_pixels)) from None
+    except Image.UnidentifiedImageError as err:
+        return _open_unknown(path, reading, draft, err)
     except Exception as err:  # decoders of broken files raise nearly everything
-        raise BadImage(_reason(record, err)) from err
+        raise BadImage(_reason(path, err)) from err
+
+
+def _open_unknown(path: str, reading: Reading, draft: Draft, err: Exception) -> Picture:
+    """A file that Pillow does not know, if it is one that another library reads."""
+    try:
+        if kind := kind_of_raw(path):
+            return _open_raw(path, kind, reading, draft)
+    except BadImage:
+        raise
+    except Exception as other:
+        raise BadImage(_reason(path, other)) from other
+    raise BadImage(_reason(path, err)) from err
+
+
+def _loses(image: Image.Image, kind: Kind, reading: Reading) -> bool:
+    """Whether Pillow would leave something out that matters.
+
+    Of 16-bit colours it keeps 8 bits, which are those of the full range: a result then does not depend on what else is
+    installed.
+    """
+    if kind.decoder == "pillow":
+        pages = image.format == "TIFF" and kind.bands == 1 and reading.channels not in (1, RGB)
+        return pages and image.n_frames == reading.channels
+    eight = kind.dtype == "uint16" and kind.name != "bands" and reading.range.kind == "full"
+    return not eight or (kind.bands == 2 and reading.channels == 2)  # grey with alpha comes as RGBA
+
+
+def _open_raw(path: str, kind: Kind, reading: Reading, draft: Draft) -> Picture:
+    """A file of which another library than Pillow gives all. Raises BadImage, or what a broken file makes it raise."""
+    _check_size(kind.size, reading.max_pixels)
+    orientation = kind.orientation
+    if kind.decoder == "imagecodecs":
+        with Image.open(path) as image:
+            orientation = orientation_of(image)
+    picture = _upright(of_values(values_of(path, kind, reading.channels), kind.alpha, reading), orientation)
+    draft(picture.size)
+    return picture
+
+
+def _upright(picture: Picture, orientation: int) -> Picture:
+    return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    if size[0] * size[1] > max_pixels:
+        raise BadImage(_too_large(f"{size[0]} x {size[1]}", max_pixels))
 
 
 def _too_large(size: str, max_pixels: int) -> str:
     return f"too large: {size} has more than max_pixels = {max_pixels} pixels"
-
-
-def orientation_of(image: Image.Image) -> int:
-    """EXIF orientation 1..8; 1 where there is none, or none that can be read."""
-    try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # a broken EXIF block is no reason to lose the image
-        return 1
-    return value if value in range(1, 9) else 1
 
 
 def upright_size(image: Image.Image, expected: tuple[int, int]) -> tuple[int, int]:
@@ -104,20 +162,6 @@ def upright_size(image: Image.Image, expected: tuple[int, int]) -> tuple[int, in
     return image.size[::-1] if orientation_of(image) >= 5 else image.size
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow image as 8-bit RGB: alpha dropped, 16 bits scaled by 255 / 65535. BadImage for float pixels."""
-    if image.mode == "RGB":
-        return image
-    if image.mode in SIXTEEN_BIT:
-        levels = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise BadImage("float pixels (mode F) have no agreed range: store them with 8 or 16 bits")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
 def _reason(path: str, err: Exception) -> str:
     if isinstance(err, FileNotFoundError):
         return "the file is gone"
@@ -127,56 +171,3 @@ def _reason(path: str, err: Exception) -> str:
         with open(path, "rb") as file:
             return "not an image Pillow knows" if file.read(1) else "the file is empty"
     return f"{type(err).__name__}: {err}" if str(err) else type(err).__name__
-
-
-MANY = 0.1  # a larger share of unreadable images is worth a warning
-
-
-def check_read(bad: "BadImages", unread: int, images: int, warn: Callable[[str], None]) -> None:
-    """Warns when many of the images of a pass could not be read.
-
-    Args:
-      bad: names them. unread: how many of the `images` gave none. warn: takes one line.
-
-    Raises:
-      UserError: if none at all could be read.
-    """
-    if unread and unread >= images:
-        raise UserError(f"no image of {bad.split.name} could be read: {bad.report()}. Mend or remove these files")
-    if unread > MANY * images:
-        warn(f"WARNING: {unread} of {images} images could not be read in this pass. {bad.report()}")
-
-
-class BadImages:
-    """The records of one split that gave no image: named, counted, skipped or fatal.
-
-    Args:
-      split: where the records come from, for their names.
-      on_bad: "skip" remembers them, "stop" raises UserError at the first.
-    """
-
-    def __init__(self, split: Split, on_bad: str = "skip"):
-        self.split = split
-        self.on_bad = on_bad
-        self.reasons: dict[int, str] = {}
-
-    def __len__(self) -> int:
-        return len(self.reasons)
-
-    def add(self, index: int, reason: str) -> bool:
-        """Notes a record; True the first time. Raises UserError under "stop"."""
-        if self.on_bad == "stop":
-            raise UserError(
-                f'bad image {self.split.record_name(index)}: {reason}. Mend or remove it, or set on_bad to "skip"'
-            )
-        new = index not in self.reasons
-        self.reasons.setdefault(index, reason)
-        return new
-
-    def report(self, first: int = 5) -> str:
-        """One line with the count and the first names and reasons; "" when all is well."""
-        if not self.reasons:
-            return ""
-        shown = [f"{self.split.record_name(i)} ({self.reasons[i]})" for i in sorted(self.reasons)[:first]]
-        more = f" and {len(self) - first} more" if len(self) > first else ""
-        return f"{len(self)} bad image(s) skipped in {self.split.name}: {', '.join(shown)}{more}"

@@ -12,7 +12,7 @@ import numpy as np
 from pycocotools import mask as regions
 
 from jaxdino.core.errors import UserError
-from jaxdino.data.checks import BadImage
+from jaxdino.data.bad_images import BadImage
 from jaxdino.data.folders import existing
 from jaxdino.data.mask_folders import read_json
 from jaxdino.data.mask_survey import check_fit

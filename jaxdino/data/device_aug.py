@@ -1,6 +1,6 @@
 """Augmentation on the device: batched, inside jit, from uint8 to normalised float32.
 
-Images are (B, H, W, 3), float in 0..1 until they are normalised. The strengths come from a preset (see
+Images are (B, H, W, C), float in 0..1 until they are normalised. The strengths come from a preset (see
 `jaxdino.data.transforms.PRESETS`), plain Python data: what it leaves off is not even compiled. The colour changes
 also take planes, (B, 3, H, W) with axis=1, which a CPU works through several times as fast.
 """
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxdino.data.transforms import get_preset
 
 GREY = (0.2989, 0.587, 0.114)  # torchvision's luma weights
+RGB = 3
 ERASE_TRIES = 10
 
 
@@ -35,15 +36,15 @@ def augment(
 
     Args:
       key: a jax random key; the same key gives the same batch.
-      images: uint8 (B, H, W, 3).
+      images: uint8 (B, H, W, C).
       labels: int (B,).
       weights: float (B,), 0 for rows that do not count.
       preset: name or mapping; static under jit.
-      mean, std: three numbers each, for images in 0..1.
+      mean, std: C numbers each, for images in 0..1.
       num_classes: C.
 
     Returns:
-      float32 (B, H, W, 3), and float32 (B, C) whose rows add up to 1.
+      float32 (B, H, W, C), and float32 (B, C) whose rows add up to 1.
     """
     preset = get_preset(preset)
     flip_key, colour_key, erase_key, mix_key = jax.random.split(key, 4)
@@ -83,8 +84,10 @@ def random_flip(key: jax.Array, images: jax.Array, hflip: float, vflip: float) -
 def random_colour(key: jax.Array, images: jax.Array, preset: Mapping[str, Any], axis: int = -1) -> jax.Array:
     """Brightness, contrast, saturation and hue in this order, then grey; strengths drawn for each image.
 
-    torchvision's ColorJitter draws the order too; a fixed order keeps the batch one fused computation.
+    torchvision's ColorJitter draws the order too; a fixed order keeps the batch one fused computation. Images that have
+    no red, green and blue get brightness and contrast alone.
     """
+    colours = images.shape[axis] == RGB
     keys = jax.random.split(key, 6)
     shape = (images.shape[0], 1, 1, 1)
     changed = images
@@ -93,14 +96,14 @@ def random_colour(key: jax.Array, images: jax.Array, preset: Mapping[str, Any], 
         ("contrast", adjust_contrast, keys[1]),
         ("saturation", adjust_saturation, keys[2]),
     ):
-        if strength := preset[name]:
+        if (strength := preset[name]) and (colours or change is not adjust_saturation):
             low, high = max(0.0, 1 - strength), 1 + strength
             changed = change(changed, jax.random.uniform(part, shape, minval=low, maxval=high), axis)
-    if hue := preset["hue"]:
+    if colours and (hue := preset["hue"]):
         changed = adjust_hue(changed, jax.random.uniform(keys[3], shape, minval=-hue, maxval=hue), axis)
     if changed is not images and preset["jitter_prob"] < 1:
         changed = jnp.where(_coins(keys[4], images, preset["jitter_prob"]), changed, images)
-    if preset["gray_prob"]:
+    if colours and preset["gray_prob"]:
         grey = jnp.broadcast_to(to_grey(changed, axis), changed.shape)
         changed = jnp.where(_coins(keys[5], images, preset["gray_prob"]), grey, changed)
     return changed
@@ -119,8 +122,11 @@ def adjust_brightness(images: jax.Array, factor: jax.Array, axis: int = -1) -> j
 
 
 def adjust_contrast(images: jax.Array, factor: jax.Array, axis: int = -1) -> jax.Array:
-    """Moves each image from its mean grey (factor 0) through itself (1) and beyond."""
-    mean = to_grey(images, axis).mean(axis=(1, 2, 3), keepdims=True)
+    """Moves each image from its mean grey (factor 0) through itself (1) and beyond; without RGB, band by band."""
+    if images.shape[axis] == RGB:
+        mean = to_grey(images, axis).mean(axis=(1, 2, 3), keepdims=True)
+    else:
+        mean = images.mean(axis=(1, 2) if axis == -1 else (2, 3), keepdims=True)
     return jnp.clip(images * factor + mean * (1 - factor), 0, 1)
 
 

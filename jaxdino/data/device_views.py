@@ -26,12 +26,12 @@ def augment_views(
 
     Args:
       key: a jax random key; the same key gives the same views.
-      images: uint8 (B, V, H, W, 3).
+      images: uint8 (B, V, H, W, C).
       recipes: V views (see `views.expanded`); static under jit.
-      mean, std: three numbers each, for images in 0..1.
+      mean, std: C numbers each, for images in 0..1.
 
     Returns:
-      float32 (B, V, H, W, 3).
+      float32 (B, V, H, W, C).
 
     Source: facebookresearch/dino main_dino.py DataAugmentationDINO.
     """
@@ -53,7 +53,7 @@ def augment_views(
 def augment_view(
     key: jax.Array, images: jax.Array, recipe: View, mean: Sequence[float], std: Sequence[float]
 ) -> jax.Array:
-    """uint8 (n, H, W, 3) -> float32 (n, H, W, 3), all by one recipe."""
+    """uint8 (n, H, W, C) -> float32 (n, H, W, C), all by one recipe."""
     flip_key, colour_key, blur_key, solarize_key = jax.random.split(key, 4)
     images = device_aug.random_flip(flip_key, images, recipe.hflip, recipe.vflip)
     planes = jnp.moveaxis(images, -1, 1).astype(jnp.float32) / 255

@@ -10,7 +10,8 @@ from PIL import Image
 
 from jaxdino.core.bars import bar
 from jaxdino.core.errors import UserError
-from jaxdino.data.checks import BadImage, upright_size
+from jaxdino.data.bad_images import BadImage
+from jaxdino.data.checks import upright_size
 from jaxdino.data.pairs import FileMask, Scene, read_values
 
 THREADS = min(8, os.cpu_count() or 1)

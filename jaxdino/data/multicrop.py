@@ -1,8 +1,8 @@
 """Batches of several crops of each image, for self-distillation: decoded once, cut on the host, uint8 out.
 
 A batch is a dict of arrays, B being the batch of one host, G and L the global and local crops of an image:
-  global  uint8 (B, G, S, S, 3)
-  local   uint8 (B, L, s, s, 3), absent where L = 0
+  global  uint8 (B, G, S, S, C)
+  local   uint8 (B, L, s, s, C), absent where L = 0
   mask    bool (B, G, h, w), the hidden patches of the global crops, absent without masking
 and label, weight and index as in `pipeline`.
 """
@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxdino.data.checks import open_rgb
+from jaxdino.data.bands import Picture, of_levels, pixels
+from jaxdino.data.channels import RGB, Reading
+from jaxdino.data.checks import open_image
 from jaxdino.data.masking import Masking
 from jaxdino.data.pipeline import Batch, TrainIter, read_row, train_batches
 from jaxdino.data.sources import DataConfig, Split
@@ -35,6 +37,7 @@ def make_multicrop_iter(
     views: Sequence[View | Mapping],
     masking: Masking | Mapping | None = None,
     interpolation: str = "bicubic",
+    channels: int = RGB,
     process_index: int = 0,
     process_count: int = 1,
 ) -> TrainIter:
@@ -44,12 +47,13 @@ def make_multicrop_iter(
 
     Args:
       split: what to read; its labels travel along.
-      cfg: threads, workers, max_pixels, on_bad, draft (see `DataConfig`).
+      cfg: threads, workers, max_pixels, sixteen_bit, on_bad, draft (see `DataConfig`).
       seed: at least 0.
       batch_size: images, global, over all hosts.
       views: the recipes (see `views.check`); only crop and size are looked at here.
       masking: which patches of the global crops are hidden; None is no mask.
       interpolation: of the resize; "bicubic", "bilinear", ...
+      channels: C of the crops.
       process_index, process_count: this host among all.
 
     Raises:
@@ -64,20 +68,20 @@ def make_multicrop_iter(
         masking = Masking.of(masking)
         grid = masking.grid(crops["global"][0].size)
         masks = Masks(masking, masking.counts(batch_size, grid, len(crops["global"])), grid)
-    read = ReadCrops(CropTransform(crops, interpolation, cfg.max_pixels, cfg.draft), masks)
+    read = ReadCrops(CropTransform(crops, interpolation, cfg.reading(channels), cfg.draft), masks)
     return train_batches(split, cfg, read, seed, batch_size, process_index, process_count)
 
 
 @dataclasses.dataclass(frozen=True)
 class CropTransform:
-    """Record and random generator -> {kind: uint8 (V, S, S, 3)} of random resized crops. Raises BadImage.
+    """Record and random generator -> {kind: uint8 (V, S, S, C)} of random resized crops. Raises BadImage.
 
     A JPEG is decoded smaller only where every crop still gets as many pixels as it has itself.
     """
 
     crops: Mapping[str, tuple[View, ...]]
     interpolation: str
-    max_pixels: int
+    reading: Reading
     draft: bool
 
     def __call__(self, record: str | np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -91,20 +95,20 @@ class CropTransform:
             scales = [draft_scale(box, _size(view)) for box, view in zip(seen["boxes"], every, strict=True)]
             return min(scales) if self.draft else 1
 
-        image = open_rgb(record, self.max_pixels, draft)
+        image = open_image(record, self.reading, draft)
         cuts = zip(seen["boxes"], seen["angles"], strict=True)
         found = {}
         for kind, views in self.crops.items():
-            found[kind] = np.empty((len(views), *_size(views[0]), 3), np.uint8)
+            found[kind] = np.empty((len(views), *_size(views[0]), self.reading.channels), np.uint8)
             for row, view in zip(found[kind], views, strict=True):
                 box, angle = next(cuts)
                 cut = (image, seen["full"], box, _size(view), self.interpolation, REDUCING_GAP)
-                row[...] = turned_crop(*cut, degrees=angle) if angle else resized_crop(*cut)
+                row[...] = pixels(turned_crop(*cut, degrees=angle) if angle else resized_crop(*cut))
         return found
 
 
 def turned_crop(
-    image: Image.Image,
+    image: Picture,
     full: tuple[int, int],
     box: tuple[int, int, int, int],
     size: tuple[int, int],
@@ -112,7 +116,7 @@ def turned_crop(
     reducing_gap: float | None,
     *,
     degrees: float,
-) -> Image.Image:
+) -> Picture:
     """As `transforms.resized_crop`, of a box turned about its centre: what it holds turns counter-clockwise.
 
     What the turned box spans is resized to the result's scale, with antialias, then turned by bilinear interpolation.
@@ -136,14 +140,14 @@ def turned_crop(
     return region.transform(size[::-1], Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
 
 
-def _spanned(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+def _spanned(image: Picture, box: tuple[int, int, int, int]) -> Picture:
     """Cuts out a box that may reach beyond the image, whose edge pixels go on there."""
     inside = [min(max(box[0], 0), image.width - 1), min(max(box[1], 0), image.height - 1)]
     inside += [max(min(box[2], image.width), 1), max(min(box[3], image.height), 1)]
     if tuple(inside) == box:
         return image.crop(box)
     rows, columns = (inside[1] - box[1], box[3] - inside[3]), (inside[0] - box[0], box[2] - inside[2])
-    return Image.fromarray(np.pad(np.asarray(image.crop(inside)), (rows, columns, (0, 0)), mode="edge"))
+    return of_levels(np.pad(pixels(image.crop(inside)), (rows, columns, (0, 0)), mode="edge"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +170,9 @@ class ReadCrops:
     masks: Masks | None
 
     def __call__(self, element: dict[str, Any], rng: np.random.Generator) -> Batch:
-        shapes = {kind: (len(views), *_size(views[0])) for kind, views in self.crop.crops.items()}
+        shapes = {
+            kind: (len(views), *_size(views[0]), self.crop.reading.channels) for kind, views in self.crop.crops.items()
+        }
         row = read_row(element, shapes, lambda record: self.crop(record, rng))
         return row if self.masks is None else {**row, "mask": self.masks(element["place"], rng)}
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.resize import Resize
-from jaxdino.data.checks import BadImage
+from jaxdino.data.bad_images import BadImage
 from jaxdino.data.pair_transforms import (
     Crop,
     PairEvalTransform,
@@ -68,10 +68,10 @@ def make_pair_train_iter(
     get_filter(resize.interpolation)
     if prompts.negatives and len(split.class_names) < 2:
         raise UserError(f"prompts.negatives is {prompts.negatives}, but there is one prompt only: set it to 0")
-    crop = PairEvalTransform(size, resize, cfg.max_pixels)
+    crop = PairEvalTransform(size, resize, cfg.reading())
     if preset["scale"] is not None:
         scale, ratio = tuple(preset["scale"]), tuple(preset["ratio"])
-        crop = PairTrainTransform(size, scale, ratio, resize.interpolation, cfg.max_pixels, cfg.draft)
+        crop = PairTrainTransform(size, scale, ratio, resize.interpolation, cfg.reading(), cfg.draft)
     flips = preset["hflip"], preset["vflip"]
     read = ReadPairTrain(crop, size, prompts, cfg.max_pixels, flips, len(split.class_names))
     return train_batches(split, cfg, read, seed, batch_size, process_index, process_count)
@@ -96,7 +96,7 @@ def make_pair_eval_iter(
       others: as `make_pair_train_iter`.
     """
     cfg, prompts, size = DataConfig.of(cfg), PromptConfig.of(prompts), as_size(image_size)
-    crop = PairEvalTransform(size, resize, cfg.max_pixels)
+    crop = PairEvalTransform(size, resize, cfg.reading())
     get_filter(resize.interpolation)
     read = ReadPairEval(crop, size, prompts, cfg.max_pixels, spatial)
     return eval_batches(split, cfg, read, batch_size, process_index, process_count)

@@ -10,7 +10,9 @@ import numpy as np
 from PIL import Image
 
 from jaxdino.core.resize import Resize
-from jaxdino.data.checks import BadImage, open_rgb
+from jaxdino.data.bad_images import BadImage
+from jaxdino.data.channels import Reading
+from jaxdino.data.checks import open_image
 from jaxdino.data.pairs import IGNORED, Pair
 from jaxdino.data.prompts import PromptConfig
 from jaxdino.data.transforms import draft_scale, eval_crop, random_crop_box, resized_crop
@@ -31,10 +33,10 @@ class PairEvalTransform:
 
     size: tuple[int, int]
     how: Resize
-    max_pixels: int
+    reading: Reading
 
     def __call__(self, record: Pair, mask: np.ndarray | None, rng: np.random.Generator | None = None) -> Crop:
-        image = open_rgb(record.image, self.max_pixels)
+        image = open_image(record.image, self.reading)
         check_sizes(image.size, mask)
         cut = np.asarray(eval_crop(image, self.size, self.how))
         if mask is None:
@@ -55,7 +57,7 @@ class PairTrainTransform:
     scale: tuple[float, float]
     ratio: tuple[float, float]
     interpolation: str
-    max_pixels: int
+    reading: Reading
     draft: bool
 
     def __call__(self, record: Pair, mask: np.ndarray | None, rng: np.random.Generator) -> Crop:
@@ -66,7 +68,7 @@ class PairTrainTransform:
             seen["full"], seen["box"] = full, self._box(full, mask, rng)
             return draft_scale(seen["box"], self.size) if self.draft else 1
 
-        image = open_rgb(record.image, self.max_pixels, draft)
+        image = open_image(record.image, self.reading, draft)
         full, box = seen["full"], seen["box"]
         cut = np.asarray(resized_crop(image, full, box, self.size, self.interpolation))
         if mask is None:

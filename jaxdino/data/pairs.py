@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jaxdino.data.checks import SIXTEEN_BIT, TURNS, BadImage, orientation_of
+from jaxdino.data.bad_images import BadImage
+from jaxdino.data.checks import TURNS
+from jaxdino.data.kinds import SIXTEEN_BIT, orientation_of
 
 IGNORED = 255  # of a mask's pixels: neither in nor out
 HALF = 127

@@ -1,7 +1,7 @@
 """Batches through Grain: deterministic for a seed, resumable at any batch, shared out among hosts.
 
 A batch is a dict of arrays, B being the batch of one host:
-  image   uint8 (B, H, W, 3)
+  image   uint8 (B, H, W, C)
   label   int32 (B,)
   weight  float32 (B,), 0 for an image that could not be read (then all black) and for padding
   index   int64 (B,), the record's place in its split, -1 for padding
@@ -18,7 +18,8 @@ from absl import flags
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.resize import Resize
-from jaxdino.data.checks import BadImages
+from jaxdino.data.bad_images import BadImages
+from jaxdino.data.channels import RGB
 from jaxdino.data.rows import PADDING, Batch, Records, read_row
 from jaxdino.data.sources import DataConfig, Split
 from jaxdino.data.transforms import EvalTransform, TrainTransform, as_size, get_filter, get_preset
@@ -36,6 +37,7 @@ def make_train_iter(
     image_size: int | tuple[int, int],
     preset: str | Mapping[str, Any] = "light",
     resize: Resize = DEFAULT,
+    channels: int = RGB,
     process_index: int = 0,
     process_count: int = 1,
 ) -> "TrainIter":
@@ -47,12 +49,13 @@ def make_train_iter(
 
     Args:
       split: what to read.
-      cfg: threads, workers, max_pixels, on_bad, draft (see `DataConfig`).
+      cfg: threads, workers, max_pixels, sixteen_bit, on_bad, draft (see `DataConfig`).
       seed: at least 0.
       batch_size: global, over all hosts.
       image_size: pixels, one number or (height, width).
       preset: the host part of an augmentation preset is applied here (see `transforms.PRESETS`).
       resize: its filter; and all of it for a preset without random crops ("none"), which crops as evaluation does.
+      channels: C of the images.
       process_index, process_count: this host among all.
 
     Raises:
@@ -60,7 +63,7 @@ def make_train_iter(
         iterating, the first bad image.
     """
     cfg, size, preset = DataConfig.of(cfg), as_size(image_size), get_preset(preset)
-    read = _train_reader(cfg, size, preset, resize)
+    read = _train_reader(cfg, size, preset, resize, channels)
     return train_batches(split, cfg, read, seed, batch_size, process_index, process_count)
 
 
@@ -96,6 +99,7 @@ def make_eval_iter(
     batch_size: int,
     image_size: int | tuple[int, int],
     resize: Resize = DEFAULT,
+    channels: int = RGB,
     process_index: int = 0,
     process_count: int = 1,
 ) -> "EvalBatches":
@@ -106,7 +110,7 @@ def make_eval_iter(
     """
     cfg, size = DataConfig.of(cfg), as_size(image_size)
     get_filter(resize.interpolation)
-    read = ReadEval(EvalTransform(size, resize, cfg.max_pixels), size)
+    read = ReadEval(EvalTransform(size, resize, cfg.reading(channels)))
     return eval_batches(split, cfg, read, batch_size, process_index, process_count)
 
 
@@ -196,10 +200,9 @@ class ReadTrain:
     """Element with a record -> element with an image, by a random crop."""
 
     crop: TrainTransform
-    size: tuple[int, int]
 
     def __call__(self, element: dict[str, Any], rng: np.random.Generator) -> Batch:
-        return read_row(element, {"image": self.size}, lambda record: {"image": self.crop(record, rng)})
+        return read_row(element, {"image": _shape(self.crop)}, lambda record: {"image": self.crop(record, rng)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,21 +210,25 @@ class ReadEval:
     """Element with a record -> element with an image, by the centre crop; a generator is left alone."""
 
     crop: EvalTransform
-    size: tuple[int, int]
 
     def __call__(self, element: dict[str, Any], rng: np.random.Generator | None = None) -> Batch:
-        return read_row(element, {"image": self.size}, lambda record: {"image": self.crop(record)})
+        return read_row(element, {"image": _shape(self.crop)}, lambda record: {"image": self.crop(record)})
 
 
 def _train_reader(
-    cfg: DataConfig, size: tuple[int, int], preset: dict[str, Any], resize: Resize
+    cfg: DataConfig, size: tuple[int, int], preset: dict[str, Any], resize: Resize, channels: int
 ) -> ReadTrain | ReadEval:
     """The host part of a preset."""
     get_filter(resize.interpolation)  # an unknown name is an error here, not in a reading thread
     if preset["scale"] is None:
-        return ReadEval(EvalTransform(size, resize, cfg.max_pixels), size)
+        return ReadEval(EvalTransform(size, resize, cfg.reading(channels)))
     scale, ratio = tuple(preset["scale"]), tuple(preset["ratio"])
-    return ReadTrain(TrainTransform(size, scale, ratio, resize.interpolation, cfg.max_pixels, cfg.draft), size)
+    return ReadTrain(TrainTransform(size, scale, ratio, resize.interpolation, cfg.reading(channels), cfg.draft))
+
+
+def _shape(crop: TrainTransform | EvalTransform) -> tuple[int, ...]:
+    """(H, W, C) of what a transform makes."""
+    return (*crop.size, crop.reading.channels)
 
 
 def _with_place(batch_size: int, index: int, element: dict[str, Any]) -> dict[str, Any]:
@@ -253,12 +260,15 @@ def _open_stream(batches, cfg: DataConfig):
 
 
 def _received(batch: Batch, bad: BadImages) -> Batch:
-    """Takes the reasons out of a batch and hands them to `bad`.
+    """Move the reasons and remarks from a batch to `bad`.
 
     What a worker process sent lies in shared memory that Grain takes back: it is copied out.
     """
     batch = {key: value if type(value) is np.ndarray else np.array(value) for key, value in batch.items()}
     reasons = batch.pop("reason")
-    for row in np.flatnonzero((batch["weight"] == 0) & (batch["index"] != PADDING)):
-        bad.add(int(batch["index"][row]), reasons[row].decode())
+    for row in np.flatnonzero(batch["index"] != PADDING):
+        if batch["weight"][row] == 0:
+            bad.add(int(batch["index"][row]), reasons[row].decode())
+        elif reasons[row]:
+            bad.remark(int(batch["index"][row]), reasons[row].decode())
     return batch

@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxdino.data.checks import BadImage
+from jaxdino.data.bad_images import BadImage
+from jaxdino.data.ranges import remarks
 from jaxdino.data.sources import Split
 
 Batch = dict[str, np.ndarray]
 PADDING = -1
-REASON = "S200"  # how the reason for a bad image travels from a reading process to the main one
+REASON = "S240"  # how a bad image's reason, or a remark about another, travels from a reading process to the main one
 
 
 class Records:
@@ -34,23 +35,25 @@ def read_row(
     """The element of one batch row; a bad image is black, with weight 0 and its reason.
 
     Args:
-      shapes: of the images that `crop` makes of a record, (..., H, W) without the colours.
+      shapes: of the images that `crop` makes of a record, (..., H, W, C).
     """
-    return filled_row(element, lambda: {name: np.zeros((*shape, 3), np.uint8) for name, shape in shapes.items()}, crop)
+    return filled_row(element, lambda: {name: np.zeros(shape, np.uint8) for name, shape in shapes.items()}, crop)
 
 
 def filled_row(element: dict[str, Any], blank: Callable[[], Batch], read: Callable[[Any], Batch]) -> Batch:
     """As `read_row`, of whatever `read` makes of a record, which may be another label too; else what `blank` gives."""
-    found, weight, reason = None, 0, b""
+    found, weight, reason = None, 0, ""
     if element["record"] is not None:
         try:
-            found, weight = read(element["record"]), 1
+            with remarks() as said:
+                found, weight = read(element["record"]), 1
+            reason = "; ".join(said)
         except BadImage as err:
-            reason = str(err).encode("ascii", "backslashreplace")
+            reason = str(err)
     return {
         "label": np.int32(element["label"]),
         **(blank() if found is None else found),
         "weight": np.float32(weight),
         "index": np.int64(element["index"]),
-        "reason": np.array(reason, REASON),
+        "reason": np.array(reason.encode("ascii", "backslashreplace"), REASON),
     }

@@ -14,7 +14,9 @@ import numpy as np
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import nearest
+from jaxdino.data.channels import RGB, Reading
 from jaxdino.data.folders import CLASSES, list_folder, list_images, visible_folders
+from jaxdino.data.ranges import Range
 from jaxdino.data.split_names import SPLITS, split_of
 from jaxdino.data.splitting import stratified
 
@@ -35,6 +37,10 @@ class DataConfig:
       num_threads: reading threads in each process; 0 reads in the calling thread.
       num_workers: reading processes beside the main one; 0 reads in the main process.
       max_pixels: an image with more pixels (width x height) is refused before it is decoded.
+      sixteen_bit: what becomes black and white in 16-bit, 32-bit and float images: "auto" (the smallest bit depth that
+        holds the training images' values), "full", each "image", "percentiles", "percentiles:1,99", or "0,4095".
+      mean: of each channel, for pixels in 0..1: one number or as many as channels; None: as the weights were trained.
+      std: the standard deviation of each channel, likewise.
       on_bad: "skip" gives an unreadable image weight 0 and counts it; "stop" raises.
       draft: lets a training JPEG be decoded at 1/2, 1/4 or 1/8 where the crop stays large enough.
     """
@@ -51,6 +57,9 @@ class DataConfig:
     num_threads: int = 2
     num_workers: int = 0
     max_pixels: int = 64 * 2**20
+    sixteen_bit: str = "auto"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     on_bad: str = "skip"
     draft: bool = True
 
@@ -66,6 +75,11 @@ class DataConfig:
             )
         if min(self.num_threads, self.num_workers) < 0 or self.max_pixels < 1:
             raise UserError("num_threads and num_workers must be at least 0, max_pixels at least 1")
+        Range.of(self.sixteen_bit)
+
+    def reading(self, channels: int = RGB) -> Reading:
+        """How images are read as so many channels."""
+        return Reading(channels, Range.of(self.sixteen_bit), self.max_pixels)
 
     @property
     def given_splits(self) -> dict[str, str | None]:
@@ -91,7 +105,7 @@ class Split:
 
     Attributes:
       name: "train", "val" or "test".
-      records: N paths (str), or N uint8 arrays (H, W, 3), or N `pairs.Pair`.
+      records: N paths (str), or N uint8 arrays (H, W, C), or N `pairs.Pair`.
       labels: int32 (N,), indices into `class_names`; all 0 where there are no classes.
       class_names: names in label order; none for unlabelled images.
       root: the folder the record names are shown relative to, if they are files.

@@ -15,7 +15,9 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.resize import FILTERS as FILTER_NAMES
 from jaxdino.core.resize import Resize
 from jaxdino.core.rules import nearest
-from jaxdino.data.checks import open_rgb
+from jaxdino.data.bands import Bands, Picture, pixels
+from jaxdino.data.channels import Reading
+from jaxdino.data.checks import open_image
 
 FILTERS = {name: Image.Resampling[name.upper()] for name in FILTER_NAMES}
 
@@ -127,17 +129,17 @@ def random_crop_box(
 
 
 def resized_crop(
-    image: Image.Image,
+    image: Picture,
     full: tuple[int, int],
     box: tuple[int, int, int, int],
     size: tuple[int, int],
     interpolation: str,
     reducing_gap: float | None = None,
-) -> Image.Image:
+) -> Picture:
     """Cuts `box` out and resizes it to `size`, with antialias.
 
     Args:
-      image: RGB, perhaps decoded smaller than `full`.
+      image: of any channels, perhaps decoded smaller than `full`.
       full: the (width, height) that `box` refers to.
       box: what to keep.
       size: (height, width) of the result.
@@ -158,15 +160,25 @@ def draft_scale(box: tuple[int, int, int, int], size: tuple[int, int]) -> int:
     return next(scale for scale in (8, 4, 2, 1) if room >= scale or scale == 1)
 
 
-def eval_crop(image: Image.Image, size: tuple[int, int], how: Resize) -> Image.Image:
+def eval_crop(image: Picture, size: tuple[int, int], how: Resize) -> Picture:
     """Resizes with antialias and cuts the centre of `size` (height, width) out, as `how` says."""
     shape = how.shape(*image.size, size)
     if image.size != shape:
         image = image.resize(shape, get_filter(how.interpolation))
     left, top = how.corner(*shape, size)
+    if isinstance(image, Bands):
+        fills = how.fill if len(how.fill) > 1 else how.fill * len(image.bands) or (0,) * len(image.bands)
+        each = zip(image.bands, fills, strict=True)
+        return Bands(_cut(band, size, left, top, fill) for band, fill in each)
+    return _cut(image, size, left, top, how.fill[0] if len(how.fill) == 1 else how.fill or 0)
+
+
+def _cut(image: Image.Image, size: tuple[int, int], left: int, top: int, fill: int | tuple[int, ...]) -> Image.Image:
+    """The crop of `size` (height, width) at a place, which may reach beyond the image: `fill` stands there."""
+    shape = image.size
     if min(left, top) >= 0:
         return image.crop((left, top, left + size[1], top + size[0]))
-    canvas = Image.new(image.mode, size[::-1], how.fill[0] if len(how.fill) == 1 else how.fill or 0)
+    canvas = Image.new(image.mode, size[::-1], fill)
     inner = image.crop((max(left, 0), max(top, 0), max(left, 0) + size[1], max(top, 0) + size[0]))
     canvas.paste(inner.crop((0, 0, min(shape[0], size[1]), min(shape[1], size[0]))), (max(-left, 0), max(-top, 0)))
     return canvas
@@ -174,26 +186,25 @@ def eval_crop(image: Image.Image, size: tuple[int, int], how: Resize) -> Image.I
 
 @dataclasses.dataclass(frozen=True)
 class EvalTransform:
-    """Record -> uint8 (H, W, 3) of the centre. Raises BadImage."""
+    """Record -> uint8 (H, W, C) of the centre. Raises BadImage."""
 
     size: tuple[int, int]
     how: Resize
-    max_pixels: int
+    reading: Reading
 
     def __call__(self, record: str | np.ndarray) -> np.ndarray:
-        image = open_rgb(record, self.max_pixels)
-        return np.asarray(eval_crop(image, self.size, self.how))
+        return pixels(eval_crop(open_image(record, self.reading), self.size, self.how))
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainTransform:
-    """Record and random generator -> uint8 (H, W, 3) of a random resized crop. Raises BadImage."""
+    """Record and random generator -> uint8 (H, W, C) of a random resized crop. Raises BadImage."""
 
     size: tuple[int, int]
     scale: tuple[float, float]
     ratio: tuple[float, float]
     interpolation: str
-    max_pixels: int
+    reading: Reading
     draft: bool
 
     def __call__(self, record: str | np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -203,5 +214,5 @@ class TrainTransform:
             seen["full"], seen["box"] = full, random_crop_box(*full, self.scale, self.ratio, rng)
             return draft_scale(seen["box"], self.size) if self.draft else 1
 
-        image = open_rgb(record, self.max_pixels, draft)
-        return np.asarray(resized_crop(image, seen["full"], seen["box"], self.size, self.interpolation))
+        image = open_image(record, self.reading, draft)
+        return pixels(resized_crop(image, seen["full"], seen["box"], self.size, self.interpolation))

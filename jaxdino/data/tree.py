@@ -25,6 +25,7 @@ RARE_SUFFIXES = (
     ".pgm",
     ".pbm",
     ".pnm",
+    ".npy",
 )
 IMAGE_SUFFIXES = frozenset(COMMON_SUFFIXES + RARE_SUFFIXES)
 SYSTEM = frozenset(("__macosx", "@eadir", "$recycle.bin", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini"))

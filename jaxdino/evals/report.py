@@ -13,7 +13,7 @@ from jaxdino.core.bars import bar
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import bind
 from jaxdino.core.params import split as taken_apart
-from jaxdino.data.checks import BadImage, check_read
+from jaxdino.data.bad_images import BadImage, check_read
 from jaxdino.data.device_aug import normalize
 from jaxdino.data.pipeline import EvalBatches, make_eval_iter
 from jaxdino.data.sources import DataConfig, Source, Split
@@ -105,8 +105,6 @@ def _check_sight(model: Any) -> None:
     config = model.card.spec.config
     if config.input_kernel not in model.flat:
         raise UserError(f"the weights are of a {model.name}, which sees no images: give a backbone or an image tower")
-    if config.in_channels != 3:
-        raise UserError(f"{model.name} sees images of {config.in_channels} channels, and the data's have 3")
 
 
 def untrained(model: Any, seed: int) -> Any:
@@ -126,6 +124,7 @@ def batches_of(split: Split, data: DataConfig | None, model: Any, batch_size: in
         batch_size=min(batch_size, len(split)),
         image_size=how.size,
         resize=how.resize,
+        channels=len(how.mean),
     )
 
 
@@ -154,7 +153,7 @@ def draw(model: Any, split: Split, folder: str | Path, size: int | None = None) 
     _check_sight(model)
     how = model.card.spec.preprocess
     shape = how.size if size is None else (size, size)
-    read = EvalTransform(shape, how.resize, DataConfig.max_pixels)
+    read = EvalTransform(shape, how.resize, model.reading(split.records))
     images = []
     for i in np.unique(np.linspace(0, len(split) - 1, DRAWN).astype(int)):
         try:

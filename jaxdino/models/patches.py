@@ -44,9 +44,10 @@ class PatchEmbed(nnx.Module):
         """
         p, _, c, _ = self.proj.kernel.shape
         _, height, wide, channels = images_BxHxWxC.shape
-        if channels != c or height % p or wide % p:
+        if channels != c:
+            raise UserError(f"the images have {channels} channels and the model takes {c} (in_channels)")
+        if height % p or wide % p:
             raise UserError(
-                f"images of {height}x{wide} with {channels} channels do not fit patches of {p} pixels and "
-                f"{c} channels: give sizes that are multiples of {p}"
+                f"images of {height}x{wide} do not fit patches of {p} pixels: give sizes that are multiples of {p}"
             )
         return self.proj(images_BxHxWxC)

@@ -25,6 +25,7 @@ class Preprocess:
       mean, std: per channel, for pixels in 0..1.
       size: (height, width) of the centre crop in pixels.
       crop_pct, interpolation, crop_mode, crop_rounding: see `jaxdino.core.resize.Resize`.
+      sixteen_bit: the range of 16-bit, 32-bit and float pixels, as `data.ranges.Range` reads it; "auto": not known.
     """
 
     mean: tuple[float, ...] = IMAGENET[0]
@@ -34,6 +35,7 @@ class Preprocess:
     interpolation: str = "bicubic"
     crop_mode: str = "center"
     crop_rounding: str = "even"
+    sixteen_bit: str = "auto"
 
     @property
     def resize(self) -> Resize:

@@ -45,6 +45,7 @@ class Model:
       shape: random weights of another size: '{"depths": [1, 1, 1, 1], ...}', fields of the model's configuration.
       num_classes: of the head; None: as many as the data has.
       pool: what the head looks at; None: as the weights' own head, or the model's family.
+      in_channels: of the images; three-channel weights are adapted to another number; None: as the weights take.
       drop_head: drop the classification head that the weights have, for a new one.
       attention: xla, or cudnn: flash attention, on an NVIDIA GPU in half precision.
       remat: compute activations again in the backward pass: less memory, more time.
@@ -56,6 +57,7 @@ class Model:
     shape: str | None = None
     num_classes: int | None = None
     pool: str | None = None
+    in_channels: int | None = None
     drop_head: bool = False
     attention: str = "xla"
     remat: bool = False

@@ -14,12 +14,12 @@ from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton, bind
 from jaxdino.data import device_aug, pipeline
-from jaxdino.data.checks import check_read
+from jaxdino.data.bad_images import check_read
 from jaxdino.data.transforms import as_size, get_preset
 from jaxdino.objectives.classify import Classify
 from jaxdino.stage import Stage
 from jaxdino.strategy import Plan
-from jaxdino.train import adapters, data, metrics, plots, precision, results, state, step, weights
+from jaxdino.train import adapters, data, metrics, pixels, plots, precision, results, state, step, weights
 from jaxdino.train.task import Metrics, Part, State
 from jaxdino.train.watch import Stopped
 from jaxdino.train.workdir import say
@@ -40,17 +40,19 @@ class Classification:
     hands_on: ClassVar = "best"
 
     def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None]):
-        self.config, self.mesh = config, mesh
+        self.config, self.mesh, self.tell = config, mesh, tell
         self.source = data.labelled(data.config_of(config))
         tell(data.summary(self.source))
-        self.card, self.flat = weights.start(config, self.source.class_names, tell)
+        card, self.flat = weights.start(config, self.source.class_names, tell)
+        self.card = pixels.settled(data.config_of(config), self.source, card, tell)
         self.spec = self.card.spec
         self.new_head = weights.has_new_head(config, self.card, self.flat)
         self.monitors = MONITORS if self.card.num_classes > 5 else MONITORS[:-1]
 
     def skeleton(self, stage: Stage) -> Skeleton:
         """Backbone and head."""
-        get_preset(stage.augment)
+        if idle := pixels.without_effect(get_preset(stage.augment), self.spec.config.in_channels):
+            self.tell(f"stage {stage.name!r}: {idle}")
         return adapters.adapted(self._bare(stage), self.spec, stage)
 
     def _bare(self, stage: Stage) -> Skeleton:
@@ -61,7 +63,7 @@ class Classification:
         """The stage's, or the model's own."""
         skeleton, size = self._bare(stage), as_size(stage.image_size or self.spec.preprocess.size)
         shapes = skeleton.shapes
-        images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+        images = jax.ShapeDtypeStruct((1, *size, self.spec.config.in_channels), jnp.float32)
         jax.eval_shape(lambda flat, x: bind(skeleton, flat)(x).logits, shapes, images)
         return size
 
@@ -91,7 +93,13 @@ class Classification:
 
     def train_batches(self, part: Part) -> pipeline.TrainIter:
         """Of the training split."""
-        make = partial(pipeline.make_train_iter, self.source.split("train"), seed=part.seed, preset=part.stage.augment)
+        make = partial(
+            pipeline.make_train_iter,
+            self.source.split("train"),
+            seed=part.seed,
+            preset=part.stage.augment,
+            **self._channels,
+        )
         return data.batches(make, self.config, part, self.spec.preprocess)
 
     def more(self, flat: Flat) -> State:
@@ -137,6 +145,10 @@ class Classification:
 
         return measured
 
+    @property
+    def _channels(self) -> dict[str, int]:
+        return {"channels": self.spec.config.in_channels}
+
     def _eval_step(self, skeleton: Skeleton) -> Callable:
         preprocess = self.spec.preprocess
         normalize = partial(device_aug.normalize, mean=preprocess.mean, std=preprocess.std)
@@ -156,7 +168,7 @@ class Classification:
           Stopped: if the run is asked to stop meanwhile.
           UserError: if no image of the split can be read, or the model answers with nan or infinity.
         """
-        make = partial(pipeline.make_eval_iter, self.source.split(split))
+        make = partial(pipeline.make_eval_iter, self.source.split(split), **self._channels)
         batches = data.batches(make, self.config, part, self.spec.preprocess)
         logits, labels = [], []
         for batch in batches:

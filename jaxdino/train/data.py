@@ -1,5 +1,6 @@
 """What a run reads: the config's part of it, and what there is, in a line."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ def config_of(config: Any) -> DataConfig:
 def batches(make: Callable[..., Any], config: Any, part: Part, preprocess: Preprocess) -> Any:
     """This process's batches of a stage, as the model wants its images; `make` knows the split and all else."""
     return make(
-        cfg=config_of(config),
+        cfg=dataclasses.replace(config_of(config), sixteen_bit=preprocess.sixteen_bit),
         batch_size=part.stage.batch_size,
         image_size=part.image_size,
         resize=preprocess.resize,

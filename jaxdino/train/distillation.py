@@ -28,7 +28,7 @@ from jaxdino.objectives.distill_model import HEADS, DistillSpec
 from jaxdino.objectives.distill_settings import Distill, Projection, method_named
 from jaxdino.stage import Stage, stages
 from jaxdino.strategy import Plan
-from jaxdino.train import adapters, alarms, data, plots, precision, state, step, weights
+from jaxdino.train import adapters, alarms, data, pixels, plots, precision, state, step, weights
 from jaxdino.train.networks import save_networks
 from jaxdino.train.retrieval import Retrieval
 from jaxdino.train.task import Metrics, Part, State
@@ -55,7 +55,11 @@ class Distillation:
         self.views = views.check(config.data.views)
         self.source = load_source(data.config_of(config))
         tell(data.summary(self.source))
-        self.card, backbone = weights.backbone(config, tell)
+        card, backbone = weights.backbone(config, tell)
+        self.card = pixels.settled(data.config_of(config), self.source, card, tell)
+        channels = self.card.spec.config.in_channels
+        for idle in sorted({pixels.without_effect(vars(view), channels) for view in self.views} - {""}):
+            tell(f"data.views: {idle}")
         self.spec = DistillSpec(self.card.spec, Projection.of(config.projection))
         _, fresh = split(self.spec.build(rngs=nnx.Rngs(config.seed)))
         heads = {path: np.asarray(leaf) for path, leaf in fresh.items() if not path.startswith(BACKBONE)}
@@ -119,7 +123,7 @@ class Distillation:
             raise UserError(f"stage {stage.name!r}: image_size={stage.image_size} is not read: set data.views")
         sizes = {view.size for view in self.views} | ({self.retrieval.size} if self.retrieval else set())
         for size in sizes:
-            images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+            images = jax.ShapeDtypeStruct((1, size, size, self.card.spec.config.in_channels), jnp.float32)
             try:
                 jax.eval_shape(lambda flat, x: params.bind(self.backbone, flat)(x).cls, self.backbone.shapes, images)
             except UserError as err:
@@ -189,12 +193,13 @@ class Distillation:
         """Crops of the training images."""
         return multicrop.make_multicrop_iter(
             self.source.split("train"),
-            data.config_of(self.config),
+            pixels.of_model(data.config_of(self.config), self.card.spec.preprocess),
             seed=part.seed,
             batch_size=part.stage.batch_size,
             views=self.views,
             masking=self.masking(part.stage),
             interpolation=self.card.spec.preprocess.interpolation,
+            channels=self.card.spec.config.in_channels,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxdino.core import sharding
 from jaxdino.strategy import format_plan
-from jaxdino.train import extend, state, step
+from jaxdino.train import extend, pixels, state, step
 from jaxdino.train.job import prepare
 from jaxdino.train.results import results_table
 from jaxdino.train.session import Session
@@ -48,8 +48,9 @@ def run(
         found = folder.summary()
         say("\n".join([*found.get("result", ()), f"the run in {folder.folder} is finished; {folder.advice()}"]))
         return found
-    job = prepare(config, say)
+    job = prepare(pixels.resumed(config, folder), say)
     folder.open()
+    pixels.keep(folder, job.task.card.spec.preprocess)
     say(f"run folder: {folder.folder}")
     with stop:
         session = Session(job, folder, stop, on_step)

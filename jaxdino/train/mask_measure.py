@@ -14,7 +14,7 @@ from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, bind
 from jaxdino.data import device_aug
-from jaxdino.data.checks import check_read
+from jaxdino.data.bad_images import check_read
 from jaxdino.data.pipeline import Batch
 from jaxdino.evals import segmentation as evals
 from jaxdino.models.spec import ModelSpec

@@ -14,13 +14,12 @@ from jaxdino.core import sharding
 from jaxdino.core.params import Flat, Skeleton, bind
 from jaxdino.data import device_aug, pipeline
 from jaxdino.data.sources import DataConfig, Source
-from jaxdino.evals import pools
-from jaxdino.evals.features import extract, pixels
+from jaxdino.evals import features, pools
 from jaxdino.evals.knn import knn_accuracy
 from jaxdino.evals.probe import linear_probe
 from jaxdino.models.spec import ModelSpec
 from jaxdino.stage import check_range
-from jaxdino.train import data, weights
+from jaxdino.train import data, pixels, weights
 from jaxdino.train.results import model_words
 from jaxdino.train.task import Metrics
 from jaxdino.train.watch import Stopped
@@ -84,7 +83,8 @@ class Retrieval:
     def pixels(self, session: Any) -> Metrics:
         """The same of raw pixels."""
         size = min(PIXELS, self.size)
-        return self._accuracies(*(pixels(self._batches(session, name), size, self.mesh) for name in ("train", "val")))
+        splits = (self._batches(session, name) for name in ("train", "val"))
+        return self._accuracies(*(features.pixels(batches, size, self.mesh) for batches in splits))
 
     def finish(self, session: Any) -> tuple[dict[str, Any], list[str]]:
         """What the summary gets: k-NN at the start, at the end and of raw pixels; on the test split (validation, for
@@ -122,7 +122,7 @@ class Retrieval:
         }
 
     def _features(self, session: Any, split: str, flat: Flat) -> tuple[np.ndarray, np.ndarray]:
-        return extract(partial(self._embed, flat), self._batches(session, split), self.mesh)
+        return features.extract(partial(self._embed, flat), self._batches(session, split), self.mesh)
 
     @cached_property
     def _embed(self) -> Callable[[Flat, jax.Array], jax.Array]:
@@ -139,10 +139,11 @@ class Retrieval:
         """The images of a split. Raises Stopped if the run is told to stop meanwhile."""
         batches = pipeline.make_eval_iter(
             self.source.split(name),
-            self.cfg,
+            pixels.of_model(self.cfg, self.spec.preprocess),
             batch_size=self.batch_size,
             image_size=self.size,
             resize=self.spec.preprocess.resize,
+            channels=self.spec.config.in_channels,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )

@@ -29,7 +29,7 @@ from jaxdino.objectives.segment import Segment, prompt_features
 from jaxdino.objectives.segment_settings import Segmenting
 from jaxdino.stage import Stage, stages
 from jaxdino.strategy import Plan
-from jaxdino.train import adapters, data, plots, precision, state, step, weights
+from jaxdino.train import adapters, data, pixels, plots, precision, state, step, weights
 from jaxdino.train.mask_measure import METRICS, MaskMeasure
 from jaxdino.train.results import model_words
 from jaxdino.train.segmenter_weights import start
@@ -64,7 +64,8 @@ class Segmentation:
             self.source.split(name)
         tell(data.summary(self.source, "pairs"))
         begun = start(config, self.source.class_names, tell)
-        self.card, self.flat, self.companions = begun.card, begun.flat, begun.companions
+        self.card = pixels.settled(data.config_of(config), self.source, begun.card, tell)
+        self.flat, self.companions = begun.flat, begun.companions
         self.spec = self.card.spec
         text = self.spec.config.text.text
         read = tokenizer.serving(self.companions, text)

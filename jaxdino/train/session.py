@@ -9,7 +9,7 @@ import jax
 from jaxdino import optim
 from jaxdino.core import sharding
 from jaxdino.core.rules import patterns
-from jaxdino.data.checks import BadImages
+from jaxdino.data.bad_images import BadImages
 from jaxdino.models.lora import leaves
 from jaxdino.train import checkpoint, state
 from jaxdino.train.job import Job
@@ -31,6 +31,7 @@ class Session:
         self.progress = Progress(**saved[1]) if saved else Progress()
         self.pace = Pace(job.parts)
         self.chief, self.healthy = jax.process_index() == 0, True
+        self._remarked: dict[str, int] = {}
         self.log = MetricLog(folder, self.progress.log_size) if self.chief else None
 
     def where(self, tree: Any) -> Any:
@@ -83,6 +84,9 @@ class Session:
             if name not in known:
                 say(f"skipped {name}: {reason}")
                 known[name] = reason
+        if len(found.remarks) > self._remarked.get(split, 0):
+            self._remarked[split] = len(found.remarks)
+            say(found.remarked())
 
     def end(self, part: Part, current: state.State) -> None:
         """A stage's end: its entry in the summary, the best model so far, the pictures; on to the next."""

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import optax
 
+from convert.store import Card
 from jaxdino.core.params import Flat, Skeleton
 from jaxdino.data.pipeline import TrainIter
 from jaxdino.data.sources import Source
@@ -48,7 +49,8 @@ class Task(Protocol):
     """What a key of `jaxdino.train.job.TASKS` stands for. Made of a config and a mesh, which it may refuse.
 
     Attributes:
-      source: the data. spec: the model as strategies see it. flat: the leaves that a run starts from, on the host.
+      source: the data. card: of the model, with the run's preprocessing.
+      spec: the model as strategies see it. flat: the leaves that a run starts from, on the host.
       arrays: the names in a batch that travel to the devices.
       monitors: the metrics that a stage may watch. shown: the one in an epoch's line. columns: those in the table at a
         run's end.
@@ -57,6 +59,7 @@ class Task(Protocol):
     """
 
     source: Source
+    card: Card
     spec: Any
     flat: Mapping[str, np.ndarray]
     arrays: ClassVar[tuple[str, ...]]

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from jaxdino import optim
 from jaxdino.core.errors import UserError
-from jaxdino.data.checks import check_read
+from jaxdino.data.bad_images import check_read
 from jaxdino.data.pipeline import TrainIter
 from jaxdino.train.progress import Rate
 from jaxdino.train.results import model_words

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from convert.channels import with_channels
 from convert.load import load_pretrained, new_head
 from convert.naming import CUSTOM
 from convert.reshape import reshaped
@@ -31,7 +32,7 @@ def start(config: Any, class_names: tuple[str, ...], say: Callable[[str], None])
     if model.num_classes is not None and model.num_classes != classes:
         raise UserError(f"model.num_classes={model.num_classes}, but the data has {classes} classes")
     if model.weights == RANDOM and (spec := published(model)):
-        card, flat = _random(_sees(spec), seed, classes, model.pool)
+        card, flat = _random(_sees(spec, model.in_channels), seed, classes, model.pool)
         return dataclasses.replace(card, class_names=class_names), flat
     card, flat = _pretrained(model, model.drop_head, say)
     if card.num_classes not in (0, classes):
@@ -66,7 +67,7 @@ def has_new_head(config: Any, card: Card, flat: Mapping[str, np.ndarray]) -> boo
 def backbone(config: Any, say: Callable[[str], None]) -> tuple[Card, dict[str, np.ndarray]]:
     """The backbone that a run starts from, as `start` finds it; a classification head of the weights is left out."""
     if config.model.weights == RANDOM and (spec := published(config.model)):
-        return _random(_sees(spec), config.seed, 0, None)
+        return _random(_sees(spec, config.model.in_channels), config.seed, 0, None)
     return _pretrained(config.model, True, say)
 
 
@@ -74,7 +75,9 @@ def _pretrained(model: Any, drop_head: bool, say: Callable[[str], None]) -> tupl
     """The weights that a config names, as far as images pass through them."""
     spec = published(model)
     named = spec and _sees(spec).name
-    found = load_pretrained(model.weights or model.name, model=named, drop_head=drop_head)
+    found = load_pretrained(
+        model.weights or model.name, model=named, drop_head=drop_head, in_channels=model.in_channels
+    )
     if _sees(found.card.spec).name != model.name:
         raise UserError(
             f"the weights are of a {found.card.spec.name}, not a {model.name}: give that name after the config's colon,"
@@ -108,11 +111,11 @@ def published(model: Any) -> registry.ModelSpec | None:
     return None
 
 
-def _sees(spec: registry.ModelSpec) -> registry.ModelSpec:
-    """`spec`; UserError for one that takes no images."""
+def _sees(spec: registry.ModelSpec, channels: int | None = None) -> registry.ModelSpec:
+    """`spec`, for images of so many channels if they are given; UserError for one that takes no images."""
     if not spec.config.input_kernel:
         raise UserError(f"model.name={spec.name} sees no images, so that it cannot learn to classify them")
-    return spec
+    return spec if channels is None else with_channels(spec, channels)
 
 
 def _seeing(card: Card, flat: dict[str, np.ndarray]) -> tuple[Card, dict[str, np.ndarray]]:

@@ -2,6 +2,7 @@
 
 config.json    the full resolved config
 metrics.jsonl  one JSON object a line
+pixels.json    the range of 16-bit values that was chosen, if one had to be
 summary.json   one entry a stage; the test metrics and what was printed at the end
 events/        the same numbers for TensorBoard
 checkpoints/   to go on from          best/   the best model

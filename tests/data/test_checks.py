@@ -5,7 +5,10 @@ import pytest
 from PIL import Image
 
 from jaxdino.core.errors import UserError
-from jaxdino.data.checks import BadImage, BadImages, open_rgb
+from jaxdino.data.bad_images import BadImage, BadImages
+from jaxdino.data.channels import Reading
+from jaxdino.data.checks import open_image, open_rgb
+from jaxdino.data.ranges import Range
 from jaxdino.data.sources import Split
 
 LIMIT = 10_000
@@ -117,10 +120,10 @@ def test_pillows_own_limit_gives_way_to_ours(tmp_path, monkeypatch):
     assert open_rgb(path, LIMIT).size == (40, 40)
 
 
-def test_float_pixels_are_refused(tmp_path):
+def test_deep_pixels_need_a_range(tmp_path):
     path = saved(tmp_path, Image.fromarray(np.ones((4, 4), np.float32)), "x.tif")
-    with pytest.raises(BadImage, match="no agreed range"):
-        open_rgb(path, LIMIT)
+    with pytest.raises(BadImage, match=r"float32 pixels.*data\.sixteen_bit=full"):
+        open_image(path, Reading(range=Range("auto")))
 
 
 def test_draft_decodes_a_jpeg_smaller(tmp_path):

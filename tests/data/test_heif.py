@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from jaxdino.data.checks import BadImage, open_rgb
+from jaxdino.data.bad_images import BadImage
+from jaxdino.data.checks import open_rgb
 
 
 @pytest.fixture

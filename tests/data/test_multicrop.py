@@ -7,7 +7,8 @@ from PIL import Image
 from torchvision_stub import import_torchvision
 
 from jaxdino.core.errors import UserError
-from jaxdino.data.checks import open_rgb
+from jaxdino.data.channels import Reading
+from jaxdino.data.checks import open_image
 from jaxdino.data.masking import Masking
 from jaxdino.data.multicrop import CropTransform, make_multicrop_iter, turned_crop
 from jaxdino.data.sources import Split, load_source
@@ -154,7 +155,7 @@ def test_tiny_images_give_crops_too(shape):
 
 def crops_of(record, views, draft=True, seed=3):
     kinds = {kind: expanded(views, kind) for kind in ("global", "local") if expanded(views, kind)}
-    return CropTransform(kinds, "bicubic", 2**26, draft)(record, np.random.default_rng(seed))
+    return CropTransform(kinds, "bicubic", Reading(), draft)(record, np.random.default_rng(seed))
 
 
 def test_crops_are_torchvisions():
@@ -183,10 +184,10 @@ def test_a_large_jpeg_is_decoded_smaller_only_where_every_crop_stays_large(tmp_p
     path, scales = str(tmp_path / "large.jpg"), []
     Image.fromarray(photograph(1600, 1200)).save(path, quality=95)
 
-    def spying(record, max_pixels, draft):
-        return open_rgb(record, max_pixels, lambda full: scales.append(draft(full)) or scales[-1])
+    def spying(record, reading, draft):
+        return open_image(record, reading, lambda full: scales.append(draft(full)) or scales[-1])
 
-    monkeypatch.setattr("jaxdino.data.multicrop.open_rgb", spying)
+    monkeypatch.setattr("jaxdino.data.multicrop.open_image", spying)
     views = (View(size=64, count=2), View("local", 32, (0.05, 0.4), count=4))
     small, whole = crops_of(path, views), crops_of(path, views, draft=False)
     assert scales == [8, 1]

@@ -7,7 +7,7 @@ import pytest
 from pycocotools import mask as regions
 
 from jaxdino.core.errors import UserError
-from jaxdino.data.checks import BadImage
+from jaxdino.data.bad_images import BadImage
 from tests.data.pair_folders import MAX, listed, load, photo
 
 # pycocotools 2.0.11 decodes in a way that numpy 2 frowns at

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from jaxdino.core.errors import UserError
-from jaxdino.data.checks import BadImage, open_rgb
+from jaxdino.data.bad_images import BadImage
+from jaxdino.data.checks import open_rgb
 from jaxdino.data.pair_sources import load_pairs
 from jaxdino.data.pairs import FileMask
 from jaxdino.data.prompts import PromptConfig

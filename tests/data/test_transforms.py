@@ -6,6 +6,7 @@ from torchvision_stub import import_torchvision
 from jaxdino.core.errors import UserError
 from jaxdino.core.resize import Resize
 from jaxdino.data import transforms as ours
+from jaxdino.data.channels import Reading
 
 SHAPES = [(256, 256), (300, 400), (533, 400), (97, 411), (31, 17), (224, 640), (8, 8)]
 
@@ -95,7 +96,7 @@ def test_a_drafted_crop_looks_like_the_full_one(tmp_path):
     Image.fromarray(smooth.astype(np.uint8)).save(path, quality=95, exif=exif)
     crops = []
     for draft in (False, True):
-        crop = ours.TrainTransform((48, 40), (0.3, 0.9), (0.75, 1.33), "bicubic", 10**6, draft)
+        crop = ours.TrainTransform((48, 40), (0.3, 0.9), (0.75, 1.33), "bicubic", Reading(), draft)
         crops.append(crop(path, np.random.default_rng(4)).astype(float))
     assert crops[0].shape == (48, 40, 3)
     assert not np.array_equal(*crops)
@@ -104,8 +105,8 @@ def test_a_drafted_crop_looks_like_the_full_one(tmp_path):
 
 def test_transforms_give_uint8_of_the_size():
     record = np.asarray(noise(8, 8))
-    train = ours.TrainTransform((32, 24), (0.3, 1), (0.75, 1.33), "bilinear", 10**6, True)
-    evaluate = ours.EvalTransform((32, 24), Resize(1.0, "bilinear"), 10**6)
+    train = ours.TrainTransform((32, 24), (0.3, 1), (0.75, 1.33), "bilinear", Reading(), True)
+    evaluate = ours.EvalTransform((32, 24), Resize(1.0, "bilinear"), Reading())
     for image in (train(record, np.random.default_rng(0)), evaluate(record)):
         assert image.shape == (32, 24, 3) and image.dtype == np.uint8
 

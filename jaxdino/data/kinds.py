@@ -1,0 +1,226 @@
+"""What pixels a file holds, by its header: bands, alpha, type of number, and which library decodes all of it."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from jaxdino.data.bad_images import BadImage
+
+RGB = 3
+SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+GREYS = ("1", "L", "LA", "La")
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+ALPHA = (1, 2)  # TIFF's ExtraSamples: with colours multiplied by it, and without
+BITS_PER_SAMPLE, SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT, ORIENTATION = 258, 277, 338, 339, 274
+NUMBERS = {1: "uint", 2: "int", 3: "float"}  # TIFF's SampleFormat
+HELD = {"RGB": 3, "L": 1, "LA": 2, "RGBA": 4, "CMYK": 4, "LAB": 3, "YCbCr": 3}  # Pillow's mode -> TIFF's samples
+COLOURS = ("CMYK", "LAB", "YCbCr", "HSV")  # that Pillow converts to RGB
+NAMES = {"L": "grey", "LA": "grey with alpha", "P": "palette", "1": "black and white"}
+INSTALL = "pip install 'jaxdino[bands]'"
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """The pixels of a file.
+
+    Attributes:
+      name: Pillow's name of such a mode, else "bands".
+      bands: how many; an alpha channel is one.
+      alpha: whether the last band is an alpha channel.
+      dtype: of the values stored: "uint8", "uint16", ...
+      decoder: what decodes all of it: "pillow", "tifffile", "imagecodecs" (a PNG) or "numpy".
+      size: (width, height), as stored. orientation: of EXIF, 1 to 8.
+      pages: of a TIFF, where another library than Pillow looked.
+    """
+
+    name: str
+    bands: int
+    alpha: bool = False
+    dtype: str = "uint8"
+    decoder: str = "pillow"
+    size: tuple[int, int] = (0, 0)
+    orientation: int = 1
+    pages: int = 1
+
+    def fits(self, channels: int) -> bool:
+        """Whether it can be read as so many channels: as it is, grey for colour, without alpha, a page for each."""
+        if self.bands == 1 < channels == self.pages != RGB:
+            return True
+        colours = RGB if self.name in COLOURS else self.bands - self.alpha
+        return self.bands == channels or (colours in (1, RGB) and channels in (1, RGB))
+
+    @property
+    def numbers(self) -> str:
+        """The type of its numbers, in words: "16-bit", "signed 16-bit", "float32"."""
+        if "int" not in self.dtype:
+            return self.dtype
+        signed = "" if self.dtype.startswith("u") else "signed "
+        return f"{signed}{self.dtype.removeprefix('u').removeprefix('int')}-bit"
+
+    @property
+    def deep(self) -> bool:
+        """Whether the values have to be brought to 8 bits."""
+        return self.dtype not in ("uint8", "bool")
+
+    def __str__(self) -> str:
+        name = NAMES.get(self.name, self.name) if self.name != "bands" else f"{self.bands} bands"
+        return f"{name} {self.numbers}" if self.deep else name
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF orientation 1..8; 1 where there is none, or none that can be read."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a broken EXIF block is no reason to lose the image
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def kind_of(image: Image.Image) -> Kind:
+    """The kind of an opened image, not decoded yet."""
+    mode, tags = image.mode, getattr(image, "tag_v2", None)
+    if tags is not None:
+        return dataclasses.replace(_of_tags(mode, tags), size=image.size, orientation=tags.get(ORIENTATION, 1))
+    if mode in SIXTEEN_BIT:
+        return Kind("L", 1, dtype="uint16")
+    if mode in ("I", "F"):  # a PGM of 16 bits comes as I
+        return Kind("L", 1, dtype="uint16" if image.format == "PPM" else {"I": "int32", "F": "float32"}[mode])
+    if image.format == "PNG" and (raw := _raw_mode(image)).endswith(";16B"):
+        name = raw.removesuffix(";16B")
+        return Kind(name, len(name), name.endswith("A"), "uint16", "imagecodecs", image.size)
+    if mode == "P":
+        return Kind("P", 4, alpha=True) if "transparency" in image.info else Kind("P", 3)
+    return Kind(mode, len(image.getbands()), alpha=mode in ("LA", "La", "PA", "RGBA", "RGBa"))
+
+
+def _raw_mode(image: Image.Image) -> str:
+    found = image.tile[0][3] if image.tile else ""
+    return found if isinstance(found, str) else ""
+
+
+def _of_tags(mode: str, tags: Any) -> Kind:
+    """Of a TIFF. Pillow keeps 8 bits of 16-bit colours and drops bands beside them, and does not say so."""
+    samples, extra = tags.get(SAMPLES, 1), tags.get(EXTRA_SAMPLES, ())
+    bits, number = tags.get(BITS_PER_SAMPLE, (1,))[0], NUMBERS.get(tags.get(SAMPLE_FORMAT, (1,))[0], "uint")
+    dtype = f"{number}{bits}" if bits > 8 or number == "float" else "uint8"
+    if samples == 1:
+        name, bands = (mode, 3) if mode == "P" else ("1" if mode == "1" else "L", 1)
+        return Kind(name, bands, dtype=dtype)
+    alpha = extra[-1] in ALPHA if extra else mode == "RGBA"
+    held = HELD.get(mode, 0) == samples
+    return Kind(mode if held else "bands", samples, alpha, dtype, "pillow" if held and dtype == "uint8" else "tifffile")
+
+
+def kind_of_raw(path: str) -> Kind | None:
+    """The kind of a file that Pillow does not know: .npy, or a TIFF of many bands; None for any other.
+
+    Raises:
+      BadImage: for one that cannot be read, or without tifffile.
+    """
+    if is_npy(path):
+        array = open_npy(path)
+        bands = array.shape[2] if array.ndim == 3 else 1
+        name = {1: "L", 3: "RGB"}.get(bands, "bands")
+        return Kind(name, bands, dtype=str(array.dtype), decoder="numpy", size=array.shape[1::-1])
+    with open(path, "rb") as file:
+        if file.read(4) not in TIFF_MAGIC:
+            return None
+    with tifffile().TiffFile(path) as tif:
+        page = tif.pages[0]
+        extra, turn = tuple(page.extrasamples), page.tags.get(ORIENTATION)
+        return Kind(
+            {1: "L", 3: "RGB"}.get(page.samplesperpixel, "bands"),
+            page.samplesperpixel,
+            alpha=bool(extra) and int(extra[-1]) in ALPHA,
+            dtype=str(page.dtype),
+            decoder="tifffile",
+            size=(page.imagewidth, page.imagelength),
+            orientation=int(turn.value) if turn else 1,
+            pages=len(tif.pages),
+        )
+
+
+def is_npy(path: str) -> bool:
+    """Whether a file's name says that it holds a NumPy array."""
+    return Path(path).suffix.lower() == ".npy"
+
+
+def open_npy(path: str) -> np.ndarray:
+    """An array (H, W) or (H, W, C), mapped into memory. Raises BadImage for another shape or a pickle."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as err:
+        raise BadImage(f"not an array that can be read: {err}") from None
+    if array.ndim not in (2, 3) or 0 in array.shape:
+        raise BadImage(f"its array has the shape {array.shape}; (H, W) or (H, W, C) is needed")
+    return array
+
+
+def tifffile() -> Any:
+    """The library. Raises BadImage with the way to install it."""
+    try:
+        import tifffile
+    except ImportError:
+        raise BadImage(f"a TIFF that Pillow does not read whole needs tifffile: {INSTALL}") from None
+    return tifffile
+
+
+def stored_values(path: str, kind: Kind) -> np.ndarray:
+    """The values of a file as they are stored, (H, W) or (H, W, C), whatever decodes it. Raises BadImage."""
+    if kind.decoder != "pillow":
+        return values_of(path, kind, 1)
+    with Image.open(path) as image:
+        return unsigned(np.asarray(image), kind.dtype)
+
+
+def unsigned(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Values as stored: Pillow holds those of 32 bits as if they were signed."""
+    return values.view(np.uint32) if dtype == "uint32" else values
+
+
+def values_of(path: str, kind: Kind, channels: int) -> np.ndarray:
+    """The values of a file whose decoder is not Pillow, (H, W, C), as they are stored.
+
+    Args:
+      channels: that are wanted: of a TIFF of so many grey pages, each page is a band.
+
+    Raises:
+      BadImage: if a library is missing.
+    """
+    if kind.decoder == "numpy":
+        values = np.array(open_npy(path))
+    elif kind.decoder == "imagecodecs":
+        values = _png(path)
+    else:
+        values = _tiff(path, kind, channels)
+    return values[..., None] if values.ndim == 2 else values
+
+
+def _png(path: str) -> np.ndarray:
+    try:
+        import imagecodecs
+    except ImportError:
+        raise BadImage(
+            f"16-bit colours, of which Pillow keeps 8 bits: {INSTALL}, or data.sixteen_bit=full if 8 bits are enough"
+        ) from None
+    with open(path, "rb") as file:
+        return imagecodecs.png_decode(file.read())
+
+
+def _tiff(path: str, kind: Kind, channels: int) -> np.ndarray:
+    with tifffile().TiffFile(path) as tif:
+        if kind.bands == 1 and len(tif.pages) == channels > 1:
+            return np.stack([_decoded(page) for page in tif.pages], axis=-1)
+        page = tif.pages[0]
+        values = _decoded(page)
+        return np.moveaxis(values, 0, -1) if page.planarconfig == 2 and page.samplesperpixel > 1 else values
+
+
+def _decoded(page: Any) -> np.ndarray:
+    try:
+        return page.asarray()
+    except ValueError as err:  # tifffile names the package that is missing
+        raise BadImage(f"{err}: {INSTALL}" if "imagecodecs" in str(err) else str(err)) from None

@@ -1,0 +1,177 @@
+"""Which pixel values become black and white: 16-bit, 32-bit and float pixels brought to the 256 levels of a batch."""
+
+import dataclasses
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import numpy as np
+
+from jaxdino.core.errors import UserError
+from jaxdino.data.bad_images import BadImage
+
+BITS = (8, 10, 12, 14, 16)
+KINDS = ("auto", "full", "image", "percentiles")
+PERCENTILES = (0.5, 99.5)
+FLAG = "data.sixteen_bit"
+
+_remarks: ContextVar[list[str] | None] = ContextVar("remarks", default=None)
+
+
+@contextmanager
+def remarks():
+    """Collect what is to be said of the images that this thread reads inside the block: a list of lines."""
+    token = _remarks.set([])
+    try:
+        yield _remarks.get()
+    finally:
+        _remarks.reset(token)
+
+
+def remark(line: str) -> None:
+    """Add a line to the list of the innermost `remarks`, if there is one."""
+    if (found := _remarks.get()) is not None:
+        found.append(line)
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The values that become 0 and 255; values outside are clipped. 8-bit pixels are never changed.
+
+    Attributes:
+      kind: "numbers": from `low` to `high`; "full": 0 to 65535, of floats 0 to 1; "image": each image's own smallest
+        and largest value; "percentiles": each image's own percentiles `low` and `high`; "auto": not chosen yet. The
+        range of an image of several bands is taken of each band.
+    """
+
+    kind: str = "auto"
+    low: float = 0.0
+    high: float = 0.0
+
+    @classmethod
+    def of(cls, text: "str | Range") -> "Range":
+        """Read a setting: "auto", "full", "image", "percentiles", "percentiles:1,99" or "0,4095".
+
+        Raises:
+          UserError: for anything else, or two numbers of which the second is not larger.
+        """
+        if isinstance(text, cls):
+            return text
+        word, _, rest = text.partition(":")
+        if word in KINDS and (word == "percentiles" or not rest):
+            if word != "percentiles":
+                return cls(word)
+            low, high = _pair(rest, text) if rest else PERCENTILES
+            if not 0 <= low < high <= 100:
+                raise UserError(f"{FLAG}={text}: percentiles lie in 0 to 100, the smaller first: percentiles:1,99")
+            return cls(word, low, high)
+        low, high = _pair(text, text)
+        if not low < high:
+            raise UserError(f"{FLAG}={text}: give the value of black first and a larger one of white, as in 0,4095")
+        return cls("numbers", low, high)
+
+    def __str__(self) -> str:
+        numbers = f"{self.low:.10g},{self.high:.10g}"
+        return {"numbers": numbers, "percentiles": f"percentiles:{numbers}"}.get(self.kind, self.kind)
+
+    @property
+    def chosen(self) -> bool:
+        """Whether images can be read with it."""
+        return self.kind != "auto"
+
+    def levels(self, values: np.ndarray) -> np.ndarray:
+        """Values (H, W, C) of any numeric dtype -> uint8 (H, W, C). Clipped values and NaN are remarked.
+
+        NaN becomes 0, as the lowest value does.
+
+        Raises:
+          BadImage: if every value is NaN, or no range is chosen.
+        """
+        if values.dtype == np.uint8:
+            return values
+        if values.dtype == bool:
+            return values.astype(np.uint8) * 255
+        if not self.chosen:
+            raise BadImage(
+                f"{values.dtype} pixels, and the images looked at first had only 8 bits: say their range, {FLAG}=full, "
+                "image, percentiles or two numbers"
+            )
+        if values.dtype.kind not in "iuf":
+            raise BadImage(f"pixels of type {values.dtype}: store integers or floats")
+        finite = _finite(values)
+        bands = [self._band(values[..., i], finite[..., i]) for i in range(values.shape[-1])]
+        clipped = sum(count for _, count in bands)
+        if clipped:
+            remark(f"{100 * clipped / values.size:.2g}% outside {FLAG}={self}, clipped")
+        return np.stack([levels for levels, _ in bands], axis=-1)
+
+    def _band(self, values: np.ndarray, finite: np.ndarray) -> tuple[np.ndarray, int]:
+        """One band (H, W) -> its levels, and how many values a fixed range clips."""
+        low, high = self._ends(values, finite)
+        filled = np.where(values == values, values, low).astype(np.float64)  # NaN differs from itself
+        scaled = (filled - low) * (255 / max(high - low, 1e-300))
+        levels = np.rint(scaled.clip(0, 255)).astype(np.uint8)
+        fixed = self.kind in ("numbers", "full")
+        return levels, int(((values < low) | (values > high)).sum()) if fixed else 0
+
+    def _ends(self, values: np.ndarray, finite: np.ndarray) -> tuple[float, float]:
+        if self.kind == "numbers":
+            return self.low, self.high
+        if self.kind == "full":
+            return 0.0, 1.0 if values.dtype.kind == "f" else 65535.0
+        inside = values[finite]
+        if not inside.size:
+            return 0.0, 1.0
+        if self.kind == "image":
+            return float(inside.min()), float(inside.max())
+        low, high = np.percentile(inside, (self.low, self.high))
+        return float(low), float(high)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """bool, where values are numbers; NaN is remarked, and infinities count as values outside the range."""
+    if values.dtype.kind != "f":
+        return np.ones(values.shape, bool)
+    missing = np.isnan(values)
+    if missing.all():
+        raise BadImage("every pixel is NaN")
+    if missing.any():
+        remark(f"{100 * missing.mean():.2g}% NaN, read as the lowest value")
+    return np.isfinite(values)
+
+
+def _pair(numbers: str, whole: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in numbers.split(","))
+    except ValueError:
+        raise UserError(
+            f"{FLAG}={whole} is not known; give auto, full, image, percentiles, percentiles:1,99 or two numbers such "
+            "as 0,4095"
+        ) from None
+    if not np.isfinite([low, high]).all():
+        raise UserError(f"{FLAG}={whole}: both numbers must be finite")
+    return low, high
+
+
+def fitting(low: float, high: float, floats: bool, whole: bool, what: str) -> tuple[Range, str]:
+    """Choose the range of images whose values reach from `low` to `high`.
+
+    Args:
+      floats: whether they are stored as floats. whole: whether all values are whole numbers nevertheless.
+      what: names the images, for the error.
+
+    Returns:
+      The smallest of 0 to 1 (of floats) and of 8, 10, 12, 14 and 16 bits that holds the values, and its name.
+
+    Raises:
+      UserError: if none does.
+    """
+    if floats and low >= 0 and high <= 1:
+        return Range("numbers", 0, 1), "0 to 1"
+    for bits in BITS if whole else BITS[:1]:
+        if low >= 0 and high <= 2**bits - 1:
+            whole_range = bits == BITS[-1] and not floats
+            return Range("full") if whole_range else Range("numbers", 0, 2**bits - 1), f"{bits}-bit"
+    raise UserError(
+        f"{what} hold values from {low:.6g} to {high:.6g}, which is no bit depth: say which value is black and "
+        f"which white, --config.{FLAG}={low:.6g},{high:.6g}, or take each image's own, percentiles or image"
+    )

@@ -1,0 +1,281 @@
+"""A look at the pixels before a run: which kinds of images there are, and the range of values beyond 8 bits."""
+
+import dataclasses
+import os
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jaxdino.core.errors import UserError
+from jaxdino.data.bad_images import BadImage
+from jaxdino.data.channels import RGB, Reading, refusal
+from jaxdino.data.heif import open_any
+from jaxdino.data.kinds import Kind, is_npy, kind_of, kind_of_raw, stored_values, unsigned
+from jaxdino.data.ranges import FLAG, Range, fitting
+from jaxdino.data.sources import Split
+
+EIGHT_BITS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif"))  # can hold no more
+HEADERS, PLAIN, DECODED = 1000, 200, 100  # looked at: headers of other formats, of these; images of deep values
+THREADS = 8
+SHOWN = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """What was seen.
+
+    Attributes:
+      total: files there are. kinds: {path: kind} of those whose header was read.
+      failed: {path: reason} of those that could not be.
+      train: the paths that are trained on.
+    """
+
+    total: int
+    kinds: dict[str, Kind]
+    failed: dict[str, str]
+    train: frozenset[str]
+
+    @property
+    def looked(self) -> int:
+        """Number of headers."""
+        return len(self.kinds) + len(self.failed)
+
+    @property
+    def deep(self) -> dict[str, Kind]:
+        """Images whose values have to be brought to 8 bits; those of the training images, if any is there."""
+        found = {path: kind for path, kind in self.kinds.items() if kind.deep}
+        return {path: kind for path, kind in found.items() if path in self.train} or found
+
+
+@dataclasses.dataclass(frozen=True)
+class Values:
+    """What the images with more than 8 bits hold: extremes of all values, and how many images hold NaN."""
+
+    low: float
+    high: float
+    floats: bool
+    whole: bool
+    images: int
+    missing: tuple[str, ...] = ()
+
+
+def look(splits: Sequence[Split]) -> Survey | None:
+    """Read the headers of a sample of all splits, spread evenly; None where the records are no files."""
+    paths = {split.name: [_path(record) for record in split.records] for split in splits}
+    files = [path for found in paths.values() for path in found if path]
+    if not files:
+        return None
+    plain = [path for path in files if os.path.splitext(path)[1].lower() in EIGHT_BITS]
+    other = [path for path in files if os.path.splitext(path)[1].lower() not in EIGHT_BITS]
+    chosen = [*_spread(other, HEADERS), *_spread(plain, PLAIN)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        seen = dict(zip(chosen, pool.map(_header, chosen), strict=True))
+    kinds = {path: kind for path, kind in seen.items() if isinstance(kind, Kind)}
+    failed = {path: reason for path, reason in seen.items() if not isinstance(reason, Kind)}
+    return Survey(len(files), kinds, failed, frozenset(path for path in paths.get("train", files) if path))
+
+
+def settle(found: Survey, asked: Range, own: Range, channels: int) -> tuple[Range, list[str]]:
+    """Choose the range in which images are read, and say what was seen.
+
+    Args:
+      asked: the setting; own: of the weights. An "auto" setting leaves it to the weights, then to the values.
+      channels: that the model takes.
+
+    Returns:
+      The range, still "auto" where no image needs one, and lines to print.
+
+    Raises:
+      UserError: if no header can be read, or no image looked at has channels that the model takes; if the values tell
+        no range.
+    """
+    if found.failed and not found.kinds:
+        path, reason = next(iter(found.failed.items()))
+        raise UserError(f"none of the {found.looked} images looked at can be read; {path}: {reason}")
+    lines = [f"pixels: {_kinds(found)} ({_looked(found)})", *_misfits(found, channels)]
+    chosen = asked if asked.chosen else own
+    if not found.deep:
+        return chosen, lines
+    values = values_of(found)
+    if not asked.chosen and not own.chosen:
+        return _choose(found, values, lines)
+    whose = "" if asked.chosen else ", as the weights' images were"
+    outside = chosen.kind == "numbers" and (values.low < chosen.low or values.high > chosen.high)
+    clipped = "; values outside are clipped" if outside else ""
+    lines.append(f"pixels: {_extent(found, values)}: read with {FLAG}={chosen}{whose}{clipped}")
+    return chosen, _checked(found, chosen, lines)
+
+
+def _choose(found: Survey, values: Values, lines: list[str]) -> tuple[Range, list[str]]:
+    dtypes = {kind.dtype for kind in found.deep.values()}
+    if len({dtype.startswith("float") for dtype in dtypes}) > 1:
+        raise UserError(
+            f"there are images of {' and '.join(sorted(dtypes))}, which one range cannot suit: "
+            f"--config.{FLAG}=percentiles or image takes each image's own"
+        )
+    chosen, name = fitting(values.low, values.high, values.floats, values.whole, f"the {_deep_names(found)} images")
+    lines.append(f"pixels: {_extent(found, values)}: read as {name}; --config.{FLAG}={chosen} says so")
+    return chosen, _checked(found, chosen, lines)
+
+
+def _checked(found: Survey, chosen: Range, lines: list[str]) -> list[str]:
+    """Refuse a range that needs a library that is not there."""
+    for path, kind in found.deep.items():
+        if kind.decoder == "imagecodecs" and chosen.kind != "full":
+            try:
+                stored_values(path, kind)
+            except BadImage as err:
+                raise UserError(f"{path} and others have {err}") from None
+            break
+    return lines
+
+
+def values_of(found: Survey) -> Values:
+    """Decode up to `DECODED` of the deep images, spread evenly, and look at their values (an alpha channel's not)."""
+    chosen = _spread(list(found.deep), DECODED)
+    with ThreadPoolExecutor(THREADS) as pool:
+        seen = [each for each in pool.map(lambda path: _extremes(path, found.kinds[path]), chosen) if each]
+    if not seen:
+        raise UserError(f"none of the {len(chosen)} {_deep_names(found)} images looked at can be decoded: {chosen[0]}")
+    lows, highs, whole, missing = zip(*seen, strict=True)
+    return Values(
+        low=float(np.nanmin(lows)),
+        high=float(np.nanmax(highs)),
+        floats=any(kind.dtype.startswith("float") for kind in found.deep.values()),
+        whole=all(whole),
+        images=len(seen),
+        missing=tuple(path for path in missing if path),
+    )
+
+
+def reading_of(records: Sequence[Any], asked: Range, channels: int = RGB) -> Reading:
+    """How images are read: in the range asked for, or, where that is "auto", in `range_of` them, with a warning."""
+    if asked.chosen:
+        return Reading(channels, asked)
+    chosen, note = range_of([os.fspath(record) if isinstance(record, os.PathLike) else record for record in records])
+    if note:
+        warnings.warn(note, stacklevel=3)
+    return Reading(channels, chosen)
+
+
+def range_of(records: Sequence[str | np.ndarray | Image.Image]) -> tuple[Range, str]:
+    """The range of images that no run has chosen one for, and a line that says it; "auto" and "" where all have 8 bits.
+
+    Raises:
+      UserError: if their values tell none.
+    """
+    seen = [found for record in _spread(list(records), DECODED) if (found := _values(record)) is not None]
+    if not seen:
+        return Range(), ""
+    low, high = min(float(each.min()) for each in seen), max(float(each.max()) for each in seen)
+    whole = all(bool((each == np.rint(each)).all()) for each in seen)
+    names = " and ".join(sorted({str(each.dtype) for each in seen}))
+    chosen, name = fitting(low, high, any(each.dtype.kind == "f" for each in seen), whole, f"the {names} images")
+    return chosen, f"{names} images hold values up to {high:.6g}: read as {name}; sixteen_bit={str(chosen)!r} says so"
+
+
+def _values(record: str | np.ndarray | Image.Image) -> np.ndarray | None:
+    """The numbers of an image of more than 8 bits, without NaN; None for any other, or one that cannot be read."""
+    try:
+        if isinstance(record, str):
+            kind = _header(record)
+            values = stored_values(record, kind) if isinstance(kind, Kind) and kind.deep else None
+            values = values[..., :-1] if values is not None and kind.alpha and values.ndim == 3 else values
+        elif isinstance(record, Image.Image):
+            values = unsigned(np.asarray(record), kind.dtype) if (kind := kind_of(record)).deep else None
+        else:
+            values = record
+    except (BadImage, OSError, ValueError):  # reading it says why
+        return None
+    if values is None or values.dtype in (np.uint8, bool) or values.dtype.kind not in "iuf":
+        return None
+    numbers = values[np.isfinite(values)]
+    return numbers if numbers.size else None
+
+
+def _extremes(path: str, kind: Kind) -> tuple[float, float, bool, str] | None:
+    """(smallest value, largest, whether all are whole, the path if there is a NaN); None if it cannot be decoded."""
+    try:
+        values = stored_values(path, kind)
+    except BadImage:  # no library: the upper 8 bits tell enough
+        with Image.open(path) as image:
+            values = np.asarray(image).astype(np.int64) * 256 + 255
+    except Exception:  # the run names it
+        return None
+    values = values[..., :-1] if kind.alpha and values.ndim == 3 else values
+    numbers = values[np.isfinite(values)]
+    if not numbers.size:
+        return None
+    whole = values.dtype.kind != "f" or bool((numbers == np.rint(numbers)).all())
+    return float(numbers.min()), float(numbers.max()), whole, path if np.isnan(values).any() else ""
+
+
+def _header(path: str) -> Kind | str:
+    """The kind of a file, or why not."""
+    try:
+        if is_npy(path):
+            return kind_of_raw(path)
+        try:
+            with open_any(path) as image:
+                pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+                return dataclasses.replace(kind_of(image), pages=pages)
+        except Image.UnidentifiedImageError:
+            return kind_of_raw(path) or "not an image Pillow knows"
+    except Exception as err:  # as `checks.open_image`: broken files raise nearly everything
+        return str(err) or type(err).__name__
+
+
+def _misfits(found: Survey, channels: int) -> list[str]:
+    """A warning of images whose channels the model does not take. Raises UserError if that is all of them."""
+    wrong = {path: kind for path, kind in found.kinds.items() if not kind.fits(channels)}
+    if not wrong:
+        return []
+    path, kind = next(iter(wrong.items()))
+    what = f"{len(wrong)} of the {found.looked} images looked at do not fit the model, such as {path}"
+    if len(wrong) == len(found.kinds):
+        raise UserError(f"{what}: {refusal(kind.bands, channels)}")
+    return [f"WARNING: {what}: {refusal(kind.bands, channels)}"]
+
+
+def _kinds(found: Survey) -> str:
+    counts = Counter(str(kind) for kind in found.kinds.values())
+    names = [name if len(counts) == 1 else f"{name} {count}" for name, count in counts.most_common()]
+    paged = sum(kind.pages > 1 for kind in found.kinds.values())
+    pages = [f"{paged} of several pages"] if paged else []
+    return ", ".join([*names, *pages])
+
+
+def _looked(found: Survey) -> str:
+    failed = f", {len(found.failed)} not readable" if found.failed else ""
+    return f"{found.looked:,} of {found.total:,} files looked at{failed}"
+
+
+def _deep_names(found: Survey) -> str:
+    return " and ".join(sorted({kind.numbers for kind in found.deep.values()}))
+
+
+def _extent(found: Survey, values: Values) -> str:
+    """What the deep images hold."""
+    nan = ""
+    if values.missing:
+        names = ", ".join("/".join(path.split(os.sep)[-2:]) for path in values.missing[:SHOWN])
+        more = f" and {len(values.missing) - SHOWN} more" if len(values.missing) > SHOWN else ""
+        nan = f", and NaN in {names}{more}, which becomes the lowest value"
+    low = f"from {values.low:.6g} " if values.low < 0 else ""
+    return f"{_deep_names(found)} images hold values {low}up to {values.high:.6g} ({values.images} decoded){nan}"
+
+
+def _path(record: object) -> str | None:
+    record = getattr(record, "image", record)
+    return record if isinstance(record, str) else None
+
+
+def _spread(items: list[Any], count: int) -> list[Any]:
+    if len(items) <= count:
+        return items
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, count).astype(int))]

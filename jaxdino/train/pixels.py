@@ -1,0 +1,82 @@
+"""How a run reads pixels: channels of the model, range of deep values, mean and deviation; kept in the model's card."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from convert.store import Card
+from jaxdino.core.errors import UserError
+from jaxdino.data import survey
+from jaxdino.data.ranges import Range
+from jaxdino.data.sources import DataConfig, Source
+from jaxdino.data.survey import Survey
+from jaxdino.models.spec import Preprocess
+from jaxdino.train.workdir import Workdir, write_json
+
+KEPT = "pixels.json"  # in a run's folder: the range that was chosen at its start
+RGB_ONLY = ("saturation", "hue", "gray_prob")
+
+
+def settled(cfg: DataConfig, source: Source, card: Card, say: Callable[[str], None]) -> Card:
+    """The card with the preprocessing that the settings and the images ask for; says what was seen.
+
+    Raises:
+      UserError: for a mean or deviation of another number of channels, images that do not fit the model's channels, and
+        values whose range has to be given.
+    """
+    channels, how = card.spec.config.in_channels, card.spec.preprocess
+    how = dataclasses.replace(how, **_statistics(cfg, channels))
+    asked, own = Range.of(cfg.sixteen_bit), Range.of(how.sixteen_bit)
+    found: Survey | None = survey.look(list(source.splits.values()))
+    chosen = asked if asked.chosen else own
+    if found is not None:
+        chosen, lines = survey.settle(found, asked, own, channels)
+        for line in lines:
+            say(line)
+    how = dataclasses.replace(how, sixteen_bit=str(chosen))
+    return dataclasses.replace(card, spec=dataclasses.replace(card.spec, preprocess=how))
+
+
+def _statistics(cfg: DataConfig, channels: int) -> dict[str, tuple[float, ...]]:
+    """The mean and deviation that are set, one for each channel."""
+    given = {name: tuple(map(float, value)) for name in ("mean", "std") if (value := getattr(cfg, name)) is not None}
+    for name, values in given.items():
+        if len(values) not in (1, channels):
+            raise UserError(f"data.{name}={values} has {len(values)} numbers, and the model takes {channels} channels")
+        if name == "std" and min(values) <= 0:
+            raise UserError(f"data.std={values}: a deviation is above 0")
+    return {name: values * channels if len(values) == 1 else values for name, values in given.items()}
+
+
+def of_model(config: DataConfig, how: Preprocess) -> DataConfig:
+    """The data's settings with the range that the model's images are read in."""
+    return dataclasses.replace(config, sixteen_bit=how.sixteen_bit)
+
+
+def resumed(config: Any, folder: Workdir) -> Any:
+    """The config of a run that goes on: with the range chosen at its start, where the config leaves it open."""
+    file = folder / KEPT
+    if not file.exists() or config.data.sixteen_bit != "auto":
+        return config
+    try:
+        kept = str(Range.of(json.loads(file.read_text())["sixteen_bit"]))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{file} is not what a run writes there: mend it, or give a new --workdir") from None
+    config = config.copy_and_resolve_references()
+    config.data.sixteen_bit = kept
+    return config
+
+
+def keep(folder: Workdir, how: Preprocess) -> None:
+    """Write the range into the run's folder, unless an earlier start did."""
+    file: Path = folder / KEPT
+    if how.sixteen_bit != "auto" and not file.exists():
+        write_json(file, {"sixteen_bit": how.sixteen_bit})
+
+
+def without_effect(recipe: Mapping[str, Any], channels: int) -> str:
+    """What of a colour recipe does nothing to images that have no red, green and blue; "" if nothing."""
+    idle = [name for name in RGB_ONLY if recipe.get(name)] if channels != 3 else []
+    return f"{', '.join(idle)}: no effect on images of {channels} channel{'s' * (channels > 1)}" if idle else ""

@@ -1,0 +1,196 @@
+"""Bit depths, channels and the survey of pixels."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxdino.core.errors import UserError
+from jaxdino.core.resize import Resize
+from jaxdino.data import device_aug, survey
+from jaxdino.data.bad_images import BadImage
+from jaxdino.data.bands import pixels
+from jaxdino.data.channels import Reading
+from jaxdino.data.checks import open_image
+from jaxdino.data.multicrop import turned_crop
+from jaxdino.data.pipeline import make_eval_iter
+from jaxdino.data.ranges import Range, remarks
+from jaxdino.data.sources import DataConfig, Split
+from jaxdino.data.transforms import PRESETS, eval_crop, resized_crop
+
+
+def values(shape=(20, 24), high=4096, dtype=np.uint16, seed=0):
+    return np.random.default_rng(seed).integers(0, high, shape).astype(dtype)
+
+
+def read(record, channels=3, setting="full"):
+    return pixels(open_image(record, Reading(channels, Range.of(setting))))
+
+
+def split_of(paths):
+    return Split("train", [str(path) for path in paths], np.zeros(len(paths), np.int32), ("a",))
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tif"])
+def test_twelve_bits_keep_256_levels(tmp_path, name):
+    levels, path = np.arange(4096, dtype=np.uint16).reshape(64, 64), str(tmp_path / name)
+    Image.fromarray(levels).save(path)
+    shown = read(path, setting="0,4095")
+    assert np.unique(shown).size == 256 and shown.max() == 255
+    assert np.array_equal(shown[..., 0], np.rint(levels / 4095 * 255))
+    assert np.unique(read(path)).size == 17  # the full range
+
+
+@pytest.mark.parametrize(("setting", "low", "high"), [("image", 100, 355), ("percentiles:20,80", 151, 304)])
+def test_a_range_of_each_image_and_band(setting, low, high):
+    ramp = np.arange(100.0, 356).reshape(1, 256)
+    both = np.stack([ramp, ramp + 5000], axis=-1)
+    shown = Range.of(setting).levels(both)
+    expected = np.rint(((ramp - low) / (high - low) * 255).clip(0, 255))
+    assert np.array_equal(shown[..., 0], expected) and np.array_equal(shown[..., 1], expected)
+
+
+def test_clipped_values_and_nan_are_remarked():
+    image = np.array([[[0.0], [np.nan], [np.inf], [0.5]]], np.float32)
+    with remarks() as said:
+        assert Range.of("0,1").levels(image).ravel().tolist() == [0, 0, 255, 128]
+    assert said == [
+        "25% NaN, read as the lowest value",
+        "25% outside data.sixteen_bit=0,1, clipped",
+    ]
+    with pytest.raises(BadImage, match="every pixel is NaN"):
+        Range.of("image").levels(np.full((2, 2, 1), np.nan))
+
+
+@pytest.mark.parametrize("text", ["twelve", "5", "9,3", "percentiles:60,40", "0,inf", "full:3"])
+def test_a_wrong_range_is_refused(text):
+    with pytest.raises(UserError, match=r"data\.sixteen_bit="):
+        DataConfig(sixteen_bit=text)
+
+
+def test_channels_of_pillow_modes(tmp_path):
+    rgba = np.random.default_rng(0).integers(0, 256, (9, 7, 4)).astype(np.uint8)
+    image = Image.fromarray(rgba)
+    grey = np.asarray(image.convert("RGB").convert("L"))[..., None]
+    assert np.array_equal(read(image, 4), rgba) and np.array_equal(read(image), rgba[..., :3])
+    assert np.array_equal(read(image, 1), grey)
+    assert np.array_equal(read(image.convert("LA"), 2)[..., 1], rgba[..., 3])
+    assert np.array_equal(read(Image.fromarray(grey[..., 0])), np.repeat(grey, 3, axis=-1))
+    with pytest.raises(BadImage, match=r"3 channels and the model takes 4: --config\.model\.in_channels=3"):
+        read(image.convert("RGB"), 4)
+
+
+def test_arrays_and_npy(tmp_path):
+    five, path = values((8, 6, 5)), str(tmp_path / "x.npy")
+    np.save(path, five)
+    assert np.array_equal(read(path, 5, "0,4095"), np.rint(five / 4095 * 255))
+    with pytest.raises(BadImage, match="5 channels and the model takes 3"):
+        read(path)
+    np.save(path, np.moveaxis(five, -1, 0))
+    with pytest.raises(BadImage, match=r"looks like \(C, H, W\)"):
+        read(path, 5)
+    np.save(path, np.array([{}]), allow_pickle=True)
+    with pytest.raises(BadImage, match="array"):
+        read(path)
+    with pytest.raises(BadImage, match="max_pixels = 10"):
+        np.save(path, five)
+        open_image(path, Reading(5, Range("full"), 10))
+
+
+def test_tiff_of_many_bands_and_deep_colours(tmp_path):
+    tifffile, path = pytest.importorskip("tifffile"), str(tmp_path / "x.tif")
+    for planes, axis in (("contig", -1), ("separate", 0)):
+        bands = values((20, 24, 5))
+        how = dict(photometric="minisblack", planarconfig=planes)
+        tifffile.imwrite(path, np.moveaxis(bands, -1, axis), **how)
+        assert np.array_equal(read(path, 5, "0,4095"), np.rint(bands / 4095 * 255))
+    colours = values((20, 24, 3))
+    tifffile.imwrite(path, colours, photometric="rgb")
+    assert np.array_equal(read(path, 3, "0,4095"), np.rint(colours / 4095 * 255))
+    four = values((20, 24, 4), 256, np.uint8)
+    tifffile.imwrite(path, four, photometric="rgb", extrasamples=("unspecified",))
+    assert np.array_equal(read(path, 4), four)
+    with pytest.raises(BadImage, match="4 channels and the model takes 3"):
+        read(path)  # a fourth band that is no alpha is not dropped
+    pages = values((4, 20, 24), 256, np.uint8)
+    tifffile.imwrite(path, pages, photometric="minisblack")
+    assert np.array_equal(read(path, 4), np.moveaxis(pages, 0, -1))
+    assert np.array_equal(read(path, 1)[..., 0], pages[0])
+
+
+def test_png_of_sixteen_bit_colours(tmp_path):
+    imagecodecs, path = pytest.importorskip("imagecodecs"), tmp_path / "x.png"
+    colours = values((20, 24, 3))
+    path.write_bytes(imagecodecs.png_encode(colours))
+    assert np.array_equal(read(str(path), 3, "0,4095"), np.rint(colours / 4095 * 255))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+def test_geometry_is_pillows_band_by_band(channels):
+    bands = values((40, 30, channels), 256, np.uint8)
+    picture, box = open_image(bands, Reading(channels)), (3, 4, 27, 38)
+    for move in (
+        lambda image: eval_crop(image, (16, 16), Resize(0.9)),
+        lambda image: resized_crop(image, (30, 40), box, (16, 12), "bicubic"),
+        lambda image: turned_crop(image, (30, 40), (0, 0, 20, 20), (8, 8), "bicubic", None, degrees=30),
+    ):
+        expected = [np.asarray(move(Image.fromarray(bands[..., i]))) for i in range(channels)]
+        assert np.array_equal(pixels(move(picture)), np.stack(expected, axis=-1))
+
+
+def test_batches_of_other_channels(tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for path in paths:
+        Image.fromarray(values((9, 9), 256, np.uint8)).save(path)
+    paths.append(tmp_path / "gone.png")
+    batches = make_eval_iter(split_of(paths), DataConfig(), batch_size=4, image_size=8, channels=1)
+    (batch,) = batches
+    assert batch["image"].shape == (4, 8, 8, 1) and batch["weight"].tolist() == [1, 1, 1, 0]
+
+
+def test_remarks_reach_the_list_of_a_split(tmp_path):
+    path = tmp_path / "x.png"
+    Image.fromarray(values()).save(path)
+    batches = make_eval_iter(split_of([path]), DataConfig(sixteen_bit="0,100"), batch_size=1, image_size=8)
+    assert next(iter(batches))["weight"] == 1 and not batches.bad.report()
+    assert (
+        "1 image(s) of train" in batches.bad.remarked() and "outside data.sixteen_bit=0,100" in batches.bad.remarked()
+    )
+
+
+@pytest.mark.parametrize(
+    ("image", "chosen", "said"),
+    [
+        (np.array([[0, 4000]], np.uint16), "0,4095", "up to 4000 (1 decoded): read as 12-bit"),
+        (np.array([[0, 65000]], np.uint16), "full", "16-bit; --config.data.sixteen_bit=full"),
+        (np.array([[0, 0.9]], np.float32), "0,1", "float32 images hold values up to 0.9"),
+        (np.array([[0, 1000]], np.int32), "0,1023", "read as 10-bit"),
+    ],
+)
+def test_the_survey_chooses_the_smallest_range(tmp_path, image, chosen, said):
+    path = tmp_path / "x.tif"
+    Image.fromarray(image).save(path)
+    found, lines = survey.settle(survey.look([split_of([path])]), Range(), Range(), 3)
+    assert str(found) == chosen and said in lines[-1]
+    kept, lines = survey.settle(survey.look([split_of([path])]), Range(), Range.of("0,77"), 3)
+    assert str(kept) == "0,77" and "as the weights' images were" in lines[-1]
+
+
+def test_the_survey_refuses_what_has_no_range_or_other_channels(tmp_path):
+    path = tmp_path / "x.tif"
+    Image.fromarray(np.array([[-5, 900]], np.int32)).save(path)
+    with pytest.raises(UserError, match=r"from -5 to 900.*--config\.data\.sixteen_bit=-5,900"):
+        survey.settle(survey.look([split_of([path])]), Range(), Range(), 3)
+    np.save(tmp_path / "x.npy", values((8, 8, 5), 256, np.uint8))
+    with pytest.raises(UserError, match=r"1 of the 1 images.*5 channels and the model takes 3"):
+        survey.settle(survey.look([split_of([tmp_path / "x.npy"])]), Range(), Range(), 3)
+
+
+def test_colour_changes_of_other_channels():
+    import jax
+
+    images = jax.numpy.asarray(np.random.default_rng(0).random((2, 6, 6, 4), np.float32))
+    preset = PRESETS["strong"] | {"jitter_prob": 1.0}
+    changed = device_aug.random_colour(jax.random.key(0), images, preset)
+    planes = device_aug.random_colour(jax.random.key(0), images.transpose(0, 3, 1, 2), preset, axis=1)
+    assert not np.allclose(changed, images)
+    np.testing.assert_allclose(planes.transpose(0, 2, 3, 1), changed, atol=1e-6)
