@@ -9,16 +9,17 @@ from jaxdino.core.errors import UserError
 MARK = "assumed: "
 FLAGS = ("model", "layout", "prefix", "num_heads", "pool", "image_size", "drop_head")
 """What a user says of weights: flags of `python -m convert`, keywords of `jaxdino.load`."""
-KEYWORDS = {flag: f"{flag}=" for flag in FLAGS}
+KEYWORDS = {flag: flag for flag in FLAGS} | {"drop_head": "drop_head=True"}
 
 
-def assume(what: str, why: str, flag: str | None = None) -> str:
+def assume(what: str, why: str, flag: str = "", file: str = "") -> str:
     """A line such as "6 attention heads (width 384 / 64); --num_heads overrules".
 
     Args:
-      flag: one of `FLAGS`, or a flag and its value ("layout timm"); None where nothing overrules.
+      flag: one of `FLAGS`, or a flag and its value ("layout=timm").
+      file: the one beside the weights that overrules, where no flag does.
     """
-    return f"{what} ({why})" + (f"; --{flag} overrules" if flag else "")
+    return f"{what} ({why}); " + (f"--{flag} overrules" if flag else f"{file} beside the weights overrules")
 
 
 def lines(assumed: Iterable[str]) -> list[str]:
@@ -27,7 +28,7 @@ def lines(assumed: Iterable[str]) -> list[str]:
 
 
 def spelled(text: str, words: Mapping[str, str] = KEYWORDS) -> str:
-    """`text` with its flags as the caller spells them, such as `num_heads=` for `--num_heads`."""
+    """`text` with its flags as the caller spells them, such as `num_heads` for `--num_heads`."""
     flags = "|".join(sorted(words, key=len, reverse=True))
     return re.sub(rf"--({flags})\b", lambda found: words[found[1]], text)
 

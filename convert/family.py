@@ -24,6 +24,7 @@ class Hints(NamedTuple):
       json: config.json beside it (of a Hugging Face or open_clip folder), {} without one.
       num_heads, model, layout: what the user said, None where nothing.
       prefix: what stands before the network's keys in the file.
+      prepared: whether our own export noted how images are prepared. sized: whether the user says their size.
       extras: what is no tensor in the file, by joined key.
     """
 
@@ -33,6 +34,8 @@ class Hints(NamedTuple):
     layout: str | None = None
     extras: Mapping[str, Any] = {}
     prefix: str = ""
+    prepared: bool = False
+    sized: bool = False
 
 
 class Spelling(NamedTuple):
@@ -55,6 +58,8 @@ class Told(NamedTuple):
 
     Attributes:
       preprocess: where the checkpoint's differs from that of the published model of this shape.
+      size: (height, width) of the images it was trained on, and what tells it; None where nothing does.
+      unsaid: what is assumed of the preprocessing, a line each, unless a file beside the tensors says it.
       assumed: facts that neither the tensors nor the hints hold, a line each (`convert.assumptions`).
     """
 
@@ -63,6 +68,8 @@ class Told(NamedTuple):
     config: Config
     preprocess: Preprocess | None = None
     assumed: tuple[str, ...] = ()
+    size: tuple[tuple[int, int], str] | None = None
+    unsaid: tuple[str, ...] = ()
 
 
 def _whole(card) -> str | None:
@@ -101,8 +108,8 @@ class Layout:
     companions: tuple[str, ...] = ()
 
 
-def _own_pool(spec: ModelSpec, widths: int, json: Mapping[str, Any]) -> str:
-    return spec.pool
+def _own_pool(spec: ModelSpec, *_) -> tuple[str | None, tuple[str, ...]]:
+    return spec.pool, ()
 
 
 def _unchanged(card, flat, layout: str) -> tuple[Any, dict, list[str]]:
@@ -122,7 +129,8 @@ class Family:
       reference: the module that runs the PyTorch original; see `convert.references`.
       fit: (card, flat, layout) -> the card, the leaves that change, and notes: what another layout than the model's
         own demands. The leaves come as a mapping that reads each when asked for; one that changes to None is gone.
-      pool: (spec, how many features' width the head has, json) -> what a classification head looks at.
+      pool: (spec, layout, how many features' width the head has, hints) -> what a classification head looks at, None
+        if that cannot be known, and what was assumed.
       twins: families whose checkpoints have the same keys, so that only a name or a guess tells them apart.
       spellings: other names of its layouts' tensors, which are renamed before anything looks at them.
     """
@@ -134,6 +142,6 @@ class Family:
     shape: tuple[str, ...]
     reference: str
     fit: Callable[[Any, Mapping[str, Any], str], tuple[Any, dict, list[str]]] = _unchanged
-    pool: Callable[[ModelSpec, int, Mapping[str, Any]], str] = _own_pool
+    pool: Callable[[ModelSpec, str, int, Hints], tuple[str | None, tuple[str, ...]]] = _own_pool
     twins: tuple[str, ...] = ()
     spellings: tuple[Spelling, ...] = ()

@@ -10,22 +10,21 @@ import numpy as np
 from flax import nnx
 
 from convert import assumptions
-from convert.channels import fit_channels, seen_as
-from convert.family import Hints
+from convert.channels import fit_channels
+from convert.describe import card_of, recognise_source
 from convert.hub import find
 from convert.leaf import Leaf
-from convert.plausible import check_spec, understood
-from convert.readers import NOTES, Source, open_source
-from convert.recognise import CHUNK, Recognised, head_keys, recognise
+from convert.readers import Source, open_source
+from convert.recognise import CHUNK, Recognised, head_keys
+from convert.resized import Size, resized
 from convert.store import Card, companions_of, is_model, open_model
 from convert.table import BoundTable
-from convert.tables import layouts, serving
+from convert.tables import layouts
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Digest, Skeleton, split
 from jaxdino.models.classifier import pool_named
 from jaxdino.models.layers import Linear
-from jaxdino.models.registry import MODELS
-from jaxdino.models.spec import ModelSpec, Preprocess
+from jaxdino.models.spec import ModelSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +99,8 @@ def open_pretrained(
     layout: str | None = None,
     prefix: str | None = None,
     num_heads: int | None = None,
+    pool: str | None = None,
+    image_size: Size | None = None,
     head: str | Path | None = None,
     drop_head: bool = False,
     in_channels: int | None = None,
@@ -109,6 +110,8 @@ def open_pretrained(
     Args:
       src: a file, a folder, a hub name, a model saved by `convert import`, or a workdir (its best model).
       model, layout, prefix, num_heads: overrule what the keys and shapes say.
+      pool: what a classification head looks at (`jaxdino.models.classifier.POOLS`).
+      image_size: (height, width) of the images in pixels, or one number for both.
       head: a file with a linear classification head for these weights, as DINOv2 and DINOv3 publish them.
       drop_head: leave a classification head in the source aside.
       in_channels: of the images; the first convolution is adapted, see `convert.channels`.
@@ -120,11 +123,18 @@ def open_pretrained(
     if is_model(path):
         overrules = {"layout": layout, "prefix": prefix, "num_heads": num_heads, "head": head}
         with open_model(path) as (card, flat):
-            yield fit_channels(_from_store(path, card, flat, model, drop_head, overrules), in_channels).watched()
+            opened = _from_store(path, card, flat, model, drop_head, overrules)
+            if pool not in (None, opened.card.pool) and opened.card.num_classes:
+                raise UserError(f"{path}: its head looks at {opened.card.pool!r}, which --pool {pool} cannot change")
+            spec = resized(opened.card.spec, image_size)
+            opened = dataclasses.replace(opened, card=dataclasses.replace(opened.card, spec=spec))
+            yield fit_channels(opened, in_channels).watched()
     else:
         with open_source(path, head) as source:
-            found = recognise_source(source, model=model, layout=layout, prefix=prefix, num_heads=num_heads)
-            yield fit_channels(_from_source(source, found, drop_head), in_channels).watched()
+            found = recognise_source(
+                source, model=model, layout=layout, prefix=prefix, num_heads=num_heads, image_size=image_size
+            )
+            yield fit_channels(_from_source(source, found, drop_head, pool), in_channels).watched()
 
 
 def _from_store(path: Path, card: Card, flat: dict, model: str | None, drop_head: bool, overrules: dict) -> Opened:
@@ -143,88 +153,17 @@ def _from_store(path: Path, card: Card, flat: dict, model: str | None, drop_head
     return Opened(card, skeleton, leaves, notes, companions_of(path))
 
 
-def recognise_source(source: Source, *, model=None, layout=None, prefix=None, num_heads=None) -> Recognised:
-    """What an open source holds; what our own export noted beside it counts unless it is overruled."""
-    shapes = {key: source.shape(key) for key in source.keys()}  # noqa: SIM118 (a method of ours)
-    noted = source.notes.get("model")
-    with understood(_beside(source)):
-        hints = Hints(
-            json=source.config or {},
-            num_heads=num_heads or source.notes.get("num_heads"),
-            model=model or (noted if noted in MODELS else None),
-            layout=layout or source.notes.get("layout"),
-            extras=source.extras,
-        )
-        found = recognise(shapes, preprocessor=source.preprocessor, prefix=prefix, hints=hints)
-        if "preprocess" in source.notes:
-            preprocess = Preprocess.of(source.notes["preprocess"])
-            found = dataclasses.replace(found, spec=dataclasses.replace(found.spec, preprocess=preprocess))
-    check_spec(found.spec, _beside(source))
-    return dataclasses.replace(found, spec=seen_as(found.spec))
-
-
-def _beside(source: Source) -> str:
-    """The source and the JSON that was believed of it, for an error."""
-    files = {"its config": source.config, "its preprocessor_config.json": source.preprocessor, NOTES: source.notes}
-    return (
-        f"{source.origin['path']} ({', '.join(name for name, given in files.items() if given) or 'no JSON beside it'})"
-    )
-
-
-def inspect(src: str | Path, **overrules) -> tuple[Card, dict, Recognised]:
-    """Card, notes of our own export, and what was recognised: from the header of a foreign checkpoint alone."""
-    with open_source(find(src)) as source:
-        found = recognise_source(source, **overrules)
-        return card_of(found, source), source.notes, found
-
-
-def card_of(found: Recognised, source: Source) -> Card:
-    """The card of a foreign checkpoint."""
-    with understood(_beside(source)):
-        labels = (source.config or {}).get("id2label") or {}
-        names = [labels[key] for key in sorted(labels, key=int)] or source.notes.get("class_names", [])
-        names = tuple(map(str, names))
-    return Card(
-        spec=found.spec,
-        num_classes=found.num_classes,
-        pool=_pool(found, source),
-        class_names=names if len(names) == found.num_classes else (),
-        layout=found.layout,
-        source={"path": str(source.origin["path"]), "prefix": found.prefix},
-        assumed=tuple(dict.fromkeys((*found.assumed, *_noted_assumptions(source)))),
-    )
-
-
-def _noted_assumptions(source: Source) -> tuple[str, ...]:
-    """What was assumed of the weights before our export wrote them."""
-    noted = source.notes.get("assumed", [])
-    if not isinstance(noted, list) or not all(isinstance(line, str) for line in noted):
-        raise UserError(f"{_beside(source)}: assumed must be a list of lines of text")
-    return tuple(noted)
-
-
-def _pool(found: Recognised, source: Source) -> str:
-    """What the head looks at: noted by our export, or as the family tells it."""
-    if not found.num_classes:
-        return found.spec.pool
-    if "pool" in source.notes:
-        return str(source.notes["pool"])
-    key = next(key for key in head_keys(layouts(found.spec)[found.layout].head) if key in found.keys)
-    widths = source.shape(found.keys[key])[1] // found.spec.config.width
-    return serving()[found.spec.family].pool(found.spec, widths, source.config or {})
-
-
 def bound_table(spec: ModelSpec, layout: str, head: bool) -> BoundTable:
     """The table of a family and layout, filled in for one model."""
     how = layouts(spec)[layout]
     return BoundTable(how.table + (how.head if head else ()), spec.config)
 
 
-def _from_source(source: Source, found: Recognised, drop_head: bool) -> Opened:
-    card, notes = card_of(found, source), [*source.said, *assumptions.lines(found.assumed)]
-    if drop_head and card.num_classes:
-        notes.append(f"the head of {card.num_classes} classes was left aside, as asked")
-        card = dataclasses.replace(card, num_classes=0, class_names=())
+def _from_source(source: Source, found: Recognised, drop_head: bool, pool: str | None) -> Opened:
+    card, assumed = card_of(found, source, pool, drop_head)
+    notes = [*source.said, *assumptions.lines(assumed)]
+    if drop_head and found.num_classes:
+        notes.append(f"the head of {found.num_classes} classes was left aside, as asked")
     head = card.num_classes > 0
     aside = () if head else head_keys(layouts(found.spec)[found.layout].head)
     keys = {key: full for key, full in found.keys.items() if key not in aside}

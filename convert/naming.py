@@ -29,6 +29,20 @@ def spec_of(config: Config, name: str, layout: str, family: Family, mean: tuple[
     return dataclasses.replace(like, name=name + CUSTOM, hub=None)
 
 
+def rivals(spec: ModelSpec, config: Config, family: Family, layout: str) -> list[str]:
+    """Published models of the same family and shapes as the one taken, that see other pixels."""
+    found = [
+        other
+        for other in MODELS.values()
+        if other.family == spec.family
+        and other.preprocess.mean != spec.preprocess.mean
+        and not _differences(other, config, family)
+    ]
+    if layout == "meta":  # the one layout that holds what else tells them apart, the norm for local crops
+        found = [other for other in found if _in_common(other.config, config) == _in_common(spec.config, config)]
+    return [other.name for other in found]
+
+
 def agree(spec: ModelSpec, config: Config, family: Family) -> ModelSpec:
     """`spec`; UserError with the fields in which the checkpoint is another model.
 

@@ -83,4 +83,4 @@ def taken(prefix: str, left: Iterable[str]) -> tuple[str, ...]:
     """The assumption that a network is the one wanted; none where it is alone."""
     others = ", ".join(repr(place.rstrip(".")) for place in left)
     name = f"under {prefix.rstrip('.')!r}" if prefix else "at the top of the file"
-    return (assume(f"the network {name} is wanted", f"left: {others}", "prefix"),) if others else ()
+    return (assume(f"the network wanted is the one {name}", f"left: {others}", "prefix"),) if others else ()

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from convert import networks
-from convert.family import Family, Hints, Shapes
-from convert.naming import agree, spec_of
+from convert.assumptions import assume
+from convert.family import Family, Hints, Shapes, Told
+from convert.naming import CUSTOM, agree, rivals, spec_of
 from convert.preprocess import from_json, from_timm
 from convert.tables import FAMILIES, LAYOUTS, heads, serving
 from jaxdino.core.errors import UserError
@@ -76,14 +77,30 @@ def recognise(
         spec = agree(get(hints.model), told.config, family)
     else:
         spec = spec_of(told.config, told.family, told.layout, family, mean)
-    of_timm, notes = from_timm(hints.json)
-    how, more = from_json(of_timm or told.preprocess or spec.preprocess, preprocessor)
+    base, (timm, notes) = told.preprocess or spec.preprocess, from_timm(hints.json)
+    assumed = (*which, *told.assumed)
+    if not (timm or preprocessor or hints.prepared):
+        assumed += _unsaid(spec, told, family, hints)
+    base = dataclasses.replace(base, size=told.size[0]) if told.size else base
+    how, more = from_json(timm or base, preprocessor)
     spec = dataclasses.replace(spec, config=told.config, preprocess=how)
     head = head_keys(family.layouts[told.family, told.layout].head)
     keys, aside = _linear_head(head, keys, aside)
     num_classes = shapes[keys[head[0]]][0] if head and head[0] in keys else 0
-    said = (*which, *told.assumed)
-    return Recognised(spec, told.layout, prefix, keys, aside, num_classes, said, (*notes, *more))
+    return Recognised(spec, told.layout, prefix, keys, aside, num_classes, assumed, (*notes, *more))
+
+
+def _unsaid(spec: ModelSpec, told: Told, family: Family, hints: Hints) -> tuple[str, ...]:
+    """What is assumed of the images, where no file says how they are prepared."""
+    lines = list(told.unsaid)
+    if others := [] if hints.model else rivals(spec, told.config, family, told.layout):
+        what = f"the weights of {spec.name}, not of {' or '.join(others)}, which has another mean and deviation"
+        lines.append(assume(what, "the shapes are the same", "model"))
+    custom = spec.name.endswith(CUSTOM) and told.preprocess is None
+    size, why = told.size or (spec.preprocess.size, f"as the published models of {spec.family}")
+    if not hints.sized and (custom if told.size is None else size != spec.preprocess.size):
+        lines.append(assume("images of {} x {} pixels".format(*size), why, "image_size"))
+    return tuple(lines)
 
 
 def _mean(preprocessor: Mapping[str, Any] | None) -> tuple[float, ...]:

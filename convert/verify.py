@@ -4,12 +4,16 @@ import dataclasses
 import importlib
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from convert.describe import recognise_source
 from convert.hub import find
-from convert.load import Pretrained, load_pretrained, recognise_source
+from convert.load import Pretrained, load_pretrained
 from convert.readers import open_source
+from convert.recognise import Recognised
 from convert.store import is_model
 from convert.tables import serving
 from jaxdino.core.errors import UserError
@@ -28,15 +32,27 @@ class Difference:
     relative: float
 
 
-def verify(src: str | Path, *, image: str | Path | None = None, **overrules) -> tuple[ModelSpec, str, list[Difference]]:
+class Verified(NamedTuple):
+    """What a comparison found.
+
+    Attributes:
+      original: what our model was held against. differences: at each place, in order.
+      unchecked: facts that no tensor holds, so that both sides have them from the same place, a line each.
+    """
+
+    spec: ModelSpec
+    original: str
+    differences: list[Difference]
+    unchecked: list[str]
+
+
+def verify(src: str | Path, *, image: str | Path | None = None, pool: str | None = None, **overrules: Any) -> Verified:
     """Compares at the family's places (the embedding, each block, the output), in float32.
 
     Args:
       src: a PyTorch checkpoint: a file, a Hugging Face folder or a hub name.
       image: an image file; without one, a fixed random picture at the model's size.
-
-    Returns:
-      The model, what the original was, and the differences in order.
+      pool: what the classification head looks at; only named, since backbones are compared.
 
     Raises:
       UserError: if torch is not installed, or SRC is no PyTorch checkpoint.
@@ -56,7 +72,19 @@ def verify(src: str | Path, *, image: str | Path | None = None, **overrules) -> 
         original, theirs = reference.original(found, source, folder, inputs)
         ours = _ours(load_pretrained(path, drop_head=True, **overrules), reference.ours, inputs)
     places = [(place, ours[place], theirs[place]) for place in theirs]
-    return found.spec, original, [_difference(*place) for place in places]
+    unchecked = _unchecked(found, reference, pool)
+    return Verified(found.spec, original, [_difference(*place) for place in places], unchecked)
+
+
+def _unchecked(found: Recognised, reference: ModuleType, pool: str | None) -> list[str]:
+    """What the original and ours share: assumptions, what the reference takes from us, the head, the pixels."""
+    facts = list(found.assumed)
+    if found.layout != "hf" and (shared := getattr(reference, "shared", None)):
+        facts.append(f"{shared(found)}: no tensor holds them, and the original runs with ours")
+    if found.num_classes:
+        on = f" on {pool}" if pool else ", and what it looks at"
+        facts.append(f"the head of {found.num_classes} classes{on}: the networks before it are compared")
+    return [*facts, "how images are prepared: both see the same pixels"]
 
 
 def _pixels(spec: ModelSpec, image: str | Path | None) -> np.ndarray:

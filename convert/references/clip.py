@@ -58,6 +58,13 @@ def ours(model: Any, given: Mapping[str, jax.Array]) -> Seen:
     return seen
 
 
+def shared(found: Recognised) -> str:
+    """What a state dict does not hold and `_StateDict` takes from our configuration."""
+    c = found.spec.config
+    heads = [f"{tower.num_heads} heads" for tower in (c.vision, c.text) if tower]
+    return f"{' and '.join(heads)}, the {'quick' if c.quick_gelu else 'exact'} GELU"
+
+
 def _named(tower: str, states: list) -> Seen:
     places = ["embedding", *(f"block {i}" for i in range(len(states) - 1))]
     return {f"{tower} {place}": state for place, state in zip(places, states, strict=True)}

@@ -131,6 +131,14 @@ class StateDictViT:
         return [state.numpy() for state in [*states, self._norm(x, "norm")]]
 
 
+def shared(found: Recognised) -> str:
+    """What a state dict does not hold and `StateDictViT` takes from our configuration."""
+    c = found.spec.config
+    heads = [] if "rope_embed.periods" in found.keys else [f"{c.num_heads} attention heads"]
+    table = [] if c.positions == "rope" else ["the resampling of positions"]
+    return ", ".join([*heads, f"norms with an epsilon of {c.norm_eps:g}", *table])
+
+
 def inputs(spec: ModelSpec, pixels: np.ndarray) -> dict[str, np.ndarray]:
     """pixels (1, H, W, C) float32, normalised: all that a ViT takes."""
     return {"images": pixels}

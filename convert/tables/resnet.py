@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from convert.assumptions import assume
 from convert.family import Family, Hints, Layout, Shapes, Told
 from convert.ops import CONV, COPY, COUNT, LINEAR
 from convert.preprocess import to_json, to_timm
@@ -85,16 +86,27 @@ def tell(shapes: Shapes, hints: Hints) -> Told:
     if hints.layout not in (None, layout):
         raise UserError(f"the checkpoint is of the layout {layout!r} of {family}, not {hints.layout!r}")
     _check_json(hints.json)
-    return Told(family, layout, config)
+    return Told(family, layout, config, unsaid=_unsaid(shapes, config, hints))
+
+
+def _unsaid(shapes: Shapes, config: ResNetConfig, hints: Hints) -> tuple[str, ...]:
+    if not _is_guess(shapes, config, hints):
+        return ()
+    why = "a ResNet-50 without a head; torchvision's are resized bilinearly"
+    return (assume("DINO's ResNet-50, with images resized bicubically", why, "model=resnet50"),)
+
+
+def _is_guess(shapes: Shapes, config: ResNetConfig, hints: Hints) -> bool:
+    """Whether the network is taken for DINO's by its shape alone."""
+    published = config.bottleneck and config.depths == (3, 4, 6, 3) and config.width == 2048 and config.reduction == 4
+    headless = "fc.weight" not in shapes and "classifier.1.weight" not in shapes
+    return not hints.json and not hints.model and hints.layout is None and headless and published
 
 
 def _family(shapes: Shapes, config: ResNetConfig, hints: Hints) -> str:
     if hints.model:
         return get(hints.model).family
-    published = config.bottleneck and config.depths == (3, 4, 6, 3) and config.width == 2048 and config.reduction == 4
-    headless = "fc.weight" not in shapes and "classifier.1.weight" not in shapes
-    guessed = not hints.json and hints.layout is None and headless and published
-    return DINO if hints.layout == "meta" or guessed else PLAIN
+    return DINO if hints.layout == "meta" or _is_guess(shapes, config, hints) else PLAIN
 
 
 def _same_keys(shapes: Shapes, config: ResNetConfig, hints: Hints) -> tuple[str, str]:

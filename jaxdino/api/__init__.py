@@ -40,7 +40,10 @@ def load(
     layout: str | None = None,
     prefix: str | None = None,
     num_heads: int | None = None,
+    pool: str | None = None,
+    image_size: int | tuple[int, int] | None = None,
     head: str | Path | None = None,
+    drop_head: bool = False,
     in_channels: int | None = None,
     attention: str = "xla",
     mesh: Mesh | None = None,
@@ -52,7 +55,10 @@ def load(
         ("dinov3_vits16"), a folder made by `python -m convert import`, or a training run's workdir.
       dtype: "float32", "bfloat16" or "float16", of parameters and computation.
       model, layout, prefix, num_heads: overrule what is recognised from the file.
+      pool: what the file's classification head looks at, "cls", "mean", "cls_mean" or "cls4_mean".
+      image_size: of the images, (height, width) in pixels or one number for both.
       head: a file with a linear classification head for these weights, as DINOv2 and DINOv3 publish them.
+      drop_head: leave a classification head in the file aside.
       in_channels: of the images, where it is not the 3 of the weights: the first convolution is adapted.
       attention: "xla", or "cudnn" for flash attention on an NVIDIA GPU in half precision.
       mesh: devices to share the parameters out over (`jaxdino.core.sharding.make_mesh`), for models too large for one.
@@ -66,7 +72,8 @@ def load(
     for what, value, known in (("dtype", dtype, DTYPES), ("attention", attention, ("xla", "cudnn"))):
         if value not in known:
             raise UserError(f"{what}={value!r} is not known; {did_you_mean(str(value), known)}")
-    overrules = dict(model=model, layout=layout, prefix=prefix, num_heads=num_heads, head=head, in_channels=in_channels)
+    overrules = dict(model=model, layout=layout, prefix=prefix, num_heads=num_heads, pool=pool, image_size=image_size)
+    overrules |= dict(head=head, drop_head=drop_head, in_channels=in_channels)
     with assumptions.spelling(), open_pretrained(src, **overrules) as opened:
         card, digest = opened.card, Digest()
         skeleton = card.spec.skeleton(card.num_classes, pool=card.pool, dtype=DTYPES[dtype], attention=attention)

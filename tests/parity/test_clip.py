@@ -180,7 +180,7 @@ def test_stored_causal_masks_are_left_aside(state, tmp_path):
 @pytest.mark.parametrize("name", ["clip hf gelu old eos", "clip hf text projected", "clip openai", "clip open_clip"])
 def test_verify_runs_the_original(loaded, name):
     it = loaded(name)
-    spec, original, differences = verify(it.path, **it.family.overrules)
+    spec, original, differences, _ = verify(it.path, **it.family.overrules)
     assert spec.family == "clip" and ("transformers" in original) == (it.family.layout == "hf")
     assert all(d.relative <= 1e-5 for d in differences)
     towers = {d.place.split()[0] for d in differences}

@@ -10,8 +10,9 @@ from torch import nn
 
 import jaxdino
 from convert.__main__ import main
+from convert.describe import inspect
 from convert.export import export
-from convert.load import Pretrained, bound_table, inspect, load_pretrained
+from convert.load import Pretrained, bound_table, load_pretrained
 from convert.readers import open_source
 from convert.store import save_model
 from jaxdino.core.errors import UserError

@@ -10,6 +10,7 @@ import math
 import re
 from typing import Any, NamedTuple
 
+from convert.assumptions import assume
 from convert.family import Hints, Shapes, Told
 from convert.tables.clip import hf, open_clip
 from jaxdino.core.errors import UserError
@@ -87,7 +88,12 @@ def tell(shapes: Shapes, hints: Hints) -> Told:
         told = _tell_hf(shapes, hints)
     else:
         told = _tell_openai(shapes, hints)
-    return told._replace(preprocess=told.preprocess or _preprocess(told.config))
+    own = _preprocess(told.config)
+    if told.preprocess or not own:
+        return told
+    file = PROCESSORS.get(told.layout, PROCESSORS["hf"])
+    unsaid = (assume("OpenAI's mean and deviation", "a CLIP of a shape that is not published", file=file),)
+    return told._replace(preprocess=own, unsaid=unsaid)
 
 
 def _preprocess(config: CLIPConfig) -> Preprocess | None:
@@ -100,6 +106,7 @@ def _alike(a: CLIPConfig, b: CLIPConfig) -> bool:
     return all(getattr(a, field) == getattr(b, field) for field in SHAPE)
 
 
+PROCESSORS = {"hf": "preprocessor_config.json", "open_clip": "open_clip_config.json with preprocess_cfg"}
 SHAPE = ("image_tower", "text_tower", "embed_dim", "quick_gelu")
 """What makes two checkpoints the same published model."""
 

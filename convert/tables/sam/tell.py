@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from convert.assumptions import assume
 from convert.family import Hints, Shapes, Told
 from convert.store import Card
 from convert.tables.sam.rules import IMAGE_MATRIX, PROMPT_MATRIX
@@ -19,6 +20,7 @@ _KEYS = {  # layout -> the encoder, its patches, blocks and neck; the last mask 
 }
 META_HEADS, META_EPS = 8, 1e-5
 """The decoder's heads and the epsilon of its blocks' norms in Meta's code, which no checkpoint of Meta's tells."""
+CONFIG = "transformers' config.json"
 _ACTIVATIONS = {"vision_config": "gelu", "prompt_encoder_config": "gelu", "mask_decoder_config": "relu"}
 
 
@@ -37,7 +39,20 @@ def tell(shapes: Shapes, hints: Hints) -> Told:
     if hints.num_heads not in (None, config.num_heads):
         raise UserError(f"the relative positions are for {config.num_heads} attention heads, not for {hints.num_heads}")
     own = dataclasses.replace(PREPROCESS, size=(config.image_size,) * 2)
-    return Told("sam", layout, config, own if own != PREPROCESS else None)
+    assumed = _assumed(config, layout, json)
+    return Told("sam", layout, config, own if own != PREPROCESS else None, assumed)
+
+
+def _assumed(config: SamConfig, layout: str, json: Mapping[str, Any]) -> tuple[str, ...]:
+    """What config.json alone could hold, of a shape that is not published."""
+    sizes = {(c.encoder_width, c.depth, c.width) for c in (s.config for s in MODELS.values() if s.family == "sam")}
+    if json or (config.encoder_width, config.depth, config.width) in sizes:
+        return ()
+    lines = (assume(f"{config.decoder_heads} heads in the mask decoder", "as Meta's", file=CONFIG),)
+    lines = () if layout == "meta" else lines  # Meta's code has no other number
+    if config.global_attn_indexes == tuple(range(config.depth)):
+        lines += (assume("no block attends in windows", "all tables of positions span the image", file=CONFIG),)
+    return lines
 
 
 class _Shapes(dict):

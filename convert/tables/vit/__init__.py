@@ -1,14 +1,11 @@
 """The ViTs: DINO, DINOv2, DINOv3 and timm's."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from convert.family import Family, Layout
 from convert.store import Card
 from convert.tables.vit import hf, meta, rules, timm
 from convert.tables.vit.fit import fit
+from convert.tables.vit.pool import pool
 from convert.tables.vit.tell import ANCHORS, tell
-from jaxdino.models.spec import ModelSpec
 
 
 def _meta(table: list, head_file=lambda card: None) -> Layout:
@@ -32,11 +29,6 @@ def _timm(table: list) -> Layout:
 def _hf(table: list) -> Layout:
     head, file = tuple(rules.HF_HEAD), "model.safetensors"
     return Layout(tuple(table), head, file, sharded=True, prefix=hf.prefix, files=hf.files, notes=hf.notes)
-
-
-def _pool(spec: ModelSpec, widths: int, json: Mapping[str, Any]) -> str:
-    """Told from the head's input width, and timm's config.json."""
-    return {2: "cls_mean", 5: "cls4_mean"}.get(widths) or ("mean" if json.get("global_pool") == "avg" else "cls")
 
 
 FAMILY = Family(
@@ -69,7 +61,7 @@ FAMILY = Family(
     ),
     reference="convert.references.vit",
     fit=fit,
-    pool=_pool,
+    pool=pool,
     twins=("dino", "vit"),
     spellings=hf.SPELLINGS,
 )

@@ -45,7 +45,7 @@ def num_heads(own: Shape, shapes: Shapes, json: Mapping[str, Any], hints: Hints)
     heads, assumed = _said(own.width, shapes, json, hints), ()
     if heads is None:
         heads, why = _guessed(own, hints)
-        assumed = (assume(f"{heads} attention heads", why, "num_heads"),) if why else ()
+        assumed = (assume(f"{heads} attention head{'s' * (heads > 1)}", why, "num_heads"),) if why else ()
     if not isinstance(heads, int) or heads < 1 or own.width % heads:
         raise UserError(
             f"{heads} attention heads do not divide a width of {own.width}: give the number with --num_heads"

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.family import Hints, Shapes, Told
+from convert.tables.vit.images import LARGE, constants, pixels, trained_on, trained_size
 from convert.tables.vit.num_heads import Shape, num_heads
 from jaxdino.core.errors import UserError
 from jaxdino.models.registry import get
-from jaxdino.models.spec import IMAGENET, Preprocess
 from jaxdino.models.vit import ViTConfig
 from jaxdino.models.vits import DINOV3
 
@@ -20,6 +20,8 @@ ANCHORS = (
     "embeddings.patch_embeddings.weight",
 )
 """A key that every checkpoint of the layouts ends in once."""
+HF_EPS = 1e-12
+"""The norms' epsilon of transformers' ViT where config.json is silent."""
 
 
 def tell(shapes: Shapes, hints: Hints) -> Told:
@@ -43,7 +45,11 @@ def tell(shapes: Shapes, hints: Hints) -> Told:
     heads, assumed = num_heads(own, shapes, json, hints)
     config = dataclasses.replace(config, num_heads=heads)
     _check_activation(config, family, json)
-    return Told(family, layout, config, _trained_on(family, shapes), assumed)
+    assumed += constants(own, layout, config, shapes, json)
+    size, how = trained_size(own, config, json), trained_on(own, shapes, hints)
+    if own.family == "vit" and size and min(size[0]) >= LARGE:
+        how = dataclasses.replace(how or get("vit_base_patch16_224").preprocess, crop_pct=1.0)
+    return Told(family, layout, config, how, assumed, size, pixels(own, layout, config, shapes, hints))
 
 
 def _style(keys) -> tuple[str, str]:
@@ -138,7 +144,7 @@ def _config(shapes: Shapes, family: str, layout: str, json: Mapping[str, Any]) -
         "layer_scale": family in ("dinov2", "dinov3"),
         "local_cls_norm": "local_cls_norm.weight" in shapes,
         "pooler": "pooler.dense.weight" in shapes,
-        "norm_eps": json.get("layer_norm_eps", norm_eps(family)),
+        "norm_eps": json.get("layer_norm_eps", HF_EPS if _plain_hf(family, layout) else norm_eps(family)),
     }
     token = _first(shapes, "mask_token", "embeddings.mask_token")
     fields["mask_token"] = (
@@ -161,6 +167,10 @@ def _check_activation(config: ViTConfig, family: str, json: Mapping[str, Any]) -
         raise UserError(f"config.json says hidden_act={json['hidden_act']!r}; only {expected!r} is known for {family}")
 
 
+def _plain_hf(family: str, layout: str) -> bool:
+    return layout == "hf" and family in ("dino", "vit")
+
+
 def norm_eps(family: str) -> float:
     """The norms' epsilon in Meta's and timm's code, which have no place to tell another."""
     return 1e-5 if family == "dinov3" else 1e-6
@@ -174,13 +184,6 @@ def resampling(family: str, layout: str, registers: bool) -> dict[str, Any]:
         return {"pos_offset": 0.0, "pos_antialias": family == "dinov2" and registers}
     plain = family in ("dino", "dinov2") and not registers
     return {"pos_offset": 0.1 if plain else 0.0, "pos_antialias": not plain}
-
-
-def _trained_on(family: str, shapes: Shapes) -> Preprocess | None:
-    """Masked auto-encoders see ImageNet's mean and deviation, unlike timm's own ViTs."""
-    if family == "vit" and any(key.startswith("decoder_") for key in shapes):
-        return Preprocess(mean=IMAGENET[0], std=IMAGENET[1], crop_pct=0.875)
-    return None
 
 
 def _overruled(family: str, found: str, model: str | None, layout: str | None) -> tuple[str, str]:

@@ -1,0 +1,142 @@
+"""What an open checkpoint is, as a card: recognised from its header, the JSON beside it and what the user says."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from convert.channels import seen_as
+from convert.family import POOL_WORDS, Hints
+from convert.hub import find
+from convert.plausible import check_spec, understood
+from convert.readers import NOTES, Source, open_source
+from convert.recognise import Recognised, head_keys, recognise
+from convert.resized import Size, resized
+from convert.store import Card
+from convert.tables import layouts, serving
+from jaxdino.core.errors import UserError
+from jaxdino.models.classifier import POOLS, pool_named
+from jaxdino.models.registry import MODELS
+from jaxdino.models.spec import Preprocess
+
+
+class UnknownPool(UserError):
+    """A classification head whose pooling nothing tells."""
+
+
+def recognise_source(
+    source: Source,
+    *,
+    model: str | None = None,
+    layout: str | None = None,
+    prefix: str | None = None,
+    num_heads: int | None = None,
+    image_size: Size | None = None,
+) -> Recognised:
+    """What an open source holds; what our own export noted beside it counts unless it is overruled."""
+    shapes = {key: source.shape(key) for key in source.keys()}  # noqa: SIM118 (a method of ours)
+    noted = source.notes.get("model")
+    with understood(beside(source)):
+        hints = Hints(
+            json=source.config or {},
+            num_heads=num_heads or source.notes.get("num_heads"),
+            model=model or (noted if noted in MODELS else None),
+            layout=layout or source.notes.get("layout"),
+            extras=source.extras,
+            prepared="preprocess" in source.notes,
+            sized=image_size is not None,
+        )
+        found = recognise(shapes, preprocessor=source.preprocessor, prefix=prefix, hints=hints)
+        if "preprocess" in source.notes:
+            preprocess = Preprocess.of(source.notes["preprocess"])
+            found = dataclasses.replace(found, spec=dataclasses.replace(found.spec, preprocess=preprocess))
+    check_spec(found.spec, beside(source))
+    return dataclasses.replace(found, spec=resized(seen_as(found.spec), image_size))
+
+
+def beside(source: Source) -> str:
+    """The source and the JSON that was believed of it, for an error."""
+    files = {"its config": source.config, "its preprocessor_config.json": source.preprocessor, NOTES: source.notes}
+    return (
+        f"{source.origin['path']} ({', '.join(name for name, given in files.items() if given) or 'no JSON beside it'})"
+    )
+
+
+def inspect(src: str | Path, **overrules: Any) -> tuple[Card, dict, Recognised]:
+    """Card, notes of our own export, and what was recognised: from the header of a foreign checkpoint alone."""
+    with open_source(find(src)) as source:
+        found = recognise_source(source, **overrules)
+        return card_of(found, source)[0], source.notes, found
+
+
+def card_of(
+    found: Recognised, source: Source, pool: str | None = None, drop_head: bool = False
+) -> tuple[Card, tuple[str, ...]]:
+    """The card of a foreign checkpoint, and the assumptions in it that were not made before.
+
+    Args:
+      pool: what its head looks at, as the user says.
+      drop_head: leave the head aside; the pool is that of the head where it is known.
+
+    Raises:
+      UserError: if nothing tells what its head looks at (`UnknownPool`), or what was said cannot be.
+    """
+    with understood(beside(source)):
+        labels = (source.config or {}).get("id2label") or {}
+        names = [labels[key] for key in sorted(labels, key=int)] or source.notes.get("class_names", [])
+        names = tuple(map(str, names))
+        pool, more = _pool_without(found, source, pool) if drop_head else _pool(found, source, pool)
+    classes, assumed = 0 if drop_head else found.num_classes, (*found.assumed, *more)
+    card = Card(
+        spec=found.spec,
+        num_classes=classes,
+        pool=pool,
+        class_names=names if len(names) == classes else (),
+        layout=found.layout,
+        source={"path": str(source.origin["path"]), "prefix": found.prefix},
+        assumed=tuple(dict.fromkeys((*assumed, *_assumed_before(source)))),
+    )
+    return card, assumed
+
+
+def _assumed_before(source: Source) -> tuple[str, ...]:
+    """What was assumed of the weights before our export wrote them."""
+    noted = source.notes.get("assumed", [])
+    if not isinstance(noted, list) or not all(isinstance(line, str) for line in noted):
+        raise UserError(f"{beside(source)}: assumed must be a list of lines of text")
+    return tuple(noted)
+
+
+def _pool_without(found: Recognised, source: Source, given: str | None) -> tuple[str, tuple[str, ...]]:
+    """What a new head may look at: as the user says, or as the head that is left aside did."""
+    try:
+        return given or _pool(found, source, None)[0], ()
+    except UnknownPool:
+        return found.spec.pool, ()
+
+
+def _pool(found: Recognised, source: Source, given: str | None) -> tuple[str, tuple[str, ...]]:
+    """What the head looks at, and what was assumed: said by the user, noted by our export, or as the family tells."""
+    if given is not None:
+        pool_named(given)
+    if not found.num_classes:
+        return given or found.spec.pool, ()
+    key = next(key for key in head_keys(layouts(found.spec)[found.layout].head) if key in found.keys)
+    features, width = source.shape(found.keys[key])[1], found.spec.config.width
+    if given is not None:
+        if POOLS[given].widths * width != features:
+            fit = ", ".join(name for name, pool in POOLS.items() if pool.widths * width == features) or "none that fits"
+            raise UserError(
+                f"--pool {given} gives {POOLS[given].widths * width} features, and the head takes {features}: {fit}"
+            )
+        return given, ()
+    if "pool" in source.notes:
+        return str(source.notes["pool"]), ()
+    hints = Hints(json=source.config or {}, extras=source.extras)
+    pool, assumed = serving()[found.spec.family].pool(found.spec, found.layout, features // width, hints)
+    if pool is None:
+        raise UnknownPool(
+            f"{source.origin['path']}: the head of {found.num_classes} classes looks at the {POOL_WORDS['cls']} or at "
+            f"the {POOL_WORDS['mean']}, and nothing in the file or beside it says which: --pool=cls or --pool=mean "
+            "does, --drop_head leaves the head aside"
+        )
+    return pool, assumed

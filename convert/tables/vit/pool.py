@@ -1,0 +1,56 @@
+"""What the classification head of a ViT looks at, where no shape tells it."""
+
+from typing import Any
+
+from convert.assumptions import assume
+from convert.family import POOL_WORDS, Hints
+from convert.tables.vit.num_heads import ARCHITECTURES
+from jaxdino.core.errors import UserError
+from jaxdino.models.spec import ModelSpec
+
+BY_WIDTH = {2: "cls_mean", 5: "cls4_mean"}
+TIMM = {"token": "cls", "avg": "mean"}
+REASONS = {
+    "timm": "timm's ViTs that average have fc_norm in place of norm",
+    "meta": "the linear heads of Meta's code, on one block",
+    "hf": "transformers' heads of this width",
+}
+
+
+def pool(spec: ModelSpec, layout: str, widths: int, hints: Hints) -> tuple[str | None, tuple[str, ...]]:
+    """The pool, None if it cannot be known; and the assumption if it is one.
+
+    timm's DINOv3 averages or takes the class token with the same keys, so that nothing is assumed there.
+
+    Raises:
+      UserError: if config.json asks for a pooling that is not known.
+    """
+    if widths in BY_WIDTH:
+        return BY_WIDTH[widths], ()
+    if layout == "timm" and (named := _timm(hints)):
+        return named, ()
+    if layout == "hf" and spec.family in ("dino", "vit"):
+        return "cls", ()
+    if (spec.family, layout) == ("dinov3", "timm"):
+        return None, ()
+    return "cls", (assume(f"a head on the {POOL_WORDS['cls']}", REASONS[layout], "pool"),)
+
+
+def _timm(hints: Hints) -> str | None:
+    """The pool that timm's config.json or training checkpoint says; left open, it is the architecture's own."""
+    json, extras = hints.json, hints.extras
+    args = json.get("model_args") or {}
+    said = json.get("global_pool") or args.get("global_pool") or extras.get("args.gp")
+    if said and said not in TIMM:
+        raise UserError(f"the file or its config.json says global_pool={said!r}; only {' and '.join(TIMM)} are known")
+    if said:
+        return TIMM[said]
+    trained = next((name for key in ARCHITECTURES if _is_timm(name := extras.get(key))), None)
+    architecture = json.get("architecture") or (trained if "args.gp" in extras else None)
+    if architecture is None:
+        return None
+    return TIMM["avg" if "dinov3" in architecture else "token"]
+
+
+def _is_timm(architecture: Any) -> bool:
+    return isinstance(architecture, str) and "patch" in architecture
