@@ -46,6 +46,9 @@ class Model:
       num_classes: of the head; None: as many as the data has.
       pool: what the head looks at; None: as the weights' own head, or the model's family.
       in_channels: of the images; three-channel weights are adapted to another number; None: as the weights take.
+      layout: of the weights' keys (hf, meta, timm, ...); None: as they are recognised.
+      prefix: which network of a checkpoint, by what stands before its keys ("teacher"); None: as evaluation takes it.
+      num_heads: attention heads of weights that do not say them; None: as they are recognised.
       drop_head: drop the classification head that the weights have, for a new one.
       attention: xla, or cudnn: flash attention, on an NVIDIA GPU in half precision.
       remat: compute activations again in the backward pass: less memory, more time.
@@ -58,6 +61,9 @@ class Model:
     num_classes: int | None = None
     pool: str | None = None
     in_channels: int | None = None
+    layout: str | None = None
+    prefix: str | None = None
+    num_heads: int | None = None
     drop_head: bool = False
     attention: str = "xla"
     remat: bool = False

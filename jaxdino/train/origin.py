@@ -6,7 +6,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from convert.load import open_pretrained
+from convert.assumptions import MARK, spelled, spelling
+from convert.load import Opened, open_pretrained
 from convert.naming import CUSTOM
 from convert.store import Card
 from jaxdino.core.errors import UserError
@@ -14,7 +15,7 @@ from jaxdino.core.rules import did_you_mean
 from jaxdino.models import registry
 from jaxdino.settings.command_line import Command
 from jaxdino.settings.unused import unused
-from jaxdino.train.weights import RANDOM
+from jaxdino.train.weights import RANDOM, WORDS, overrules
 from jaxdino.train.workdir import recorded
 
 RATES = ("auto", "own", "public")
@@ -40,6 +41,9 @@ def settle(given: Command, workdir: str | Path | None, say: Callable[[str], None
         name = before["model"]["name"] if before else _name(config.model)
         if name != config.model.configured_for:
             say(f"model: {name}, as {weights} says")
+        if not before and name in registry.MODELS and Path(weights).exists():
+            for line in _assumed_in_naming(config.model, name):
+                say(line)
     config = given.config(name)
     changed = given.changed(config, name)
     choose_rates(config, say, changed, before.get("rates"))
@@ -113,7 +117,18 @@ def _origin(model: Any) -> tuple[str, str]:
     return "public", f"since {model.weights} has the shape of the published {card.spec.name}"
 
 
+def _assumed_in_naming(model: Any, name: str) -> list[str]:
+    """What was assumed of weights in calling them by a published name, which settles it later on."""
+    without, named = ([line for line in _opened(model, each).notes if line.startswith(MARK)] for each in (None, name))
+    return [spelled(line, WORDS) for line in without if line not in named]
+
+
 def _card(model: Any) -> Card:
     """What the weights are, by their header."""
-    with open_pretrained(model.weights, drop_head=model.drop_head) as opened:
-        return opened.card
+    return _opened(model).card
+
+
+def _opened(model: Any, name: str | None = None) -> Opened:
+    given = overrules(model)
+    with spelling(WORDS), open_pretrained(model.weights, model=name, drop_head=model.drop_head, **given) as opened:
+        return opened

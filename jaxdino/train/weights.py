@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from convert.assumptions import spelled, spelling
 from convert.channels import with_channels
 from convert.load import load_pretrained, new_head
 from convert.naming import CUSTOM
@@ -18,6 +19,14 @@ from jaxdino.core.params import split
 from jaxdino.models import registry
 
 RANDOM = "random"
+OVERRULES = ("layout", "prefix", "num_heads", "pool", "in_channels")
+"""Settings of config.model that overrule what weights are taken for."""
+WORDS = {name: f"--config.model.{name}" for name in OVERRULES} | {
+    "model": "a model's name after the config's colon",
+    "image_size": "--config.data.image_size",
+    "drop_head": "--config.model.drop_head=True",
+}
+"""The flags of `python -m convert`, as a run has them."""
 
 
 def start(config: Any, class_names: tuple[str, ...], say: Callable[[str], None]) -> tuple[Card, dict[str, np.ndarray]]:
@@ -34,7 +43,7 @@ def start(config: Any, class_names: tuple[str, ...], say: Callable[[str], None])
     if model.weights == RANDOM and (spec := published(model)):
         card, flat = _random(_sees(spec, model.in_channels), seed, classes, model.pool)
         return dataclasses.replace(card, class_names=class_names), flat
-    card, flat = _pretrained(model, model.drop_head, say)
+    card, flat = _pretrained(config, model.drop_head, say)
     if card.num_classes not in (0, classes):
         raise UserError(
             f"the weights have a head of {card.num_classes} classes and the data has {classes}: "
@@ -49,8 +58,6 @@ def start(config: Any, class_names: tuple[str, ...], say: Callable[[str], None])
             f"({_first(class_names)}): --config.model.drop_head=True starts with a new head"
         )
     pool = model.pool or card.pool
-    if card.num_classes and pool != card.pool:
-        raise UserError(f"model.pool={pool!r}, but the head of the weights looks at {card.pool!r}: leave it open")
     if not card.num_classes:
         flat |= new_head(card.spec, classes, pool, seed)
     return dataclasses.replace(card, num_classes=classes, pool=pool, class_names=class_names), flat
@@ -68,23 +75,29 @@ def backbone(config: Any, say: Callable[[str], None]) -> tuple[Card, dict[str, n
     """The backbone that a run starts from, as `start` finds it; a classification head of the weights is left out."""
     if config.model.weights == RANDOM and (spec := published(config.model)):
         return _random(_sees(spec, config.model.in_channels), config.seed, 0, None)
-    return _pretrained(config.model, True, say)
+    return _pretrained(config, True, say)
 
 
-def _pretrained(model: Any, drop_head: bool, say: Callable[[str], None]) -> tuple[Card, dict[str, np.ndarray]]:
+def overrules(model: Any) -> dict[str, Any]:
+    """What `config.model` says of its weights, as `open_pretrained` takes it."""
+    return {name: model.get(name) for name in OVERRULES}
+
+
+def _pretrained(config: Any, drop_head: bool, say: Callable[[str], None]) -> tuple[Card, dict[str, np.ndarray]]:
     """The weights that a config names, as far as images pass through them."""
+    model, sized = config.model, config.data.get("image_size") is not None
     spec = published(model)
     named = spec and _sees(spec).name
-    found = load_pretrained(
-        model.weights or model.name, model=named, drop_head=drop_head, in_channels=model.in_channels
-    )
+    with spelling(WORDS):
+        found = load_pretrained(model.weights or model.name, model=named, drop_head=drop_head, **overrules(model))
     if _sees(found.card.spec).name != model.name:
         raise UserError(
             f"the weights are of a {found.card.spec.name}, not a {model.name}: give that name after the config's colon,"
             " or none"
         )
     for note in found.notes:
-        say(note)
+        if not (sized and "--image_size overrules" in note):
+            say(spelled(note, WORDS))
     return _seeing(found.card, {path: float32(array) for path, array in found.flat.items()})
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import torch
 from flax import nnx
+from timm.models.vision_transformer import VisionTransformer
 
 from convert.store import Card, save_model
 from jaxdino.core.errors import UserError
@@ -110,3 +112,13 @@ def test_a_resumed_run_keeps_what_it_began_with(tmp_path):
     assert plain(again) == plain(first) and "as when the run began" in lines[1]
     with pytest.raises(UserError):
         settled(f"model.weights={run}", workdir=tmp_path / "other")
+
+
+def test_assumptions_in_the_words_of_a_run(tmp_path):
+    """MoCo v3's ViT-S has the shapes of DINO's: the heads are said where the weights give the name."""
+    torch.save(VisionTransformer(embed_dim=384, num_heads=12, num_classes=0).state_dict(), tmp_path / "w.pth")
+    line = "assumed: 6 attention heads (width 384 / 64); --config.model.num_heads overrules"
+    config, said = settled(f"model.weights={tmp_path / 'w.pth'}", "data.root=photos")
+    assert config.model.name == "dino_vits16" and line in said
+    config, said = settled(f"model.weights={tmp_path / 'w.pth'}", "data.root=photos", "model.num_heads=12")
+    assert config.model.name == "dino_custom" and line not in said
