@@ -174,7 +174,7 @@ def _network(shapes: Shapes, prefix: str | None, named: str | None) -> tuple[Fam
     for family in (*wanted, *FAMILIES):
         if prefix in prefixes(shapes, family):
             return family, prefix, ()
-    places = ", ".join(repr(place.rstrip(".")) for family in found for place in found[family])
+    places = ", ".join(repr(place) for family in wanted for place in prefixes(shapes, family))
     raise UserError(f"there is no network under {prefix!r}; found under: {places}")
 
 
