@@ -1,36 +1,32 @@
 """Masks of what a text names in images: `python -m jaxdino.segment --workdir DIR --prompt "red circle" IMAGE...`.
 
+IMAGE is a file, a folder (all images in it and below) or a pattern in quotes, such as 'photos/**/*.jpg'.
 Writes, for each image, a mask for each prompt (<image>.<prompt>.png, 0 and 255) and a picture of them all
 (<image>.overlay.png); and masks.json, the masks of all images as a COCO data set.
 """
 
 import argparse
-import json
 import math
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 from PIL import Image
 
+from jaxdino import results
+from jaxdino.core.bars import bar
 from jaxdino.core.command import finish
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
+from jaxdino.data.inputs import Input, find_inputs
+from jaxdino.mask_files import MaskFiles, Query
+from jaxdino.predict import skip
 
 FAMILY = "clipdinosam"
-OVERLAY, MASKS = "overlay", "masks.json"
-
-
-class Query(NamedTuple):
-    """One mask that is asked of every image. `name`: what stands in the names of its files."""
-
-    prompt: str
-    box: tuple[float, ...] | None
-    name: str
+COLUMNS = ("path", "prompt", "mask", "area", "share", "score", "error")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,7 +38,7 @@ def _run(argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m jaxdino.segment", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or a pattern in quotes")
     parser.add_argument("--workdir", required=True, help="the folder of a segmentation run")
     parser.add_argument("--prompt", required=True, action="append", metavar="TEXT", help="may be given several times")
     parser.add_argument(
@@ -53,10 +49,15 @@ def _run(argv: list[str] | None) -> int:
     )
     parser.add_argument("--threshold", type=float, default=0.0, help="logits above it are the mask (default 0)")
     parser.add_argument("--out", default="segmented", metavar="DIR", help="where the files go (default segmented)")
+    parser.add_argument(
+        "--table", metavar="FILE", help="write a table there, .csv, .json or .jsonl, in place of the lines"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="let --table replace a file")
     args = parser.parse_args(argv)
     keep_freed()
     points, boxes = parsed("--points", args.points, (2, 3)), parsed("--boxes", args.boxes, (4,))
-    return segment(args.workdir, args.images, args.prompt, points, boxes, args.threshold, args.out)
+    how = (args.threshold, args.out, args.table, args.overwrite)
+    return segment(args.workdir, args.images, args.prompt, points, boxes, *how)
 
 
 def parsed(flag: str, text: str | None, lengths: Sequence[int]) -> list[tuple[float, ...]]:
@@ -88,16 +89,19 @@ def segment(
     boxes: Sequence[tuple[float, ...]] = (),
     threshold: float = 0.0,
     out: str = "segmented",
+    table: str | None = None,
+    overwrite: bool = False,
 ) -> int:
     """Writes the masks and pictures into `out`; prints a line for each mask, tab-separated: the image, the prompt, the
     share of the image that is covered, the score.
 
     Args:
-      names: image files.
+      names: files, folders and patterns, as `data.inputs.find_inputs` takes them; files in `out` are passed over.
       points: (x, y) or (x, y, label), in pixels of every image, for every prompt; label 1 where there is none.
       boxes: (x1, y1, x2, y2) in pixels of every image: one for all prompts, one for each in order, or several for the
         only prompt, which is then looked for in each.
       threshold: of the logits.
+      table: a .csv, .json or .jsonl file with a row for each mask, in place of the lines.
 
     Returns:
       0, or 1 if an image could not be segmented; each one is named on the standard error.
@@ -110,62 +114,82 @@ def segment(
     _check_run(Path(workdir))
     if not math.isfinite(threshold):
         raise UserError(f"--threshold {threshold}: give a number; logits above it are the mask")
+    results.check("--table", table, overwrite)
     queries, spatial = _queries(prompts, boxes), {}
     if points:
         spatial |= {"points": [p[:2] for p in points], "point_labels": [p[2] if len(p) > 2 else 1 for p in points]}
     if boxes:
         spatial["boxes"] = [query.box for query in queries]
-    _check_spatial(names, len(queries), spatial)
-    folder = Path(out)
-    _check_files(names, queries, folder)
+    images, notes = find_inputs(names, leave_out=out)
+    files = MaskFiles(Path(out), queries)
+    files.check(images, table)
+    _check_spatial([image.path for image in images], len(queries), spatial)
     model = jaxdino.load(Path(workdir))
     model.encode_prompts(prompts)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return _segment(model, names, queries, {"threshold": threshold, **spatial}, folder)
-    except BrokenPipeError:  # of standard output
-        raise
-    except OSError as err:
-        raise UserError(f"--out {out} cannot be written: {err.strerror or err}") from err
+    for note in notes:
+        print(note, file=sys.stderr)
+    with _rows(table) as add, files:
+        failed = _segment(model, images, {"threshold": threshold, **spatial}, files, add)
+    if table is not None:
+        unread = f"; {failed} of {len(images)} images have none, with the reason" if failed else ""
+        print(f"{(len(images) - failed) * len(queries)} masks in {table}{unread}")
+    return int(failed > 0)
 
 
-def _segment(model: Any, names: list[str], queries: list[Query], how: dict[str, Any], folder: Path) -> int:
-    from jaxdino.evals.segmentation_pictures import draw_overlay
-
-    prompts, failed = [query.prompt for query in queries], []
-    coco = Coco(prompts)
-    for name, image in _opened(names, model.reading(names), failed):
+def _segment(model: Any, images: list[Input], how: dict[str, Any], files: MaskFiles, add: Any) -> int:
+    """Segment each image and `add` its rows; returns how many images failed."""
+    failed, shown = 0, add is _print and sys.stdout.isatty()  # the lines are progress enough
+    reading = model.reading([image.path for image in images])
+    for image in images if shown else bar(images, "segmenting"):
+        picture = _opened(image.path, reading)
         try:
-            found = model.segment(image, prompts, **how)
+            if isinstance(picture, Exception):
+                raise UserError(str(picture))
+            found = model.segment(picture, files.prompts, **how)
         except UserError as err:  # of the image: all else is checked
-            _skip(name, err, failed)
+            skip(image.path, err)
+            add({"path": image.path, "error": str(err)})
+            failed += 1
             continue
-        coco.add_image(name, image)
-        for query, mask, score in zip(queries, found.masks, found.scores, strict=True):
-            Image.fromarray(mask.astype(np.uint8) * 255).save(folder / _file(name, query.name))
-            coco.add_mask(query.prompt, mask, float(score))
-            print(f"{name}\t{query.prompt}\t{mask.mean():.4f}\t{score:.4f}", flush=True)
-        draw_overlay(np.asarray(image), prompts, found.masks, found.scores, folder / _file(name, OVERLAY))
-    if len(failed) < len(names):
-        (folder / MASKS).write_text(json.dumps(coco.data) + "\n")
-    return int(bool(failed))
+        paths = files.write(image, picture, found.masks, found.scores)
+        for prompt, path, mask, score in zip(files.prompts, paths, found.masks, found.scores, strict=True):
+            add(
+                {
+                    "path": image.path,
+                    "prompt": prompt,
+                    "mask": str(path),
+                    "area": int(mask.sum()),
+                    "share": round(float(mask.mean()), 6),
+                    "score": round(float(score), 6),
+                }
+            )
+    return failed
 
 
-def _opened(names: list[str], reading: Any, failed: list[str]) -> Iterator[tuple[str, Image.Image]]:
-    """The readable images, upright; others are named and added to `failed`."""
+@contextmanager
+def _rows(table: str | None) -> Iterator[Any]:
+    """What takes a row for each mask, or for an image that has none."""
+    if table is None:
+        yield _print
+        return
+    with results.Table(table, COLUMNS) as opened:
+        yield opened.add
+
+
+def _print(row: dict[str, Any]) -> None:
+    if "error" not in row:
+        print(f"{row['path']}\t{row['prompt']}\t{row['share']:.4f}\t{row['score']:.4f}", flush=True)
+
+
+def _opened(path: str, reading: Any) -> Image.Image | Exception:
+    """An upright image, or why it cannot be read."""
     from jaxdino.data.bad_images import BadImage
     from jaxdino.data.checks import open_image
 
-    for name in names:
-        try:
-            yield name, open_image(name, reading)
-        except BadImage as err:
-            _skip(name, err, failed)
-
-
-def _skip(name: str, why: Exception, failed: list[str]) -> None:
-    print(f"skipped {name}: {why}", file=sys.stderr)
-    failed.append(name)
+    try:
+        return open_image(path, reading)
+    except BadImage as err:
+        return err
 
 
 def _queries(prompts: list[str], boxes: Sequence[tuple[float, ...]]) -> list[Query]:
@@ -182,10 +206,6 @@ def _queries(prompts: list[str], boxes: Sequence[tuple[float, ...]]) -> list[Que
     names = [word if words.count(word) == 1 else f"{word}.{words[:n].count(word) + 1}" for n, word in enumerate(words)]
     repeated = list(boxes) * (count if len(boxes) == 1 else 1) or [None] * count
     return [Query(*row) for row in zip(prompts * (count // len(prompts)), repeated, names, strict=True)]
-
-
-def _file(image: str, name: str) -> str:
-    return f"{Path(image).stem}.{name}.png"
 
 
 def _check_run(workdir: Path) -> None:
@@ -215,7 +235,7 @@ def _check_spatial(names: list[str], count: int, spatial: dict[str, Any]) -> Non
     from jaxdino.data.checks import open_rgb
     from jaxdino.data.sources import DataConfig
 
-    for name in names if spatial else ():
+    for name in bar(names, "checking") if spatial else ():
         try:
             image = open_rgb(name, DataConfig.max_pixels)
         except BadImage:
@@ -225,57 +245,6 @@ def _check_spatial(names: list[str], count: int, spatial: dict[str, Any]) -> Non
             spatial_prompts((image.height, image.width), count, *given)
         except UserError as err:
             raise UserError(f"{name}: {err}") from err
-
-
-def _check_files(names: list[str], queries: list[Query], folder: Path) -> None:
-    """Raises UserError if a file would be written twice, or over an image, or the folder is none."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"--out {folder} cannot be written: {there} is no folder that lets you")
-    images, seen = {Path(name).resolve(): name for name in names}, {}
-    for name in names:
-        for part in (*(query.name for query in queries), OVERLAY):
-            file = _file(name, part)
-            if (folder / file).resolve() in images:
-                raise UserError(f"--out {folder}: {file} would be written over an image: give another folder")
-            if file in seen:
-                both = f"{seen[file]} and {name}" if seen[file] != name else f"two masks of {name}"
-                raise UserError(f"{both} would both be written to {file}: give them in two calls, each its own --out")
-            seen[file] = name
-
-
-class Coco:
-    """A COCO data set of masks: images, categories (the prompts) and annotations, each with its score.
-
-    Source: https://cocodataset.org/#format-data; masks are run lengths, as pycocotools packs them.
-    """
-
-    def __init__(self, prompts: Sequence[str]):
-        self.ids = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts), 1)}
-        categories = [{"id": number, "name": prompt} for prompt, number in self.ids.items()]
-        self.data: dict[str, list] = {"images": [], "categories": categories, "annotations": []}
-
-    def add_image(self, name: str, image: Image.Image) -> None:
-        """The image that the next masks are of."""
-        number = len(self.data["images"]) + 1
-        self.data["images"].append({"id": number, "file_name": name, "width": image.width, "height": image.height})
-
-    def add_mask(self, prompt: str, mask: np.ndarray, score: float) -> None:
-        """A mask (H, W) bool; its box is x, y, width, height in pixels."""
-        from pycocotools import mask as runs
-
-        packed = runs.encode(np.asfortranarray(mask, np.uint8))
-        annotation = {
-            "id": len(self.data["annotations"]) + 1,
-            "image_id": len(self.data["images"]),
-            "category_id": self.ids[prompt],
-            "segmentation": {"size": list(mask.shape), "counts": packed["counts"].decode("ascii")},
-            "bbox": runs.toBbox(packed).tolist(),
-            "area": int(runs.area(packed)),
-            "iscrowd": 0,
-            "score": round(score, 6),
-        }
-        self.data["annotations"].append(annotation)
 
 
 if __name__ == "__main__":

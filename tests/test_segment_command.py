@@ -1,6 +1,9 @@
 """`python -m jaxdino.segment`: files that others read, a line for each mask, and one clear error for a mistake."""
 
+import csv
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -10,7 +13,9 @@ from pycocotools.coco import COCO
 import jaxdino
 from convert.store import Card, save_model
 from jaxdino import segment
+from jaxdino.api.segmenter import Segmenter
 from jaxdino.core.params import split
+from jaxdino.evals import segmentation_pictures as pictures
 from jaxdino.models.registry import get
 from tests import tiny_segmenter
 
@@ -74,7 +79,7 @@ def test_what_cannot_be_read_is_skipped_and_named(run, images, capsys):
         "a.png"
     ]
     assert segment.main(["--workdir", run, "--prompt", "x", "--out", "p", "bad.png"]) == 1
-    assert not list((images / "p").iterdir())
+    assert not (images / "p").exists()
     Image.new("RGB", (90, 5)).save("long.png")
     assert segment.main(["--workdir", run, "--prompt", "x", "--out", "o", "long.png", "a.png"]) == 1
     assert "skipped long.png: the image is 90 wide and 5 high" in capsys.readouterr().err
@@ -111,6 +116,12 @@ MISTAKES = {
     "--out a.png/o cannot be written": [*PAIR, "--out", "a.png/o"],
     "a.png and sub/a.jpg would both be written to a.red_circle.png": [*PAIR, "sub/a.jpg"],
     "two masks of a.png would both be written to a.overlay.png": ["--prompt", "overlay", "a.png"],
+    "all images of . lie in ., where the results go": ["--prompt", "x", ".", "--out", "."],
+    "--table o/masks.json: the list of the masks goes there": [*PAIR, "--table", "o/masks.json"],
+    "--table t.txt: give a file that ends in": [*PAIR, "--table", "t.txt"],
+    "--table old.csv exists already": [*PAIR, "--table", "old.csv"],
+    "nothing matches '*.gif'": [*PAIR, "*.gif"],
+    "takes one kind of file": [*PAIR, "sub/*.jpg", "a.png"],
     "a.x.png would be written over an image": ["--prompt", "x", "a.png", "a.x.png", "--out", "."],
     "there is no folder nowhere": [*PAIR, "--workdir", "nowhere"],
     "has not finished a stage yet": [*PAIR, "--workdir", "begun"],
@@ -123,12 +134,80 @@ MISTAKES = {
 def test_mistakes_are_one_clear_error_and_nothing_is_written(run, images, words, capsys):
     for name in ("begun/checkpoints", "empty"):
         (images / name).mkdir(parents=True)
+    (images / "old.csv").write_text("old")
+    (images / "sub").mkdir()
+    Image.new("RGB", (9, 9)).save("sub/a.jpg")
     if words.startswith("other"):
         spec = get("dinov3_digits")
         save_model("other/best", Card(spec), {path: np.asarray(leaf) for path, leaf in split(spec.build())[1].items()})
     before = sorted(images.rglob("*"))
     assert segment.main(["--workdir", run, "--out", "o", *MISTAKES[words]]) == 2
     assert words in capsys.readouterr().err and sorted(images.rglob("*")) == before
+
+
+@pytest.fixture
+def tree(images):
+    """photos/ with a.png, sub/a.png (the same picture), sub/bad.png, sub/notes.txt."""
+    (images / "photos" / "sub").mkdir(parents=True)
+    for source, place in (("a.png", "a.png"), ("a.png", "sub/a.png"), ("bad.png", "sub/bad.png")):
+        (images / "photos" / place).write_bytes((images / source).read_bytes())
+    (images / "photos" / "sub" / "notes.txt").write_text("none")
+    return images
+
+
+def test_folders_are_mirrored_and_a_table_holds_every_mask(run, tree, capsys):
+    args = ["--workdir", run, "--prompt", "x", "--prompt", "y", "--out", "photos/out"]
+    assert segment.main([*args, "--table", "t/t.csv", "photos"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "4 masks in t/t.csv; 1 of 3 images have none, with the reason\n"
+    assert "photos: 3 images; passed over: 1 not an image (.txt)" in err and "skipped photos/sub/bad.png: not" in err
+    with open("t/t.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    paths = ["photos/a.png", "photos/sub/a.png"]
+    assert [(row["path"], row["prompt"], row["mask"]) for row in rows[:4]] == [
+        (path, name, path.replace("photos", "photos/out").replace("a.png", f"a.{name}.png"))
+        for path in paths
+        for name in "xy"
+    ]
+    assert rows[4]["path"] == "photos/sub/bad.png" and rows[4]["error"] == "not an image Pillow knows"
+    notes = json.loads((tree / "photos" / "out" / "masks.json").read_text())
+    assert [image["file_name"] for image in notes["images"]] == paths
+    for row, note in zip(rows, notes["annotations"], strict=False):
+        mask = np.asarray(Image.open(row["mask"])) > 0
+        assert int(row["area"]) == note["area"] == mask.sum() and row["error"] == ""
+        assert float(row["share"]) == pytest.approx(mask.mean(), abs=1e-6)
+        assert float(row["score"]) == note["score"]
+    assert segment.main([*args, "--table", "t/t.json", "photos/**/*.png"]) == 1  # not the masks of the first call
+    assert "photos/**/*.png: 3 images; passed over: 6 in photos/out" in capsys.readouterr().err
+    listed = json.loads((tree / "t" / "t.json").read_text())
+    assert [row["path"] for row in listed] == [row["path"] for row in rows]
+    assert listed[4] == {"path": "photos/sub/bad.png", "error": rows[4]["error"]}
+    assert listed[0]["area"] == int(rows[0]["area"])
+
+
+@pytest.mark.parametrize("second", ["before its files", "while they are written"])
+def test_after_ctrl_c_the_list_holds_what_is_there(run, tree, monkeypatch, capsys, second):
+    """The first image is done; the second is interrupted before or within `MaskFiles.write`."""
+    calls = []
+    place = (Segmenter, "segment") if second.startswith("before") else (pictures, "draw_overlay")
+    original = getattr(*place)
+
+    def press(*args, **how):
+        calls.append(args)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*args, **how)
+
+    monkeypatch.setattr(*place, press)
+    args = ["--workdir", run, "--prompt", "x", "--out", "o", "--table", "t.csv", "photos", "b.jpg"]
+    assert segment.main(args) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted" and not (tree / "t.csv").exists()
+    done = ["photos/a.png", "photos/sub/a.png"][: 1 if second.startswith("before") else 2]
+    files = [f"o/{path.removeprefix('photos/')[:-4]}.{part}.png" for path in done for part in ("x", "overlay")]
+    found = [str(path.relative_to(tree)) for path in (tree / "o").rglob("*") if path.is_file()]
+    assert sorted(found) == sorted([*files, "o/masks.json"])
+    notes = json.loads((tree / "o" / "masks.json").read_text())
+    assert [image["file_name"] for image in notes["images"]] == done and len(notes["annotations"]) == len(done)
 
 
 def test_a_prompt_is_needed(run, images, capsys):

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -59,8 +59,8 @@ def draw_pairs(
 
 
 def draw_overlay(
-    image: np.ndarray, prompts: Sequence[str], masks: np.ndarray, scores: Sequence[float], file: str | Path
-) -> Path:
+    image: np.ndarray, prompts: Sequence[str], masks: np.ndarray, scores: Sequence[float], file: str | Path | BinaryIO
+) -> None:
     """The image, and beside it the masks of P prompts, each in a colour that a legend tells with score and share.
 
     Args:
@@ -83,7 +83,6 @@ def draw_overlay(
         _show(right, image, list(masks))
         keys = [Patch(color=_colour(n), label=label) for n, label in enumerate(labels)]
         figure.legend(handles=keys, loc="outside lower left", frameon=False, fontsize=8)
-    return Path(file)
 
 
 def _wrapped(prompt: str, length: int = LINE) -> str:
@@ -123,7 +122,7 @@ def _show(axes: Any, image: np.ndarray, masks: Sequence[np.ndarray]) -> None:
 
 
 @contextmanager
-def _figure(width: float, height: float, file: str | Path) -> Iterator[Any]:
+def _figure(width: float, height: float, file: str | Path | BinaryIO) -> Iterator[Any]:
     """A figure of so many inches, written when the block ends; a prompt is text and no formula, in any script."""
     import matplotlib
 

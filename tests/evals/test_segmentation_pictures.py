@@ -66,7 +66,8 @@ def test_overlay(size, tmp_path):
     image = np.full((*size, 3), LEVEL, np.uint8)
     masks = np.zeros((2, *size), bool)
     masks[0, : size[0] // 2], masks[1, -size[0] // 3 :] = True, True
-    file = pictures.draw_overlay(image, ["red circle", "sky"], masks, [0.91, 0.2], tmp_path / "a.png")
+    file = tmp_path / "a.png"
+    pictures.draw_overlay(image, ["red circle", "sky"], masks, [0.91, 0.2], file)
     first, second, third = (share(file, colour) for colour in pictures.COLOURS[:3])
     assert first > 1.2 * second > 0.02 and third == 0
 
@@ -74,7 +75,8 @@ def test_overlay(size, tmp_path):
 def test_masks_of_everything_and_nothing_and_scripts_without_letters(tmp_path):
     image = RNG.integers(0, 256, (20, 20, 3), np.uint8)
     masks = np.stack([np.ones((20, 20), bool), np.zeros((20, 20), bool)] * 5)
-    file = pictures.draw_overlay(image, ["\u732b", "$\\frac{"] * 5, masks, np.linspace(0, 1, 10), tmp_path / "a.png")
+    file = tmp_path / "a.png"
+    pictures.draw_overlay(image, ["\u732b", "$\\frac{"] * 5, masks, np.linspace(0, 1, 10), file)
     assert file.is_file()
 
 

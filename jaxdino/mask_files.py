@@ -1,0 +1,132 @@
+"""The files of masks: a PNG for each mask, a picture of all masks of an image, and masks.json, which lists them."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from convert.drafts import Drafts
+from jaxdino.core.command import uninterrupted
+from jaxdino.core.errors import UserError
+from jaxdino.data.inputs import Input
+
+OVERLAY, MASKS = "overlay", "masks.json"
+
+
+class Query(NamedTuple):
+    """One mask that is asked of every image. `name`: what stands in the names of its files."""
+
+    prompt: str
+    box: tuple[float, ...] | None
+    name: str
+
+
+class MaskFiles:
+    """Write masks into a folder, with the sub-folders that the images were found in.
+
+    A context manager. However it is left, masks.json lists exactly the masks that were written with it; it is not
+    written if there are none. Ctrl-C waits for the files of one image, which appear together.
+    """
+
+    def __init__(self, folder: Path, queries: Sequence[Query]):
+        self.folder, self.queries = folder, queries
+        self.prompts = [query.prompt for query in queries]
+        self._coco = Coco(self.prompts)
+
+    def __enter__(self) -> "MaskFiles":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if not self._coco.data["images"]:
+            return
+        with uninterrupted(), Drafts(self.folder) as drafts, drafts.open(MASKS) as file:
+            file.write((json.dumps(self._coco.data) + "\n").encode())
+
+    def path(self, image: Input, name: str) -> Path:
+        """The file of a query's name, or of the `OVERLAY`, of an image."""
+        below = Path(image.below)
+        return self.folder / below.parent / f"{below.stem}.{name}.png"
+
+    def write(self, image: Input, picture: Image.Image, masks: np.ndarray, scores: np.ndarray) -> list[Path]:
+        """Write the masks (P, H, W) bool of an image, and the picture of them all; returns the files of the masks."""
+        from jaxdino.evals.segmentation_pictures import draw_overlay
+
+        files = [self.path(image, query.name) for query in self.queries]
+        overlay = self.path(image, OVERLAY)
+        with uninterrupted():
+            with Drafts(overlay.parent) as drafts:
+                for path, mask in zip(files, masks, strict=True):
+                    with drafts.open(path.name) as file:
+                        Image.fromarray(mask.astype(np.uint8) * 255).save(file, "PNG")
+                with drafts.open(overlay.name) as file:
+                    draw_overlay(np.asarray(picture), self.prompts, masks, scores, file)
+            self._coco.add_image(image.path, picture)
+            for prompt, mask, score in zip(self.prompts, masks, scores, strict=True):
+                self._coco.add_mask(prompt, mask, float(score))
+        return files
+
+    def check(self, images: Sequence[Input], table: str | None = None) -> None:
+        """Raises UserError if a file would be written twice, over an image or over the table, or cannot be written."""
+        if table is not None and Path(table).resolve() == (self.folder / MASKS).resolve():
+            raise UserError(f"--table {table}: the list of the masks goes there: give another file")
+        for folder in {self.path(image, OVERLAY).parent: None for image in images}:
+            there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+            if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+                raise UserError(f"--out {self.folder} cannot be written: {there} is no folder that lets you")
+        given = {Path(image.path).resolve() for image in images}
+        seen: dict[Path, str] = {}
+        for image, path in self._planned(images):
+            file = path.relative_to(self.folder)
+            if path.resolve() in given:
+                raise UserError(f"--out {self.folder}: {file} would be written over an image: give another folder")
+            if path in seen:
+                same = seen[path] == image.path
+                both = f"two masks of {image.path}" if same else f"{seen[path]} and {image.path}"
+                hint = "give them in two calls, each its own --out" + (
+                    "" if same else "; a pattern such as 'photos/**/*.jpg' takes one kind of file"
+                )
+                raise UserError(f"{both} would both be written to {file}: {hint}")
+            seen[path] = image.path
+
+    def _planned(self, images: Sequence[Input]) -> Iterator[tuple[Input, Path]]:
+        for image in images:
+            for name in (*(query.name for query in self.queries), OVERLAY):
+                yield image, self.path(image, name)
+
+
+class Coco:
+    """A COCO data set of masks: images, categories (the prompts) and annotations, each with its score.
+
+    Source: https://cocodataset.org/#format-data; masks are run lengths, as pycocotools packs them.
+    """
+
+    def __init__(self, prompts: Sequence[str]):
+        self.ids = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts), 1)}
+        categories = [{"id": number, "name": prompt} for prompt, number in self.ids.items()]
+        self.data: dict[str, list] = {"images": [], "categories": categories, "annotations": []}
+
+    def add_image(self, name: str, image: Image.Image) -> None:
+        """The image that the next masks are of."""
+        number = len(self.data["images"]) + 1
+        self.data["images"].append({"id": number, "file_name": name, "width": image.width, "height": image.height})
+
+    def add_mask(self, prompt: str, mask: np.ndarray, score: float) -> None:
+        """A mask (H, W) bool; its box is x, y, width, height in pixels."""
+        from pycocotools import mask as runs
+
+        packed = runs.encode(np.asfortranarray(mask, np.uint8))
+        annotation = {
+            "id": len(self.data["annotations"]) + 1,
+            "image_id": len(self.data["images"]),
+            "category_id": self.ids[prompt],
+            "segmentation": {"size": list(mask.shape), "counts": packed["counts"].decode("ascii")},
+            "bbox": runs.toBbox(packed).tolist(),
+            "area": int(runs.area(packed)),
+            "iscrowd": 0,
+            "score": round(score, 6),
+        }
+        self.data["annotations"].append(annotation)
