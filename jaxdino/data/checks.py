@@ -3,6 +3,7 @@
 Whatever is in a file, reading it gives an image or a `BadImage`, never another error.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +14,8 @@ from jaxdino.data.bands import Picture
 from jaxdino.data.channels import RGB, Reading, of_image, of_values
 from jaxdino.data.heif import Undecoded, open_any
 from jaxdino.data.kinds import Kind, is_npy, kind_of, kind_of_raw, orientation_of, values_of
+from jaxdino.data.ranges import Range
+from jaxdino.data.survey import reading_of
 
 TURNS = {  # EXIF orientation -> what makes it upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -61,8 +64,9 @@ def open_image(record: str | np.ndarray | Image.Image, reading: Reading, draft: 
 
 
 def open_rgb(record: str | np.ndarray, max_pixels: int, draft: Draft = undrafted) -> Image.Image:
-    """As `open_image`, of three channels and the full range of 16 bits."""
-    return open_image(record, Reading(max_pixels=max_pixels), draft)
+    """As `open_image`, of three channels; deep pixels in the range that suits this one image, with a warning."""
+    reading = dataclasses.replace(reading_of([record], Range()), max_pixels=max_pixels)
+    return open_image(record, reading, draft)
 
 
 def _open_file(path: str, reading: Reading, draft: Draft) -> Picture:

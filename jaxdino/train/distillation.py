@@ -65,10 +65,8 @@ class Distillation:
         heads = {path: np.asarray(leaf) for path, leaf in fresh.items() if not path.startswith(BACKBONE)}
         self.flat = {path: backbone.get(path, heads.get(path)) for path in fresh}
         self.retrieval = Retrieval.of(
-            config, self.source, self.card.spec, self.backbone, self.views_of("global")[0].size, mesh
+            config, self.source, self.card.spec, self.backbone, self.views_of("global")[0].size, mesh, tell
         )
-        if self.retrieval and config.evaluation.root is not None:
-            tell(data.summary(self.retrieval.source, what="evaluation"))
         self.monitors = self.retrieval.names if self.retrieval else ()
         alarms.check(config.alarms)
 

@@ -39,6 +39,22 @@ def settled(cfg: DataConfig, source: Source, card: Card, say: Callable[[str], No
     return dataclasses.replace(card, spec=dataclasses.replace(card.spec, preprocess=how))
 
 
+def measured(cfg: DataConfig, source: Source, how: Preprocess, say: Callable[[str], None]) -> DataConfig:
+    """The settings for labelled images that only measure: read as the run's own, which `how` says.
+
+    Where the run's own images have 8 bits, and so no range, these images' values tell one.
+
+    Raises:
+      UserError: as `settled`.
+    """
+    found, chosen = survey.look(list(source.splits.values())), Range.of(how.sixteen_bit)
+    if found is not None:
+        chosen, lines = survey.settle(found, chosen, chosen, len(how.mean))
+        for line in lines:
+            say(f"evaluation {line}")
+    return dataclasses.replace(cfg, sixteen_bit=str(chosen))
+
+
 def _statistics(cfg: DataConfig, channels: int) -> dict[str, tuple[float, ...]]:
     """The mean and deviation that are set, one for each channel."""
     given = {name: tuple(map(float, value)) for name in ("mean", "std") if (value := getattr(cfg, name)) is not None}

@@ -49,7 +49,14 @@ class Retrieval:
 
     @classmethod
     def of(
-        cls, config: Any, source: Source, spec: ModelSpec, backbone: Skeleton, size: int, mesh: Mesh
+        cls,
+        config: Any,
+        source: Source,
+        spec: ModelSpec,
+        backbone: Skeleton,
+        size: int,
+        mesh: Mesh,
+        say: Callable[[str], None],
     ) -> "Retrieval | None":
         """Of the labelled images that the config names, or of the training data's own; None if there are none.
 
@@ -64,6 +71,10 @@ class Retrieval:
         if given.root is not None:
             cfg = dataclasses.replace(cfg, name="folder", root=given.root)
             source = data.labelled(cfg)
+            say(data.summary(source, what="evaluation"))
+            cfg = pixels.measured(cfg, source, spec.preprocess, say)
+        else:
+            cfg = pixels.of_model(cfg, spec.preprocess)
         if len(source.class_names) < 2 or "val" not in source.splits:
             return None
         k = tuple(sorted({min(number, len(source.split("train"))) for number in given.k}))
@@ -139,7 +150,7 @@ class Retrieval:
         """The images of a split. Raises Stopped if the run is told to stop meanwhile."""
         batches = pipeline.make_eval_iter(
             self.source.split(name),
-            pixels.of_model(self.cfg, self.spec.preprocess),
+            self.cfg,
             batch_size=self.batch_size,
             image_size=self.size,
             resize=self.spec.preprocess.resize,

@@ -14,6 +14,7 @@ from convert.store import Card, is_model, load_card
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import split
 from jaxdino.core.rules import did_you_mean
+from jaxdino.data.channels import RGB
 from jaxdino.models import registry
 from jaxdino.models.clipdinosam import ClipDinoSamConfig
 from jaxdino.models.spec import ModelSpec
@@ -43,6 +44,8 @@ def start(config: Any, prompts: tuple[str, ...], tell: Callable[[str], None]) ->
     Raises:
       UserError: for weights of another model, a part that cannot be had, or the run of another stage than the last.
     """
+    if config.model.in_channels is not None:
+        _check_channels(config.model.in_channels, "model.in_channels")
     if earlier := _earlier(config.model.weights):
         return _continued(config, earlier, prompts, tell)
     if (config.get("stage") or 1) > 1:
@@ -75,6 +78,7 @@ def _continued(config: Any, path: Path, prompts: tuple[str, ...], tell: Callable
     if card.spec.name != config.model.name:
         hint = f"--config=configs/clipdinosam.py:{card.spec.name}"
         raise UserError(f"{config.model.weights} was made with a {card.spec.name}, not a {config.model.name}: {hint}")
+    _check_channels(card.spec.config.in_channels, config.model.weights)
     tell(f"weights: {config.model.weights}, after its stage {ended!r}, its CLIP and SAM too: text and sam are not read")
     return Start(dataclasses.replace(card, class_names=prompts), flat, opened.companions)
 
@@ -84,6 +88,7 @@ def _assembled(config: Any, prompts: tuple[str, ...], tell: Callable[[str], None
     card, image = weights.backbone(config, tell)
     if not isinstance(card.spec.config, ViTConfig):
         raise UserError(f"model.name={card.spec.name}: the image encoder is a ViT: DINO, DINOv2, DINOv3 or one of timm")
+    _check_channels(card.spec.config.in_channels, config.model.weights or card.spec.name)
     text, text_flat, companions = _part(config.text, "text", tell)
     sam, sam_flat, _ = _part(config.sam, "sam", tell)
     shape = ClipDinoSamConfig(card.spec.config, text.config.text_only(), sam.config, image_family=card.spec.family)
@@ -97,6 +102,15 @@ def _assembled(config: Any, prompts: tuple[str, ...], tell: Callable[[str], None
     flat = {path: weights.float32(given.get(path, np.asarray(leaf))) for path, leaf in fresh.items()}
     sources = {"image": card.source, "text": config.text.weights, "sam": config.sam.weights}
     return Start(Card(spec, class_names=prompts, source=sources), flat, companions)
+
+
+def _check_channels(channels: int, what: str) -> None:
+    """Raises UserError unless the image encoder sees RGB images: SAM and CLIP do, and so do overlays."""
+    if channels != RGB:
+        raise UserError(
+            f"{what}: an image encoder of {channels} channel{'s' * (channels > 1)}; segmentation takes images of "
+            "three. Give three-channel weights: grey images are read as three equal channels, and alpha is dropped"
+        )
 
 
 def _part(given: Any, word: str, tell: Callable[[str], None]) -> tuple[ModelSpec, Flat, tuple[Path, ...]]:

@@ -49,7 +49,8 @@ def test_a_transparent_palette_gives_its_colours(tmp_path):
 @pytest.mark.parametrize("name", ["x.png", "x.tif"])
 def test_sixteen_bits_are_scaled_to_eight(tmp_path, name):
     levels = np.array([[0, 128, 129, 257, 40_000, 65_535]], np.uint16)
-    shown = pixels(saved(tmp_path, Image.fromarray(levels), name))
+    with pytest.warns(UserWarning, match="up to 65535: read as 16-bit"):
+        shown = pixels(saved(tmp_path, Image.fromarray(levels), name))
     assert shown[0, :, 0].tolist() == [0, 0, 1, 1, 156, 255]
     assert np.array_equal(shown[..., 0], shown[..., 2])
 

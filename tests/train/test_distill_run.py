@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -186,11 +187,26 @@ def test_a_student_that_is_not_softer_than_its_teacher_is_warned_of():
 def test_the_labelled_folder_of_the_evaluation_is_said(tmp_path):
     for place in ("Training/a", "Training/b", "dev/a"):
         (tmp_path / place).mkdir(parents=True)
-        (tmp_path / place / "1.png").touch()
+        Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(tmp_path / place / "1.png")
     said = []
-    prepare(tiny_distill.config(1, evaluation__root=str(tmp_path)), said.append)
+    task = prepare(tiny_distill.config(1, evaluation__root=str(tmp_path)), said.append).task
     line = "evaluation: folder, 2 classes; images: train 2 (Training), val 1 (dev)"
     assert f"{line}\nevaluation: val has no images of 1 of the 2 classes: b" in said
+    # Digits have 8 bits, so these images tell their own range.
+    assert any(line.startswith("evaluation pixels: 16-bit images hold values up to 4000") for line in said)
+    assert task.retrieval.cfg.sixteen_bit == "0,4095" and task.card.spec.preprocess.sixteen_bit == "auto"
+
+
+def test_evaluation_images_are_read_in_the_range_of_the_training_images(tmp_path):
+    for place in ("train/a", "train/b", "val/a", "val/b"):
+        (tmp_path / place).mkdir(parents=True)
+        Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(tmp_path / place / "1.png")
+    changes = dict(evaluation__root=str(tmp_path), data__sixteen_bit="0,9999")
+    task = prepare(tiny_distill.config(1, **changes), lambda line: None).task
+    assert task.retrieval.cfg.sixteen_bit == "0,9999"
+    session = SimpleNamespace(stop=SimpleNamespace(asked=lambda: False))
+    batch = next(task.retrieval._batches(session, "val"))
+    assert np.all(batch["image"][batch["weight"] == 1] == 102)
 
 
 def test_images_without_labels_train_and_nothing_is_measured_on_them(tmp_path):

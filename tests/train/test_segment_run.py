@@ -220,6 +220,7 @@ def test_all_options_of_a_stage_train_together(tmp_path):
             "their objectives differ: monitor",
         ),
         (dict(data__root="DIR"), "data.root=DIR is not read: data.name is 'shapes'.*data.name=masks"),
+        (dict(model__in_channels=4), r"model\.in_channels: an image encoder of 4 channels; segmentation takes"),
         (dict(model__name="resnet18", model__configured_for="resnet18"), "image encoder is a ViT"),
     ],
 )
