@@ -214,7 +214,8 @@ def _inspect(args) -> int:
         "dtype": ", ".join(sorted({opened.flat[path].dtype.name for path in opened.skeleton.paths("param")})),
         "digest": digest.value(),
         "shape": shape_of(spec),
-        "input": f"{spec.preprocess.size}, mean {spec.preprocess.mean}, std {spec.preprocess.std}",
+        "input": f"{spec.preprocess.size}, mean {spec.preprocess.mean}, std {spec.preprocess.std}"
+        + (f", sixteen_bit {deep}" if (deep := spec.preprocess.sixteen_bit) != "auto" else ""),
         "head": head or (f"{card.num_classes} classes on {card.pool}" if card.num_classes else "-"),
     }
     for name, value in rows.items():

@@ -249,6 +249,11 @@ def to_json(how: Preprocess) -> dict[str, Any]:
 def unlike(how: Preprocess, files: Iterable[str]) -> list[str]:
     """What the files that an export writes cannot say of the preprocessing, a line each."""
     notes = []
+    if how.sixteen_bit != "auto":
+        notes.append(
+            f"only jaxdino.json says that 16-bit and float pixels were read with sixteen_bit={how.sixteen_bit}: "
+            "elsewhere, bring images to 8 bits so first"
+        )
     if "preprocessor_config.json" in files:
         if how.crop_mode == "border":
             notes.append("transformers has no crop_mode 'border': its processor crops the centre, to other pixels")

@@ -37,19 +37,30 @@ def _run(argv: list[str] | None) -> int:
     parser.add_argument(
         "--batch_size", type=int, default=32, help="images that go through the model together (default 32)"
     )
+    parser.add_argument(
+        "--sixteen_bit",
+        help="black and white of 16-bit and float images: full, image, percentiles or 0,4095 (default the model's)",
+    )
     args = parser.parse_args(argv)
     keep_freed()
-    return predict(args.workdir, args.images, args.top, args.batch_size, args.out, args.overwrite)
+    return predict(args.workdir, args.images, args.top, args.batch_size, args.out, args.overwrite, args.sixteen_bit)
 
 
 def predict(
-    workdir: str, names: list[str], top: int = 1, batch_size: int = 32, out: str | None = None, overwrite: bool = False
+    workdir: str,
+    names: list[str],
+    top: int = 1,
+    batch_size: int = 32,
+    out: str | None = None,
+    overwrite: bool = False,
+    sixteen_bit: str | None = None,
 ) -> int:
     """Prints or writes the `top` classes of each image, with their probabilities.
 
     Args:
       names: files, folders and patterns, as `data.inputs.find_inputs` takes them.
       out: a .csv, .json or .jsonl file for the results, unread images among them; None prints a line for each.
+      sixteen_bit: as `Model.preprocess` takes it.
 
     Returns:
       0, or 1 if an image could not be read; each one is named on the standard error.
@@ -77,7 +88,7 @@ def predict(
     for note in notes:
         print(note, file=sys.stderr)
     paths, failed = [image.path for image in inputs], 0
-    reading = model.reading(paths)
+    reading = model.reading(paths, sixteen_bit)
     with _written(out, min(top, model.card.num_classes)) as write:
         found = classify.classify(model, paths, reading, top, batch_size)
         shown = out is None and sys.stdout.isatty()  # the lines are progress enough

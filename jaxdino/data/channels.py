@@ -32,7 +32,7 @@ def refusal(bands: int, channels: int) -> str:
     """Why an image does not fit a model, and what to do."""
     return (
         f"the image has {bands} channel{'s' * (bands > 1)} and the model takes {channels}: "
-        f"--config.model.in_channels={bands} adapts three-channel weights"
+        f"in_channels={bands} adapts three-channel weights (--config.model.in_channels of a run)"
     )
 
 

@@ -152,12 +152,12 @@ def _pair(numbers: str, whole: str) -> tuple[float, float]:
     return low, high
 
 
-def fitting(low: float, high: float, floats: bool, whole: bool, what: str) -> tuple[Range, str]:
+def fitting(low: float, high: float, floats: bool, whole: bool, what: str, flag: str) -> tuple[Range, str]:
     """Choose the range of images whose values reach from `low` to `high`.
 
     Args:
       floats: whether they are stored as floats. whole: whether all values are whole numbers nevertheless.
-      what: names the images, for the error.
+      what: names the images; flag: names the setting; for the error.
 
     Returns:
       The smallest of 0 to 1 (of floats) and of 8, 10, 12, 14 and 16 bits that holds the values, and its name.
@@ -173,5 +173,5 @@ def fitting(low: float, high: float, floats: bool, whole: bool, what: str) -> tu
             return Range("full") if whole_range else Range("numbers", 0, 2**bits - 1), f"{bits}-bit"
     raise UserError(
         f"{what} hold values from {low:.6g} to {high:.6g}, which is no bit depth: say which value is black and "
-        f"which white, --config.{FLAG}={low:.6g},{high:.6g}, or take each image's own, percentiles or image"
+        f"which white, {flag}={low:.6g},{high:.6g}, or take each image's own, percentiles or image"
     )

@@ -118,7 +118,9 @@ def _choose(found: Survey, values: Values, lines: list[str]) -> tuple[Range, lis
             f"there are images of {' and '.join(sorted(dtypes))}, which one range cannot suit: "
             f"--config.{FLAG}=percentiles or image takes each image's own"
         )
-    chosen, name = fitting(values.low, values.high, values.floats, values.whole, f"the {_deep_names(found)} images")
+    chosen, name = fitting(
+        values.low, values.high, values.floats, values.whole, f"the {_deep_names(found)} images", f"--config.{FLAG}"
+    )
     lines.append(f"pixels: {_extent(found, values)}: read as {name}; --config.{FLAG}={chosen} says so")
     return chosen, _checked(found, chosen, lines)
 
@@ -175,7 +177,9 @@ def range_of(records: Sequence[str | np.ndarray | Image.Image]) -> tuple[Range, 
     low, high = min(float(each.min()) for each in seen), max(float(each.max()) for each in seen)
     whole = all(bool((each == np.rint(each)).all()) for each in seen)
     names = " and ".join(sorted({str(each.dtype) for each in seen}))
-    chosen, name = fitting(low, high, any(each.dtype.kind == "f" for each in seen), whole, f"the {names} images")
+    chosen, name = fitting(
+        low, high, any(each.dtype.kind == "f" for each in seen), whole, f"the {names} images", "sixteen_bit"
+    )
     return chosen, f"{names} images hold values up to {high:.6g}: read as {name}; sixteen_bit={str(chosen)!r} says so"
 
 

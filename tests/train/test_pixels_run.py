@@ -72,6 +72,8 @@ def test_the_model_of_a_run_reads_new_images_as_the_run_did(root, tmp_path, caps
     capsys.readouterr()
     assert predict.main(["--workdir", str(folder), path]) == 0
     assert capsys.readouterr().out.split("\t")[1] == expected[0][0]
+    assert predict.main(["--workdir", str(folder), path, "--sixteen_bit", "9,3"]) == 2
+    assert "sixteen_bit=9,3" in capsys.readouterr().err
     flags = ["--root", str(root), "--k", "3", "--batch_size", "4", "--json", f"{tmp_path}/f.json"]
     assert evaluate.main(["--weights", str(folder), *flags]) == 0
     assert "read with data.sixteen_bit=0,1023, as the weights' images were" in capsys.readouterr().err
