@@ -165,6 +165,42 @@ def test_points_that_are_none_may_lie_anywhere(model, encoded):
     assert np.isfinite(logits).all()
 
 
+def test_files_pictures_and_pixels_are_the_same(model, encoded, tmp_path):
+    image = picture(SIZES[0])
+    image.save(tmp_path / "a.png")
+    mixed = model.encode([tmp_path / "a.png", str(tmp_path / "a.png"), np.asarray(image)], frame=np.int64(FRAME))
+    assert mixed.original_sizes == encoded.original_sizes * 3
+    np.testing.assert_allclose(mixed.embedding, np.repeat(encoded.embedding, 3, axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (picture(SIZES[0]), r"encode takes a list of PIL images.*encode\(\[image\]\)"),
+        ("a.png", r"encode\(\[image\]\)"),
+        (np.zeros((8, 8, 3), np.uint8), r"encode\(\[image\]\)"),
+        (None, "not None"),
+        (7, "not a int"),
+        ([], "there is none"),
+        ([None], "image 0 is None"),
+        (np.zeros((1, 0, 8, 3), np.uint8), r"image 0 is an array of uint8 and shape \(0, 8, 3\)"),
+        (["nowhere.png"], "nowhere.png: the file is gone"),
+        ([Image.new("RGB", (8, 8)), "."], "image 1, ., is a folder"),
+        (torch.zeros(1, 3, 8, 8), r"np\.asarray\(tensor\.permute\(0, 2, 3, 1\)\)"),
+        ([torch.zeros(3, 8, 8)], r"np\.asarray\(tensor\.permute\(1, 2, 0\)\)"),
+    ],
+)
+def test_what_is_no_list_of_images_is_one_clear_error(model, images, words):
+    with pytest.raises(UserError, match=words):
+        model.encode(images)
+
+
+@pytest.mark.parametrize("frame", [100, 0, True, 96.0, "96"])
+def test_the_frame_is_a_multiple_of_the_patch_size(model, frame):
+    with pytest.raises(UserError, match="give a multiple of the patch size"):
+        model.encode([picture(SIZES[0])], frame=frame)
+
+
 def test_other_mistakes(model, encoded):
     with pytest.raises(UserError, match="takes what `encode` gave"):
         model.masks(np.zeros((1, 8, 8, 32)), boxes=[1, 2, 3, 4])
@@ -172,14 +208,8 @@ def test_other_mistakes(model, encoded):
         model.upscale(np.zeros((1, 1, 3, 32, 32)), encoded.embedding)
     with pytest.raises(UserError, match="nothing is left of an image 1 wide and 900 high"):
         model.encode([Image.new("RGB", (1, 900))])
-    with pytest.raises(UserError, match="uint8 pixels"):
-        model.encode(np.zeros((1, 0, 8, 3), np.uint8))
     with pytest.raises(UserError, match="logits have the shape"):
         model.upscale(np.zeros((2, 1, 3, 32, 32)), encoded)
-    with pytest.raises(UserError, match="list of PIL images"):
-        model.encode(picture(SIZES[0]))
-    with pytest.raises(UserError, match="uint8 pixels"):
-        model.encode(np.zeros((1, 8, 8, 3), np.float32))
     with pytest.raises(UserError, match="no intermediate layers"):
         model.intermediate_layers(np.zeros((1, 64, 64, 3), np.uint8))
     two = dataclasses.replace(encoded, original_sizes=encoded.original_sizes * 2)

@@ -154,8 +154,19 @@ def test_files_pictures_and_pixels_are_the_same(model, tmp_path):
     Image.fromarray(image).save(tmp_path / "a.png")
     wanted = model.segment(image, ["red circle"]).logits
     assert wanted.shape == (1, 40, 33)
-    for given in (Image.fromarray(image), tmp_path / "a.png", str(tmp_path / "a.png")):
+    for given in (Image.fromarray(image), jax.numpy.asarray(image), tmp_path / "a.png", str(tmp_path / "a.png")):
         np.testing.assert_array_equal(model.segment(given, ["red circle"]).logits, wanted)
+    grey = model.segment(image[..., 0], ["red circle"]).logits
+    np.testing.assert_array_equal(grey, model.segment(np.stack([image[..., 0]] * 3, -1), ["red circle"]).logits)
+
+
+def test_the_range_of_float_pixels_is_chosen_or_said(model):
+    image = picture(32, 32)
+    wanted = model.segment(image, ["red circle"]).logits
+    found = model.segment(image / np.float32(255), ["red circle"], sixteen_bit="0,1").logits
+    np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
+    with pytest.warns(UserWarning, match="read as 0 to 1; sixteen_bit='0,1' says so"):
+        model.segment(image / np.float32(255), ["red circle"])
 
 
 def test_the_threshold_is_of_the_logits(model):
@@ -192,11 +203,19 @@ MISTAKES = {
     "x2=3, y2=20, has no area": lambda m: m.segment(IMAGE, PROMPTS, boxes=[3, 9, 3, 20]),
     "lies outside the image": lambda m: m.segment(IMAGE, PROMPTS, boxes=[3, 9, 30, 33]),
     "boxes are for 3 prompts, and there are 2": lambda m: m.segment(IMAGE, PROMPTS, boxes=[[3, 9, 30, 30]] * 3),
-    "the image is float64 of shape (8, 8, 3)": lambda m: m.segment(np.zeros((8, 8, 3)), PROMPTS),
-    "the image is a NoneType": lambda m: m.segment(None, PROMPTS),
-    "uint8 pixels (H, W, 3)": lambda m: m.segment(IMAGE[None], PROMPTS),
+    "the image is None": lambda m: m.segment(None, PROMPTS),
+    "the image is a int": lambda m: m.segment(3, PROMPTS),
+    "the image is a list": lambda m: m.segment(["a.png"], PROMPTS),
+    "the image is an array of uint8 and shape (1, 32, 48, 3)": lambda m: m.segment(IMAGE[None], PROMPTS),
+    "the image is an array of bool": lambda m: m.segment(IMAGE > 9, PROMPTS),
+    "the image, ., is a folder": lambda m: m.segment(".", PROMPTS),
+    "np.asarray(tensor.permute(1, 2, 0))": lambda m: m.segment(torch.zeros(3, 8, 8), PROMPTS),
+    "points are no array of numbers": lambda m: m.segment(IMAGE, PROMPTS, points="abc", point_labels=[1]),
+    "boxes are no array of numbers": lambda m: m.segment(IMAGE, PROMPTS, boxes=torch.ones(4, requires_grad=True)),
+    "threshold='0.5'": lambda m: m.segment(IMAGE, PROMPTS, threshold="0.5"),
+    "threshold=None": lambda m: m.segment(IMAGE, PROMPTS, threshold=None),
     "nowhere.png: the file is gone": lambda m: m.segment("nowhere.png", PROMPTS),
-    "mode F": lambda m: m.segment(Image.new("F", (8, 8)), PROMPTS),
+    "sixteen_bit": lambda m: m.segment(np.linspace(-3, 700, 64).reshape(8, 8), PROMPTS),
     "90 wide and 4 high, more than 8 times": lambda m: m.segment(picture(4, 90), PROMPTS),
     "threshold=nan": lambda m: m.segment(IMAGE, PROMPTS, threshold=float("nan")),
     "no intermediate layers": lambda m: m.intermediate_layers(IMAGE[None]),

@@ -11,6 +11,7 @@ from jaxdino.core.errors import UserError
 
 Record = str | np.ndarray | Image.Image
 FORMS = "PIL images, paths of files, or arrays (H, W) or (H, W, C)"
+FORM = "a PIL image, the path of a file, or an array (H, W) or (H, W, C)"
 
 
 def records(images: Any, call: str) -> list[Record]:
@@ -24,32 +25,35 @@ def records(images: Any, call: str) -> list[Record]:
       UserError: for a single image, anything that is no image, or none.
     """
     wanted = f"{call} takes a list of {FORMS}"
-    if isinstance(images, Image.Image | str | Path) or (isinstance(images, np.ndarray) and images.ndim in (2, 3)):
-        raise UserError(f"{wanted}, with at least one in it: {call}([image])")
     check_no_tensor(images, call)
+    if isinstance(images, Image.Image | str | Path) or getattr(images, "ndim", 1) in (2, 3):
+        raise UserError(f"{wanted}, with at least one in it: {call}([image])")
     if getattr(images, "ndim", 1) == 0 or not isinstance(images, Iterable) or isinstance(images, Mapping | Set | bytes):
         raise UserError(f"{wanted}, not {_what(images)}")
     if isinstance(images, np.ndarray) and images.dtype != object and images.ndim != 4:
         raise UserError(f"{wanted}, or one array (B, H, W, C), not {_what(images)}")
-    found = [_record(image, place, wanted, call) for place, image in enumerate(images)]
+    found = [_record(image, f"image {place}", wanted, call) for place, image in enumerate(images)]
     if not found:
         raise UserError(f"{wanted}, with at least one in it, and there is none")
     return found
 
 
-def _record(image: Any, place: int, wanted: str, call: str) -> Record:
+def record(image: Any, call: str) -> Record:
+    """One image, as `records` takes it in a list. Raises UserError for anything else."""
+    return _record(image, "the image", f"{call} takes {FORM}", call)
+
+
+def _record(image: Any, name: str, wanted: str, call: str) -> Record:
     if isinstance(image, str | Path):
         if Path(image).is_dir():
-            raise UserError(
-                f"image {place}, {image}, is a folder: give the files in it, sorted(Path(...).glob('*.jpg'))"
-            )
+            raise UserError(f"{name}, {image}, is a folder: give the files in it, sorted(Path(...).glob('*.jpg'))")
         return str(image)
     if isinstance(image, Image.Image):
         return image
     check_no_tensor(image, call)
     array = np.asarray(image) if hasattr(image, "__array__") else None
     if array is None or array.dtype.kind not in "uif" or array.ndim not in (2, 3) or not array.size:
-        raise UserError(f"{wanted}; image {place} is {_what(image)}")
+        raise UserError(f"{wanted}; {name} is {_what(image)}")
     return array
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -12,13 +12,12 @@ from PIL import Image
 
 from convert.store import Card
 from jaxdino.api.model import Model
+from jaxdino.api.pictures import Record, named, records
 from jaxdino.api.sam_prompts import checked_prompts
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton, bind
-from jaxdino.data import survey
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.checks import open_image
-from jaxdino.data.ranges import Range
 from jaxdino.models.positions import linear_matrix
 
 Size = tuple[int, int]
@@ -72,25 +71,30 @@ class SamModel(Model):
             static_argnums=3,
         )
 
-    def encode(self, images: Sequence[Image.Image] | np.ndarray, frame: int | None = None) -> Encoded:
-        """The image embeddings of PIL images of any sizes, or of uint8 pixels (B, H, W, 3).
+    def encode(
+        self, images: Iterable[Record] | np.ndarray, frame: int | None = None, sixteen_bit: str | None = None
+    ) -> Encoded:
+        """The image embeddings of images of any sizes.
 
         Each image is resized (Pillow's bilinear filter) so that its longest side is `frame`, normalised, and then
         padded with zeros at the bottom and the right to a square.
 
         Args:
+          images: a list of PIL images, paths of files, or arrays (H, W) or (H, W, C), mixed as they come; or one array
+            of them (B, H, W, C). Grey becomes RGB.
           frame: side of the square in pixels, a multiple of the patch size; by default the checkpoint's own (1024).
             At another one the position tables are resampled (see `jaxdino.models.sam.Sam`), and low-resolution
             masks are frame / 4 a side.
+          sixteen_bit: how values of more than 8 bits are read, as in `preprocess`.
 
         Raises:
           UserError: for anything else than images, and for a frame that is no multiple of the patch size.
         """
         config = self.card.spec.config
         frame = config.image_size if frame is None else frame
-        if not isinstance(frame, int) or frame < config.patch_size or frame % config.patch_size:
+        if not isinstance(frame, int | np.integer) or frame < config.patch_size or frame % config.patch_size:
             raise UserError(f"frame={frame!r}: give a multiple of the patch size, {config.patch_size} pixels")
-        pictures = self._pictures(images)
+        pictures = self._pictures(images, sixteen_bit)
         originals = tuple((picture.height, picture.width) for picture in pictures)
         inputs = tuple(input_size(size, frame) for size in originals)
         if gone := [size for size, inner in zip(originals, inputs, strict=True) if not all(inner)]:
@@ -172,24 +176,18 @@ class SamModel(Model):
         """
         raise UserError("SAM gives no intermediate layers: call the model for the embedding, or use `encode`")
 
-    def _pictures(self, images) -> list[Image.Image]:
-        if isinstance(images, Image.Image) or not hasattr(images, "__len__") or not len(images):
-            raise UserError("encode takes a list of PIL images, or uint8 pixels (B, H, W, 3): encode([image])")
+    def _pictures(self, images: Iterable[Record] | np.ndarray, sixteen_bit: str | None) -> list[Image.Image]:
+        """Upright RGB pictures."""
         if self.card.spec.config.in_channels != 3:
             raise UserError("this model's images have other channels than three: normalise them and call the model")
-        if hasattr(images, "dtype"):
-            if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
-                raise UserError(
-                    f"images are {images.dtype} of shape {images.shape}: encode takes uint8 pixels (B, H, W, 3)"
-                )
-            return [Image.fromarray(np.asarray(image)) for image in images]
-        if not all(isinstance(image, Image.Image) for image in images):
-            raise UserError("encode takes PIL images or one array of uint8 pixels (B, H, W, 3), not a mixture")
-        try:
-            reading = survey.reading_of(images, Range())
-            return [open_image(image, reading) for image in images]
-        except BadImage as err:
-            raise UserError(str(err)) from err
+        given, found = records(images, "encode"), []
+        reading = self.reading(given, sixteen_bit)
+        for place, record in enumerate(given):
+            try:
+                found.append(open_image(record, reading))
+            except BadImage as err:
+                raise UserError(f"{named(record, place)}: {err}") from err
+        return found
 
 
 def _check_encoded(encoded: Encoded, call: str) -> None:

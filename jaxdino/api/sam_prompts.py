@@ -43,7 +43,7 @@ def checked_prompts(
 def _numbers(name: str, value: Any) -> np.ndarray:
     try:
         array = np.asarray(value, np.float64)
-    except (TypeError, ValueError) as err:
+    except (TypeError, ValueError, RuntimeError) as err:  # the last: a torch tensor with a gradient
         raise UserError(f"{name} are no array of numbers: {err}") from err
     if not np.isfinite(array).all():
         raise UserError(f"{name} hold NaN or infinity")

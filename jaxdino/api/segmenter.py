@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 
 import jax
@@ -11,13 +12,13 @@ from PIL import Image
 
 from convert.store import Card
 from jaxdino.api.model import Model
+from jaxdino.api.pictures import Record, record
 from jaxdino.api.sam_prompts import checked_prompts
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton, bind
-from jaxdino.data import survey, tokenizer
+from jaxdino.data import tokenizer
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.checks import open_image
-from jaxdino.data.ranges import Range
 from jaxdino.data.transforms import get_filter
 from jaxdino.models import lora
 from jaxdino.models.positions import linear_matrix
@@ -72,12 +73,13 @@ class Segmenter(Model):
 
     def segment(
         self,
-        image: Image.Image | np.ndarray | str | Path,
+        image: Record | Path,
         prompts: Sequence[str],
         points=None,
         point_labels=None,
         boxes=None,
         threshold: float = 0.0,
+        sixteen_bit: str | None = None,
     ) -> Segmented:
         """Masks of what the prompts name in an image, at its own size.
 
@@ -86,23 +88,24 @@ class Segmenter(Model):
         and each new shape of the resized image, compiles once; the features of a prompt are kept.
 
         Args:
-          image: a PIL image, a file, or uint8 (H, W, 3).
+          image: a PIL image, the path of a file, or an array (H, W) or (H, W, C); grey becomes RGB.
           prompts: P texts.
           points: (K, 2) for every prompt, or (P, K, 2): x and y in pixels of the image, the first pixel's centre being
             (0, 0).
           point_labels: points' shape without its last axis: 1 in the object, 0 not in it, -1 for no point.
           boxes: (4,) for every prompt, or (P, 4): x1, y1, x2, y2 in the same pixels.
           threshold: of the logits.
+          sixteen_bit: how values of more than 8 bits are read, as in `preprocess`.
 
         Raises:
           UserError: for a prompt that is empty or too long, points or boxes of another shape or outside the image, a
             box without area, a file that cannot be read, an image `LONGEST` times as long as wide.
         """
-        if not math.isfinite(threshold):
-            raise UserError(f"threshold={threshold}: give a number; logits above it are the mask")
+        if not isinstance(threshold, Real) or not math.isfinite(threshold):
+            raise UserError(f"threshold={threshold!r}: give a number; logits above it are the mask")
         if self.card.spec.config.in_channels != 3:
             raise UserError("this model's images have other channels than three: normalise them and call its backbone")
-        picture = _picture(image, Range.of(self.card.spec.preprocess.sixteen_bit))
+        picture = self._picture(image, sixteen_bit)
         size, inner = (picture.height, picture.width), self._inner(picture)
         text = self.encode_prompts(prompts)
         spatial = spatial_prompts(size, len(text), points, point_labels, boxes, self.num_points)
@@ -147,6 +150,14 @@ class Segmenter(Model):
             "a segmenter gives no intermediate layers: take its image encoder out with python -m convert export "
             "--part dino, and load that"
         )
+
+    def _picture(self, image: Record | Path, sixteen_bit: str | None) -> Image.Image:
+        """An upright RGB picture."""
+        given = record(image, "segment")
+        try:
+            return open_image(given, self.reading([given], sixteen_bit))
+        except BadImage as err:
+            raise UserError(f"{given}: {err}" if isinstance(given, str) else str(err)) from err
 
     def _inner(self, picture: Image.Image) -> tuple[int, int]:
         """(height, width) that the model sees a picture in: whole patches."""
@@ -205,22 +216,6 @@ def _each(given: np.ndarray, count: int, name: str) -> np.ndarray:
     if given.shape[1] not in (1, count):
         raise UserError(f"{name} are for {given.shape[1]} prompts, and there are {count}: give them for one or for all")
     return np.broadcast_to(given, (1, count, *given.shape[2:]))
-
-
-def _picture(image: Image.Image | np.ndarray | str | Path, asked: Range) -> Image.Image:
-    """An upright RGB picture, its deep values in the range asked for."""
-    try:
-        if isinstance(image, str | Path | Image.Image):
-            record = str(image) if isinstance(image, Path) else image
-            return open_image(record, survey.reading_of([record], asked))
-    except BadImage as err:
-        name = f"{image}: " if isinstance(image, str | Path) else ""
-        raise UserError(f"{name}{err}") from err
-    array = np.asarray(image)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3 or 0 in array.shape:
-        what = f"{array.dtype} of shape {array.shape}" if array.shape else f"a {type(image).__name__}"
-        raise UserError(f"the image is {what}: give a PIL image, a file, or uint8 pixels (H, W, 3)")
-    return Image.fromarray(array)
 
 
 def _upsampled(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
