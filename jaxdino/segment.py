@@ -53,10 +53,14 @@ def _run(argv: list[str] | None) -> int:
         "--table", metavar="FILE", help="write a table there, .csv, .json or .jsonl, in place of the lines"
     )
     parser.add_argument("--overwrite", action="store_true", help="let --table replace a file")
+    parser.add_argument(
+        "--sixteen_bit",
+        help="black and white of 16-bit and float images: full, image, percentiles or 0,4095 (default the model's)",
+    )
     args = parser.parse_args(argv)
     keep_freed()
     points, boxes = parsed("--points", args.points, (2, 3)), parsed("--boxes", args.boxes, (4,))
-    how = (args.threshold, args.out, args.table, args.overwrite)
+    how = (args.threshold, args.out, args.table, args.overwrite, args.sixteen_bit)
     return segment(args.workdir, args.images, args.prompt, points, boxes, *how)
 
 
@@ -91,6 +95,7 @@ def segment(
     out: str = "segmented",
     table: str | None = None,
     overwrite: bool = False,
+    sixteen_bit: str | None = None,
 ) -> int:
     """Writes the masks and pictures into `out`; prints a line for each mask, tab-separated: the image, the prompt, the
     share of the image that is covered, the score.
@@ -102,6 +107,7 @@ def segment(
         only prompt, which is then looked for in each.
       threshold: of the logits.
       table: a .csv, .json or .jsonl file with a row for each mask, in place of the lines.
+      sixteen_bit: as `Model.preprocess` takes it.
 
     Returns:
       0, or 1 if an image could not be segmented; each one is named on the standard error.
@@ -128,18 +134,18 @@ def segment(
     model.encode_prompts(prompts)
     for note in notes:
         print(note, file=sys.stderr)
+    reading = model.reading([image.path for image in images], sixteen_bit)
     with _rows(table) as add, files:
-        failed = _segment(model, images, {"threshold": threshold, **spatial}, files, add)
+        failed = _segment(model, images, reading, {"threshold": threshold, **spatial}, files, add)
     if table is not None:
         unread = f"; {failed} of {len(images)} images have none, with the reason" if failed else ""
         print(f"{(len(images) - failed) * len(queries)} masks in {table}{unread}")
     return int(failed > 0)
 
 
-def _segment(model: Any, images: list[Input], how: dict[str, Any], files: MaskFiles, add: Any) -> int:
+def _segment(model: Any, images: list[Input], reading: Any, how: dict[str, Any], files: MaskFiles, add: Any) -> int:
     """Segment each image and `add` its rows; returns how many images failed."""
     failed, shown = 0, add is _print and sys.stdout.isatty()  # the lines are progress enough
-    reading = model.reading([image.path for image in images])
     for image in images if shown else bar(images, "segmenting"):
         picture = _opened(image.path, reading)
         try:

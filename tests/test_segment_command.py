@@ -85,6 +85,14 @@ def test_what_cannot_be_read_is_skipped_and_named(run, images, capsys):
     assert "skipped long.png: the image is 90 wide and 5 high" in capsys.readouterr().err
 
 
+def test_the_range_of_deep_pixels_can_be_given(run, images):
+    levels = (np.asarray(Image.open("a.png").convert("L")).astype(np.uint16) * 16).clip(0, 4095)
+    Image.fromarray(levels).save("deep.png")
+    assert segment.main(["--workdir", run, "--prompt", "x", "--out", "o", "--sixteen_bit", "0,9000", "deep.png"]) == 0
+    found = jaxdino.load(run).segment("deep.png", ["x"], sixteen_bit="0,9000")
+    np.testing.assert_array_equal(np.asarray(Image.open("o/deep.x.png")) > 0, found.masks[0])
+
+
 def test_points_and_boxes_reach_the_model(run, images):
     args = ["--workdir", run, "--prompt", "red circle", "--points", "3,4;20.5,30,0", "--boxes", "2,3,30,31;0,0,9,9"]
     assert segment.main([*args, "--out", "o", "--threshold", "0.01", "a.png"]) == 0

@@ -213,6 +213,7 @@ MISTAKES = {
     "points are no array of numbers": lambda m: m.segment(IMAGE, PROMPTS, points="abc", point_labels=[1]),
     "boxes are no array of numbers": lambda m: m.segment(IMAGE, PROMPTS, boxes=torch.ones(4, requires_grad=True)),
     "threshold='0.5'": lambda m: m.segment(IMAGE, PROMPTS, threshold="0.5"),
+    "give a text, such as full": lambda m: m.segment(IMAGE, PROMPTS, sixteen_bit=7),
     "threshold=None": lambda m: m.segment(IMAGE, PROMPTS, threshold=None),
     "nowhere.png: the file is gone": lambda m: m.segment("nowhere.png", PROMPTS),
     "sixteen_bit": lambda m: m.segment(np.linspace(-3, 700, 64).reshape(8, 8), PROMPTS),

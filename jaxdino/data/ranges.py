@@ -56,6 +56,8 @@ class Range:
         """
         if isinstance(text, cls):
             return text
+        if not isinstance(text, str):
+            raise UserError(f"{FLAG}={text!r}: give a text, such as full, image, percentiles or 0,4095")
         word, _, rest = text.partition(":")
         if word in KINDS and (word == "percentiles" or not rest):
             if word != "percentiles":
