@@ -48,8 +48,8 @@ def draw(see: Callable[[jax.Array], Seen], images: np.ndarray, folder: str | Pat
     """Writes patches.png and, of a ViT, attention.png into `folder`, which is made.
 
     Args:
-      see: compiled, images uint8 (B, H, W, 3) -> `Seen`, of `look`.
-      images: uint8 (B, H, W, 3), cropped as in evaluation; each is one column of patches.png, one row of attention.png.
+      see: compiled, images uint8 (B, H, W, C) -> `Seen`, of `look`.
+      images: uint8 (B, H, W, C), cropped as in evaluation; each is one column of patches.png, one row of attention.png.
 
     Raises:
       UserError: without an image, or if the folder cannot be made.
@@ -113,12 +113,13 @@ def draw_attention(images: np.ndarray, attention: np.ndarray, file: str | Path) 
 
 
 def _show(picture: np.ndarray) -> Paint:
-    """An image (H, W, 3)."""
-    return lambda axes: axes.imshow(picture, interpolation="nearest")
+    """An image (H, W, C): of two channels the first in grey, of more than three the first three as red, green, blue."""
+    shown = picture[..., :3] if picture.shape[-1] >= 3 else picture[..., :1].repeat(3, axis=-1)
+    return lambda axes: axes.imshow(shown, interpolation="nearest")
 
 
 def _glow(image: np.ndarray, attention: np.ndarray) -> Paint:
-    """Attention (h, w) over its image (H, W, 3), darkened, and its sum below."""
+    """Attention (h, w) over its image (H, W, C), darkened, and its sum below."""
     height, width = image.shape[:2]
     share = attention / max(float(attention.max()), 1e-30)
 

@@ -44,10 +44,13 @@ def test_few_components_leave_the_other_colours_black(patches):
     assert colours.shape == (*patches.shape[:3], 3) and np.isfinite(colours).all() and (colours[..., 2] == 0).all()
 
 
-def test_files_are_written(tmp_path):
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_files_are_written(tmp_path, channels):
     attention = RNG.dirichlet(np.ones(24), (3, 14)).reshape(3, 14, 4, 6)
     seen = pictures.Seen(RNG.normal(size=(3, 4, 6, 8)), attention)
-    files = pictures.draw(lambda images: seen, IMAGES, tmp_path / "new" / "folder")
+    files = pictures.draw(
+        lambda images: seen, np.concatenate([IMAGES, IMAGES], axis=-1)[..., :channels], tmp_path / "new" / "folder"
+    )
     assert [file.name for file in files] == ["patches.png", "attention.png"]
     for file in files:
         with Image.open(file) as image:
