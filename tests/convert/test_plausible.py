@@ -44,7 +44,7 @@ JSON = [
     ("config.json", {"rope_theta": [1]}, "rope_base"),
     ("config.json", {"id2label": [1, 2]}, "cannot be understood"),
     ("config.json", {"id2label": {"a": "b"}}, "cannot be understood"),
-    ("preprocessor_config.json", {"image_mean": None}, "cannot be understood"),
+    ("preprocessor_config.json", {"rescale_factor": "x"}, "cannot be understood"),
     ("preprocessor_config.json", {"size": {"shortest_edge": "x"}}, "cannot be understood"),
     ("jaxdino.json", {"preprocess": 3}, "cannot be understood"),
     ("jaxdino.json", {"preprocess": {"std": [0.1, 0, 0.1]}}, "no image can be made"),
