@@ -90,7 +90,7 @@ def _loss(axes: Any, records: Records, validation: str = "val_loss") -> None:
         axes.plot(val_steps, val, color=COLOURS[1], linewidth=1.8, marker="o", markersize=3.5, label="validation")
     axes.set_title("Loss")
     axes.set_ylim(bottom=0, top=1.05 * np.nanmax(np.concatenate([losses, val])))
-    axes.legend()
+    axes.legend(loc="upper right")
 
 
 def _rates(axes: Any, records: Records) -> None:
@@ -105,7 +105,7 @@ def _rates(axes: Any, records: Records) -> None:
             axes.plot(steps, [rate or np.nan for rate in rates], color=colour, linewidth=width, label=label)
     axes.set_yscale("log")
     axes.set_title("Learning rate of each group")
-    axes.legend()
+    axes.legend(loc="lower left")
 
 
 def _validated(axes: Any, records: Records, name: str, title: str) -> None:

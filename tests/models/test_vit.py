@@ -99,7 +99,13 @@ def test_layers_by_number_and_by_name(flat, images):
             jax.eval_shape(lambda flat, n=wrong: bind(skeleton, flat).backbone.intermediate_layers(images, n), flat)
 
 
-@pytest.mark.parametrize("shape", [(1, 15, 16, 3), (1, 16, 16, 4)])
-def test_images_that_do_not_fit_are_named(flat, shape):
-    with pytest.raises(UserError, match="do not fit patches of 4 pixels and 3 channels"):
+@pytest.mark.parametrize(
+    "shape, words",
+    [
+        ((1, 15, 16, 3), "images of 15x16 do not fit patches of 4 pixels"),
+        ((1, 16, 16, 4), "the images have 4 channels and the model takes 3"),
+    ],
+)
+def test_images_that_do_not_fit_are_named(flat, shape, words):
+    with pytest.raises(UserError, match=words):
         run(flat, jnp.zeros(shape))

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from convert.describe import inspect
 from convert.export import export
-from convert.load import bound_table, inspect, load_pretrained
+from convert.load import bound_table, load_pretrained
 from convert.readers import open_source
 from convert.store import save_model
 from convert.tables import FAMILIES, layouts
