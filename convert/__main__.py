@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from convert import assumptions
+from convert import assumptions, flags
 from jaxdino.core.command import finish
 from jaxdino.core.errors import UserError
 
@@ -21,13 +21,7 @@ def _run(argv: list[str] | None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m convert", description=__doc__.split(":")[1].strip())
     commands = parser.add_subparsers(required=True, metavar="command")
-    overrules = argparse.ArgumentParser(add_help=False)
-    overrules.add_argument("--model", help="the model's published name, where keys and shapes leave it open")
-    overrules.add_argument("--layout", help="hf, meta, timm, ..., likewise")
-    overrules.add_argument("--prefix", help="which network of the checkpoint: what stands before its keys ('teacher')")
-    overrules.add_argument("--num_heads", type=_count, help="attention heads of a custom width")
-    overrules.add_argument("--pool", help="what the classification head looks at: cls, mean, cls_mean or cls4_mean")
-    overrules.add_argument("--image_size", type=_sides, metavar="N|HxW", help="of the images that the model sees")
+    overrules = flags.overrules()
     src_help = "a .pth or .safetensors file, a Hugging Face folder or hub name"
 
     command = commands.add_parser("import", parents=[overrules], help="PyTorch checkpoint -> folder of ours")
@@ -73,30 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _count(text: str) -> int:
-    """A flag's whole number above zero."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above zero")
-    return int(text)
-
-
 def _size(text: str) -> float:
     """A flag's finite number above zero."""
     if not 0 < float(text) < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no finite number above zero")
     return float(text)
-
-
-def _sides(text: str) -> int | tuple[int, int]:
-    """A flag's number of pixels, or height and width, "224x448"."""
-    sides = text.split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size in pixels, such as 224 or 224x448")
-    return int(text) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
-
-
-def _overrules(args) -> dict:
-    return {name: getattr(args, name) for name in ("model", "layout", "prefix", "num_heads", "pool", "image_size")}
 
 
 def _import(args) -> int:
@@ -107,7 +82,7 @@ def _import(args) -> int:
         return _import_whole(args)
     refuse_foreign(args.out, args.overwrite)
     with open_pretrained(
-        args.src, head=args.head, drop_head=args.drop_head, in_channels=args.in_channels, **_overrules(args)
+        args.src, head=args.head, drop_head=args.drop_head, in_channels=args.in_channels, **flags.given(args)
     ) as opened:
         card = save_model(
             args.out,
@@ -152,7 +127,7 @@ def _export(args) -> int:
     if args.src and not args.part and is_training(args.src) and args.format in (None, *FORMATS):
         _say(main_export(args.src, args.out, layout=args.format or "dino", overwrite=args.overwrite))
         return 0
-    overrules = _overrules(args)
+    overrules = flags.given(args)
     _say(
         export(
             args.workdir or args.src,
@@ -197,10 +172,10 @@ def _inspect(args) -> int:
     head = None
     with ExitStack() as stack:
         try:
-            opened = stack.enter_context(open_pretrained(args.src, **_overrules(args)))
+            opened = stack.enter_context(open_pretrained(args.src, **flags.given(args)))
         except UnknownPool as err:
             head = f"not read: {err}"
-            opened = stack.enter_context(open_pretrained(args.src, drop_head=True, **_overrules(args)))
+            opened = stack.enter_context(open_pretrained(args.src, drop_head=True, **flags.given(args)))
         digest = Digest()
         for path, leaf in by_bytes(opened.flat, "reading"):
             digest.add(path, np.asarray(leaf))
@@ -237,7 +212,7 @@ def _list(args) -> int:
 def _verify(args) -> int:
     from convert.verify import TOLERANCE, verify
 
-    spec, original, differences, unchecked = verify(args.src, image=args.image, **_overrules(args))
+    spec, original, differences, unchecked = verify(args.src, image=args.image, **flags.given(args))
     print(f"{spec.name} against {original}, largest differences in float32:")
     wide = max(len(d.place) for d in differences) + 2
     print(f"{'':<{wide}}{'absolute':>10}{'relative':>10}")

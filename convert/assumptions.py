@@ -7,9 +7,12 @@ from contextlib import contextmanager
 from jaxdino.core.errors import UserError
 
 MARK = "assumed: "
-FLAGS = ("model", "layout", "prefix", "num_heads", "pool", "image_size", "drop_head")
+FLAGS = ("model", "layout", "prefix", "num_heads", "pool", "image_size", "head", "drop_head")
 """What a user says of weights: flags of `python -m convert`, keywords of `jaxdino.load`."""
 KEYWORDS = {flag: flag for flag in FLAGS} | {"drop_head": "drop_head=True"}
+ARGUMENTS = {flag: f"--{flag}" for flag in FLAGS}
+IMPORT = {flag: f"python -m convert import --{flag}" for flag in FLAGS}
+"""For a command without such flags, which takes the folder that the import writes."""
 
 
 def assume(what: str, why: str, flag: str = "", file: str = "") -> str:

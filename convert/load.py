@@ -138,7 +138,7 @@ def open_pretrained(
 
 
 def _from_store(path: Path, card: Card, flat: dict, model: str | None, drop_head: bool, overrules: dict) -> Opened:
-    if given := [name for name, value in overrules.items() if value is not None]:
+    if given := [f"--{name}" for name, value in overrules.items() if value is not None]:
         raise UserError(
             f"{path} is a model of ours, which knows what it is: {', '.join(given)} can only overrule others"
         )

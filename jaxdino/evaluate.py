@@ -9,10 +9,15 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
+from convert import flags
 from jaxdino.core.command import finish
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
+
+OF_HEAD = ("pool",)
+"""Flags of weights that only their classification head needs; --pool here says what features are."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,12 +27,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str] | None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m jaxdino.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m jaxdino.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[flags.overrules(without=OF_HEAD)],
     )
     parser.add_argument(
         "--weights", required=True, help="a file, folder, hub name or workdir, as jaxdino.load takes it"
     )
-    parser.add_argument("--prefix", help="where the network sits in the file, such as student.backbone.")
     parser.add_argument("--root", help="image folder with a sub-folder for each class; by default the digits")
     parser.add_argument("--split", default="val", help="the images to classify, val or test (default val)")
     for split in ("train", "val", "test"):
@@ -65,8 +72,7 @@ def _run(argv: list[str] | None) -> None:
     try:
         evaluate(args)
     except UserError as err:
-        flags = re.sub(r"--config\.data\.(val|test)_ratio", "--put_aside", str(err))
-        print(f"error: {flags.replace('--config.data.', '--')}", file=sys.stderr)
+        say(f"error: {err}")
         return 2
     return 0
 
@@ -77,7 +83,7 @@ def evaluate(args: argparse.Namespace) -> None:
     Raises:
       UserError: for what cannot be, before long work.
     """
-    import jaxdino
+    from jaxdino.data.ranges import ARGUMENT, Range
     from jaxdino.data.sources import DataConfig, load_source
     from jaxdino.evals import report
     from jaxdino.train import pixels
@@ -90,26 +96,55 @@ def evaluate(args: argparse.Namespace) -> None:
         raise UserError(f"--json {args.json}: there is no folder {place.parent} to write it in")
     if args.seed < 0 or args.temperature <= 0:
         raise UserError(f"--seed {args.seed} must be at least 0, --temperature {args.temperature} above 0")
+    Range.of(args.sixteen_bit, ARGUMENT)
     how = {name: getattr(args, name) for name in ("train_split", "val_split", "test_split", "classes")}
     if args.split in ("val", "test"):
         how |= {"val_ratio": 0.0, f"{args.split}_ratio": args.put_aside}
     data = DataConfig(name="folder" if args.root else "digits", root=args.root, sixteen_bit=args.sixteen_bit, **how)
     source = load_source(data)
     if args.root:
-        print(summary(source), file=sys.stderr)
+        say(summary(source))
     split = source.split(args.split)
-    model = jaxdino.load(args.weights, args.dtype, prefix=args.prefix)
-    how = pixels.settled(data, source, model.card, lambda line: print(line, file=sys.stderr)).spec.preprocess
+    model = opened(args)
+    how = pixels.settled(data, source, model.card, say).spec.preprocess
     data = pixels.of_model(data, how)
     names = ("split", "k", "shots", "temperature", "pool", "probe", "random", "batch_size", "seed")
     how = {name: getattr(args, name) for name in names}
-    found = report.report(model, source, data, **how, say=lambda line: print(line, file=sys.stderr))
+    found = report.report(model, source, data, **how, say=say)
     print(report.table(found))
     if args.json:
         Path(args.json).write_text(json.dumps({"weights": args.weights, "root": args.root} | found, indent=2) + "\n")
     if args.pictures:
         for file in report.draw(model, split, args.pictures, args.picture_size):
             print(file)
+
+
+def opened(args: argparse.Namespace) -> Any:
+    """The model. Features do not pass its classification head, so nothing need be known of that."""
+    from convert import assumptions
+    from convert.describe import UnknownPool
+    from jaxdino.api.opening import open_model
+
+    given = flags.given(args, OF_HEAD)
+
+    def load(**more: Any) -> tuple[Any, list[str]]:
+        return open_model(args.weights, args.dtype, words=assumptions.ARGUMENTS, **given, **more)
+
+    try:
+        model, lines = load()
+    except UnknownPool:
+        model, lines = load(drop_head=True)
+        lines.append("the classification head was left aside: features do not need it")
+    for line in lines:
+        if "--pool overrules" not in line:
+            say(line)
+    return model
+
+
+def say(line: str) -> None:
+    """Print a line beside the table, the settings in it spelled as flags of this command."""
+    line = re.sub(r"--config\.data\.(val|test)_ratio", "--put_aside", line)
+    print(line.replace("--config.data.", "--"), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -69,13 +69,17 @@ def predict(
       UserError: for what cannot be, before an image is read: a workdir that holds no model with a head, `top` or
         `batch_size` below 1, no images, an `out` that exists.
     """
-    import jaxdino
+    from convert import assumptions
     from jaxdino.api import classify
+    from jaxdino.api.opening import open_model
     from jaxdino.data.bad_images import BadImage
     from jaxdino.data.inputs import find_inputs
+    from jaxdino.data.ranges import ARGUMENT, Range
 
     if top < 1 or batch_size < 1:
         raise UserError(f"--top {top} and --batch_size {batch_size} must be at least 1")
+    if sixteen_bit is not None:
+        Range.of(sixteen_bit, ARGUMENT)
     if not Path(workdir).is_dir():
         raise UserError(f"there is no folder {workdir}: --workdir takes the folder of a training run")
     begun = any((Path(workdir) / name).exists() for name in ("checkpoints", "metrics.jsonl"))
@@ -83,12 +87,12 @@ def predict(
         raise UserError(f"the run in {workdir} has not finished a stage yet")
     results.check("--out", out, overwrite)
     inputs, notes = find_inputs(names)
-    model = jaxdino.load(workdir)
+    model, lines = open_model(workdir, words=assumptions.IMPORT)
     classify.check(model, top, batch_size)
-    for note in notes:
-        print(note, file=sys.stderr)
+    for line in (*notes, *lines):
+        say(line)
     paths, failed = [image.path for image in inputs], 0
-    reading = model.reading(paths, sixteen_bit)
+    reading = model.reading(paths, sixteen_bit, ARGUMENT, say)
     with _written(out, min(top, model.card.num_classes)) as write:
         found = classify.classify(model, paths, reading, top, batch_size)
         shown = out is None and sys.stdout.isatty()  # the lines are progress enough
@@ -100,6 +104,11 @@ def predict(
     if out is not None:
         print(f"{len(paths)} images in {out}" + (f", {failed} of them unread, with the reason" if failed else ""))
     return int(failed > 0)
+
+
+def say(line: str) -> None:
+    """Print a line about the work, beside the results."""
+    print(line, file=sys.stderr)
 
 
 def skip(path: str, why: Exception) -> None:

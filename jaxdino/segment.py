@@ -22,8 +22,9 @@ from jaxdino.core.command import finish
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
 from jaxdino.data.inputs import Input, find_inputs
+from jaxdino.data.ranges import ARGUMENT, Range
 from jaxdino.mask_files import MaskFiles, Query
-from jaxdino.predict import skip
+from jaxdino.predict import say, skip
 
 FAMILY = "clipdinosam"
 COLUMNS = ("path", "prompt", "mask", "area", "share", "score", "error")
@@ -115,11 +116,14 @@ def segment(
     Raises:
       UserError: for what cannot be, before an image is segmented.
     """
-    import jaxdino
+    from convert import assumptions
+    from jaxdino.api.opening import open_model
 
     _check_run(Path(workdir))
     if not math.isfinite(threshold):
         raise UserError(f"--threshold {threshold}: give a number; logits above it are the mask")
+    if sixteen_bit is not None:
+        Range.of(sixteen_bit, ARGUMENT)
     results.check("--table", table, overwrite)
     queries, spatial = _queries(prompts, boxes), {}
     if points:
@@ -130,11 +134,11 @@ def segment(
     files = MaskFiles(Path(out), queries)
     files.check(images, table)
     _check_spatial([image.path for image in images], len(queries), spatial)
-    model = jaxdino.load(Path(workdir))
+    model, lines = open_model(Path(workdir), words=assumptions.IMPORT)
     model.encode_prompts(prompts)
-    for note in notes:
-        print(note, file=sys.stderr)
-    reading = model.reading([image.path for image in images], sixteen_bit)
+    for line in (*notes, *lines):
+        say(line)
+    reading = model.reading([image.path for image in images], sixteen_bit, ARGUMENT, say)
     with _rows(table) as add, files:
         failed = _segment(model, images, reading, {"threshold": threshold, **spatial}, files, add)
     if table is not None:

@@ -103,7 +103,7 @@ def test_a_tensor_is_refused_with_the_line_that_helps(model):
         ([np.zeros((4, 4, 5), np.uint8)], "image 0: the image has 5 channels and the model takes 3"),
         ([np.zeros((0, 4, 3), np.uint8)], r"\(0, 4, 3\)"),
         ([np.zeros((4, 4, 3), bool)], "bool"),
-        (["nowhere.png"], "nowhere.png: the file is gone"),
+        (["nowhere.png"], "nowhere.png: there is no such file"),
         (["."], "image 0, ., is a folder"),
         ([""], "image 0, "),
         (["a\0b.png"], "null byte"),
@@ -119,6 +119,31 @@ def test_what_is_no_list_of_images_is_one_clear_error(model, call, images, words
 def test_numbers_are_checked(model, files, given):
     with pytest.raises(jaxdino.UserError, match=next(iter(given))):
         model.predict(files, **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (np.array([0, 4095]), "sixteen_bit is a ndarray: give a text"),
+        (np.array(0.0), "sixteen_bit is a ndarray"),
+        ((0, 4095), "sixteen_bit is a tuple"),
+        (float("nan"), "sixteen_bit is a float"),
+        (False, "sixteen_bit is a bool"),
+        ("", "^sixteen_bit= is not known"),
+        ("12", "^sixteen_bit=12 is not known"),
+        ("9,3", "^sixteen_bit=9,3: give the value of black first"),
+    ],
+)
+@pytest.mark.parametrize("call", ["preprocess", "predict"])
+def test_what_is_no_range_is_one_clear_error(model, arrays, call, given, words):
+    with pytest.raises(jaxdino.UserError, match=words):
+        getattr(model, call)(arrays, sixteen_bit=given)
+
+
+def test_a_tensor_is_no_range(model, arrays):
+    tensor = pytest.importorskip("torch").tensor([0.0, 4095.0])
+    with pytest.raises(jaxdino.UserError, match="sixteen_bit is a Tensor"):
+        model.preprocess(arrays, sixteen_bit=tensor)
 
 
 def test_a_model_without_a_head_says_so(files):

@@ -122,3 +122,18 @@ def test_no_half_of_a_table_is_left(run, photos, monkeypatch, error, status):
     before = sorted(photos.rglob("*"))
     assert predict.main(["--workdir", run, "--out", "r.csv", "--overwrite", "photos"]) == status
     assert sorted(photos.rglob("*")) == before and (photos / "r.csv").read_text() == "old"
+
+
+def test_what_is_assumed_is_said_with_a_flag_that_there_is(tmp_path, capsys):
+    torch, vit = pytest.importorskip("torch"), pytest.importorskip("timm.models.vision_transformer")
+    how = dict(img_size=32, patch_size=8, embed_dim=64, depth=1, num_heads=2, num_classes=3)
+    torch.save(vit.VisionTransformer(**how).state_dict(), tmp_path / "pytorch_model.bin")
+    values = np.random.default_rng(0).integers(0, 4001, (40, 40)).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    flags = ["--workdir", str(tmp_path), str(tmp_path / "deep.png")]
+    assert predict.main(flags) == 0
+    told = capsys.readouterr().err
+    assert "assumed: 1 attention head (width 64 / 64); python -m convert import --num_heads overrules\n" in told
+    assert "read as 12-bit; --sixteen_bit=0,4095 says so\n" in told and "Warning" not in told
+    assert predict.main([*flags, "--sixteen_bit", "9,3"]) == 2
+    assert "error: --sixteen_bit=9,3: give the value of black first" in capsys.readouterr().err

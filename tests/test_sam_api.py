@@ -184,7 +184,7 @@ def test_files_pictures_and_pixels_are_the_same(model, encoded, tmp_path):
         ([], "there is none"),
         ([None], "image 0 is None"),
         (np.zeros((1, 0, 8, 3), np.uint8), r"image 0 is an array of uint8 and shape \(0, 8, 3\)"),
-        (["nowhere.png"], "nowhere.png: the file is gone"),
+        (["nowhere.png"], "nowhere.png: there is no such file"),
         ([Image.new("RGB", (8, 8)), "."], "image 1, ., is a folder"),
         (torch.zeros(1, 3, 8, 8), r"np\.asarray\(tensor\.permute\(0, 2, 3, 1\)\)"),
         ([torch.zeros(3, 8, 8)], r"np\.asarray\(tensor\.permute\(1, 2, 0\)\)"),

@@ -73,7 +73,7 @@ def test_masks_pictures_and_a_data_set_are_written(run, images, capsys):
 def test_what_cannot_be_read_is_skipped_and_named(run, images, capsys):
     assert segment.main(["--workdir", run, "--prompt", "x", "--out", "o", "bad.png", "a.png", "gone.png"]) == 1
     told = capsys.readouterr()
-    assert "skipped bad.png: not an image" in told.err and "skipped gone.png: the file is gone" in told.err
+    assert "skipped bad.png: not an image" in told.err and "skipped gone.png: there is no such file" in told.err
     assert told.out.startswith("a.png\tx\t")
     assert [image["file_name"] for image in json.loads((images / "o" / "masks.json").read_text())["images"]] == [
         "a.png"

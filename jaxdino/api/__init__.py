@@ -1,35 +1,14 @@
 """The Python face, for notebooks: load a model, call it on images."""
 
-import dataclasses
 import warnings
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from convert import assumptions
-from convert.load import open_pretrained
-from jaxdino.api.clip import ClipModel
-from jaxdino.api.head import HeadModel
+from jaxdino.api import opening
 from jaxdino.api.model import Model
-from jaxdino.api.sam import SamModel
-from jaxdino.api.segmenter import Segmenter
-from jaxdino.core.bars import by_bytes
-from jaxdino.core.errors import AssumedWarning, UserError
-from jaxdino.core.params import Digest
-from jaxdino.core.rules import did_you_mean
-from jaxdino.core.sharding import spec_for
-
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
-FACES: dict[str, type[Model]] = {
-    "clip": ClipModel,
-    "clipdinosam": Segmenter,
-    "dino_head": HeadModel,
-    "sam": SamModel,
-}
-"""family -> the class whose methods go beyond `Model`'s."""
+from jaxdino.core.errors import AssumedWarning
 
 
 def load(
@@ -69,31 +48,10 @@ def load(
     Raises:
       UserError: if the source cannot be found or read, or does not fit the model whole.
     """
-    for what, value, known in (("dtype", dtype, DTYPES), ("attention", attention, ("xla", "cudnn"))):
-        if value not in known:
-            raise UserError(f"{what}={value!r} is not known; {did_you_mean(str(value), known)}")
     overrules = dict(model=model, layout=layout, prefix=prefix, num_heads=num_heads, pool=pool, image_size=image_size)
     overrules |= dict(head=head, drop_head=drop_head, in_channels=in_channels)
-    with assumptions.spelling(), open_pretrained(src, **overrules) as opened:
-        card, digest = opened.card, Digest()
-        skeleton = card.spec.skeleton(card.num_classes, pool=card.pool, dtype=DTYPES[dtype], attention=attention)
-        flat = {}
-        for path, leaf in by_bytes(
-            opened.flat, "loading"
-        ):  # each host array is let go of as soon as it is on the device
-            array = np.asarray(leaf)
-            digest.add(path, array)
-            cast = skeleton.entries[path].kind == "param" and array.ndim  # CLIP's temperature stays what it is
-            flat[path] = _placed(path, array.astype(DTYPES[dtype], copy=False) if cast else array, mesh)
-    for note in opened.notes:
-        if note.startswith("warning: "):  # weights that are not finite
-            warnings.warn(note.removeprefix("warning: "), stacklevel=2)
-        elif note.startswith(assumptions.MARK):
-            warnings.warn(assumptions.spelled(note), AssumedWarning, stacklevel=2)
-    card = dataclasses.replace(card, digest=digest.value())
-    return FACES.get(card.spec.family, Model)(card, skeleton, flat, opened.companions)
-
-
-def _placed(path: str, array: np.ndarray, mesh: Mesh | None) -> jax.Array:
-    where = None if mesh is None else NamedSharding(mesh, spec_for(path, array.shape, mesh))
-    return jax.device_put(array, where).block_until_ready()
+    found, notes = opening.open_model(src, dtype, attention=attention, mesh=mesh, **overrules)
+    for note in notes:
+        kind = AssumedWarning if note.startswith(assumptions.MARK) else UserWarning
+        warnings.warn(note.removeprefix(opening.WARNING), kind, stacklevel=2)
+    return found

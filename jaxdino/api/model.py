@@ -1,7 +1,7 @@
 """A loaded model, to be called on images."""
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -19,7 +19,7 @@ from jaxdino.data.bands import pixels
 from jaxdino.data.channels import Reading
 from jaxdino.data.checks import open_image
 from jaxdino.data.device_aug import normalize
-from jaxdino.data.ranges import Range
+from jaxdino.data.ranges import KEYWORD, Range
 from jaxdino.data.transforms import eval_crop
 from jaxdino.models.output import Output
 
@@ -102,14 +102,25 @@ class Model:
         how = self.card.spec.preprocess
         return pixels(eval_crop(open_image(record, reading), how.size, how.resize))
 
-    def reading(self, images: Sequence[Record] = (), sixteen_bit: str | None = None) -> Reading:
+    def reading(
+        self,
+        images: Sequence[Record] = (),
+        sixteen_bit: str | None = None,
+        flag: str = KEYWORD,
+        say: Callable[[str], None] | None = None,
+    ) -> Reading:
         """How images are read for this model: its channels, and the range that `preprocess` speaks of.
 
         Args:
-          images: whose values tell the range where neither the model nor `sixteen_bit` does; a warning says it.
+          images: whose values tell the range where neither the model nor `sixteen_bit` does.
+          flag: what the caller calls `sixteen_bit`. say: takes a line about a range that the values told; None warns.
+
+        Raises:
+          UserError: if `sixteen_bit` is not a range, and for values that tell none.
         """
         how = self.card.spec.preprocess
-        return survey.reading_of(images, Range.of(sixteen_bit or how.sixteen_bit), len(how.mean))
+        asked = Range.of(how.sixteen_bit if sixteen_bit is None else sixteen_bit, flag)
+        return survey.reading_of(images, asked, len(how.mean), flag, say)
 
     def predict(
         self, images: Iterable[Record], topk: int = 5, batch_size: int = 32, sixteen_bit: str | None = None

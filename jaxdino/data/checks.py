@@ -168,7 +168,7 @@ def upright_size(image: Image.Image, expected: tuple[int, int]) -> tuple[int, in
 
 def _reason(path: str, err: Exception) -> str:
     if isinstance(err, FileNotFoundError):
-        return "the file is gone"
+        return "there is no such file"
     if isinstance(err, Undecoded):
         return str(err)
     if isinstance(err, Image.UnidentifiedImageError):

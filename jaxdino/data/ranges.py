@@ -13,6 +13,8 @@ BITS = (8, 10, 12, 14, 16)
 KINDS = ("auto", "full", "image", "percentiles")
 PERCENTILES = (0.5, 99.5)
 FLAG = "data.sixteen_bit"
+KEYWORD, ARGUMENT = "sixteen_bit", "--sixteen_bit"
+"""What a run calls the setting; what Python does, and commands other than a run."""
 
 _remarks: ContextVar[list[str] | None] = ContextVar("remarks", default=None)
 
@@ -48,8 +50,11 @@ class Range:
     high: float = 0.0
 
     @classmethod
-    def of(cls, text: "str | Range") -> "Range":
+    def of(cls, text: "str | Range", flag: str = FLAG) -> "Range":
         """Read a setting: "auto", "full", "image", "percentiles", "percentiles:1,99" or "0,4095".
+
+        Args:
+          flag: names the setting, for the error.
 
         Raises:
           UserError: for anything else, or two numbers of which the second is not larger.
@@ -57,18 +62,19 @@ class Range:
         if isinstance(text, cls):
             return text
         if not isinstance(text, str):
-            raise UserError(f"{FLAG}={text!r}: give a text, such as full, image, percentiles or 0,4095")
+            kind = f"a {type(text).__name__}"
+            raise UserError(f"{flag} is {kind}: give a text, such as 'full', 'image', 'percentiles' or '0,4095'")
         word, _, rest = text.partition(":")
         if word in KINDS and (word == "percentiles" or not rest):
             if word != "percentiles":
                 return cls(word)
-            low, high = _pair(rest, text) if rest else PERCENTILES
+            low, high = _pair(rest, text, flag) if rest else PERCENTILES
             if not 0 <= low < high <= 100:
-                raise UserError(f"{FLAG}={text}: percentiles lie in 0 to 100, the smaller first: percentiles:1,99")
+                raise UserError(f"{flag}={text}: percentiles lie in 0 to 100, the smaller first: percentiles:1,99")
             return cls(word, low, high)
-        low, high = _pair(text, text)
+        low, high = _pair(text, text, flag)
         if not low < high:
-            raise UserError(f"{FLAG}={text}: give the value of black first and a larger one of white, as in 0,4095")
+            raise UserError(f"{flag}={text}: give the value of black first and a larger one of white, as in 0,4095")
         return cls("numbers", low, high)
 
     def __str__(self) -> str:
@@ -141,16 +147,16 @@ def _finite(values: np.ndarray) -> np.ndarray:
     return np.isfinite(values)
 
 
-def _pair(numbers: str, whole: str) -> tuple[float, float]:
+def _pair(numbers: str, whole: str, flag: str) -> tuple[float, float]:
     try:
         low, high = (float(part) for part in numbers.split(","))
     except ValueError:
         raise UserError(
-            f"{FLAG}={whole} is not known; give auto, full, image, percentiles, percentiles:1,99 or two numbers such "
+            f"{flag}={whole} is not known; give auto, full, image, percentiles, percentiles:1,99 or two numbers such "
             "as 0,4095"
         ) from None
     if not np.isfinite([low, high]).all():
-        raise UserError(f"{FLAG}={whole}: both numbers must be finite")
+        raise UserError(f"{flag}={whole}: both numbers must be finite")
     return low, high
 
 

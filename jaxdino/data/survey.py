@@ -4,7 +4,7 @@ import dataclasses
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,7 +16,7 @@ from jaxdino.data.bad_images import BadImage
 from jaxdino.data.channels import RGB, Reading, refusal
 from jaxdino.data.heif import open_any
 from jaxdino.data.kinds import Kind, is_npy, kind_of, kind_of_raw, stored_values, unsigned
-from jaxdino.data.ranges import FLAG, Range, fitting
+from jaxdino.data.ranges import FLAG, KEYWORD, Range, fitting
 from jaxdino.data.sources import Split
 
 EIGHT_BITS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif"))  # can hold no more
@@ -155,18 +155,34 @@ def values_of(found: Survey) -> Values:
     )
 
 
-def reading_of(records: Sequence[Any], asked: Range, channels: int = RGB) -> Reading:
-    """How images are read: in the range asked for, or, where that is "auto", in `range_of` them, with a warning."""
+def reading_of(
+    records: Sequence[Any],
+    asked: Range,
+    channels: int = RGB,
+    flag: str = KEYWORD,
+    say: Callable[[str], None] | None = None,
+) -> Reading:
+    """How images are read: in the range asked for, or, where that is "auto", in `range_of` them, which is said.
+
+    Args:
+      flag: names the setting of the range. say: takes the line; None warns.
+    """
     if asked.chosen:
         return Reading(channels, asked)
-    chosen, note = range_of([os.fspath(record) if isinstance(record, os.PathLike) else record for record in records])
-    if note:
+    paths = [os.fspath(record) if isinstance(record, os.PathLike) else record for record in records]
+    chosen, note = range_of(paths, flag)
+    if note and say is not None:
+        say(note)
+    elif note:
         warnings.warn(note, stacklevel=3)
     return Reading(channels, chosen)
 
 
-def range_of(records: Sequence[str | np.ndarray | Image.Image]) -> tuple[Range, str]:
+def range_of(records: Sequence[str | np.ndarray | Image.Image], flag: str = KEYWORD) -> tuple[Range, str]:
     """The range of images that no run has chosen one for, and a line that says it; "auto" and "" where all have 8 bits.
+
+    Args:
+      flag: names the setting that overrules.
 
     Raises:
       UserError: if their values tell none.
@@ -177,10 +193,9 @@ def range_of(records: Sequence[str | np.ndarray | Image.Image]) -> tuple[Range, 
     low, high = min(float(each.min()) for each in seen), max(float(each.max()) for each in seen)
     whole = all(bool((each == np.rint(each)).all()) for each in seen)
     names = " and ".join(sorted({str(each.dtype) for each in seen}))
-    chosen, name = fitting(
-        low, high, any(each.dtype.kind == "f" for each in seen), whole, f"the {names} images", "sixteen_bit"
-    )
-    return chosen, f"{names} images hold values up to {high:.6g}: read as {name}; sixteen_bit={str(chosen)!r} says so"
+    chosen, name = fitting(low, high, any(each.dtype.kind == "f" for each in seen), whole, f"the {names} images", flag)
+    said = repr(str(chosen)) if flag == KEYWORD else chosen
+    return chosen, f"{names} images hold values up to {high:.6g}: read as {name}; {flag}={said} says so"
 
 
 def _values(record: str | np.ndarray | Image.Image) -> np.ndarray | None:

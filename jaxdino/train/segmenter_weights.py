@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from convert.assumptions import IMPORT, spelled, spelling
 from convert.hub import find
 from convert.load import open_pretrained
 from convert.store import Card, is_model, load_card
@@ -121,14 +122,14 @@ def _part(given: Any, word: str, tell: Callable[[str], None]) -> tuple[ModelSpec
         if given.name not in known:
             raise UserError(f"{word}.name={given.name!r} is not known; {did_you_mean(given.name, known)}")
         return registry.get(given.name), {}, ()
-    with open_pretrained(given.weights or given.name) as opened:
+    with spelling(IMPORT), open_pretrained(given.weights or given.name) as opened:
         spec = opened.card.spec
         if spec.family != family or (family == "clip" and spec.config.text is None):
             raise UserError(f"{word}.weights={given.weights}: a {spec.name} is no {NEEDED[word]}")
         keep = TEXT if word == "text" else DECODER
         flat = {path: np.asarray(leaf) for path, leaf in opened.flat.items() if path.startswith(keep)}
     for note in opened.notes:
-        tell(note)
+        tell(f"{word}: {spelled(note, IMPORT)}")
     return spec, flat, opened.companions
 
 

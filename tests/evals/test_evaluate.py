@@ -9,6 +9,7 @@ from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
 import jaxdino
+from convert.load import load_pretrained
 from convert.store import Card, save_model
 from jaxdino.core.params import split
 from jaxdino.data.sources import load_source
@@ -102,6 +103,7 @@ def test_folders_are_said_and_refused_with_flags_of_this_command(folder, tmp_pat
         (["--dtype", "int8"], "dtype='int8'"),
         (["--json", "nowhere/f.json"], "no folder"),
         (["--temperature", "0"], "above 0"),
+        (["--sixteen_bit", "twelve"], "error: --sixteen_bit=twelve is not known"),
     ],
 )
 def test_bad_input_is_one_clear_error(flags, words, tmp_path, monkeypatch, capsys):
@@ -110,6 +112,34 @@ def test_bad_input_is_one_clear_error(flags, words, tmp_path, monkeypatch, capsy
     assert main(["--weights", "dinov3_digits", *flags]) == 2
     told = capsys.readouterr().err
     assert told.startswith("error: ") and words in told
+
+
+def test_weights_that_do_not_say_all_take_the_flags_of_convert(folder, tmp_path, capsys):
+    torch, vit = pytest.importorskip("torch"), pytest.importorskip("timm.models.vision_transformer")
+    how = dict(img_size=32, patch_size=8, embed_dim=64, depth=1, num_heads=2, num_classes=3)
+    torch.save(vit.VisionTransformer(**how).state_dict(), tmp_path / "w.pth")
+    flags = ["--weights", str(tmp_path / "w.pth"), "--root", folder, "--k", "3"]
+    assert main(flags) == 0
+    told = capsys.readouterr().err
+    assert "assumed: 1 attention head (width 64 / 64); --num_heads overrules\n" in told
+    assert "head on the class token" not in told  # features do not pass it
+    assert "AssumedWarning" not in told
+    assert main([*flags, "--num_heads", "2", "--layout", "timm", "--image_size", "40"]) == 0
+    told = capsys.readouterr().err
+    assert "assumed" not in told
+    assert main([*flags, "--num_heads", "5"]) == 2
+    assert "--num_heads" in capsys.readouterr().err
+    save_model(tmp_path / "ours", load_pretrained("dinov3_digits").card, load_pretrained("dinov3_digits").flat)
+    assert main(["--weights", str(tmp_path / "ours"), "--layout", "hf"]) == 2
+    assert "a model of ours, which knows what it is: --layout can only overrule others" in capsys.readouterr().err
+
+
+def test_a_head_of_which_nothing_tells_the_pool_is_left_aside(folder, tmp_path, capsys):
+    torch, timm = pytest.importorskip("torch"), pytest.importorskip("timm")
+    how = dict(depth=1, embed_dim=64, num_heads=1, img_size=32, num_classes=3)
+    torch.save(timm.create_model("vit_small_patch16_dinov3", **how).state_dict(), tmp_path / "w.pth")
+    assert main(["--weights", str(tmp_path / "w.pth"), "--root", folder, "--k", "3"]) == 0
+    assert "the classification head was left aside: features do not need it" in capsys.readouterr().err
 
 
 def test_a_text_tower_sees_no_images(tmp_path, capsys):

@@ -1,0 +1,79 @@
+"""Weights from anywhere to a model on the devices, for `jaxdino.load` and for the commands."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from convert import assumptions
+from convert.load import open_pretrained
+from jaxdino.api.clip import ClipModel
+from jaxdino.api.head import HeadModel
+from jaxdino.api.model import Model
+from jaxdino.api.sam import SamModel
+from jaxdino.api.segmenter import Segmenter
+from jaxdino.core.bars import by_bytes
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import Digest
+from jaxdino.core.rules import did_you_mean
+from jaxdino.core.sharding import spec_for
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+FACES: dict[str, type[Model]] = {
+    "clip": ClipModel,
+    "clipdinosam": Segmenter,
+    "dino_head": HeadModel,
+    "sam": SamModel,
+}
+"""family -> the class whose methods go beyond `Model`'s."""
+WARNING = "warning: "
+
+
+def open_model(
+    src: str | Path,
+    dtype: str = "float32",
+    *,
+    attention: str = "xla",
+    mesh: Mesh | None = None,
+    words: Mapping[str, str] = assumptions.KEYWORDS,
+    **overrules: Any,
+) -> tuple[Model, list[str]]:
+    """Load a model; see `jaxdino.load`.
+
+    Args:
+      words: {flag: what the caller calls it}, for errors and lines.
+      overrules: as `convert.load.open_pretrained` takes them.
+
+    Returns:
+      The model, and lines about weights that are not finite ("warning: ...") and what was assumed ("assumed: ...").
+
+    Raises:
+      UserError: if the source cannot be found or read, or does not fit the model whole.
+    """
+    for what, value, known in (("dtype", dtype, DTYPES), ("attention", attention, ("xla", "cudnn"))):
+        if value not in known:
+            raise UserError(f"{what}={value!r} is not known; {did_you_mean(str(value), known)}")
+    with assumptions.spelling(words), open_pretrained(src, **overrules) as opened:
+        card, digest = opened.card, Digest()
+        skeleton = card.spec.skeleton(card.num_classes, pool=card.pool, dtype=DTYPES[dtype], attention=attention)
+        flat = {}
+        for path, leaf in by_bytes(
+            opened.flat, "loading"
+        ):  # each host array is let go of as soon as it is on the device
+            array = np.asarray(leaf)
+            digest.add(path, array)
+            cast = skeleton.entries[path].kind == "param" and array.ndim  # CLIP's temperature stays what it is
+            flat[path] = _placed(path, array.astype(DTYPES[dtype], copy=False) if cast else array, mesh)
+    card = dataclasses.replace(card, digest=digest.value())
+    lines = [assumptions.spelled(note, words) for note in opened.notes if note.startswith((WARNING, assumptions.MARK))]
+    return FACES.get(card.spec.family, Model)(card, skeleton, flat, opened.companions), lines
+
+
+def _placed(path: str, array: np.ndarray, mesh: Mesh | None) -> jax.Array:
+    where = None if mesh is None else NamedSharding(mesh, spec_for(path, array.shape, mesh))
+    return jax.device_put(array, where).block_until_ready()
