@@ -70,7 +70,7 @@ def predict(
         `batch_size` below 1, no images, an `out` that exists.
     """
     from convert import assumptions
-    from jaxdino.api import classify
+    from jaxdino.api import classify, pictures
     from jaxdino.api.opening import open_model
     from jaxdino.data.bad_images import BadImage
     from jaxdino.data.inputs import find_inputs
@@ -91,16 +91,18 @@ def predict(
     classify.check(model, top, batch_size)
     for line in (*notes, *lines):
         say(line)
-    paths, failed = [image.path for image in inputs], 0
+    paths, failed, changed = [image.path for image in inputs], 0, {}
     reading = model.reading(paths, sixteen_bit, ARGUMENT, say)
     with _written(out, min(top, model.card.num_classes)) as write:
-        found = classify.classify(model, paths, reading, top, batch_size)
+        found = classify.classify(model, paths, reading, top, batch_size, changed)
         shown = out is None and sys.stdout.isatty()  # the lines are progress enough
         for path, classes in zip(paths, found if shown else bar(found, "predicting", total=len(paths)), strict=True):
             if isinstance(classes, BadImage):
                 skip(path, classes)
                 failed += 1
             write(path, classes)
+    if changed:
+        say(pictures.changed(changed))
     if out is not None:
         print(f"{len(paths)} images in {out}" + (f", {failed} of them unread, with the reason" if failed else ""))
     return int(failed > 0)

@@ -163,3 +163,15 @@ def test_the_package_shows_its_names():
         jaxdino.evaluate  # noqa: B018
     if module[0]:
         sys.modules["jaxdino.evaluate"] = jaxdino.evaluate = module[0]
+
+
+def test_images_that_are_not_read_as_they_are_warn_once(model):
+    missing, drawn = np.full((32, 32), 0.5, np.float32), Image.new("RGBA", (32, 32))
+    missing[0] = np.nan
+    drawn.putalpha(Image.linear_gradient("L").resize((32, 32)))
+    for call in (model.preprocess, model.predict):
+        with pytest.warns(UserWarning) as caught:
+            call([missing, drawn], sixteen_bit="0,1")
+        lines = [str(each.message) for each in caught]
+        assert len(lines) == 1 and lines[0].startswith("2 image(s) are not read as they are: image 0 (3.1% NaN")
+        assert "image 1 (the picture is in its alpha channel" in lines[0]

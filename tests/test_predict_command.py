@@ -137,3 +137,11 @@ def test_what_is_assumed_is_said_with_a_flag_that_there_is(tmp_path, capsys):
     assert "read as 12-bit; --sixteen_bit=0,4095 says so\n" in told and "Warning" not in told
     assert predict.main([*flags, "--sixteen_bit", "9,3"]) == 2
     assert "error: --sixteen_bit=9,3: give the value of black first" in capsys.readouterr().err
+
+
+def test_images_that_are_not_read_as_they_are_are_said(run, photos, capsys):
+    drawn = Image.new("RGBA", (32, 32))
+    drawn.putalpha(Image.linear_gradient("L").resize((32, 32)))
+    drawn.save("icon.png")
+    assert predict.main(["icon.png", "--workdir", run]) == 0
+    assert "1 image(s) are not read as they are: icon.png (the picture is in its alpha" in capsys.readouterr().err

@@ -36,17 +36,19 @@ def check(model: Any, topk: int, batch_size: int) -> None:
 
 
 def classify(
-    model: Any, records: Sequence[Record], reading: Reading, topk: int, batch_size: int
+    model: Any, records: Sequence[Record], reading: Reading, topk: int, batch_size: int, said: dict[str, str]
 ) -> Iterator[Classes | BadImage]:
     """The `topk` classes of each image, in order, or why it could not be read.
 
-    The next batch is read while the device works on this one. All batches have one shape, compiled once.
+    The next batch is read while the device works on this one. All batches have one shape, compiled once. `said` takes
+    what `Model.prepare` says of images.
     """
     size, names = min(batch_size, len(records)), model.class_names or tuple(map(str, range(model.card.num_classes)))
     waiting: tuple[list, Any] | None = None
     with ThreadPoolExecutor(THREADS) as pool:
         for first in range(0, len(records), size):
-            read = list(pool.map(lambda record: _read(model, record, reading), records[first : first + size]))
+            places = range(first, min(first + size, len(records)))
+            read = list(pool.map(lambda place: _read(model, records[place], reading, place, said), places))
             images = [image for image in read if not isinstance(image, BadImage)]
             logits = None
             if images:
@@ -59,9 +61,9 @@ def classify(
         yield from _named(*waiting, names, topk)
 
 
-def _read(model: Any, record: Record, reading: Reading) -> np.ndarray | BadImage:
+def _read(model: Any, record: Record, reading: Reading, place: int, said: dict[str, str]) -> np.ndarray | BadImage:
     try:
-        return model.prepare(record, reading)
+        return model.prepare(record, reading, place, said)
     except BadImage as err:
         return err
 

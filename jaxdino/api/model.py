@@ -10,7 +10,7 @@ import numpy as np
 
 from convert.store import Card
 from jaxdino.api.classify import Classes, check, classify
-from jaxdino.api.pictures import Record, check_no_tensor, named, records
+from jaxdino.api.pictures import Record, check_no_tensor, named, records, warn_of
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton, bind
 from jaxdino.data import survey
@@ -19,7 +19,7 @@ from jaxdino.data.bands import pixels
 from jaxdino.data.channels import Reading
 from jaxdino.data.checks import open_image
 from jaxdino.data.device_aug import normalize
-from jaxdino.data.ranges import KEYWORD, Range
+from jaxdino.data.ranges import KEYWORD, Range, remarks
 from jaxdino.data.transforms import eval_crop
 from jaxdino.models.output import Output
 
@@ -90,17 +90,28 @@ class Model:
         """
         given = records(images, "preprocess")
         reading, found = self.reading(given, sixteen_bit), []
+        said: dict[str, str] = {}
         for place, record in enumerate(given):
             try:
-                found.append(self.prepare(record, reading))
+                found.append(self.prepare(record, reading, place, said))
             except BadImage as err:
                 raise UserError(f"{named(record, place)}: {err}") from err
+        warn_of(said)
         return np.stack(found)
 
-    def prepare(self, record: Record, reading: Reading) -> np.ndarray:
-        """One image -> uint8 (H, W, C), as `preprocess` gives it. Raises BadImage."""
+    def prepare(self, record: Record, reading: Reading, place: int, said: dict[str, str]) -> np.ndarray:
+        """One image -> uint8 (H, W, C), as `preprocess` gives it. Raises BadImage.
+
+        Args:
+          place: in the list of images, for its name.
+          said: takes {name: what was changed} of an image that is not read as it is: NaN, clipped values.
+        """
         how = self.card.spec.preprocess
-        return pixels(eval_crop(open_image(record, reading), how.size, how.resize))
+        with remarks() as lines:
+            found = pixels(eval_crop(open_image(record, reading), how.size, how.resize))
+        if lines:
+            said[named(record, place)] = "; ".join(lines)
+        return found
 
     def reading(
         self,
@@ -138,10 +149,12 @@ class Model:
         check(self, topk, batch_size)
         found, given = [], records(images, "predict")
         reading = self.reading(given, sixteen_bit)
-        for place, classes in enumerate(classify(self, given, reading, topk, batch_size)):
+        said: dict[str, str] = {}
+        for place, classes in enumerate(classify(self, given, reading, topk, batch_size, said)):
             if isinstance(classes, BadImage):
                 raise UserError(f"{named(given[place], place)}: {classes}") from classes
             found.append(classes)
+        warn_of(said)
         return found
 
     def _checked(self, images: jax.Array | np.ndarray) -> jax.Array | np.ndarray:

@@ -1,5 +1,6 @@
 """The images that a caller gives: pictures, files or arrays, checked before anything is done with them."""
 
+import warnings
 from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from PIL import Image
 from jaxdino.core.errors import UserError
 
 Record = str | np.ndarray | Image.Image
+SHOWN = 3  # names in a message
 FORMS = "PIL images, paths of files, or arrays (H, W) or (H, W, C)"
 FORM = "a PIL image, the path of a file, or an array (H, W) or (H, W, C)"
 
@@ -69,6 +71,19 @@ def check_no_tensor(images: Any, call: str) -> None:
         f"{call} got a torch tensor of shape {shape}: give np.asarray({name}{fetched}), channels last; uint8 is "
         "normalised for you, floats must be normalised already"
     )
+
+
+def changed(said: Mapping[str, str]) -> str:
+    """A line of the images that were read, but not as they are, {name: what was changed}; "" for none."""
+    shown = ", ".join(f"{name} ({said[name]})" for name in sorted(said)[:SHOWN])
+    more = f" and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
+    return f"{len(said)} image(s) are not read as they are: {shown}{more}" if said else ""
+
+
+def warn_of(said: Mapping[str, str]) -> None:
+    """Warn of them, once."""
+    if line := changed(said):
+        warnings.warn(line, stacklevel=3)
 
 
 def named(record: Record, place: int) -> str:

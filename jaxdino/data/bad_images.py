@@ -75,7 +75,7 @@ class BadImages:
         if not self.remarks:
             return ""
         found = self._listed(self.remarks, first)
-        return f"{len(self.remarks)} image(s) of {self.split.name} have values that were changed: {found}"
+        return f"{len(self.remarks)} image(s) of {self.split.name} are not read as they are: {found}"
 
     def _listed(self, lines: dict[int, str], first: int) -> str:
         shown = [f"{self.split.record_name(i)} ({lines[i]})" for i in sorted(lines)[:first]]

@@ -7,10 +7,11 @@ from PIL import Image
 
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.bands import Bands, Picture, of_levels
-from jaxdino.data.kinds import GREYS, RGB, SIXTEEN_BIT, Kind, unsigned
-from jaxdino.data.ranges import Range
+from jaxdino.data.kinds import GREYS, RGB, SIXTEEN_BIT, Kind, as_stored
+from jaxdino.data.ranges import Range, remark
 
 FULL = Range("full")
+IN_ALPHA = "the picture is in its alpha channel, which is not read: draw it onto a background first"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,44 +29,60 @@ class Reading:
     max_pixels: int = 64 * 2**20
 
 
-def refusal(bands: int, channels: int) -> str:
+def refusal(kind: Kind, channels: int) -> str:
     """Why an image does not fit a model, and what to do."""
+    bands, (width, height) = kind.bands, kind.size
+    pages = f", or {kind.pages} with one for each page," if kind.pages > 1 else ""
+    first = f"its shape {(height, width, bands)} looks like (C, H, W): store (H, W, C); else " * (0 < height < bands)
     return (
-        f"the image has {bands} channel{'s' * (bands > 1)} and the model takes {channels}: "
+        f"the image has {bands} channel{'s' * (bands > 1)}{pages} and the model takes {channels}: {first}"
         f"in_channels={bands} adapts three-channel weights (--config.model.in_channels of a run)"
     )
 
 
-def of_image(image: Image.Image, dtype: str, reading: Reading) -> Picture:
+def of_image(image: Image.Image, kind: Kind, reading: Reading) -> Picture:
     """A decoded Pillow image. Raises BadImage.
 
     Args:
-      dtype: of the values in its file, where Pillow holds them as another.
+      kind: of its file: Pillow holds some values as another type, and white as 0 where the file does.
     """
     mode, channels = image.mode, reading.channels
     if mode == "RGB" and channels == RGB:
         return image
     if mode in (*SIXTEEN_BIT, "I", "F"):
-        return of_values(unsigned(np.asarray(image), dtype)[..., None], False, reading)
+        return of_values(as_stored(np.asarray(image), kind.dtype)[..., None], False, reading, kind.inverted)
     if mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    if channels in (1, RGB) and drawn_in_alpha(image):
+        remark(IN_ALPHA)
     if channels == RGB:
         return image.convert("RGB")
     if channels == 1:
         return image.convert("L") if mode in GREYS else image.convert("RGB").convert("L")
     bands = image.split()
     if len(bands) != channels:
-        raise BadImage(refusal(len(bands), channels))
+        raise BadImage(refusal(kind, channels))
     return Bands(bands)
 
 
-def of_values(values: np.ndarray, alpha: bool, reading: Reading) -> Picture:
-    """Values (H, W, C) of any numeric dtype, the last band an alpha channel or not. Raises BadImage."""
+def drawn_in_alpha(image: Image.Image) -> bool:
+    """Whether all pixels of a decoded image have one colour and only their alpha differs."""
+    if image.mode not in ("LA", "RGBA"):
+        return False
+    *colours, (low, high) = image.getextrema()
+    return low < high and all(least == most for least, most in colours)
+
+
+def of_values(values: np.ndarray, alpha: bool, reading: Reading, inverted: bool = False) -> Picture:
+    """Values (H, W, C) of any numeric dtype as a picture. Raises BadImage.
+
+    Args:
+      alpha: whether the last band is an alpha channel. inverted: whether the lowest value means white.
+    """
     bands, channels = values.shape[-1], reading.channels
-    if not Kind("bands", bands, alpha).fits(channels):
-        first = values.shape[0] == channels
-        hint = f"; its shape {values.shape} looks like (C, H, W): store (H, W, C)" if first else ""
-        raise BadImage(refusal(bands, channels) + hint)
+    kind = Kind("bands", bands, alpha, size=values.shape[1::-1])
+    if not kind.fits(channels):
+        raise BadImage(refusal(kind, channels))
     if alpha and bands != channels:
         values, alpha = values[..., :-1], False
     if alpha:  # whatever the colours' range, it reaches over all values
@@ -73,6 +90,7 @@ def of_values(values: np.ndarray, alpha: bool, reading: Reading) -> Picture:
         levels = np.concatenate(parts, axis=-1)
     else:
         levels = reading.range.levels(values)
+        levels = 255 - levels if inverted else levels
     if levels.shape[-1] == channels:
         return of_levels(levels)
     return of_levels(levels).convert("L" if channels == 1 else "RGB")

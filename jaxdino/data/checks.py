@@ -12,9 +12,10 @@ from PIL import Image
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.bands import Picture
 from jaxdino.data.channels import RGB, Reading, of_image, of_values
-from jaxdino.data.heif import Undecoded, open_any
+from jaxdino.data.heif import open_any
 from jaxdino.data.kinds import Kind, is_npy, kind_of, kind_of_raw, orientation_of, values_of
 from jaxdino.data.ranges import Range
+from jaxdino.data.reasons import lift_limit, reason, too_large
 from jaxdino.data.survey import reading_of
 
 TURNS = {  # EXIF orientation -> what makes it upright
@@ -56,7 +57,7 @@ def open_image(record: str | np.ndarray | Image.Image, reading: Reading, draft: 
     if isinstance(record, str):
         return _open_file(record, reading, draft)
     if isinstance(record, Image.Image):
-        image = _upright(of_image(record, kind_of(record).dtype, reading), orientation_of(record))
+        image = _upright(of_image(record, kind_of(record), reading), orientation_of(record))
     else:
         image = of_values(record[..., None] if record.ndim == 2 else record, False, reading)
     draft(image.size)
@@ -71,20 +72,16 @@ def open_rgb(record: str | np.ndarray, max_pixels: int, draft: Draft = undrafted
 
 def _open_file(path: str, reading: Reading, draft: Draft) -> Picture:
     max_pixels = reading.max_pixels
-    # Pillow has a limit of its own: lift it where the user allows more.
-    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = max_pixels
+    lift_limit(max_pixels)
     try:
         if is_npy(path):
             return _open_raw(path, kind_of_raw(path), reading, draft)
         with open_any(path) as image:
             _check_size(image.size, max_pixels)
-            draftable, dtype = image.format in ("JPEG", "MPO"), "uint8"
+            draftable, kind = image.format in ("JPEG", "MPO"), kind_of(image)
             if not draftable:
-                kind = kind_of(image)
                 if _loses(image, kind, reading):
                     return _open_raw(path, kind, reading, draft)
-                dtype = kind.dtype
                 # Before asking for the EXIF: Pillow may decode for it and then hide that this failed, and it
                 # turns a TIFF upright itself.
                 image.load()
@@ -93,15 +90,15 @@ def _open_file(path: str, reading: Reading, draft: Draft) -> Picture:
             if draftable and scale > 1:
                 image.draft(image.mode, (image.width // scale, image.height // scale))
             image.load()
-            return _upright(of_image(image, dtype, reading), orientation)
+            return _upright(of_image(image, kind, reading), orientation)
     except BadImage:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise BadImage(_too_large("it", max_pixels)) from None
+        raise BadImage(too_large("it", max_pixels)) from None
     except Image.UnidentifiedImageError as err:
         return _open_unknown(path, reading, draft, err)
     except Exception as err:  # decoders of broken files raise nearly everything
-        raise BadImage(_reason(path, err)) from err
+        raise BadImage(reason(path, err)) from err
 
 
 def _open_unknown(path: str, reading: Reading, draft: Draft, err: Exception) -> Picture:
@@ -112,8 +109,8 @@ def _open_unknown(path: str, reading: Reading, draft: Draft, err: Exception) -> 
     except BadImage:
         raise
     except Exception as other:
-        raise BadImage(_reason(path, other)) from other
-    raise BadImage(_reason(path, err)) from err
+        raise BadImage(reason(path, other)) from other
+    raise BadImage(reason(path, err)) from err
 
 
 def _loses(image: Image.Image, kind: Kind, reading: Reading) -> bool:
@@ -136,7 +133,8 @@ def _open_raw(path: str, kind: Kind, reading: Reading, draft: Draft) -> Picture:
     if kind.decoder == "imagecodecs":
         with Image.open(path) as image:
             orientation = orientation_of(image)
-    picture = _upright(of_values(values_of(path, kind, reading.channels), kind.alpha, reading), orientation)
+    values = values_of(path, kind, reading.channels)
+    picture = _upright(of_values(values, kind.alpha, reading, kind.inverted), orientation)
     draft(picture.size)
     return picture
 
@@ -147,11 +145,7 @@ def _upright(picture: Picture, orientation: int) -> Picture:
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     if size[0] * size[1] > max_pixels:
-        raise BadImage(_too_large(f"{size[0]} x {size[1]}", max_pixels))
-
-
-def _too_large(size: str, max_pixels: int) -> str:
-    return f"too large: {size} has more than max_pixels = {max_pixels} pixels"
+        raise BadImage(too_large(f"{size[0]} x {size[1]}", max_pixels))
 
 
 def upright_size(image: Image.Image, expected: tuple[int, int]) -> tuple[int, int]:
@@ -164,14 +158,3 @@ def upright_size(image: Image.Image, expected: tuple[int, int]) -> tuple[int, in
     if image.format == "TIFF" or (image.size == expected and not told):  # Pillow turns a TIFF itself
         return image.size
     return image.size[::-1] if orientation_of(image) >= 5 else image.size
-
-
-def _reason(path: str, err: Exception) -> str:
-    if isinstance(err, FileNotFoundError):
-        return "there is no such file"
-    if isinstance(err, Undecoded):
-        return str(err)
-    if isinstance(err, Image.UnidentifiedImageError):
-        with open(path, "rb") as file:
-            return "not an image Pillow knows" if file.read(1) else "the file is empty"
-    return f"{type(err).__name__}: {err}" if str(err) else type(err).__name__

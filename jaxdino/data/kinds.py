@@ -1,6 +1,8 @@
 """What pixels a file holds, by its header: bands, alpha, type of number, and which library decodes all of it."""
 
 import dataclasses
+import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,15 @@ SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 GREYS = ("1", "L", "LA", "La")
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ALPHA = (1, 2)  # TIFF's ExtraSamples: with colours multiplied by it, and without
-BITS_PER_SAMPLE, SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT, ORIENTATION = 258, 277, 338, 339, 274
+BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 274, 277, 338, 339
+WHITE_IS_ZERO = 0  # of PHOTOMETRIC
 NUMBERS = {1: "uint", 2: "int", 3: "float"}  # TIFF's SampleFormat
 HELD = {"RGB": 3, "L": 1, "LA": 2, "RGBA": 4, "CMYK": 4, "LAB": 3, "YCbCr": 3}  # Pillow's mode -> TIFF's samples
 COLOURS = ("CMYK", "LAB", "YCbCr", "HSV")  # that Pillow converts to RGB
 NAMES = {"L": "grey", "LA": "grey with alpha", "P": "palette", "1": "black and white"}
 INSTALL = "pip install 'jaxdino[bands]'"
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `checks` compares the size with max_pixels itself
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)  # it logs TIFF that tifffile reads as errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Kind:
       decoder: what decodes all of it: "pillow", "tifffile", "imagecodecs" (a PNG) or "numpy".
       size: (width, height), as stored. orientation: of EXIF, 1 to 8.
       pages: of a TIFF, where another library than Pillow looked.
+      inverted: whether 0 is white, which Pillow corrects in 8-bit values only.
     """
 
     name: str
@@ -44,13 +50,18 @@ class Kind:
     size: tuple[int, int] = (0, 0)
     orientation: int = 1
     pages: int = 1
+    inverted: bool = False
 
     def fits(self, channels: int) -> bool:
         """Whether it can be read as so many channels: as it is, grey for colour, without alpha, a page for each."""
-        if self.bands == 1 < channels == self.pages != RGB:
+        if self.paged(channels):
             return True
         colours = RGB if self.name in COLOURS else self.bands - self.alpha
         return self.bands == channels or (colours in (1, RGB) and channels in (1, RGB))
+
+    def paged(self, channels: int) -> bool:
+        """Whether each page is read as a channel."""
+        return self.bands == 1 < channels == self.pages != RGB
 
     @property
     def numbers(self) -> str:
@@ -105,10 +116,12 @@ def _of_tags(mode: str, tags: Any) -> Kind:
     """Of a TIFF. Pillow keeps 8 bits of 16-bit colours and drops bands beside them, and does not say so."""
     samples, extra = tags.get(SAMPLES, 1), tags.get(EXTRA_SAMPLES, ())
     bits, number = tags.get(BITS_PER_SAMPLE, (1,))[0], NUMBERS.get(tags.get(SAMPLE_FORMAT, (1,))[0], "uint")
-    dtype = f"{number}{bits}" if bits > 8 or number == "float" else "uint8"
+    dtype = f"{number}{bits}" if bits > 8 or (bits, number) == (8, "int") or number == "float" else "uint8"
+    inverted = tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
     if samples == 1:
         name, bands = (mode, 3) if mode == "P" else ("1" if mode == "1" else "L", 1)
-        return Kind(name, bands, dtype=dtype)
+        decoder = "tifffile" if dtype == "int8" else "pillow"  # Pillow takes it for unsigned
+        return Kind(name, bands, dtype=dtype, decoder=decoder, inverted=inverted)
     alpha = extra[-1] in ALPHA if extra else mode == "RGBA"
     held = HELD.get(mode, 0) == samples
     return Kind(mode if held else "bands", samples, alpha, dtype, "pillow" if held and dtype == "uint8" else "tifffile")
@@ -140,6 +153,7 @@ def kind_of_raw(path: str) -> Kind | None:
             size=(page.imagewidth, page.imagelength),
             orientation=int(turn.value) if turn else 1,
             pages=len(tif.pages),
+            inverted=page.samplesperpixel == 1 and int(page.photometric) == WHITE_IS_ZERO,
         )
 
 
@@ -173,12 +187,14 @@ def stored_values(path: str, kind: Kind) -> np.ndarray:
     if kind.decoder != "pillow":
         return values_of(path, kind, 1)
     with Image.open(path) as image:
-        return unsigned(np.asarray(image), kind.dtype)
+        return as_stored(np.asarray(image), kind.dtype)
 
 
-def unsigned(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Values as stored: Pillow holds those of 32 bits as if they were signed."""
-    return values.view(np.uint32) if dtype == "uint32" else values
+def as_stored(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Values of the type stored: Pillow holds unsigned 32 bits as signed, and signed 16 bits as 32."""
+    if dtype == "uint32":
+        return values.view(np.uint32)
+    return values.astype(np.int16) if dtype == "int16" else values
 
 
 def values_of(path: str, kind: Kind, channels: int) -> np.ndarray:

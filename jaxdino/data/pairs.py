@@ -10,6 +10,7 @@ from PIL import Image
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.checks import TURNS
 from jaxdino.data.kinds import SIXTEEN_BIT, orientation_of
+from jaxdino.data.reasons import lift_limit
 
 IGNORED = 255  # of a mask's pixels: neither in nor out
 HALF = 127
@@ -129,8 +130,7 @@ def _colours(image: Image.Image) -> np.ndarray:
 
 def _opened(path: str, max_pixels: int) -> Image.Image:
     """Decoded, and upright by its own EXIF orientation. Raises BadImage."""
-    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:  # as `checks.open_rgb`
-        Image.MAX_IMAGE_PIXELS = max_pixels
+    lift_limit(max_pixels)
     try:
         with Image.open(path) as image:
             if image.width * image.height > max_pixels:

@@ -98,13 +98,13 @@ class Range:
             return values
         if values.dtype == bool:
             return values.astype(np.uint8) * 255
+        if values.dtype.kind not in "iuf":
+            raise BadImage(f"pixels of type {values.dtype}: store integers or floats")
         if not self.chosen:
             raise BadImage(
                 f"{values.dtype} pixels, and the images looked at first had only 8 bits: say their range, {FLAG}=full, "
                 "image, percentiles or two numbers"
             )
-        if values.dtype.kind not in "iuf":
-            raise BadImage(f"pixels of type {values.dtype}: store integers or floats")
         finite = _finite(values)
         bands = [self._band(values[..., i], finite[..., i]) for i in range(values.shape[-1])]
         clipped = sum(count for _, count in bands)

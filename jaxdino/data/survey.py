@@ -15,8 +15,9 @@ from jaxdino.core.errors import UserError
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.channels import RGB, Reading, refusal
 from jaxdino.data.heif import open_any
-from jaxdino.data.kinds import Kind, is_npy, kind_of, kind_of_raw, stored_values, unsigned
+from jaxdino.data.kinds import Kind, as_stored, is_npy, kind_of, kind_of_raw, stored_values
 from jaxdino.data.ranges import FLAG, KEYWORD, Range, fitting
+from jaxdino.data.reasons import lift_limit, reason, unknown
 from jaxdino.data.sources import Split
 
 EIGHT_BITS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif"))  # can hold no more
@@ -64,8 +65,13 @@ class Values:
     missing: tuple[str, ...] = ()
 
 
-def look(splits: Sequence[Split]) -> Survey | None:
-    """Read the headers of a sample of all splits, spread evenly; None where the records are no files."""
+def look(splits: Sequence[Split], max_pixels: int = 0) -> Survey | None:
+    """Read the headers of a sample of all splits, spread evenly; None where the records are no files.
+
+    Args:
+      max_pixels: Pillow opens images of so many, though its own limit is lower.
+    """
+    lift_limit(max_pixels)
     paths = {split.name: [_path(record) for record in split.records] for split in splits}
     files = [path for found in paths.values() for path in found if path]
     if not files:
@@ -97,7 +103,7 @@ def settle(found: Survey, asked: Range, own: Range, channels: int) -> tuple[Rang
     if found.failed and not found.kinds:
         path, reason = next(iter(found.failed.items()))
         raise UserError(f"none of the {found.looked} images looked at can be read; {path}: {reason}")
-    lines = [f"pixels: {_kinds(found)} ({_looked(found)})", *_misfits(found, channels)]
+    lines = [f"pixels: {_kinds(found, channels)} ({_looked(found)})", *_misfits(found, channels)]
     chosen = asked if asked.chosen else own
     if not found.deep:
         return chosen, lines
@@ -206,7 +212,7 @@ def _values(record: str | np.ndarray | Image.Image) -> np.ndarray | None:
             values = stored_values(record, kind) if isinstance(kind, Kind) and kind.deep else None
             values = values[..., :-1] if values is not None and kind.alpha and values.ndim == 3 else values
         elif isinstance(record, Image.Image):
-            values = unsigned(np.asarray(record), kind.dtype) if (kind := kind_of(record)).deep else None
+            values = as_stored(np.asarray(record), kind.dtype) if (kind := kind_of(record)).deep else None
         else:
             values = record
     except (BadImage, OSError, ValueError):  # reading it says why
@@ -244,9 +250,9 @@ def _header(path: str) -> Kind | str:
                 pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
                 return dataclasses.replace(kind_of(image), pages=pages)
         except Image.UnidentifiedImageError:
-            return kind_of_raw(path) or "not an image Pillow knows"
+            return kind_of_raw(path) or unknown(path)
     except Exception as err:  # as `checks.open_image`: broken files raise nearly everything
-        return str(err) or type(err).__name__
+        return reason(path, err)
 
 
 def _misfits(found: Survey, channels: int) -> list[str]:
@@ -257,20 +263,23 @@ def _misfits(found: Survey, channels: int) -> list[str]:
     path, kind = next(iter(wrong.items()))
     what = f"{len(wrong)} of the {found.looked} images looked at do not fit the model, such as {path}"
     if len(wrong) == len(found.kinds):
-        raise UserError(f"{what}: {refusal(kind.bands, channels)}")
-    return [f"WARNING: {what}: {refusal(kind.bands, channels)}"]
+        raise UserError(f"{what}: {refusal(kind, channels)}")
+    return [f"WARNING: {what}: {refusal(kind, channels)}"]
 
 
-def _kinds(found: Survey) -> str:
+def _kinds(found: Survey, channels: int) -> str:
     counts = Counter(str(kind) for kind in found.kinds.values())
     names = [name if len(counts) == 1 else f"{name} {count}" for name, count in counts.most_common()]
-    paged = sum(kind.pages > 1 for kind in found.kinds.values())
-    pages = [f"{paged} of several pages"] if paged else []
-    return ", ".join([*names, *pages])
+    paged = [kind for kind in found.kinds.values() if kind.pages > 1]
+    first = sum(not kind.paged(channels) for kind in paged)
+    pages = [f"{len(paged)} of several pages"] if paged else []
+    only = [f"of {'which' if first == len(paged) else f'{first} of them'} only the first is read"] if first else []
+    return ", ".join([*names, *pages, *only])
 
 
 def _looked(found: Survey) -> str:
-    failed = f", {len(found.failed)} not readable" if found.failed else ""
+    path, why = next(iter(found.failed.items()), ("", ""))
+    failed = f", {len(found.failed)} not readable, such as {path}: {why}" if found.failed else ""
     return f"{found.looked:,} of {found.total:,} files looked at{failed}"
 
 

@@ -29,7 +29,7 @@ def settled(cfg: DataConfig, source: Source, card: Card, say: Callable[[str], No
     channels, how = card.spec.config.in_channels, card.spec.preprocess
     how = dataclasses.replace(how, **_statistics(cfg, channels))
     asked, own = Range.of(cfg.sixteen_bit), Range.of(how.sixteen_bit)
-    found: Survey | None = survey.look(list(source.splits.values()))
+    found: Survey | None = survey.look(list(source.splits.values()), cfg.max_pixels)
     chosen = asked if asked.chosen else own
     if found is not None:
         chosen, lines = survey.settle(found, asked, own, channels)
@@ -47,7 +47,7 @@ def measured(cfg: DataConfig, source: Source, how: Preprocess, say: Callable[[st
     Raises:
       UserError: as `settled`.
     """
-    found, chosen = survey.look(list(source.splits.values())), Range.of(how.sixteen_bit)
+    found, chosen = survey.look(list(source.splits.values()), cfg.max_pixels), Range.of(how.sixteen_bit)
     if found is not None:
         chosen, lines = survey.settle(found, chosen, chosen, len(how.mean))
         for line in lines:

@@ -85,6 +85,9 @@ def bad_files():
         "truncated jpeg": (jpeg.getvalue()[:1500], "truncated"),
         "header only": (jpeg.getvalue()[:20], "."),
         "broken png": (bytes(broken), "."),
+        "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9", "git lfs pull"),
+        "page": (b"\n<!DOCTYPE html><html>404</html>", "a web page in place of an image"),
+        "scan": (bytes(128) + b"DICM", r"a DICOM file, .*save its pixels as PNG, TIFF or .npy \(pydicom"),
         "text called svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image Pillow knows"),
     }
 
@@ -99,7 +102,7 @@ def test_a_bad_file_has_a_reason(tmp_path, kind):
 
 
 def test_a_missing_file_and_a_folder_are_bad_images(tmp_path):
-    with pytest.raises(BadImage, match="gone"):
+    with pytest.raises(BadImage, match="no such file"):
         open_rgb(str(tmp_path / "none.png"), LIMIT)
     with pytest.raises(BadImage, match="IsADirectory"):
         open_rgb(str(tmp_path), LIMIT)

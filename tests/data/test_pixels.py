@@ -26,6 +26,10 @@ def read(record, channels=3, setting="full"):
     return pixels(open_image(record, Reading(channels, Range.of(setting))))
 
 
+def settle(paths, channels=3):
+    return survey.settle(survey.look([split_of(paths)]), Range(), Range(), channels)
+
+
 def split_of(paths):
     return Split("train", [str(path) for path in paths], np.zeros(len(paths), np.int32), ("a",))
 
@@ -194,3 +198,66 @@ def test_colour_changes_of_other_channels():
     planes = device_aug.random_colour(jax.random.key(0), images.transpose(0, 3, 1, 2), preset, axis=1)
     assert not np.allclose(changed, images)
     np.testing.assert_allclose(planes.transpose(0, 2, 3, 1), changed, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_white_is_zero_in_tiff_of_any_depth(tmp_path, dtype):
+    """Pillow turns 8-bit values round itself, tifffile and deeper values not."""
+    tifffile = pytest.importorskip("tifffile")
+    grey, path = values((9, 8), 256, np.uint8), str(tmp_path / "x.tif")
+    scale = {np.uint8: 1, np.uint16: 257, np.float32: 1 / 255}[dtype]
+    tifffile.imwrite(path, ((255 - grey.astype(np.float64)) * scale).astype(dtype), photometric="miniswhite")
+    assert np.abs(read(path, 1)[..., 0].astype(int) - grey).max() <= (dtype == np.float32)
+
+
+def test_signed_eight_bits_have_no_range_of_their_own(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    path = str(tmp_path / "x.tif")
+    tifffile.imwrite(path, np.array([[-128, 0], [1, 127]], np.int8))
+    assert read(path, 1, "-128,127").ravel().tolist() == [0, 128, 129, 255]
+    with pytest.raises(UserError, match="signed 8-bit images hold values from -128 to 127"):
+        settle([path])
+
+
+def test_a_picture_in_the_alpha_channel_is_remarked(tmp_path):
+    drawn = Image.new("RGBA", (8, 8))
+    drawn.putalpha(Image.fromarray(values((8, 8), 256, np.uint8)))
+    for image in (drawn, drawn.convert("LA")):
+        with remarks() as said:
+            assert not read(image).any()
+        assert len(said) == 1 and "in its alpha channel" in said[0]
+    for image in (drawn.convert("RGB"), Image.fromarray(values((8, 8, 4), 256, np.uint8))):
+        with remarks() as said:
+            read(image)
+        assert not said
+
+
+def test_pages_that_are_not_read_and_files_that_cannot_be_are_said(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    path, empty = str(tmp_path / "x.tif"), tmp_path / "y.tif"
+    tifffile.imwrite(path, values((4, 9, 8), 256, np.uint8), photometric="minisblack")
+    empty.touch()
+    assert settle([path, empty])[1] == [
+        "pixels: grey, 1 of several pages, of which only the first is read (2 of 2 files looked at, 1 not readable, "
+        f"such as {empty}: the file is empty)"
+    ]
+    assert settle([path], channels=4)[1] == ["pixels: grey, 1 of several pages (1 of 1 files looked at)"]
+    with pytest.raises(UserError, match="has 1 channel, or 4 with one for each page, and the model takes 2"):
+        settle([path], channels=2)
+
+
+def test_arrays_with_channels_first_are_named_before_a_run(tmp_path):
+    path = str(tmp_path / "x.npy")
+    np.save(path, values((4, 9, 8), 256, np.uint8))
+    with pytest.raises(UserError, match=r"takes 4: its shape \(4, 9, 8\) looks like \(C, H, W\)"):
+        settle([path], channels=4)
+
+
+def test_images_beyond_pillows_limit_are_looked_at_where_the_setting_allows_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    path = str(tmp_path / "x.png")
+    Image.new("L", (10, 10)).save(path)
+    with pytest.raises(UserError, match=r"more than max_pixels = 40 pixels: cut .*--config\.data\.max_pixels"):
+        settle([path])
+    found = survey.look([split_of([path])], 100)
+    assert not found.failed

@@ -1,0 +1,82 @@
+"""Why a file gives no image, in words that say what to do."""
+
+import os
+
+from PIL import Image
+
+from jaxdino.data.heif import Undecoded
+
+_VOLUME = ("a volume", "nibabel or SimpleITK")
+_SLIDE = ("a slide or microscope file", "openslide, tifffile or aicsimageio")
+_RAW = ("a camera's raw file", "rawpy")
+_TABLE = ("a file of many arrays", "h5py, scipy or numpy")
+FOREIGN = {
+    **dict.fromkeys((".dcm", ".dicom", ".ima"), ("a DICOM file", "pydicom")),
+    **dict.fromkeys((".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".mgz"), _VOLUME),
+    **dict.fromkeys((".svs", ".ndpi", ".mrxs", ".scn", ".czi", ".lif", ".nd2", ".vsi"), _SLIDE),
+    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf"), _RAW),
+    **dict.fromkeys((".h5", ".hdf5", ".mat", ".npz", ".nc"), _TABLE),
+    **dict.fromkeys((".exr", ".hdr"), ("an image of high dynamic range", "OpenCV or imageio")),
+    ".jxl": ("a JPEG XL image", "imagecodecs"),
+    ".svg": ("a vector drawing", "cairosvg"),
+    ".pdf": ("a document", "pdf2image"),
+}
+"""{suffix of files with pictures that are not read: (what they are, libraries that read them)}."""
+DICOM = 128, b"DICM"  # place and text of its mark
+
+
+def suffix_of(name: str) -> str:
+    """The suffix of a file's name in lower case; ".nii.gz" is one."""
+    name = name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else os.path.splitext(name)[1]
+
+
+def foreign(suffix: str) -> str:
+    """What files of a suffix are and how to convert them; "" for other suffixes."""
+    if suffix not in FOREIGN:
+        return ""
+    what, libraries = FOREIGN[suffix]
+    return f"{what}, which is not read: save its pixels as PNG, TIFF or .npy ({libraries} can open it)"
+
+
+def lift_limit(max_pixels: int) -> None:
+    """Let Pillow open images of so many pixels, where its own limit is lower."""
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels
+
+
+def too_large(size: str, max_pixels: int) -> str:
+    """Why an image of that size is refused, and what to do."""
+    return (
+        f"too large: {size} has more than max_pixels = {max_pixels} pixels: cut it into tiles or make it smaller; "
+        "a run takes more with --config.data.max_pixels"
+    )
+
+
+def reason(path: str, err: Exception) -> str:
+    """Why the file at `path` gives no image, from what its decoder raised."""
+    if isinstance(err, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(err, Undecoded):
+        return str(err)
+    if isinstance(err, Image.UnidentifiedImageError):
+        return unknown(path)
+    if isinstance(err, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return too_large("it", Image.MAX_IMAGE_PIXELS or 0)
+    return f"{type(err).__name__}: {err}" if str(err) else type(err).__name__
+
+
+def unknown(path: str) -> str:
+    """What a file is that Pillow does not know, by its first bytes and its suffix."""
+    with open(path, "rb") as file:
+        head = file.read(256)
+    text = head.lstrip().lower()
+    if not head:
+        return "the file is empty"
+    if text.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer in place of the image: git lfs pull fetches it"
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "a web page in place of an image: download it again"
+    if head[DICOM[0] :].startswith(DICOM[1]):
+        return foreign(".dcm")
+    return foreign(suffix_of(path)) or "not an image Pillow knows"
