@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from convert import assumptions, flags
-from jaxdino.core.command import finish
+from jaxdino.core.command import finish, program
 from jaxdino.core.errors import UserError
 
 
@@ -19,7 +19,7 @@ def _run(argv: list[str] | None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m convert", description=__doc__.split(":")[1].strip())
+    parser = argparse.ArgumentParser(prog=program("convert"), description=__doc__.split(":")[1].strip())
     commands = parser.add_subparsers(required=True, metavar="command")
     overrules = flags.overrules()
     src_help = "a .pth or .safetensors file, a Hugging Face folder or hub name"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from convert import flags
-from jaxdino.core.command import finish
+from jaxdino.core.command import described, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
 
@@ -27,8 +27,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str] | None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m jaxdino.evaluate",
-        description=__doc__,
+        prog=program("evaluate"),
+        description=described("evaluate", __doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[flags.overrules(without=OF_HEAD)],
     )

@@ -1,7 +1,8 @@
 """Trains by a config: `python -m jaxdino.main --config=configs/gradual.py:dinov3_vits16 --workdir=DIR`.
 
-Settings change by flags, `--config.stages[0].epochs=3`; `--help-config` lists them all, with their defaults, for the
-config that is named: `--config=configs/ssl.py --help-config`. A word narrows the list: `--help-config=optimizer`.
+`--config=gradual` is `configs/gradual.py`: that of the current folder, else the installed one. Settings change by
+flags, `--config.stages[0].epochs=3`; `--help-config` lists them all, with their defaults, for the config that is named:
+`--config=configs/ssl.py --help-config`. A word narrows the list: `--help-config=optimizer`.
 The same command again goes on where the run stopped.
 """
 
@@ -14,7 +15,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from jaxdino.core.command import finish
+from jaxdino.core.command import described, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
 from jaxdino.settings.command_line import Command, as_setting, command, split
@@ -49,6 +50,8 @@ def main(argv: list[str]) -> int:
 def obey(argv: list[str]) -> None:
     """Lists the settings, or trains."""
     given = command(CONFIG.value, argv[1:])
+    if given.installed:
+        print(f"config: {given.file} (installed)", file=sys.stderr)
     if not given.weights_name_it:
         given.config()  # refuses misspelt settings before jax is imported
     if flags.FLAGS[HELP].present:
@@ -78,6 +81,21 @@ def settled(given: Command) -> ConfigDict:
     from jaxdino.train.workdir import say
 
     return settle(given, WORKDIR.value, say)
+
+
+def start(argv: list[str]) -> NoReturn:
+    """Trains as `python -m jaxdino.main` does, for a program that has another module as its main one; exits.
+
+    Args:
+      argv: the flags.
+    """
+    name = sys.argv[0] = program("train")  # absl describes sys.argv[0], by the docstring of __main__
+    sys.modules["__main__"].__doc__ = described("train", __doc__)
+    for flag in flags.FLAGS.get_key_flags_for_module(__name__):
+        flags.FLAGS.register_key_flag_for_module(name, flag)
+    if {"-h", "-help", "--help"} & set(argv):
+        app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
+    app.run(main, argv=[name, *argv], flags_parser=parse)
 
 
 def parse(argv: list[str]) -> list[str]:

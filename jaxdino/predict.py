@@ -13,7 +13,7 @@ from typing import Any
 
 from jaxdino import results
 from jaxdino.core.bars import bar
-from jaxdino.core.command import finish
+from jaxdino.core.command import described, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
 
@@ -25,7 +25,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m jaxdino.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program("predict"),
+        description=described("predict", __doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or a pattern in quotes")
     parser.add_argument("--workdir", required=True, help="the folder of a training run")

@@ -18,7 +18,7 @@ from PIL import Image
 
 from jaxdino import results
 from jaxdino.core.bars import bar
-from jaxdino.core.command import finish
+from jaxdino.core.command import described, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
 from jaxdino.data.inputs import Input, find_inputs
@@ -37,7 +37,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m jaxdino.segment", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program("segment"),
+        description=described("segment", __doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or a pattern in quotes")
     parser.add_argument("--workdir", required=True, help="the folder of a segmentation run")
@@ -232,9 +234,7 @@ def _check_run(workdir: Path) -> None:
     card = load_card(folder) if is_model(folder) else None
     if card is None or card.spec.family != FAMILY:
         held = f"a {card.spec.name}, which takes no prompts" if card else "neither a run nor a model"
-        hint = (
-            "python -m jaxdino.predict classifies" if card and card.num_classes else "configs/clipdinosam.py trains one"
-        )
+        hint = f"{program('predict')} classifies" if card and card.num_classes else "configs/clipdinosam.py trains one"
         raise UserError(f"{workdir} holds {held}: the folder of a segmentation run is needed ({hint})")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxdino.api.pictures import Record
+from jaxdino.core.command import program
 from jaxdino.core.errors import UserError
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.channels import Reading
@@ -30,7 +31,7 @@ def check(model: Any, topk: int, batch_size: int) -> None:
             raise UserError(f"{name}={value!r}: give a whole number of at least 1")
     if not model.card.num_classes:
         raise UserError(
-            f"{model.name} has no classification head: train one (python -m jaxdino.main --config=configs/linear.py), "
+            f"{model.name} has no classification head: train one ({program('train')} --config=linear), "
             "or load one with jaxdino.load(SRC, head=FILE)"
         )
 

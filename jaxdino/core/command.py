@@ -1,4 +1,4 @@
-"""How every command ends: one line for what the user can mend, for Ctrl-C and for a closed pipe."""
+"""How commands are named, and how every one ends: one line for a user's error, for Ctrl-C and for a closed pipe."""
 
 import os
 import signal
@@ -11,6 +11,31 @@ from jaxdino.core.errors import UserError
 
 MISTAKE, INTERRUPTED, CLOSED_PIPE = 2, 130, 141
 """Exit statuses: an error of the user's; 128 + SIGINT; 128 + SIGPIPE, as of other commands before `| head`."""
+
+COMMANDS = {
+    "train": "jaxdino.main",
+    "predict": "jaxdino.predict",
+    "segment": "jaxdino.segment",
+    "evaluate": "jaxdino.evaluate",
+    "convert": "convert",
+}
+"""What follows `jaxdino` on the command line -> the module that `python -m` runs."""
+_typed: list[str] = []
+
+
+def started_as(name: str) -> None:
+    """Record that the user typed `jaxdino NAME`, so that usage lines and errors name that command."""
+    _typed[:] = [name]
+
+
+def program(name: str) -> str:
+    """How the user starts a command: "jaxdino predict", or "python -m jaxdino.predict" if this one began so."""
+    return f"jaxdino {name}" if _typed else f"python -m {COMMANDS[name]}"
+
+
+def described(name: str, doc: str | None) -> str:
+    """A module's docstring, with the command as the user types it."""
+    return (doc or "").replace(f"python -m {COMMANDS[name]}", program(name))
 
 
 def finish(work: Callable[[], int | None]) -> int:

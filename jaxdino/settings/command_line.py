@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxdino.core.errors import UserError
 from jaxdino.settings.config_file import load
+from jaxdino.settings.config_search import find
 from jaxdino.settings.spelling import ELSEWHERE, advice
 from jaxdino.settings.tree import Setting, parent_of, settings
 from jaxdino.settings.values import read
@@ -31,6 +32,7 @@ class Command:
 
     Attributes:
       file: of the config. model: the name after its colon, if there is one.
+      installed: whether the file is one that came with the package, for want of one in the current folder.
       given: the settings on the command line, in order.
       make: makes the config of a model's name, or of none, as the file has it.
     """
@@ -39,6 +41,7 @@ class Command:
     model: str | None
     given: tuple[Given, ...]
     make: Callable[[str | None], ConfigDict]
+    installed: bool = False
 
     @property
     def weights_name_it(self) -> bool:
@@ -76,16 +79,17 @@ def command(config: str, args: Sequence[str]) -> Command:
     """Read a config's path and the settings of the command line.
 
     Args:
-      config: "FILE" or "FILE:MODEL".
+      config: "FILE" or "NAME" of a config, as `config_search.find` takes it; ":MODEL" may follow.
       args: "--config.NAME=VALUE", "--config.NAME" for True, "--noconfig.NAME" for False.
     """
-    path, _, model = config.partition(":")
-    file, given = Path(path), {}
+    asked, _, model = config.partition(":")
+    (file, installed), given = find(asked), {}
     for arg in args:
         negated, name, text = FLAG.fullmatch(arg).groups()
         text = text if text is not None else str(not negated)
         given.setdefault(name, []).append(text)
-    return Command(file, model or None, tuple(Given(*one) for one in given.items()), load(file, model or None))
+    made = load(file, model or None)
+    return Command(file, model or None, tuple(Given(*one) for one in given.items()), made, installed)
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -4,13 +4,15 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 from ml_collections import ConfigDict
 
 from jaxdino.core.errors import UserError
-from jaxdino.core.rules import did_you_mean
+from jaxdino.settings.config_search import INSTALLED
 
 
 def load(file: Path, model: str | None) -> Callable[[str | None], ConfigDict]:
@@ -20,12 +22,8 @@ def load(file: Path, model: str | None) -> Callable[[str | None], ConfigDict]:
       model: the name after the colon, which the file must then take.
 
     Raises:
-      UserError: if the file is not there, is not Python, raises, or has no such function; the function raises it too.
+      UserError: if the file is not Python, raises, or has no such function; the function raises it too.
     """
-    if not file.is_file():
-        folders = [file if file.is_dir() else file.parent, Path("configs")]
-        known = dict.fromkeys(str(path) for folder in folders for path in sorted(folder.glob("[!_]*.py")))
-        raise UserError(f"there is no config {file}; {did_you_mean(str(file), known)}")
     spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise UserError(f"{file} is not a Python file: a config is one, with a function get_config")
@@ -48,10 +46,34 @@ def load(file: Path, model: str | None) -> Callable[[str | None], ConfigDict]:
     return made
 
 
+@contextmanager
+def _siblings(file: Path) -> Iterator[None]:
+    """Let a config's `from configs import NAME` find the file beside it in a folder `configs`, else the installed one.
+
+    What `import configs` finds elsewhere is another project's, or an installed copy of the files beside it.
+    """
+    folder = file.resolve().parent
+    before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "configs"}
+    package = ModuleType("configs")
+    package.__path__ = [str(folder), str(INSTALLED)] if folder.name == "configs" else [str(INSTALLED)]
+    _replace(before, {"configs": package})
+    try:
+        yield
+    finally:
+        _replace([name for name in sys.modules if name.partition(".")[0] == "configs"], before)
+
+
+def _replace(names: Iterable[str], modules: dict[str, ModuleType]) -> None:
+    for name in names:
+        del sys.modules[name]
+    sys.modules.update(modules)
+
+
 def _guarded(file: Path, call: Callable[[], object]) -> object:
     """What `call` returns; UserError with file and line of whatever it raises."""
     try:
-        return call()
+        with _siblings(file):
+            return call()
     except SyntaxError as err:
         raise UserError(f"{err.filename}, line {err.lineno}: {err.msg}") from err
     except Exception as err:

@@ -1,0 +1,8 @@
+"""`python -m jaxdino COMMAND ...`, as `jaxdino COMMAND ...`."""
+
+import sys
+
+from jaxdino.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Find a config by its name or path: in the current folder first, then among the installed ones."""
+
+import ast
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxdino.core.errors import UserError
+from jaxdino.core.rules import did_you_mean
+
+INSTALLED = Path(__file__).resolve().parents[2] / "configs"
+"""The configs that came with the package."""
+SHARED = "common"
+"""The file of what configs share; it has no stages."""
+
+
+class Found(NamedTuple):
+    """A config's file, and whether it is an installed one."""
+
+    file: Path
+    installed: bool
+
+
+def find(asked: str) -> Found:
+    """Find a config.
+
+    A bare name, "gradual", is "configs/gradual.py". A path is taken from the current folder; if there is no such file,
+    "configs/NAME.py" is the installed one.
+
+    Raises:
+      UserError: if there is none, with the nearest.
+    """
+    path = Path(asked)
+    if len(path.parts) == 1 and not path.suffix:
+        path = Path("configs") / f"{asked}.py"
+    if path.is_file():
+        return Found(path, installed=False)
+    if path.parent == Path("configs") and path.suffix == ".py" and (INSTALLED / path.name).is_file():
+        return Found(INSTALLED / path.name, installed=True)
+    raise UserError(f"there is no config {asked}; {did_you_mean(asked, _known(asked))}")
+
+
+def lines() -> list[str]:
+    """A line for each config that a bare name finds: the name, and the first line of its docstring."""
+    files = {file.stem: file for folder in (INSTALLED, Path("configs")) for file in _files(folder)}
+    files.pop(SHARED, None)
+    wide = max(map(len, files), default=0)
+    return [f"{name:<{wide}}  {_summary(files[name])}" for name in sorted(files)]
+
+
+def _summary(file: Path) -> str:
+    try:
+        doc = ast.get_docstring(ast.parse(file.read_text("utf-8")))
+    except (SyntaxError, ValueError) as err:
+        return f"(not read: {err})"
+    return (doc or "").partition("\n")[0]
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return sorted(folder.glob("[!_]*.py"))
+
+
+def _known(asked: str) -> list[str]:
+    """What may have been meant: files beside the one asked for, files in ./configs, and bare names."""
+    path = Path(asked)
+    names = sorted({file.stem for folder in (INSTALLED, Path("configs")) for file in _files(folder)} - {SHARED})
+    if len(path.parts) == 1 and not path.suffix:
+        return [f"{asked}.py"] if Path(f"{asked}.py").is_file() else names  # a bare name never runs it unasked
+    folder = path if path.is_dir() else path.parent
+    beside = [str(file) for place in (folder, Path("configs")) for file in _files(place)]
+    return list(dict.fromkeys([*beside, *(f"configs/{name}.py" for name in names)]))
