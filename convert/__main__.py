@@ -102,7 +102,7 @@ def _import_whole(args) -> int:
 
     given = {"--prefix": args.prefix, "--layout": args.layout, "--head": args.head, "--drop_head": args.drop_head}
     given |= {"--in_channels": args.in_channels, "--fsdp": args.fsdp}
-    given |= {"--pool": args.pool, "--image_size": args.image_size}
+    given |= {"--pos_grid": args.pos_grid, "--pool": args.pool, "--image_size": args.image_size}
     if wrong := [flag for flag, value in given.items() if value]:
         raise UserError(f"--whole takes a training checkpoint as it is: leave {', '.join(wrong)} away")
     _say(main_import(args.src, args.out, overwrite=args.overwrite, model=args.model, num_heads=args.num_heads))

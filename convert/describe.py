@@ -30,6 +30,7 @@ def recognise_source(
     layout: str | None = None,
     prefix: str | None = None,
     num_heads: int | None = None,
+    pos_grid: tuple[int, int] | None = None,
     image_size: Size | None = None,
 ) -> Recognised:
     """What an open source holds; what our own export noted beside it counts unless it is overruled."""
@@ -42,6 +43,7 @@ def recognise_source(
             model=model or (noted if noted in MODELS else None),
             layout=layout or source.notes.get("layout"),
             extras=source.extras,
+            pos_grid=pos_grid or _noted_grid(source),
             prepared="preprocess" in source.notes,
             sized=image_size is not None,
         )
@@ -51,6 +53,15 @@ def recognise_source(
             found = dataclasses.replace(found, spec=dataclasses.replace(found.spec, preprocess=preprocess))
     check_spec(found.spec, beside(source))
     return dataclasses.replace(found, spec=resized(seen_as(found.spec), image_size))
+
+
+def _noted_grid(source: Source) -> tuple[int, int] | None:
+    """The position table's grid as our export noted it."""
+    grid = source.notes.get("pos_grid")
+    if grid is None:
+        return None
+    height, width = grid
+    return int(height), int(width)
 
 
 def beside(source: Source) -> str:

@@ -190,11 +190,18 @@ def _notes(card: Card, layout: str) -> dict[str, Any]:
         "file": weights.format(name=card.spec.name) if not weights.endswith(".safetensors") else None,
         "head_file": how.head_file(card) if card.num_classes else None,
         "num_heads": getattr(card.spec.config, "num_heads", None),
+        "pos_grid": _pos_grid(card),
         "pool": card.pool,
         "class_names": list(card.class_names),
         "preprocess": dataclasses.asdict(card.spec.preprocess),
         "assumed": list(card.assumed),
     }
+
+
+def _pos_grid(card: Card) -> list[int] | None:
+    """Height and width of a ViT's position table in patches, which its rows do not tell; None without one."""
+    config = card.spec.config
+    return list(config.pos_grid) if getattr(config, "positions", None) == "learned" else None
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ class Hints(NamedTuple):
       json: config.json beside it (of a Hugging Face or open_clip folder), {} without one.
       num_heads, model, layout: what the user said, None where nothing.
       prefix: what stands before the network's keys in the file.
+      pos_grid: (height, width) of the position table in patches, as the user said or our export noted.
       prepared: whether our own export noted how images are prepared. sized: whether the user says their size.
       extras: what is no tensor in the file, by joined key.
     """
@@ -34,6 +35,7 @@ class Hints(NamedTuple):
     layout: str | None = None
     extras: Mapping[str, Any] = {}
     prefix: str = ""
+    pos_grid: tuple[int, int] | None = None
     prepared: bool = False
     sized: bool = False
 

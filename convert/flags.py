@@ -20,11 +20,19 @@ def sides(text: str) -> int | tuple[int, int]:
     return int(text) if len(found) == 1 else (int(found[0]), int(found[1]))
 
 
+def grid(text: str) -> tuple[int, int]:
+    """A flag's height and width in patches, "2x8"."""
+    if isinstance(found := sides(text), int):
+        raise argparse.ArgumentTypeError(f"{text!r} is not height x width, such as 2x8")
+    return found
+
+
 OVERRULES: dict[str, dict[str, Any]] = {
     "model": dict(help="the model's published name, where keys and shapes leave it open"),
     "layout": dict(help="hf, meta, timm, ..., likewise"),
     "prefix": dict(help="which network of the checkpoint: what stands before its keys ('teacher')"),
     "num_heads": dict(type=count, help="attention heads of a custom width"),
+    "pos_grid": dict(type=grid, metavar="HxW", help="position table of a ViT, in patches: 2x8"),
     "pool": dict(help="what the classification head looks at: cls, mean, cls_mean or cls4_mean"),
     "image_size": dict(type=sides, metavar="N|HxW", help="of the images that the model sees"),
 }

@@ -99,6 +99,7 @@ def open_pretrained(
     layout: str | None = None,
     prefix: str | None = None,
     num_heads: int | None = None,
+    pos_grid: tuple[int, int] | None = None,
     pool: str | None = None,
     image_size: Size | None = None,
     head: str | Path | None = None,
@@ -110,6 +111,7 @@ def open_pretrained(
     Args:
       src: a file, a folder, a hub name, a model saved by `convert import`, or a workdir (its best model).
       model, layout, prefix, num_heads: overrule what the keys and shapes say.
+      pos_grid: (height, width) of a ViT's position table in patches, likewise.
       pool: what a classification head looks at (`jaxdino.models.classifier.POOLS`).
       image_size: (height, width) of the images in pixels, or one number for both.
       head: a file with a linear classification head for these weights, as DINOv2 and DINOv3 publish them.
@@ -121,7 +123,7 @@ def open_pretrained(
     """
     path = find(src)
     if is_model(path):
-        overrules = {"layout": layout, "prefix": prefix, "num_heads": num_heads, "head": head}
+        overrules = {"layout": layout, "prefix": prefix, "num_heads": num_heads, "pos_grid": pos_grid, "head": head}
         with open_model(path) as (card, flat):
             opened = _from_store(path, card, flat, model, drop_head, overrules)
             if pool not in (None, opened.card.pool) and opened.card.num_classes:
@@ -131,9 +133,8 @@ def open_pretrained(
             yield fit_channels(opened, in_channels).watched()
     else:
         with open_source(path, head) as source:
-            found = recognise_source(
-                source, model=model, layout=layout, prefix=prefix, num_heads=num_heads, image_size=image_size
-            )
+            said = {"model": model, "layout": layout, "prefix": prefix, "num_heads": num_heads, "pos_grid": pos_grid}
+            found = recognise_source(source, **said, image_size=image_size)
             yield fit_channels(_from_source(source, found, drop_head, pool), in_channels).watched()
 
 

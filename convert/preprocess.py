@@ -190,15 +190,34 @@ def from_timm(json: Json) -> tuple[Preprocess | None, list[str]]:
     ):
         if value not in known:
             raise UserError(f"pretrained_cfg in config.json says {name}={value!r}; {did_you_mean(str(value), known)}")
+    size, more = _timm_size(json.get("model_args") or {}, given, own.size)
     how = Preprocess(
         mean=tuple(given.get("mean", own.mean)),
         std=tuple(given.get("std", own.std)),
-        size=tuple(given.get("input_size", (3, *own.size))[1:]),
+        size=size,
         crop_pct=given.get("crop_pct") or own.crop_pct,
         interpolation=filter_,
         crop_mode=given.get("crop_mode", "center"),
     )
-    return how, notes
+    return how, notes + more
+
+
+def _timm_size(args: Json, given: Json, default: tuple[int, int]) -> tuple[tuple[int, int], list[str]]:
+    """Height and width of the images: `img_size` of model_args counts, unless the model takes images of any size.
+
+    timm 1.0.31 replaces `input_size` by it where `fixed_input_size` is true (timm/models/_hub.py), and builds a model
+    that refuses every other size where it is not.
+    """
+    size = tuple(given["input_size"][1:]) if "input_size" in given else default
+    own = args.get("img_size")
+    loose = args.get("dynamic_img_size") or args.get("strict_img_size") is False or args.get("use_naflex")
+    if own is None or loose:
+        return size, []
+    own = (own, own) if isinstance(own, int) else tuple(own)
+    if own == size or given.get("fixed_input_size") or "input_size" not in given:
+        return own, []
+    text = "config.json says img_size={} in model_args and input_size={} in pretrained_cfg: the first is followed"
+    return own, [text.format(list(own), given["input_size"])]
 
 
 def to_timm(card: Any, first_conv: str, classifier: str) -> dict[str, Any]:

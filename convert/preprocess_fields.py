@@ -71,7 +71,7 @@ TRANSFORMERS: dict[str, Field] = {
 """preprocessor_config.json, or "image_processor" in processor_config.json."""
 
 TIMM: dict[str, Field] = {
-    "input_size": Field(FOLLOWED, "size: channels, height, width"),
+    "input_size": Field(FOLLOWED, "size: channels, height, width; img_size in model_args comes first, as in timm"),
     "mean": Field(FOLLOWED, "mean"),
     "std": Field(FOLLOWED, "std"),
     "crop_pct": Field(FOLLOWED, "crop_pct"),
@@ -83,7 +83,7 @@ TIMM: dict[str, Field] = {
     "test_input_size": Field(NAMED, "a larger size for testing: --config.data.image_size takes it"),
     "test_crop_pct": Field(NAMED, "goes with test_input_size"),
     "min_input_size": Field(IGNORED, "a limit"),
-    "fixed_input_size": Field(IGNORED, "positions are resampled to other sizes"),
+    "fixed_input_size": Field(FOLLOWED, "whether img_size in model_args replaces input_size without a note"),
     "pool_size": Field(IGNORED, "the shape says it"),
     "first_conv": Field(IGNORED, "a name of a layer"),
     "classifier": Field(IGNORED, "a name of a layer"),

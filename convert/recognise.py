@@ -72,6 +72,8 @@ def recognise(
     keys, aside = _select(shapes, prefix, family)
     own = {key: shapes[full] for key, full in keys.items()}
     told = family.tell(own, hints._replace(prefix=prefix))
+    if hints.pos_grid and getattr(told.config, "positions", "") != "learned":
+        raise UserError(f"--pos_grid is for plain ViTs with a position table; a {told.family} checkpoint says its own")
     mean = _mean(preprocessor)
     if hints.model:
         spec = agree(get(hints.model), told.config, family)

@@ -19,6 +19,7 @@ def load(
     layout: str | None = None,
     prefix: str | None = None,
     num_heads: int | None = None,
+    pos_grid: tuple[int, int] | None = None,
     pool: str | None = None,
     image_size: int | tuple[int, int] | None = None,
     head: str | Path | None = None,
@@ -34,6 +35,7 @@ def load(
         ("dinov3_vits16"), a folder made by `python -m convert import`, or a training run's workdir.
       dtype: "float32", "bfloat16" or "float16", of parameters and computation.
       model, layout, prefix, num_heads: overrule what is recognised from the file.
+      pos_grid: (height, width) of a ViT's position table in patches, likewise.
       pool: what the file's classification head looks at, "cls", "mean", "cls_mean" or "cls4_mean".
       image_size: of the images, (height, width) in pixels or one number for both.
       head: a file with a linear classification head for these weights, as DINOv2 and DINOv3 publish them.
@@ -48,8 +50,8 @@ def load(
     Raises:
       UserError: if the source cannot be found or read, or does not fit the model whole.
     """
-    overrules = dict(model=model, layout=layout, prefix=prefix, num_heads=num_heads, pool=pool, image_size=image_size)
-    overrules |= dict(head=head, drop_head=drop_head, in_channels=in_channels)
+    overrules = dict(model=model, layout=layout, prefix=prefix, num_heads=num_heads, pos_grid=pos_grid, pool=pool)
+    overrules |= dict(image_size=image_size, head=head, drop_head=drop_head, in_channels=in_channels)
     found, notes = opening.open_model(src, dtype, attention=attention, mesh=mesh, **overrules)
     for note in notes:
         kind = AssumedWarning if note.startswith(assumptions.MARK) else UserWarning

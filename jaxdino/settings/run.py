@@ -49,6 +49,7 @@ class Model:
       layout: of the weights' keys (hf, meta, timm, ...); None: as they are recognised.
       prefix: which network of a checkpoint, by what stands before its keys ("teacher"); None: as evaluation takes it.
       num_heads: attention heads of weights that do not say them; None: as they are recognised.
+      pos_grid: (height, width) of a ViT's position table in patches; None: as it is recognised.
       drop_head: drop the classification head that the weights have, for a new one.
       attention: xla, or cudnn: flash attention, on an NVIDIA GPU in half precision.
       remat: compute activations again in the backward pass: less memory, more time.
@@ -64,6 +65,7 @@ class Model:
     layout: str | None = None
     prefix: str | None = None
     num_heads: int | None = None
+    pos_grid: tuple[int, int] | None = None
     drop_head: bool = False
     attention: str = "xla"
     remat: bool = False

@@ -19,7 +19,7 @@ from jaxdino.core.params import split
 from jaxdino.models import registry
 
 RANDOM = "random"
-OVERRULES = ("layout", "prefix", "num_heads", "pool", "in_channels")
+OVERRULES = ("layout", "prefix", "num_heads", "pos_grid", "pool", "in_channels")
 """Settings of config.model that overrule what weights are taken for."""
 WORDS = {name: f"--config.model.{name}" for name in OVERRULES} | {
     "model": "a model's name after the config's colon",

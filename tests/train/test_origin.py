@@ -15,6 +15,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.params import split
 from jaxdino.settings.command_line import command
 from jaxdino.train.origin import settle
+from jaxdino.train.weights import backbone
 from jaxdino.train.workdir import plain, write_json
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -122,3 +123,16 @@ def test_assumptions_in_the_words_of_a_run(tmp_path):
     assert config.model.name == "dino_vits16" and line in said
     config, said = settled(f"model.weights={tmp_path / 'w.pth'}", "data.root=photos", "model.num_heads=12")
     assert config.model.name == "dino_custom" and line not in said
+
+
+def test_a_run_takes_the_grid_of_a_position_table(tmp_path):
+    wide = VisionTransformer(img_size=(32, 128), embed_dim=64, depth=1, num_heads=1, num_classes=0)
+    torch.save(wide.state_dict(), tmp_path / "w.pth")
+    given = [f"model.weights={tmp_path / 'w.pth'}", "model.num_heads=1", "data.root=photos"]
+    for more, grid in (("seed=0", (4, 4)), ("model.pos_grid=2,8", (2, 8))):
+        config, said = settled(*given, more)[0], []
+        card, _ = backbone(config, said.append)
+        assert card.spec.config.pos_grid == grid
+        assert any("4 x 4" in line and "; --config.model.pos_grid overrules" in line for line in said) == (
+            grid == (4, 4)
+        )

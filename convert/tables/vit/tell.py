@@ -1,7 +1,6 @@
 """Which ViT a checkpoint is, told from its keys and shapes, and from config.json where there is one."""
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from convert.family import Hints, Shapes, Told
 from convert.tables.vit.images import LARGE, constants, pixels, trained_on, trained_size
 from convert.tables.vit.num_heads import Shape, num_heads
+from convert.tables.vit.pos_grid import pos_grid
 from jaxdino.core.errors import UserError
 from jaxdino.models.registry import get
 from jaxdino.models.vit import ViTConfig
@@ -44,6 +44,10 @@ def tell(shapes: Shapes, hints: Hints) -> Told:
     own = Shape(family, config.width, config.depth, config.mlp_dim)
     heads, assumed = num_heads(own, shapes, json, hints)
     config = dataclasses.replace(config, num_heads=heads)
+    if config.positions == "learned":
+        rows = _first(shapes, "pos_embed", "embeddings.position_embeddings")[1]
+        grid, has_cls, doubt = pos_grid(rows, config.patch_size, hints)
+        config, assumed = dataclasses.replace(config, pos_grid=grid, pos_cls=has_cls), (*assumed, *doubt)
     _check_activation(config, family, json)
     assumed += constants(own, layout, config, shapes, json)
     size, how = trained_size(own, config, json), trained_on(own, shapes, hints)
@@ -82,21 +86,6 @@ def _depth(shapes: Shapes) -> int:
     return max(numbers) + 1
 
 
-def _grid(shapes: Shapes, patch: int, config: Mapping[str, Any]) -> tuple[tuple[int, int], bool]:
-    """The position table's grid, and whether the class token has a row in it."""
-    rows = _first(shapes, "pos_embed", "embeddings.position_embeddings")[1]
-    size = config.get("image_size")
-    if size is not None:
-        height, width = size if isinstance(size, (list, tuple)) else (size, size)
-        if (height // patch) * (width // patch) == rows - 1:
-            return (height // patch, width // patch), True
-    for has_cls in (True, False):
-        side = math.isqrt(rows - has_cls)
-        if side * side == rows - has_cls:
-            return (side, side), has_cls
-    raise UserError(f"a position table of {rows} rows is not a square grid, with or without a class token's row")
-
-
 def _feed_forward(shapes: Shapes, width: int) -> tuple[int, bool]:
     """(hidden width, SwiGLU?) from the first block."""
     gated = {
@@ -124,7 +113,7 @@ def _feed_forward(shapes: Shapes, width: int) -> tuple[int, bool]:
 
 
 def _config(shapes: Shapes, family: str, layout: str, json: Mapping[str, Any]) -> ViTConfig:
-    """The shape, except for the heads."""
+    """The shape, except for the heads and the grid of learned positions."""
     patch_shape = _first(shapes, *ANCHORS)
     if len(patch_shape) != 4 or patch_shape[2] != patch_shape[3]:
         raise UserError(f"a patch embedding of shape {patch_shape} is not a convolution with square patches")
@@ -155,7 +144,6 @@ def _config(shapes: Shapes, family: str, layout: str, json: Mapping[str, Any]) -
         fields["rope_base"] = json.get("rope_theta", DINOV3.get("rope_base", 100.0))
         fields["mask_k_bias"] = "layer.0.attention.k_proj.bias" not in shapes
     else:
-        fields["pos_grid"], fields["pos_cls"] = _grid(shapes, patch, json)
         fields.update(resampling(family, layout, registers is not None and (layout == "hf" or registers[1] > 0)))
     return ViTConfig(**fields)
 
