@@ -5,11 +5,12 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from jaxdino.core.errors import UserError
-from jaxdino.data.layout import text_alone, understand
+from jaxdino.data.layout import Layout, text_alone, understand
+from jaxdino.data.reasons import foreign
 from jaxdino.data.split_names import NONE, assign, flag, missing_train, near_names
 from jaxdino.data.tree import Folder, scan
 
@@ -59,8 +60,10 @@ def list_folder(root: str | None, given: Mapping[str, str | None] | None = None,
         files[split] = {name: _images(place, classes) for name, place in places.items()}
         for inner in folder.folders.values():
             _count(inner, ignored)
-    _check_classes(str(top), files, layout.splits)
-    notes = [*_nested(layout.splits, classes), *_lacking(files), *_mask_files(files["train"]), *layout.notes]
+    _check_classes(str(top), files, layout)
+    found = files["train"]
+    notes = [*_nested(layout.splits, classes), *_lacking(files), *_alike(found), *_bands(found), *_mask_files(found)]
+    notes += layout.notes
     return Listing(str(top), files, layout.called, dict(+ignored), tuple(notes))
 
 
@@ -175,14 +178,24 @@ def _kinds(folders: Mapping[str, Folder]) -> str:
     for name, folder in list(folders.items())[:SHOWN]:
         kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in folder.kinds().most_common(3))
         texts.append(f"{name} (files: {kinds})" if kinds else name)
-    return ", ".join(texts) + (f" and {len(folders) - SHOWN} more" if len(folders) > SHOWN else "")
+    more = f" and {len(folders) - SHOWN} more" if len(folders) > SHOWN else ""
+    kinds = [suffix for folder in folders.values() for suffix in folder.kinds()]
+    hint = next((f"; {suffix} is {foreign(suffix)}" for suffix in kinds if foreign(suffix)), "")
+    return ", ".join(texts) + more + hint
 
 
-def _check_classes(top: str, files: Mapping[str, Mapping], splits: Mapping[str, Folder]) -> None:
+def _check_classes(top: str, files: Mapping[str, Mapping], layout: Layout) -> None:
     """Raise UserError for classes that cannot be trained on."""
-    classes = list(files["train"])
+    classes, splits = list(files["train"]), layout.splits
     if not classes:
         raise UserError(f"no images under {top}: found no class folders; expected <class>/<image> in it or its train/")
+    if len(classes) == 1 and (richer := next((split for split in files if len(files[split]) > 1), None)):
+        raise UserError(
+            f"train has only the class {classes[0]!r}, and {richer} has {len(files[richer])} "
+            f"({', '.join(list(files[richer])[:SHOWN])}): a classifier sees all classes in training. To train on the "
+            f"images of {richer} and put a share of them aside: {flag('train', layout.called[richer])} "
+            f"{flag(richer, NONE)}"
+        )
     for split, found in files.items():
         new = [name for name in found if name not in classes]
         if new:
@@ -203,9 +216,13 @@ def _deeper(splits: Mapping[str, Folder]) -> str:
         (train,) = train.full.values()
     if not train.full:
         return ""
+    deeper = any(folder.full for folder in train.full.values())
+    ways = ["--config.data.classes=leaf"] * (not deeper) + [f"--config.data.root={train.path}"] * (len(splits) == 1)
+    if not ways:
+        return ""
     return (
         f"; if the {len(train.full)} folders of {train.path} ({', '.join(list(train.full)[:SHOWN])}) are the classes, "
-        "give --config.data.classes=leaf" + (f", or --config.data.root={train.path}" if len(splits) == 1 else "")
+        f"give {', or '.join(ways)}"
     )
 
 
@@ -217,6 +234,37 @@ def _near(name: str, classes: list[str]) -> str:
 
 def _bare(name: str) -> str:
     return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name).casefold())
+
+
+def _alike(classes: Iterable[str]) -> list[str]:
+    """A line where names of two classes differ only by case, blanks or signs."""
+    found: dict[str, list[str]] = {}
+    for name in classes:
+        found.setdefault(_bare(name) or name, []).append(name)
+    pairs = [" and ".join(names) for names in found.values() if len(names) > 1]
+    more = f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
+    return [
+        f"{', '.join(pairs[:SHOWN])}{more} are read as different classes: rename the folders if they are one"
+    ] * bool(pairs)
+
+
+def _bands(files: Mapping[str, list[str]]) -> list[str]:
+    """A line where all classes hold files of the same few names, such as B02.tif and B8A.tif, not just numbers."""
+    names = []
+    for name, paths in files.items():
+        stems = {os.path.splitext(os.path.basename(path))[0].removeprefix(name).strip(" _-.") for path in paths}
+        if len(stems) < 2 or len(stems) < len(paths) or (names and stems != names[0]):
+            return []
+        names.append(stems)
+    first = sorted(names[0]) if len(names) > 1 else []
+    numbers = [int(found.group()) for name in first if (found := re.search(r"\d+$", name))]
+    if not first or (len(numbers) == len(first) and min(numbers) <= 1):  # each class counts its images
+        return []
+    shown = ", ".join(first[:SHOWN] + ["..."] * (len(first) > SHOWN))
+    return [
+        f"all {len(names)} classes hold files of the same names ({shown}): if these are bands or views of one image, "
+        "the folders are no classes"
+    ]
 
 
 def _mask_files(files: Mapping[str, list[str]]) -> list[str]:

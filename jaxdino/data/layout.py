@@ -77,7 +77,7 @@ def understand(root: Folder, given: Mapping[str, str | None]) -> Layout:
         splits[split] = dataclasses.replace(folder, folders=classes)
     called = {split: os.path.relpath(folder.path, root.path) for split, folder in splits.items()}
     folders_first = dict(sorted(unused.items(), key=lambda item: " folder " not in item[0]))
-    notes = () if any(given.values()) or places["train"] is top else _unread(top, places)
+    notes = () if any(given.values()) else _as_classes(top) if places["train"] is top else _unread(top, places)
     return Layout(splits, called, Counter(folders_first), notes)
 
 
@@ -90,9 +90,18 @@ def _unread(top: Folder, places: Mapping[str, Folder]) -> tuple[str, ...]:
         if not any(id(inner) in used for inner in folder.walk())
         and len(folder.full.keys() & places["train"].full.keys()) > 1
     ]
+    free = [split for split in SPLITS if split not in places]
+    more = ", or test_split," if len(free) > 1 else ""
+    ways = {name: f"{flag(free[0], name)}{more} makes it a split" if free else "name it to use it" for name in found}
+    return tuple(f"{name}/ has classes of train and is not used: {way}" for name, way in ways.items())
+
+
+def _as_classes(top: Folder) -> tuple[str, ...]:
+    """A line for each class folder with the name of a split."""
     return tuple(
-        f"{name}/ has classes of train and is not used: {flag('val', name)}, or test_split, makes it a split"
-        for name in found
+        f"{name}/ is read as a class, since it has no class folders: if it is a split without labels, move it away"
+        for name in top.full
+        if split_of(name)
     )
 
 
@@ -167,7 +176,7 @@ def _leave(top: Folder, used: list[Folder], unused: Counter[str]) -> None:
             flat = ", which has no class folders" if split_of(folder.name) and classless(folder) else ""
             unused[f"images in the folder {folder.name}/{flat}"] += folder.total
         else:
-            what = f"file{'s' if files > 1 else ''} in the" if files else "empty"
+            what = "file(s) in the" if files else "empty"
             unused[f"{what} folder {folder.name}/"] += files or 1
     unused["hidden"] += top.hidden + len(top.folders) - len(top.shown)
     kinds = Counter(os.path.splitext(path)[1].lower() for path in top.images) + top.others

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from jaxdino.core.errors import UserError
-from jaxdino.data.split_names import ROOT, flag, splits_of
+from jaxdino.data.split_names import ROOT, flag, has_split_word, splits_of
 from jaxdino.data.tree import Folder
 
 CONTAINERS = {
@@ -67,8 +67,9 @@ def _check_flat(top: Folder) -> None:
     pieces = (
         len(flat) == len(top.full) > 1 and len(set(flat.values())) == 1 and all(map(PIECES.intersection, flat.values()))
     )
-    if len(set(meant.values())) > 1 or (meant and len(meant) == len(top.full)) or pieces:
-        names = list(meant or flat)
+    worded = len(flat) == len(top.full) > 1 and all(map(has_split_word, flat))  # train_red, train_nir
+    if len(set(meant.values())) > 1 or (meant and len(meant) == len(top.full)) or pieces or worded:
+        names = list(flat if worded else meant or flat)
         raise _no_classes(top, {f"{name}/": top.full[name].total for name in names}, names)
 
 
@@ -137,20 +138,27 @@ def _check_repeated(top: Folder) -> None:
     """Folders that hold (nearly) the same folders: fold1/cat, fold2/cat."""
     inside = {name: set(_inner(folder).full) for name, folder in top.full.items()}
     every = sorted(set().union(*inside.values()))
-    if len(inside) < 2 or len(every) < 2 or not all(len(names) > len(every) / 2 for names in inside.values()):
+    if len(inside) < 2 or len(every) < 2:
+        return
+    shares = [len(names) / len(every) for names in inside.values()]
+    common = all(sum(name in names for names in inside.values()) > len(inside) / 2 for name in every)
+    if not (all(share > 1 / 2 for share in shares) or (common and sum(shares) > len(shares) / 2)):
         return
     if any(map(_with_masks, top.full.values())):
         return  # said by `check_masks_of_classes`
     same = "the same" if all(len(names) == len(every) for names in inside.values()) else "nearly the same"
     found = f"the folders {_shown(inside)} of {top.path} hold {same} {len(every)} folders ({_shown(every)})"
     if len(splits_of(every)) > 1:
+        first = next(iter(top.full.values()))
+        alone = f"; each may be a data set of its own: --config.data.root={first.path}" if usual_splits(first) else ""
         raise UserError(
             f"{found}: splits below classes are not read; the layout is train/<class>/, val/<class>/, test/<class>/"
+            f"{alone}"
         )
     raise UserError(
-        f"{found}, so they look like splits or variants, not classes. Say which is which with "
-        f"{flag('train', next(iter(inside)))} and, if there are such, val_split and test_split; if "
-        f"they are the classes, give {THE_ROOT}"
+        f"{found}, so they look like splits, variants, patients or places, not classes. Say which is which with "
+        f"{flag('train', next(iter(inside)))} and, if there are such, val_split and test_split; if {_shown(every)} are "
+        f"the classes in each, make one folder of each class; if {_shown(inside)} are the classes, give {THE_ROOT}"
     )
 
 

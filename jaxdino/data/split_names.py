@@ -37,6 +37,11 @@ def split_of(name: str) -> str | None:
     return None if rest else split
 
 
+def has_split_word(name: str) -> bool:
+    """Whether a name has the word of one split, whatever else is in it: train_red."""
+    return _parts(name)[0] is not None
+
+
 def splits_of(names: Iterable[str]) -> dict[str, str]:
     """{name: split} of those names that stand for one.
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from jaxdino.core.errors import UserError
 
+SHOWN = 5  # names in a message
+
 
 def stratified(
     keys: Sequence[str],
@@ -35,18 +37,24 @@ def stratified(
       UserError: for a class too small to give every split a record.
     """
     chosen: dict[str, list[int]] = {"train": [], **{name: [] for name in ratios}}
+    few: list[str] = []
     for label, class_name in enumerate(class_names):
         rows = sorted(np.flatnonzero(labels == label).tolist(), key=lambda i: _rank(seed, keys[i]))
         takes = {name: max(1, round(ratio * len(rows))) for name, ratio in ratios.items()}
         if sum(takes.values()) >= len(rows):
-            raise UserError(
-                f"{class_name!r} has {len(rows)} images, too few to share among "
-                f"{', '.join(chosen)}: add images, or set its val_ratio and test_ratio lower (0 for no split)"
-            )
+            few.append(f"{class_name!r} ({len(rows)})")
+            continue
         for name, take in takes.items():
             chosen[name] += rows[:take]
             rows = rows[take:]
         chosen["train"] += rows
+    if few:
+        more = f" and {len(few) - SHOWN} more" if len(few) > SHOWN else ""
+        raise UserError(
+            f"too few images to share among {', '.join(chosen)}, of {len(few)} of the {len(class_names)} classes: "
+            f"{', '.join(few[:SHOWN])}{more}. Add images, remove these classes, set val_ratio and test_ratio lower, or "
+            "give folders of validation and test images (data.val_split, data.test_split)"
+        )
     return {name: np.array(sorted(rows), np.int64) for name, rows in chosen.items()}
 
 

@@ -18,10 +18,12 @@ from jaxdino.data.heif import open_any
 from jaxdino.data.kinds import Kind, as_stored, is_npy, kind_of, kind_of_raw, stored_values
 from jaxdino.data.ranges import FLAG, KEYWORD, Range, fitting
 from jaxdino.data.reasons import lift_limit, reason, unknown
+from jaxdino.data.shortcuts import classes_of, nearly_one_colour, told_apart
 from jaxdino.data.sources import Split
 
 EIGHT_BITS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif"))  # can hold no more
 HEADERS, PLAIN, DECODED = 1000, 200, 100  # looked at: headers of other formats, of these; images of deep values
+SHALLOW = 20  # images of 8 bits that are decoded
 THREADS = 8
 SHOWN = 3
 
@@ -33,13 +35,14 @@ class Survey:
     Attributes:
       total: files there are. kinds: {path: kind} of those whose header was read.
       failed: {path: reason} of those that could not be.
-      train: the paths that are trained on.
+      train: the paths that are trained on. classes: {path: class} of them, where there are classes.
     """
 
     total: int
     kinds: dict[str, Kind]
     failed: dict[str, str]
     train: frozenset[str]
+    classes: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def looked(self) -> int:
@@ -83,7 +86,8 @@ def look(splits: Sequence[Split], max_pixels: int = 0) -> Survey | None:
         seen = dict(zip(chosen, pool.map(_header, chosen), strict=True))
     kinds = {path: kind for path, kind in seen.items() if isinstance(kind, Kind)}
     failed = {path: reason for path, reason in seen.items() if not isinstance(reason, Kind)}
-    return Survey(len(files), kinds, failed, frozenset(path for path in paths.get("train", files) if path))
+    train = frozenset(path for path in paths.get("train", files) if path)
+    return Survey(len(files), kinds, failed, train, classes_of(splits))
 
 
 def settle(found: Survey, asked: Range, own: Range, channels: int) -> tuple[Range, list[str]]:
@@ -104,6 +108,9 @@ def settle(found: Survey, asked: Range, own: Range, channels: int) -> tuple[Rang
         path, reason = next(iter(found.failed.items()))
         raise UserError(f"none of the {found.looked} images looked at can be read; {path}: {reason}")
     lines = [f"pixels: {_kinds(found, channels)} ({_looked(found)})", *_misfits(found, channels)]
+    plain = [path for path, kind in found.kinds.items() if not kind.deep and kind.decoder == "pillow"]
+    lines += nearly_one_colour(_spread(plain, SHALLOW), channels) if plain and not found.deep else []
+    lines += told_apart(found.kinds, found.classes)
     chosen = asked if asked.chosen else own
     if not found.deep:
         return chosen, lines

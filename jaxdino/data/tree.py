@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from jaxdino.core.bars import bar
 from jaxdino.core.errors import UserError
+from jaxdino.data.reasons import suffix_of
 
 COMMON_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 RARE_SUFFIXES = (
@@ -98,7 +99,7 @@ def _scan(path: str, above: tuple[str, ...], watched: tqdm) -> Folder:
                     found.hidden += 1
                 elif entry.is_dir():
                     inner.append(entry)
-                elif (suffix := os.path.splitext(name)[1].lower()) in IMAGE_SUFFIXES:
+                elif (suffix := suffix_of(name)) in IMAGE_SUFFIXES:
                     found.images.append(entry.path)
                 else:
                     found.others[suffix] += 1

@@ -9,6 +9,7 @@ from typing import Any
 from convert.store import Card
 from jaxdino.core.errors import UserError
 from jaxdino.data import survey
+from jaxdino.data.duplicates import duplicates
 from jaxdino.data.ranges import Range
 from jaxdino.data.sources import DataConfig, Source
 from jaxdino.data.survey import Survey
@@ -35,6 +36,8 @@ def settled(cfg: DataConfig, source: Source, card: Card, say: Callable[[str], No
         chosen, lines = survey.settle(found, asked, own, channels)
         for line in lines:
             say(line)
+    for line in duplicates(list(source.splits.values())):
+        say(line)
     how = dataclasses.replace(how, sixteen_bit=str(chosen))
     return dataclasses.replace(card, spec=dataclasses.replace(card.spec, preprocess=how))
 

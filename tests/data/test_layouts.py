@@ -62,7 +62,7 @@ def told(root, **options):
         (  # ImageNet as Kaggle packs it
             {f"ILSVRC/Data/CLS-LOC/train/n{i} *.JPEG": 4 for i in range(3)} | {"ILSVRC/Data/CLS-LOC/test": 2},
             "ILSVRC/Annotations/train/a.xml LOC_sample.csv",
-            "3 classes; images: train 12 (ILSVRC/Data/CLS-LOC/train); ignored: 1 file in the folder Annotations/, "
+            "3 classes; images: train 12 (ILSVRC/Data/CLS-LOC/train); ignored: 1 file(s) in the folder Annotations/, "
             "2 images in the folder test/, which has no class folders, 1 outside the class folders (.csv)",
         ),
         (  # Intel's landscapes
@@ -78,13 +78,13 @@ def told(root, **options):
         (  # Stanford Dogs
             each("images/Images"),
             "annotations/Annotation/cat/n02_1 lists/list.mat",
-            "3 classes; images: train 15 (images/Images); ignored: 1 file in the folder annotations/, "
-            "1 file in the folder lists/",
+            "3 classes; images: train 15 (images/Images); ignored: 1 file(s) in the folder annotations/, "
+            "1 file(s) in the folder lists/",
         ),
         (  # Caltech 101
             each("101_ObjectCategories", classes=("BACKGROUND_Google", "ant")),
             "Annotations/ant/annotation.mat",
-            "2 classes; images: train 10 (101_ObjectCategories); ignored: 1 file in the folder Annotations/",
+            "2 classes; images: train 10 (101_ObjectCategories); ignored: 1 file(s) in the folder Annotations/",
         ),
         (  # fruits-360
             each("Training", "Test") | {"test-multiple_fruits": 3},
@@ -96,7 +96,7 @@ def told(root, **options):
             each("train", "val") | {"extra": 120, "old": 0},
             "labels/a.txt labels/b.txt",
             "3 classes; images: train 15, val 15; ignored: 120 images in the folder extra/, "
-            "2 files in the folder labels/, 1 empty folder old/",
+            "2 file(s) in the folder labels/, 1 empty folder old/",
         ),
         (
             each("train") | {"test": 7},
@@ -121,7 +121,36 @@ def told(root, **options):
             "2 classes; images: train 6\n"
             "data: 1 images look like masks of others, such as 1_mask, and are read as images",
         ),
-        ({"car": 3, "train": 3}, "meta.csv", "2 classes; images: train 6; ignored: 1 outside the class folders (.csv)"),
+        (
+            {"car": 3, "train": 3},
+            "meta.csv",
+            "2 classes; images: train 6; ignored: 1 outside the class folders (.csv)\ndata: train/ is read as a class, "
+            "since it has no class folders: if it is a split without labels, move it away",
+        ),
+        (  # steel defects, with boxes in each split
+            each("train/images", "val/images"),
+            "train/annotations/1.xml val/annotations/1.xml",
+            "3 classes; images: train 15 (train/images), val 15 (val/images); ignored: 2 file(s) in the folder "
+            "annotations/",
+        ),
+        (
+            each("train", "val", "extra"),
+            "",
+            "3 classes; images: train 15, val 15; ignored: 15 images in the folder extra/\ndata: extra/ has classes of "
+            "train and is not used: --config.data.test_split=extra makes it a split",
+        ),
+        (
+            {"Cat": 2, "cat": 2, "hot dog": 2, "hot_dog": 2},
+            "",
+            "4 classes; images: train 8\ndata: Cat and cat, hot dog and hot_dog are read as different classes: rename "
+            "the folders if they are one",
+        ),
+        (  # a folder for each patch, a file for each band
+            {},
+            " ".join(f"S2_{i}/S2_{i}_{band}.tif" for i in range(3) for band in ("B02", "B03", "B8A")),
+            "3 classes; images: train 9\ndata: all 3 classes hold files of the same names (B02, B03, B8A): if these "
+            "are bands or views of one image, the folders are no classes",
+        ),
         ({"cat *.JPG": 3, "dog/images *.Tiff": 3}, "", "2 classes; images: train 6"),
     ],
 )
@@ -142,7 +171,25 @@ def test_what_is_understood(tmp_path, places, loose, line):
         (each("Train", "train"), "both Train and train, .*train_split=Train"),
         (each("fold1", "fold2"), r"fold1, fold2 of .* hold the same 3 folders \(cat, dog, rat\), .*train_split=fold1"),
         (each("A") | each("B", classes=("cat", "dog")), "A, B of .* hold nearly the same 3 folders"),
-        (each("color", "grayscale", "segmented"), "splits or variants, not classes.*train_split=color"),
+        (each("color", "grayscale", "segmented"), "splits, variants, .*not classes.*train_split=color"),
+        (  # patients, of whom some have one class only
+            each("p1", "p2", "p3", classes=("0", "1")) | {"p4/0": 2},
+            r"p4 of .* hold nearly the same 2 folders .*if 0, 1 are the classes in each, make one folder of each class",
+        ),
+        ({f"train_{band}": 3 for band in ("red", "nir", "gt")}, "3 in train_gt/, 3 in train_nir/, 3 in train_red/"),
+        (
+            each("fold1/train", "fold1/test", "fold2/train", "fold2/test"),
+            "splits below classes .*each may be a data set of its own: --config.data.root=.*fold1$",
+        ),
+        (  # parts without defects to train on
+            {"train/good": 3, "test/good": 2, "test/cut": 2},
+            r"only the class 'good', and test has 2 \(cut, good\).*train_split=test --config.data.test_split=none",
+        ),
+        ({"a *.dcm": 2, "b *.nii.gz": 2}, r"b \(files: 2 .nii.gz\); .dcm is a DICOM file, .*pydicom"),
+        (
+            {"x/benign/SOB/a": 2, "x/malignant/SOB/b": 2},
+            "only one class, 'x', .*benign, malignant.* are the classes, give --config.data.root=.*x$",
+        ),
         (each("amazon/images", "dslr/images", "webcam/images"), "amazon, dslr, webcam of .* hold the same 3"),
         (each("cat", "dog", classes=("train", "test")), "splits below classes are not read; the layout is train/<cl"),
         (

@@ -1,0 +1,114 @@
+"""Identical files in several splits or classes, which make figures look better or labels contradict each other."""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from jaxdino.data.sources import Split
+
+MOST = 20_000  # files; in larger data sets none is looked for
+PIECE = 4096  # bytes from the middle, compared before whole files are
+THREADS = 8
+
+Place = tuple[Split, int]
+
+
+def duplicates(splits: Sequence[Split]) -> list[str]:
+    """A line for each split with copies of training images, and one for images in several classes.
+
+    Compares files byte by byte; records that are no files, and data sets of more than `MOST`, are passed over.
+    """
+    labelled = any(len(set(split.labels.tolist())) > 1 for split in splits)
+    places: dict[str, Place] = {}
+    for split in splits:
+        for index, record in enumerate(split.records):
+            path = getattr(record, "image", record)
+            if isinstance(path, str):
+                places[path] = split, index
+    if len(places) > MOST or not (labelled or len(splits) > 1):
+        return []
+    groups = _identical(list(places))
+    found = [[places[path] for path in group] for group in groups]
+    return [*_across(splits, found), *_contradicting(found)]
+
+
+def _identical(paths: list[str]) -> list[list[str]]:
+    """Groups of at least two files of the same bytes."""
+    groups = [paths]
+    with ThreadPoolExecutor(THREADS) as pool:
+        for key in (_size, _piece, _digest):
+            groups = [same for group in groups for same in _grouped(group, key, pool)]
+    return groups
+
+
+def _grouped(paths: list[str], key: Callable[[str], Hashable], pool: ThreadPoolExecutor) -> list[list[str]]:
+    groups = defaultdict(list)
+    for path, value in zip(paths, pool.map(lambda path: _or_none(key, path), paths), strict=True):
+        if value:
+            groups[value].append(path)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _or_none(key: Callable[[str], Hashable], path: str) -> Hashable:
+    try:
+        return key(path)
+    except OSError:  # the run names a file that cannot be read
+        return None
+
+
+def _size(path: str) -> int:
+    return os.path.getsize(path)
+
+
+def _piece(path: str) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - PIECE) // 2)
+        return file.read(PIECE)
+
+
+def _digest(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _across(splits: Sequence[Split], found: Sequence[Sequence[Place]]) -> list[str]:
+    lines = []
+    for split in splits:
+        pairs = [
+            (place, original)
+            for group in found
+            for place in group
+            if place[0] is split and split.name != "train"
+            for original in [next((other for other in group if other[0].name == "train"), None)]
+            if original
+        ]
+        if pairs:
+            copy, original = pairs[0]
+            lines.append(
+                f"WARNING: {len(pairs)} of the {len(split)} images of {split.name} are copies of training images, such "
+                f"as {_name(copy)} of {_name(original)}: the figures of {split.name} come out too high; remove them "
+                "from one of the two"
+            )
+    return lines
+
+
+def _contradicting(found: Sequence[Sequence[Place]]) -> list[str]:
+    groups = [group for group in found if len({_label(place) for place in group}) > 1]
+    if not groups:
+        return []
+    first = groups[0][0]
+    other = next(place for place in groups[0] if _label(place) != _label(first))
+    return [
+        f"WARNING: {len(groups)} image(s) stand in several classes, such as {_name(first)} and {_name(other)}: labels "
+        "that contradict each other; keep the right one"
+    ]
+
+
+def _label(place: Place) -> int:
+    return int(place[0].labels[place[1]])
+
+
+def _name(place: Place) -> str:
+    return place[0].record_name(place[1])

@@ -1,0 +1,100 @@
+"""Warnings before a run of images that a model cannot learn from as meant."""
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from PIL import Image
+
+from jaxdino.data.channels import IN_ALPHA, RGB, drawn_in_alpha
+from jaxdino.data.heif import open_any
+from jaxdino.data.kinds import Kind
+from jaxdino.data.sources import Split
+
+LEAST = 5  # images of a class, to say something of all
+LARGEST = 2**24  # pixels of an image that is decoded here
+ONE_COLOUR = 32  # levels of 256: images whose values reach no further are nearly one colour
+SMALL = (64, 64)
+SAME = {".jpeg": ".jpg", ".tiff": ".tif"}
+THREADS = 8
+
+
+def classes_of(splits: Sequence[Split]) -> dict[str, str]:
+    """{path: class} of the labelled training images that are files."""
+    train = [split for split in splits if split.name == "train" and len(split.class_names) > 1]
+    return {
+        record: split.class_names[label]
+        for split in train
+        for record, label in zip(split.records, split.labels, strict=True)
+        if isinstance(record, str)
+    }
+
+
+def told_apart(kinds: Mapping[str, Kind], classes: Mapping[str, str]) -> list[str]:
+    """A warning where all files of one class are of a kind that another class does not have.
+
+    Args:
+      kinds: {path: kind}. classes: {path: class} of the training images.
+    """
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for path, kind in kinds.items():
+        if path in classes:
+            suffix = os.path.splitext(path)[1].lower()
+            counts[classes[path]][f"{kind} {SAME.get(suffix, suffix)}"] += 1
+    known = {name: found for name, found in counts.items() if found.total() >= LEAST}
+    for kind in sorted(set().union(*known.values())):
+        whole = [name for name, found in known.items() if found[kind] == found.total()]
+        without = [name for name, found in known.items() if not found[kind]]
+        if whole and without:
+            return [
+                f"WARNING: all images of {_first(whole)} that were looked at are {kind}, and none of {_first(without)} "
+                "is: a model may learn this difference in place of what the images show; store all classes alike"
+            ]
+    return []
+
+
+def _first(names: Sequence[str], first: int = 3) -> str:
+    return ", ".join(names[:first]) + (f" and {len(names) - first} more classes" if len(names) > first else "")
+
+
+def nearly_one_colour(paths: Sequence[str], channels: int) -> list[str]:
+    """A warning where 8-bit images hold next to nothing as they are read: decodes all of `paths`, smaller if it can.
+
+    Args:
+      channels: that the model takes; of others than 1 and 3 the images are not looked at.
+    """
+    if channels not in (1, RGB):
+        return []
+    with ThreadPoolExecutor(THREADS) as pool:
+        seen = {path: levels for path, levels in zip(paths, pool.map(_levels, paths), strict=True) if levels}
+    drawn = [path for path, (_, _, alpha) in seen.items() if alpha]
+    if drawn:
+        return [f"WARNING: of {len(drawn)} of the {len(seen)} images decoded, such as {drawn[0]}, {IN_ALPHA}"]
+    low, high = (
+        min((each[0] for each in seen.values()), default=0),
+        max((each[1] for each in seen.values()), default=255),
+    )
+    if high - low >= ONE_COLOUR:
+        return []
+    return [
+        f"WARNING: the {len(seen)} images decoded hold values from {low} to {high} of 0 to 255, which is nearly one "
+        "colour: if they hold numbers of classes or fewer bits, scale them to 0..255"
+    ]
+
+
+def _levels(path: str) -> tuple[int, int, bool] | None:
+    """(smallest value, largest, whether the picture is in the alpha channel) of an 8-bit image; None if not known."""
+    try:
+        with open_any(path) as image:
+            if image.width * image.height > LARGEST:
+                return None
+            image.draft(image.mode, SMALL)
+            image.load()
+            if image.mode == "P":
+                image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+            colours = np.asarray(image)[..., :3] if image.mode == "RGBA" else np.asarray(image.convert("RGB"))
+            return int(colours.min()), int(colours.max()), drawn_in_alpha(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # the run names it
+        return None
