@@ -4,7 +4,7 @@ Source: Wu et al. 2018 (arXiv:1805.01978), section 3.4; facebookresearch/dino ev
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ def knn_accuracy(
     chunk: int = CHUNK,
     bank_chunk: int = BANK_CHUNK,
     mesh: Mesh | None = None,
+    poll: Callable[[], None] = lambda: None,
 ) -> dict[int, float]:
     """{k: share of the queries whose class is right}: each of the k most alike rows of train votes exp(cosine / T).
 
@@ -43,6 +44,7 @@ def knn_accuracy(
       temperature: of the votes.
       chunk, bank_chunk: queries and rows of the bank that are compared at once; they decide memory, not the result.
       mesh: devices to share the queries out over; the bank's chunk is on each.
+      poll: called for every chunk; what it raises ends the work.
 
     Raises:
       UserError: for an empty set, widths or labels that do not fit, features that are not finite, k above M or below 1.
@@ -58,6 +60,7 @@ def knn_accuracy(
         chunk=chunk,
         bank_chunk=bank_chunk,
         mesh=mesh,
+        poll=poll,
     )
     return {count: float(np.mean(predicted == labels)) for count, predicted in found.items()}
 
@@ -73,6 +76,7 @@ def knn_predictions(
     chunk: int = CHUNK,
     bank_chunk: int = BANK_CHUNK,
     mesh: Mesh | None = None,
+    poll: Callable[[], None] = lambda: None,
 ) -> dict[int, np.ndarray]:
     """{k: predicted classes int32 (N,)} of the queries; the arguments and errors are those of `knn_accuracy`."""
     counts = tuple(dict.fromkeys(int(count) for count in np.atleast_1d(k)))
@@ -81,7 +85,8 @@ def knn_predictions(
         raise UserError("k names no number of neighbours: k=(10, 20), say")
     if not temperature > 0:
         raise UserError(f"the temperature of the votes is {temperature}: it must be above 0")
-    cosines, rows = neighbours(train_features, features, max(counts), chunk=chunk, bank_chunk=bank_chunk, mesh=mesh)
+    how = dict(chunk=chunk, bank_chunk=bank_chunk, mesh=mesh, poll=poll)
+    cosines, rows = neighbours(train_features, features, max(counts), **how)
     check_k(min(counts), len(train_labels))
     parts = range(0, len(rows), chunk)
     votes = functools.partial(_predicted, counts=counts, num_classes=num_classes)
@@ -100,6 +105,7 @@ def neighbours(
     chunk: int = CHUNK,
     bank_chunk: int = BANK_CHUNK,
     mesh: Mesh | None = None,
+    poll: Callable[[], None] = lambda: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k rows of the bank most alike to each query: cosines float32 (N, k), falling, and places int32 (N, k).
 
@@ -128,6 +134,7 @@ def neighbours(
     for first in bar(range(0, len(bank), bank_chunk), "neighbours", unit=f"x{bank_chunk:,} images"):
         part = everywhere(_padded(bank[first : first + bank_chunk], bank_chunk))
         for i, start in enumerate(starts):
+            poll()
             asked = place(_padded(queries[start : start + chunk], chunk))
             best[i] = _merged(*best[i], asked, part, np.int32(first), np.int32(len(bank)))
     cosines, rows = (np.concatenate([sharding.gather(pair[i]) for pair in best])[: len(queries)] for i in (0, 1))

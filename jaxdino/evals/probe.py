@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ def linear_probe(
     batch_size: int = 128,
     held_out: float = 0.2,
     seed: int = 0,
+    poll: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """The accuracy of a linear classifier on (N, D) features, trained on (M, D).
 
@@ -46,6 +47,7 @@ def linear_probe(
       steps: of SGD with momentum 0.9; by default 100 epochs, at least 2,500 and at most 12,500.
       held_out: share of each class of train that chooses the head.
       seed: of the first weights, the order and what is held out.
+      poll: called every few batches; what it raises ends the work.
 
     Returns:
       accuracy, held_out_accuracy (of the chosen head), learning_rate, weight_decay.
@@ -73,7 +75,8 @@ def linear_probe(
     scale = 1 / np.where(deviation > 1e-6 * max(float(deviation.max()), 1e-30), deviation, np.inf)
     train_x, x = (train_x - mean) * scale, (x - mean) * scale
 
-    train = functools.partial(_trained, num_classes=num_classes, steps=steps, batch_size=batch_size, seed=seed)
+    how = dict(num_classes=num_classes, steps=steps, batch_size=batch_size, seed=seed, poll=poll)
+    train = functools.partial(_trained, **how)
     fit, choose = _parted(train_y, held_out, seed)
     per_group = max(1, COLUMNS // num_classes)
     scores = []
@@ -102,7 +105,9 @@ def _parted(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np
     return np.setdiff1d(np.arange(len(labels)), choose), choose
 
 
-def _trained(x, y, grid, *, num_classes: int, steps: int, batch_size: int, seed: int) -> tuple[jax.Array, jax.Array]:
+def _trained(
+    x, y, grid, *, num_classes: int, steps: int, batch_size: int, seed: int, poll: Callable[[], None] = lambda: None
+) -> tuple[jax.Array, jax.Array]:
     """Heads of the grid's rows (learning rate, weight decay): kernels (D, heads, classes), biases (heads, classes)."""
     batch_size = min(batch_size, len(x))
     rng = np.random.default_rng([seed, 2])
@@ -112,6 +117,7 @@ def _trained(x, y, grid, *, num_classes: int, steps: int, batch_size: int, seed:
     rates, decays = jnp.asarray(grid[:, 0] * (batch_size / 256)), jnp.asarray(grid[:, 1])
     order = _order(len(x), batch_size, rng)
     for first in bar(range(0, steps, CHUNK), f"{len(grid)} linear classifiers", unit=f"x{CHUNK} steps"):
+        poll()
         rows = np.stack(list(itertools.islice(order, min(CHUNK, steps - first))))
         ahead = 0.5 * (1 + np.cos(np.pi * (first + np.arange(len(rows))) / steps)).astype(np.float32)
         heads, momentum = _descend(heads, momentum, x[rows], y[rows], ahead, rates, decays)

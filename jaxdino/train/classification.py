@@ -21,7 +21,6 @@ from jaxdino.stage import Stage
 from jaxdino.strategy import Plan
 from jaxdino.train import adapters, data, metrics, pixels, plots, precision, results, state, step, weights
 from jaxdino.train.task import Metrics, Part, State
-from jaxdino.train.watch import Stopped
 from jaxdino.train.workdir import say
 
 MONITORS = ("val_accuracy", "val_balanced_accuracy", "val_macro_f1", "val_loss", "val_top5_accuracy")
@@ -172,8 +171,7 @@ class Classification:
         batches = data.batches(make, self.config, part, self.spec.preprocess)
         logits, labels = [], []
         for batch in batches:
-            if session.stop.asked():
-                raise Stopped
+            session.stop.check()
             given = {name: batch[name] for name in self.arrays}
             out = jax.device_get(eval_step(flat, sharding.put_batch(given, self.mesh)))
             counted = out["weight"] > 0

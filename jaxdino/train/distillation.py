@@ -1,6 +1,5 @@
 """The task of self-distillation: images without labels, a student, its teacher, k-NN where there are labels."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -25,17 +24,15 @@ from jaxdino.models.initial import ShapesOnly
 from jaxdino.objectives.collapse import feature_rank, feature_std
 from jaxdino.objectives.distill import SelfDistillation
 from jaxdino.objectives.distill_model import HEADS, DistillSpec
-from jaxdino.objectives.distill_settings import Distill, Projection, method_named
+from jaxdino.objectives.distill_settings import Distill, Projection
 from jaxdino.stage import Stage, stages
 from jaxdino.strategy import Plan
-from jaxdino.train import adapters, alarms, data, pixels, plots, precision, state, step, weights
+from jaxdino.train import adapters, alarms, data, distill_objective, pixels, plots, precision, state, step, weights
 from jaxdino.train.networks import save_networks
 from jaxdino.train.retrieval import Retrieval
 from jaxdino.train.task import Metrics, Part, State
 
 BACKBONE = "backbone."
-UNREAD = {"augment": "none", "label_smoothing": 0.0, "ema_decay": 0.0}
-"""Fields of a stage that only classification reads, and what they are when nobody sets them."""
 
 
 class Distillation:
@@ -75,41 +72,12 @@ class Distillation:
         return views.expanded(self.views, kind)
 
     def settings(self, stage: Stage) -> Distill:
-        """The objective of a stage: the method's, what the config sets otherwise, what the stage does."""
-        objective = self.config.objective
-        given = {
-            name: value for name, value in objective.items() if name not in ("name", "method") and value is not None
-        }
-        method = method_named(objective.method)
-        if self.config.model.weights == weights.RANDOM:  # nothing to hold on to
-            method = dataclasses.replace(method, gram=0.0)
-        settings = method.changed({**given, **stage.objective}, f"stage {stage.name!r}")
-        if settings.anchored and self.config.model.weights == weights.RANDOM:
-            raise UserError(
-                f"stage {stage.name!r}: gram={settings.gram} and anchor={settings.anchor} hold on to the weights that "
-                "the run started from, which are random: set both to 0, or start from weights"
-            )
-        if settings.ibot and not hasattr(self.card.spec.config, "mask_token"):
-            raise UserError(f"stage {stage.name!r}: ibot={settings.ibot} masks patches, which {self.spec.name} cannot")
-        if settings.ibot and not self.card.spec.config.mask_token:
-            raise UserError(
-                f"stage {stage.name!r}: ibot={settings.ibot} masks patches, and {self.spec.name} has no mask token: "
-                "set it to 0, or take a DINOv2 or DINOv3 model"
-            )
-        return settings
+        """See `distill_objective.settings`."""
+        return distill_objective.settings(self.config, stage, self.card.spec)
 
     def skeleton(self, stage: Stage) -> Skeleton:
         """Backbone and projection heads."""
-        settings = self.settings(stage)
-        for name, unread in UNREAD.items():
-            if getattr(stage, name) != unread:
-                raise UserError(f"stage {stage.name!r}: {name}={getattr(stage, name)} is not read without labels")
-        hottest = max(settings.teacher_temperature, settings.warmup_teacher_temperature)
-        if not settings.student_temperature > hottest:
-            self.tell(
-                f"WARNING: stage {stage.name!r}: student_temperature={settings.student_temperature} is not above "
-                f"the teacher's {hottest}: nothing sharpens the answers, which can then become uniform"
-            )
+        distill_objective.check_stage(stage, self.settings(stage), self.tell)
         return adapters.adapted(self._bare(stage), self.spec, stage)
 
     def _bare(self, stage: Stage) -> Skeleton:
@@ -161,10 +129,7 @@ class Distillation:
 
     def masking(self, stage: Stage) -> Masking | None:
         """Which patches the student does not see, for iBOT."""
-        settings = self.settings(stage)
-        if not settings.ibot:
-            return None
-        return Masking(settings.mask_prob, settings.mask_ratio, patch=self.card.spec.config.patch_size)
+        return distill_objective.masking(self.settings(stage), self.card.spec)
 
     def train_step(self, part: Part, current: State) -> Callable:
         """Photometric augmentation, the teacher's answers, the student's losses, update, average."""
@@ -303,9 +268,11 @@ class Distillation:
     def finish(self, session: Any) -> tuple[dict[str, Any], list[str]]:
         """What the teacher sees, drawn; k-NN and linear accuracy of teacher and student, beside the start's."""
         splits = self.source.splits
+        session.stop.check()
         if session.chief:
             model = api.load(session.folder / "best")
             report.draw(model, splits.get("val", splits["train"]), session.folder.folder)
+        session.stop.check()
         if not self.retrieval:
             return {}, ["the data has no labels: nothing was measured on them (config.evaluation.root names a folder)"]
         return self.retrieval.finish(session)

@@ -12,9 +12,9 @@ from jaxdino.train import extend, pixels, state, step
 from jaxdino.train.job import prepare
 from jaxdino.train.results import results_table
 from jaxdino.train.session import Session
-from jaxdino.train.stop import Stop
+from jaxdino.train.stop import Stop, Stopped
 from jaxdino.train.task import Part
-from jaxdino.train.watch import Lost, Stopped, Watch
+from jaxdino.train.watch import Lost, Watch
 from jaxdino.train.workdir import Workdir, new_folder, say
 
 

@@ -21,7 +21,6 @@ from jaxdino.models.spec import ModelSpec
 from jaxdino.objectives.segment import Segment, predict
 from jaxdino.objectives.segment_settings import Segmenting
 from jaxdino.train.task import Metrics
-from jaxdino.train.watch import Stopped
 from jaxdino.train.workdir import say
 
 SHOWN = 6  # pairs in the picture
@@ -85,8 +84,7 @@ class MaskMeasure:
         found: dict[str, list[np.ndarray]] = {"prompt": []}
         losses, weights = [], []
         for batch in batches:
-            if session.stop.asked():
-                raise Stopped
+            session.stop.check()
             given = {name: batch[name] for name in self.arrays if name in batch}
             seen = self._look(flat, text, sharding.put_batch(given, self.mesh))
             seen = jax.device_get({name: value for name, value in seen.items() if name != "logits"})

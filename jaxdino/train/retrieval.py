@@ -22,8 +22,9 @@ from jaxdino.stage import check_range
 from jaxdino.train import data, pixels, weights
 from jaxdino.train.results import model_words
 from jaxdino.train.task import Metrics
-from jaxdino.train.watch import Stopped
 
+Features = tuple[np.ndarray, np.ndarray]
+"""Features (N, D) and labels (N,) of a split."""
 PIXELS = 32  # the side that raw pixels are compared at
 
 
@@ -89,13 +90,14 @@ class Retrieval:
 
     def measure(self, session: Any, flat: Flat) -> Metrics:
         """{"knn_accuracy": of the largest k, "knn10_accuracy": ...} of a backbone on the validation images."""
-        return self._accuracies(self._features(session, "train", flat), self._features(session, "val", flat))
+        splits = [self._features(session, name, flat) for name in ("train", "val")]
+        return self._accuracies(session, *splits)
 
     def pixels(self, session: Any) -> Metrics:
         """The same of raw pixels."""
         size = min(PIXELS, self.size)
         splits = (self._batches(session, name) for name in ("train", "val"))
-        return self._accuracies(*(features.pixels(batches, size, self.mesh) for batches in splits))
+        return self._accuracies(session, *(features.pixels(batches, size, self.mesh) for batches in splits))
 
     def finish(self, session: Any) -> tuple[dict[str, Any], list[str]]:
         """What the summary gets: k-NN at the start, at the end and of raw pixels; on the test split (validation, for
@@ -107,7 +109,7 @@ class Retrieval:
             flat = {path.removeprefix("backbone."): leaf for path, leaf in weights.load(folder).items()}
             flat = sharding.put(flat, session.where(flat))
             train, other = (self._features(session, part, flat) for part in ("train", split))
-            found[name] = self._accuracies(train, other) | self._linear(train, other)
+            found[name] = self._accuracies(session, train, other) | self._linear(session, train, other)
         last = next(
             (entry["knn_accuracy"] for entry in reversed(session.progress.done) if "knn_accuracy" in entry), None
         )
@@ -120,19 +122,18 @@ class Retrieval:
         ]
         return summary, lines
 
-    def _accuracies(self, train: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> Metrics:
-        found = knn_accuracy(*train, *other, k=self.k, num_classes=len(self.source.class_names), mesh=self.mesh)
+    def _accuracies(self, session: Any, train: Features, other: Features) -> Metrics:
+        how = dict(k=self.k, num_classes=len(self.source.class_names), mesh=self.mesh, poll=session.stop.check)
+        found = knn_accuracy(*train, *other, **how)
         return {"knn_accuracy": found[self.k[-1]]} | {f"knn{k}_accuracy": value for k, value in found.items()}
 
-    def _linear(self, train: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> Metrics:
+    def _linear(self, session: Any, train: Features, other: Features) -> Metrics:
         if not self.linear_steps:
             return {}
-        classes = len(self.source.class_names)
-        return {
-            "linear_accuracy": linear_probe(*train, *other, num_classes=classes, steps=self.linear_steps)["accuracy"]
-        }
+        how = dict(num_classes=len(self.source.class_names), steps=self.linear_steps, poll=session.stop.check)
+        return {"linear_accuracy": linear_probe(*train, *other, **how)["accuracy"]}
 
-    def _features(self, session: Any, split: str, flat: Flat) -> tuple[np.ndarray, np.ndarray]:
+    def _features(self, session: Any, split: str, flat: Flat) -> Features:
         return features.extract(partial(self._embed, flat), self._batches(session, split), self.mesh)
 
     @cached_property
@@ -159,6 +160,5 @@ class Retrieval:
             process_count=jax.process_count(),
         )
         for batch in batches:
-            if session.stop.asked():
-                raise Stopped
+            session.stop.check()
             yield batch

@@ -34,6 +34,10 @@ def seconds(limit: str) -> float:
     return found
 
 
+class Stopped(Exception):
+    """The run was asked to stop; when this leaves a stage, everything is saved."""
+
+
 class Stop:
     """Ask whether the run must stop. A context manager, which handles SIGTERM and Ctrl-C.
 
@@ -89,3 +93,8 @@ class Stop:
         from jax.experimental import multihost_utils
 
         return bool(multihost_utils.process_allgather(bool(self.reason)).any())
+
+    def check(self) -> None:
+        """Raise Stopped if any process of the run must stop. Every process calls it as often as the others."""
+        if self.asked():
+            raise Stopped

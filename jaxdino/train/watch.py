@@ -14,12 +14,9 @@ from jaxdino.data.pipeline import TrainIter
 from jaxdino.train.progress import Rate
 from jaxdino.train.results import model_words
 from jaxdino.train.state import State
+from jaxdino.train.stop import Stopped
 from jaxdino.train.task import Part
 from jaxdino.train.workdir import say
-
-
-class Stopped(Exception):
-    """The run was asked to stop; when this leaves a stage, everything is saved."""
 
 
 class Lost(UserError):
@@ -94,8 +91,7 @@ class Watch:
                 self.save()
         if self.session.on_step:
             self.session.on_step(now.step)
-        if self.session.stop.asked():
-            raise Stopped
+        self.session.stop.check()
 
     def due_validation(self) -> bool:
         """Whether the state stands at an end, of an epoch or of the stage, that has not been validated."""

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +18,10 @@ from convert.load import load_pretrained
 from convert.store import load_model
 from convert.training_checkpoint import main_export, read_training
 from jaxdino.core.errors import UserError
+from jaxdino.evals import report
 from jaxdino.train.job import prepare
 from jaxdino.train.loop import run
+from jaxdino.train.stop import Stopped
 from jaxdino.train.watch import Lost
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +48,7 @@ def timeless(folder: Path) -> list[dict]:
 def pretrained(tmp_path_factory) -> Path:
     """The folder of a short run from random weights."""
     folder = tmp_path_factory.mktemp("ssl") / "run"
-    run(tiny_distill.config(2), folder)
+    run(tiny_distill.config(2, evaluation__linear_steps=64), folder)
     return folder
 
 
@@ -184,6 +188,29 @@ def test_a_student_that_is_not_softer_than_its_teacher_is_warned_of():
     assert not any("WARNING" in line for line in said)
 
 
+def test_a_stop_while_the_end_is_measured_is_heeded_and_the_same_command_goes_on(pretrained, tmp_path, monkeypatch):
+    shutil.copytree(pretrained, tmp_path / "run")
+    made, folder = tiny_distill.config(2, evaluation__linear_steps=64), tmp_path / "run"
+    (folder / "summary.json").unlink()  # as if the run was stopped before its end was measured
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "draw", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        assert run(made, folder)["stopped"] == {"why": "by SIGTERM", "step": 16}
+    found = run(made, folder)
+    assert found["finished"] and timeless(folder) == timeless(pretrained)
+    assert found["evaluation"] == json.loads((pretrained / "summary.json").read_text())["evaluation"]
+
+
+@pytest.mark.parametrize("work", ["_linear", "_accuracies"])
+def test_neighbours_and_probes_ask_whether_to_stop(work):
+    def check():
+        raise Stopped
+
+    task = prepare(tiny_distill.config(1, evaluation__linear_steps=64), lambda line: None).task
+    split = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32), np.arange(40) % 10
+    with pytest.raises(Stopped):
+        getattr(task.retrieval, work)(SimpleNamespace(stop=SimpleNamespace(check=check)), split, split)
+
+
 def test_the_labelled_folder_of_the_evaluation_is_said(tmp_path):
     for place in ("Training/a", "Training/b", "dev/a"):
         (tmp_path / place).mkdir(parents=True)
@@ -204,7 +231,7 @@ def test_evaluation_images_are_read_in_the_range_of_the_training_images(tmp_path
     changes = dict(evaluation__root=str(tmp_path), data__sixteen_bit="0,9999")
     task = prepare(tiny_distill.config(1, **changes), lambda line: None).task
     assert task.retrieval.cfg.sixteen_bit == "0,9999"
-    session = SimpleNamespace(stop=SimpleNamespace(asked=lambda: False))
+    session = SimpleNamespace(stop=SimpleNamespace(check=lambda: None))
     batch = next(task.retrieval._batches(session, "val"))
     assert np.all(batch["image"][batch["weight"] == 1] == 102)
 

@@ -1,0 +1,63 @@
+"""What a stage of self-distillation minimises, checked against the model and the weights that the run starts from."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from jaxdino.core.errors import UserError
+from jaxdino.data.masking import Masking
+from jaxdino.models.spec import ModelSpec
+from jaxdino.objectives.distill_settings import Distill, method_named
+from jaxdino.stage import Stage
+from jaxdino.train import weights
+
+UNREAD = {"augment": "none", "label_smoothing": 0.0, "ema_decay": 0.0}
+"""Fields of a stage that only classification reads, and what they are when nobody sets them."""
+
+
+def settings(config: Any, stage: Stage, spec: ModelSpec) -> Distill:
+    """The objective of a stage: the method's, what the config sets otherwise, what the stage does.
+
+    Raises:
+      UserError: for settings that cannot be, an anchor of random weights, and masks for a model without a mask token.
+    """
+    given = {
+        name: value for name, value in config.objective.items() if name not in ("name", "method") and value is not None
+    }
+    method, random = method_named(config.objective.method), config.model.weights == weights.RANDOM
+    if random:  # nothing to hold on to
+        method = dataclasses.replace(method, gram=0.0)
+    found = method.changed({**given, **stage.objective}, f"stage {stage.name!r}")
+    if found.anchored and random:
+        raise UserError(
+            f"stage {stage.name!r}: gram={found.gram} and anchor={found.anchor} hold on to the weights that the run "
+            "started from, which are random: set both to 0, or start from weights"
+        )
+    if found.ibot and not hasattr(spec.config, "mask_token"):
+        raise UserError(f"stage {stage.name!r}: ibot={found.ibot} masks patches, which {spec.name} cannot")
+    if found.ibot and not spec.config.mask_token:
+        raise UserError(
+            f"stage {stage.name!r}: ibot={found.ibot} masks patches, and {spec.name} has no mask token: set it to 0, "
+            "or take a DINOv2 or DINOv3 model"
+        )
+    return found
+
+
+def check_stage(stage: Stage, found: Distill, say: Callable[[str], None]) -> None:
+    """Warn of a student that is as sharp as its teacher. Raises UserError for fields that only labels give a use."""
+    for name, unread in UNREAD.items():
+        if getattr(stage, name) != unread:
+            raise UserError(f"stage {stage.name!r}: {name}={getattr(stage, name)} is not read without labels")
+    hottest = max(found.teacher_temperature, found.warmup_teacher_temperature)
+    if not found.student_temperature > hottest:
+        say(
+            f"WARNING: stage {stage.name!r}: student_temperature={found.student_temperature} is not above the "
+            f"teacher's {hottest}: nothing sharpens the answers, which can then become uniform"
+        )
+
+
+def masking(found: Distill, spec: ModelSpec) -> Masking | None:
+    """Which patches the student does not see, for iBOT."""
+    if not found.ibot:
+        return None
+    return Masking(found.mask_prob, found.mask_ratio, patch=spec.config.patch_size)
