@@ -14,7 +14,6 @@ from typing import Any
 
 import grain
 import numpy as np
-from absl import flags
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.resize import Resize
@@ -23,6 +22,7 @@ from jaxdino.data.channels import RGB
 from jaxdino.data.rows import PADDING, Batch, Records, read_row
 from jaxdino.data.sources import DataConfig, Split
 from jaxdino.data.transforms import EvalTransform, TrainTransform, as_size, get_filter, get_preset
+from jaxdino.data.workers import ProcessStream
 
 DEFAULT = Resize()
 Reader = Callable[[dict[str, Any], np.random.Generator], Batch]
@@ -252,11 +252,7 @@ def _open_stream(batches, cfg: DataConfig):
     ahead = max(2, cfg.num_threads)
     options = grain.ReadOptions(num_threads=cfg.num_threads, prefetch_buffer_size=ahead)
     stream = batches.to_iter_dataset(options)
-    if cfg.num_workers:
-        if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags, which a notebook never parses
-            flags.FLAGS.mark_as_parsed()
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(cfg.num_workers, per_worker_buffer_size=2))
-    return iter(stream)
+    return ProcessStream(stream, cfg.num_workers) if cfg.num_workers else iter(stream)
 
 
 def _received(batch: Batch, bad: BadImages) -> Batch:
