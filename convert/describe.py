@@ -7,6 +7,7 @@ from typing import Any
 from convert.channels import seen_as
 from convert.family import POOL_WORDS, Hints
 from convert.hub import find
+from convert.networks import Undecided
 from convert.plausible import check_spec, understood
 from convert.readers import NOTES, Source, open_source
 from convert.recognise import Recognised, head_keys, recognise
@@ -47,12 +48,35 @@ def recognise_source(
             prepared="preprocess" in source.notes,
             sized=image_size is not None,
         )
-        found = recognise(shapes, preprocessor=source.preprocessor, prefix=prefix, hints=hints)
+        try:
+            found = recognise(shapes, preprocessor=source.preprocessor, prefix=prefix, hints=hints)
+        except Undecided as err:
+            one = _one_network(source, err.places)
+            if one is None:
+                raise
+            found = recognise(shapes, preprocessor=source.preprocessor, prefix=one, hints=hints)
+            others = ", ".join(repr(place.rstrip(".")) for place in err.places if place != one)
+            note = (
+                f"the same network stands in the file twice: {one.rstrip('.')!r} was taken, {others} has equal tensors"
+            )
+            found = dataclasses.replace(found, notes=(*found.notes, note))
         if "preprocess" in source.notes:
             preprocess = Preprocess.of(source.notes["preprocess"])
             found = dataclasses.replace(found, spec=dataclasses.replace(found.spec, preprocess=preprocess))
     check_spec(found.spec, beside(source))
     return dataclasses.replace(found, spec=resized(seen_as(found.spec), image_size))
+
+
+def _one_network(source: Source, places: tuple[str, ...]) -> str | None:
+    """The prefix of the largest of several networks, if the others hold nothing but equal tensors; else None."""
+    own = {p: {key[len(p) :] for key in source.keys() if key.startswith(p)} for p in places}  # noqa: SIM118
+    largest = max(places, key=lambda place: len(own[place]))
+    pairs = [(largest + key, place + key) for place in places if place != largest for key in sorted(own[place])]
+    if not all(own[place] <= own[largest] for place in places):
+        return None
+    if any(source.shape(a) != source.shape(b) or source.dtype(a) != source.dtype(b) for a, b in pairs):
+        return None
+    return largest if all(source.read(a).tobytes() == source.read(b).tobytes() for a, b in pairs) else None
 
 
 def _noted_grid(source: Source) -> tuple[int, int] | None:
@@ -103,7 +127,8 @@ def card_of(
         pool=pool,
         class_names=names if len(names) == classes else (),
         layout=found.layout,
-        source={"path": str(source.origin["path"]), "prefix": found.prefix},
+        source={"path": str(source.origin["path"]), "prefix": found.prefix}
+        | ({"random": True} if source.notes.get("random") is True else {}),
         assumed=tuple(dict.fromkeys((*assumed, *_assumed_before(source)))),
     )
     return card, assumed

@@ -195,6 +195,7 @@ def _notes(card: Card, layout: str) -> dict[str, Any]:
         "class_names": list(card.class_names),
         "preprocess": dataclasses.asdict(card.spec.preprocess),
         "assumed": list(card.assumed),
+        "random": card.began_at_random,
     }
 
 

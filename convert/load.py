@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,9 @@ from jaxdino.core.params import Digest, Skeleton, split
 from jaxdino.models.classifier import pool_named
 from jaxdino.models.layers import Linear
 from jaxdino.models.spec import ModelSpec
+
+GROUP = re.compile(r"((state_dict|model|module|_orig_mod)\.)*[^.]+")
+"""What stands in a key before its second dot, wrappers not counted."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,14 +193,22 @@ def _from_source(source: Source, found: Recognised, drop_head: bool, pool: str |
 
 
 def _aside(found: Recognised, table: BoundTable, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    notes = [f"left aside {key}: {why}" for key in shapes if (why := table.why_dropped(key, shapes[key]))]
+    reasons: dict[str, list[str]] = {}
+    for key in shapes:
+        if why := table.why_dropped(key, shapes[key]):
+            reasons.setdefault(why, []).append(key)
+    notes = [f"left aside {_listed(keys)}: {why}" for why, keys in reasons.items()]
     if any(CHUNK.search(full.removeprefix(found.prefix)) for full in found.keys.values()):
         notes.append("the blocks come in chunks (DINOv2's block_chunks): export numbers them in one row")
     groups: dict[str, int] = {}
     for key in found.aside:
-        group = key.split(".")[0]
+        group = GROUP.match(key)[0]
         groups[group] = groups.get(group, 0) + 1
     return notes + [f"left aside {count} tensors under {group!r}" for group, count in sorted(groups.items())]
+
+
+def _listed(keys: list[str]) -> str:
+    return ", ".join(keys) if len(keys) <= 3 else f"{len(keys)} tensors, {keys[0]} to {keys[-1]}"
 
 
 def new_head(spec: ModelSpec, num_classes: int, pool: str, seed: int) -> Mapping[str, np.ndarray]:

@@ -24,6 +24,8 @@ RANKS = (
 )
 """Words in a prefix, those of the preferred network first."""
 PLAIN, LEFT, LAST = 4, 5, 6
+PROJECTING = {"encoder_q", "encoder_k"}
+"""MoCo v1's networks, whose last linear layer projects and is no classifier (facebookresearch/moco moco/builder.py)."""
 TEACHER, STUDENT = {"teacher", "momentum", "k", "key", "target"}, {"student", "online", "q", "query", "base_encoder"}
 
 
@@ -53,6 +55,14 @@ def rank(prefix: str, beside: Iterable[str] = ()) -> int:
     return LEFT if online else found
 
 
+class Undecided(UserError):
+    """Several networks of which no name prefers one; `places` are their prefixes."""
+
+    def __init__(self, text: str, places: tuple[str, ...] = ()):
+        super().__init__(text)
+        self.places = places
+
+
 def choose(places: Mapping[str, tuple[int, ...]]) -> tuple[str, list[str]]:
     """(the prefix to take, those that are left) of networks in one file.
 
@@ -72,9 +82,10 @@ def choose(places: Mapping[str, tuple[int, ...]]) -> tuple[str, list[str]]:
     best = [place for place in sorted(places) if ranks[place] == min(ranks.values())]
     outer = [place for place in best if not any(place.startswith(other) for other in best if other != place)]
     if len(outer) > 1:
-        raise UserError(
+        raise Undecided(
             f"the file holds {len(outer)} networks, and no name says which is wanted: give one of "
-            f"{', '.join(repr(place.rstrip('.')) for place in outer)} with --prefix"
+            f"{', '.join(repr(place.rstrip('.')) for place in outer)} with --prefix",
+            tuple(outer),
         )
     return outer[0], [place for place in sorted(places) if place != outer[0]]
 

@@ -88,6 +88,9 @@ def recognise(
     spec = dataclasses.replace(spec, config=told.config, preprocess=how)
     head = head_keys(family.layouts[told.family, told.layout].head)
     keys, aside = _linear_head(head, keys, aside)
+    if networks.PROJECTING & set(prefix.split(".")):
+        projection = [keys.pop(key) for key in head if key in keys]
+        notes += [f"left aside {key}: the projection of MoCo's pre-training, no classifier" for key in projection]
     num_classes = shapes[keys[head[0]]][0] if head and head[0] in keys else 0
     return Recognised(spec, told.layout, prefix, keys, aside, num_classes, assumed, (*notes, *more))
 

@@ -54,6 +54,11 @@ class Card:
     digest: str = ""
     assumed: tuple[str, ...] = ()
 
+    @property
+    def began_at_random(self) -> bool:
+        """Whether the weights were never anyone's published ones; an export and its import keep this."""
+        return self.layout is None or bool(self.source.get("random"))
+
     def to_json(self) -> str:
         """The card as JSON text."""
         return json.dumps(dataclasses.asdict(self), indent=2)

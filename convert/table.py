@@ -121,6 +121,9 @@ def absent(path: str, make: Callable, when: When = always) -> Absent:
     return Absent(path, make, when)
 
 
+MLP_HEAD = "a head of several layers (projection or prediction of pre-training), not part of the network"
+
+
 def drop(pattern: str, why: str) -> Dropped:
     """Keys to leave aside knowingly."""
     return Dropped(pattern, why)

@@ -10,10 +10,11 @@ from typing import Any
 
 from convert.assumptions import assume
 from convert.family import Family, Hints, Layout, Shapes, Told
+from convert.networks import words
 from convert.ops import CONV, COPY, COUNT, LINEAR
 from convert.preprocess import to_json, to_timm
 from convert.store import Card
-from convert.table import rule
+from convert.table import MLP_HEAD, drop, rule
 from jaxdino.core.errors import UserError
 from jaxdino.models.classifier import POOLS
 from jaxdino.models.registry import get
@@ -22,6 +23,8 @@ from jaxdino.models.resnet import ResNetConfig
 B, S, P = "backbone.", "backbone.layer{s}.{i}.", "backbone.layer{p}.0.downsample."
 DINO, PLAIN = "dino_resnet", "resnet"
 ANCHORS = ("layer1.0.conv1.weight", "encoder.stages.0.layers.0.layer.0.convolution.weight")
+MOCO = {"encoder_q", "encoder_k", "base_encoder", "momentum_encoder"}
+"""Names of networks in MoCo's checkpoints, whose images are resized bilinearly."""
 TIMM_NAMES = r"(resnet(18|34|50|101|152)|wide_resnet(50|101)_2)(\..*)?"
 """timm's architectures that are these networks; others (anti-aliased, gated) can have the same keys."""
 
@@ -56,6 +59,9 @@ TORCHVISION = (
     *_step("layer{s}.{i}.conv2", "layer{s}.{i}.bn2", S, "2"),
     *_step("layer{s}.{i}.conv3", "layer{s}.{i}.bn3", S, "3", _bottleneck),
     *_shortcut("layer{p}.0.downsample.0", "layer{p}.0.downsample.1"),
+    drop("fc.[0-9]*", MLP_HEAD),  # MoCo v2 and v3, SimSiam
+    drop("projection_head.*", MLP_HEAD),  # SwAV
+    drop("prototypes*", "SwAV's prototypes, not part of the network"),
 )
 _HF_BLOCK = "encoder.stages.{t}.layers.{i}.layer."
 _HF_SHORTCUT = "encoder.stages.{q}.layers.0.shortcut."
@@ -100,7 +106,10 @@ def _is_guess(shapes: Shapes, config: ResNetConfig, hints: Hints) -> bool:
     """Whether the network is taken for DINO's by its shape alone."""
     published = config.bottleneck and config.depths == (3, 4, 6, 3) and config.width == 2048 and config.reduction == 4
     headless = "fc.weight" not in shapes and "classifier.1.weight" not in shapes
-    return not hints.json and not hints.model and hints.layout is None and headless and published
+    other = (
+        any(key.startswith(("fc.", "projection_head.", "prototypes")) for key in shapes) or words(hints.prefix) & MOCO
+    )
+    return not hints.json and not hints.model and hints.layout is None and headless and published and not other
 
 
 def _family(shapes: Shapes, config: ResNetConfig, hints: Hints) -> str:

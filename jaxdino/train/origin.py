@@ -110,7 +110,7 @@ def _origin(model: Any) -> tuple[str, str]:
     if model.weights in registry.MODELS or not Path(model.weights).exists():
         return "public", f"for the published weights {model.weights}"
     card = _card(model)
-    if card.layout is None:
+    if card.began_at_random:
         return "own", f"since {model.weights} began at random"
     if card.spec.name.endswith(CUSTOM) and HUB_CACHE not in str(card.source.get("path")):
         return "own", f"since nobody published a model of the shape of {model.weights}"

@@ -10,6 +10,7 @@ import torch
 from flax import nnx
 from timm.models.vision_transformer import VisionTransformer
 
+from convert.export import export
 from convert.store import Card, save_model
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import split
@@ -136,3 +137,15 @@ def test_a_run_takes_the_grid_of_a_position_table(tmp_path):
         assert any("4 x 4" in line and "; --config.model.pos_grid overrules" in line for line in said) == (
             grid == (4, 4)
         )
+
+
+def test_own_weights_of_a_published_shape_stay_own_through_an_export(tmp_path):
+    """The shape of an export is that of published weights; its notes say that nobody published these."""
+    made = saved(tmp_path / "ssl", "tiny")
+    for index, layout in enumerate(("timm", "hf", "meta")):
+        export(made, tmp_path / str(index), layout=layout)
+        made = tmp_path / str(index)
+        config, lines = settled(f"model.weights={made}")
+        assert config.rates == "own" and f"since {made} began at random" in lines[-1]
+    export(saved(tmp_path / "hf", "tiny", layout="hf"), tmp_path / "public", layout="timm")
+    assert settled(f"model.weights={tmp_path / 'public'}")[0].rates == "public"

@@ -10,7 +10,7 @@ import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy)
 import numpy as np
 
 from convert.ops import CONV, COPY, LINEAR, TOKEN
-from convert.table import absent, derive, drop, fuse, rule
+from convert.table import MLP_HEAD, absent, derive, drop, fuse, rule
 from jaxdino.models.positions import rope_periods
 
 B, S = "backbone.", "backbone.blocks.{i}."
@@ -98,12 +98,14 @@ _TRUNK = [  # shared by Meta and timm
 ]
 _QKV_BIAS = rule("blocks.{i}.attn.qkv.bias", S + "attn.qkv.bias", COPY, lambda c: c.qkv_bias)
 _GAMMA = [rule(f"blocks.{{i}}.ls{n}.gamma", f"{S}ls{n}.gamma", COPY, _scaled) for n in (1, 2)]
-_DECODER = [
+_PRETRAINING = [
+    drop("head.[0-9]*", MLP_HEAD),  # MoCo v3
+    drop("masked_embed", "the token of masked pre-training, unused by this family's encoder"),  # iBOT's student
     drop("decoder_*", "the decoder of masked auto-encoding, not part of the encoder"),
     drop("mask_token", "the token of masked pre-training, unused by this family's encoder"),
 ]
 
-PLAIN = [*_TRUNK, _QKV_BIAS, *_DECODER]
+PLAIN = [*_TRUNK, _QKV_BIAS, *_PRETRAINING]
 """DINO as Meta publishes it, and timm's (augreg, MAE) ViTs: the same keys."""
 
 DINOV2_META = [
