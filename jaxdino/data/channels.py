@@ -50,7 +50,7 @@ def of_image(image: Image.Image, kind: Kind, reading: Reading) -> Picture:
     if mode == "RGB" and channels == RGB:
         return image
     if mode in (*SIXTEEN_BIT, "I", "F"):
-        return of_values(as_stored(np.asarray(image), kind.dtype)[..., None], False, reading, kind.inverted)
+        return of_values(as_stored(np.asarray(image), kind)[..., None], False, reading, kind.inverted)
     if mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     if channels in (1, RGB) and drawn_in_alpha(image):

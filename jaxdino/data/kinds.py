@@ -18,6 +18,7 @@ TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ALPHA = (1, 2)  # TIFF's ExtraSamples: with colours multiplied by it, and without
 BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 274, 277, 338, 339
 WHITE_IS_ZERO = 0  # of PHOTOMETRIC
+NODATA = 42113  # GDAL's tag: the value of pixels without a measurement, as text
 NUMBERS = {1: "uint", 2: "int", 3: "float"}  # TIFF's SampleFormat
 HELD = {"RGB": 3, "L": 1, "LA": 2, "RGBA": 4, "CMYK": 4, "LAB": 3, "YCbCr": 3}  # Pillow's mode -> TIFF's samples
 COLOURS = ("CMYK", "LAB", "YCbCr", "HSV")  # that Pillow converts to RGB
@@ -40,6 +41,7 @@ class Kind:
       size: (width, height), as stored. orientation: of EXIF, 1 to 8.
       pages: of a TIFF, where another library than Pillow looked.
       inverted: whether 0 is white, which Pillow corrects in 8-bit values only.
+      nodata: the value of pixels without a measurement, as a GeoTIFF names it.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Kind:
     orientation: int = 1
     pages: int = 1
     inverted: bool = False
+    nodata: float | None = None
 
     def fits(self, channels: int) -> bool:
         """Whether it can be read as so many channels: as it is, grey for colour, without alpha, a page for each."""
@@ -94,7 +97,9 @@ def kind_of(image: Image.Image) -> Kind:
     """The kind of an opened image, not decoded yet."""
     mode, tags = image.mode, getattr(image, "tag_v2", None)
     if tags is not None:
-        return dataclasses.replace(_of_tags(mode, tags), size=image.size, orientation=tags.get(ORIENTATION, 1))
+        nodata = _number(tags.get(NODATA))
+        kind = dataclasses.replace(_of_tags(mode, tags), size=image.size, nodata=nodata)
+        return dataclasses.replace(kind, orientation=tags.get(ORIENTATION, 1))
     if mode in SIXTEEN_BIT:
         return Kind("L", 1, dtype="uint16")
     if mode in ("I", "F"):  # a PGM of 16 bits comes as I
@@ -143,7 +148,7 @@ def kind_of_raw(path: str) -> Kind | None:
             return None
     with tifffile().TiffFile(path) as tif:
         page = tif.pages[0]
-        extra, turn = tuple(page.extrasamples), page.tags.get(ORIENTATION)
+        extra, turn, nodata = tuple(page.extrasamples), page.tags.get(ORIENTATION), page.tags.get(NODATA)
         return Kind(
             {1: "L", 3: "RGB"}.get(page.samplesperpixel, "bands"),
             page.samplesperpixel,
@@ -154,7 +159,15 @@ def kind_of_raw(path: str) -> Kind | None:
             orientation=int(turn.value) if turn else 1,
             pages=len(tif.pages),
             inverted=page.samplesperpixel == 1 and int(page.photometric) == WHITE_IS_ZERO,
+            nodata=_number(nodata.value if nodata else None),
         )
+
+
+def _number(text: object) -> float | None:
+    try:
+        return float(str(text).strip("\0 "))
+    except ValueError:
+        return None
 
 
 def is_npy(path: str) -> bool:
@@ -187,14 +200,23 @@ def stored_values(path: str, kind: Kind) -> np.ndarray:
     if kind.decoder != "pillow":
         return values_of(path, kind, 1)
     with Image.open(path) as image:
-        return as_stored(np.asarray(image), kind.dtype)
+        return as_stored(np.asarray(image), kind)
 
 
-def as_stored(values: np.ndarray, dtype: str) -> np.ndarray:
+def as_stored(values: np.ndarray, kind: Kind) -> np.ndarray:
     """Values of the type stored: Pillow holds unsigned 32 bits as signed, and signed 16 bits as 32."""
-    if dtype == "uint32":
+    if kind.dtype == "uint32":
         return values.view(np.uint32)
-    return values.astype(np.int16) if dtype == "int16" else values
+    return _measured(values.astype(np.int16) if kind.dtype == "int16" else values, kind)
+
+
+def _measured(values: np.ndarray, kind: Kind) -> np.ndarray:
+    """Float values with NaN in place of the file's `nodata`."""
+    if kind.nodata is None or values.dtype.kind != "f":
+        return values
+    with np.errstate(over="ignore"):  # float64's lowest in a tag of float16 values
+        missing = values == values.dtype.type(kind.nodata)
+    return np.where(missing, values.dtype.type(np.nan), values)
 
 
 def values_of(path: str, kind: Kind, channels: int) -> np.ndarray:
@@ -211,7 +233,7 @@ def values_of(path: str, kind: Kind, channels: int) -> np.ndarray:
     elif kind.decoder == "imagecodecs":
         values = _png(path)
     else:
-        values = _tiff(path, kind, channels)
+        values = _measured(_tiff(path, kind, channels), kind)
     return values[..., None] if values.ndim == 2 else values
 
 

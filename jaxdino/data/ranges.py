@@ -1,6 +1,7 @@
 """Which pixel values become black and white: 16-bit, 32-bit and float pixels brought to the 256 levels of a batch."""
 
 import dataclasses
+from collections.abc import Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -182,4 +183,12 @@ def fitting(low: float, high: float, floats: bool, whole: bool, what: str, flag:
     raise UserError(
         f"{what} hold values from {low:.6g} to {high:.6g}, which is no bit depth: say which value is black and "
         f"which white, {flag}={low:.6g},{high:.6g}, or take each image's own, percentiles or image"
+    )
+
+
+def unlike(dtypes: Sequence[str], flag: str) -> UserError:
+    """The error for images of floats and of integers, whose values have no unit in common."""
+    return UserError(
+        f"there are images of {' and '.join(dtypes)}, which one range cannot suit: {flag}=percentiles or image takes "
+        "each image's own"
     )

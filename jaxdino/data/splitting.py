@@ -52,8 +52,8 @@ def stratified(
         more = f" and {len(few) - SHOWN} more" if len(few) > SHOWN else ""
         raise UserError(
             f"too few images to share among {', '.join(chosen)}, of {len(few)} of the {len(class_names)} classes: "
-            f"{', '.join(few[:SHOWN])}{more}. Add images, remove these classes, set val_ratio and test_ratio lower, or "
-            "give folders of validation and test images (data.val_split, data.test_split)"
+            f"{', '.join(few[:SHOWN])}{more}. Add images, remove these classes, or name a folder for each split: "
+            f"{', '.join(f'--config.data.{name}_split=NAME' for name in ratios)}"
         )
     return {name: np.array(sorted(rows), np.int64) for name, rows in chosen.items()}
 

@@ -16,7 +16,7 @@ from jaxdino.data.bad_images import BadImage
 from jaxdino.data.channels import RGB, Reading, refusal
 from jaxdino.data.heif import open_any
 from jaxdino.data.kinds import Kind, as_stored, is_npy, kind_of, kind_of_raw, stored_values
-from jaxdino.data.ranges import FLAG, KEYWORD, Range, fitting
+from jaxdino.data.ranges import FLAG, KEYWORD, Range, fitting, unlike
 from jaxdino.data.reasons import lift_limit, reason, unknown
 from jaxdino.data.shortcuts import classes_of, nearly_one_colour, told_apart
 from jaxdino.data.sources import Split
@@ -127,10 +127,7 @@ def settle(found: Survey, asked: Range, own: Range, channels: int) -> tuple[Rang
 def _choose(found: Survey, values: Values, lines: list[str]) -> tuple[Range, list[str]]:
     dtypes = {kind.dtype for kind in found.deep.values()}
     if len({dtype.startswith("float") for dtype in dtypes}) > 1:
-        raise UserError(
-            f"there are images of {' and '.join(sorted(dtypes))}, which one range cannot suit: "
-            f"--config.{FLAG}=percentiles or image takes each image's own"
-        )
+        raise unlike(sorted(dtypes), f"--config.{FLAG}")
     chosen, name = fitting(
         values.low, values.high, values.floats, values.whole, f"the {_deep_names(found)} images", f"--config.{FLAG}"
     )
@@ -204,6 +201,8 @@ def range_of(records: Sequence[str | np.ndarray | Image.Image], flag: str = KEYW
     if not seen:
         return Range(), ""
     low, high = min(float(each.min()) for each in seen), max(float(each.max()) for each in seen)
+    if len({each.dtype.kind == "f" for each in seen}) > 1:
+        raise unlike(sorted({str(each.dtype) for each in seen}), flag)
     whole = all(bool((each == np.rint(each)).all()) for each in seen)
     names = " and ".join(sorted({str(each.dtype) for each in seen}))
     chosen, name = fitting(low, high, any(each.dtype.kind == "f" for each in seen), whole, f"the {names} images", flag)
@@ -219,7 +218,7 @@ def _values(record: str | np.ndarray | Image.Image) -> np.ndarray | None:
             values = stored_values(record, kind) if isinstance(kind, Kind) and kind.deep else None
             values = values[..., :-1] if values is not None and kind.alpha and values.ndim == 3 else values
         elif isinstance(record, Image.Image):
-            values = as_stored(np.asarray(record), kind.dtype) if (kind := kind_of(record)).deep else None
+            values = as_stored(np.asarray(record), kind) if (kind := kind_of(record)).deep else None
         else:
             values = record
     except (BadImage, OSError, ValueError):  # reading it says why
@@ -241,6 +240,7 @@ def _extremes(path: str, kind: Kind) -> tuple[float, float, bool, str] | None:
         return None
     values = values[..., :-1] if kind.alpha and values.ndim == 3 else values
     numbers = values[np.isfinite(values)]
+    numbers = numbers[numbers != kind.nodata]
     if not numbers.size:
         return None
     whole = values.dtype.kind != "f" or bool((numbers == np.rint(numbers)).all())

@@ -261,3 +261,22 @@ def test_images_beyond_pillows_limit_are_looked_at_where_the_setting_allows_them
         settle([path])
     found = survey.look([split_of([path])], 100)
     assert not found.failed
+
+
+def test_pixels_that_a_geotiff_names_as_no_data_are_no_values(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    path, deep = str(tmp_path / "x.tif"), str(tmp_path / "y.tif")
+    tag = [(42113, 2, 0, "-3.4028234663852886e+38", True)]
+    lowest = np.finfo(np.float32).min
+    tifffile.imwrite(path, np.array([[lowest, 0.0], [0.5, 1.0]], np.float32), extratags=tag)
+    (found, line), (low, high) = settle([path])[1], (Range.of("0,1"), Range.of("image"))
+    assert "up to 1 (1 decoded), and NaN in" in line and "read as 0 to 1" in line and found
+    for setting in (low, high):
+        assert read(path, 1, setting).ravel().tolist() == [0, 0, 128, 255]
+    tifffile.imwrite(deep, np.array([[65535, 0], [4000, 7]], np.uint16), extratags=[(42113, 2, 0, "65535", True)])
+    assert settle([deep])[0] == Range.of("0,4095")
+
+
+def test_floats_and_integers_have_no_range_in_common():
+    with pytest.raises(UserError, match="float32 and uint16, which one range cannot suit: sixteen_bit=percentiles or"):
+        survey.range_of([np.ones((2, 2), np.float32), np.full((2, 2), 200, np.uint16)])
