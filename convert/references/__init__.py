@@ -24,13 +24,17 @@ def from_folder(folder: Path, auto: str = "AutoModel") -> Any:
     """transformers' own class, loaded from a Hugging Face folder, in float32 and evaluation mode.
 
     Raises:
-      UserError: if there is no config.json, or transformers cannot load it.
+      UserError: if there is no config.json, transformers is not installed, or cannot load it.
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: transformers needs the Hugging Face folder, with config.json beside the weights")
     try:
         import transformers
-
+    except ModuleNotFoundError:
+        raise UserError(
+            f"{folder}: its PyTorch class is transformers', which is not installed: pip install 'jaxdino[transformers]'"
+        ) from None
+    try:
         model = getattr(transformers, auto).from_pretrained(folder, dtype=torch.float32)
     except ImportError as err:
         raise UserError(f"transformers cannot load its PyTorch class here: {err}") from err

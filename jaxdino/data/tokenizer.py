@@ -146,10 +146,15 @@ def from_folder(folder: Path) -> Tokenizer:
     """The tokenizer of a Hugging Face folder, through transformers.
 
     Raises:
-      UserError: if it is none of CLIP's, or cannot be read.
+      UserError: if it is none of CLIP's, or cannot be read; if transformers is not installed.
     """
-    from transformers import CLIPTokenizer
-
+    try:
+        from transformers import CLIPTokenizer
+    except ModuleNotFoundError:
+        raise UserError(
+            f"{folder}: its tokenizer is read by transformers, which is not installed: pip install "
+            "'jaxdino[transformers]'"
+        ) from None
     try:
         config = folder / "tokenizer_config.json"
         kind = json.loads(config.read_text("utf-8")).get("tokenizer_class") if config.is_file() else None
