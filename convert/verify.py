@@ -68,11 +68,13 @@ def verify(src: str | Path, *, image: str | Path | None = None, pool: str | None
         found = recognise_source(source, **overrules)
         reference = importlib.import_module(serving()[found.spec.family].reference)
         inputs = reference.inputs(found.spec, _pixels(found.spec, image))
-        folder = path if path.is_dir() else path.parent
-        original, theirs = reference.original(found, source, folder, inputs)
+        from convert.references.folder import hf_folder  # torch is there
+
+        with hf_folder(path, found, source) as (folder, made):
+            original, theirs = reference.original(found, source, folder, inputs)
         ours = _ours(load_pretrained(path, drop_head=True, **overrules), reference.ours, inputs)
     places = [(place, ours[place], theirs[place]) for place in theirs]
-    unchecked = _unchecked(found, reference, pool)
+    unchecked = [*made, *_unchecked(found, reference, pool)]
     return Verified(found.spec, original, [_difference(*place) for place in places], unchecked)
 
 

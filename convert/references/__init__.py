@@ -38,6 +38,6 @@ def from_folder(folder: Path, auto: str = "AutoModel") -> Any:
         model = getattr(transformers, auto).from_pretrained(folder, dtype=torch.float32)
     except ImportError as err:
         raise UserError(f"transformers cannot load its PyTorch class here: {err}") from err
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RuntimeError) as err:
         raise UserError(f"transformers cannot load {folder}: {str(err).splitlines()[0]}") from err
     return model.eval()

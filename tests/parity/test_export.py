@@ -293,7 +293,19 @@ def test_hub_repository_without_safetensors(loaded, tmp_path, monkeypatch):
     assert find("dinov2_vits14") == tmp_path and find("./dinov2_vits14").name == "dinov2_vits14"
 
 
-def test_verify_wants_config_json_beside_the_weights(loaded, tmp_path, capsys):
-    (tmp_path / "model.safetensors").write_bytes((loaded("hf dinov3").path / "model.safetensors").read_bytes())
-    assert main(["verify", str(tmp_path / "model.safetensors"), "--num_heads", "4"]) == 2
-    assert "config.json beside the weights" in capsys.readouterr().err
+@pytest.mark.parametrize("name", ["hf dinov3", "hf vit head"])
+def test_verify_says_what_it_cannot_check_without_config_json(loaded, tmp_path, capsys, name):
+    (tmp_path / "model.safetensors").write_bytes((loaded(name).path / "model.safetensors").read_bytes())
+    assert main(["verify", str(tmp_path / "model.safetensors"), "--num_heads", "4"]) == 0
+    said = capsys.readouterr().out
+    assert "against transformers" in said and "not checked: config.json is missing beside the weights: heads" in said
+
+
+def test_verify_runs_the_file_that_is_given(loaded, tmp_path):
+    """Not the other weights beside it, which transformers would open in that folder."""
+    folder = loaded("hf dinov3").path
+    for file in ("model.safetensors", "config.json"):
+        (tmp_path / file).write_bytes((folder / file).read_bytes())
+    other = {key: torch.from_numpy(array * 0.9) for key, array in tensors(folder).items()}
+    torch.save(other, tmp_path / "other.pth")
+    assert main(["verify", str(tmp_path / "other.pth"), "--num_heads", "4"]) == 0
