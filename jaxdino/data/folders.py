@@ -285,6 +285,8 @@ def _nested(splits: Mapping[str, Folder], classes: str) -> list[str]:
     """A line where the class folders hold more folders of images than there are classes."""
     train = splits["train"]
     below = [name for name, folder in leaves(train).items() if folder.total]
+    if classes == "leaf" and below == [*train.folders]:
+        return ["--config.data.classes=leaf has no effect: no class folder holds folders of images"]
     if classes == "leaf" or len(below) <= len(train.folders):
         return []
     shown = ", ".join(below[:3] + ["..."] * (len(below) > 3))

@@ -26,6 +26,11 @@ OF_RUN: tuple[tuple[str, Callable[[ConfigDict], bool], str], ...] = (
     ("rates", lambda c: bool(c.own_rates), "this config has one set of rates"),
     (r"own_rates\..*", lambda c: c.rates == "own", "rates=public"),
     (r"alarms\.(?!stop).*", lambda c: c.alarms.stop, "alarms.stop=False lets every run go on"),
+    (
+        r"data\.classes",
+        lambda c: c.data.name not in ("digits", "images") or bool(c.get("evaluation") and c.evaluation.root),
+        "only folders of classes have it (data.name=folder, evaluation.root)",
+    ),
     (r"prompts\.prompt", lambda c: c.data.name == "masks", "only data.name=masks reads it"),
     (r"prompts\.annotations", lambda c: c.data.name == "coco", "only data.name=coco reads it"),
     (

@@ -1,10 +1,14 @@
 """What a stage of self-distillation minimises, checked against the model and the weights that the run starts from."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from jaxdino.core.errors import UserError
+from jaxdino.core.params import Skeleton, bind
 from jaxdino.data.masking import Masking
 from jaxdino.models.spec import ModelSpec
 from jaxdino.objectives.distill_settings import Distill, method_named
@@ -61,3 +65,20 @@ def masking(found: Distill, spec: ModelSpec) -> Masking | None:
     if not found.ibot:
         return None
     return Masking(found.mask_prob, found.mask_ratio, patch=spec.config.patch_size)
+
+
+def check_sizes(places: Mapping[str, int], spec: ModelSpec, backbone: Skeleton) -> None:
+    """Raises UserError, with sizes that fit, if the model does not take images of one of them, {setting: pixels}."""
+    wrong = {}
+    for place, size in places.items():
+        images = jax.ShapeDtypeStruct((1, size, size, spec.config.in_channels), jnp.float32)
+        try:
+            jax.eval_shape(lambda flat, x: bind(backbone, flat)(x).cls, backbone.shapes, images)
+        except UserError as err:
+            wrong[place] = err
+    if not wrong:
+        return
+    patch, what = getattr(spec.config, "patch_size", 1), " or ".join(wrong)
+    fitting = {place: max(1, round(places[place] / patch)) * patch for place in wrong}
+    ways = " ".join(f"--config.{place}={size}" for place, size in fitting.items()) if patch > 1 else ""
+    raise UserError(f"{what}: {next(iter(wrong.values()))}" + (f", as {ways} does" if ways else ""))

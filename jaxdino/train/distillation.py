@@ -87,13 +87,10 @@ class Distillation:
         """Of the global views; UserError if the model does not take their or the local views' size."""
         if stage.image_size:
             raise UserError(f"stage {stage.name!r}: image_size={stage.image_size} is not read: set data.views")
-        sizes = {view.size for view in self.views} | ({self.retrieval.size} if self.retrieval else set())
-        for size in sizes:
-            images = jax.ShapeDtypeStruct((1, size, size, self.card.spec.config.in_channels), jnp.float32)
-            try:
-                jax.eval_shape(lambda flat, x: params.bind(self.backbone, flat)(x).cls, self.backbone.shapes, images)
-            except UserError as err:
-                raise UserError(f"data.views or evaluation.image_size: {err}") from None
+        places = {f"data.views[{index}].size": view.size for index, view in enumerate(self.views)}
+        measured = self.config.evaluation.image_size
+        places |= {"evaluation.image_size": measured} if self.retrieval and measured else {}
+        distill_objective.check_sizes(places, self.card.spec, self.backbone)
         return (self.views_of("global")[0].size,) * 2
 
     @cached_property

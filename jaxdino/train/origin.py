@@ -15,7 +15,7 @@ from jaxdino.core.rules import did_you_mean
 from jaxdino.models import registry
 from jaxdino.settings.command_line import Command
 from jaxdino.settings.unused import unused
-from jaxdino.train.weights import RANDOM, WORDS, overrules
+from jaxdino.train.weights import RANDOM, WORDS, counts, overrules
 from jaxdino.train.workdir import recorded
 
 RATES = ("auto", "own", "public")
@@ -43,7 +43,8 @@ def settle(given: Command, workdir: str | Path | None, say: Callable[[str], None
             say(f"model: {name}, as {weights} says")
         if not before and name in registry.MODELS and Path(weights).exists():
             for line in _assumed_in_naming(config.model, name):
-                say(line)
+                if counts(line, config):
+                    say(spelled(line, WORDS))
     config = given.config(name)
     changed = given.changed(config, name)
     choose_rates(config, say, changed, before.get("rates"))
@@ -120,7 +121,7 @@ def _origin(model: Any) -> tuple[str, str]:
 def _assumed_in_naming(model: Any, name: str) -> list[str]:
     """What was assumed of weights in calling them by a published name, which settles it later on."""
     without, named = ([line for line in _opened(model, each).notes if line.startswith(MARK)] for each in (None, name))
-    return [spelled(line, WORDS) for line in without if line not in named]
+    return [line for line in without if line not in named]
 
 
 def _card(model: Any) -> Card:

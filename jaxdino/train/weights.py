@@ -85,7 +85,7 @@ def overrules(model: Any) -> dict[str, Any]:
 
 def _pretrained(config: Any, drop_head: bool, say: Callable[[str], None]) -> tuple[Card, dict[str, np.ndarray]]:
     """The weights that a config names, as far as images pass through them."""
-    model, sized = config.model, config.data.get("image_size") is not None
+    model = config.model
     spec = published(model)
     named = spec and _sees(spec).name
     with spelling(WORDS):
@@ -96,9 +96,18 @@ def _pretrained(config: Any, drop_head: bool, say: Callable[[str], None]) -> tup
             " or none"
         )
     for note in found.notes:
-        if not (sized and "--image_size overrules" in note):
+        if counts(note, config):
             say(spelled(note, WORDS))
     return _seeing(found.card, {path: float32(array) for path, array in found.flat.items()})
+
+
+def counts(note: str, config: Any) -> bool:
+    """Whether the run depends on what a note says: not on the weights' image size where settings decide it.
+
+    Those are data.image_size, and in self-distillation the views.
+    """
+    sized = "image_size" not in config.data or config.data.image_size is not None
+    return not (sized and "--image_size overrules" in note)
 
 
 def published(model: Any) -> registry.ModelSpec | None:

@@ -281,6 +281,14 @@ def test_nested_groups_are_said_and_leaves_are_taken(tmp_path):
     assert source.split("test").record_name(2) == "test/g0/c03/0.png" and source.split("test").labels[2] == 1
 
 
+def test_leaves_that_are_the_classes_anyway_are_said(tmp_path):
+    make(tmp_path, {f"train/{name}": 5 for name in ("a", "b")})
+    assert load(tmp_path, classes="leaf").notes == (
+        "--config.data.classes=leaf has no effect: no class folder holds folders of images",
+    )
+    assert load(tmp_path).notes == ()
+
+
 def test_leaves_of_equal_names_stay_apart_and_agree_across_splits(tmp_path):
     make(tmp_path, {"train/a/x": 3, "train/b/x": 4, "train/b": 1, "val/a/x": 2})
     source = load(tmp_path, classes="leaf")

@@ -79,6 +79,12 @@ def lines(file, *args):
             "--config.model.drop_head=True has no effect: this task has no classification head, and leaves that of "
             "the weights aside",
         ),
+        (
+            "ssl.py",
+            ["data.classes=leaf"],
+            "--config.data.classes=leaf has no effect: only folders of classes have it (data.name=folder, "
+            "evaluation.root)",
+        ),
         ("linear.py", ["rates=own"], "--config.rates=own has no effect: this config has one set of rates"),
     ],
 )
@@ -96,6 +102,8 @@ def test_a_setting_without_effect_is_named(file, args, line):
         ("ssl.py", ["objective.method=dinov2", "objective.mask_prob=0.3", "evaluation.k=(5,)"]),
         ("clipdinosam.py", ["objective.align=1.0", "objective.temperature=0.1", "stages[1].lora.clip.rank=8"]),
         ("progressive.py", ["skip_optional"]),
+        ("linear.py:resnet18", ["data.classes=leaf"]),  # the listing of the folder says it
+        ("ssl.py", ["data.classes=leaf", "evaluation.root=DIR"]),
         ("linear.py", ["stages[0].epochs=-1"]),  # which the run refuses
     ],
 )

@@ -161,7 +161,10 @@ def test_a_checkpoint_in_dinos_layout_holds_teacher_student_and_centre(pretraine
         ({"early_stopping__patience": 3}, "waits for a metric"),
         ({"evaluation__root": "nowhere"}, "nowhere"),
         ({"data__views": ()}, "global views"),
-        ({"data__views": (tiny_distill.VIEWS[0], dict(kind="local", size=9))}, "multiples of 4"),
+        (
+            {"data__views": (tiny_distill.VIEWS[0], dict(kind="local", size=9))},
+            r"multiples of 4, as .*views\[1\].size=8 does",
+        ),
         ({"data__views": (dict(kind="globl"),)}, "nearest: global"),
     ],
 )
@@ -209,6 +212,19 @@ def test_neighbours_and_probes_ask_whether_to_stop(work):
     split = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32), np.arange(40) % 10
     with pytest.raises(Stopped):
         getattr(task.retrieval, work)(SimpleNamespace(stop=SimpleNamespace(check=check)), split, split)
+
+
+def test_the_size_of_the_weights_is_not_said_where_the_views_decide(tmp_path):
+    vit = pytest.importorskip("timm.models.vision_transformer").VisionTransformer
+    import torch
+
+    model = vit(img_size=32, patch_size=8, embed_dim=64, depth=1, num_heads=1, num_classes=0)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    said, made = [], tiny_distill.config(1, model__name="dino_custom", model__configured_for="dino_custom")
+    made.model.weights = str(tmp_path / "w.pth")
+    prepare(made, said.append)
+    assert any("--config.model.num_heads overrules" in line for line in said)
+    assert not any("image_size" in line for line in said)
 
 
 def test_the_labelled_folder_of_the_evaluation_is_said(tmp_path):
