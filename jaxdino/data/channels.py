@@ -33,7 +33,8 @@ def refusal(kind: Kind, channels: int) -> str:
     """Why an image does not fit a model, and what to do."""
     bands, (width, height) = kind.bands, kind.size
     pages = f", or {kind.pages} with one for each page," if kind.pages > 1 else ""
-    first = f"its shape {(height, width, bands)} looks like (C, H, W): store (H, W, C); else " * (0 < height < bands)
+    turned = 0 < height < bands and kind.name == "bands"
+    first = f"its shape {(height, width, bands)} looks like (C, H, W): store (H, W, C); else " * turned
     return (
         f"the image has {bands} channel{'s' * (bands > 1)}{pages} and the model takes {channels}: {first}"
         f"in_channels={bands} adapts three-channel weights (--config.model.in_channels of a run)"

@@ -16,6 +16,7 @@ from jaxdino.data.tree import Folder, scan
 
 CLASSES = ("top", "leaf")
 MASKS = ("_mask.", "_seg.", "_segmentation.", "_gt.")  # how names of masks end
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 SHOWN = 5  # names in a message
 
 
@@ -188,7 +189,12 @@ def _check_classes(top: str, files: Mapping[str, Mapping], layout: Layout) -> No
     """Raise UserError for classes that cannot be trained on."""
     classes, splits = list(files["train"]), layout.splits
     if not classes:
-        raise UserError(f"no images under {top}: found no class folders; expected <class>/<image> in it or its train/")
+        passed = ", ".join(f"{count} {what}" for what, count in (+layout.unused).items()) or "nothing"
+        unpack = "; unpack the archives" if any(f"({kind})" in passed for kind in ARCHIVES) else ""
+        raise UserError(
+            f"no images under {top}: found no class folders; expected <class>/<image> in it or its train/; passed "
+            f"over: {passed}{unpack}"
+        )
     if len(classes) == 1 and (richer := next((split for split in files if len(files[split]) > 1), None)):
         raise UserError(
             f"train has only the class {classes[0]!r}, and {richer} has {len(files[richer])} "

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
+from jaxdino.core.resize import Resize
 from jaxdino.data.channels import IN_ALPHA, RGB, drawn_in_alpha
 from jaxdino.data.heif import open_any
 from jaxdino.data.kinds import Kind
@@ -16,6 +17,7 @@ from jaxdino.data.sources import Split
 LEAST = 5  # images of a class, to say something of all
 LARGEST = 2**24  # pixels of an image that is decoded here
 ONE_COLOUR = 32  # levels of 256: images whose values reach no further are nearly one colour
+SHARE = 1 / 4  # of an image
 SMALL = (64, 64)
 SAME = {".jpeg": ".jpg", ".tiff": ".tif"}
 THREADS = 8
@@ -57,6 +59,29 @@ def told_apart(kinds: Mapping[str, Kind], classes: Mapping[str, str]) -> list[st
 
 def _first(names: Sequence[str], first: int = 3) -> str:
     return ", ".join(names[:first]) + (f" and {len(names) - first} more classes" if len(names) > first else "")
+
+
+def mostly_cropped(kinds: Mapping[str, Kind], size: tuple[int, int], how: Resize) -> list[str]:
+    """A warning where the crop of evaluation shows less than `SHARE` of many images, as of 2000 x 200.
+
+    Args:
+      size: (height, width) of the crop. how: how images are resized before it.
+    """
+    known = {path: kind.size for path, kind in kinds.items() if min(kind.size)}
+    hidden = [path for path, (width, height) in known.items() if _share(how.shape(width, height, size), size) < SHARE]
+    if len(hidden) <= len(known) / 10:
+        return []
+    width, height = known[hidden[0]]
+    return [
+        f"WARNING: validation and predictions see less than a quarter of {len(hidden)} of the {len(known)} images "
+        f"looked at, such as {hidden[0]} ({width} x {height}), whose centre is cut out: pad long images, or cut them "
+        "into pieces"
+    ]
+
+
+def _share(shape: tuple[int, int], size: tuple[int, int]) -> float:
+    """The share of an image resized to `shape` (width, height) that a crop of `size` (height, width) shows."""
+    return min(1.0, size[1] / shape[0]) * min(1.0, size[0] / shape[1])
 
 
 def nearly_one_colour(paths: Sequence[str], channels: int) -> list[str]:

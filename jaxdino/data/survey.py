@@ -255,7 +255,7 @@ def _header(path: str) -> Kind | str:
         try:
             with open_any(path) as image:
                 pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
-                return dataclasses.replace(kind_of(image), pages=pages)
+                return dataclasses.replace(kind_of(image), pages=pages, size=image.size)
         except Image.UnidentifiedImageError:
             return kind_of_raw(path) or unknown(path)
     except Exception as err:  # as `checks.open_image`: broken files raise nearly everything

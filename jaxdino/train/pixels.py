@@ -11,6 +11,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.data import survey
 from jaxdino.data.duplicates import duplicates
 from jaxdino.data.ranges import Range
+from jaxdino.data.shortcuts import mostly_cropped
 from jaxdino.data.sources import DataConfig, Source
 from jaxdino.data.survey import Survey
 from jaxdino.models.spec import Preprocess
@@ -34,7 +35,7 @@ def settled(cfg: DataConfig, source: Source, card: Card, say: Callable[[str], No
     chosen = asked if asked.chosen else own
     if found is not None:
         chosen, lines = survey.settle(found, asked, own, channels)
-        for line in lines:
+        for line in (*lines, *mostly_cropped(found.kinds, how.size, how.resize)):
             say(line)
     for line in duplicates(list(source.splits.values())):
         say(line)

@@ -240,6 +240,11 @@ def test_refused(tmp_path, places, message):
         load(make(tmp_path, places))
 
 
+def test_archives_are_to_be_unpacked(tmp_path):
+    with pytest.raises(UserError, match=r"no class folders; .*over: 2 outside .*\(\.zip\); unpack the archives"):
+        load(make(tmp_path, {}, "train.zip test.zip"))
+
+
 def test_flags_say_what_the_splits_are(tmp_path):
     variants = make(tmp_path / "a", each("color", "grayscale", "segmented"))
     chosen = told(variants, train_split="color", val_split="segmented")

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxdino.core.resize import Resize
 from jaxdino.data import survey
 from jaxdino.data.duplicates import duplicates
 from jaxdino.data.ranges import Range
+from jaxdino.data.shortcuts import mostly_cropped
 from jaxdino.data.sources import load_source
 
 
@@ -65,6 +67,18 @@ def test_classes_that_the_files_tell_apart_are_said(pets):
     Image.open(pets / "train/cat/0.png").convert("L").save(pets / "train/cat/0.png")
     picture(99).save(pets / "train/dog/0.png")
     assert said(pets) == []  # both kinds in both classes
+
+
+@pytest.mark.parametrize(
+    ("shape", "crop_mode", "lines"),
+    [((2000, 200), "center", 1), ((2000, 200), "squash", 0), ((320, 180), "center", 0), ((1, 9), "center", 1)],
+)
+def test_long_images_are_said_of_which_the_crop_shows_little(pets, shape, crop_mode, lines):
+    for path in (pets / "train").rglob("*.png"):
+        Image.open(path).resize(shape).save(path)
+    found = survey.look(list(source(pets).splits.values()))
+    said = mostly_cropped(found.kinds, (224, 224), Resize(224 / 256, crop_mode=crop_mode))
+    assert len(said) == lines and all("a quarter of 12 of the 24 images" in line for line in said)
 
 
 @pytest.mark.parametrize(
