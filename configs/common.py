@@ -28,8 +28,8 @@ def get_config(model: str | None = None) -> ConfigDict:
     """Every setting except the stages, for a model by its published name; by default the embedded one."""
     embedded = model in (None, "", DIGITS_MODEL)
     config = ConfigDict(defaults(Run))
-    config.model = defaults(Model, name=model or DIGITS_MODEL, configured_for=model or DIGITS_MODEL)
-    config.model.drop_path = Stage.drop_path
+    named = defaults(Model, name=model or DIGITS_MODEL, configured_for=model or DIGITS_MODEL)
+    config.model = named | {"drop_path": Stage.drop_path}
     config.data = dict(
         **defaults(DataConfig, name="digits" if embedded else "folder"),
         image_size=placeholder(int),

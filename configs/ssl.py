@@ -22,6 +22,7 @@ figure), where 1 image is 0.003; 520 seconds on two cores:
 """
 
 from dataclasses import asdict
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -64,7 +65,9 @@ def fit_digits(
     if momentum is not None:
         config.stages[-1].objective.momentum = momentum
     colour = dict(brightness=0.3, contrast=0.3, saturation=0.0, hue=0.0, gray_prob=0.0)
-    recipe = dict(ratio=(3 / 4, 4 / 3), degrees=15.0, hflip=0.0, blur_prob=0.3, blur_sigma=(0.1, 1.0), **colour)
+    recipe: dict[str, Any] = dict(
+        ratio=(3 / 4, 4 / 3), degrees=15.0, hflip=0.0, blur_prob=0.3, blur_sigma=(0.1, 1.0), **colour
+    )
     config.data.views = (ConfigDict(asdict(views.View("global", 24, (0.6, 1.0), count=2, **recipe))),)
     fit_few_steps(config)
     config.evaluation.update(every_epochs=4, image_size=32)

@@ -55,10 +55,12 @@ def _period(spec: Schedule, epoch: float | None) -> int:
     return length
 
 
-def _steps(epochs: float, epoch: float | None) -> int:
-    if epochs and epoch is None:
+def _steps(epochs: float | None, epoch: float | None) -> int:
+    if not epochs:
+        return 0
+    if epoch is None:
         raise UserError(f"{epochs:g} epochs of a schedule cannot be told in steps: give steps_per_epoch")
-    return round(epochs * epoch) if epochs else 0
+    return round(epochs * epoch)
 
 
 def schedule(spec: Schedule, total_steps: int, steps_per_epoch: float | None = None) -> optax.Schedule:

@@ -12,7 +12,7 @@ A selector never names an architecture, so that one strategy serves them all.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -90,7 +90,7 @@ def resolve(spec: Any, skeleton: Any, stage: Stage | Mapping, base: Mapping | No
     stage = stage if isinstance(stage, Stage) else Stage.of(stage, base)
     params = {path: entry for path, entry in skeleton.entries.items() if entry.kind == "param"}
     layers = _layer_of(params, spec)
-    rules = [rule for rule in ((_regex(p, spec, layers), group) for p, group in stage.rules) if rule[0]]
+    rules = [(regex, group) for p, group in stage.rules if (regex := _regex(p, spec, layers))]
     group_of = first_match(list(params), rules)
     heights, order = _heights(spec.layers), [layer.name for layer in spec.layers]
     aside = {layer.name for layer in spec.layers if layer.kind == "aside"}
@@ -149,10 +149,10 @@ def _regex(pattern: str, spec: Any, layer_of: Mapping[str, str]) -> str | None:
     return rf"({'|'.join(prefixes)})(\..*)?"
 
 
-def _layer_of(paths: Sequence[str], spec: Any) -> dict[str, str]:
+def _layer_of(paths: Iterable[str], spec: Any) -> dict[str, str]:
     rules = [(rf"{re.escape(prefix)}(\..*)?", layer.name) for layer in spec.layers for prefix in layer.prefixes]
     used = [rule for rule in rules if any(re.fullmatch(rule[0], path) for path in paths)]
-    return first_match(paths, used)
+    return first_match(list(paths), used)
 
 
 def _heights(layers: Sequence[Any]) -> dict[str, int]:
@@ -176,7 +176,7 @@ def format_plan(plan: Plan) -> str:
     layers share a row.
     """
     total = sum(leaf.size for leaf in plan.leaves.values())
-    rows = [COLUMNS]
+    rows: list[tuple[str, ...]] = [COLUMNS]
     for (label, group), leaves in _rows(plan):
         size = sum(leaf.size for leaf in leaves)
         bare = sum(leaf.weight_decay == 0 for leaf in leaves)

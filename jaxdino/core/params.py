@@ -7,6 +7,7 @@
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -119,7 +120,7 @@ def check(skeleton: Skeleton, flat: Mapping[str, jax.Array]) -> None:
         raise UserError(f"{len(problems)} of the parameters do not fit the model:\n  {listed}{more}")
 
 
-def bind(skeleton: Skeleton, flat: Mapping[str, jax.Array]) -> nnx.Module:
+def bind(skeleton: Skeleton, flat: Mapping[str, jax.Array]) -> Any:
     """Puts arrays back into the module: the inverse of `split`, usable under `jax.jit`.
 
     Raises:

@@ -1,6 +1,7 @@
 """The features of a whole split, brought to the host: the start of every evaluation here."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ class NoImages(UserError):
 
 
 def extract(
-    embed: Callable[[jax.Array], jax.Array], batches: Batches, mesh: Mesh | None = None
+    embed: Callable[[Any], jax.Array], batches: Batches, mesh: Mesh | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features float32 (N, D) and labels int32 (N,) of all images that could be read, in order.
 

@@ -1,6 +1,7 @@
 """k-NN accuracy where few images have labels: what features are worth before anybody has labelled many."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def few_shot_accuracy(
     found = {}
     for n in shots:
         rng, count = np.random.default_rng([seed, n]), min(k, n * num_classes)
-        how = dict(k=count, temperature=temperature, num_classes=num_classes)
+        how: dict[str, Any] = dict(k=count, temperature=temperature, num_classes=num_classes)
         accuracies = []
         for _ in range(draws):
             bank = np.concatenate([rng.choice(rows, n, replace=False) for rows in places])

@@ -5,6 +5,7 @@ Source: Wu et al. 2018 (arXiv:1805.01978), section 3.4; facebookresearch/dino ev
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +86,7 @@ def knn_predictions(
         raise UserError("k names no number of neighbours: k=(10, 20), say")
     if not temperature > 0:
         raise UserError(f"the temperature of the votes is {temperature}: it must be above 0")
-    how = dict(chunk=chunk, bank_chunk=bank_chunk, mesh=mesh, poll=poll)
+    how: dict[str, Any] = dict(chunk=chunk, bank_chunk=bank_chunk, mesh=mesh, poll=poll)
     cosines, rows = neighbours(train_features, features, max(counts), **how)
     check_k(min(counts), len(train_labels))
     parts = range(0, len(rows), chunk)

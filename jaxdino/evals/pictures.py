@@ -44,7 +44,7 @@ def look(backbone: Any, images: jax.Array) -> Seen:
     return Seen(out.patches, patches.reshape(*rows.shape[:2], *grid))
 
 
-def draw(see: Callable[[jax.Array], Seen], images: np.ndarray, folder: str | Path) -> list[Path]:
+def draw(see: Callable[[Any], Seen], images: np.ndarray, folder: str | Path) -> list[Path]:
     """Writes patches.png and, of a ViT, attention.png into `folder`, which is made.
 
     Args:
@@ -139,12 +139,13 @@ def _figure(panels: Sequence[Sequence[Paint]], file: str | Path, title: str, tit
     with matplotlib.rc_context({"font.size": 8, "text.color": INK, "figure.facecolor": PAPER}):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
 
         rows, columns = len(panels), len(panels[0])
         height = rows * (TILE + 0.1) + 0.5 if titles else rows * TILE + 0.3  # room for what stands above and below
-        figure = Figure(figsize=(max(columns * TILE, WIDEST_TITLE), height), layout="constrained")
+        engine = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+        figure = Figure(figsize=(max(columns * TILE, WIDEST_TITLE), height), layout=engine)
         FigureCanvasAgg(figure)
-        figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
         figure.suptitle(title, fontsize=9, fontweight="bold", x=0.01, ha="left")
         grid = figure.subplots(rows, columns, squeeze=False)
         for row, painters in zip(grid, panels, strict=True):

@@ -66,7 +66,7 @@ def report(
     check(model, source, split, k, pool, batch_size)
     check_shots(shots, np.asarray(source.split("train").labels), len(source.class_names))
     size = min(PIXELS, *model.card.spec.preprocess.size)
-    embeds = {model.name: functools.partial(pools.look, model, name=pool)}
+    embeds: dict[str, Callable] = {model.name: functools.partial(pools.look, model, name=pool)}
     if random:
         embeds["random weights"] = functools.partial(pools.look, untrained(model, seed), name=pool)
     embeds[f"raw pixels {size} x {size}"] = jax.jit(functools.partial(features.flattened, size=size))

@@ -104,7 +104,8 @@ def _show(axes: Any, image: np.ndarray, masks: Sequence[np.ndarray]) -> None:
     from matplotlib.colors import to_rgb
 
     shrink = max(1.0, max(image.shape[:2]) / LARGEST)
-    size = tuple(max(1, round(side / shrink)) for side in image.shape[1::-1])
+    height, width = (max(1, round(side / shrink)) for side in image.shape[:2])
+    size = (width, height)
     small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX), np.float32) / 255
     if len(masks):
         small = np.repeat(0.25 + 0.55 * small.mean(axis=2, keepdims=True), 3, axis=2)
@@ -126,16 +127,23 @@ def _figure(width: float, height: float, file: str | Path | BinaryIO) -> Iterato
     """A figure of so many inches, written when the block ends; a prompt is text and no formula, in any script."""
     import matplotlib
 
-    style = {"font.size": 8, "text.color": INK, "axes.labelcolor": INK, "figure.facecolor": PAPER, "hatch.color": INK}
+    style: dict[Any, Any] = {
+        "font.size": 8,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "figure.facecolor": PAPER,
+        "hatch.color": INK,
+    }
     style |= {"text.parse_math": False, "hatch.linewidth": 0.5}
     with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as boxes
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-        figure = Figure(figsize=(width, height), layout="constrained")
+        engine = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04, wspace=0, hspace=0)
+        figure = Figure(figsize=(width, height), layout=engine)
         FigureCanvasAgg(figure)
-        figure.get_layout_engine().set(w_pad=0.04, h_pad=0.04, wspace=0, hspace=0)
         yield figure
         try:
             figure.savefig(file, dpi=DPI)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,7 @@ class Classifier(nnx.Module):
     The head starts at small random weights (std 0.02) and zero bias; its logits are float32.
     """
 
-    def __init__(self, backbone: nnx.Module, width: int, num_classes: int, pool: str, rngs: nnx.Rngs):
+    def __init__(self, backbone: Any, width: int, num_classes: int, pool: str, rngs: nnx.Rngs):
         known = pool_named(pool)
         if known.blocks > 1 and not hasattr(backbone, "cls_token"):
             raise UserError(f"pool {pool!r} looks at the class token of several blocks, which this model does not have")

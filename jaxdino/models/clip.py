@@ -47,12 +47,19 @@ class CLIPConfig:
     @property
     def width(self) -> int:
         """Of the class token, which a classification head sees; of the text features without an image tower."""
-        return (self.vision or self.text).width
+        return self._main.width
 
     @property
     def depth(self) -> int:
         """Blocks of the image tower, or of the text tower alone."""
-        return (self.vision or self.text).depth
+        return self._main.depth
+
+    @property
+    def _main(self) -> "VisionConfig | TextConfig":
+        tower = self.vision or self.text
+        if tower is None:
+            raise UserError("a CLIP model has an image tower, a text tower, or both: this one has none")
+        return tower
 
     @property
     def image_tower(self) -> str | None:
@@ -73,7 +80,7 @@ class CLIPConfig:
         Of a text tower alone: its embedding, blocks, norm with projection.
         """
         if self.vision is None:
-            return _tower("text", self.text.depth, ("token_embedding", "pos_embed"), ("ln_final", "proj"))
+            return _tower("text", self.depth, ("token_embedding", "pos_embed"), ("ln_final", "proj"))
         text = Layer("text", "stem", ("backbone.text", "backbone.logit_scale"))
         image = _tower(
             "visual", self.vision.depth, ("cls_token", "pos_embed", "patch_embed", "ln_pre"), ("ln_post", "proj")
@@ -139,23 +146,26 @@ class CLIP(nnx.Module):
             self.logit_scale = nnx.Param(jnp.full((), LOGIT_SCALE))
         self.cfg, self.dtype, self.run = cfg, dtype, functools.partial(run_blocks, remat=remat)
 
-    def _tower(self, name: str, what: str) -> ImageTower | TextTower:
-        tower = getattr(self, name)
-        if tower is None:
-            other = "text" if name == "visual" else "image"
-            raise UserError(
-                f"this CLIP model is its {other} tower alone: it takes no {what}; load both towers for that"
-            )
-        return tower
+    def _image_tower(self) -> ImageTower:
+        if self.visual is None:
+            raise UserError("this CLIP model is its text tower alone: it takes no images; load both towers for that")
+        return self.visual
+
+    def _text_tower(self) -> TextTower:
+        if self.text is None:
+            raise UserError("this CLIP model is its image tower alone: it takes no text; load both towers for that")
+        return self.text
 
     def hidden_states(self, images: jax.Array, key=None) -> tuple[list[jax.Array], tuple[int, int]]:
         """Image tokens after `ln_pre` and after each block, before the final norm: depth + 1 arrays; and the grid."""
-        x, grid = self._tower("visual", "images").embed(images, self.dtype)
-        return self.run(self.visual.blocks, x, key), grid
+        tower = self._image_tower()
+        x, grid = tower.embed(images, self.dtype)
+        return self.run(tower.blocks, x, key), grid
 
     def text_states(self, ids: jax.Array) -> list[jax.Array]:
         """Text tokens after the embedding and after each block, before the final norm: depth + 1 arrays."""
-        return self.run(self._tower("text", "text").blocks, self.text.embed(ids, self.dtype), None)
+        tower = self._text_tower()
+        return self.run(tower.blocks, tower.embed(ids, self.dtype), None)
 
     def __call__(self, images: jax.Array, *, mask: jax.Array | None = None, key: jax.Array | None = None) -> Output:
         """images (B, H, W, C) float normalised -> Output; `pooled` is the image's embedding (B, E).
@@ -166,7 +176,7 @@ class CLIP(nnx.Module):
         if mask is not None:
             raise UserError("CLIP has no mask token: masked pre-training needs a model that has one, such as DINOv2")
         states, grid = self.hidden_states(images, key)
-        return self.visual.finish(states[-1], grid)
+        return self._image_tower().finish(states[-1], grid)
 
     def encode_image(self, images: jax.Array) -> jax.Array:
         """images (B, H, W, C) float normalised -> embeddings (B, E), not of unit length."""
@@ -174,10 +184,10 @@ class CLIP(nnx.Module):
 
     def encode_text(self, ids: jax.Array) -> jax.Array:
         """Token ids (B, L), end-of-text mark in each -> embeddings (B, E), not of unit length."""
-        return self.text.finish(self.text_states(ids)[-1], ids)
+        return self._text_tower().finish(self.text_states(ids)[-1], ids)
 
     def intermediate_layers(self, images: jax.Array, n: int | Sequence[int] = 1) -> list[Output]:
         """The outputs of the image tower's last `n` blocks, or of those with the given indices, final norm applied."""
         states, grid = self.hidden_states(images)
-        places = chosen(n, self.cfg.vision.depth, "blocks")
-        return [self.visual.finish(states[i + 1], grid) for i in places]
+        places = chosen(n, len(states) - 1, "blocks")
+        return [self._image_tower().finish(states[i + 1], grid) for i in places]

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +57,7 @@ class ClipDinoSamConfig:
     @property
     def width(self) -> int:
         """Of the text features, and so of the projected tokens."""
-        return self.text.embed_dim
+        return cast(int, self.text.embed_dim)  # `__post_init__` refuses None
 
     @property
     def in_channels(self) -> int:

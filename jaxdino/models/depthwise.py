@@ -56,8 +56,8 @@ def _shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The sum over the kernel's places of the image, moved there, times the weight; one fused loop, in float32."""
     side, (h, w) = kernel.shape[0], x.shape[1:3]
     wide, weights = _padded(x, side // 2), kernel.astype(jnp.float32)[:, :, None]
-    y = sum(wide[:, i : i + h, j : j + w] * weights[i, j][None] for i in range(side) for j in range(side))
-    return y.astype(x.dtype)
+    moved = (wide[:, i : i + h, j : j + w] * weights[i, j][None] for i in range(side) for j in range(side))
+    return jnp.asarray(sum(moved)).astype(x.dtype)
 
 
 def _kernel_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:

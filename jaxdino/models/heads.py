@@ -5,7 +5,7 @@ layers/dino_head.py.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -129,7 +129,7 @@ class DINOHead(nnx.Module):
         self.cfg, self.dtype = cfg, dtype
 
     @staticmethod
-    def _mlp(cfg: DINOHeadConfig, rngs: nnx.Rngs) -> nnx.Module:
+    def _mlp(cfg: DINOHeadConfig, rngs: nnx.Rngs) -> Any:
         """The layers with the numbers that torch's Sequential gives them."""
         widths = [cfg.in_dim, *[cfg.hidden_dim] * (cfg.num_layers - 1), cfg.bottleneck_dim]
         linears = [Linear(*widths[n : n + 2], use_bias=cfg.mlp_bias, rngs=rngs) for n in range(cfg.num_layers)]

@@ -6,12 +6,14 @@ draw of n: lengths are rounded up to powers of two.
 """
 
 import math
+import typing
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 
 SHORTEST = 2**14
 
@@ -21,6 +23,10 @@ class ShapesOnly:
 
     def params(self) -> None:
         """No key."""
+
+
+SHAPES_ONLY = typing.cast(nnx.Rngs, ShapesOnly())
+"""Given as the `nnx.Rngs` of a network."""
 
 
 def normal(rngs: nnx.Rngs | ShapesOnly, shape: tuple[int, ...], std: float = 1.0) -> jax.Array:
@@ -44,6 +50,6 @@ def _draw(draw: Callable, rngs: nnx.Rngs | ShapesOnly, shape: tuple[int, ...], s
     count = math.prod(shape)
     size = max(SHORTEST, 2 ** math.ceil(math.log2(max(count, 1))))
     drawn = draw(rngs.params(), (size,))
-    if not isinstance(drawn, jax.core.Tracer):
+    if not isinstance(drawn, Tracer):
         drawn = np.asarray(drawn)  # on the host, what follows compiles nothing
     return jnp.asarray(drawn[:count].reshape(shape) * np.float32(scale))

@@ -9,6 +9,7 @@ They are reverse-mode only, as training is.
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,7 @@ class Linear(nnx.Module):
     `lora` is an adapter of the kernel, called with (x, kernel, bias) in place of `linear`; see `jaxdino.models.lora`.
     """
 
-    lora: nnx.Module | None = None
+    lora: Any = None
 
     def __init__(self, n_in: int, n_out: int, *, use_bias: bool = True, std: float = 0.02, rngs: nnx.Rngs):
         self.kernel = nnx.Param(truncated_normal(rngs, (n_in, n_out), std))
@@ -216,16 +217,20 @@ def drop_path(branch_BxNxD: jax.Array, rate: float, key: jax.Array | None) -> ja
     return branch_BxNxD * (keep / (1.0 - rate)).astype(branch_BxNxD.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def split_heads(qkv_BxNx3D: jax.Array, num_heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """A fused projection, columns ordered q, k, v and then by head, as q, k, v (B, H, N, d)."""
+    return _split_heads(qkv_BxNx3D, num_heads)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _split_heads(qkv_BxNx3D: jax.Array, num_heads: int) -> Any:
     b, n, width = qkv_BxNx3D.shape
     apart = jnp.transpose(qkv_BxNx3D.reshape(b, n, 3, num_heads, width // (3 * num_heads)), (2, 0, 3, 1, 4))
     return apart[0], apart[1], apart[2]
 
 
 def _split_heads_fwd(qkv, num_heads):
-    return split_heads(qkv, num_heads), None
+    return _split_heads(qkv, num_heads), None
 
 
 def _split_heads_bwd(num_heads, _, gs):
@@ -234,7 +239,7 @@ def _split_heads_bwd(num_heads, _, gs):
     return (jnp.concatenate([jnp.swapaxes(g, 1, 2).reshape(b, n, h * d) for g in gs], axis=-1),)
 
 
-split_heads.defvjp(_split_heads_fwd, _split_heads_bwd)
+_split_heads.defvjp(_split_heads_fwd, _split_heads_bwd)
 
 
 def attention(

@@ -19,7 +19,7 @@ from flax import nnx
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton, abstract, bind, split
-from jaxdino.models.initial import ShapesOnly, uniform
+from jaxdino.models.initial import SHAPES_ONLY, uniform
 from jaxdino.models.layers import Linear, add_bias, linear, over_last_axis
 from jaxdino.models.lora_targets import PARTS, LoRA, columns, modules, places
 
@@ -33,11 +33,15 @@ LEAVES = r"(.*\.)?lora\..*"
 class Factors(nnx.Module):
     """a (in, rank) uniform within 1 / sqrt(in), b (rank, out) zero, and DoRA's magnitude (out,), |W|."""
 
+    a: nnx.Param
+    b: nnx.Param
+    magnitude: nnx.Param
+
     def __init__(self, kernel: jax.Array, spec: LoRA, rngs: nnx.Rngs):
         _fill(self, kernel, spec, rngs)
 
 
-def _fill(module: nnx.Module, kernel: jax.Array, spec: LoRA, rngs: nnx.Rngs) -> None:
+def _fill(module: "Factors | Adapter", kernel: jax.Array, spec: LoRA, rngs: nnx.Rngs) -> None:
     n_in, n_out = kernel.shape
     module.a = nnx.Param(uniform(rngs, (n_in, spec.rank), 1 / math.sqrt(n_in)))
     module.b = nnx.Param(jnp.zeros((spec.rank, n_out)))
@@ -64,6 +68,11 @@ class Adapter(nnx.Module):
     belong to, zero elsewhere. One dropout mask serves them all.
     """
 
+    a: nnx.Param
+    b: nnx.Param
+    magnitude: nnx.Param
+    key: _Key | None
+
     def __init__(self, kernel: jax.Array, spec: LoRA, parts: tuple[str, ...], rngs: nnx.Rngs):
         self.parts, self.spec = parts, spec
         if not parts:
@@ -72,7 +81,7 @@ class Adapter(nnx.Module):
             setattr(self, part, Factors(kernel[:, columns(part, kernel.shape[1])], spec, rngs))
         self.key = None
 
-    def factors(self, n_out: int) -> list[tuple[slice, nnx.Module]]:
+    def factors(self, n_out: int) -> "list[tuple[slice, Factors | Adapter]]":
         """(columns of the kernel, what adapts them)."""
         if not self.parts:
             return [(slice(0, n_out), self)]
@@ -105,7 +114,7 @@ class Adapter(nnx.Module):
             stretch = stretch.at[where].set(f.magnitude[...].astype(jnp.float32) / lengths)
         return stretch
 
-    def _sum(self, kernel: jax.Array, f: nnx.Module) -> jax.Array:
+    def _sum(self, kernel: jax.Array, f: "Factors | Adapter") -> jax.Array:
         a, b = f.a[...].astype(jnp.float32), f.b[...].astype(jnp.float32)
         return kernel.astype(jnp.float32) + self.spec.scale * jnp.matmul(a, b, precision="highest")
 
@@ -132,7 +141,8 @@ def add(model: nnx.Module, cfg: Any, spec: LoRA, rngs: nnx.Rngs) -> nnx.Module:
     May be called again for other layers, with another rank. Raises UserError as `places` does, and for a layer that
     has an adapter already.
     """
-    layers, chosen = dict(modules(model)), places(model, cfg, spec)
+    layers: dict[str, Any] = dict(modules(model))
+    chosen = places(model, cfg, spec)
     if taken := [path for path in chosen if layers[path].lora is not None]:
         raise UserError(f"{taken[0]} has a LoRA adapter already: merge that one first, or name other targets")
     for path, parts in chosen.items():
@@ -147,7 +157,7 @@ def adapt(skeleton: Skeleton, flat: Flat, cfg: Any, spec: LoRA, rngs: nnx.Rngs) 
 
 def adapted(skeleton: Skeleton, cfg: Any, spec: LoRA) -> Skeleton:
     """The skeleton with adapters alone, without allocating an array."""
-    return abstract(lambda: add(_zeros(skeleton), cfg, spec, ShapesOnly()))
+    return abstract(lambda: add(_zeros(skeleton), cfg, spec, SHAPES_ONLY))
 
 
 def _zeros(skeleton: Skeleton) -> nnx.Module:

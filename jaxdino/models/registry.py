@@ -64,7 +64,7 @@ def from_json(fields: Mapping[str, Any]) -> ModelSpec:
     return ModelSpec(**{**fields, **own})
 
 
-def _from_json(cls: type, fields: Mapping[str, Any]) -> Any:
+def _from_json(cls: Any, fields: Mapping[str, Any]) -> Any:
     """A dataclass, and those in its fields ("TowerConfig | None")."""
     hints, values = typing.get_type_hints(cls), {}
     for name, value in fields.items():

@@ -99,7 +99,7 @@ class Conv(nnx.Module):
             return linear(x_BxHxWxC[:, ::step, ::step], kernel[0, 0], None)
         if math.prod(-(-size // step) for size in x_BxHxWxC.shape[1:3]) <= FEW_PIXELS:
             return linear(_windows(x_BxHxWxC, side, step), kernel.reshape(side * side * n_in, n_out), None)
-        around = (side // 2,) * 2
+        around = (side // 2, side // 2)
         return lax.conv_general_dilated(
             x_BxHxWxC,
             kernel.astype(x_BxHxWxC.dtype),

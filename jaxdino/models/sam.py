@@ -150,7 +150,8 @@ class Sam(nnx.Module):
         Returns:
           logits (B, P, M, 4 h, 4 w) and predicted IoU (B, P, M), float32, M = 3 or 1.
         """
-        grid = embedding.shape[1:3]
+        _, h, w, _ = embedding.shape
+        grid = (h, w)
         sparse, dense = self.prompt_encoder(points, labels, boxes, masks, grid=grid)
         positions = self.prompt_encoder.image_positions(grid)
         return self.mask_decoder(embedding, positions, sparse, dense, multimask)

@@ -31,8 +31,7 @@ class Attention(nnx.Module):
             x = jnp.broadcast_to(x, (b, p, *x.shape[2:]))
             return x.reshape(b * p, x.shape[2], self.num_heads, -1).transpose(0, 2, 1, 3)
 
-        parts = (heads(proj(x)) for proj, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v)))
-        out = attention(*parts, "xla")
+        out = attention(heads(self.q_proj(q)), heads(self.k_proj(k)), heads(self.v_proj(v)), "xla")
         return self.out_proj(jnp.swapaxes(out, 1, 2).reshape(b, p, q.shape[2], -1))
 
 

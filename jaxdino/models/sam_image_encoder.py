@@ -109,7 +109,8 @@ class Block(nnx.Module):
     def _attended(self, x: jax.Array) -> jax.Array:
         if not self.window:
             return self.attn(x)
-        return from_windows(self.attn(windows_of(x, self.window)), x.shape[1:3])
+        _, h, w, _ = x.shape
+        return from_windows(self.attn(windows_of(x, self.window)), (h, w))
 
     def _dropped(self, branch: jax.Array, key: jax.Array | None) -> jax.Array:
         rows = branch.reshape(branch.shape[0], -1, branch.shape[-1])
@@ -142,7 +143,8 @@ class ImageEncoder(nnx.Module):
     def embed(self, images: jax.Array) -> jax.Array:
         """images (B, H, W, C) -> patches with positions (B, h, w, D); the table is resampled to (h, w)."""
         x = self.patch_embed(images.astype(self.dtype))
-        table = positions.resample_grid(self.pos_embed[...][0], x.shape[1:3], offset=0.0, antialias=False)
+        _, h, w, _ = x.shape
+        table = positions.resample_grid(self.pos_embed[...][0], (h, w), offset=0.0, antialias=False)
         return x + table[None].astype(x.dtype)
 
     def hidden_states(self, images: jax.Array, key: jax.Array | None = None) -> list[jax.Array]:

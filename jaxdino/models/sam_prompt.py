@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxdino.core.errors import UserError
 from jaxdino.core.params import Buffer
 from jaxdino.models.initial import normal
 from jaxdino.models.layers import LayerNorm, over_last_axis
@@ -92,6 +93,8 @@ class PromptEncoder(nnx.Module):
         """
         tokens = []
         if points is not None:
+            if labels is None:
+                raise UserError("points need labels: 1 in the object, 0 outside it, -1 no point")
             tokens.append(self._points(points, labels, boxes is None if pad is None else pad, grid))
         if boxes is not None:
             tokens.append(self._boxes(boxes, grid))

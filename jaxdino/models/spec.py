@@ -10,7 +10,7 @@ from flax import nnx
 from jaxdino.core import params
 from jaxdino.core.resize import Resize
 from jaxdino.models.classifier import Classifier
-from jaxdino.models.initial import ShapesOnly
+from jaxdino.models.initial import SHAPES_ONLY
 from jaxdino.models.layer import Layer
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -47,7 +47,8 @@ class Preprocess:
     @classmethod
     def of(cls, fields: dict) -> "Preprocess":
         """From JSON, where tuples have become lists."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        given: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in fields.items()}
+        return cls(**given)
 
 
 class Config(Protocol):
@@ -59,19 +60,28 @@ class Config(Protocol):
       layers: the network's layers from the input to the output, without the head.
     """
 
-    width: int
-    in_channels: int
     input_kernel: ClassVar[str]
-    layers: tuple[Layer, ...]
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def in_channels(self) -> int: ...
+
+    @property
+    def layers(self) -> tuple[Layer, ...]: ...
 
     def places(self) -> list[dict[str, int]]:
         """What the placeholders of a weight table stand for: one dictionary for each block, `{"i": 3}`."""
+        ...
 
     def with_channels(self, channels: int) -> "Config":
         """The same for images of so many channels."""
+        ...
 
-    def build(self, *, rngs: nnx.Rngs, drop_path: float, dtype: jnp.dtype, attention: str, remat: bool) -> nnx.Module:
+    def build(self, *, rngs: nnx.Rngs, drop_path: float, dtype: jnp.dtype, attention: str, remat: bool) -> Any:
         """The network with random parameters: called on images, it gives an `Output`."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,4 +132,4 @@ class ModelSpec:
 
 @functools.lru_cache(maxsize=64)
 def _skeleton(spec: ModelSpec, num_classes: int, how: tuple[tuple[str, Any], ...]) -> params.Skeleton:
-    return params.abstract(lambda: spec.build(num_classes, rngs=ShapesOnly(), **dict(how)))
+    return params.abstract(lambda: spec.build(num_classes, rngs=SHAPES_ONLY, **dict(how)))

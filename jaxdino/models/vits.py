@@ -1,5 +1,7 @@
 """The published vision transformers: DINO, DINOv2, DINOv3 and timm's."""
 
+from typing import Any
+
 from jaxdino.models.spec import IMAGENET, INCEPTION, ModelSpec, Preprocess
 from jaxdino.models.vit import ViTConfig
 
@@ -34,8 +36,8 @@ def _dino(size: str, patch: int) -> ModelSpec:
 
 
 def _dinov2(size: str, word: str, registers: bool) -> ModelSpec:
-    fields = dict(pos_grid=(37, 37), layer_scale=True, mask_token=True, swiglu=size == "g")
-    how = dict(num_registers=4, pos_antialias=True) if registers else dict(pos_offset=0.1)
+    fields: dict[str, Any] = dict(pos_grid=(37, 37), layer_scale=True, mask_token=True, swiglu=size == "g")
+    how: dict[str, Any] = dict(num_registers=4, pos_antialias=True) if registers else dict(pos_offset=0.1)
     return ModelSpec(
         name=f"dinov2_vit{size}14" + ("_reg" if registers else ""),
         family="dinov2",
@@ -46,7 +48,9 @@ def _dinov2(size: str, word: str, registers: bool) -> ModelSpec:
     )
 
 
-DINOV3 = dict(positions="rope", num_registers=4, mask_token=True, layer_scale=True, mask_k_bias=True, norm_eps=1e-5)
+DINOV3: dict[str, Any] = dict(
+    positions="rope", num_registers=4, mask_token=True, layer_scale=True, mask_k_bias=True, norm_eps=1e-5
+)
 """What all DINOv3 ViTs share."""
 
 

@@ -176,12 +176,12 @@ class SelfDistillation:
         if settings.anchor:
             found["anchor_loss"] = feature_distance(_rows(cls), _rows(part["reference_features"]), row_weight)
         total = sum(getattr(settings, name.removesuffix("_loss")) * value for name, value in found.items())
-        return total, found
+        return jnp.asarray(total), found
 
 
 def _koleo(features: jax.Array, weight: jax.Array) -> jax.Array:
     """(B, G, D): added up over the global views, as DINOv2 does."""
-    return sum(koleo_loss(features[:, view], weight) for view in range(features.shape[1]))
+    return jnp.asarray(sum(koleo_loss(features[:, view], weight) for view in range(features.shape[1])))
 
 
 def _flat(x: jax.Array) -> jax.Array:

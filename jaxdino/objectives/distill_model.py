@@ -7,7 +7,7 @@ from flax import nnx
 
 from jaxdino.core import params
 from jaxdino.models.heads import DINOHead, DINOHeadConfig
-from jaxdino.models.initial import ShapesOnly
+from jaxdino.models.initial import SHAPES_ONLY
 from jaxdino.models.layer import Layer
 from jaxdino.models.spec import ModelSpec
 from jaxdino.objectives.distill_settings import Projection
@@ -75,4 +75,4 @@ class DistillSpec:
 
     def skeleton(self, **how) -> params.Skeleton:
         """The skeleton of `build`'s module, without allocating its arrays."""
-        return params.abstract(lambda: self.build(rngs=ShapesOnly(), **how))
+        return params.abstract(lambda: self.build(rngs=SHAPES_ONLY, **how))

@@ -104,7 +104,7 @@ class Segment:
             held = gram_loss(out.patches, part["reference_patches"], weight)
             found["ssl_loss"] = held + feature_distance(out.cls, part["reference_cls"], weight)
         total = sum(getattr(settings, name.removesuffix("_loss")) * value for name, value in found.items())
-        return total, found
+        return jnp.asarray(total), found
 
     def _alignment(self, image: jax.Array, text: jax.Array, part: Batch) -> jax.Array:
         if "align_ahead" in part:

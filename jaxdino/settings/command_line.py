@@ -85,7 +85,10 @@ def command(config: str, args: Sequence[str]) -> Command:
     asked, _, model = config.partition(":")
     (file, installed), given = find(asked), {}
     for arg in args:
-        negated, name, text = FLAG.fullmatch(arg).groups()
+        found = FLAG.fullmatch(arg)
+        if found is None:
+            raise UserError(f"{arg} is not a setting: settings are given as --config.NAME=VALUE")
+        negated, name, text = found.groups()
         text = text if text is not None else str(not negated)
         given.setdefault(name, []).append(text)
     made = load(file, model or None)

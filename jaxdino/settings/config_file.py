@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -25,11 +26,12 @@ def load(file: Path, model: str | None) -> Callable[[str | None], ConfigDict]:
       UserError: if the file is not Python, raises, or has no such function; the function raises it too.
     """
     spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
-    if spec is None or spec.loader is None:
+    loader = spec and spec.loader
+    if spec is None or loader is None:
         raise UserError(f"{file} is not a Python file: a config is one, with a function get_config")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses of the file look their annotations up
-    _guarded(file, lambda: spec.loader.exec_module(module))
+    _guarded(file, lambda: loader.exec_module(module))
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
         raise UserError(f"{file} has no function get_config(model=None) that returns a config: see docs/strategies.md")
@@ -69,7 +71,7 @@ def _replace(names: Iterable[str], modules: dict[str, ModuleType]) -> None:
     sys.modules.update(modules)
 
 
-def _guarded(file: Path, call: Callable[[], object]) -> object:
+def _guarded(file: Path, call: Callable[[], Any]) -> Any:
     """What `call` returns; UserError with file and line of whatever it raises."""
     try:
         with _siblings(file):
