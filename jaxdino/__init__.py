@@ -10,10 +10,15 @@ load      loads a model; see `help(jaxdino.load)`
 Model     what it gives: `preprocess`, `predict`, `intermediate_layers`, and calling it
 UserError what is raised for a mistake that the message says how to mend
 
-Commands: python -m jaxdino.main (training), jaxdino.predict, jaxdino.segment, jaxdino.evaluate, and python -m convert.
+Commands: `jaxdino` lists them; each is a module too, python -m jaxdino.main (training), jaxdino.predict,
+jaxdino.segment, jaxdino.evaluate, and python -m convert.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxdino.api import Model, load
+    from jaxdino.core.errors import AssumedWarning, UserError
 
 __version__ = "0.1.0"
 __all__ = ["load", "Model", "UserError", "AssumedWarning"]

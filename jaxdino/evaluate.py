@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     return finish(lambda: _run(argv))
 
 
-def _run(argv: list[str] | None) -> None:
+def _run(argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog=program("evaluate"),
         description=described("evaluate", __doc__),

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean, first_match
@@ -105,7 +105,7 @@ def resolve(spec: Any, skeleton: Any, stage: Stage | Mapping, base: Mapping | No
             group=group_of[path],
             layer=layers[path],
             frozen=frozen,
-            lr=0.0 if frozen else group.lr * scale,
+            lr=0.0 if frozen else cast(float, group.lr) * scale,  # `Stage` refuses None
             scale=scale,
             weight_decay=0.0 if bare else group.weight_decay,
             size=math.prod(params[path].shape),

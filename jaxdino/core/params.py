@@ -154,7 +154,7 @@ class Digest:
     def add(self, path: str, array: jax.Array | np.ndarray) -> None:
         """Takes in a leaf: its path, dtype, shape and bytes."""
         array = np.asarray(jax.device_get(array), order="C")
-        data = hashlib.sha256(array.reshape(-1).view(np.uint8)).hexdigest()
+        data = hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
         self._lines[path] = f"{path} {array.dtype.name} {array.shape} {data}\n"
 
     def value(self) -> str:

@@ -22,7 +22,7 @@ SMALL = 2048  # elements; below this an all-gather costs more than the memory it
 Rules = Sequence[tuple[str, Sequence[str | None]]]
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """The device mesh; an axis of -1 takes the devices that the other leaves.
 
     Axes are `Auto`: the compiler places what lies between inputs and outputs.

@@ -47,8 +47,12 @@ class DINOHeadConfig:
     counts: bool = True
     last_layer: str = "weight_norm"
     norm_last_layer: bool = False
-    in_channels: ClassVar[int] = 3
     input_kernel: ClassVar[str] = ""
+
+    @property
+    def in_channels(self) -> int:
+        """None: a head takes features. Three stands for what every family has."""
+        return 3
 
     @property
     def width(self) -> int:

@@ -162,7 +162,7 @@ class Health:
 
 
 OF_RUN = ("trained_start", "knn_images", "chance", "state")
-THRESHOLDS: dict[str, float] = {
+THRESHOLDS: dict[str, Any] = {
     field.name: field.default for field in dataclasses.fields(Health) if field.name not in OF_RUN
 }
 """What a config may set, with its defaults; the rest the run itself says."""

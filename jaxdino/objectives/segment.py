@@ -5,7 +5,7 @@ and the regression of the IoU; Radford et al. 2021, CLIP (arXiv:2103.00020), for
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from jaxdino.objectives.masks import (
 from jaxdino.objectives.segment_settings import TERMS, Segmenting
 
 State = dict[str, Any]
-Batch = dict[str, jax.Array]
+Batch = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,9 +58,10 @@ class Segment:
         in slices, which contrasts all its pairs."""
         more = {}
         if self.settings.ssl:
+            reference = cast(Skeleton, self.reference)
 
             def began(_: Any, part: Batch) -> tuple[Any, Batch]:
-                out = bind(self.reference, moving["reference"])(part["image"])
+                out = bind(reference, moving["reference"])(part["image"])
                 return None, {"reference_patches": out.patches, "reference_cls": out.cls}
 
             more |= jax.lax.stop_gradient(over_slices(began, None, parts)[1])
@@ -72,14 +73,16 @@ class Segment:
 
     def _align_ahead(self, moving: State, frozen: Flat, parts: Batch) -> dict[str, Any]:
         def look(part: Batch) -> tuple[jax.Array, jax.Array]:
-            model = bind(self.skeleton, frozen | moving["buffers"] | moving["trainable"])
+            model = bind(cast(Skeleton, self.skeleton), frozen | moving["buffers"] | moving["trainable"])
             set_dropout(model, part["key"])
             net = model.backbone
             tokens = net.token_projection(net.dino(part["image"], key=part["key"]).patches)
             return prompted(tokens, part["mask"], part["masked"]), self.text(net, part["label"])
 
         label, weight = (parts[name].reshape(-1) for name in ("label", "align_weight"))
-        return look_ahead(look, lambda pairs: alignment_loss(*pairs, label, weight, self.settings.temperature), parts)
+        return look_ahead(
+            look, lambda pairs: alignment_loss(pairs[0], pairs[1], label, weight, self.settings.temperature), parts
+        )
 
     def loss(self, model: Any, part: Batch, key: jax.Array | None) -> tuple[jax.Array, Batch]:
         """The weighted sum of the losses over one slice of a batch.
@@ -146,7 +149,8 @@ def predict(net: Any, tokens: jax.Array, text: jax.Array, part: Batch) -> tuple[
     if "points" in part:
         spatial = dict(points=part["points"][:, None], labels=part["point_labels"][:, None])
     logits, iou = net.masks(tokens, text[:, None], **spatial)
-    return upsampled(logits[:, 0, 0], part["image"].shape[1:3]), iou[:, 0, 0]
+    _, height, width, _ = part["image"].shape
+    return upsampled(logits[:, 0, 0], (height, width)), iou[:, 0, 0]
 
 
 def prompt_features(net: Any, ids: jax.Array) -> jax.Array:
