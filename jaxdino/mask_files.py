@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -118,7 +118,7 @@ class Coco:
         """A mask (H, W) bool; its box is x, y, width, height in pixels."""
         from pycocotools import mask as runs
 
-        packed = runs.encode(np.asfortranarray(mask, np.uint8))
+        packed: Any = runs.encode(np.asfortranarray(mask, np.uint8))
         annotation = {
             "id": len(self.data["annotations"]) + 1,
             "image_id": len(self.data["images"]),

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
@@ -136,7 +136,8 @@ def segment(
     files = MaskFiles(Path(out), queries)
     files.check(images, table)
     _check_spatial([image.path for image in images], len(queries), spatial)
-    model, lines = open_model(Path(workdir), words=assumptions.IMPORT)
+    opened, lines = open_model(Path(workdir), words=assumptions.IMPORT)
+    model: Any = opened  # a `Segmenter`: `_check_run`
     model.encode_prompts(prompts)
     for line in (*notes, *lines):
         say(line)
@@ -199,7 +200,7 @@ def _opened(path: str, reading: Any) -> Image.Image | Exception:
     from jaxdino.data.checks import open_image
 
     try:
-        return open_image(path, reading)
+        return cast(Image.Image, open_image(path, reading))  # of three channels
     except BadImage as err:
         return err
 
@@ -251,8 +252,8 @@ def _check_spatial(names: list[str], count: int, spatial: dict[str, Any]) -> Non
         except BadImage:
             continue
         try:
-            given = (spatial.get(key) for key in ("points", "point_labels", "boxes"))
-            spatial_prompts((image.height, image.width), count, *given)
+            points, boxes = (spatial.get(key) for key in ("points", "boxes"))
+            spatial_prompts((image.height, image.width), count, points, spatial.get("point_labels"), boxes)
         except UserError as err:
             raise UserError(f"{name}: {err}") from err
 

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 from jax.sharding import Mesh
 
@@ -50,8 +51,8 @@ def load(
     Raises:
       UserError: if the source cannot be found or read, or does not fit the model whole.
     """
-    overrules = dict(model=model, layout=layout, prefix=prefix, num_heads=num_heads, pos_grid=pos_grid, pool=pool)
-    overrules |= dict(image_size=image_size, head=head, drop_head=drop_head, in_channels=in_channels)
+    overrules: dict[str, Any] = dict(model=model, layout=layout, prefix=prefix, num_heads=num_heads, pos_grid=pos_grid)
+    overrules |= dict(pool=pool, image_size=image_size, head=head, drop_head=drop_head, in_channels=in_channels)
     found, notes = opening.open_model(src, dtype, attention=attention, mesh=mesh, **overrules)
     for note in notes:
         kind = AssumedWarning if note.startswith(assumptions.MARK) else UserWarning

@@ -69,7 +69,7 @@ def _read(model: Any, record: Record, reading: Reading, place: int, said: dict[s
         return err
 
 
-def _named(read: list[np.ndarray | BadImage], logits: Any, names: Sequence[str], topk: int):
+def _named(read: list[np.ndarray | BadImage], logits: Any, names: Sequence[str], topk: int) -> Iterator[Any]:
     rows = iter(() if logits is None else np.asarray(logits, np.float64))
     for image in read:
         if isinstance(image, BadImage):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +57,8 @@ class ClipModel(Model):
         Raises:
           UserError: as `tokenize`; for ids that the model does not have; without a text tower.
         """
-        ids = self._checked_ids(texts) if hasattr(texts, "ndim") else self.tokenize(texts, truncate=truncate)
+        given: Any = texts
+        ids = self._checked_ids(given) if hasattr(given, "ndim") else self.tokenize(given, truncate=truncate)
         features = self._text(self.flat, jnp.asarray(ids, jnp.int32))
         return _unit(features) if normalize else features
 
@@ -77,7 +79,7 @@ class ClipModel(Model):
         return self._tokenizer(texts, text.context_length, truncate=truncate)
 
     def _text_tower(self):
-        text = self.card.spec.config.text
+        text = self._config.text
         if text is None:
             raise UserError(f"{self.name} was loaded from a checkpoint of its image tower alone: it takes no text")
         return text

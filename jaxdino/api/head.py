@@ -26,7 +26,7 @@ class HeadModel(Model):
         Raises:
           UserError: if the features have another width, or are no floats.
         """
-        width, shape = self.card.spec.config.in_dim, tuple(getattr(features, "shape", ()))
+        width, shape = self._config.in_dim, tuple(getattr(features, "shape", ()))
         if not shape or shape[-1] != width or not jnp.issubdtype(features.dtype, jnp.floating):
             raise UserError(f"a projection head takes an array of floats (..., {width}), such as a model's cls")
         return self._scores(self.flat, features)

@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,11 @@ class Model:
     num_params = property(lambda self: self.skeleton.num_params)
     digest = property(lambda self: self.card.digest)
     class_names = property(lambda self: self.card.class_names)
+
+    @property
+    def _config(self) -> Any:
+        """The model's shape, of the family that a subclass is for."""
+        return self.card.spec.config
 
     def __repr__(self) -> str:
         return f"jaxdino.Model({self.name}, {self.num_params:,} parameters, digest {self.digest[:12]})"

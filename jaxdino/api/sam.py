@@ -90,11 +90,11 @@ class SamModel(Model):
         Raises:
           UserError: for anything else than images, and for a frame that is no multiple of the patch size.
         """
-        config = self.card.spec.config
+        config = self._config
         frame = config.image_size if frame is None else frame
         if not isinstance(frame, int | np.integer) or frame < config.patch_size or frame % config.patch_size:
             raise UserError(f"frame={frame!r}: give a multiple of the patch size, {config.patch_size} pixels")
-        pictures = self._pictures(images, sixteen_bit)
+        frame, pictures = int(frame), self._pictures(images, sixteen_bit)
         originals = tuple((picture.height, picture.width) for picture in pictures)
         inputs = tuple(input_size(size, frame) for size in originals)
         if gone := [size for size, inner in zip(originals, inputs, strict=True) if not all(inner)]:

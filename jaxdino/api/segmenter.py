@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from numbers import Real
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -59,7 +60,8 @@ class Segmenter(Model):
     def __init__(self, card: Card, skeleton: Skeleton, flat: Flat, companions: Sequence[Path] = ()):
         if lora.leaves(flat):
             flat, skeleton = lora.merged(skeleton, flat), lora.bare(skeleton)
-            card = dataclasses.replace(card, spec=dataclasses.replace(card.spec, config=card.spec.config.bare()))
+            config: Any = card.spec.config
+            card = dataclasses.replace(card, spec=dataclasses.replace(card.spec, config=config.bare()))
         super().__init__(card, skeleton, flat, companions)
         self.templates = tuple(card.source.get("templates") or ("{}",))
         self.num_points = int(card.source.get("num_points") or 0)
@@ -112,7 +114,7 @@ class Segmenter(Model):
         if spatial:
             scale = np.array([inner[1] / size[1], inner[0] / size[0]])
             spatial["points"] = ((spatial["points"] + 0.5) * scale - 0.5).astype(np.float32)
-        small = picture.resize(inner[::-1], get_filter(self.card.spec.preprocess.interpolation))
+        small = picture.resize((inner[1], inner[0]), get_filter(self.card.spec.preprocess.interpolation))
         tokens = self._tokens(self.flat, np.asarray(small)[None])
         low, scores = self._masks(self.flat, tokens, text[None], spatial)
         logits = _upsampled(np.asarray(low[0, :, 0]), size)
@@ -135,7 +137,7 @@ class Segmenter(Model):
 
     def _ids(self, prompt: str) -> np.ndarray:
         """The tokens (t, L) int32 of one prompt in t templates."""
-        text = self.card.spec.config.text.text
+        text = self._config.text.text
         if self._tokenizer is None:
             self._tokenizer = tokenizer.serving(self.companions, text)
         return self._tokenizer.prompts([prompt], self.templates, text.context_length)[0]
@@ -155,7 +157,7 @@ class Segmenter(Model):
         """An upright RGB picture."""
         given = record(image, "segment")
         try:
-            return open_image(given, self.reading([given], sixteen_bit))
+            return cast(Image.Image, open_image(given, self.reading([given], sixteen_bit)))  # of three channels
         except BadImage as err:
             raise UserError(f"{given}: {err}" if isinstance(given, str) else str(err)) from err
 
@@ -167,7 +169,7 @@ class Segmenter(Model):
                 f"the image is {picture.width} wide and {picture.height} high, more than {LONGEST} times as long as "
                 "wide: cut it into pieces"
             )
-        how, patch = self.card.spec.preprocess, self.card.spec.config.image.patch_size
+        how, patch = self.card.spec.preprocess, self._config.image.patch_size
         width, height = how.resize.shape(*picture.size, how.size)
         height, width = (max(1, math.floor(side / patch + 0.5)) * patch for side in (height, width))
         return height, width

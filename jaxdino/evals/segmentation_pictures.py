@@ -59,7 +59,11 @@ def draw_pairs(
 
 
 def draw_overlay(
-    image: np.ndarray, prompts: Sequence[str], masks: np.ndarray, scores: Sequence[float], file: str | Path | BinaryIO
+    image: np.ndarray,
+    prompts: Sequence[str],
+    masks: np.ndarray,
+    scores: Sequence[float] | np.ndarray,
+    file: str | Path | BinaryIO,
 ) -> None:
     """The image, and beside it the masks of P prompts, each in a colour that a legend tells with score and share.
 
