@@ -7,6 +7,7 @@ from typing import Any
 from convert.channels import seen_as
 from convert.family import POOL_WORDS, Hints
 from convert.hub import find
+from convert.labels import class_names, purpose
 from convert.networks import Undecided
 from convert.plausible import check_spec, understood
 from convert.readers import NOTES, Source, open_source
@@ -63,6 +64,8 @@ def recognise_source(
         if "preprocess" in source.notes:
             preprocess = Preprocess.of(source.notes["preprocess"])
             found = dataclasses.replace(found, spec=dataclasses.replace(found.spec, preprocess=preprocess))
+        more = [*class_names(source, found.num_classes)[1], *purpose(source.config or {}, found.num_classes)]
+        found = dataclasses.replace(found, notes=(*found.notes, *more))
     check_spec(found.spec, beside(source))
     return dataclasses.replace(found, spec=resized(seen_as(found.spec), image_size))
 
@@ -116,16 +119,13 @@ def card_of(
       UserError: if nothing tells what its head looks at (`UnknownPool`), or what was said cannot be.
     """
     with understood(beside(source)):
-        labels = (source.config or {}).get("id2label") or {}
-        names = [labels[key] for key in sorted(labels, key=int)] or source.notes.get("class_names", [])
-        names = tuple(map(str, names))
         pool, more = _pool_without(found, source, pool) if drop_head else _pool(found, source, pool)
     classes, assumed = 0 if drop_head else found.num_classes, (*found.assumed, *more)
     card = Card(
         spec=found.spec,
         num_classes=classes,
         pool=pool,
-        class_names=names if len(names) == classes else (),
+        class_names=class_names(source, classes)[0],
         layout=found.layout,
         source={"path": str(source.origin["path"]), "prefix": found.prefix}
         | ({"random": True} if source.notes.get("random") is True else {}),

@@ -44,6 +44,10 @@ def check_spec(spec: ModelSpec, what: str) -> None:
     ):
         if value not in known:
             raise UserError(f"{what}: {name} is {value!r}; {did_you_mean(value, known)}")
+    if len(how.mean) != len(how.std) or len(how.mean) not in (spec.config.in_channels, 3):
+        raise UserError(
+            f"{what}: mean {how.mean} and deviation {how.std} are not those of {spec.config.in_channels} channels"
+        )
     if len(how.size) != 2 or min(how.size) < 1 or not how.crop_pct > 0 or 0 in how.std:
         raise UserError(f"{what}: no image can be made of size {how.size}, crop {how.crop_pct}, deviation {how.std}")
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from convert.preprocess_fields import NAMED, NONE, REFUSED, TIMM, TRANSFORMERS, Field, class_defaults
+from convert.preprocess_fields import NAMED, NONE, REFUSED, TIMM, TRANSFORMERS, Field, class_defaults, unknown_class
 from jaxdino.core.errors import UserError
 from jaxdino.core.resize import CROP_MODES, FILTERS
 from jaxdino.core.rules import did_you_mean
@@ -36,6 +36,10 @@ def from_json(own: Preprocess, json: Json | None) -> tuple[Preprocess, list[str]
     if not json:
         return own, []
     notes = _unfollowed(json, TRANSFORMERS, PROCESSOR)
+    if unknown := unknown_class(json):
+        notes.append(
+            f"{PROCESSOR} is of the class {unknown}, whose defaults are not known: what it leaves out is the model's"
+        )
     given = class_defaults(json) | {name: value for name, value in json.items() if value is not None}
     how, more = _geometry(own, given)
     mean, std = _statistics(own, given)
@@ -148,13 +152,16 @@ def _size(given: Json) -> dict[str, int] | None:
     if size is None:
         return None
     if isinstance(size, int):
-        shorter = given.get("crop_size") is not None or "crop_pct" in given
+        cropped = given.get("crop_size") is not None and given.get("do_center_crop", True)
+        shorter = cropped or "crop_pct" in given
         square = given.get("default_to_square", not shorter)
         return {"height": size, "width": size} if square else {"shortest_edge": size}
     if isinstance(size, list | tuple):
         height, width = size
         return {"height": height, "width": width}
     known = [{"height", "width"}, {"shortest_edge"}, {"longest_edge"}, {"shortest_edge", "longest_edge"}]
+    if not isinstance(size, dict):
+        raise UserError(f"{PROCESSOR} says size={_short(size)}: a whole number, a list of two, or an object is known")
     size = {name: value for name, value in size.items() if value is not None}
     if set(size) not in known:
         names = " or ".join(" and ".join(sorted(one)) for one in known)

@@ -122,15 +122,28 @@ CLASSES: dict[str, dict[str, Any]] = {
     "Sam": dict(size={"longest_edge": 1024}, resample=2, **stats(IMAGENET)),
 }
 """What transformers' processor classes take for fields that a file leaves out."""
+TOLD = ("size", "resample", "image_mean", "image_std")
+"""Fields without which the pixels are not known."""
 ENDINGS = ("ImageProcessorFast", "ImageProcessorPil", "ImageProcessor", "FeatureExtractor")
 """Of the classes' names."""
 
 
-def class_defaults(json: Mapping[str, Any]) -> dict[str, Any]:
-    """What the processor's class of a file takes for fields that the file leaves out; {} for a class not known."""
+def _named(json: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The processor's class that a file names, and which of `CLASSES` it is."""
     name = str(json.get("image_processor_type") or json.get("feature_extractor_type") or "")
     stem = next((name.removesuffix(end) for end in ENDINGS if name.endswith(end)), name)
-    found = next((known for known in CLASSES if known.casefold() == stem.casefold()), None)
+    return name, next((known for known in CLASSES if known.casefold() == stem.casefold()), None)
+
+
+def unknown_class(json: Mapping[str, Any]) -> str:
+    """The class that a file names, where it leaves fields out and their defaults are not known; else ""."""
+    name, known = _named(json)
+    return "" if known or all(field in json for field in TOLD) else name
+
+
+def class_defaults(json: Mapping[str, Any]) -> dict[str, Any]:
+    """What the processor's class of a file takes for fields that the file leaves out; {} for a class not known."""
+    _, found = _named(json)
     if found is None:
         return {}
     square = "height" in CLASSES[found]["size"]

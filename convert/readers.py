@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from convert import foreign
 from convert.hub_cache import refuse_broken, said
 from convert.processor_files import NESTED, PREPROCESSOR, processor, unread
 from convert.safetensors_file import read_safetensors
@@ -31,15 +32,9 @@ HEAD_KEYS = r"(linear_head|head|head\.fc|fc|classifier|classifier\.1)\.(weight|b
 HEAD_FILES = r"head\.safetensors|.*_linear4?_head(-[0-9a-f]+)?\.pth"
 """Names of files with a classification head alone, ours and Meta's."""
 NOTES = "jaxdino.json"
+VARIANT = r"model\.(?!safetensors)[^.]+\.safetensors"
+"""transformers' `save_pretrained(variant="fp16")`."""
 LFS_POINTER = b"version https://git-lfs"
-FOREIGN = {
-    b"\x1f\x8b": "a gzip archive: unpack it first",
-    b"\x89HDF": "an HDF5 file (Keras?)",
-    b"\x93NUMPY": "a numpy array",
-    b"<!DO": "a web page: the download went to a login or error page",
-    b"<htm": "a web page: the download went to a login or error page",
-    b"\x80": "a plain pickle: load it where you trust it, and torch.save its state dict",
-}
 
 
 @dataclass
@@ -173,9 +168,8 @@ def _kind(file: BinaryFile) -> str:
         return "safetensors"
     if head.startswith((b"PK\x03\x04", LEGACY_START)):
         return "pth"
-    for start, what in FOREIGN.items():
-        if head.startswith(start):
-            raise UserError(f"{file.path}: not a checkpoint but {what}")
+    if what := foreign.kind(head, file.path.name):
+        raise UserError(f"{file.path}: not a checkpoint but {what}")
     if file.read(257, 5) == b"ustar":
         raise UserError(
             f"{file.path}: a tar archive (or a PyTorch file older than 0.1.10): unpack it, or save it again"
@@ -194,7 +188,7 @@ def _open_folder(folder: Path) -> Source:
     preprocessor, said = processor(_json(folder / PREPROCESSOR), _json(folder / NESTED))
     source = _open_shards(folder, name) if name.endswith(".json") else _open_file(folder / name)
     source.kind, source.config, source.preprocessor = "hf_folder", config, preprocessor
-    source.said += said
+    source.said += [*said, *foreign.left_beside(folder)]
     source.origin["path"] = str(folder)
     return source
 
@@ -206,6 +200,7 @@ def _only_checkpoint(folder: Path) -> str:
         return noted
     files = [p for p in folder.iterdir() if p.is_file()]
     found = [p.name for p in files if p.suffix in SUFFIXES[1:] and not re.fullmatch(HEAD_FILES, p.name)]
+    found += [p.name for p in files if re.fullmatch(VARIANT, p.name)]
     if len(found) != 1:
         raise UserError(_no_weights(folder))
     return found[0]
@@ -237,11 +232,8 @@ def _add_head(source: Source, path: Path) -> None:
 
 def _no_weights(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())
-    if any(name.endswith(".distcp") for name in names):
-        how = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} FILE.pth"
-        return f"{folder}: a sharded training checkpoint, as DINOv3 writes it; gather it into one file with `{how}`"
     single = [name for name in names if name.endswith(SUFFIXES)]
-    hint = f"; to read {single[0]}, pass that file itself" if single else ""
+    hint = foreign.way_out(folder, names, single[0] if single else None)
     found = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     wanted = ", ".join(FOLDER_FILES)
     return f"{folder}: no checkpoint in this folder: expected {wanted}; found {found or 'nothing'}{hint}"
@@ -251,7 +243,7 @@ def _json(path: Path) -> dict | None:
     if not path.is_file():
         return None
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8-sig"))
     except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(value, dict):

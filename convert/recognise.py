@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from convert import networks
+from convert import networks, timm_args
 from convert.assumptions import assume
 from convert.family import Family, Hints, Shapes, Told
 from convert.naming import CUSTOM, agree, rivals, spec_of
@@ -84,6 +84,7 @@ def recognise(
     if not (timm or preprocessor or hints.prepared):
         assumed += _unsaid(spec, told, family, hints)
     base = dataclasses.replace(base, size=told.size[0]) if told.size else base
+    notes += timm_args.check(told.family, told.config, hints)
     how, more = from_json(timm or base, preprocessor)
     spec = dataclasses.replace(spec, config=told.config, preprocess=how)
     head = head_keys(family.layouts[told.family, told.layout].head)

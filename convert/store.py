@@ -263,11 +263,10 @@ class _Parts:
 
     def leaves(self, skeleton: Skeleton) -> dict[str, Leaf]:
         """Leaves in the skeleton's order."""
+        found = {path: self.places[path][1] for path in skeleton.entries if path in self.places}
         return {
             path: Leaf(tuple(entry.shape), np.dtype(entry.dtype), functools.partial(self.read, path))
-            for path in skeleton.entries
-            if path in self.places
-            for _, entry in [self.places[path]]
+            for path, entry in found.items()
         }
 
     def read(self, path: str) -> np.ndarray:

@@ -16,6 +16,7 @@ from convert.ops import CONV, COPY, LINEAR, Op
 from convert.preprocess import to_json, to_timm
 from convert.store import Card
 from convert.table import repeat, rule
+from convert.timm_args import averages
 from jaxdino.core.errors import UserError
 from jaxdino.models.convnext import STEM, ConvNeXtConfig
 
@@ -230,6 +231,7 @@ FAMILY = Family(
     shape=("depths", "widths"),
     reference="convert.references.convnext",
     fit=fit,
+    pool=averages,
     spellings=(
         Spelling(
             "transformers 5 in memory (torch.save of its state_dict)",

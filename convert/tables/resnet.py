@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.assumptions import assume
-from convert.family import Family, Hints, Layout, Shapes, Told
+from convert.family import Family, Hints, Layout, Shapes, Spelling, Told
 from convert.networks import words
 from convert.ops import CONV, COPY, COUNT, LINEAR
 from convert.preprocess import to_json, to_timm
 from convert.store import Card
 from convert.table import MLP_HEAD, drop, rule
+from convert.timm_args import averages
 from jaxdino.core.errors import UserError
 from jaxdino.models.classifier import POOLS
 from jaxdino.models.registry import get
@@ -25,7 +26,7 @@ DINO, PLAIN = "dino_resnet", "resnet"
 ANCHORS = ("layer1.0.conv1.weight", "encoder.stages.0.layers.0.layer.0.convolution.weight")
 MOCO = {"encoder_q", "encoder_k", "base_encoder", "momentum_encoder"}
 """Names of networks in MoCo's checkpoints, whose images are resized bilinearly."""
-TIMM_NAMES = r"(resnet(18|34|50|101|152)|wide_resnet(50|101)_2)(\..*)?"
+TIMM_NAMES = r"(resnet(18|26|34|50|101|152|200)|wide_resnet(50|101)_2)(\..*)?"
 """timm's architectures that are these networks; others (anti-aliased, gated) can have the same keys."""
 
 
@@ -72,6 +73,14 @@ HF = (
     *_step(_HF_BLOCK + "2.convolution", _HF_BLOCK + "2.normalization", S, "3", _bottleneck),
     *_shortcut(_HF_SHORTCUT + "convolution", _HF_SHORTCUT + "normalization"),
 )
+
+
+CHILDREN = Spelling(
+    "torch.nn.Sequential(*resnet.children()), as in lightly",
+    ("4.0.conv1.weight", "0.weight"),
+    (("0", "conv1"), ("1", "bn1"), *((f"{n + 3}.{{i}}", f"layer{n}.{{i}}") for n in range(1, 5))),
+)
+"""Source: lightly-ai/lightly docs, examples/pytorch/*.py, which leave the last child, `fc`, out."""
 
 
 def _head(key: str) -> tuple:
@@ -280,5 +289,7 @@ FAMILY = Family(
     shape=("bottleneck", "depths", "widths", "reduction", "stem"),
     reference="convert.references.resnet",
     fit=fit,
+    pool=averages,
+    spellings=(CHILDREN,),
     twins=(PLAIN, DINO),
 )

@@ -26,7 +26,11 @@ HEADS = "6 attention heads (width 384 / 64); --num_heads overrules"
 def header(width=384, prefix="", **extra) -> dict[str, tuple[int, ...]]:
     """The keys of a plain ViT that tell its shape."""
     keys = {"patch_embed.proj.weight": (width, 3, 16, 16), "pos_embed": (1, 197, width)}
-    keys |= {"blocks.0.mlp.fc1.weight": (4 * width, width), "blocks.11.attn.qkv.bias": (3 * width,)}
+    keys |= {
+        "blocks.0.mlp.fc1.weight": (4 * width, width),
+        "blocks.11.attn.qkv.bias": (3 * width,),
+        "cls_token": (1, 1, width),
+    }
     return {prefix + key: shape for key, shape in (keys | extra).items()}
 
 

@@ -136,6 +136,10 @@ def test_a_convnext_processor_crops_below_384_pixels(side, mode, crop_pct):
         ({"size": 96, "crop_size": 96}, "center"),
         ({"size": 96, "default_to_square": False}, "center"),
         ({"size": [96, 96]}, "squash"),
+        (
+            {"feature_extractor_type": "BeitFeatureExtractor", "size": 96, "crop_size": 96, "do_center_crop": False},
+            "squash",
+        ),
     ],
 )
 def test_a_number_is_both_sides_or_the_shorter(given, mode):
@@ -147,6 +151,7 @@ def test_a_number_is_both_sides_or_the_shorter(given, mode):
     ("given", "says"),
     [
         ({"do_sharpen": True}, "do_sharpen=True is not known"),
+        ({"image_processor_type": "SegformerImageProcessor", "size": 96}, "SegformerImageProcessor, whose defaults"),
         ({"do_pad": True}, "do_pad=True: images are not padded"),
         ({"size": {"shortest_edge": 800, "longest_edge": 1333}}, "longest_edge was not followed"),
         ({"size": {"shortest_edge": 64}}, "without a crop"),
@@ -176,6 +181,8 @@ def test_what_is_not_followed_of_timm_is_named(name):
         ({"resample": 9}, r"resample=9; known: 0 \(nearest\)"),
         ({"rescale_factor": 0}, "must be above 0"),
         ({"size": {"max_height": 3}}, "are known"),
+        ({"size": "224"}, "size='224': a whole number"),
+        ({"size": 224.0}, "size=224.0: a whole number"),
         ({"size": {"height": 80, "width": 64}, "crop_size": SQUARE, "do_center_crop": True}, "the same proportions"),
     ],
 )

@@ -122,7 +122,12 @@ def test_the_same_keys_under_two_names():
 
 
 def test_unknown_number_of_heads():
-    odd = {"patch_embed.proj.weight": (100, 3, 4, 4), "pos_embed": (1, 17, 100), "blocks.0.mlp.fc1.weight": (400, 100)}
+    odd = {
+        "cls_token": (1, 1, 100),
+        "patch_embed.proj.weight": (100, 3, 4, 4),
+        "pos_embed": (1, 17, 100),
+        "blocks.0.mlp.fc1.weight": (400, 100),
+    }
     with pytest.raises(UserError, match="heads cannot be told from a width of 100: give it with --num_heads"):
         recognise(odd)
     assert tell(odd, num_heads=5).spec.config.num_heads == 5

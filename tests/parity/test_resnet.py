@@ -167,3 +167,43 @@ def test_variants_with_the_same_keys_are_refused():
         recognise(shapes | {"layer1.0.conv2.weight": (64, 2, 3, 3)})
     with pytest.raises(UserError, match="variant"):
         recognise({key: shape for key, shape in shapes.items() if key != "conv1.weight"})
+
+
+CHILDREN = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone.", "model.backbone."])
+def test_a_sequential_of_a_resnets_children_is_read(tmp_path, prefix):
+    """lightly's backbones: nn.Sequential(*list(resnet.children())[:-1]), a projection head beside them."""
+    model = drawn(False)
+    torch.save({k: v for k, v in model.state_dict().items() if not k.startswith("fc.")}, tmp_path / "plain.pth")
+    children = torch.nn.Sequential(*list(model.children())[:-1]).state_dict()
+    assert any(key.startswith("4.0.conv1.") for key in children)
+    state = {prefix + key: tensor for key, tensor in children.items()}
+    torch.save({"state_dict": {**state, "projection_head.layers.0.weight": torch.zeros(4, 20)}}, tmp_path / "c.ckpt")
+    found, plain = load_pretrained(tmp_path / "c.ckpt"), load_pretrained(tmp_path / "plain.pth")
+    assert found.card.digest == plain.card.digest and found.card.spec == plain.card.spec
+    assert any("nn.Sequential(*resnet.children())" in note for note in found.notes)
+    whole = {f"{CHILDREN.get(key.split('.')[0], 'fc')}.{key.partition('.')[2]}" for key in model.state_dict()}
+    assert set(children) <= whole
+
+
+@pytest.mark.parametrize(
+    ("more", "prefix", "family"),
+    [
+        ({}, "", "dino_resnet"),
+        ({}, "teacher.backbone.", "dino_resnet"),
+        ({"fc.0.weight": (128, 2048)}, "", "resnet"),  # MoCo v2
+        ({"projection_head.0.weight": (128, 2048)}, "", "resnet"),  # SwAV
+        ({"prototypes.weight": (3000, 128)}, "", "resnet"),
+        ({"fc.weight": (1000, 2048), "fc.bias": (1000,)}, "", "resnet"),
+        ({}, "module.base_encoder.", "resnet"),
+    ],
+)
+def test_dinos_resnet_is_one_without_any_head(more, prefix, family):
+    """DINO's images are resized bicubically, everyone else's bilinearly."""
+    shapes = shapes_of(resnet.SPECS[-1], 0, "meta") | more
+    found = recognise({prefix + key: shape for key, shape in shapes.items()})
+    assert found.spec.family == family
+    assert found.spec.preprocess.interpolation == ("bicubic" if family == "dino_resnet" else "bilinear")
+    assert any("DINO's ResNet-50" in line for line in found.assumed) == (family == "dino_resnet")

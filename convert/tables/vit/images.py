@@ -65,7 +65,7 @@ def pixels(own: Shape, layout: str, config: ViTConfig, shapes: Shapes, hints: Hi
 def constants(own: Shape, layout: str, config: ViTConfig, shapes: Shapes, json: Mapping[str, Any]) -> tuple[str, ...]:
     """What only config.json holds, where it is missing and no published shape leaves it beyond doubt."""
     lines = ()
-    if layout == "hf" and own.family in ("dino", "vit") and not json:
+    if layout == "hf" and own.family in ("dino", "vit") and "layer_norm_eps" not in json:
         lines += (assume(f"norms with an epsilon of {config.norm_eps:g}", "transformers' default", file=CONFIG),)
     known = any(_same(spec.config, config) for spec in MODELS.values() if spec.family == own.family)
     if own.family == "dinov3" and "rope_embed.periods" not in shapes and not json and not known:

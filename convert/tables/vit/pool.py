@@ -5,7 +5,7 @@ from typing import Any
 from convert.assumptions import assume
 from convert.family import POOL_WORDS, Hints
 from convert.tables.vit.num_heads import ARCHITECTURES
-from jaxdino.core.errors import UserError
+from convert.timm_args import said_pool
 from jaxdino.models.spec import ModelSpec
 
 BY_WIDTH = {2: "cls_mean", 5: "cls4_mean"}
@@ -39,11 +39,7 @@ def pool(spec: ModelSpec, layout: str, widths: int, hints: Hints) -> tuple[str |
 def _timm(hints: Hints) -> str | None:
     """The pool that timm's config.json or training checkpoint says; left open, it is the architecture's own."""
     json, extras = hints.json, hints.extras
-    args = json.get("model_args") or {}
-    said = json.get("global_pool") or args.get("global_pool") or extras.get("args.gp")
-    if said and said not in TIMM:
-        raise UserError(f"the file or its config.json says global_pool={said!r}; only {' and '.join(TIMM)} are known")
-    if said:
+    if said := said_pool(hints, TIMM):
         return TIMM[said]
     trained = next((name for key in ARCHITECTURES if _is_timm(name := extras.get(key))), None)
     architecture = json.get("architecture") or (trained if "args.gp" in extras else None)

@@ -9,6 +9,8 @@ from convert.family import Hints, Shapes, Told
 from convert.tables.vit.images import LARGE, constants, pixels, trained_on, trained_size
 from convert.tables.vit.num_heads import Shape, num_heads
 from convert.tables.vit.pos_grid import pos_grid
+from convert.tables.vit.variants import described, refuse
+from convert.timm_args import model_args
 from jaxdino.core.errors import UserError
 from jaxdino.models.registry import get
 from jaxdino.models.vit import ViTConfig
@@ -30,17 +32,14 @@ def tell(shapes: Shapes, hints: Hints) -> Told:
     Raises:
       UserError: if the checkpoint is not the model or layout that was named, or is no ViT that we know.
     """
-    if "fc_norm.weight" in shapes:
-        raise UserError(
-            "the checkpoint has fc_norm in place of the final norm (timm's global_pool='avg', as in fine-tuned masked "
-            "auto-encoders): such models are not supported; their pre-trained checkpoints, with norm, are"
-        )
+    refuse(shapes)
+    hints = hints._replace(json=described(hints.json))
     json = hints.json if "model_type" in hints.json else {}
     family, layout = _style(shapes)
     if (family, layout) == ("dino", "meta") and "architecture" in hints.json:  # timm's own folder of these keys
         layout = "timm"
     family, layout = _overruled(family, layout, hints.model, hints.layout)
-    config = _config(shapes, family, layout, json)
+    config = _config(shapes, family, layout, json, model_args(hints))
     own = Shape(family, config.width, config.depth, config.mlp_dim)
     heads, assumed = num_heads(own, shapes, json, hints)
     config = dataclasses.replace(config, num_heads=heads)
@@ -49,7 +48,7 @@ def tell(shapes: Shapes, hints: Hints) -> Told:
         grid, has_cls, doubt = pos_grid(rows, config.patch_size, hints)
         config, assumed = dataclasses.replace(config, pos_grid=grid, pos_cls=has_cls), (*assumed, *doubt)
     _check_activation(config, family, json)
-    assumed += constants(own, layout, config, shapes, json)
+    assumed += constants(own, layout, config, shapes, hints.json)
     size, how = trained_size(own, config, json), trained_on(own, shapes, hints)
     if own.family == "vit" and size and min(size[0]) >= LARGE:
         how = dataclasses.replace(how or get("vit_base_patch16_224").preprocess, crop_pct=1.0)
@@ -112,8 +111,8 @@ def _feed_forward(shapes: Shapes, width: int) -> tuple[int, bool]:
     return (out[1], True) if packed else (hidden[0], False)
 
 
-def _config(shapes: Shapes, family: str, layout: str, json: Mapping[str, Any]) -> ViTConfig:
-    """The shape, except for the heads and the grid of learned positions."""
+def _config(shapes: Shapes, family: str, layout: str, json: Mapping[str, Any], timm: Mapping[str, Any]) -> ViTConfig:
+    """The shape, except for the heads and the grid of learned positions; `timm` are its class's arguments."""
     patch_shape = _first(shapes, *ANCHORS)
     if len(patch_shape) != 4 or patch_shape[2] != patch_shape[3]:
         raise UserError(f"a patch embedding of shape {patch_shape} is not a convolution with square patches")
@@ -141,7 +140,8 @@ def _config(shapes: Shapes, family: str, layout: str, json: Mapping[str, Any]) -
     )
     if family == "dinov3":
         fields["positions"] = "rope"
-        fields["rope_base"] = json.get("rope_theta", DINOV3.get("rope_base", 100.0))
+        base = timm.get("rope_temperature", DINOV3.get("rope_base", 100.0))
+        fields["rope_base"] = json.get("rope_theta", base)
         fields["mask_k_bias"] = "layer.0.attention.k_proj.bias" not in shapes
     else:
         fields.update(resampling(family, layout, registers is not None and (layout == "hf" or registers[1] > 0)))
