@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from convert import assumptions, flags
-from jaxdino.core.command import finish, program
+from jaxdino.core.command import expanded, finish, program
 from jaxdino.core.errors import UserError
 
 
@@ -14,7 +14,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str] | None) -> int:
-    args = _parser().parse_args(argv)
+    args = _parser().parse_args(expanded(argv))
     return args.run(args)
 
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from convert.hub_cache import snapshot_of
+from convert.readers import missing
 from convert.store import is_model
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
@@ -34,7 +35,7 @@ def find(src: str | Path) -> Path:
         path = snapshot_of(path)
         inside = () if is_model(path) else (path / "best", path / "teacher" / "backbone")
         return next(filter(is_model, inside), path)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(src)) and not path.parent.is_dir():
+    if on_hub(src):
         return _download(str(src), next((spec for spec in MODELS.values() if spec.hub == str(src)), None))
     if spec:
         where = f": download the file from {spec.page} and give its path" if spec.page else ": give a file or a folder"
@@ -42,6 +43,22 @@ def find(src: str | Path) -> Path:
     if "/" not in str(src) and not path.suffix:
         raise UserError(f"{str(src)!r} is no file, folder, hub name or model; {did_you_mean(str(src), MODELS)}")
     return path  # open_source says what is wrong with it
+
+
+def check_there(src: str | Path) -> None:
+    """Refuse a path where nothing lies, without downloading anything for the names of the hub.
+
+    Raises:
+      UserError: if SRC is neither there, nor a published name, nor of the form of a hub name.
+    """
+    if src not in MODELS and not on_hub(src) and not (path := find(src)).exists():
+        raise UserError(missing(path))
+
+
+def on_hub(src: str | Path) -> bool:
+    """Whether SRC is OWNER/NAME and no path."""
+    path = Path(src).expanduser()
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", str(src))) and not path.exists() and not path.parent.is_dir()
 
 
 def _embedded(name: str) -> Path | None:

@@ -98,7 +98,7 @@ def open_source(path: str | Path, head: str | Path | None = None) -> Source:
     path = Path(path).expanduser()
     refuse_broken(_read_by_us(path) if path.is_dir() else [path])
     if not path.exists():
-        raise UserError(_missing(path))
+        raise UserError(missing(path))
     source = _open_folder(path) if path.is_dir() else _open_file(path)
     folder = path if path.is_dir() else path.parent
     notes = _json(folder / NOTES) or {}
@@ -134,7 +134,8 @@ def _head_beside(path: Path, source: Source) -> Path | None:
     return found[0] if found else None
 
 
-def _missing(path: Path) -> str:
+def missing(path: Path) -> str:
+    """What to say of a path where nothing lies, with the nearest names."""
     parent = path.parent
     if not parent.is_dir():
         return f"{path}: not found; its folder {parent} does not exist either"
@@ -211,7 +212,7 @@ def _add_head(source: Source, path: Path) -> None:
     try:
         head = _open_file(path) if path.exists() else None
         if head is None:
-            raise UserError(_missing(path))
+            raise UserError(missing(path))
     except BaseException:
         source.close()
         raise

@@ -31,7 +31,8 @@ def reshaped(spec: ModelSpec, shape: str) -> ModelSpec:
         raise UserError(f'{what}: give the fields that differ, as in {{"depths": [1, 1, 1], "widths": [64, 128, 256]}}')
     for name in fields:
         if name not in own:
-            raise UserError(f"{what}: a {spec.name} has no {name!r}; {did_you_mean(name, own)}")
+            all_names = ", ".join(own)
+            raise UserError(f"{what}: a {spec.name} has no {name!r}; {did_you_mean(name, own)}; all: {all_names}")
     renamed = {"name": spec.family + CUSTOM, "hub": None, "config": own | fields}
     with understood(what):
         custom = from_json(dataclasses.asdict(spec) | renamed)

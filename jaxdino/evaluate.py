@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from convert import flags
-from jaxdino.core.command import described, finish, program
+from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
 
@@ -67,7 +67,7 @@ def _run(argv: list[str] | None) -> int:
     parser.add_argument("--dtype", default="float32", help="float32 (default), bfloat16 or float16")
     parser.add_argument("--batch_size", type=int, default=64, help="images that go through the model together")
     parser.add_argument("--seed", type=int, default=0, help="of the linear classifier and the random weights")
-    args = parser.parse_args(argv)
+    args = parser.parse_args(expanded(argv))
     keep_freed()
     try:
         evaluate(args)

@@ -15,7 +15,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from jaxdino.core.command import described, finish, program
+from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
 from jaxdino.settings.command_line import Command, as_setting, command, split
@@ -101,7 +101,7 @@ def start(argv: list[str]) -> NoReturn:
 def parse(argv: list[str]) -> list[str]:
     """Reads the flags, and leaves those of the config to `main`; a misspelt one ends in one line and status 2."""
     flags.FLAGS.set_gnu_getopt(True)
-    given, rest = split([argv[0], *flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=True)])
+    given, rest = split([argv[0], *flags.FLAGS.read_flags_from_files(expanded(argv[1:]), force_gnu=True)])
     try:
         rest = flags.FLAGS([re.sub("^--?help_config", f"--{HELP}", arg) for arg in rest], known_only=True)
     except (flags.Error, ValueError) as err:

@@ -13,7 +13,7 @@ from typing import Any
 
 from jaxdino import results
 from jaxdino.core.bars import bar
-from jaxdino.core.command import described, finish, program
+from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
 
@@ -43,7 +43,7 @@ def _run(argv: list[str] | None) -> int:
         "--sixteen_bit",
         help="black and white of 16-bit and float images: full, image, percentiles or 0,4095 (default the model's)",
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_args(expanded(argv))
     keep_freed()
     return predict(args.workdir, args.images, args.top, args.batch_size, args.out, args.overwrite, args.sixteen_bit)
 

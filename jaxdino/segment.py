@@ -18,7 +18,7 @@ from PIL import Image
 
 from jaxdino import results
 from jaxdino.core.bars import bar
-from jaxdino.core.command import described, finish, program
+from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
 from jaxdino.data.inputs import Input, find_inputs
@@ -60,7 +60,7 @@ def _run(argv: list[str] | None) -> int:
         "--sixteen_bit",
         help="black and white of 16-bit and float images: full, image, percentiles or 0,4095 (default the model's)",
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_args(expanded(argv))
     keep_freed()
     points, boxes = parsed("--points", args.points, (2, 3)), parsed("--boxes", args.boxes, (4,))
     how = (args.threshold, args.out, args.table, args.overwrite, args.sixteen_bit)

@@ -41,6 +41,35 @@ def bar(items: Iterable[Any] | None, what: str, *, total: int | None = None, uni
     return tqdm(items, desc=what, total=total, unit=unit, leave=False, **place, **how)
 
 
+def stage_bar(total: int, initial: int, what: str, hidden: bool) -> tqdm:
+    """A bar of a stage's steps, with what `shown` says behind it.
+
+    Args:
+      initial: steps that an earlier session took.
+      hidden: draw nothing (on every process but the first).
+    """
+    watched = sys.stderr.isatty()
+    gauge = "|{bar}|" if watched else ""
+    drawn = f"{{desc}}: {{percentage:3.0f}}%{gauge} {{n_fmt}}/{{total_fmt}} steps [{{elapsed}}{{postfix}}]"
+    how = {} if watched else {"file": Lines(sys.stderr), "delay": LOGGED, "mininterval": LOGGED, "maxinterval": LOGGED}
+    return tqdm(
+        total=total,
+        initial=initial,
+        desc=what,
+        unit="step",
+        bar_format=drawn,
+        disable=hidden,
+        dynamic_ncols=watched,
+        leave=watched,
+        **how,
+    )
+
+
+def show(drawn: tqdm, words: str) -> None:
+    """Put words behind a bar: at once on a terminal, with the next line in a log."""
+    drawn.set_postfix_str(words, refresh=sys.stderr.isatty())
+
+
 def bytes_bar(total: int, what: str) -> tqdm:
     """A bar of so many bytes, to be moved on with `update`."""
     return bar(None, what, total=total, unit="B", unit_scale=True, unit_divisor=1000)

@@ -1,10 +1,11 @@
 """How commands are named, and how every one ends: one line for a user's error, for Ctrl-C and for a closed pipe."""
 
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from jaxdino.core.errors import UserError
@@ -20,6 +21,7 @@ COMMANDS = {
     "convert": "convert",
 }
 """What follows `jaxdino` on the command line -> the module that `python -m` runs."""
+HOME = re.compile(r"^((?:--?[\w.\[\]]+=)?)~(?=/|$)")
 _typed: list[str] = []
 
 
@@ -36,6 +38,15 @@ def program(name: str) -> str:
 def described(name: str, doc: str | None) -> str:
     """A module's docstring, with the command as the user types it."""
     return (doc or "").replace(f"python -m {COMMANDS[name]}", program(name))
+
+
+def expanded(argv: Sequence[str] | None = None) -> list[str]:
+    """The arguments, by default the command line's, with `~` as the home folder, in `--workdir=~/runs` too.
+
+    The shell does the same where `~` begins a word, and leaves it where it follows `=`.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    return [HOME.sub(lambda found: found[1] + os.path.expanduser("~"), one) for one in argv]
 
 
 def finish(work: Callable[[], int | None]) -> int:

@@ -90,7 +90,7 @@ def unused(config: ConfigDict, changed: Mapping[str, Setting]) -> list[str]:
             lines.append(f"{flag} has no effect: {why}")
         elif field := _field(path):
             winners = list(_winners(config, path, field))
-            if now == _in_use(_with(config, path, before.value)):
+            if now == _without(config, path, before.value):
                 lines.append(f"{flag} has no effect: {_why(config, path, field, winners)}")
             elif winners := [one for one in winners if one.removeprefix("--config.").split("=")[0] not in changed]:
                 lines.append(f"{flag} is not for all stages: {_listed(winners)} in its place")
@@ -145,12 +145,15 @@ def _read(name: str, values: Values) -> bool:
     return all(reads(values) for pattern, reads, _ in OF_STAGE if re.fullmatch(pattern, name))
 
 
-def _with(config: ConfigDict, path: str, value: Any) -> ConfigDict:
-    """The config with one setting as it was."""
+def _without(config: ConfigDict, path: str, value: Any) -> dict[str, Values] | None:
+    """What is in use with one setting as it was; None if there is no such run (a stage with no length)."""
     other = copy.deepcopy(config)
     node, key = parent_of(other, path)
     node[key] = value
-    return other
+    try:
+        return _in_use(other)
+    except UserError:
+        return None
 
 
 def _winners(config: ConfigDict, path: str, field: str) -> Iterator[str]:

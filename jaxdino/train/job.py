@@ -131,4 +131,7 @@ def check_stage(stage: Stage, devices: int, images: int, monitors: tuple[str, ..
             f"slice(s): give a multiple of {devices * stage.accumulate}"
         )
     if batch > images:
-        raise UserError(f"{where}: batch_size={batch} is larger than the {images} training images: lower it")
+        raise UserError(
+            f"{where}: batch_size={batch} is larger than the {images} training images: lower it, as in "
+            f"--config.data.batch_size={max(images // 10, 1) * devices * stage.accumulate}"
+        )

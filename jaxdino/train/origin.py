@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from convert.assumptions import MARK, spelled, spelling
+from convert.hub import check_there, on_hub
 from convert.load import Opened, open_pretrained
 from convert.naming import CUSTOM
 from convert.store import Card
@@ -15,7 +16,7 @@ from jaxdino.core.rules import did_you_mean
 from jaxdino.models import registry
 from jaxdino.settings.command_line import Command
 from jaxdino.settings.unused import unused
-from jaxdino.train.weights import RANDOM, WORDS, counts, overrules
+from jaxdino.train.weights import RANDOM, WORDS, counts, overrules, published
 from jaxdino.train.workdir import recorded
 
 RATES = ("auto", "own", "public")
@@ -36,16 +37,19 @@ def settle(given: Command, workdir: str | Path | None, say: Callable[[str], None
     weights, before = config.model.weights, recorded(workdir)
     if before.get("model", {}).get("weights") != weights:
         before = {}
+    if not before and weights not in (None, RANDOM):
+        check_there(weights)
     name = given.model
     if name is None and weights not in (None, RANDOM):
         name = before["model"]["name"] if before else _name(config.model)
         if name != config.model.configured_for:
             say(f"model: {name}, as {weights} says")
-        if not before and name in registry.MODELS and Path(weights).exists():
+        if not before and name in registry.MODELS and weights not in registry.MODELS and not on_hub(weights):
             for line in _assumed_in_naming(config.model, name):
                 if counts(line, config):
                     say(spelled(line, WORDS))
     config = given.config(name)
+    published(config.model)  # refuses unknown names before anything is said of them
     changed = given.changed(config, name)
     choose_rates(config, say, changed, before.get("rates"))
     for line in unused(config, changed):
@@ -96,9 +100,9 @@ def _shown(rates: Any) -> str:
 
 def _name(model: Any) -> str:
     """The name of the model that weights are; a published name is known without them."""
-    published = {spec.hub: name for name, spec in registry.MODELS.items() if spec.hub}
-    if model.weights in registry.MODELS or model.weights in published:
-        return published.get(model.weights, model.weights)
+    by_hub = {spec.hub: name for name, spec in registry.MODELS.items() if spec.hub}
+    if model.weights in registry.MODELS or model.weights in by_hub:
+        return by_hub.get(model.weights, model.weights)
     return _card(model).spec.name
 
 
@@ -108,7 +112,7 @@ def _origin(model: Any) -> tuple[str, str]:
         return "public", f"for the published weights of {model.name}"
     if model.weights == RANDOM:
         return "own", "for random weights"
-    if model.weights in registry.MODELS or not Path(model.weights).exists():
+    if model.weights in registry.MODELS or on_hub(model.weights):
         return "public", f"for the published weights {model.weights}"
     card = _card(model)
     if card.began_at_random:

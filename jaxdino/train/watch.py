@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from jaxdino import optim
+from jaxdino.core import bars
 from jaxdino.core.errors import UserError
 from jaxdino.data.bad_images import check_read
 from jaxdino.data.pipeline import TrainIter
@@ -36,14 +36,9 @@ class Watch:
 
     def __enter__(self) -> "Watch":
         count = len(self.session.job.parts)
-        self._bar = tqdm(
-            total=self.part.total_steps,
-            initial=self.now.stage_step,
-            desc=f"{self.part.stage.name} ({self.part.index + 1} of {count})" if count > 1 else self.part.stage.name,
-            unit="step",
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps [{elapsed}{postfix}]",
-            disable=jax.process_index() > 0,
-            dynamic_ncols=True,
+        name, place = self.part.stage.name, f" ({self.part.index + 1} of {count})" if count > 1 else ""
+        self._bar = bars.stage_bar(
+            self.part.total_steps, self.now.stage_step, name + place, hidden=jax.process_index() > 0
         )
         self.session.pace.begin()
         return self
@@ -56,7 +51,8 @@ class Watch:
             self.session.save_best(self.part, self.current)
         if kind is None:
             self._bar.total = self._bar.n  # a plateau may end a stage before its limit
-            self._bar.refresh()
+            if self._bar.leave:
+                self._bar.refresh()
         self._bar.close()
         self.batches.close()
 
@@ -152,7 +148,7 @@ class Watch:
         rate, lrs = self._rate.read(), self._rates(now.stage_step - 1)
         words = [f"loss {line['loss']:.4f}", f"{rate:.0f} images/s" if rate else ""]
         words.append(self.session.pace.words(self.part, now.stage_step))
-        self._bar.set_postfix_str(", ".join(filter(None, words)))
+        bars.show(self._bar, ", ".join(filter(None, words)))
         line |= {
             "learning_rates": {group: float(f"{lr:.7g}") for group, lr in lrs.items()},  # all that float32 tells
             "images_per_second": rate and round(rate, 2),

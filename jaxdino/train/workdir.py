@@ -93,9 +93,16 @@ class Difference:
     now: Any
 
     def __str__(self) -> str:
-        texts = (json.dumps(value) for value in (self.there, self.now))
+        texts = (_short(value) for value in (self.there, self.now))
         there, now = (text if len(text) <= 60 else f"{text[:57]}..." for text in texts)
         return f"{self.path}: {there} there, {now} now"
+
+
+def _short(value: Any) -> str:
+    """JSON; of stages only their names."""
+    if isinstance(value, list) and value and all(isinstance(one, dict) and "name" in one for one in value):
+        return ", ".join(str(one["name"]) for one in value)
+    return json.dumps(value)
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[Difference]:
@@ -155,6 +162,12 @@ class Workdir:
         if all(re.fullmatch(LENGTH, field.path) for field in fields):
             self.lengthened = fields
             return
+        tasks = [config.get("objective", {}).get("name") for config in (self.before, self.config)]
+        if tasks[0] != tasks[1]:
+            raise UserError(
+                f"--workdir={self.folder} holds a run of another task (objective {tasks[0]!r}, this is {tasks[1]!r}): "
+                f"give another folder. {self.way_on()}"
+            )
         raise UserError(
             f"--workdir={self.folder} holds a run of another config; give another folder, or the same values:\n  "
             + "\n  ".join([*map(str, fields), self.way_on()])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxdino.core.command import finish
+from jaxdino.core.command import expanded, finish
 from jaxdino.core.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -45,3 +45,21 @@ def test_a_closed_pipe_ends_quietly(command):
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_tilde_is_the_home_folder_after_an_equals_sign_too(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    given = [
+        "--workdir=~/runs",
+        "~/a.jpg",
+        "~",
+        "--config.data.root=~",
+        "--config.stages[0].name=~/x",
+        "a~b",
+        "--p=x~/y",
+    ]
+    assert expanded(given) == [
+        "--workdir=/home/me/runs", "/home/me/a.jpg", "/home/me", "--config.data.root=/home/me",
+        "--config.stages[0].name=/home/me/x", "a~b", "--p=x~/y",
+    ]  # fmt: skip
+    assert expanded([]) == []

@@ -102,6 +102,7 @@ def test_a_setting_without_effect_is_named(file, args, line):
         ("ssl.py", ["objective.method=dinov2", "objective.mask_prob=0.3", "evaluation.k=(5,)"]),
         ("clipdinosam.py", ["objective.align=1.0", "objective.temperature=0.1", "stages[1].lora.clip.rank=8"]),
         ("progressive.py", ["skip_optional"]),
+        ("gradual.py", ["stages[0].steps=2", "stages[0].epochs=None"]),
         ("linear.py:resnet18", ["data.classes=leaf"]),  # the listing of the folder says it
         ("ssl.py", ["data.classes=leaf", "evaluation.root=DIR"]),
         ("linear.py", ["stages[0].epochs=-1"]),  # which the run refuses

@@ -116,6 +116,30 @@ def test_a_resumed_run_keeps_what_it_began_with(tmp_path):
         settled(f"model.weights={run}", workdir=tmp_path / "other")
 
 
+@pytest.mark.parametrize(
+    ("file", "args", "words"),
+    [
+        ("gradual.py:dinov3_vits16", ["model.weights=nothere.pth"], "nothere.pth: not found"),
+        ("gradual.py:dinov3_vits16", ["model.weights=no/folder/w.pth", "rates=own"], "folder no/folder does not exist"),
+        ("gradual.py:dinov3_vits17", ["model.weights=random"], "there is no model 'dinov3_vits17'"),
+    ],
+)
+def test_what_is_not_there_is_refused_before_anything_is_said_of_it(file, args, words):
+    lines, (name, _, model) = [], file.partition(":")
+    given = command(f"{CONFIGS / name}:{model}", [f"--config.{one}" for one in args])
+    with pytest.raises(UserError, match=words):
+        settle(given, None, lines.append)
+    assert lines == []
+
+
+def test_weights_in_the_home_folder_are_looked_at(tmp_path, monkeypatch):
+    """`~` reaches Python where it follows an equals sign; the rates are those of one's own weights all the same."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    saved(tmp_path / "ssl")
+    assert settled("model.weights=~/ssl")[0].rates == "own"
+    assert settled("model.weights=~/ssl", file="gradual.py:dinov3_custom")[0].rates == "own"
+
+
 def test_assumptions_in_the_words_of_a_run(tmp_path):
     """MoCo v3's ViT-S has the shapes of DINO's: the heads are said where the weights give the name."""
     torch.save(VisionTransformer(embed_dim=384, num_heads=12, num_classes=0).state_dict(), tmp_path / "w.pth")

@@ -156,7 +156,7 @@ def test_predict_prints_class_and_probability(finished, tmp_path, capsys):
     ("changes", "words"),
     [
         ({"batch_size": 30}, r"batch_size=30 .* 4 device"),
-        ({"batch_size": 4096}, "larger than the 10.. training images"),
+        ({"batch_size": 4096}, "larger than the 10.. training images: lower it, as in --config.data.batch_size=104"),
         ({"precision": "float23"}, "nearest: float32"),
         ({"mesh__fsdp": 3}, "4 devices"),
         ({"early_stopping__monitor": "val_acuracy"}, "val_accuracy"),

@@ -149,6 +149,16 @@ def test_a_folder_with_broken_json_or_under_a_file_is_refused(tmp_path, name):
         Workdir(tmp_path / name / "run", {})
 
 
+def test_a_folder_of_another_task_or_strategy_is_named_in_short(tmp_path):
+    there = {"objective": {"name": "classify"}, "stages": [{"name": "head", "rules": []}, {"name": "all", "rules": []}]}
+    write_json(tmp_path / "config.json", there)
+    with pytest.raises(UserError, match="objective 'classify', this is 'distill'") as error:
+        Workdir(tmp_path, {"objective": {"name": "distill"}, "stages": []})
+    assert "stages" not in str(error.value)
+    with pytest.raises(UserError, match="stages: head, all there, linear now"):
+        Workdir(tmp_path, {"objective": {"name": "classify"}, "stages": [{"name": "linear", "rules": []}]})
+
+
 def test_a_run_from_before_a_setting_goes_on_with_what_it_did(tmp_path):
     write_json(tmp_path / "config.json", {"data": {"root": "a", "val_split": None}})
     now = {"data": {"root": "a", "val_split": None, "train_split": None, "classes": "top"}}
