@@ -43,6 +43,10 @@ def from_json(own: Preprocess, json: Json | None) -> tuple[Preprocess, list[str]
     given = class_defaults(json) | {name: value for name, value in json.items() if value is not None}
     how, more = _geometry(own, given)
     mean, std = _statistics(own, given)
+    if min(mean) > 1:
+        more.append(
+            f"warning: {PROCESSOR} says a mean of {mean}, brighter than white (1): is do_rescale=false missing?"
+        )
     number = given.get("resample")
     if number is not None and number not in RESAMPLE:
         raise UserError(f"{PROCESSOR} says resample={number!r}; known: {_listed(RESAMPLE)}")

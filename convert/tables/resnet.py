@@ -98,6 +98,11 @@ def tell(shapes: Shapes, hints: Hints) -> Told:
     """
     config, hf = _config(shapes), ANCHORS[1] in shapes
     family, layout = (_family(shapes, config, hints), "hf") if hf else _same_keys(shapes, config, hints)
+    if not hf and "classifier.1.weight" in shapes:
+        raise UserError(
+            "the checkpoint is a segmentation network (torchvision's FCN or DeepLab), whose ResNet has dilated "
+            "convolutions that no key shows: such networks are not supported"
+        )
     if hints.layout not in (None, layout):
         raise UserError(f"the checkpoint is of the layout {layout!r} of {family}, not {hints.layout!r}")
     _check_json(hints.json)

@@ -153,6 +153,7 @@ def test_a_number_is_both_sides_or_the_shorter(given, mode):
         ({"do_sharpen": True}, "do_sharpen=True is not known"),
         ({"image_processor_type": "SegformerImageProcessor", "size": 96}, "SegformerImageProcessor, whose defaults"),
         ({"do_pad": True}, "do_pad=True: images are not padded"),
+        ({"image_mean": [124, 116, 104], "image_std": [58, 57, 57]}, "brighter than white"),
         ({"size": {"shortest_edge": 800, "longest_edge": 1333}}, "longest_edge was not followed"),
         ({"size": {"shortest_edge": 64}}, "without a crop"),
         ({"size": SQUARE, "crop_size": SQUARE, "do_center_crop": False}, "crop_size was not followed"),

@@ -163,6 +163,8 @@ def test_variants_with_the_same_keys_are_refused():
     for json in ({"architecture": "resnetblur50.bt_in1k"}, {"model_type": "resnet", "downsample_in_bottleneck": True}):
         with pytest.raises(UserError, match=r"config\.json"):
             recognise(shapes, hints=Hints(json=json))
+    with pytest.raises(UserError, match="FCN or DeepLab"):
+        recognise({f"backbone.{key}": shape for key, shape in shapes.items()} | {"classifier.1.weight": (512,)})
     with pytest.raises(UserError, match="ResNeXt"):
         recognise(shapes | {"layer1.0.conv2.weight": (64, 2, 3, 3)})
     with pytest.raises(UserError, match="variant"):
