@@ -67,4 +67,4 @@ def refuse(shapes: Shapes) -> None:
     if not any(key in shapes for key in (*TABLES, *ROTARY)):
         has = has or "without a position table"
     if has:
-        raise UserError(f"the checkpoint is a ViT {has}: such models are not supported")
+        raise UserError(f"such models are not supported: a ViT {has}")
