@@ -116,7 +116,7 @@ def _validated(axes: Any, records: Records, name: str, title: str) -> None:
         best = int(np.argmax(values))
         label = f"best: {values[best]:.2%} at step {steps[best]}"
         axes.plot(steps[best], values[best], "o", color=COLOURS[1], markersize=8, zorder=3, label=label)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+        axes.ticklabel_format(axis="y", style="plain", useOffset=False)  # as many digits as set the ticks apart
         axes.legend(loc="lower right")
 
 
@@ -170,12 +170,15 @@ def _entropy(axes: Any, records: Records) -> None:
 
 
 def _features(axes: Any, records: Records) -> None:
-    axes.plot(*_series(records, "feature_rank"), color=COLOURS[0], linewidth=1.6, label="rank (RankMe)")
-    axes.set_ylim(bottom=0)
-    axes.set_ylabel("rank")
     other = axes.twinx()
-    other.plot(*_series(records, "feature_std"), color=COLOURS[1], linewidth=1.6, label="spread (1 is even)")
-    other.set_ylim(bottom=0)
+    for at, key, colour, label, unit in (
+        (axes, "feature_rank", COLOURS[0], "rank (RankMe)", "rank"),
+        (other, "feature_std", COLOURS[1], "spread (1 is even)", "spread"),
+    ):
+        steps, values = _series(records, key)
+        at.plot(steps, values, color=colour, linewidth=1.6, label=label)
+        at.set_ylim(bottom=0, top=1.1 * np.nanmax(values, initial=1e-3))
+        at.set_ylabel(unit)
     other.grid(False)
     axes.set_title("The teacher's features over a batch")
     lines = [*axes.get_lines(), *other.get_lines()]
