@@ -25,6 +25,10 @@ def pytest_addoption(parser):
     parser.addoption("--record-parity", action="store_true", help="write convert/parity.json from the parity tests")
 
 
+LONG = ("train", "test_families.py")
+"""Parts of the paths of the tests that take longest, in the order in which they start."""
+
+
 def pytest_collection_modifyitems(items):
-    """Whole runs first: workers that take a file at a time then end together."""
-    items.sort(key=lambda item: "train" not in item.path.parts)
+    """The longest files first: workers that take a file at a time then end together."""
+    items.sort(key=lambda item: next((n for n, part in enumerate(LONG) if part in item.path.parts), len(LONG)))

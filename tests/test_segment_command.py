@@ -208,7 +208,11 @@ def test_after_ctrl_c_the_list_holds_what_is_there(run, tree, monkeypatch, capsy
 
     monkeypatch.setattr(*place, press)
     args = ["--workdir", run, "--prompt", "x", "--out", "o", "--table", "t.csv", "photos", "b.jpg"]
-    assert segment.main(args) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        assert segment.main(args) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted" and not (tree / "t.csv").exists()
     done = ["photos/a.png", "photos/sub/a.png"][: 1 if second.startswith("before") else 2]
     files = [f"o/{path.removeprefix('photos/')[:-4]}.{part}.png" for path in done for part in ("x", "overlay")]

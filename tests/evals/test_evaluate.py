@@ -124,7 +124,7 @@ def test_weights_that_do_not_say_all_take_the_flags_of_convert(folder, tmp_path,
     assert "assumed: 1 attention head (width 64 / 64); --num_heads overrules\n" in told
     assert "head on the class token" not in told  # features do not pass it
     assert "AssumedWarning" not in told
-    assert main([*flags, "--num_heads", "2", "--layout", "timm", "--image_size", "40"]) == 0
+    assert main([*flags, "--num_heads", "2", "--layout", "timm", "--image_size", "40", "--pos_grid", "4x4"]) == 0
     told = capsys.readouterr().err
     assert "assumed" not in told
     assert main([*flags, "--num_heads", "5"]) == 2
