@@ -148,6 +148,12 @@ class Workdir:
             raise UserError(f"--workdir={self.folder} cannot be written: {there} is no folder that lets you")
         file = self / "config.json"
         if not file.exists():
+            root = (self.config.get("data") or {}).get("root")
+            if root and self.folder.resolve().is_relative_to(Path(root).resolve()):
+                raise UserError(
+                    f"--workdir={self.folder} is inside data.root={root}, where the run's pictures would be taken for "
+                    "images: give a folder outside"
+                )
             others = [path.name for path in self.folder.glob("*")] if self.folder.exists() else []
             if others:
                 raise UserError(

@@ -255,8 +255,9 @@ def test_evaluation_images_are_read_in_the_range_of_the_training_images(tmp_path
 def test_images_without_labels_train_and_nothing_is_measured_on_them(tmp_path):
     for number in range(8):
         noise = np.random.default_rng(number).integers(0, 255, (20, 24, 3), np.uint8)
-        Image.fromarray(noise).save(tmp_path / f"{number}.png")
-    data = dict(data__name="images", data__root=str(tmp_path), data__batch_size=4, alarms__stop=False)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(noise).save(tmp_path / "images" / f"{number}.png")
+    data = dict(data__name="images", data__root=str(tmp_path / "images"), data__batch_size=4, alarms__stop=False)
     found = run(tiny_distill.config(1, **data), tmp_path / "run")
     assert found["finished"] and "knn_accuracy" not in found and found["class_names"] == []
 

@@ -159,6 +159,16 @@ def test_a_folder_of_another_task_or_strategy_is_named_in_short(tmp_path):
         Workdir(tmp_path, {"objective": {"name": "classify"}, "stages": [{"name": "linear", "rules": []}]})
 
 
+def test_a_new_run_inside_its_images_is_refused(tmp_path):
+    config = {"data": {"root": str(tmp_path), "classes": "top"}}
+    with pytest.raises(UserError, match="give a folder outside"):
+        Workdir(tmp_path / "runs" / "mine", config)
+    Workdir(tmp_path.parent / f"{tmp_path.name}_run", config)
+    (tmp_path / "old").mkdir()
+    write_json(tmp_path / "old" / "config.json", config)
+    Workdir(tmp_path / "old", config)  # which began before
+
+
 def test_a_run_from_before_a_setting_goes_on_with_what_it_did(tmp_path):
     write_json(tmp_path / "config.json", {"data": {"root": "a", "val_split": None}})
     now = {"data": {"root": "a", "val_split": None, "train_split": None, "classes": "top"}}
