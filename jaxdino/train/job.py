@@ -131,7 +131,8 @@ def check_stage(stage: Stage, devices: int, images: int, monitors: tuple[str, ..
             f"slice(s): give a multiple of {devices * stage.accumulate}"
         )
     if batch > images:
+        slices = devices * stage.accumulate
         raise UserError(
             f"{where}: batch_size={batch} is larger than the {images} training images: lower it, as in "
-            f"--config.data.batch_size={max(images // 10, 1) * devices * stage.accumulate}"
+            f"--config.data.batch_size={max(images // 10 // slices, 1) * slices}"
         )
