@@ -8,10 +8,7 @@ from pathlib import Path
 from jaxdino.core.host_memory import keep_freed
 from tests.torchvision_stub import import_torchvision
 
-XLA_FLAGS = (
-    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"  # compiling is most of the time
-)
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAGS}"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 CACHE = Path(tempfile.gettempdir()) / f"jaxdino-test-cache-{os.getuid()}"
