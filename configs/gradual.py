@@ -8,7 +8,7 @@ best weights go on. For a ViT the stages are head; head, final norm and last 2 b
 same words mean head; head and layer4; all.
 
 Measured on the embedded digits (first command), and with the same budget from random weights
-(`--config.model.weights=random`):
+(`--config.model.weights=random --config.rates=public`):
 
     stage   val accuracy   from random weights
     head          0.981                  0.290
