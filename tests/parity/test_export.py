@@ -240,7 +240,7 @@ def test_leftovers_of_a_kill_are_mended(loaded, tmp_path):
 def test_a_model_of_ours_takes_no_overrules(loaded, tmp_path):
     found = loaded("hf dinov3").ours
     save_model(tmp_path / "ours", found.card, found.flat)
-    with pytest.raises(jaxdino.UserError, match="prefix, num_heads"):
+    with pytest.raises(jaxdino.UserError, match="--prefix, --num_heads"):
         load_pretrained(tmp_path / "ours", prefix="teacher", num_heads=4)
 
 
