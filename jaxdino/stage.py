@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from jaxdino.core import options
 from jaxdino.core.errors import UserError
+from jaxdino.core.options import check_range
 from jaxdino.core.rules import did_you_mean
 
 # Paths without weight decay: biases, scales of norms, layer scale, tokens, positions, CLIP's temperature.
@@ -279,17 +281,6 @@ def stages(config: Mapping) -> tuple[Stage, ...]:
     return (chosen[number - 1],)
 
 
-def check_range(what: str, value: Any, interval: str) -> None:
-    """Raises UserError unless a number, or each of several, lies in an interval like "[0, 1)"; nan never does."""
-    low, high = (float(end) for end in interval[1:-1].split(","))
-    for number in value if isinstance(value, tuple | list) else (value,):
-        above = number > low or (interval[0] == "[" and number == low)
-        below = number < high or (interval[-1] == "]" and number == high)
-        if not (above and below):
-            bounds = f"at least {low:g}" if interval.endswith(" inf)") and interval[0] == "[" else f"in {interval}"
-            raise UserError(f"{what}={value} must be {bounds}")
-
-
 def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What is set of it, at any depth: a part with nothing set in it is not there."""
     inner = {key: _given(one) if hasattr(one, "items") else one for key, one in settings.items()}
@@ -306,14 +297,11 @@ def _inherited(group: Any) -> Mapping[str, str]:
 def _read(cls: type, given: Any, base: Any, inherits: Mapping[str, str], where: str) -> dict[str, Any]:
     """The fields of `cls` that `given` or, for want of it, the config `base` sets to something."""
     given = vars(given) if isinstance(given, cls) else given
-    names = [f.name for f in fields(cls)]
-    for name in given:
-        if name not in names:
-            raise UserError(f"{where} has no field {name!r}; {did_you_mean(name, names)}")
-    values = {name: given.get(name) for name in names}
+    options.check_names(cls, given, where)
+    found = dict(given.items())
     for name, path in inherits.items():
         node = base
         for part in path.split("."):
             node = node[part] if node is not None and part in node else None
-        values[name] = node if values[name] is None else values[name]
-    return {name: value for name, value in values.items() if value is not None}
+        found[name] = node if found.get(name) is None else found[name]
+    return options.values(cls, found, where)

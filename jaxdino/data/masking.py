@@ -15,8 +15,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from jaxdino.core import options
 from jaxdino.core.errors import UserError
-from jaxdino.core.rules import did_you_mean
 
 TRIES = 10  # for a box that fits
 STEPS = (math.sqrt(11) % 1, math.e % 1)  # of a dozen irrational ones, the evenest over devices and slices
@@ -54,15 +54,8 @@ class Masking:
 
     @classmethod
     def of(cls, given: "Mapping | Masking") -> "Masking":
-        """Reads a dict or ConfigDict. Raises UserError for an unknown field."""
-        if isinstance(given, cls):
-            return given
-        names = [field.name for field in dataclasses.fields(cls)]
-        for name in given:
-            if name not in names:
-                raise UserError(f"masking has no field {name!r}; {did_you_mean(name, names)}")
-        values = {name: value for name, value in given.items() if value is not None}
-        return cls(**{name: tuple(value) if name == "ratio" else value for name, value in values.items()})
+        """Read a dict or ConfigDict (see `options.read`)."""
+        return options.read(cls, given, "masking")
 
     def grid(self, size: int) -> tuple[int, int]:
         """(h, w), the patches of a view of `size` pixels. Raises UserError if they do not fill it."""

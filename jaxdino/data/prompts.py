@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from jaxdino.core import options
 from jaxdino.core.errors import UserError
-from jaxdino.core.rules import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,15 +55,8 @@ class PromptConfig:
 
     @classmethod
     def of(cls, given: "Mapping | PromptConfig | None") -> "PromptConfig":
-        """Reads a dict or ConfigDict. Raises UserError for an unknown field."""
-        if isinstance(given, cls):
-            return given
-        values = dict(given.items()) if given is not None else {}
-        known = [field.name for field in dataclasses.fields(cls)]
-        for field in values:
-            if field not in known:
-                raise UserError(f"prompts has no field {field!r}; {did_you_mean(field, known)}")
-        return cls(**values)
+        """Read a dict or ConfigDict (see `options.read`)."""
+        return options.read(cls, given, "prompts")
 
     @property
     def slots(self) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdino.core import options
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import nearest
 from jaxdino.data.channels import RGB, Reading
@@ -88,15 +89,8 @@ class DataConfig:
 
     @classmethod
     def of(cls, cfg: "Mapping | DataConfig | None") -> "DataConfig":
-        """Reads a dict or ConfigDict. Raises UserError for an unknown field."""
-        if isinstance(cfg, cls):
-            return cfg
-        values = dict(cfg.items()) if cfg is not None else {}
-        known = [field.name for field in dataclasses.fields(cls)]
-        for field in values:
-            if field not in known:
-                raise UserError(f"unknown data option {field!r}; nearest: {', '.join(nearest(field, known))}")
-        return cls(**values)
+        """Read a dict or ConfigDict (see `options.read`)."""
+        return options.read(cls, cfg, "data")
 
 
 @dataclasses.dataclass(frozen=True)

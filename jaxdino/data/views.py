@@ -5,8 +5,8 @@ A recipe says both: the crop is cut on the host (`multicrop`), the rest happens 
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from jaxdino.core import options
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 
@@ -64,15 +64,8 @@ class View:
 
     @classmethod
     def of(cls, given: "Mapping | View") -> "View":
-        """Reads a dict or ConfigDict; None leaves a field at its default. Raises UserError for an unknown field."""
-        if isinstance(given, cls):
-            return given
-        kinds = {field.name: field.type for field in dataclasses.fields(cls)}
-        for name in given:
-            if name not in kinds:
-                raise UserError(f"a view has no field {name!r}; {did_you_mean(name, kinds)}")
-        values = {name: value for name, value in given.items() if value is not None}
-        return cls(**{name: _as(name, kinds[name], value) for name, value in values.items()})
+        """Read a dict or ConfigDict (see `options.read`)."""
+        return options.read(cls, given, "a view")
 
 
 INF = float("inf")
@@ -124,17 +117,3 @@ def expanded(views: Sequence[View], kind: str) -> tuple[View, ...]:
     """One `View` of count 1 for each crop of that kind, in order."""
     chosen = [view for view in views if view.kind == kind]
     return tuple(dataclasses.replace(view, count=1) for view in chosen for _ in range(view.count))
-
-
-def _as(name: str, kind: Any, value: Any) -> Any:
-    """A config's value as the field's type: a pair from any sequence, a whole number of pixels."""
-    try:
-        if kind in (int, float, str):
-            if isinstance(value, str) != (kind is str) or kind(value) != value:
-                raise ValueError
-            return kind(value)
-        low, high = value
-        return float(low), float(high)
-    except (TypeError, ValueError):
-        what = kind.__name__ if kind in (int, float, str) else "pair of numbers"
-        raise UserError(f"a view's {name}={value!r} is no {what}") from None

@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from jaxdino.core import options
 from jaxdino.core.errors import UserError
-from jaxdino.core.rules import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +49,8 @@ class LoRA:
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> "LoRA":
-        """From a config; UserError with the nearest name for a field that there is not."""
-        known = [field.name for field in dataclasses.fields(cls)]
-        for name in fields:
-            if name not in known:
-                raise UserError(f"LoRA has no field {name!r}; {did_you_mean(name, known)}")
-        return cls(**fields)
+        """Read a dict or ConfigDict (see `options.read`)."""
+        return options.read(cls, fields, "LoRA")
 
     @property
     def scale(self) -> float:

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from jaxdino.core import options
 from jaxdino.core.errors import UserError
-from jaxdino.core.rules import did_you_mean
-from jaxdino.stage import check_range
+from jaxdino.core.options import check_range
 
 NEGATIVES = ("none", "both", "reference")
 CENTRINGS = ("centre", "sinkhorn", "none")
@@ -54,18 +54,12 @@ class Distill:
 
     def changed(self, given: Mapping[str, Any], where: str) -> "Distill":
         """The settings with what is given otherwise. Raises UserError for an unknown field or a value out of range."""
-        _check_fields(Distill, given, f"{where}: the objective")
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-        settings = dataclasses.replace(self, **values)
+        settings = options.read(Distill, given, f"{where}: the objective", base=self)
         for name, interval in INTERVALS.items():
             check_range(f"{where}: objective.{name}", getattr(settings, name), interval)
-        if settings.centring not in CENTRINGS:
-            hint = did_you_mean(settings.centring, CENTRINGS)
-            raise UserError(f"{where}: centring={settings.centring!r} is not known; {hint}")
-        if settings.gram_negatives not in NEGATIVES:
-            hint = did_you_mean(settings.gram_negatives, NEGATIVES)
-            raise UserError(f"{where}: gram_negatives={settings.gram_negatives!r} is not known; {hint}")
-        if len(settings.mask_ratio) != 2 or list(settings.mask_ratio) != sorted(settings.mask_ratio):
+        options.check_choice(f"{where}: centring", settings.centring, CENTRINGS)
+        options.check_choice(f"{where}: gram_negatives", settings.gram_negatives, NEGATIVES)
+        if list(settings.mask_ratio) != sorted(settings.mask_ratio):
             raise UserError(f"{where}: mask_ratio={settings.mask_ratio} must be two numbers, the smaller first")
         if not any(getattr(settings, name) for name in TERMS):
             raise UserError(f"{where}: all of {', '.join(TERMS)} are 0: there is nothing to learn from")
@@ -102,18 +96,10 @@ class Projection:
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "Projection":
         """From a config. Raises UserError for an unknown field or an empty head."""
-        _check_fields(cls, given, "projection")
-        projection = cls(**given)
+        projection = options.read(cls, given, "projection")
         for name in ("out_dim", "hidden_dim", "bottleneck_dim", "num_layers"):
             check_range(f"projection.{name}", getattr(projection, name), "[1, inf)")
         return projection
-
-
-def _check_fields(cls: type, given: Mapping[str, Any], what: str) -> None:
-    known = [field.name for field in dataclasses.fields(cls)]
-    for name in given:
-        if name not in known:
-            raise UserError(f"{what} has no field {name!r}; {did_you_mean(name, known)}")
 
 
 _DINOV2 = dict(
@@ -142,6 +128,5 @@ TERMS = ("dino", "ibot", "koleo", "gram", "anchor")
 
 def method_named(name: str) -> Distill:
     """A published combination; UserError with the nearest names if there is none of that name."""
-    if name not in METHODS:
-        raise UserError(f"objective.method={name!r} is not known; {did_you_mean(name, METHODS)}")
+    options.check_choice("objective.method", name, tuple(METHODS))
     return Distill(**METHODS[name])

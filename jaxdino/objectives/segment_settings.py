@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from jaxdino.core import options
 from jaxdino.core.errors import UserError
-from jaxdino.core.rules import did_you_mean
-from jaxdino.stage import check_range
+from jaxdino.core.options import check_range
 
 TERMS = ("dice", "bce", "iou", "align", "ssl")
 
@@ -36,12 +36,8 @@ class Segmenting:
 
     def changed(self, given: Mapping[str, Any], where: str) -> "Segmenting":
         """The settings with what is given otherwise. Raises UserError for an unknown field or a value out of range."""
-        known = [field.name for field in dataclasses.fields(self)]
-        for name in given:
-            if name not in known:
-                raise UserError(f"{where}: the objective has no field {name!r}; {did_you_mean(name, known)}")
-        settings = dataclasses.replace(self, **given)
-        for name in known:
+        settings = options.read(Segmenting, given, f"{where}: the objective", base=self)
+        for name in vars(settings):
             interval = "(0, inf)" if name == "temperature" else "[0, inf)"
             check_range(f"{where}: objective.{name}", getattr(settings, name), interval)
         if not any(getattr(settings, name) for name in TERMS):

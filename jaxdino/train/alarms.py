@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jaxdino.core.options import check_range
 from jaxdino.objectives.health import Health
-from jaxdino.stage import check_range
 from jaxdino.train.task import Metrics
 from jaxdino.train.watch import Lost
 

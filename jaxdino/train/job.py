@@ -11,9 +11,10 @@ from jax.sharding import Mesh
 from jaxdino import optim
 from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
+from jaxdino.core.options import check_range
 from jaxdino.core.rules import did_you_mean
 from jaxdino.models.lora import leaves
-from jaxdino.stage import Stage, check_range, stages
+from jaxdino.stage import Stage, stages
 from jaxdino.strategy import resolve
 from jaxdino.train import weights
 from jaxdino.train.classification import Classification

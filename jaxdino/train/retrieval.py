@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdino.core import sharding
+from jaxdino.core.options import check_range
 from jaxdino.core.params import Flat, Skeleton, bind
 from jaxdino.data import device_aug, pipeline
 from jaxdino.data.sources import DataConfig, Source
@@ -18,7 +19,6 @@ from jaxdino.evals import features, pools
 from jaxdino.evals.knn import knn_accuracy
 from jaxdino.evals.probe import linear_probe
 from jaxdino.models.spec import ModelSpec
-from jaxdino.stage import check_range
 from jaxdino.train import data, pixels, weights
 from jaxdino.train.results import model_words
 from jaxdino.train.task import Metrics

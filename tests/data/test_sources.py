@@ -149,7 +149,7 @@ def test_an_unknown_split_says_what_was_found(tmp_path):
     ("options", "message"),
     [
         ({"name": "digit"}, "unknown data source 'digit'; nearest: digits"),
-        ({"on_bda": "skip"}, "unknown data option 'on_bda'; nearest: on_bad"),
+        ({"on_bda": "skip"}, "data has no field 'on_bda'; nearest: on_bad"),
         ({"on_bad": "ignore"}, "one of: skip, stop"),
         ({"val_ratio": 0.6, "test_ratio": 0.4}, "below 1"),
         ({"num_threads": -1}, "at least 0"),

@@ -236,7 +236,7 @@ def test_parts_of_a_swiglu():
         ({"last_blocks": 3}, "the model has 2"),
         ({"targets": ()}, "targets"),
         ({"rank": 0}, "rank=0"),
-        ({"rank": 2.0}, "rank=2.0"),
+        ({"rank": 2.5}, "rank=2.5"),
         ({"alpha": -1}, "alpha"),
         ({"dropout": 1.0}, "dropout"),
         ({"last_blocks": 0}, "last_blocks"),

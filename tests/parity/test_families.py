@@ -32,8 +32,6 @@ GRADIENT_TOLERANCE = 1e-4
 VANISHING = 1e-5
 """Below this share of the largest gradient there is only rounding: the keys' bias, which softmax takes away."""
 CHANGE = 1e-2
-QUICK = {"xla_backend_optimization_level": 0}
-"""Of the compiler: what runs a few times is compiled longer than it runs."""
 
 
 def arrays(given) -> dict[str, np.ndarray]:
@@ -45,7 +43,7 @@ def arrays(given) -> dict[str, np.ndarray]:
 @functools.cache
 def compiled(name: str, spec, num_classes: int, pool: str, dtype=jnp.float32):
     skeleton = spec.skeleton(num_classes, pool=pool, dtype=dtype)
-    return jax.jit(lambda flat, given: FAMILY_CASES[name].ours(bind(skeleton, flat), given), compiler_options=QUICK)
+    return jax.jit(lambda flat, given: FAMILY_CASES[name].ours(bind(skeleton, flat), given))
 
 
 def look(name: str, pretrained, given, flat=None, dtype=jnp.float32) -> dict[str, np.ndarray]:
@@ -121,7 +119,7 @@ def gradients(name: str, pretrained, given) -> dict[str, np.ndarray]:
         seen = FAMILY_CASES[name].ours(bind(skeleton, params | others), arrays(given))
         return objective([seen[place] for place in sorted(seen)], jnp)
 
-    return jax.tree.map(np.asarray, jax.jit(jax.grad(loss), compiler_options=QUICK)(params)) | others
+    return jax.tree.map(np.asarray, jax.jit(jax.grad(loss))(params)) | others
 
 
 @pytest.mark.parametrize("name", THOROUGH)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import child
 import numpy as np
 import pytest
 import tiny_distill
@@ -53,7 +54,7 @@ def pretrained(tmp_path_factory) -> Path:
 
 
 def process(weights: Path, folder: Path, *more: object) -> tuple[int, str]:
-    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'train'}", "XLA_FLAGS": ""}
+    env = child.environment()
     command = [sys.executable, str(Path(tiny_distill.__file__)), str(weights), str(folder), *map(str, more)]
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
     return done.returncode, done.stdout + done.stderr

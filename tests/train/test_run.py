@@ -2,11 +2,11 @@
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+import child
 import numpy as np
 import pytest
 import tiny
@@ -31,7 +31,7 @@ def timeless(folder: Path) -> list[dict]:
 
 def start(folder: Path, *more: object) -> subprocess.Popen:
     """The tiny run as a process of its own, on one device."""
-    env = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    env = child.environment()
     command = [sys.executable, str(Path(tiny.__file__)), str(folder), *map(str, more)]
     return subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

@@ -1,11 +1,11 @@
 """Whole runs of segmentation: what each stage trains and leaves alone, how stages follow, what is refused."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+import child
 import numpy as np
 import pytest
 import tiny_segment
@@ -173,7 +173,7 @@ def test_no_progress_is_lost_when_adapters_are_merged_go_on_or_begin(dora):
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
-    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'train'}", "XLA_FLAGS": ""}
+    env = child.environment()
 
     def process(folder: Path, *more: str) -> int:
         command = [sys.executable, str(Path(tiny_segment.__file__)), str(folder), *more]
