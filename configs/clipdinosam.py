@@ -21,7 +21,7 @@ Adapters that two stages share go on; DINO's are merged before `full`. By flags:
 Without a model, everything is small and embedded: generated scenes of coloured shapes, the digits' backbone, a CLIP and
 a SAM of random weights. Measured with the first command, 352 seconds on two cores:
 
-    stage    val.miou   val.dice   trainable parameters
+    stage    val/miou   val/dice   trainable parameters
     align       0.577      0.736   109,088
     adapt       0.630      0.784   121,376
     refine      0.655      0.802   121,376
@@ -62,7 +62,7 @@ def get_config(model: str | None = None) -> ConfigDict:
     config.data.name = "shapes" if tiny else "masks"
     config.data.augment = "none"
     config.data.batch_size = 16
-    config.early_stopping.monitor = "val.miou"
+    config.early_stopping.monitor = "val/miou"
     decoder = dict(rank=8, alpha=16.0, targets=("@linear",))
     dino = dict(rank=8, alpha=16.0, targets=("q", "v"), last_blocks=4)
     config.stages = (

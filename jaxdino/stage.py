@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from jaxdino.core import options
+from jaxdino.core import metric_names, options
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_range
 from jaxdino.core.rules import did_you_mean
@@ -173,7 +173,7 @@ class Stage:
     steps: int | None = None
     patience: int = 0
     min_delta: float = 0.0
-    monitor: str = "val_accuracy"
+    monitor: str = "val/accuracy"
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     no_decay: tuple[str, ...] = NO_DECAY
@@ -216,6 +216,7 @@ class Stage:
             key: Group(**_read(Group, group, base, _inherited(group), f"{where}: group {key!r}"))
             for key, group in values["groups"].items()
         }
+        values["monitor"] = metric_names.present(values.get("monitor", Stage.monitor))
         stage = cls(**values)
         stage._check(where)
         return stage

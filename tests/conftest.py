@@ -1,4 +1,4 @@
-"""Four CPU devices, quick compilation, rank promotion refused, compiled programs kept; pyproject: warnings are errors."""
+"""Four CPU devices, quick compilation that is kept between runs, rank promotion refused; warnings are errors."""
 
 import importlib.util
 import os

@@ -230,7 +230,7 @@ def test_length_and_gain():
     stage = make_stage(**HEAD_ONLY, steps=25)
     assert stage.length(10) == 10 and stage.length(100) == 25
     assert stage.gain(0.5, None) == math.inf and stage.gain(0.6, 0.5) == pytest.approx(0.1)
-    assert make_stage(**HEAD_ONLY, monitor="val_loss").gain(0.6, 0.5) == pytest.approx(-0.1)
+    assert make_stage(**HEAD_ONLY, monitor="val/loss").gain(0.6, 0.5) == pytest.approx(-0.1)
 
 
 def test_optional_stages_can_be_skipped_and_names_are_unique():

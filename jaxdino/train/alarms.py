@@ -29,7 +29,7 @@ def judge(session: Any, reading: Metrics, thresholds: Mapping[str, Any], **of_ru
     settings["grace_steps"] = max(settings["grace_steps"], int(max(waits) * first.steps_per_epoch))
     health = Health(**settings, **of_run)
     health.state = now.health or health.state
-    numbers = {name: value for name, value in reading.items() if isinstance(value, float)}
+    numbers = {name.removeprefix("val/"): value for name, value in reading.items() if isinstance(value, float)}
     why = health.judge(now.step, numbers)
     now.health, session.healthy = health.state, health.healthy
     if why is None:

@@ -23,7 +23,7 @@ from jaxdino.train import adapters, data, metrics, pixels, plots, precision, res
 from jaxdino.train.task import Metrics, Part, State
 from jaxdino.train.workdir import say
 
-MONITORS = ("val_accuracy", "val_balanced_accuracy", "val_macro_f1", "val_loss", "val_top5_accuracy")
+MONITORS = ("val/accuracy", "val/balanced_accuracy", "val/macro_f1", "val/loss", "val/top5_accuracy")
 
 
 class Classification:
@@ -34,8 +34,8 @@ class Classification:
     """
 
     arrays: ClassVar = ("image", "label", "weight")
-    shown: ClassVar = "val_accuracy"
-    columns: ClassVar = ("val_accuracy", "val_balanced_accuracy")
+    shown: ClassVar = "val/accuracy"
+    columns: ClassVar = ("val/accuracy", "val/balanced_accuracy")
     hands_on: ClassVar = "best"
 
     def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None]):
@@ -120,7 +120,7 @@ class Classification:
     def references(self, session: Any) -> dict[str, Metrics]:
         """The most frequent class alone, and the first weights where they were measured."""
         given = session.progress.baseline
-        common = {"val_" + name: value for name, value in self._most_frequent("val").items() if name != "class"}
+        common = {f"val/{name}": value for name, value in self._most_frequent("val").items() if name != "class"}
         return {"most frequent class": common} | ({"start": given} if given else {})
 
     def _most_frequent(self, split: str) -> dict[str, Any]:
@@ -154,9 +154,9 @@ class Classification:
         return step.compile_eval_step(skeleton, normalize, self.mesh)
 
     def _evaluate(self, session: Any, part: Part, split: str, eval_step: Callable, flat: Flat) -> Metrics:
-        """The metrics of a whole split, over all devices and processes: {"val_accuracy": ...}."""
+        """The metrics of a whole split, over all devices and processes: {"val/accuracy": ...}."""
         found = metrics.classification(*self._answers(session, part, split, eval_step, flat))
-        return {f"{split}_{name}": value for name, value in found.items()}
+        return {f"{split}/{name}": value for name, value in found.items()}
 
     def _answers(
         self, session: Any, part: Part, split: str, eval_step: Callable, flat: Flat
@@ -224,8 +224,8 @@ class Classification:
         ]
         if split == "val":
             lines.append("the data has no test split: these are the images that chose the model, which flatters it")
-        summary = {f"{split}_{name}": value for name, value in found.items()}
-        return summary | {f"{split}_most_frequent_class": common, f"{split}_per_class": classes}, lines
+        summary = found | {"most_frequent_class": common, "per_class": classes}
+        return {f"{split}/{name}": value for name, value in summary.items()}, lines
 
     def pictures(self, session: Any) -> None:
         """Loss, learning rates, accuracy."""

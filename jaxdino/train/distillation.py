@@ -43,8 +43,8 @@ class Distillation:
     """
 
     arrays: ClassVar = ("global", "local", "mask", "weight")
-    shown: ClassVar = "knn_accuracy"
-    columns: ClassVar = ("knn_accuracy",)
+    shown: ClassVar = "val/knn_accuracy"
+    columns: ClassVar = ("val/knn_accuracy",)
     hands_on: ClassVar = "latest"
 
     def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None]):

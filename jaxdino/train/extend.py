@@ -56,7 +56,7 @@ def reached(folder: Workdir) -> Progress | None:
         saved = checkpoints.latest()
     finally:
         checkpoints.close()
-    return Progress(**saved[1]) if saved else None
+    return Progress.of(saved[1]) if saved else None
 
 
 def refusal(folder: Workdir, why: str) -> UserError:

@@ -74,7 +74,7 @@ class MaskMeasure:
         self._look = _compiled(spec, settings, mesh, **how)
 
     def __call__(self, session: Any, split: str, flat: Flat) -> tuple[Metrics, dict[str, Metrics]]:
-        """The metrics of a whole split, {"val.miou": ...}, and those of each prompt.
+        """The metrics of a whole split, {"val/miou": ...}, and those of each prompt.
 
         Raises:
           Stopped: if the run is told to stop meanwhile.
@@ -105,7 +105,7 @@ class MaskMeasure:
         counts = {name: np.concatenate(values) for name, values in found.items()}
         metrics = evals.summarise(counts, counts.pop("prompt"), self.names)
         per_prompt = metrics.pop("per_prompt")
-        return {f"{split}.{name}": value for name, value in {**metrics, "loss": loss}.items()}, per_prompt
+        return {f"{split}/{name}": value for name, value in {**metrics, "loss": loss}.items()}, per_prompt
 
     def draw(self, split: str, flat: Flat, file: Path) -> None:
         """Image, prompt, truth and prediction of pairs spread over a split, of different images where there are enough.

@@ -81,7 +81,7 @@ def _spans(records: Records) -> list[tuple[str, int]]:
     return list(spans.items())
 
 
-def _loss(axes: Any, records: Records, validation: str = "val_loss") -> None:
+def _loss(axes: Any, records: Records, validation: str = "val/loss") -> None:
     steps, losses = _series(records, "loss")
     axes.plot(steps, losses, color=COLOURS[0], alpha=0.3, linewidth=1, label="training, each logged step")
     axes.plot(steps, _smooth(losses), color=COLOURS[0], linewidth=1.8, label="training, smoothed")
@@ -131,12 +131,12 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return np.array([values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))])
 
 
-_accuracy = partial(_validated, name="val_accuracy", title="Validation accuracy")
-_miou = partial(_validated, name="val.miou", title="Mean IoU on the validation pairs")
+_accuracy = partial(_validated, name="val/accuracy", title="Validation accuracy")
+_miou = partial(_validated, name="val/miou", title="Mean IoU on the validation pairs")
 CLASSIFICATION: dict[str, Painter] = {"loss": _loss, "learning_rates": _rates, "val_accuracy": _accuracy}
 """What is drawn of a classifier's run: {file name: painter}."""
 SEGMENTATION: dict[str, Painter] = {
-    "loss": partial(_loss, validation="val.loss"),
+    "loss": partial(_loss, validation="val/loss"),
     "learning_rates": _rates,
     "val_miou": _miou,
 }
@@ -186,7 +186,7 @@ def _features(axes: Any, records: Records) -> None:
 
 
 def _knn(axes: Any, records: Records, baseline: Mapping[str, float]) -> None:
-    steps, accuracy = _series(records, "knn_accuracy")
+    steps, accuracy = _series(records, "val/knn_accuracy")
     steps, accuracy = np.append(0, steps), np.append(baseline["start"], accuracy)
     axes.plot(steps, accuracy, color=COLOURS[0], linewidth=1.8, marker="o", markersize=3.5, label="the teacher")
     axes.axhline(baseline["pixels"], color=COLOURS[5], linewidth=1.2, linestyle=(0, (4, 3)), label="raw pixels")

@@ -3,8 +3,10 @@
 import dataclasses
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
+from jaxdino.core.metric_names import renamed
 from jaxdino.stage import Stage
 
 Metrics = dict[str, float]
@@ -25,7 +27,7 @@ class Progress:
       reference, stale: the plateau rule: the last value that gained min_delta, and epochs since then.
       seconds: spent in this stage, over all sessions.
       best_model: index of the stage whose model is in best/, where its weights come from, and all its metrics:
-        {"stage": 0, "origin": {...}, "val_loss": ...}.
+        {"stage": 0, "origin": {...}, "val/loss": ...}.
       unread: places in the batches since the last validation whose image could not be read.
       done: the summary's entries of the stages before.
       batches: the position of the training data. log_size: bytes of metrics.jsonl.
@@ -55,6 +57,11 @@ class Progress:
     baseline: Metrics = dataclasses.field(default_factory=dict)
     health: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> "Progress":
+        """Read the counters that a checkpoint keeps."""
+        return cls(**{name: value if name == "health" else renamed(value) for name, value in saved.items()})
+
     def start(self, stage: Stage, metrics: Metrics) -> None:
         """Count what the stage starts from as its best so far."""
         if not math.isnan(metrics[stage.monitor]):
@@ -64,7 +71,7 @@ class Progress:
         """Counts a validated epoch; True if it is the stage's best so far. A metric that is nan never is.
 
         A stage that monitors nothing takes the latest for the best; an epoch without the metric, or while the run is
-        not healthy, is only counted. On an exact tie with what the stage was given the lower val_loss decides; of its
+        not healthy, is only counted. On an exact tie with what the stage was given the lower val/loss decides; of its
         own epochs the first is kept.
         """
         self.epochs += 1
@@ -82,7 +89,7 @@ class Progress:
         else:
             self.stale += 1
         given = value == self.best and not self.best_epoch(stage)
-        tie = given and metrics.get("val_loss", math.inf) < self.best_metrics.get("val_loss", -math.inf)
+        tie = given and metrics.get("val/loss", math.inf) < self.best_metrics.get("val/loss", -math.inf)
         better = not math.isnan(value) and (tie or stage.gain(value, self.best) > 0)
         if better:
             self.best, self.best_metrics, self.origin = value, metrics, here
@@ -95,7 +102,7 @@ class Progress:
     def beats_best_model(self, last: Stage) -> bool:
         """Whether this stage's best is better than the model in best/, by what the run's last stage monitors.
 
-        On an exact tie the lower val_loss decides; what has no such metric, or nan, never wins over what has.
+        On an exact tie the lower val/loss decides; what has no such metric, or nan, never wins over what has.
         """
         if self.best_model is None or not last.monitor:
             return True
@@ -103,7 +110,7 @@ class Progress:
         if math.isnan(mine) or math.isnan(theirs):
             return math.isnan(theirs) and not math.isnan(mine)
         if mine == theirs:
-            return self.best_metrics.get("val_loss", 0.0) < self.best_model.get("val_loss", math.inf)
+            return self.best_metrics.get("val/loss", 0.0) < self.best_model.get("val/loss", math.inf)
         return last.gain(mine, theirs) > 0
 
     def best_epoch(self, stage: Stage) -> int:

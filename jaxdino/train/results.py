@@ -33,8 +33,7 @@ def results_table(
       references: {name: its metrics}, what the stages compare with.
       origin: of the delivered model, as `model_words` takes it.
     """
-    shown = [name.replace("_", " ") for name in columns]
-    rows = [("stage", "% trainable", "best epoch", *shown, "seconds", "delivered")]
+    rows = [("stage", "% trainable", "best epoch", *columns, "seconds", "delivered")]
     for name, metrics in references.items():
         yes = "yes" if name == "start" and not origin else ""
         rows.append((f"({name})", NONE, NONE, *_values(metrics, columns), NONE, yes))

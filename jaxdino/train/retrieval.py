@@ -25,6 +25,7 @@ from jaxdino.train.task import Metrics
 
 Features = tuple[np.ndarray, np.ndarray]
 """Features (N, D) and labels (N,) of a split."""
+KNN = "val/knn_accuracy"
 PIXELS = 32  # the side that raw pixels are compared at
 
 
@@ -33,7 +34,7 @@ class Retrieval:
     """Labelled images, and how they are looked at.
 
     Attributes:
-      k: numbers of neighbours that the bank is large enough for; the largest is `knn_accuracy`.
+      k: numbers of neighbours that the bank is large enough for; the largest is that of `KNN`.
       size: pixels that the backbone sees. pool: a key of `pools.FEATURES`.
     """
 
@@ -86,18 +87,18 @@ class Retrieval:
     @property
     def names(self) -> tuple[str, ...]:
         """Of what is measured."""
-        return ("knn_accuracy", *(f"knn{k}_accuracy" for k in self.k))
+        return (KNN, *(f"val/knn{k}_accuracy" for k in self.k))
 
     def measure(self, session: Any, flat: Flat) -> Metrics:
-        """{"knn_accuracy": of the largest k, "knn10_accuracy": ...} of a backbone on the validation images."""
+        """{"val/knn_accuracy": of the largest k, "val/knn10_accuracy": ...} of a backbone on the validation images."""
         splits = [self._features(session, name, flat) for name in ("train", "val")]
-        return self._accuracies(session, *splits)
+        return self._accuracies(session, "val", *splits)
 
     def pixels(self, session: Any) -> Metrics:
         """The same of raw pixels."""
         size = min(PIXELS, self.size)
         splits = (self._batches(session, name) for name in ("train", "val"))
-        return self._accuracies(session, *(features.pixels(batches, size, self.mesh) for batches in splits))
+        return self._accuracies(session, "val", *(features.pixels(batches, size, self.mesh) for batches in splits))
 
     def finish(self, session: Any) -> tuple[dict[str, Any], list[str]]:
         """What the summary gets: k-NN at the start, at the end and of raw pixels; on the test split (validation, for
@@ -109,29 +110,32 @@ class Retrieval:
             flat = {path.removeprefix("backbone."): leaf for path, leaf in weights.load(folder).items()}
             flat = sharding.put(flat, session.where(flat))
             train, other = (self._features(session, part, flat) for part in ("train", split))
-            found[name] = self._accuracies(session, train, other) | self._linear(session, train, other)
-        last = next(
-            (entry["knn_accuracy"] for entry in reversed(session.progress.done) if "knn_accuracy" in entry), None
-        )
-        summary = {"knn_accuracy": session.progress.baseline | {"end": last}, "evaluation": found}
+            found[name] = self._accuracies(session, split, train, other) | self._linear(session, split, train, other)
+        last = next((entry[KNN] for entry in reversed(session.progress.done) if KNN in entry), None)
+        summary = {KNN: session.progress.baseline | {"end": last}, "evaluation": found}
         words = {"teacher": f"teacher, in best/: {model_words(session.delivered)}", "student": "student as it ended"}
         lines = [
             f"{split} ({words[name]}): "
-            + ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in found[name].items())
+            + ", ".join(
+                f"{key.removeprefix(f'{split}/').replace('_', ' ')} {value:.4f}"
+                for key, value in found[name].items()
+                if key != f"{split}/knn_accuracy"  # that of the largest k, which has its own name too
+            )
             for name in networks
         ]
         return summary, lines
 
-    def _accuracies(self, session: Any, train: Features, other: Features) -> Metrics:
+    def _accuracies(self, session: Any, split: str, train: Features, other: Features) -> Metrics:
         how = dict(k=self.k, num_classes=len(self.source.class_names), mesh=self.mesh, poll=session.stop.check)
         found = knn_accuracy(*train, *other, **how)
-        return {"knn_accuracy": found[self.k[-1]]} | {f"knn{k}_accuracy": value for k, value in found.items()}
+        each = {f"{split}/knn{k}_accuracy": value for k, value in found.items()}
+        return {f"{split}/knn_accuracy": found[self.k[-1]]} | each
 
-    def _linear(self, session: Any, train: Features, other: Features) -> Metrics:
+    def _linear(self, session: Any, split: str, train: Features, other: Features) -> Metrics:
         if not self.linear_steps:
             return {}
         how = dict(num_classes=len(self.source.class_names), steps=self.linear_steps, poll=session.stop.check)
-        return {"linear_accuracy": linear_probe(*train, *other, **how)["accuracy"]}
+        return {f"{split}/linear_accuracy": linear_probe(*train, *other, **how)["accuracy"]}
 
     def _features(self, session: Any, split: str, flat: Flat) -> Features:
         return features.extract(partial(self._embed, flat), self._batches(session, split), self.mesh)

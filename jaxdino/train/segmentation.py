@@ -46,17 +46,17 @@ class Segmentation:
     """
 
     arrays: ClassVar = ("image", "mask", "label", "masked", "weight", "points", "point_labels")
-    shown: ClassVar = "val.miou"
-    columns: ClassVar = ("val.miou", "val.dice")
+    shown: ClassVar = "val/miou"
+    columns: ClassVar = ("val/miou", "val/dice")
     hands_on: ClassVar = "best"
 
     def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None]):
         self.config, self.mesh = config, mesh
         chosen = stages(config)
-        if any(stage.monitor == "val.loss" and self.settings(stage) != self.settings(chosen[0]) for stage in chosen):
+        if any(stage.monitor == "val/loss" and self.settings(stage) != self.settings(chosen[0]) for stage in chosen):
             raise UserError(
-                "val.loss compares the stages with one another, and their objectives differ: monitor val.miou "
-                "(--config.early_stopping.monitor=val.miou), or give all stages the same objective"
+                "val/loss compares the stages with one another, and their objectives differ: monitor val/miou "
+                "(--config.early_stopping.monitor=val/miou), or give all stages the same objective"
             )
         self.prompts = PromptConfig.of(config.prompts)
         self.source = load_pairs(data.config_of(config), self.prompts)
@@ -70,7 +70,7 @@ class Segmentation:
         text = self.spec.config.text.text
         read = tokenizer.serving(self.companions, text)
         self.ids = read.prompts(self.source.class_names, self.prompts.templates, text.context_length)
-        self.monitors = tuple(f"val.{name}" for name in METRICS)
+        self.monitors = tuple(f"val/{name}" for name in METRICS)
 
     def spec_of(self, stage: Stage) -> ModelSpec:
         """The model with the stage's adapters."""
@@ -234,10 +234,10 @@ class Segmentation:
         flat, found, lines = sharding.put(flat, session.where(flat)), {}, []
         for split in [name for name in ("val", "test") if name in self.source.splits]:
             metrics, per_prompt = measure(session, split, flat)
-            found |= metrics | {f"{split}.per_prompt": per_prompt}
+            found |= metrics | {f"{split}/per_prompt": per_prompt}
             lines.append(
                 f"{split} ({model_words(session.delivered)}): "
-                + ", ".join(f"{name} {metrics[f'{split}.{name}']:.4f}" for name in METRICS)
+                + ", ".join(f"{name} {metrics[f'{split}/{name}']:.4f}" for name in METRICS)
             )
         if session.chief:
             measure.draw("val", flat, session.folder / "segmentation.png")

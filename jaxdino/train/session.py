@@ -28,7 +28,7 @@ class Session:
         self.checkpoints = checkpoint.Checkpoints(folder / "checkpoints", job.config.checkpoint.keep, say)
         saved = self.checkpoints.latest()
         self.saved_step = saved and saved[0]
-        self.progress = Progress(**saved[1]) if saved else Progress()
+        self.progress = Progress.of(saved[1]) if saved else Progress()
         self.pace = Pace(job.parts)
         self.chief, self.healthy = jax.process_index() == 0, True
         self._remarked: dict[str, int] = {}

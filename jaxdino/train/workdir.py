@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.metric_names import renamed
 
 # What may differ when a run goes on: how it is computed and watched, not what is computed.
 FREE = ("mesh", "checkpoint", "log_every", "time_limit", "model.attention", "model.remat")
@@ -132,7 +133,7 @@ class Workdir:
 
     def __init__(self, folder: Path, config: Any):
         self.folder = Path(folder)
-        self.config = plain(config)
+        self.config = renamed(plain(config))
         self.before: dict[str, Any] = {}
         self.lengthened: list[Difference] = []
         self._check()
@@ -163,7 +164,7 @@ class Workdir:
             return
         old = _read_json(file)
         old |= {part: values | old[part] for part, values in ADDED.items() if isinstance(old.get(part), dict)}
-        self.before = old
+        self.before = renamed(old)
         fields = differences(self.before, self.config)
         if all(re.fullmatch(LENGTH, field.path) for field in fields):
             self.lengthened = fields
@@ -214,7 +215,7 @@ class Workdir:
     def records(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
         file = self / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return [renamed(json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 class MetricLog:
@@ -253,11 +254,10 @@ class MetricLog:
 
     def _add_events(self, record: dict[str, Any]) -> None:
         for name, value in record.items():
-            tag = re.sub(r"^(val|test)_", r"\1/", name)
             group = value if isinstance(value, dict) else {None: value}
             for key, number in group.items():
                 if isinstance(number, int | float) and name not in ("step", "time"):
-                    self._events.add_scalar(f"{tag}/{key}" if key else tag, number, record["step"], record["time"])
+                    self._events.add_scalar(f"{name}/{key}" if key else name, number, record["step"], record["time"])
 
     def close(self) -> None:
         """Writes out what is buffered."""

@@ -75,5 +75,5 @@ def test_ranges(value, interval, good):
     if good:
         options.check_range("it", value, interval)
     else:
-        with pytest.raises(UserError, match="it=.* must be"):
+        with pytest.raises(UserError, match=r"it=.* must be"):
             options.check_range("it", value, interval)

@@ -71,10 +71,10 @@ def continued(pretrained, tmp_path_factory) -> Path:
 
 def test_the_lines_and_the_summary_hold_what_is_promised(pretrained):
     assert all(line.keys() >= SIGNALS for line in lines(pretrained))
-    measured = [line["knn_accuracy"] for line in lines(pretrained) if "knn_accuracy" in line]
+    measured = [line["val/knn_accuracy"] for line in lines(pretrained) if "val/knn_accuracy" in line]
     summary = json.loads((pretrained / "summary.json").read_text())
-    assert summary["finished"] and summary["knn_accuracy"].keys() == {"start", "end", "pixels"}
-    assert summary["knn_accuracy"]["end"] == measured[-1] and len(measured) == 2
+    assert summary["finished"] and summary["val/knn_accuracy"].keys() == {"start", "end", "pixels"}
+    assert summary["val/knn_accuracy"]["end"] == measured[-1] and len(measured) == 2
     assert summary["evaluation"]["teacher"].keys() == summary["evaluation"]["student"].keys()
     assert {"loss.png", "entropy.png", "features.png", "knn_accuracy.png"} <= {f.name for f in pretrained.glob("*.png")}
     card, flat = load_model(pretrained / "best")
@@ -158,7 +158,7 @@ def test_a_checkpoint_in_dinos_layout_holds_teacher_student_and_centre(pretraine
         ({"ema_decay": 0.9}, "ema_decay=0.9 is not read"),
         ({"projection__out_dim": 0}, "projection.out_dim=0"),
         ({"data__image_size": 32}, "image_size"),
-        ({"early_stopping__monitor": "knn_acuracy"}, "knn_accuracy"),
+        ({"early_stopping__monitor": "knn_acuracy"}, "val/knn_accuracy"),
         ({"early_stopping__patience": 3}, "waits for a metric"),
         ({"evaluation__root": "nowhere"}, "nowhere"),
         ({"data__views": ()}, "global views"),
@@ -260,7 +260,7 @@ def test_images_without_labels_train_and_nothing_is_measured_on_them(tmp_path):
         Image.fromarray(noise).save(tmp_path / "images" / f"{number}.png")
     data = dict(data__name="images", data__root=str(tmp_path / "images"), data__batch_size=4, alarms__stop=False)
     found = run(tiny_distill.config(1, **data), tmp_path / "run")
-    assert found["finished"] and "knn_accuracy" not in found and found["class_names"] == []
+    assert found["finished"] and "val/knn_accuracy" not in found and found["class_names"] == []
 
 
 @pytest.mark.parametrize(
@@ -292,5 +292,5 @@ def test_a_run_that_learns_is_left_alone(tmp_path):
     made.data.views[0].scale, made.data.views[1].scale = (0.75, 1.0), (0.5, 0.85)  # views with something in common
     made.stages[0].groups.all.lr = 3e-3
     made.alarms.grace_steps = 100
-    found = run(made, tmp_path / "run")["knn_accuracy"]
+    found = run(made, tmp_path / "run")["val/knn_accuracy"]
     assert found["end"] > found["start"]

@@ -78,7 +78,7 @@ def test_a_published_model_in_another_shape(tmp_path):
 
 def test_the_features_that_are_measured_are_those_asked_for(tmp_path):
     run(config("student_resnet", evaluation__pool="grid"), tmp_path / "run")
-    measured = json.loads((tmp_path / "run" / "summary.json").read_text())["evaluation"]["teacher"]["knn_accuracy"]
+    measured = json.loads((tmp_path / "run" / "summary.json").read_text())["evaluation"]["teacher"]["test/knn_accuracy"]
     model, source = jaxdino.load(str(tmp_path / "run")), load_source(None)
     shares = {p: report.report(model, source, split="test", pool=p)["rows"][0]["knn_accuracy"][20] for p in POOLS}
     assert measured == pytest.approx(shares["grid"], abs=1e-6) and shares["grid"] != shares["mean"]

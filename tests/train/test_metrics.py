@@ -34,16 +34,16 @@ def stage(**changes) -> Stage:
 
 def test_a_plateau_counts_epochs_without_min_delta_and_keeps_the_best():
     rule, now = stage(patience=2, min_delta=0.1), Progress()
-    better = [now.judge(rule, {"val_accuracy": value}) for value in (0.5, 0.55, 0.61, 0.6)]
+    better = [now.judge(rule, {"val/accuracy": value}) for value in (0.5, 0.55, 0.61, 0.6)]
     assert better == [True, True, True, False]  # the best is any gain; patience wants min_delta
     assert not now.at_plateau(rule) and now.best == 0.61
-    now.judge(rule, {"val_accuracy": 0.65})
+    now.judge(rule, {"val/accuracy": 0.65})
     assert now.at_plateau(rule) and now.best == 0.65
 
 
 def test_a_loss_is_better_when_lower_and_nan_is_never_better():
-    rule, now = stage(patience=2, min_delta=0.0, monitor="val_loss"), Progress()
-    assert [now.judge(rule, {"val_loss": value}) for value in (2.0, float("nan"), 1.0)] == [True, False, True]
+    rule, now = stage(patience=2, min_delta=0.0, monitor="val/loss"), Progress()
+    assert [now.judge(rule, {"val/loss": value}) for value in (2.0, float("nan"), 1.0)] == [True, False, True]
     assert now.best == 1.0
 
 
@@ -51,7 +51,7 @@ def test_patience_alone_counts_epochs_without_any_gain():
     rule, now = stage(patience=2), Progress()
     for value in (0.5, 0.5, 0.5):
         assert not now.at_plateau(rule)
-        now.judge(rule, {"val_accuracy": value})
+        now.judge(rule, {"val/accuracy": value})
     assert now.at_plateau(rule)
 
 
@@ -60,7 +60,7 @@ def test_patience_alone_counts_epochs_without_any_gain():
     [(0.91, 9.0, True), (0.9, 1.0, False), (0.9, 0.9, True), (0.8, 0.1, False), (float("nan"), 0.1, False)],
 )
 def test_a_later_stage_takes_best_only_by_being_better(accuracy, loss, better):
-    now = Progress(best_model={"stage": 0, "val_accuracy": 0.9, "val_loss": 1.0})
-    now.best_metrics = {"val_accuracy": accuracy, "val_loss": loss}
+    now = Progress(best_model={"stage": 0, "val/accuracy": 0.9, "val/loss": 1.0})
+    now.best_metrics = {"val/accuracy": accuracy, "val/loss": loss}
     assert now.beats_best_model(stage()) is better
     assert Progress().beats_best_model(stage())

@@ -48,15 +48,15 @@ def test_the_lowest_and_highest_of_many_classes_are_named():
 
 
 def entry(name: str, best: int | None, value: float) -> dict:
-    return {"name": name, "epochs": 7, "best_epoch": best, "trainable_fraction": 0.5, "val_loss": value, "seconds": 1.0}
+    return {"name": name, "epochs": 7, "best_epoch": best, "trainable_fraction": 0.5, "val/loss": value, "seconds": 1.0}
 
 
 def test_the_delivered_model_is_marked():
     entries = [entry("head", 5, 0.4), entry("all", 0, 0.4)]
-    table = results.results_table(entries, ("val_loss",), {"start": {}}, {"stage": "head", "epoch": 5}).splitlines()
+    table = results.results_table(entries, ("val/loss",), {"start": {}}, {"stage": "head", "epoch": 5}).splitlines()
     assert [line.endswith("yes") for line in table] == [False, False, False, True, False]
     assert "5 of 7" in table[3] and "as given" in table[4]
-    start = results.results_table(entries, ("val_loss",), {"start": {"val_loss": 0.4}}, {}).splitlines()
+    start = results.results_table(entries, ("val/loss",), {"start": {"val/loss": 0.4}}, {}).splitlines()
     assert [line.endswith("yes") for line in start] == [False, False, True, False, False]
     assert results.model_words({}) == "the model that the run started from"
     assert results.model_words({"stage": "head", "epoch": 5}) == "model of stage 'head', epoch 5"
@@ -65,23 +65,23 @@ def test_the_delivered_model_is_marked():
 def test_what_a_stage_is_given_is_its_best_until_an_epoch_is_better():
     first, second = stage(), stage()
     now = Progress()
-    now.judge(first, {"val_accuracy": 0.9, "val_loss": 1.0})
+    now.judge(first, {"val/accuracy": 0.9, "val/loss": 1.0})
     handed = now.next_stage(second, "best", alike=True)
     assert handed.best == 0.9 and handed.origin == {"stage": "s", "epoch": 1}
     handed.origin = {"stage": "before", "epoch": 1}
-    judged = [handed.judge(second, dict(val_accuracy=a, val_loss=b)) for a, b in ((0.8, 0.1), (0.9, 1.0), (0.9, 0.9))]
+    judged = [handed.judge(second, {"val/accuracy": a, "val/loss": b}) for a, b in ((0.8, 0.1), (0.9, 1.0), (0.9, 0.9))]
     assert judged == [False, False, True] and handed.best_epoch(second) == 3
-    assert not handed.judge(second, dict(val_accuracy=0.9, val_loss=0.1))  # of its own epochs, the first
+    assert not handed.judge(second, {"val/accuracy": 0.9, "val/loss": 0.1})  # of its own epochs, the first
     assert now.next_stage(second, "best", alike=False).best is None
 
 
 def test_self_distillation_hands_on_its_latest():
-    now, watched = Progress(), stage(monitor="knn_accuracy")
+    now, watched = Progress(), stage(monitor="val/knn_accuracy")
     for value in (0.9, 0.7):
-        now.judge(watched, {"knn_accuracy": value})
+        now.judge(watched, {"val/knn_accuracy": value})
     after = now.next_stage(watched, "latest", alike=True)
     assert after.best == 0.7 and after.origin == {"stage": "s", "epoch": 2}
-    now.judge(watched, {"knn_accuracy": 0.8}, healthy=False)
+    now.judge(watched, {"val/knn_accuracy": 0.8}, healthy=False)
     assert now.next_stage(watched, "latest", alike=True).best is None
 
 

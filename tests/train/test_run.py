@@ -95,7 +95,7 @@ def test_the_folder_holds_what_is_promised(finished):
     assert (first["stage"], first["epoch"], first["step"]) == ("head", 1, 1)
     assert (last["stage"], last["epoch"], last["step"]) == ("all", 2, 24)
     assert first["learning_rates"] == {"head": 3e-3} and set(last["learning_rates"]) == {"head", "backbone"}
-    assert [line["step"] for line in lines(finished) if "val_accuracy" in line] == [4, 8, 12, 16, 20, 24]
+    assert [line["step"] for line in lines(finished) if "val/accuracy" in line] == [4, 8, 12, 16, 20, 24]
     for name in pictures:
         with Image.open(finished / name) as picture:
             assert picture.size > (500, 300)
@@ -106,10 +106,10 @@ def test_the_summary_holds_what_is_promised(finished):
     assert summary["finished"] and summary["model"] == "tiny" and summary["class_names"] == list("0123456789")
     assert [entry["name"] for entry in summary["stages"]] == ["head", "last", "all"]
     for entry in summary["stages"]:
-        assert {"trainable_params", "trainable_fraction", "val_accuracy", "val_loss", "seconds"} <= entry.keys()
+        assert {"trainable_params", "trainable_fraction", "val/accuracy", "val/loss", "seconds"} <= entry.keys()
         assert (entry["epochs"], entry["steps"]) == (2, 8)
     assert summary["stages"][-1]["trainable_fraction"] == 1.0
-    assert {"test_accuracy", "test_macro_f1", "test_loss"} <= summary.keys()
+    assert {"test/accuracy", "test/macro_f1", "test/loss"} <= summary.keys()
 
 
 def test_events_hold_each_number_once(finished):
@@ -159,7 +159,7 @@ def test_predict_prints_class_and_probability(finished, tmp_path, capsys):
         ({"batch_size": 4096}, "larger than the 10.. training images: lower it, as in --config.data.batch_size=104"),
         ({"precision": "float23"}, "nearest: float32"),
         ({"mesh__fsdp": 3}, "4 devices"),
-        ({"early_stopping__monitor": "val_acuracy"}, "val_accuracy"),
+        ({"early_stopping__monitor": "val_acuracy"}, "val/accuracy"),
         ({"data__augment": "lihgt"}, "light"),
         ({"data__image_size": 9}, "multiples of 4"),
         ({"model__weights": "nowhere.pth"}, "nowhere.pth"),

@@ -128,9 +128,9 @@ def test_a_stage_that_gets_worse_hands_on_what_it_was_given(short, tmp_path, cap
     before, after = load_model(short / "best")[1], load_model(tmp_path / "best")[1]
     assert all(np.array_equal(before[path], after[path]) for path in before)
     assert found["delivered"] == {} and found["stages"][0]["best_epoch"] == 0
-    assert found["stages"][0]["val_accuracy"] == lines(short)[-1]["val_accuracy"]
+    assert found["stages"][0]["val/accuracy"] == lines(short)[-1]["val/accuracy"]
     assert "test (the model that the run started from)" in out and "as given" in out and "(start)" in out
-    assert "stage 'all' stopped early at epoch 2 of 3: val_accuracy has not gained 1 for 1 epoch" in out
+    assert "stage 'all' stopped early at epoch 2 of 3: val/accuracy has not gained 1 for 1 epoch" in out
     longer = tiny.config(0, 0, 9, batch_size=512, model__weights=str(short), early_stopping__patience=1)
     longer.early_stopping.min_delta = 1.0
     longer.stages[2].groups = config.stages[2].groups

@@ -119,7 +119,7 @@ def test_many_unreadable_images_are_a_warning_and_best_is_tested_at_its_own_size
         return answers(self, session, part, split, *rest)
 
     def judged(self, session, part, *rest):
-        return evaluate(self, session, part, *rest) | {"val_accuracy": 1.0 - part.index}  # the first stage wins
+        return evaluate(self, session, part, *rest) | {"val/accuracy": 1.0 - part.index}  # the first stage wins
 
     monkeypatch.setattr(Classification, "_answers", spied)
     monkeypatch.setattr(Classification, "_evaluate", judged)

@@ -107,10 +107,10 @@ def test_the_summary_has_a_row_for_each_stage(run4):
     summary = json.loads((folder / "summary.json").read_text())
     rows = summary["stages"]
     assert [row["name"] for row in rows] == ["align", "adapt", "refine", "full"]
-    assert all(row.keys() >= {"val.miou", "val.dice", "trainable_params", "seconds"} for row in rows)
-    assert [row["val.miou"] for row in rows] == sorted(row["val.miou"] for row in rows)
-    assert summary["val.miou"] == pytest.approx(rows[-1]["val.miou"], abs=1e-5)  # measured again, on best/
-    assert len(summary["val.per_prompt"]) == 15 and "test.iou_50" in summary
+    assert all(row.keys() >= {"val/miou", "val/dice", "trainable_params", "seconds"} for row in rows)
+    assert [row["val/miou"] for row in rows] == sorted(row["val/miou"] for row in rows)
+    assert summary["val/miou"] == pytest.approx(rows[-1]["val/miou"], abs=1e-5)  # measured again, on best/
+    assert len(summary["val/per_prompt"]) == 15 and "test/iou_50" in summary
     assert (folder / "segmentation.png").stat().st_size > 1000 and (folder / "val_miou.png").is_file()
     assert "backbone.dino.blocks.1.attn.qkv.lora.q.a" in rows[1]["trainable_paths"]
     name = "backbone.sam.mask_decoder.transformer.layers.{0,1}.self_attn.q_proj.lora.b"
@@ -216,7 +216,7 @@ def test_all_options_of_a_stage_train_together(tmp_path):
         (dict(objective__align=-1.0), "align=-1"),
         (dict(early_stopping__monitor="val.mIoU"), r"val\.miou"),
         (
-            dict(early_stopping__monitor="val.loss", stages__0__objective__iou=0.5),
+            dict(early_stopping__monitor="val/loss", stages__0__objective__iou=0.5),
             "their objectives differ: monitor",
         ),
         (dict(data__root="DIR"), "data.root=DIR is not read: data.name is 'shapes'.*data.name=masks"),

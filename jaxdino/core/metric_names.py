@@ -1,0 +1,33 @@
+"""The names of metrics: a split and a quantity, "val/accuracy". Runs wrote other ones before, which still are read."""
+
+import re
+from typing import Any
+
+CLASSES = "accuracy|balanced_accuracy|macro_f1|loss|top5_accuracy|most_frequent_class|per_class"
+MASKS = "miou|dice|iou|iou_50|iou_75|iou_90|precision|recall|loss|per_prompt"
+OLD = (
+    (re.compile(rf"(val|test)_({CLASSES})"), r"\1/\2"),
+    (re.compile(rf"(val|test)\.({MASKS})"), r"\1/\2"),
+    (re.compile(r"(knn\d*_accuracy)"), r"val/\1"),
+)
+"""(pattern of an earlier name, the present name)."""
+
+
+def present(name: str) -> str:
+    """The present name of a metric, given that or an earlier one; other words are left alone."""
+    for pattern, new in OLD:
+        if found := pattern.fullmatch(name):
+            return found.expand(new)
+    return name
+
+
+def renamed(tree: Any) -> Any:
+    """What a run has written, nested dicts and lists, with the present names of metrics as keys and as monitors."""
+    if isinstance(tree, list):
+        return [renamed(one) for one in tree]
+    if not isinstance(tree, dict):
+        return tree
+    found = {present(key): renamed(value) for key, value in tree.items()}
+    if isinstance(found.get("monitor"), str):
+        found["monitor"] = present(found["monitor"])
+    return found
