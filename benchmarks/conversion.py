@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.harness import machine
 from convert.export import export_json
-from convert.leaf import Leaf
+from convert.lazy_array import LazyArray
 from convert.load import bound_table
 from convert.store import Card
 from convert.writers import write_safetensors
@@ -40,7 +40,7 @@ def make(folder: Path, gigabytes: float, shard_bytes: int) -> None:
     spec = dataclasses.replace(spec, name="dinov3_custom", config=dataclasses.replace(spec.config, depth=depth))
     rng = np.random.default_rng(0)
     flat = {
-        path: Leaf(entry.shape, entry.dtype, lambda shape=entry.shape: rng.standard_normal(shape, np.float32))
+        path: LazyArray(entry.shape, entry.dtype, lambda shape=entry.shape: rng.standard_normal(shape, np.float32))
         for path, entry in spec.skeleton().entries.items()
     }
     write_safetensors(folder, bound_table(spec, "hf", False).write(flat), max_shard_bytes=shard_bytes)

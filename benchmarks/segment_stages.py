@@ -24,22 +24,22 @@ def measured(args: argparse.Namespace) -> list[dict[str, float]]:
     from configs import clipdinosam
     from jaxdino.core import sharding
     from jaxdino.train import state, step
-    from jaxdino.train.job import prepare
+    from jaxdino.train.setup import prepare
 
     config = clipdinosam.get_config(args.model)
     config.model.weights = config.text.weights = config.sam.weights = "random"
     config.text.name, config.sam.name, config.data.name = args.text, args.sam, "shapes"
     config.data.update(image_size=args.size, batch_size=args.batch, num_threads=0)
     config.precision = args.dtype
-    job, rows, flat, before = prepare(config, lambda _: None), [], None, None
-    for part in job.parts:
-        flat = job.task.put_on(part, flat or dict(job.task.flat), before)
-        placed = sharding.put(flat, sharding.shardings(flat, job.mesh, job.rules))
-        more = job.task.more(placed)
-        begun = state.begin(placed, part.skeleton, part.plan, part.tx, seed=part.seed, mesh=job.mesh, more=more)
-        read = next(job.task.train_batches(part))
-        batch = sharding.put_batch({name: read[name] for name in job.task.arrays if name in read}, job.mesh)
-        compiled = step.compile_train_step(job.task.train_step(part, begun), begun, job.mesh)
+    setup, rows, flat, before = prepare(config, lambda _: None), [], None, None
+    for part in setup.parts:
+        flat = setup.task.put_on(part, flat or dict(setup.task.flat), before)
+        placed = sharding.put(flat, sharding.shardings(flat, setup.mesh, setup.rules))
+        more = setup.task.more(placed)
+        begun = state.begin(placed, part.skeleton, part.plan, part.tx, seed=part.seed, mesh=setup.mesh, more=more)
+        read = next(setup.task.train_batches(part))
+        batch = sharding.put_batch({name: read[name] for name in setup.task.arrays if name in read}, setup.mesh)
+        compiled = step.compile_train_step(setup.task.train_step(part, begun), begun, setup.mesh)
         compiled = compiled.lower(begun["moving"], begun["frozen"], batch).compile()
         memory, opt = compiled.memory_analysis(), jax.tree.leaves(begun["moving"]["opt"])
         rows.append(

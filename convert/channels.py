@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from convert.leaf import Leaf
+from convert.lazy_array import LazyArray
 from jaxdino.core.errors import UserError
 from jaxdino.models.spec import ModelSpec, Preprocess
 
@@ -74,7 +74,7 @@ def fit_channels(opened: Opened, channels: int | None) -> Opened:
     path = spec.config.input_kernel
     old = opened.flat[path]
     shape = (*old.shape[:2], channels, old.shape[3])
-    new = Leaf(shape, old.dtype, lambda: adapt_kernel(np.asarray(old), channels))
+    new = LazyArray(shape, old.dtype, lambda: adapt_kernel(np.asarray(old), channels))
     note = f"the first convolution was adapted from {RGB} to {channels} channels: {path}"
     return dataclasses.replace(
         opened,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from convert.atomic import atomic_folder, refuse_occupied
 from convert.dtypes import FLOATS
 from convert.family import POOL_WORDS, Layout
 from convert.load import bound_table, open_pretrained
@@ -19,7 +20,6 @@ from convert.preprocess import unlike
 from convert.readers import HEAD, NOTES
 from convert.recognise import head_keys
 from convert.store import Card
-from convert.swap import refuse_occupied, whole_folder
 from convert.table import BoundTable
 from convert.tables import FAMILIES, layouts, serving
 from convert.tensors import Tensor
@@ -66,7 +66,7 @@ def export(
     if dtype is not None and dtype not in FLOATS:
         raise UserError(f"there is no dtype {dtype!r}; {did_you_mean(dtype, FLOATS)}")
     refuse_occupied(out, overwrite, _exported)
-    with whole_folder(out) as beside, open_pretrained(src, layout=source_layout, **overrules) as opened:
+    with atomic_folder(out) as beside, open_pretrained(src, layout=source_layout, **overrules) as opened:
         opened = part_of(opened, part) if part else whole(opened)
         card, known = opened.card, layouts(opened.card.spec)
         layout = layout or (card.layout if card.layout in known else next(iter(known)))

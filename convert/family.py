@@ -125,7 +125,7 @@ class Family:
     Attributes:
       names: the values of `ModelSpec.family` that it serves.
       anchors: endings of keys: each checkpoint has a key with one of them, and what stands before it is the prefix.
-      tell: (shapes of the network's own keys, hints) -> what it is. Raises UserError if it is none of the family's.
+      detect: (shapes of the network's own keys, hints) -> what it is. Raises UserError if it is none of the family's.
       layouts: {(family, layout): Layout}.
       shape: the fields of the configuration that make two checkpoints the same published model.
       reference: the module that runs the PyTorch original; see `convert.references`.
@@ -139,7 +139,7 @@ class Family:
 
     names: tuple[str, ...]
     anchors: tuple[str, ...]
-    tell: Callable[[Shapes, Hints], Told]
+    detect: Callable[[Shapes, Hints], Told]
     layouts: Mapping[tuple[str, str], Layout]
     shape: tuple[str, ...]
     reference: str

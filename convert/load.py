@@ -14,7 +14,7 @@ from convert import assumptions
 from convert.channels import fit_channels
 from convert.describe import card_of, recognise_source
 from convert.hub import find
-from convert.leaf import Leaf
+from convert.lazy_array import LazyArray
 from convert.readers import Source, open_source
 from convert.recognise import CHUNK, Recognised, head_keys
 from convert.resized import Size, resized
@@ -44,14 +44,14 @@ class Opened:
 
     card: Card
     skeleton: Skeleton
-    flat: dict[str, Leaf]
+    flat: dict[str, LazyArray]
     notes: list[str]
     companions: tuple[Path, ...] = ()
 
     def watched(self) -> "Opened":
         """The same, and each leaf that turns out not to be finite when it is read adds a note."""
 
-        def read(path: str, leaf: Leaf) -> np.ndarray:
+        def read(path: str, leaf: LazyArray) -> np.ndarray:
             array = np.asarray(leaf)
             note = f"warning: NaN or infinity in {path}"
             if not np.isfinite(array).all() and note not in self.notes:
@@ -59,7 +59,8 @@ class Opened:
             return array
 
         flat = {
-            path: Leaf(leaf.shape, leaf.dtype, functools.partial(read, path, leaf)) for path, leaf in self.flat.items()
+            path: LazyArray(leaf.shape, leaf.dtype, functools.partial(read, path, leaf))
+            for path, leaf in self.flat.items()
         }
         return dataclasses.replace(self, flat=flat)
 

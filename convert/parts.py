@@ -7,7 +7,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from convert.leaf import Leaf
+from convert.lazy_array import LazyArray
 from convert.load import Opened, open_pretrained
 from convert.naming import spec_of
 from convert.peft import save_adapter
@@ -103,6 +103,6 @@ def _spec(whole: ModelSpec, part: str) -> ModelSpec:
     return dataclasses.replace(spec, config=config, preprocess=preprocess)
 
 
-def _merged(skeleton: Skeleton, flat: Mapping[str, Leaf]) -> dict[str, np.ndarray]:
+def _merged(skeleton: Skeleton, flat: Mapping[str, LazyArray]) -> dict[str, np.ndarray]:
     arrays = lora.merged(skeleton, {path: jnp.asarray(np.asarray(leaf)) for path, leaf in flat.items()})
     return {path: np.asarray(array) for path, array in arrays.items()}

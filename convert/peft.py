@@ -15,11 +15,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from convert.atomic import atomic_folder, refuse_occupied
 from convert.peft_config import config_of, read_config
 from convert.peft_names import PUBLISHED, places_of, torch_names
 from convert.readers import Source, open_source
 from convert.store import Card
-from convert.swap import refuse_occupied, whole_folder
 from convert.tables import layouts
 from convert.writers import write_safetensors
 from jaxdino.core.errors import UserError
@@ -87,7 +87,7 @@ def save_adapter(
         if array is not None
     ]
     shapes = {piece.name: (piece.a.shape[1], piece.alpha) for piece in pieces}
-    with whole_folder(folder) as beside:
+    with atomic_folder(folder) as beside:
         write_safetensors(beside / WEIGHTS, tensors)
         (beside / CONFIG).write_text(json.dumps(config_of(shapes, common, base or spec.hub), indent=2) + "\n")
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from convert.byte_ranges import row_major
 from convert.dtypes import STORAGE_OF, TO_TORCH
-from convert.spans import row_major
 
 ORDERED_DICT = b"ccollections\nOrderedDict\n)R"
 

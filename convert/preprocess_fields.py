@@ -7,7 +7,7 @@ models/*/image_processing_*.py; huggingface/pytorch-image-models timm/models/_pr
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from jaxdino.models.clips import CLIP
+from jaxdino.models.published.clip import CLIP
 from jaxdino.models.spec import IMAGENET, INCEPTION
 
 FOLLOWED, IGNORED, NAMED, REFUSED = "followed", "ignored", "named", "refused"

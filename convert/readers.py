@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from convert import foreign
+from convert.byte_ranges import BinaryFile, ByteRange, Joined
 from convert.hub_cache import refuse_broken, said
 from convert.processor_files import NESTED, PREPROCESSOR, processor, unread
 from convert.safetensors_file import read_safetensors
-from convert.spans import BinaryFile, Joined, Span
 from convert.spellings import published
 from convert.tables import SPELLINGS
 from convert.torch_file import LEGACY_START, read_torch
@@ -47,7 +47,7 @@ class Source:
     """
 
     kind: str
-    spans: dict[str, Span | Joined]
+    spans: dict[str, ByteRange | Joined]
     files: list[BinaryFile]
     origin: dict
     metadata: dict[str, str] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Source:
         """One tensor, fetched now: a fresh contiguous array that nothing else holds."""
         return self._span(key).read()
 
-    def _span(self, key: str) -> Span | Joined:
+    def _span(self, key: str) -> ByteRange | Joined:
         if key not in self.spans:
             near = ", ".join(nearest(key, self.spans)) or "nothing like it"
             raise UserError(f"{self.origin['path']}: no tensor {key!r}; nearest: {near}")

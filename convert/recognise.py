@@ -71,7 +71,7 @@ def recognise(
         raise UserError(f"the checkpoint is one of {', '.join(family.names)}; {hints.model} is of {named}")
     keys, aside = _select(shapes, prefix, family)
     own = {key: shapes[full] for key, full in keys.items()}
-    told = family.tell(own, hints._replace(prefix=prefix))
+    told = family.detect(own, hints._replace(prefix=prefix))
     if hints.pos_grid and getattr(told.config, "positions", "") != "learned":
         raise UserError(f"--pos_grid is for plain ViTs with a position table; a {told.family} checkpoint says its own")
     mean = _mean(preprocessor)

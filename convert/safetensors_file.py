@@ -7,16 +7,16 @@ entries' `data_offsets` must tile without hole or overlap. Source: huggingface/s
 import json
 import math
 
+from convert.byte_ranges import BinaryFile, ByteRange, is_addressable
 from convert.dtypes import BY_SAFETENSORS
-from convert.spans import BinaryFile, Span, is_addressable
 from jaxdino.core.errors import UserError
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_AXES = 64
 
 
-def read_safetensors(file: BinaryFile) -> tuple[dict[str, Span], dict[str, str]]:
-    """Spans by key, in the header's order, and the file's metadata. UserError names what is wrong."""
+def read_safetensors(file: BinaryFile) -> tuple[dict[str, ByteRange], dict[str, str]]:
+    """Byte ranges by key, in the header's order, and the file's metadata. UserError names what is wrong."""
     header, start = _header(file)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
@@ -57,7 +57,7 @@ def _no_duplicates(pairs: list[tuple[str, object]]) -> dict:
     return found
 
 
-def _span(file: BinaryFile, start: int, key: str, entry: object) -> tuple[Span, int]:
+def _span(file: BinaryFile, start: int, key: str, entry: object) -> tuple[ByteRange, int]:
     where = f"{file.path}: tensor {key!r}"
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise UserError(f"{where}: the header entry needs dtype, shape and data_offsets, nothing else")
@@ -74,7 +74,7 @@ def _span(file: BinaryFile, start: int, key: str, entry: object) -> tuple[Span, 
         raise UserError(f"{where}: shape {shape} is larger than any memory")
     if need != have:
         raise UserError(f"{where}: {name} of shape {shape} needs {need} bytes, its data_offsets give {have}")
-    return Span(file, start + offsets[0], dtype, tuple(shape)), offsets[1]
+    return ByteRange(file, start + offsets[0], dtype, tuple(shape)), offsets[1]
 
 
 def _is_sizes(value: object) -> bool:

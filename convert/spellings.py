@@ -3,16 +3,16 @@
 import re
 from collections.abc import Iterable, Mapping
 
+from convert.byte_ranges import ByteRange, Joined
 from convert.family import Spelling
-from convert.spans import Joined, Span
 from jaxdino.core.errors import UserError
 
 WRAPPERS = re.compile(r"(?<=\.\d)(\d*)\.(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)")
 """What torch.compile, FSDP and activation checkpointing put after a block's number when they wrap each block."""
-Spans = Mapping[str, Span | Joined]
+ByteRanges = Mapping[str, ByteRange | Joined]
 
 
-def published(spans: Spans, spellings: Iterable[Spelling]) -> tuple[dict[str, Span | Joined], list[str]]:
+def published(spans: ByteRanges, spellings: Iterable[Spelling]) -> tuple[dict[str, ByteRange | Joined], list[str]]:
     """The same tensors under the published names, and a line for each network that was renamed.
 
     Raises:
@@ -28,15 +28,15 @@ def published(spans: Spans, spellings: Iterable[Spelling]) -> tuple[dict[str, Sp
     return found, said
 
 
-def _prefixes(spans: Spans, spelling: Spelling) -> list[str]:
+def _prefixes(spans: ByteRanges, spelling: Spelling) -> list[str]:
     first, *rest = spelling.witness
     found = (key.removesuffix(first) for key in spans if key.endswith(first))
     return [p for p in found if (not p or p.endswith(".")) and all(p + key in spans for key in rest)]
 
 
-def _renamed(spans: Spans, prefix: str, spelling: Spelling) -> dict[str, Span | Joined]:
+def _renamed(spans: ByteRanges, prefix: str, spelling: Spelling) -> dict[str, ByteRange | Joined]:
     """Each key under its published name; parts that the published layout holds as one are joined."""
-    named: dict[str, Span | Joined] = {}
+    named: dict[str, ByteRange | Joined] = {}
     parts: dict[str, dict[int, str]] = {}
     for key, span in spans.items():
         own, n = _translated(key.removeprefix(prefix), spelling) if key.startswith(prefix) else (None, None)

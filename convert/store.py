@@ -17,10 +17,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from convert.leaf import Leaf
+from convert.atomic import atomic_folder, refuse_occupied
+from convert.lazy_array import LazyArray
 from convert.orbax_faults import readable, writable
 from convert.plausible import check_spec, understood
-from convert.swap import refuse_occupied, whole_folder
 from jaxdino.core import sharding
 from jaxdino.core.bars import bytes_bar
 from jaxdino.core.errors import UserError
@@ -94,7 +94,7 @@ def save_model(
     """Writes the model beside the folder and then renames it there, so that it is there whole or not at all.
 
     Args:
-      flat: arrays, or leaves that are read when their turn comes (`convert.leaf`).
+      flat: arrays, or leaves that are read when their turn comes (`convert.lazy_array`).
       companions: files to keep a copy of beside the weights (a tokenizer's).
       mesh: devices over which the arrays are written sharded, each device its own slices.
 
@@ -105,7 +105,7 @@ def save_model(
       UserError: if the folder is there already and not to be overwritten, or holds what is none of a model's files.
     """
     refuse_foreign(folder, overwrite)
-    with whole_folder(folder) as beside:
+    with atomic_folder(folder) as beside:
         for file in companions:
             (beside / COMPANIONS).mkdir(exist_ok=True)
             shutil.copyfile(file, beside / COMPANIONS / file.name)
@@ -218,7 +218,7 @@ def _check_digest(folder: Path, card: Card, digest: Digest) -> None:
 
 
 @contextmanager
-def open_model(folder: str | Path) -> Iterator[tuple[Card, dict[str, Leaf]]]:
+def open_model(folder: str | Path) -> Iterator[tuple[Card, dict[str, LazyArray]]]:
     """A model's card and its leaves in natural order, each read when asked for.
 
     Raises:
@@ -239,7 +239,7 @@ def open_model(folder: str | Path) -> Iterator[tuple[Card, dict[str, Leaf]]]:
         _check_digest(folder, card, parts.digest)
 
 
-def _check_leaves(folder: Path, skeleton: Skeleton, leaves: Mapping[str, Leaf], found: Iterable[str]) -> None:
+def _check_leaves(folder: Path, skeleton: Skeleton, leaves: Mapping[str, LazyArray], found: Iterable[str]) -> None:
     wrong = sorted(set(found) ^ set(skeleton.entries))
     wrong += [path for path, leaf in leaves.items() if leaf.shape != tuple(skeleton.entries[path].shape)]
     if wrong:
@@ -261,11 +261,11 @@ class _Parts:
         self.digest, self.seen = Digest(), set()
         self._held: tuple[Path | None, dict[str, np.ndarray]] = (None, {})
 
-    def leaves(self, skeleton: Skeleton) -> dict[str, Leaf]:
+    def leaves(self, skeleton: Skeleton) -> dict[str, LazyArray]:
         """Leaves in the skeleton's order."""
         found = {path: self.places[path][1] for path in skeleton.entries if path in self.places}
         return {
-            path: Leaf(tuple(entry.shape), np.dtype(entry.dtype), functools.partial(self.read, path))
+            path: LazyArray(tuple(entry.shape), np.dtype(entry.dtype), functools.partial(self.read, path))
             for path, entry in found.items()
         }
 

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from convert.leaf import Leaf
+from convert.lazy_array import LazyArray
 from convert.ops import Op, contiguous, put
 from convert.tensors import Part, Shared, Tensor
 from jaxdino.core.errors import UserError
@@ -170,7 +170,7 @@ class BoundTable:
         problems += [f"nothing fills {path}" for path in skeleton.entries if path not in filled]
         return [problem for problem in problems if problem]
 
-    def read(self, read: Reader, dtypes: Mapping[str, np.dtype], skeleton: Skeleton) -> dict[str, Leaf]:
+    def read(self, read: Reader, dtypes: Mapping[str, np.dtype], skeleton: Skeleton) -> dict[str, LazyArray]:
         """Every leaf by path, each read when asked for.
 
         Args:
@@ -186,14 +186,14 @@ class BoundTable:
         for r in self.rules:
             dtype = r.op.ours or np.result_type(*(dtypes[key] for key in r.keys if key))
             shape = skeleton.entries[r.path].shape
-            leaves[r.path] = Leaf(shape, dtype, functools.partial(_joined, r, read, shape, dtype))
+            leaves[r.path] = LazyArray(shape, dtype, functools.partial(_joined, r, read, shape, dtype))
         for entry in self.repeated:
             if not np.array_equal(entry.op.forward(read(entry.key)), np.asarray(leaves[entry.path]), equal_nan=True):
                 raise UserError(f"{entry.key} is another name of {entry.path}, but holds other values")
         for entry in self.absent:
             if entry.path in skeleton.entries:
                 array = entry.make(self.config)
-                leaves[entry.path] = Leaf(array.shape, array.dtype, lambda array=array: array)
+                leaves[entry.path] = LazyArray(array.shape, array.dtype, lambda array=array: array)
         return leaves
 
     def write(self, flat: Mapping[str, Any]) -> list[Tensor]:

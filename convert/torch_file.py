@@ -12,8 +12,8 @@ import sys
 import zipfile
 from collections.abc import Callable
 
+from convert.byte_ranges import BinaryFile, ByteRange, is_addressable, is_row_major
 from convert.pickle_machine import Machine
-from convert.spans import BinaryFile, Span, is_addressable, is_row_major
 from convert.torch_names import Storage, StorageType, Tensor, find_name
 from convert.torchscript import CODE, ScriptObject, find_script_name, is_program, unwrap
 from convert.tree import flatten, unlisted
@@ -27,8 +27,8 @@ LOCAL_HEADER_BYTES = 30
 Records = dict[str, tuple[int, int]]
 
 
-def read_torch(file: BinaryFile) -> tuple[dict[str, Span], dict[str, object], list[str]]:
-    """Spans by joined key, the leaves that are no tensors, and what to tell the user of a list around them.
+def read_torch(file: BinaryFile) -> tuple[dict[str, ByteRange], dict[str, object], list[str]]:
+    """Byte ranges by joined key, the leaves that are no tensors, and what to tell the user of a list around them.
 
     Of a TorchScript archive the one leaf is "torchscript", the name of the model's class.
 
@@ -47,7 +47,7 @@ def read_torch(file: BinaryFile) -> tuple[dict[str, Span], dict[str, object], li
     return spans, extras, said
 
 
-def _span(file: BinaryFile, key: str, tensor: Tensor, starts: dict[str, int], swap: bool) -> Span:
+def _span(file: BinaryFile, key: str, tensor: Tensor, starts: dict[str, int], swap: bool) -> ByteRange:
     item = tensor.dtype.itemsize
     skip = tensor.storage.skip * tensor.storage.itemsize
     size = math.prod(tensor.shape) * item
@@ -57,7 +57,7 @@ def _span(file: BinaryFile, key: str, tensor: Tensor, starts: dict[str, int], sw
         raise UserError(f"{file.path}: tensor {key!r} has {len(tensor.shape)} axes, or larger ones than any memory")
     stride = None if is_row_major(tensor.shape, tensor.stride) else tensor.stride
     start = starts[tensor.storage.key] + skip + tensor.offset * item
-    return Span(file, start, tensor.dtype, tensor.shape, stride, swap)
+    return ByteRange(file, start, tensor.dtype, tensor.shape, stride, swap)
 
 
 def _storage(pid: object) -> Storage:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from convert.byte_ranges import extent
 from convert.dtypes import BY_TORCH, STORAGES
-from convert.spans import extent
 from jaxdino.core.errors import UserError
 
 MAX_AXES = 64

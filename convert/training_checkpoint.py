@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from convert import assumptions, networks
+from convert.atomic import atomic_folder, refuse_occupied
 from convert.hub import find
 from convert.load import Opened, Pretrained, bound_table, open_pretrained
 from convert.readers import Source, open_source
 from convert.recognise import prefixes
 from convert.store import is_model, write_model
-from convert.swap import refuse_occupied, whole_folder
 from convert.table import Tensor
 from convert.tables import FAMILIES, heads, layouts, serving
 from convert.writers import write_pth, write_safetensors
@@ -169,7 +169,7 @@ def save_training(folder: str | Path, checkpoint: TrainingCheckpoint, *, overwri
       UserError: if it is there already and not to be overwritten, or holds what is none of its files.
     """
     refuse_occupied(folder, overwrite, {*ROLES, CARD, CENTRES_FILE}.__contains__)
-    with whole_folder(folder) as beside:
+    with atomic_folder(folder) as beside:
         for role, parts in checkpoint.networks.items():
             for name, part in parts.items():
                 (beside / role / name).mkdir(parents=True)
@@ -261,7 +261,7 @@ def main_export(src: str | Path, out: str | Path, *, layout: str = "dino", overw
     """Writes a training checkpoint into the folder `out`, under its usual name; what was left out, a line each."""
     files = {how.file for how in FORMATS.values()}
     refuse_occupied(out, overwrite, files.__contains__)
-    with whole_folder(out) as beside, open_training(src) as opened:
+    with atomic_folder(out) as beside, open_training(src) as opened:
         name = FORMATS[layout].file if layout in FORMATS else "checkpoint.pth"
         notes = write_training(beside / name, opened, layout)
     return [*notes, f"wrote {name} into {out}"]

@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from convert.drafts import Drafts, refuse_existing
+from convert.atomic import AtomicFiles, refuse_existing
 from convert.dtypes import TO_SAFETENSORS, TO_TORCH
 from convert.pickle_writer import pickle_checkpoint, pickle_state_dict
 from jaxdino.core.bars import bytes_bar
@@ -73,7 +73,7 @@ def write_safetensors(
         ]
         refuse_existing(retired, overwrite)
     total = sum(item.bytes for item in items)
-    with Drafts(folder, retired) as drafts, bytes_bar(total, f"writing {target.name}") as watched:
+    with AtomicFiles(folder, retired) as drafts, bytes_bar(total, f"writing {target.name}") as watched:
         for name, part in shards.items():
             with drafts.open(name) as file:
                 _write_shard(file, part, metadata, watched)
@@ -104,7 +104,7 @@ def write_pth(
     refuse_existing([target], overwrite)
     root = target.stem
     with (
-        Drafts(target.parent) as drafts,
+        AtomicFiles(target.parent) as drafts,
         drafts.open(target.name) as file,
         zipfile.ZipFile(file, "w") as archive,
         bytes_bar(sum(item.bytes for item in items), f"writing {target.name}") as watched,

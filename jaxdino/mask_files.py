@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from convert.drafts import Drafts
+from convert.atomic import AtomicFiles
 from jaxdino.core.command import uninterrupted
 from jaxdino.core.errors import UserError
 from jaxdino.data.inputs import Input
@@ -43,7 +43,7 @@ class MaskFiles:
     def __exit__(self, *_) -> None:
         if not self._coco.data["images"]:
             return
-        with uninterrupted(), Drafts(self.folder) as drafts, drafts.open(MASKS) as file:
+        with uninterrupted(), AtomicFiles(self.folder) as drafts, drafts.open(MASKS) as file:
             file.write((json.dumps(self._coco.data) + "\n").encode())
 
     def path(self, image: Input, name: str) -> Path:
@@ -58,7 +58,7 @@ class MaskFiles:
         files = [self.path(image, query.name) for query in self.queries]
         overlay = self.path(image, OVERLAY)
         with uninterrupted():
-            with Drafts(overlay.parent) as drafts:
+            with AtomicFiles(overlay.parent) as drafts:
                 for path, mask in zip(files, masks, strict=True):
                     with drafts.open(path.name) as file:
                         Image.fromarray(mask.astype(np.uint8) * 255).save(file, "PNG")

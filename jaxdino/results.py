@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from convert.drafts import Drafts, refuse_existing
+from convert.atomic import AtomicFiles, refuse_existing
 from jaxdino.core.errors import UserError
 
 SUFFIXES = (".csv", ".json", ".jsonl")
@@ -39,7 +39,7 @@ class Table:
     def __init__(self, file: str | Path, columns: Sequence[str]):
         self.path, self.columns = Path(file), columns
         self.kind = self.path.suffix.lower()
-        self._drafts = Drafts(self.path.absolute().parent)
+        self._drafts = AtomicFiles(self.path.absolute().parent)
         self._rows = 0
 
     def __enter__(self) -> "Table":

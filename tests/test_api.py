@@ -7,7 +7,7 @@ from PIL import Image
 import jaxdino
 from convert.load import load_pretrained
 from convert.store import save_model
-from jaxdino.models.vits import DIGITS
+from jaxdino.models.published.vit import DIGITS
 
 
 @pytest.fixture(scope="module")

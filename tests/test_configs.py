@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from configs import common
-from jaxdino.models.resnet import SPECS
+from jaxdino.models.published.resnet import SPECS
 from jaxdino.settings.command_line import command
 from jaxdino.strategy import resolve, stages
-from jaxdino.train.job import prepare
+from jaxdino.train.setup import prepare
 from tests.test_strategy import fake_resnet, fake_vit, labels
 
 SMALL = dict(depths=(1, 1, 1), widths=(64, 128, 256), stem=32)

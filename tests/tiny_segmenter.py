@@ -11,10 +11,10 @@ from jaxdino.models.clip import CLIPConfig, TextConfig
 from jaxdino.models.clipdinosam import ClipDinoSamConfig
 from jaxdino.models.lora import LoRA
 from jaxdino.models.positions import rope_periods
+from jaxdino.models.published.vit import DINOV3
 from jaxdino.models.registry import get
 from jaxdino.models.spec import ModelSpec, Preprocess
 from jaxdino.models.vit import ViTConfig
-from jaxdino.models.vits import DINOV3
 
 DINO = LoRA(rank=2, alpha=3.0, targets=("q", "v", "fc1"), last_blocks=1)
 DECODER = LoRA(rank=2, targets=("q_proj", "output_hypernetworks_mlps.*"))

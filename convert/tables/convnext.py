@@ -97,7 +97,7 @@ _STYLES = {  # layout -> the first block's depthwise convolution, the pattern of
 }
 
 
-def tell(shapes: Shapes, hints: Hints) -> Told:
+def detect(shapes: Shapes, hints: Hints) -> Told:
     """Layout and shape of a ConvNeXt.
 
     Raises:
@@ -207,7 +207,7 @@ def fit(card: Card, flat: Mapping[str, Any], layout: str) -> tuple[Card, dict[st
 FAMILY = Family(
     names=("convnext",),
     anchors=tuple(first for first, _, _ in _STYLES.values()),
-    tell=tell,
+    detect=detect,
     layouts={
         ("convnext", "meta"): Layout(
             META, tuple(_both("head", "head", LINEAR)), head_file=_head_file, notes=meta_notes

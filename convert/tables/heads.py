@@ -60,7 +60,7 @@ META = (
 )
 
 
-def tell(shapes: Shapes, hints: Hints) -> Told:
+def detect(shapes: Shapes, hints: Hints) -> Told:
     """The shape of a projection head.
 
     Raises:
@@ -94,7 +94,7 @@ def _linear(key: str) -> re.Match | None:
 FAMILY = Family(
     names=("dino_head",),
     anchors=tuple(weight for _, weight in SPELLINGS.values()),
-    tell=tell,
+    detect=detect,
     layouts={("dino_head", "meta"): Layout(META)},
     shape=(),
     reference="convert.references.heads",

@@ -87,7 +87,7 @@ def _head(key: str) -> tuple:
     return (rule(f"{key}.weight", "head.kernel", LINEAR), rule(f"{key}.bias", "head.bias", COPY))
 
 
-def tell(shapes: Shapes, hints: Hints) -> Told:
+def detect(shapes: Shapes, hints: Hints) -> Told:
     """Which ResNet a checkpoint is.
 
     The layouts of torchvision, timm and DINO have the same keys: config.json tells timm's, a ResNet-50 without
@@ -282,7 +282,7 @@ _HF = Layout(HF, _head("classifier.1"), "model.safetensors", sharded=True, prefi
 FAMILY = Family(
     names=(PLAIN, DINO),
     anchors=ANCHORS,
-    tell=tell,
+    detect=detect,
     layouts={
         (PLAIN, "torchvision"): _KEYS,
         (PLAIN, "timm"): _TIMM,

@@ -11,7 +11,7 @@ from flax import nnx
 
 from jaxdino.core.errors import UserError
 from jaxdino.models.clip_towers import ImageTower, TextConfig, TextTower, VisionConfig, run_blocks
-from jaxdino.models.layer import Layer
+from jaxdino.models.layer_spec import Layer
 from jaxdino.models.layers import gelu, quick_gelu
 from jaxdino.models.output import Output, chosen
 

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxdino.core.errors import UserError
 from jaxdino.models import lora
 from jaxdino.models.clip import CLIPConfig
-from jaxdino.models.layer import Layer
+from jaxdino.models.layer_spec import Layer
 from jaxdino.models.lora_spec import LoRA
 from jaxdino.models.output import Output
 from jaxdino.models.sam import SamConfig

@@ -11,11 +11,10 @@ from flax import nnx
 from jaxdino.core.errors import UserError
 from jaxdino.models.depthwise import depthwise_conv
 from jaxdino.models.initial import truncated_normal
-from jaxdino.models.layer import Layer
+from jaxdino.models.layer_spec import Layer
 from jaxdino.models.layers import LayerNorm, Linear, add_bias, drop_path, gelu, over_last_axis
 from jaxdino.models.output import Output, chosen
 from jaxdino.models.patches import PatchConv
-from jaxdino.models.spec import ModelSpec
 
 STEM, STEP, SIDE = 4, 2, 7
 """The stem's stride, each later stage's stride, and the side of the depthwise kernels."""
@@ -209,23 +208,3 @@ def _resized(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     """(B, h, w, D) to another size: a triangle filter, as wide as the step where that is longer than a pixel."""
     shape = (x.shape[0], *size, x.shape[-1])
     return jax.image.resize(x.astype(jnp.float32), shape, "linear", antialias=True).astype(x.dtype)
-
-
-_SIZES = {  # depths, widths
-    "tiny": ((3, 3, 9, 3), (96, 192, 384, 768)),
-    "small": ((3, 3, 27, 3), (96, 192, 384, 768)),
-    "base": ((3, 3, 27, 3), (128, 256, 512, 1024)),
-    "large": ((3, 3, 27, 3), (192, 384, 768, 1536)),
-}
-
-SPECS = tuple(
-    ModelSpec(
-        name=f"dinov3_convnext_{size}",
-        family="convnext",
-        config=ConvNeXtConfig(depths, widths),
-        hub=f"facebook/dinov3-convnext-{size}-pretrain-lvd1689m",
-        page="https://github.com/facebookresearch/dinov3",
-        last_layers=depths[-1],
-    )
-    for size, (depths, widths) in _SIZES.items()
-)

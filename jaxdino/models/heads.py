@@ -16,9 +16,8 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.params import Buffer
 from jaxdino.models.batch_norm import BatchNorm
 from jaxdino.models.initial import truncated_normal
-from jaxdino.models.layer import Layer
+from jaxdino.models.layer_spec import Layer
 from jaxdino.models.layers import Linear, gelu, linear, over_last_axis
-from jaxdino.models.spec import ModelSpec
 
 LAST_LAYERS = ("weight_norm", "parametrized", "plain")
 
@@ -168,6 +167,3 @@ def _unit(x: jax.Array, eps: float) -> jax.Array:
     x32 = x.astype(jnp.float32)
     squared = jnp.sum(jnp.square(x32), axis=-1, keepdims=True)
     return (x32 * lax.rsqrt(jnp.maximum(squared, eps * eps))).astype(x.dtype)
-
-
-SPECS = (ModelSpec("dino_head", "dino_head", DINOHeadConfig(), page="https://github.com/facebookresearch/dino"),)

@@ -8,7 +8,8 @@ from typing import Any
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
-from jaxdino.models import clip, clipdinosam, clips, convnext, heads, resnet, sam, vits
+from jaxdino.models import clip, clipdinosam, convnext, heads, resnet, sam
+from jaxdino.models.published import SPECS, TINY
 from jaxdino.models.spec import ModelSpec, Preprocess
 from jaxdino.models.vit import ViTConfig
 
@@ -27,14 +28,7 @@ CONFIGS = {
 }
 """family -> the class of its configuration."""
 
-TINY = (clips.TINY, sam.TINY)
-"""Without published weights."""
-
-MODELS: dict[str, ModelSpec] = {
-    spec.name: spec
-    for specs in (vits.SPECS, clips.SPECS, convnext.SPECS, resnet.SPECS, sam.SPECS, heads.SPECS, TINY)
-    for spec in specs
-}
+MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in (*SPECS, *TINY)}
 """Every model by its published name."""
 
 

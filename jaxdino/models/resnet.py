@@ -13,10 +13,9 @@ from jax import lax
 from jaxdino.core.errors import UserError
 from jaxdino.models.batch_norm import BatchNorm, checkpointed
 from jaxdino.models.initial import normal
-from jaxdino.models.layer import Layer
+from jaxdino.models.layer_spec import Layer
 from jaxdino.models.layers import drop_path, linear
 from jaxdino.models.output import Output, chosen
-from jaxdino.models.spec import ModelSpec, Preprocess
 
 FEW_PIXELS = 4  # of a convolution's result: on CPU one matmul is far faster than XLA's (docs/performance.md)
 
@@ -230,38 +229,3 @@ def _gather(x: jax.Array) -> Output:
     pooled = x.mean(axis=(1, 2))
     registers = jnp.zeros((x.shape[0], 0, x.shape[-1]), x.dtype)
     return Output(cls=pooled, patches=x, registers=registers, pooled=pooled)
-
-
-_DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-
-
-def _config(number: int) -> ResNetConfig:
-    bottleneck = number >= 50
-    factor = 4 if bottleneck else 1
-    widths = tuple(factor * width for width in (64, 128, 256, 512))
-    return ResNetConfig(bottleneck, _DEPTHS[number], widths, factor)
-
-
-SPECS = (
-    *(
-        ModelSpec(
-            name=f"resnet{number}",
-            family="resnet",
-            config=_config(number),
-            preprocess=Preprocess(interpolation="bilinear"),
-            pool="mean",
-            hub=f"timm/resnet{number}.tv_in1k",
-            page="https://github.com/pytorch/vision",
-            last_layers=_DEPTHS[number][-1],
-        )
-        for number in _DEPTHS
-    ),
-    ModelSpec(
-        name="dino_resnet50",
-        family="dino_resnet",
-        config=_config(50),
-        pool="mean",
-        page="https://github.com/facebookresearch/dino",
-        last_layers=3,
-    ),
-)

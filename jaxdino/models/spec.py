@@ -11,7 +11,7 @@ from jaxdino.core import params
 from jaxdino.core.resize import Resize
 from jaxdino.models.classifier import Classifier
 from jaxdino.models.initial import SHAPES_ONLY
-from jaxdino.models.layer import Layer
+from jaxdino.models.layer_spec import Layer
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

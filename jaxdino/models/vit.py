@@ -12,7 +12,7 @@ from flax import nnx
 from jaxdino.core.params import Buffer
 from jaxdino.models import positions
 from jaxdino.models.initial import truncated_normal
-from jaxdino.models.layer import Layer
+from jaxdino.models.layer_spec import Layer
 from jaxdino.models.layers import LayerNorm, LayerScale, Linear, attention, drop_path, gelu, split_heads
 from jaxdino.models.output import Output, chosen
 from jaxdino.models.patches import PatchEmbed

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxdino.core import params
 from jaxdino.models.heads import DINOHead, DINOHeadConfig
 from jaxdino.models.initial import SHAPES_ONLY
-from jaxdino.models.layer import Layer
+from jaxdino.models.layer_spec import Layer
 from jaxdino.models.spec import ModelSpec
 from jaxdino.objectives.distill_settings import Projection
 

@@ -9,9 +9,9 @@ import numpy as np
 from jaxdino.core import sharding
 from jaxdino.strategy import format_plan
 from jaxdino.train import extend, pixels, state, step
-from jaxdino.train.job import prepare
 from jaxdino.train.results import results_table
 from jaxdino.train.session import Session
+from jaxdino.train.setup import prepare
 from jaxdino.train.stop import Stop, Stopped
 from jaxdino.train.task import Part
 from jaxdino.train.watch import Lost, Watch
@@ -48,19 +48,19 @@ def run(
         found = folder.summary()
         say("\n".join([*found.get("result", ()), f"the run in {folder.folder} is finished; {folder.advice()}"]))
         return found
-    job = prepare(pixels.resumed(config, folder), say)
+    setup = prepare(pixels.resumed(config, folder), say)
     folder.open()
-    pixels.keep(folder, job.task.card.spec.preprocess)
+    pixels.keep(folder, setup.task.card.spec.preprocess)
     say(f"run folder: {folder.folder}")
     with stop:
-        session = Session(job, folder, stop, on_step)
+        session = Session(setup, folder, stop, on_step)
         try:
-            if longer := folder.lengthened and extend.words(folder, job.parts, session.progress):
+            if longer := folder.lengthened and extend.words(folder, setup.parts, session.progress):
                 say(longer)
             if session.saved_step is None:
-                session.progress.baseline = job.task.baseline(session)
+                session.progress.baseline = setup.task.baseline(session)
             current = None
-            for part in job.parts[session.progress.stage :]:
+            for part in setup.parts[session.progress.stage :]:
                 current = run_stage(session, part, session.begin(part, current))
                 session.end(part, current)
             finish(session)
@@ -77,10 +77,10 @@ def run(
 
 def finish(session: Session) -> None:
     """Measures the best model, as it was saved, and prints the table."""
-    task, progress = session.job.task, session.progress
+    task, progress = session.setup.task, session.progress
     measured, lines = task.finish(session)
     session.checkpoints.wait()
-    watched = (part.stage.monitor for part in session.job.parts)
+    watched = (part.stage.monitor for part in session.setup.parts)
     columns = list(dict.fromkeys([*task.columns, *filter(None, watched)]))
     columns = [name for name in columns if any(name in entry for entry in progress.done)]
     table = results_table(progress.done, columns, task.references(session), session.delivered)
@@ -108,17 +108,17 @@ def run_stage(session: Session, part: Part, current: state.State) -> state.State
       Stopped: when the run was asked to stop, with everything saved.
       UserError: if the loss is not finite, or the task sees that the run is lost.
     """
-    job, now = session.job, session.progress
-    train_step = step.compile_train_step(job.task.train_step(part, current), current, job.mesh, job.rules)
-    measure = job.task.measure(session, part)
-    batches = job.task.train_batches(part)
+    setup, now = session.setup, session.progress
+    train_step = step.compile_train_step(setup.task.train_step(part, current), current, setup.mesh, setup.rules)
+    measure = setup.task.measure(session, part)
+    batches = setup.task.train_batches(part)
     if now.batches:
         batches.restore(now.batches)
     say("\n" + format_plan(part.plan))
     with Watch(session, part, current, batches) as watch:
         if now.stage_step == 0:
             unknown = part.stage.monitor and now.best is None
-            watch.start(job.task.given(session, part, lambda: measure(current)) if unknown else {})
+            watch.start(setup.task.given(session, part, lambda: measure(current)) if unknown else {})
         while True:
             if watch.due_validation():
                 found = measure(current)
@@ -131,6 +131,6 @@ def run_stage(session: Session, part: Part, current: state.State) -> state.State
                 return current
             read = next(batches)
             now.unread += int(np.sum(read["weight"] == 0))
-            batch = sharding.put_batch({name: read[name] for name in job.task.arrays if name in read}, job.mesh)
+            batch = sharding.put_batch({name: read[name] for name in setup.task.arrays if name in read}, setup.mesh)
             current["moving"], measured = train_step(current["moving"], current["frozen"], batch)
             watch.stepped(measured)

@@ -12,47 +12,47 @@ from jaxdino.core.rules import patterns
 from jaxdino.data.bad_images import BadImages
 from jaxdino.models.lora import leaves
 from jaxdino.train import checkpoint, state
-from jaxdino.train.job import Job
 from jaxdino.train.pace import Pace
 from jaxdino.train.progress import Progress
+from jaxdino.train.setup import Setup
 from jaxdino.train.stop import Stop
 from jaxdino.train.task import Part
 from jaxdino.train.workdir import MetricLog, Workdir, say, write_json
 
 
 class Session:
-    """One run in one process: the job, its folder, and where it is."""
+    """One run in one process: the setup, its folder, and where it is."""
 
-    def __init__(self, job: Job, folder: Workdir, stop: Stop, on_step: Callable[[int], None] | None):
-        self.job, self.folder, self.stop, self.on_step = job, folder, stop, on_step
-        self.checkpoints = checkpoint.Checkpoints(folder / "checkpoints", job.config.checkpoint.keep, say)
+    def __init__(self, setup: Setup, folder: Workdir, stop: Stop, on_step: Callable[[int], None] | None):
+        self.setup, self.folder, self.stop, self.on_step = setup, folder, stop, on_step
+        self.checkpoints = checkpoint.Checkpoints(folder / "checkpoints", setup.config.checkpoint.keep, say)
         saved = self.checkpoints.latest()
         self.saved_step = saved and saved[0]
         self.progress = Progress.of(saved[1]) if saved else Progress()
-        self.pace = Pace(job.parts)
+        self.pace = Pace(setup.parts)
         self.chief, self.healthy = jax.process_index() == 0, True
         self._remarked: dict[str, int] = {}
         self.log = MetricLog(folder, self.progress.log_size) if self.chief else None
 
     def where(self, tree: Any) -> Any:
         """The shardings of a tree of arrays."""
-        return sharding.shardings(tree, self.job.mesh, self.job.rules)
+        return sharding.shardings(tree, self.setup.mesh, self.setup.rules)
 
     def begin(self, part: Part, before: state.State | None) -> state.State:
         """The state at a stage's start: restored, or made of the stage before or the run's first weights."""
         if before is None and self.saved_step is not None:
             return self._restored(part)
-        last = None if before is None else self.job.parts[part.index - 1]
+        last = None if before is None else self.setup.parts[part.index - 1]
         if before is None:
-            flat = sharding.put(self.job.task.flat, self.where(self.job.task.flat))
-            ema, more = {}, self.job.task.more(flat)
+            flat = sharding.put(self.setup.task.flat, self.where(self.setup.task.flat))
+            ema, more = {}, self.setup.task.more(flat)
         else:
-            flat, ema, more = self.job.task.carried(last, before)
-        averaged = self.job.task.put_on(part, flat | ema, last)
-        flat = self.job.task.put_on(part, flat, last)
+            flat, ema, more = self.setup.task.carried(last, before)
+        averaged = self.setup.task.put_on(part, flat | ema, last)
+        flat = self.setup.task.put_on(part, flat, last)
         ema = {path: averaged[path] for path in part.averaged}
         flat, ema, more = (jax.device_put(tree, self.where(tree)) for tree in (flat, ema, more))
-        how = dict(seed=part.seed, ema=ema, more=more, mesh=self.job.mesh, rules=self.job.rules)
+        how = dict(seed=part.seed, ema=ema, more=more, mesh=self.setup.mesh, rules=self.setup.rules)
         begun = state.begin(flat, part.skeleton, part.plan, part.tx, **how)
         if before is not None:
             carried = optim.carry(before["moving"]["opt"], begun["moving"]["opt"], leaves(part.plan.trainable))
@@ -61,7 +61,7 @@ class Session:
 
     def _restored(self, part: Part) -> state.State:
         flat = part.skeleton.shapes
-        ema, more = {path: flat[path] for path in part.averaged}, jax.eval_shape(self.job.task.more, flat)
+        ema, more = {path: flat[path] for path in part.averaged}, jax.eval_shape(self.setup.task.more, flat)
         like = state.abstract(flat, part.skeleton, part.plan, part.tx, ema, more)
         say(f"going on after step {self.saved_step}, in stage {part.stage.name}")
         return self.checkpoints.restore(self.saved_step, checkpoint.abstract(like, self.where(like)))
@@ -104,32 +104,32 @@ class Session:
             "seconds": round(now.seconds, 2),
         }
         now.done = [*now.done, entry]
-        if now.beats_best_model(self.job.parts[-1].stage):
+        if now.beats_best_model(self.setup.parts[-1].stage):
             now.best_model = {"stage": part.index, "origin": now.origin, **now.best_metrics}
             self.save_best(part, current)
-        self.job.task.end(self, part, current)
+        self.setup.task.end(self, part, current)
         self.write_summary()
-        for after in self.job.parts[part.index + 1 : part.index + 2]:
+        for after in self.setup.parts[part.index + 1 : part.index + 2]:
             alike = (after.image_size, after.stage.monitor) == (part.image_size, part.stage.monitor)
-            self.progress = now.next_stage(part.stage, self.job.task.hands_on, alike)
+            self.progress = now.next_stage(part.stage, self.setup.task.hands_on, alike)
 
     @property
     def delivered(self) -> dict[str, Any]:
         """Where the model in best/ comes from, {"stage": name, "epoch": n}; {} for what the run started from."""
         best = self.progress.best_model or {}
-        stage = self.job.parts[best.get("stage", 0)].stage.name
+        stage = self.setup.parts[best.get("stage", 0)].stage.name
         return best.get("origin", {"stage": stage})
 
     def save_best(self, part: Part, current: state.State) -> None:
         """Writes the stage's best model."""
         host = sharding.gather(state.whole(current["best"], current["frozen"]))
         if self.chief:
-            self.job.task.save_best(self.folder.folder, part, host)
+            self.setup.task.save_best(self.folder.folder, part, host)
 
     def write_summary(self, draw: bool = True, **more: Any) -> None:
         """Writes summary.json, and draws the pictures from the lines so far."""
         if self.chief:
-            task = self.job.task
+            task = self.setup.task
             fixed = {"model": task.spec.name, "class_names": list(task.source.class_names)}
             skipped = {split: len(found) for split, found in self.progress.bad.items()}
             found = {"stages": self.progress.done, **fixed, "skipped_images": skipped, "finished": False}

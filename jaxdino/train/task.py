@@ -46,7 +46,7 @@ class Part:
 
 
 class Task(Protocol):
-    """What a key of `jaxdino.train.job.TASKS` stands for. Made of a config and a mesh, which it may refuse.
+    """What a key of `jaxdino.train.tasks.TASKS` stands for. Made of a config and a mesh, which it may refuse.
 
     Attributes:
       source: the data. card: of the model, with the run's preprocessing.

@@ -35,7 +35,7 @@ class Watch:
         self._losses: list[float] = []  # logged since the last validation
 
     def __enter__(self) -> "Watch":
-        count = len(self.session.job.parts)
+        count = len(self.session.setup.parts)
         name, place = self.part.stage.name, f" ({self.part.index + 1} of {count})" if count > 1 else ""
         self._bar = bars.stage_bar(
             self.part.total_steps, self.now.stage_step, name + place, hidden=jax.process_index() > 0
@@ -68,7 +68,7 @@ class Watch:
 
     def stepped(self, measured: dict[str, jax.Array]) -> None:
         """Counts a step: logs, saves and stops where it is time to."""
-        now, config = self.now, self.session.job.config
+        now, config = self.now, self.session.setup.config
         self.measured = measured
         now.step, now.stage_step = now.step + 1, now.stage_step + 1
         if self.session.pace.stepped(self.part, measured):
@@ -106,11 +106,11 @@ class Watch:
     def end_epoch(self, metrics: dict[str, float]) -> None:
         """Say how the epoch went, and save where it is time to."""
         now, stage, session = self.now, self.part.stage, self.session
-        if now.epochs % session.job.config.checkpoint.every_epochs == 0 or self.finished():
+        if now.epochs % session.setup.config.checkpoint.every_epochs == 0 or self.finished():
             self.save()
         session.pace.ended_epoch()
         words = [f"epoch {now.epochs} of {self.part.max_epochs}", f"loss {np.mean(self._losses):.4f}"]
-        shown = stage.monitor or session.job.task.shown
+        shown = stage.monitor or session.setup.task.shown
         if shown in metrics:
             words.append(f"{shown} {metrics[shown]:.4f}")
         if now.best is not None:
@@ -139,7 +139,7 @@ class Watch:
         """Writes a line of metrics.jsonl. Raises UserError if the loss is not finite."""
         now, stage = self.now, self.part.stage
         line = self._floats()
-        if not np.isfinite(line["loss"]) and self.session.job.config.precision != "float16":
+        if not np.isfinite(line["loss"]) and self.session.setup.config.precision != "float16":
             raise UserError(
                 f"the loss is {line['loss']} at step {now.stage_step} of stage {stage.name!r}: lower its learning "
                 "rates or set optimizer.clip_norm, and start in a new --workdir"
@@ -157,7 +157,7 @@ class Watch:
         }
         if self.session.log:
             self.session.log.write({"stage": stage.name} | line | more)
-        self.session.job.task.judge(self.session, line | more)
+        self.session.setup.task.judge(self.session, line | more)
 
     def save(self) -> None:
         """Saves the state and all counters, in the background."""
@@ -171,4 +171,4 @@ class Watch:
     def _floats(self) -> dict[str, float]:
         if all(isinstance(value, float) for value in self.measured.values()):  # as a checkpoint remembers them
             return dict(self.measured)
-        return self.session.job.task.reading(self.measured)
+        return self.session.setup.task.reading(self.measured)

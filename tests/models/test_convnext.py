@@ -9,7 +9,8 @@ from flax import nnx
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import bind, split
 from jaxdino.models import depthwise
-from jaxdino.models.convnext import SPECS, ConvNeXtConfig
+from jaxdino.models.convnext import ConvNeXtConfig
+from jaxdino.models.published.convnext import SPECS
 from jaxdino.models.spec import ModelSpec
 
 TINY = ModelSpec("tiny", "convnext", ConvNeXtConfig((1, 2), (8, 12)), last_layers=2)

@@ -15,10 +15,10 @@ from jaxdino.models import lora
 from jaxdino.models.clip import CLIPConfig
 from jaxdino.models.clip_towers import TextConfig, VisionConfig
 from jaxdino.models.lora import LoRA
+from jaxdino.models.published.vit import DINOV3
 from jaxdino.models.sam import SamConfig
 from jaxdino.models.spec import ModelSpec
 from jaxdino.models.vit import ViTConfig
-from jaxdino.models.vits import DINOV3
 
 TOWER = dict(width=32, depth=2, num_heads=2, mlp_dim=64)
 SAM = dict(encoder_width=32, depth=2, num_heads=2, mlp_dim=64, window_size=2, global_attn_indexes=(1,), width=16)

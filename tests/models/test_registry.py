@@ -4,8 +4,8 @@ import pytest
 
 from jaxdino.core.errors import UserError
 from jaxdino.models.classifier import POOLS
+from jaxdino.models.published.vit import SPECS
 from jaxdino.models.registry import MODELS, get
-from jaxdino.models.vits import SPECS
 
 PUBLISHED = {  # millions of parameters, as the authors' tables round them
     # facebookresearch/dino README.md

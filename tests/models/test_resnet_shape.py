@@ -10,7 +10,8 @@ from flax import nnx
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import split
 from jaxdino.models import batch_norm, resnet
-from jaxdino.models.resnet import SPECS, ResNetConfig
+from jaxdino.models.published.resnet import SPECS
+from jaxdino.models.resnet import ResNetConfig
 from jaxdino.models.spec import ModelSpec
 
 TINY = ModelSpec("tiny", "resnet", ResNetConfig(True, (1, 2), (16, 24), 4, 8), pool="mean", last_layers=2)

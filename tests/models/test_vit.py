@@ -8,9 +8,9 @@ import pytest
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import bind
 from jaxdino.models.positions import rope_periods
+from jaxdino.models.published.vit import DINOV3
 from jaxdino.models.spec import ModelSpec
 from jaxdino.models.vit import ViTConfig
-from jaxdino.models.vits import DINOV3
 
 SPEC = ModelSpec("tiny", "dinov3", ViTConfig(patch_size=4, width=64, depth=2, num_heads=4, mlp_dim=96, **DINOV3))
 

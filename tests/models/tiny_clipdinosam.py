@@ -10,10 +10,10 @@ from jaxdino.core.params import Skeleton
 from jaxdino.models.clip import CLIPConfig
 from jaxdino.models.clip_towers import TextConfig
 from jaxdino.models.clipdinosam import ClipDinoSamConfig
+from jaxdino.models.published.vit import DINOV3
 from jaxdino.models.sam import SamConfig
 from jaxdino.models.spec import ModelSpec, Preprocess
 from jaxdino.models.vit import ViTConfig
-from jaxdino.models.vits import DINOV3
 
 TOWER = dict(depth=2, num_heads=2, mlp_dim=48)
 TEXT = TextConfig(width=16, vocab_size=50, context_length=6, **TOWER)

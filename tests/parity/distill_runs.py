@@ -21,8 +21,8 @@ from jaxdino.objectives.distill_settings import Projection
 from jaxdino.stage import stages
 from jaxdino.strategy import resolve
 from jaxdino.train import state, step
-from jaxdino.train.distillation import Distillation, backbone_of
 from jaxdino.train.task import Part
+from jaxdino.train.tasks.distill import Distillation, backbone_of
 from tests.parity import resnet_cases
 from tests.parity.cases import GRID, HEADS, PATCH, WIDTH
 from tests.parity.drawing import draw

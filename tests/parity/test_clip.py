@@ -13,7 +13,8 @@ from convert.load import load_pretrained
 from convert.verify import verify
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import bind
-from jaxdino.models import clips, registry
+from jaxdino.models import registry
+from jaxdino.models.published import clip as published
 from tests.parity.clip_cases import CLIP_CASES, open_clip_json
 from tests.parity.clip_modules import CLIP
 from tests.parity.drawing import draw
@@ -231,6 +232,6 @@ def test_exports_are_what_the_originals_load(loaded, tmp_path):
 
 
 def test_preprocessing_of_the_published_models():
-    sizes = {spec.name: spec.preprocess.size[0] for spec in clips.SPECS}
+    sizes = {spec.name: spec.preprocess.size[0] for spec in published.SPECS}
     assert sizes["clip_vitl14_336"] == 336 and sizes["clip_vitb32"] == 224
-    assert clips.SPECS[0].preprocess.crop_pct == 1.0
+    assert published.SPECS[0].preprocess.crop_pct == 1.0

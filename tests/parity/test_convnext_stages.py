@@ -13,6 +13,7 @@ from convert.export import export
 from convert.load import load_pretrained
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import bind
+from jaxdino.models.published.convnext import SPECS
 from tests.parity.convnext_cases import INPUTS, MetaConvNeXt, build_hf, save_hf, save_meta
 from tests.parity.drawing import channels_last, draw
 from tests.parity.ours import assert_same
@@ -83,10 +84,9 @@ def test_another_epsilon_goes_to_timm_and_is_told_where_it_cannot_go(tmp_path):
 def test_published_shapes_have_their_names():
     from convert.recognise import recognise
     from convert.tables import FAMILIES
-    from jaxdino.models import convnext
 
     assert any("convnext" in family.names for family in FAMILIES)
-    for spec in convnext.SPECS:
+    for spec in SPECS:
         with torch.device("meta"):
             config = dataclasses.asdict(spec.config)
             shapes = _shapes(config["depths"], config["widths"])

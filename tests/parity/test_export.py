@@ -13,12 +13,12 @@ import transformers as hf
 
 import jaxdino
 from convert.__main__ import main
+from convert.atomic import atomic_folder
 from convert.export import export
 from convert.hub import find
 from convert.load import load_pretrained, new_head
 from convert.readers import open_source
 from convert.store import Card, load_model, save_model
-from convert.swap import whole_folder
 from jaxdino.core.params import bind
 from tests.parity.all_cases import CASES
 from tests.parity.cases import GRID, PATCH
@@ -232,7 +232,7 @@ def test_leftovers_of_a_kill_are_mended(loaded, tmp_path):
     save_model(ours, found.card, found.flat, overwrite=True)
     assert names(tmp_path) == {"ours", ".ours-notes", ".ours-2-abcd1234.part"}
     ours.rename(tmp_path / ".ours-abcd1234.old")  # killed between the two renames
-    with pytest.raises(RuntimeError), whole_folder(ours):
+    with pytest.raises(RuntimeError), atomic_folder(ours):
         raise RuntimeError
     assert load_model(ours)[0].digest == found.card.digest
 

@@ -14,8 +14,8 @@ from convert.load import bound_table, load_pretrained
 from convert.recognise import Hints, recognise
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import bind, split
-from jaxdino.models import resnet
 from jaxdino.models.batch_norm import set_training
+from jaxdino.models.published import resnet as published
 from tests.parity.drawing import channels_last, draw, images
 from tests.parity.ours import assert_same, worst
 from tests.parity.resnet_cases import CLASSES, build_torchvision, prepare, save_dino, save_old, save_pth
@@ -147,7 +147,7 @@ def shapes_of(spec, num_classes: int, layout: str) -> dict[str, tuple[int, ...]]
     return {tensor.key: tensor.shape for tensor in table.write(leaves)}
 
 
-@pytest.mark.parametrize("spec", resnet.SPECS, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", published.SPECS, ids=lambda spec: spec.name)
 def test_published_shapes_have_their_names(spec):
     dino = spec.name.startswith("dino")
     shapes = shapes_of(spec, 0 if dino else 1000, "meta" if dino else "torchvision")
@@ -159,7 +159,7 @@ def test_published_shapes_have_their_names(spec):
 
 
 def test_variants_with_the_same_keys_are_refused():
-    shapes = shapes_of(resnet.SPECS[2], 1000, "torchvision")
+    shapes = shapes_of(published.SPECS[2], 1000, "torchvision")
     for json in ({"architecture": "resnetblur50.bt_in1k"}, {"model_type": "resnet", "downsample_in_bottleneck": True}):
         with pytest.raises(UserError, match=r"config\.json"):
             recognise(shapes, hints=Hints(json=json))
@@ -204,7 +204,7 @@ def test_a_sequential_of_a_resnets_children_is_read(tmp_path, prefix):
 )
 def test_dinos_resnet_is_one_without_any_head(more, prefix, family):
     """DINO's images are resized bicubically, everyone else's bilinearly."""
-    shapes = shapes_of(resnet.SPECS[-1], 0, "meta") | more
+    shapes = shapes_of(published.SPECS[-1], 0, "meta") | more
     found = recognise({prefix + key: shape for key, shape in shapes.items()})
     assert found.spec.family == family
     assert found.spec.preprocess.interpolation == ("bicubic" if family == "dino_resnet" else "bilinear")

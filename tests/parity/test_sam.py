@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from convert.load import load_pretrained
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import bind
-from jaxdino.models import sam
 from jaxdino.models.layers import LayerNorm
+from jaxdino.models.published import sam as published
 from jaxdino.models.registry import get
 from tests.parity import sam_cases
 from tests.parity.drawing import channels_last, draw, images
@@ -133,7 +133,7 @@ def test_what_no_published_sam_does_is_refused(hf, tmp_path):
         load_pretrained(folder, num_heads=4)
 
 
-@pytest.mark.parametrize("spec", sam.SPECS, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", published.SPECS, ids=lambda spec: spec.name)
 def test_published_sizes(spec):
     import_torchvision()
     import transformers
@@ -153,7 +153,7 @@ def test_published_sizes(spec):
 
 
 def test_masked_patches_are_refused():
-    skeleton = dataclasses.replace(sam.SPECS[0], config=sam_cases.TINY).skeleton()
+    skeleton = dataclasses.replace(published.SPECS[0], config=sam_cases.TINY).skeleton()
     flat = {path: np.zeros(entry.shape, np.float32) for path, entry in skeleton.entries.items()}
     with pytest.raises(UserError, match="mask token"):
         bind(skeleton, flat)(np.zeros((1, 64, 64, 3), np.float32), mask=np.zeros((1, 8, 8), bool))

@@ -23,8 +23,8 @@ from jaxdino.core.params import Flat
 from jaxdino.stage import stages
 from jaxdino.strategy import resolve
 from jaxdino.train import state, step
-from jaxdino.train.classification import Classification
 from jaxdino.train.task import Part
+from jaxdino.train.tasks.classify import Classification
 from tests.parity.cases import CLASSES, GRID, PATCH, WIDTH
 from tests.parity.drawing import draw
 from tests.parity.hf_models import SHAPE, save

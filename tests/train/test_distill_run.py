@@ -20,8 +20,8 @@ from convert.store import load_model
 from convert.training_checkpoint import main_export, read_training
 from jaxdino.core.errors import UserError
 from jaxdino.evals import report
-from jaxdino.train.job import prepare
 from jaxdino.train.loop import run
+from jaxdino.train.setup import prepare
 from jaxdino.train.stop import Stopped
 from jaxdino.train.watch import Lost
 

@@ -17,8 +17,8 @@ from jaxdino.models.convnext import ConvNeXtConfig
 from jaxdino.models.resnet import ResNetConfig
 from jaxdino.models.spec import ModelSpec, Preprocess
 from jaxdino.models.vit import ViTConfig
-from jaxdino.train.job import prepare
 from jaxdino.train.loop import run
+from jaxdino.train.setup import prepare
 
 SMALL = Preprocess(size=(16, 16), crop_pct=1.0)
 RESNET = ResNetConfig(bottleneck=False, depths=(1, 1), widths=(8, 12), reduction=1, stem=8)

@@ -9,8 +9,8 @@ from convert.store import load_model
 from jaxdino import optim
 from jaxdino.core.errors import UserError
 from jaxdino.models import lora
-from jaxdino.train.job import prepare
 from jaxdino.train.loop import run
+from jaxdino.train.setup import prepare
 
 RULES = ((common.LORA, "lora"), ("@head", "head"), ("@all", "frozen"))
 GROUPS = dict(lora=dict(lr=1e-2, weight_decay=0.0), head=dict(lr=3e-3), frozen=dict(frozen=True))

@@ -8,7 +8,7 @@ from PIL import Image
 
 from jaxdino.core import sharding
 from jaxdino.evals import segmentation_pictures
-from jaxdino.train.mask_measure import MaskMeasure
+from jaxdino.train.tasks.mask_measure import MaskMeasure
 
 draw = segmentation_pictures.draw_pairs
 

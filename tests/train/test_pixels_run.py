@@ -11,8 +11,8 @@ from PIL import Image
 import jaxdino
 from jaxdino import evaluate, predict
 from jaxdino.core.errors import UserError
-from jaxdino.train.job import prepare
 from jaxdino.train.loop import run
+from jaxdino.train.setup import prepare
 
 BLACK_AND_WHITE = "0,1023"
 

@@ -15,8 +15,8 @@ from PIL import Image
 from convert.store import load_model
 from jaxdino import predict
 from jaxdino.core.errors import UserError
-from jaxdino.train.job import prepare
 from jaxdino.train.loop import run
+from jaxdino.train.setup import prepare
 
 ROOT = Path(__file__).parents[2]
 
@@ -174,8 +174,8 @@ def test_what_cannot_work_is_refused_at_once_and_leaves_no_folder(tmp_path, chan
 
 
 def test_a_stage_without_epochs_is_skipped():
-    job = prepare(tiny.config(0, 1, 0))
-    assert [part.stage.name for part in job.parts] == ["last"]
+    setup = prepare(tiny.config(0, 1, 0))
+    assert [part.stage.name for part in setup.parts] == ["last"]
     with pytest.raises(UserError, match="nothing to train"):
         prepare(tiny.config(0, 0))
 

@@ -18,9 +18,9 @@ from jaxdino import predict
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import split
 from jaxdino.train import loop, weights
-from jaxdino.train.classification import Classification
-from jaxdino.train.job import prepare
 from jaxdino.train.loop import run
+from jaxdino.train.setup import prepare
+from jaxdino.train.tasks.classify import Classification
 from jaxdino.train.workdir import Workdir, write_json
 
 ROOT = Path(__file__).parents[2]
@@ -46,9 +46,9 @@ def test_settings_at_odds_are_refused(changes, words):
 
 def test_rematerialisation_is_reached_by_the_config_and_the_data_are_told_in_a_line():
     lines = []
-    job = prepare(tiny.config(1, model__remat=True), lines.append)
+    setup = prepare(tiny.config(1, model__remat=True), lines.append)
     assert lines == ["data: digits, 10 classes; images: train 1079, val 359, test 359"]
-    assert "('remat', Static(value=True))" in str(job.parts[0].skeleton.graphdef)
+    assert "('remat', Static(value=True))" in str(setup.parts[0].skeleton.graphdef)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_a_shape_that_nobody_published_is_told_by_its_weights(tmp_path):
     _, flat = split(spec.build(0, rngs=nnx.Rngs(0)))
     save_model(tmp_path / "w", Card(spec), {k: np.asarray(v) for k, v in flat.items()})
     own = {"model__name": "dinov3_custom", "model__configured_for": "dinov3_custom"}
-    job = prepare(tiny.config(1, **own, model__weights=str(tmp_path / "w")))
-    assert job.task.card.spec == spec and job.task.card.num_classes == 10
+    setup = prepare(tiny.config(1, **own, model__weights=str(tmp_path / "w")))
+    assert setup.task.card.spec == spec and setup.task.card.num_classes == 10
     for given in (None, "random"):
         with pytest.raises(UserError, match="told by its weights"):
             prepare(tiny.config(1, **own, model__weights=given))

@@ -17,8 +17,8 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.rules import patterns
 from jaxdino.models import lora
 from jaxdino.train import adapters, loop, state
-from jaxdino.train.job import prepare
 from jaxdino.train.session import Session
+from jaxdino.train.setup import prepare
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,8 +134,8 @@ def test_a_checkpoint_of_another_stage_is_refused(first):
 
 @pytest.mark.parametrize("dora", [False, True])
 def test_no_progress_is_lost_when_adapters_are_merged_go_on_or_begin(dora):
-    job = prepared(config(1, 1, 0, 1))
-    align, adapt, full = (job.task.spec_of(part.stage) for part in job.parts)
+    setup = prepared(config(1, 1, 0, 1))
+    align, adapt, full = (setup.task.spec_of(part.stage) for part in setup.parts)
     if dora:
         import dataclasses
 
@@ -146,7 +146,7 @@ def test_no_progress_is_lost_when_adapters_are_merged_go_on_or_begin(dora):
 
         align, adapt, full = map(spec, (align, adapt, full))
     rng = np.random.default_rng(0)
-    first = adapters.refitted(job.task.spec, align, dict(job.task.flat), 0)
+    first = adapters.refitted(setup.task.spec, align, dict(setup.task.flat), 0)
     drawn = {p: np.float32(rng.normal(size=x.shape) * 0.05) if p.endswith(".b") else x for p, x in first.items()}
     images = rng.normal(size=(2, 16, 16, 3)).astype(np.float32)
     text = rng.normal(size=(2, 1, 64)).astype(np.float32)

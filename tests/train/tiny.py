@@ -9,14 +9,15 @@ from ml_collections import ConfigDict
 
 from configs import common
 from jaxdino.data.sources import DataConfig
-from jaxdino.models import registry, vits
+from jaxdino.models import registry
+from jaxdino.models.published import vit
 from jaxdino.models.vit import ViTConfig
 
 SPEC = dataclasses.replace(
-    vits.DIGITS,
+    vit.DIGITS,
     name="tiny",
-    config=ViTConfig(patch_size=4, width=32, depth=2, num_heads=2, mlp_dim=64, **vits.DINOV3),
-    preprocess=dataclasses.replace(vits.DIGITS.preprocess, size=(8, 8)),
+    config=ViTConfig(patch_size=4, width=32, depth=2, num_heads=2, mlp_dim=64, **vit.DINOV3),
+    preprocess=dataclasses.replace(vit.DIGITS.preprocess, size=(8, 8)),
     last_layers=1,
 )
 registry.MODELS["tiny"] = SPEC

@@ -2,8 +2,8 @@
 
 from convert.family import Family, Layout
 from convert.tables.clip import hf, open_clip, rules
+from convert.tables.clip.detect import ANCHORS, SHAPE, detect
 from convert.tables.clip.fit import fit
-from convert.tables.clip.tell import ANCHORS, SHAPE, tell
 from jaxdino.data.tokenizer import FILES
 
 
@@ -22,7 +22,7 @@ HEAD = tuple(rules.HEAD)
 FAMILY = Family(
     names=("clip",),
     anchors=ANCHORS,
-    tell=tell,
+    detect=detect,
     layouts={
         ("clip", "openai"): Layout(tuple(rules.OPENAI), HEAD, prefix=_no_class, notes=_openai_notes),
         ("clip", "open_clip"): Layout(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.store import Card
-from convert.tables.clip.tell import refuse_openai
+from convert.tables.clip.detect import refuse_openai
 from jaxdino.core.errors import UserError
 from jaxdino.models.clip import CLIPConfig
 

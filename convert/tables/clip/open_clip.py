@@ -10,7 +10,7 @@ from typing import Any
 from convert.store import Card
 from jaxdino.core.errors import UserError
 from jaxdino.models.clip import CLIPConfig, TextConfig, VisionConfig
-from jaxdino.models.clips import preprocess
+from jaxdino.models.published.clip import preprocess
 from jaxdino.models.spec import Preprocess
 
 Json = Mapping[str, Any]

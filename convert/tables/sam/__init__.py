@@ -2,12 +2,12 @@
 
 from convert.family import Family, Layout
 from convert.tables.sam import hf, rules
-from convert.tables.sam.tell import ANCHORS, fit, tell
+from convert.tables.sam.detect import ANCHORS, detect, fit
 
 FAMILY = Family(
     names=("sam",),
     anchors=ANCHORS,
-    tell=tell,
+    detect=detect,
     layouts={
         ("sam", "meta"): Layout(
             rules.META, tuple(rules.HEAD), head_file=lambda card: f"{card.spec.name}_linear_head.pth"

@@ -3,9 +3,9 @@
 from convert.family import Family, Layout
 from convert.store import Card
 from convert.tables.vit import hf, meta, rules, timm
+from convert.tables.vit.detect import ANCHORS, detect
 from convert.tables.vit.fit import fit
 from convert.tables.vit.pool import pool
-from convert.tables.vit.tell import ANCHORS, tell
 
 
 def _meta(table: list, head_file=lambda card: None) -> Layout:
@@ -34,7 +34,7 @@ def _hf(table: list) -> Layout:
 FAMILY = Family(
     names=("dino", "dinov2", "dinov3", "vit"),
     anchors=ANCHORS,
-    tell=tell,
+    detect=detect,
     layouts={
         ("dino", "meta"): _meta(rules.PLAIN, _wide_head),
         ("dino", "timm"): _timm(rules.PLAIN),

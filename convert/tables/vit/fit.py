@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from convert.store import Card
-from convert.tables.vit.tell import norm_eps, resampling
+from convert.tables.vit.detect import norm_eps, resampling
 from jaxdino.core.errors import UserError
 from jaxdino.models import positions
 from jaxdino.models.registry import MODELS

@@ -30,10 +30,10 @@ from jaxdino.objectives.segment_settings import Segmenting
 from jaxdino.stage import Stage, stages
 from jaxdino.strategy import Plan
 from jaxdino.train import adapters, data, pixels, plots, precision, state, step, weights
-from jaxdino.train.mask_measure import METRICS, MaskMeasure
 from jaxdino.train.results import model_words
-from jaxdino.train.segmenter_weights import start
 from jaxdino.train.task import Metrics, Part, State
+from jaxdino.train.tasks.mask_measure import METRICS, MaskMeasure
+from jaxdino.train.tasks.segmenter_weights import start
 
 TEXT, IMAGE = "backbone.clip.", "backbone.dino."
 
@@ -228,7 +228,7 @@ class Segmentation:
 
     def finish(self, session: Any) -> tuple[dict[str, Any], list[str]]:
         """The metrics of the best model as it was saved, prompt by prompt; pictures of some pairs."""
-        part = session.job.parts[session.progress.best_model["stage"]]
+        part = session.setup.parts[session.progress.best_model["stage"]]
         measure = self._measure(part)
         flat = weights.load(session.folder / "best")
         flat, found, lines = sharding.put(flat, session.where(flat)), {}, []

@@ -12,9 +12,9 @@ from convert.tables.vit.pos_grid import pos_grid
 from convert.tables.vit.variants import described, refuse
 from convert.timm_args import model_args
 from jaxdino.core.errors import UserError
+from jaxdino.models.published.vit import DINOV3
 from jaxdino.models.registry import get
 from jaxdino.models.vit import ViTConfig
-from jaxdino.models.vits import DINOV3
 
 ANCHORS = (
     "patch_embed.proj.weight",
@@ -26,7 +26,7 @@ HF_EPS = 1e-12
 """The norms' epsilon of transformers' ViT where config.json is silent."""
 
 
-def tell(shapes: Shapes, hints: Hints) -> Told:
+def detect(shapes: Shapes, hints: Hints) -> Told:
     """Family, layout and shape of a ViT.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A config made good: everything that a run needs and everything that can be refused, before any long work."""
+"""Validate and resolve a config: everything that a run needs, and what can be refused before any long work."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,18 +17,9 @@ from jaxdino.models.lora import leaves
 from jaxdino.stage import Stage, stages
 from jaxdino.strategy import resolve
 from jaxdino.train import weights
-from jaxdino.train.classification import Classification
-from jaxdino.train.distillation import Distillation
 from jaxdino.train.precision import ATTENTION, PRECISIONS
-from jaxdino.train.segmentation import Segmentation
 from jaxdino.train.task import Part, Task
-
-TASKS: dict[str, Callable[..., Task]] = {
-    "classify": Classification,
-    "distill": Distillation,
-    "segment": Segmentation,
-}
-"""objective.name -> what it makes of a run."""
+from jaxdino.train.tasks import TASKS
 
 EMBEDDED = {
     "digits": "Give the model after the colon, --config=configs/linear.py:dinov3_vits16, or --config.data.name=folder",
@@ -38,7 +29,7 @@ EMBEDDED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class Setup:
     """A run, resolved.
 
     Attributes:
@@ -52,7 +43,7 @@ class Job:
     parts: tuple[Part, ...]
 
 
-def prepare(config: Any, say: Callable[[str], None] = print) -> Job:
+def prepare(config: Any, say: Callable[[str], None] = print) -> Setup:
     """Reads the lists of images and the weights, and resolves every stage.
 
     Raises:
@@ -68,7 +59,7 @@ def prepare(config: Any, say: Callable[[str], None] = print) -> Job:
     sharding.check_rules(rules, list(task.flat))
     for path, array in task.flat.items():
         sharding.spec_for(path, array.shape, mesh, rules)
-    return Job(config, task, mesh, rules, _resolve(config, chosen, task, mesh))
+    return Setup(config, task, mesh, rules, _resolve(config, chosen, task, mesh))
 
 
 def check_settings(config: Any) -> None:

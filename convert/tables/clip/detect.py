@@ -15,7 +15,7 @@ from convert.family import Hints, Shapes, Told
 from convert.tables.clip import hf, open_clip
 from jaxdino.core.errors import UserError
 from jaxdino.models.clip import CLIPConfig, TextConfig, VisionConfig
-from jaxdino.models.clips import SPECS, TINY, preprocess
+from jaxdino.models.published.clip import SPECS, TINY, preprocess
 from jaxdino.models.spec import Preprocess
 
 ANCHORS = (
@@ -76,7 +76,7 @@ def _hf_keys(vision: str, text: str) -> Keys:
     )
 
 
-def tell(shapes: Shapes, hints: Hints) -> Told:
+def detect(shapes: Shapes, hints: Hints) -> Told:
     """Layout and configuration of a CLIP checkpoint.
 
     Raises:

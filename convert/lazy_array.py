@@ -7,7 +7,7 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
-class Leaf:
+class LazyArray:
     """`np.asarray(leaf)` reads it; nothing is kept, so that a model larger than memory can pass through."""
 
     shape: tuple[int, ...]

@@ -27,10 +27,11 @@ from jaxdino.objectives.distill_model import HEADS, DistillSpec
 from jaxdino.objectives.distill_settings import Distill, Projection
 from jaxdino.stage import Stage, stages
 from jaxdino.strategy import Plan
-from jaxdino.train import adapters, alarms, data, distill_objective, pixels, plots, precision, state, step, weights
-from jaxdino.train.networks import save_networks
-from jaxdino.train.retrieval import Retrieval
+from jaxdino.train import adapters, data, pixels, plots, precision, state, step, weights
 from jaxdino.train.task import Metrics, Part, State
+from jaxdino.train.tasks import alarms, distill_objective
+from jaxdino.train.tasks.networks import save_networks
+from jaxdino.train.tasks.retrieval import Retrieval
 
 BACKBONE = "backbone."
 

@@ -23,7 +23,7 @@ def judge(session: Any, reading: Metrics, thresholds: Mapping[str, Any], **of_ru
     Raises:
       Lost: for a collapse, with its kind, the figures, what to change, and where the last healthy weights are.
     """
-    now, first = session.progress, session.job.parts[0]
+    now, first = session.progress, session.setup.parts[0]
     waits = (first.stage.schedule.warmup_epochs, *(group.freeze_epochs for group in first.stage.groups.values()))
     settings = {name: value for name, value in thresholds.items() if name != "stop"}
     settings["grace_steps"] = max(settings["grace_steps"], int(max(waits) * first.steps_per_epoch))

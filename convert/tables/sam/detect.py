@@ -10,8 +10,9 @@ from convert.family import Hints, Shapes, Told
 from convert.store import Card
 from convert.tables.sam.rules import IMAGE_MATRIX, PROMPT_MATRIX
 from jaxdino.core.errors import UserError
+from jaxdino.models.published.sam import PREPROCESS
 from jaxdino.models.registry import MODELS
-from jaxdino.models.sam import PREPROCESS, SamConfig
+from jaxdino.models.sam import SamConfig
 
 ANCHORS = ("image_encoder.patch_embed.proj.weight", "vision_encoder.patch_embed.projection.weight")
 _KEYS = {  # layout -> the encoder, its patches, blocks and neck; the last mask convolution; the hidden IoU layer
@@ -24,7 +25,7 @@ CONFIG = "transformers' config.json"
 _ACTIVATIONS = {"vision_config": "gelu", "prompt_encoder_config": "gelu", "mask_decoder_config": "relu"}
 
 
-def tell(shapes: Shapes, hints: Hints) -> Told:
+def detect(shapes: Shapes, hints: Hints) -> Told:
     """Layout and shape of a SAM; heads and windows follow from the tables of relative positions.
 
     Raises:

@@ -52,7 +52,7 @@ class BinaryFile:
 
 
 @dataclass(frozen=True)
-class Span:
+class ByteRange:
     """One tensor in a file: `start` in bytes, `stride` in elements (None when rows follow each other)."""
 
     file: BinaryFile
@@ -81,7 +81,7 @@ class Joined:
     """Several tensors, side by side on their first axis, as one: `key` names it in errors."""
 
     key: str
-    parts: tuple[Span, ...]
+    parts: tuple[ByteRange, ...]
 
     @property
     def dtype(self) -> np.dtype:

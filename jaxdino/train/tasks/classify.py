@@ -206,7 +206,7 @@ class Classification:
         Those of each class are among them; the confusion matrix is written to a file of its own.
         """
         split = "test" if "test" in self.source.splits else "val"
-        part = session.job.parts[session.progress.best_model["stage"]]
+        part = session.setup.parts[session.progress.best_model["stage"]]
         flat = weights.load(session.folder / "best")
         eval_step = self._eval_step(self._bare(part.stage))
         answers = self._answers(session, part, split, eval_step, sharding.put(flat, session.where(flat)))
