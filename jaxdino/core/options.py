@@ -4,7 +4,7 @@ import dataclasses
 import numbers
 from collections.abc import Mapping, Sequence
 from types import NoneType, UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
@@ -27,8 +27,8 @@ def read(cls: type[T], given: Mapping[str, Any] | T | None, where: str, base: T 
     """
     if isinstance(given, cls):
         return given
-    found = values(cls, given or {}, where)
-    return cls(**found) if base is None else dataclasses.replace(base, **found)  # pyright: ignore
+    found = values(cls, cast("Mapping[str, Any]", given or {}), where)
+    return cls(**found) if base is None else dataclasses.replace(cast("Any", base), **found)
 
 
 def values(cls: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
