@@ -1,6 +1,6 @@
 """The features of a whole split, brought to the host: the start of every evaluation here."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,10 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
-
-Batches = Iterable[Mapping[str, np.ndarray]]
+from jaxdino.evals.passes import Arrays, Batches, outputs
 
 
 class NoImages(UserError):
@@ -23,8 +21,7 @@ def extract(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features float32 (N, D) and labels int32 (N,) of all images that could be read, in order.
 
-    Rows of weight 0 (padding, unreadable images) are left out. While the host fetches one batch, the device works on
-    the next.
+    Rows of weight 0 (padding, unreadable images) are left out.
 
     Args:
       embed: compiled, images uint8 (B, H, W, 3) -> (B, D).
@@ -34,26 +31,16 @@ def extract(
     Raises:
       NoImages: if no image could be read.
     """
+
+    def step(batch: Arrays) -> Arrays:
+        return {"features": embed(batch["image"]), "label": batch["label"], "weight": batch["weight"]}
+
     features: list[np.ndarray] = []
     labels: list[np.ndarray] = []
-
-    def fetch(values: jax.Array, label: jax.Array | np.ndarray, weight: jax.Array | np.ndarray) -> None:
-        values, label, weight = sharding.gather((values, label, weight)) if mesh else (values, label, weight)
-        read = np.asarray(weight) > 0
-        features.append(np.asarray(values, np.float32)[read])
-        labels.append(np.asarray(label, np.int32)[read])
-
-    waiting = None
-    for batch in batches:
-        batch = {name: batch[name] for name in ("image", "label", "weight")}
-        if mesh is not None:
-            batch = sharding.put_batch(batch, mesh)
-        begun = embed(batch["image"]), batch["label"], batch["weight"]
-        if waiting is not None:
-            fetch(*waiting)
-        waiting = begun
-    if waiting is not None:
-        fetch(*waiting)
+    for found in outputs(step, batches, ("image", "label", "weight"), mesh):
+        read = found["weight"] > 0
+        features.append(np.asarray(found["features"], np.float32)[read])
+        labels.append(np.asarray(found["label"], np.int32)[read])
     if not sum(map(len, labels)):
         raise NoImages("no image to take features of: the split is empty, or every image in it was skipped")
     return np.concatenate(features), np.concatenate(labels)

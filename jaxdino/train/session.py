@@ -1,7 +1,7 @@
 """One run in one process: its folder, its checkpoints, and what passes from stage to stage."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -9,7 +9,9 @@ import jax
 from jaxdino import optim
 from jaxdino.core import sharding
 from jaxdino.core.rules import patterns
-from jaxdino.data.bad_images import BadImages
+from jaxdino.data.bad_images import BadImages, check_read
+from jaxdino.data.pipeline import EvalBatches
+from jaxdino.data.rows import Batch
 from jaxdino.models.lora import leaves
 from jaxdino.train import checkpoint, state
 from jaxdino.train.pace import Pace
@@ -75,6 +77,19 @@ class Session:
             self.progress.log_size = self.log.size if self.log else 0
             self.checkpoints.save(self.progress.step, current, dataclasses.asdict(self.progress))
             self.saved_step = self.progress.step
+
+    def each(self, split: str, batches: EvalBatches) -> Iterator[Batch]:
+        """Yield the batches of one pass over a split, then name the images that were skipped.
+
+        Raises:
+          Stopped: when the run is asked to stop meanwhile.
+          UserError: if no image could be read.
+        """
+        for batch in batches:
+            self.stop.check()
+            yield batch
+        self.note_bad(split, batches.bad)
+        check_read(batches.bad, len(batches.bad), len(batches.bad.split), say)
 
     def note_bad(self, split: str, found: BadImages) -> None:
         """Remembers the images of a split that were skipped, and names each new one once."""

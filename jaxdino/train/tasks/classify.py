@@ -14,14 +14,13 @@ from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton, bind
 from jaxdino.data import device_aug, pipeline
-from jaxdino.data.bad_images import check_read
 from jaxdino.data.transforms import as_size, get_preset
+from jaxdino.evals.passes import outputs
 from jaxdino.objectives.classify import Classify
 from jaxdino.stage import Stage
 from jaxdino.strategy import Plan
 from jaxdino.train import adapters, data, metrics, pixels, plots, precision, results, state, step, weights
 from jaxdino.train.task import Metrics, Part, State
-from jaxdino.train.workdir import say
 
 MONITORS = ("val/accuracy", "val/balanced_accuracy", "val/macro_f1", "val/loss", "val/top5_accuracy")
 
@@ -168,17 +167,12 @@ class Classification:
           UserError: if no image of the split can be read, or the model answers with nan or infinity.
         """
         make = partial(pipeline.make_eval_iter, self.source.split(split), **self._channels)
-        batches = data.batches(make, self.config, part, self.spec.preprocess)
+        batches = session.each(split, data.batches(make, self.config, part, self.spec.preprocess))
         logits, labels = [], []
-        for batch in batches:
-            session.stop.check()
-            given = {name: batch[name] for name in self.arrays}
-            out = jax.device_get(eval_step(flat, sharding.put_batch(given, self.mesh)))
+        for out in outputs(partial(eval_step, flat), batches, self.arrays, self.mesh):
             counted = out["weight"] > 0
             logits.append(out["logits"][counted])
             labels.append(out["label"][counted])
-        session.note_bad(split, batches.bad)
-        check_read(batches.bad, len(batches.bad), len(batches.bad.split), say)
         if not all(np.isfinite(each).all() for each in logits):
             raise UserError(
                 f"the model of stage {part.stage.name!r} answers the {split} images with nan or infinity: lower its "

@@ -14,14 +14,13 @@ from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, bind
 from jaxdino.data import device_aug
-from jaxdino.data.bad_images import check_read
 from jaxdino.data.pipeline import Batch
 from jaxdino.evals import segmentation as evals
+from jaxdino.evals.passes import outputs
 from jaxdino.models.spec import ModelSpec
 from jaxdino.objectives.segment import Segment, predict
 from jaxdino.objectives.segment_settings import Segmenting
 from jaxdino.train.task import Metrics
-from jaxdino.train.workdir import say
 
 SHOWN = 6  # pairs in the picture
 METRICS = ("miou", "dice", "iou", "iou_50", "iou_75", "iou_90", "precision", "recall", "loss")
@@ -80,22 +79,21 @@ class MaskMeasure:
           Stopped: if the run is told to stop meanwhile.
           UserError: if no pair of the split can be read, or the model answers with nan or infinity.
         """
-        text, batches = self.features(flat), self.batches(split)
+        text = self.features(flat)
+
+        def step(batch: Batch) -> Batch:
+            seen = {name: value for name, value in self._look(flat, text, batch).items() if name != "logits"}
+            return seen | {"prompt": batch["label"], "masked": batch["masked"], "weight": batch["weight"]}
+
         found: dict[str, list[np.ndarray]] = {"prompt": []}
         losses, weights = [], []
-        for batch in batches:
-            session.stop.check()
-            given = {name: batch[name] for name in self.arrays if name in batch}
-            seen = self._look(flat, text, sharding.put_batch(given, self.mesh))
-            seen = jax.device_get({name: value for name, value in seen.items() if name != "logits"})
-            label, masked, weight = (_gathered(batch[name]) for name in ("label", "masked", "weight"))
+        for seen in outputs(step, session.each(split, self.batches(split)), self.arrays, self.mesh):
+            weight = seen.pop("weight")
             losses.append(float(seen.pop("loss")) * weight.sum())
             weights.append(weight.sum())
-            counted = weight * masked > 0
-            for name, value in {**seen, "prompt": label}.items():
+            counted = weight * seen.pop("masked") > 0
+            for name, value in seen.items():
                 found.setdefault(name, []).append(value[counted])
-        session.note_bad(split, batches.bad)
-        check_read(batches.bad, len(batches.bad), len(batches.bad.split), say)
         loss = float(sum(losses) / max(sum(weights), 1e-12))
         if not np.isfinite(loss):
             raise UserError(
@@ -127,12 +125,3 @@ class MaskMeasure:
                 break
         shown = [pair for _, pair in sorted(shown[:SHOWN], key=lambda each: each[0])]
         draw_pairs(*zip(*shown, strict=True), file)
-
-
-def _gathered(rows: np.ndarray) -> np.ndarray:
-    """The rows of all processes, in the order in which the devices hold them."""
-    if jax.process_count() == 1:
-        return rows
-    from jax.experimental import multihost_utils
-
-    return np.asarray(multihost_utils.process_allgather(rows, tiled=True))

@@ -1,7 +1,7 @@
 """How good a backbone's features are, by labels that training never sees: k-NN as a run goes on, linear at its end."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from jaxdino.core import sharding
 from jaxdino.core.options import check_range
 from jaxdino.core.params import Flat, Skeleton, bind
 from jaxdino.data import device_aug, pipeline
+from jaxdino.data.rows import Batch
 from jaxdino.data.sources import DataConfig, Source
 from jaxdino.evals import features, pools
 from jaxdino.evals.knn import knn_accuracy
@@ -36,6 +37,7 @@ class Retrieval:
     Attributes:
       k: numbers of neighbours that the bank is large enough for; the largest is that of `KNN`.
       size: pixels that the backbone sees. pool: a key of `pools.FEATURES`.
+      called: stands before a split's name where its skipped images are counted.
     """
 
     source: Source
@@ -48,6 +50,7 @@ class Retrieval:
     batch_size: int
     linear_steps: int
     mesh: Mesh
+    called: str = ""
 
     @classmethod
     def of(
@@ -82,7 +85,8 @@ class Retrieval:
         k = tuple(sorted({min(number, len(source.split("train"))) for number in given.k}))
         batch_size = -(-given.batch_size // mesh.size) * mesh.size
         size = given.image_size or size
-        return cls(source, cfg, spec, backbone, k, size, given.pool, batch_size, given.linear_steps, mesh)
+        called = "" if given.root is None else "evaluation "
+        return cls(source, cfg, spec, backbone, k, size, given.pool, batch_size, given.linear_steps, mesh, called)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -151,8 +155,8 @@ class Retrieval:
 
         return jax.jit(embed)
 
-    def _batches(self, session: Any, name: str):
-        """The images of a split. Raises Stopped if the run is told to stop meanwhile."""
+    def _batches(self, session: Any, name: str) -> Iterator[Batch]:
+        """The batches of a split; see `Session.each`."""
         batches = pipeline.make_eval_iter(
             self.source.split(name),
             self.cfg,
@@ -163,6 +167,4 @@ class Retrieval:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        for batch in batches:
-            session.stop.check()
-            yield batch
+        return session.each(f"{self.called}{name}", batches)
