@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,8 @@ from convert.training_checkpoint import main_export, read_training
 from jaxdino.core.errors import UserError
 from jaxdino.evals import report
 from jaxdino.train.loop import run
+from jaxdino.train.progress import Progress
+from jaxdino.train.session import Session
 from jaxdino.train.setup import prepare
 from jaxdino.train.stop import Stopped
 from jaxdino.train.watch import Lost
@@ -248,9 +251,25 @@ def test_evaluation_images_are_read_in_the_range_of_the_training_images(tmp_path
     changes = dict(evaluation__root=str(tmp_path), data__sixteen_bit="0,9999")
     task = prepare(tiny_distill.config(1, **changes), lambda line: None).task
     assert task.retrieval.cfg.sixteen_bit == "0,9999"
-    session = SimpleNamespace(stop=SimpleNamespace(check=lambda: None))
-    batch = next(task.retrieval._batches(session, "val"))
+    session = SimpleNamespace(each=lambda split, batches: batches)
+    batch = next(iter(task.retrieval._batches(session, "val")))
     assert np.all(batch["image"][batch["weight"] == 1] == 102)
+
+
+def test_unreadable_images_of_the_evaluation_are_named_and_counted(tmp_path, capsys):
+    for place in ("train/a", "train/b", "val/a", "val/b"):
+        (tmp_path / place).mkdir(parents=True)
+        Image.fromarray(np.full((8, 8), 200, np.uint8)).save(tmp_path / place / "1.png")
+    task = prepare(tiny_distill.config(1, evaluation__root=str(tmp_path)), lambda line: None).task
+    whole = (tmp_path / "val/b/1.png").read_bytes()
+    (tmp_path / "val/b/1.png").write_bytes(whole[: len(whole) // 2])
+    session = SimpleNamespace(stop=SimpleNamespace(check=lambda: None), progress=Progress(), _remarked={})
+    session.note_bad = partial(Session.note_bad, session)
+    session.each = partial(Session.each, session)
+    rows = sum(batch["weight"].sum() for batch in task.retrieval._batches(session, "val"))
+    assert rows == 1 and list(session.progress.bad) == ["evaluation val"]
+    assert list(session.progress.bad["evaluation val"]) == ["val/b/1.png"]
+    assert "skipped val/b/1.png: " in capsys.readouterr().out
 
 
 def test_images_without_labels_train_and_nothing_is_measured_on_them(tmp_path):
