@@ -1,4 +1,4 @@
-"""LoRA as part of a stage: put on at its start, merged wherever its weights leave it."""
+"""LoRA adapters in training: add them when a stage starts, merge them when its weights leave it."""
 
 import dataclasses
 from typing import Any
@@ -14,12 +14,12 @@ from jaxdino.train.task import Part
 
 
 def adapted(skeleton: Skeleton, cfg: Any, stage: Stage) -> Skeleton:
-    """The stage's model: with the adapters that it asks for."""
+    """Return the stage's model, with adapters if the stage sets `lora`."""
     return lora.adapted(skeleton, cfg, lora.LoRA.of(stage.lora)) if stage.lora else skeleton
 
 
 def put_on(flat: Flat, bare: Skeleton, cfg: Any, part: Part) -> Flat:
-    """All leaves at a stage's start: with fresh adapters, which change nothing yet."""
+    """Return all leaves at a stage's start, with new adapters that do not change the output yet."""
     if not part.stage.lora:
         return flat
     _, fresh = lora.adapt(bare, flat, cfg, lora.LoRA.of(part.stage.lora), nnx.Rngs(part.seed))
@@ -27,10 +27,10 @@ def put_on(flat: Flat, bare: Skeleton, cfg: Any, part: Part) -> Flat:
 
 
 def refitted(before: ModelSpec, after: ModelSpec, flat: Flat, seed: int) -> Flat:
-    """All leaves of a `ClipDinoSam` with the adapters of another stage.
+    """Change the adapters of a `ClipDinoSam` from those of one stage to those of another; return all leaves.
 
-    A part's adapters go on where both stages have the same, are merged where the next has none or others, and begin
-    anew, changing nothing yet, where only the next has them.
+    For each part of the model: adapters that both stages share are kept; adapters that the next stage lacks or
+    configures differently are merged; adapters that only the next stage has are created and do not change the output.
     """
     config, flat = before.config, dict(flat)
     old, new = ({name: getattr(spec.config, f"{name}_lora") for name in ADAPTED} for spec in (before, after))
@@ -51,10 +51,10 @@ def _of(spec: ModelSpec, config: Any) -> ModelSpec:
 
 
 def merged(flat: Flat, part: Part) -> Flat:
-    """All leaves of a stage's model without adapters: what leaves the stage is an ordinary model."""
+    """Return all leaves of a stage's model with its adapters merged: an ordinary model."""
     return lora.merged(part.skeleton, flat) if part.stage.lora else flat
 
 
 def kernels(paths: Any) -> set[str]:
-    """The kernels that the adapters among these trained leaves will change when they are merged."""
+    """Return the paths of the kernels that merging the adapters in `paths` will change."""
     return {path.split(".lora.")[0] + ".kernel" for path in lora.leaves(paths)}

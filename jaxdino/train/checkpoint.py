@@ -1,8 +1,8 @@
-"""Orbax checkpoints, written in the background, each sealed by a manifest of its files.
+"""Orbax checkpoints, written in the background, each with a manifest of its files.
 
-The manifest (name, size and SHA-256 of every file) is written inside Orbax's temporary folder, just before
-the rename that makes the checkpoint appear. What was half written or damaged afterwards therefore never
-passes for a checkpoint: it is named in a warning, and the one before is used.
+The manifest (name, size and SHA-256 of every file) is written inside Orbax's temporary folder, just before the rename
+that makes the checkpoint visible. An incomplete or damaged checkpoint is therefore detected: a warning names it, and
+the previous checkpoint is used.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ import orbax.checkpoint as ocp
 from jaxdino.core.errors import UserError
 
 MANIFEST = "manifest.json"
-STAMP = "_CHECKPOINT_METADATA"  # Orbax writes it once more during the rename
+STAMP = "_CHECKPOINT_METADATA"  # Orbax writes it again during the rename
 UNSEALED = {MANIFEST, STAMP}
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-    """Any tree as {"trainable/backbone.norm.scale": leaf}: what is stored names no class of optax's."""
+    """Flatten a tree to {"trainable/backbone.norm.scale": leaf}. The names do not depend on optax's classes."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
@@ -43,7 +43,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def seal(folder: Path) -> None:
-    """Writes the manifest of a folder's files, beside and then renamed."""
+    """Write the manifest of a folder's files: to a temporary file first, which is then renamed."""
     files = _files(folder)
     with ThreadPoolExecutor(4) as pool:
         entries = dict(zip((str(f.relative_to(folder)) for f in files), pool.map(_digest, files), strict=True))
@@ -53,7 +53,7 @@ def seal(folder: Path) -> None:
 
 
 def flaw(folder: Path) -> str | None:
-    """What is wrong with a sealed folder, naming the file; None if every byte is as it was written."""
+    """Return what is wrong with a sealed folder, naming the file, or None if no byte has changed."""
     for name in (STAMP, MANIFEST):
         try:
             entries = json.loads((folder / name).read_text())
@@ -68,17 +68,17 @@ def flaw(folder: Path) -> str | None:
         if file.stat().st_size != wanted["bytes"]:
             return f"{name} has {file.stat().st_size} bytes instead of {wanted['bytes']}"
         if _digest(file) != wanted:
-            return f"{name} has another checksum than when it was written"
+            return f"{name} has a different checksum than when it was written"
     return None
 
 
 class Checkpoints:
-    """The checkpoints of one run, newest last; a step is counted over the whole run.
+    """Save and restore the checkpoints of one run. Steps are counted over the whole run.
 
     Args:
-      folder: where they are; made if it is not there.
-      keep: how many to keep, at least 2 so that there is always one before.
-      warn: called with one line about each checkpoint that cannot be used.
+      folder: folder of the checkpoints; created if it does not exist.
+      keep: number of checkpoints to keep; at least 2, so that there is always a previous one.
+      warn: called with one line for each checkpoint that cannot be used.
     """
 
     def __init__(self, folder: Path, keep: int = 2, warn: Callable[[str], None] = print):
@@ -93,26 +93,26 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
-        """Copies the state to the host and writes it, with JSON beside it, in the background."""
+        """Copy the state to the host, then write it and the JSON metadata in the background."""
         args = ocp.args.Composite(state=ocp.args.StandardSave(flatten(state)), meta=ocp.args.JsonSave(meta))
         self._manager.save(step, args=args, force=True)
 
     def wait(self) -> None:
-        """Returns once everything saved is on disk; raises what went wrong in the background."""
+        """Wait until everything saved is on disk; raise any error from the background writes."""
         self._manager.wait_until_finished()
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """(step, meta) of the newest checkpoint, or None. Only sound ones are left when a run begins."""
+        """Return (step, meta) of the newest checkpoint, or None. Damaged ones were removed when the run began."""
         step = self._manager.latest_step()
         if step is None:
             return None
         return step, self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
 
     def restore(self, step: int, like: Any) -> Any:
-        """The state of a step, placed as `like`: a tree of ShapeDtypeStruct with shardings, on any mesh.
+        """Restore the state of a step, placed as `like`: a tree of ShapeDtypeStruct with shardings, on any mesh.
 
         Raises:
-          UserError: if the checkpoint holds other leaves or shapes than `like`.
+          UserError: if the leaves or shapes in the checkpoint differ from `like`.
         """
         wanted = flatten(like)
         stored = self._manager.item_metadata(step).state.tree
@@ -128,7 +128,7 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(like), [flat[name] for name in wanted])
 
     def close(self) -> None:
-        """Finishes writing."""
+        """Finish writing and close."""
         self._manager.close()
 
     def _seal_unfinished(self) -> None:
@@ -137,7 +137,7 @@ class Checkpoints:
                 seal(folder)
 
     def _set_aside(self, warn: Callable[[str], None]) -> None:
-        """Removes what was half written, and moves damaged checkpoints to `damaged/` beside the others."""
+        """Delete incomplete checkpoints, and move damaged ones to the folder `damaged/` next to `folder`."""
         if not self._chief or not self.folder.is_dir():
             return
         aside, left, found = self.folder.with_name("damaged"), [], []
@@ -146,7 +146,7 @@ class Checkpoints:
             if step is None or not folder.is_dir():
                 continue
             if not folder.name.isdigit():
-                found.append(f"checkpoint {step[0]} was half written ({folder})")
+                found.append(f"checkpoint {step[0]} is incomplete ({folder})")
                 shutil.rmtree(folder)
             elif fault := flaw(folder):
                 aside.mkdir(exist_ok=True)
@@ -162,7 +162,7 @@ class Checkpoints:
 
 
 def abstract(tree: Any, where: Any) -> Any:
-    """Shapes and dtypes of a tree with the shardings `where`: what `restore` wants."""
+    """Return the shapes and dtypes of a tree with the shardings `where`, as `restore` expects them."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding), tree, where
     )

@@ -1,4 +1,4 @@
-"""What a run reads: the config's part of it, and what there is, in a line."""
+"""Data of a run: its data settings, its batches, and a summary line of the data source."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,16 +11,16 @@ from jaxdino.models.spec import Preprocess
 from jaxdino.train.task import Part
 
 OF_STAGES = ("augment", "batch_size", "image_size", "views")  # in config.data, but read by stages
-SHOWN = 8  # kinds of what is passed over
+SHOWN = 8  # kinds of ignored files that the summary lists
 
 
 def config_of(config: Any) -> DataConfig:
-    """The part of config.data that says what is read, and how."""
+    """Return the settings of config.data that say which data is read, and how."""
     return DataConfig.of({name: value for name, value in config.data.items() if name not in OF_STAGES})
 
 
 def batches(make: Callable[..., Any], config: Any, part: Part, preprocess: Preprocess) -> Any:
-    """This process's batches of a stage, as the model wants its images; `make` knows the split and all else."""
+    """Make this process's batches of a stage, preprocessed for the model, by calling `make`."""
     return make(
         cfg=dataclasses.replace(config_of(config), sixteen_bit=preprocess.sixteen_bit),
         batch_size=part.stage.batch_size,
@@ -32,7 +32,7 @@ def batches(make: Callable[..., Any], config: Any, part: Part, preprocess: Prepr
 
 
 def labelled(cfg: DataConfig) -> Source:
-    """A source with training and validation images. Raises UserError if it lacks one."""
+    """Load a source that has training and validation images. Raises UserError if one of the splits is missing."""
     source = load_source(cfg)
     for name in ("train", "val"):
         source.split(name)
@@ -40,7 +40,7 @@ def labelled(cfg: DataConfig) -> Source:
 
 
 def summary(source: Source, records: str = "images", what: str = "data") -> str:
-    """What the data was understood as: classes, `records` of each split, what was passed over; more in lines below."""
+    """Summarise a data source: classes, number of `records` in each split, ignored files; notes on further lines."""
     origins = {name: f" ({source.origins[name]})" if name in source.origins else "" for name in source.splits}
     sizes = ", ".join(f"{name} {len(split)}{origins[name]}" for name, split in source.splits.items())
     passed = [f"{count} {why}" for why, count in source.ignored.items() if count]

@@ -1,4 +1,4 @@
-"""A run that is to last longer than it was started for: the stage that it has reached, and later ones, may grow."""
+"""Extend a run beyond its original length: the current stage and later ones may be given more epochs or steps."""
 
 import math
 import re
@@ -15,15 +15,15 @@ from jaxdino.train.workdir import LENGTH, Workdir, say
 
 
 def check(folder: Workdir) -> None:
-    """Check that what `folder.lengthened` names can still be changed.
+    """Check that the stages in `folder.lengthened` can still change their length.
 
     Raises:
-      UserError: for a stage that is over, or stopped early at a plateau; for one in progress that is to be shorter.
+      UserError: for a stage that is over or stopped early at a plateau, or a shorter length for the current stage.
     """
     before = trained(folder.before)
     progress = reached(folder)
     if progress is None and folder.finished:
-        raise refusal(folder, "the run is finished, and no checkpoint is left to go on from")
+        raise refusal(folder, "the run is finished, and no checkpoint is left to continue from")
     if progress is None:
         return
     stage = before[progress.stage]
@@ -38,17 +38,17 @@ def check(folder: Workdir) -> None:
         if now < there:
             raise refusal(folder, f"{field}: stage {stage.name!r} has begun, and can only become longer")
         if progress.at_plateau(stage):
-            why = f"stopped early at epoch {progress.epochs}: more epochs would not train it on"
+            why = f"stopped early at epoch {progress.epochs}: more epochs would have no effect"
             raise refusal(folder, f"{field}: stage {stage.name!r} {why}")
 
 
 def trained(config: Mapping[str, Any]) -> list[Stage]:
-    """The stages of a config that have a length."""
+    """Return the stages of a config that have a length."""
     return [stage for stage in stages(config) if stage.length(1) > 0]
 
 
 def reached(folder: Workdir) -> Progress | None:
-    """Where the newest checkpoint of a run stands; None if there is none."""
+    """Return the progress in the newest checkpoint of a run, or None if there is no checkpoint."""
     if not (folder / "checkpoints").is_dir():
         return None
     checkpoints = Checkpoints(folder / "checkpoints", warn=say)
@@ -60,12 +60,12 @@ def reached(folder: Workdir) -> Progress | None:
 
 
 def refusal(folder: Workdir, why: str) -> UserError:
-    """The error for a change that comes too late, with the way out."""
+    """Make the error for a change that comes too late, with a way to continue."""
     return UserError(f"--workdir={folder.folder} cannot go on with other settings. {why}.\n  {folder.way_on()}")
 
 
 def words(folder: Workdir, parts: Sequence[Part], now: Progress) -> str:
-    """Say what a longer stage that is in progress means for its schedule; "" where none is."""
+    """Describe how a new length changes the schedule of the current stage; "" if the length is the same."""
     part, before = parts[now.stage], {stage.name: stage for stage in trained(folder.before)}
     old = before.get(part.stage.name)
     total = old.length(part.steps_per_epoch) if old else part.total_steps
@@ -76,7 +76,7 @@ def words(folder: Workdir, parts: Sequence[Part], now: Progress) -> str:
         for steps in (total, part.total_steps)
     ]
     return (
-        f"stage {part.stage.name!r} takes {part.total_steps} steps in place of {total}, and its schedules are those of "
-        f"that length from here on: after step {now.stage_step} its learning rate goes from {rates[0]:.0%} of its peak "
+        f"stage {part.stage.name!r} takes {part.total_steps} steps instead of {total}, and from here on its schedules "
+        f"follow that length: after step {now.stage_step} its learning rate goes from {rates[0]:.0%} of its peak "
         f"to {rates[1]:.0%}. A run that had this length from the start would differ"
     )

@@ -1,4 +1,4 @@
-"""The run: stage after stage, validated every epoch, saved as it goes, resumed where it stopped."""
+"""The training loop: run all stages, validate after each epoch, save checkpoints, and resume a stopped run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,21 +24,21 @@ def run(
     on_step: Callable[[int], None] | None = None,
     name: str = "run",
 ) -> dict[str, Any]:
-    """Trains all stages of a config and measures the best model on the test split.
+    """Train all stages of a config and evaluate the best model on the test split.
 
-    The same config and workdir again go on where an earlier run stopped; of a finished one, the results are printed.
+    With the config and workdir of an earlier run, resume that run; if it is finished, print its results.
 
     Args:
       config: see `configs/common.py`.
       workdir: the run's folder; by default a new one under runs/.
       on_step: called with the number of steps so far, after each step; for tests.
-      name: of the strategy; part of a new folder's name.
+      name: name of the strategy; part of a new folder's name.
 
     Returns:
-      What summary.json holds.
+      The contents of summary.json.
 
     Raises:
-      UserError: for anything that cannot work, before long work.
+      UserError: for invalid settings, data or weights; raised before training starts where possible.
     """
     stop = Stop(config.get("time_limit"))
     folder = Workdir(Path(workdir) if workdir else new_folder(f"{name}_{config.model.name}"), config)
@@ -76,7 +76,7 @@ def run(
 
 
 def finish(session: Session) -> None:
-    """Measures the best model, as it was saved, and prints the table."""
+    """Evaluate the saved best model and print the results table."""
     task, progress = session.setup.task, session.progress
     measured, lines = task.finish(session)
     session.checkpoints.wait()
@@ -90,7 +90,7 @@ def finish(session: Session) -> None:
 
 
 def leave(session: Session) -> None:
-    """Say how a stopped run goes on."""
+    """Print how to resume a stopped run."""
     reason, step, folder = session.stop.reason or "in another process", session.progress.step, session.folder.folder
     where = "the beginning" if session.saved_step is None else f"step {session.saved_step}"
     session.write_summary(draw=False, stopped={"why": reason, "step": step})
@@ -99,14 +99,14 @@ def leave(session: Session) -> None:
 
 
 def run_stage(session: Session, part: Part, current: state.State) -> state.State:
-    """Trains one stage to its plateau or its limit, from wherever its state stands.
+    """Train one stage, from its current state to its plateau or its limit.
 
     Returns:
-      The state at the stage's end; its "best" goes on.
+      The state at the stage's end; the next stage starts from it.
 
     Raises:
-      Stopped: when the run was asked to stop, with everything saved.
-      UserError: if the loss is not finite, or the task sees that the run is lost.
+      Stopped: when the run was asked to stop; everything is saved.
+      UserError: if the loss is not finite, or the task reports a collapse.
     """
     setup, now = session.setup, session.progress
     train_step = step.compile_train_step(setup.task.train_step(part, current), current, setup.mesh, setup.rules)

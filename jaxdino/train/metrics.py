@@ -1,4 +1,4 @@
-"""Validation metrics from the logits of a whole split, gathered over the mesh and all processes."""
+"""Classification metrics from the logits of a whole split, gathered over the mesh and all processes."""
 
 import csv
 import warnings
@@ -13,17 +13,17 @@ from jaxdino.core.errors import UserError
 
 
 def classification(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Accuracy, balanced accuracy, macro F1 and log loss; top-5 accuracy where there are more than 5 classes.
+    """Compute accuracy, balanced accuracy, macro F1 and log loss; with more than 5 classes also top-5 accuracy.
 
     Args:
-      logits: (N, C), padding already left out.
-      labels: (N,) class indices. Classes without an example count neither in balanced accuracy nor in F1.
+      logits: (N, C), without padding.
+      labels: (N,) class indices. Balanced accuracy and F1 ignore classes without an example.
 
     Raises:
       UserError: if there is no example.
     """
     if not len(labels):
-        raise UserError("no example to measure: the split is empty, or every image in it was skipped")
+        raise UserError("there are no examples to evaluate: the split is empty, or every image in it was skipped")
     logits = np.asarray(logits, np.float64)
     classes = np.arange(logits.shape[1])
     predicted = logits.argmax(1)
@@ -39,9 +39,9 @@ def classification(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def per_class(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """{class: {"accuracy", "precision", "f1", "images"}}; accuracy is recall, the share of its images found.
+    """Return {class: {"accuracy", "precision", "f1", "images"}}. Accuracy is recall: the share of its images found.
 
-    Accuracy and F1 of a class without an image are None, and so is the precision of one that is never predicted.
+    Accuracy and F1 are None for a class without images; precision is None for a class that is never predicted.
     """
     classes, predicted = np.arange(len(names)), logits.argmax(1)
     scores = sk.precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=np.nan)
@@ -54,7 +54,7 @@ def per_class(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> d
 
 
 def write_confusion(file: Path, logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
-    """Write the confusion matrix as CSV: a row for each true class, a column for each predicted one, counts."""
+    """Write the confusion matrix as CSV: counts, with a row per true class and a column per predicted class."""
     counts = sk.confusion_matrix(labels, logits.argmax(1), labels=np.arange(len(names)))
     with file.open("w", newline="") as stream:
         writer = csv.writer(stream)
@@ -63,7 +63,7 @@ def write_confusion(file: Path, logits: np.ndarray, labels: np.ndarray, names: S
 
 
 def most_frequent(train: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """What always answering the most frequent class of the training labels comes to on `labels`, and which it is."""
+    """Return the most frequent training class, and the metrics on `labels` of always predicting it."""
     label = int(np.bincount(train).argmax())
     predicted = np.full_like(labels, label)
     accuracy = float(np.mean(predicted == labels))
@@ -71,13 +71,13 @@ def most_frequent(train: np.ndarray, labels: np.ndarray, names: Sequence[str]) -
 
 
 def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean negative log-likelihood, from the logits: nothing is clipped, and inf stays inf."""
+    """Compute the mean negative log-likelihood from logits. Nothing is clipped: inf stays inf."""
     top = logits.max(1, keepdims=True)
     log_z = top[:, 0] + np.log(np.exp(logits - top).sum(1))
     return float(np.mean(log_z - logits[np.arange(len(labels)), labels]))
 
 
 def _mean_recall(predicted: np.ndarray, labels: np.ndarray) -> float:
-    with warnings.catch_warnings():  # predictions of a class that the split lacks are no news
+    with warnings.catch_warnings():  # scikit-learn warns about predicted classes that the split does not contain
         warnings.simplefilter("ignore", UserWarning)
         return float(sk.balanced_accuracy_score(labels, predicted))

@@ -1,4 +1,4 @@
-"""What the weights of a run say where the command does not: the model's name, and which learning rates suit them."""
+"""Infer from a run's weights what the command line leaves open: the model's name, and suitable learning rates."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -21,17 +21,17 @@ from jaxdino.train.workdir import recorded
 
 RATES = ("auto", "own", "public")
 HUB_CACHE = "models--"
-"""In the path of whatever was downloaded from the hub."""
+"""Part of the path of every file downloaded from the hub."""
 
 
 def settle(given: Command, workdir: str | Path | None, say: Callable[[str], None]) -> ConfigDict:
-    """The config of a command line, made for the model that its weights are, with the rates that suit them.
+    """Make the config of a command line, for the model of its weights and with suitable learning rates.
 
-    A run that is resumed keeps what it was begun with. A name after the config's colon is checked when weights are
-    loaded, not here.
+    A resumed run keeps the choices it was started with. A model name after the config's colon is checked when the
+    weights are loaded, not here.
 
     Raises:
-      UserError: for a setting that is not there, weights that cannot be opened, or unknown rates.
+      UserError: for an unknown setting, weights that cannot be opened, or unknown rates.
     """
     config = given.config(part="model.")
     weights, before = config.model.weights, recorded(workdir)
@@ -49,7 +49,7 @@ def settle(given: Command, workdir: str | Path | None, say: Callable[[str], None
                 if counts(line, config):
                     say(spelled(line, WORDS))
     config = given.config(name)
-    published(config.model)  # refuses unknown names before anything is said of them
+    published(config.model)  # raises for unknown names before anything is printed about them
     changed = given.changed(config, name)
     choose_rates(config, say, changed, before.get("rates"))
     for line in unused(config, changed):
@@ -60,14 +60,14 @@ def settle(given: Command, workdir: str | Path | None, say: Callable[[str], None
 def choose_rates(
     config: ConfigDict, say: Callable[[str], None], given: Collection[str] = (), before: str | None = None
 ) -> None:
-    """Put `own_rates` in place of the stages' where rates=own, or "auto" finds that the weights are one's own.
+    """Replace the stages' rates by `own_rates` for rates=own, or if "auto" finds that the weights are the user's own.
 
     Args:
-      given: paths of the settings that were set by hand, which stay as they are.
-      before: what was chosen when the run began.
+      given: paths of the settings that were set explicitly; they are not changed.
+      before: the choice made when the run began.
 
     Raises:
-      UserError: if config.rates is not known.
+      UserError: if config.rates is unknown.
     """
     if config.rates not in RATES:
         raise UserError(f"rates={config.rates!r} is not known; {did_you_mean(config.rates, RATES)}")
@@ -99,7 +99,7 @@ def _shown(rates: Any) -> str:
 
 
 def _name(model: Any) -> str:
-    """The name of the model that weights are; a published name is known without them."""
+    """Return the name of the model that the weights belong to; a published name needs no weights."""
     by_hub = {spec.hub: name for name, spec in registry.MODELS.items() if spec.hub}
     if model.weights in registry.MODELS or model.weights in by_hub:
         return by_hub.get(model.weights, model.weights)
@@ -107,7 +107,7 @@ def _name(model: Any) -> str:
 
 
 def _origin(model: Any) -> tuple[str, str]:
-    """("own" or "public", why), of the weights that a config names."""
+    """Return ("own" or "public", reason) for the weights in a config."""
     if model.weights is None:
         return "public", f"for the published weights of {model.name}"
     if model.weights == RANDOM:
@@ -116,20 +116,20 @@ def _origin(model: Any) -> tuple[str, str]:
         return "public", f"for the published weights {model.weights}"
     card = _card(model)
     if card.began_at_random:
-        return "own", f"since {model.weights} began at random"
+        return "own", f"since {model.weights} was trained from random weights"
     if card.spec.name.endswith(CUSTOM) and HUB_CACHE not in str(card.source.get("path")):
-        return "own", f"since nobody published a model of the shape of {model.weights}"
+        return "own", f"since {model.weights} does not have the shape of any published model"
     return "public", f"since {model.weights} has the shape of the published {card.spec.name}"
 
 
 def _assumed_in_naming(model: Any, name: str) -> list[str]:
-    """What was assumed of weights in calling them by a published name, which settles it later on."""
+    """Return the assumptions about the weights that `name` depends on; loading them by that name would hide these."""
     without, named = ([line for line in _opened(model, each).notes if line.startswith(MARK)] for each in (None, name))
     return [line for line in without if line not in named]
 
 
 def _card(model: Any) -> Card:
-    """What the weights are, by their header."""
+    """Read the card of the weights from their header."""
     return _opened(model).card
 
 

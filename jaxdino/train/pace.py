@@ -1,4 +1,4 @@
-"""How long the steps of a run take, and how long the rest of the run lasts."""
+"""Measure how long the steps of a run take, and estimate how long the rest of the run lasts."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from jaxdino.train.task import Part
 
 
 class Pace:
-    """Time the steps and the ends of epochs of a run; the first step of a stage, which compiles, is timed apart.
+    """Time the steps and epoch ends of a run. The first step of a stage, which compiles, is timed separately.
 
     Args:
       parts: the stages of the run.
@@ -19,7 +19,7 @@ class Pace:
     def __init__(self, parts: Sequence[Part]):
         self._parts = parts
         self._compile = 0.0
-        self._measured: Part | None = None  # the stage that the figures below are of
+        self._measured: Part | None = None  # the stage that the figures below belong to
         self._seconds, self._steps, self._ends = 0.0, 0, []
 
     def begin(self) -> None:
@@ -27,7 +27,7 @@ class Pace:
         self._mark, self._first = time.perf_counter(), True
 
     def stepped(self, part: Part, measured: Mapping[str, jax.Array]) -> bool:
-        """Time a step; True for the first one of the stage in this process, which is waited for."""
+        """Time a step. Waits for the first step of a stage in this process, and returns True for it."""
         if self._first:
             jax.block_until_ready(measured)
         now = time.perf_counter()
@@ -41,16 +41,16 @@ class Pace:
         return False
 
     def ended_epoch(self) -> None:
-        """Time what comes after an epoch's steps: validation and saving."""
+        """Time the end of an epoch: validation and saving."""
         now = time.perf_counter()
         self._ends.append(now - self._mark)
         self._mark = now
 
     def left(self, part: Part, stage_step: int) -> float | None:
-        """Seconds to the end of the last stage's last step, or None before anything was timed.
+        """Return the seconds until the last step of the last stage, or None before anything was timed.
 
-        Later stages are estimated from this one by images, pixels and the share of parameters that they train: a
-        backward pass through everything costs twice a forward pass.
+        Later stages are estimated from this one by their number of images, pixels and trained parameters: a backward
+        pass through the whole model costs twice a forward pass.
         """
         timed = self._measured
         if timed is None:
@@ -66,7 +66,7 @@ class Pace:
         return found
 
     def words(self, part: Part, stage_step: int) -> str:
-        """The time left in words: "about 3 min left", or "at most ..." where a stage may end early; "" if unknown."""
+        """Format the time left: "about 3 min left", or "at most ..." if a stage may end early; "" if unknown."""
         found = self.left(part, stage_step)
         if not found:
             return ""
@@ -75,17 +75,17 @@ class Pace:
 
 
 def pixels(part: Part) -> int:
-    """Pixels of an image of a stage."""
+    """Return the number of pixels of a stage's image."""
     return part.image_size[0] * part.image_size[1]
 
 
 def cost(part: Part) -> float:
-    """The work of a step, up to a factor that stages share."""
+    """Return the relative cost of a step; comparable between stages."""
     return part.stage.batch_size * pixels(part) * (1 + 2 * part.plan.trainable_fraction)
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: "45 s", "3 min 20 s", "2 h 5 min"."""
+    """Format seconds: "45 s", "3 min 20 s", "2 h 5 min"."""
     whole = max(1, round(seconds))
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)

@@ -1,4 +1,4 @@
-"""How a run reads pixels: channels of the model, range of deep values, mean and deviation; kept in the model's card."""
+"""How a run reads pixels: channels, value range of 16-bit images, mean and std; stored in the model's card."""
 
 import dataclasses
 import json
@@ -17,16 +17,16 @@ from jaxdino.data.survey import Survey
 from jaxdino.models.spec import Preprocess
 from jaxdino.train.workdir import Workdir, write_json
 
-KEPT = "pixels.json"  # in a run's folder: the range that was chosen at its start
+KEPT = "pixels.json"  # in a run's folder: the value range chosen when the run began
 RGB_ONLY = ("saturation", "hue", "gray_prob")
 
 
 def settled(cfg: DataConfig, source: Source, card: Card, say: Callable[[str], None]) -> Card:
-    """The card with the preprocessing that the settings and the images ask for; says what was seen.
+    """Return the card with the preprocessing that the settings and the images need; print what was detected.
 
     Raises:
-      UserError: for a mean or deviation of another number of channels, images that do not fit the model's channels, and
-        values whose range has to be given.
+      UserError: if the mean or std has the wrong number of channels, if the images do not fit the model's channels, or
+        if the value range cannot be detected and has to be set.
     """
     channels, how = card.spec.config.in_channels, card.spec.preprocess
     how = dataclasses.replace(how, **_statistics(cfg, channels))
@@ -44,12 +44,12 @@ def settled(cfg: DataConfig, source: Source, card: Card, say: Callable[[str], No
 
 
 def measured(cfg: DataConfig, source: Source, how: Preprocess, say: Callable[[str], None]) -> DataConfig:
-    """The settings for labelled images that only measure: read as the run's own, which `how` says.
+    """Return the settings for reading labelled evaluation images as the run reads its own (`how`).
 
-    Where the run's own images have 8 bits, and so no range, these images' values tell one.
+    If the run's own images have 8 bits, and therefore no value range, the range is detected from these images.
 
     Raises:
-      UserError: as `settled`.
+      UserError: see `settled`.
     """
     found, chosen = survey.look(list(source.splits.values()), cfg.max_pixels), Range.of(how.sixteen_bit)
     if found is not None:
@@ -60,43 +60,43 @@ def measured(cfg: DataConfig, source: Source, how: Preprocess, say: Callable[[st
 
 
 def _statistics(cfg: DataConfig, channels: int) -> dict[str, tuple[float, ...]]:
-    """The mean and deviation that are set, one for each channel."""
+    """Return the mean and std that are set, one value per channel."""
     given = {name: tuple(map(float, value)) for name in ("mean", "std") if (value := getattr(cfg, name)) is not None}
     for name, values in given.items():
         if len(values) not in (1, channels):
             raise UserError(f"data.{name}={values} has {len(values)} numbers, and the model takes {channels} channels")
         if name == "std" and min(values) <= 0:
-            raise UserError(f"data.std={values}: a deviation is above 0")
+            raise UserError(f"data.std={values}: every standard deviation must be above 0")
     return {name: values * channels if len(values) == 1 else values for name, values in given.items()}
 
 
 def of_model(config: DataConfig, how: Preprocess) -> DataConfig:
-    """The data's settings with the range that the model's images are read in."""
+    """Return the data settings with the value range that the model's images are read in."""
     return dataclasses.replace(config, sixteen_bit=how.sixteen_bit)
 
 
 def resumed(config: Any, folder: Workdir) -> Any:
-    """The config of a run that goes on: with the range chosen at its start, where the config leaves it open."""
+    """Return the config of a resumed run; if it leaves the value range open, use the one chosen when the run began."""
     file = folder / KEPT
     if not file.exists() or config.data.sixteen_bit != "auto":
         return config
     try:
         kept = str(Range.of(json.loads(file.read_text())["sixteen_bit"]))
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{file} is not what a run writes there: mend it, or give a new --workdir") from None
+        raise UserError(f"{file} was not written by a run: fix it, or give a new --workdir") from None
     config = config.copy_and_resolve_references()
     config.data.sixteen_bit = kept
     return config
 
 
 def keep(folder: Workdir, how: Preprocess) -> None:
-    """Write the range into the run's folder, unless an earlier start did."""
+    """Write the value range to the run's folder, unless it is already there."""
     file: Path = folder / KEPT
     if how.sixteen_bit != "auto" and not file.exists():
         write_json(file, {"sixteen_bit": how.sixteen_bit})
 
 
 def without_effect(recipe: Mapping[str, Any], channels: int) -> str:
-    """What of a colour recipe does nothing to images that have no red, green and blue; "" if nothing."""
+    """Name the parts of a colour augmentation that have no effect on images without RGB channels; "" if none."""
     idle = [name for name in RGB_ONLY if recipe.get(name)] if channels != 3 else []
     return f"{', '.join(idle)}: no effect on images of {channels} channel{'s' * (channels > 1)}" if idle else ""

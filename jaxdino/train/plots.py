@@ -1,4 +1,4 @@
-"""The pictures of a run over all its stages, as PNG: of a classifier, of self-distillation."""
+"""Plots of a run over all its stages, as PNG, for each task."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -27,7 +27,7 @@ STYLE = {
 
 
 def draw(records: Records, folder: Path, pictures: Mapping[str, Painter]) -> list[Path]:
-    """Writes a PNG for each of `pictures` from the lines of metrics.jsonl."""
+    """Draw a PNG for each of `pictures` from the records of metrics.jsonl."""
     if not records:
         return []
     return [_picture(records, folder / f"{name}.png", paint) for name, paint in pictures.items()]
@@ -52,7 +52,7 @@ def _picture(records: Records, file: Path, paint) -> Path:
 
 
 def _stages(axes: Any, records: Records) -> None:
-    """A shaded band and a name for each stage."""
+    """Draw a shaded band and a name for each stage."""
     start = 0
     spans = _spans(records)
     for number, (name, end) in enumerate(spans):
@@ -77,7 +77,7 @@ def _stages(axes: Any, records: Records) -> None:
 
 
 def _spans(records: Records) -> list[tuple[str, int]]:
-    """[(stage, its last step)] in order."""
+    """Return [(stage, its last step)] in order."""
     spans: dict[str, int] = {}
     for record in records:
         spans[record["stage"]] = max(record["step"], spans.get(record["stage"], 0))
@@ -98,12 +98,12 @@ def _loss(axes: Any, records: Records, validation: str = "val/loss") -> None:
 
 def _rates(axes: Any, records: Records) -> None:
     groups = list(dict.fromkeys(group for record in records for group in record.get("learning_rates", {})))
-    widths = np.linspace(3.0, 1.4, max(len(groups), 2))  # groups of one rate stay visible under each other
+    widths = np.linspace(3.0, 1.4, max(len(groups), 2))  # curves with the same rate stay visible
     for colour, group, width in zip(COLOURS * len(groups), groups, widths, strict=False):
         for number, (stage, _) in enumerate(_spans(records)):
             points = [(r["step"], r["learning_rates"].get(group)) for r in records if r["stage"] == stage]
             steps, rates = zip(*points, strict=True)
-            # A rate of 0 has no place on a log axis; nothing is drawn where a stage freezes the group.
+            # A rate of 0 does not fit on a log axis; nothing is drawn while a stage freezes the group.
             label = group if not number else None
             axes.plot(steps, [rate or np.nan for rate in rates], color=colour, linewidth=width, label=label)
     axes.set_yscale("log")
@@ -119,7 +119,7 @@ def _validated(axes: Any, records: Records, name: str, title: str) -> None:
         best = int(np.argmax(values))
         label = f"best: {values[best]:.2%} at step {steps[best]}"
         axes.plot(steps[best], values[best], "o", color=COLOURS[1], markersize=8, zorder=3, label=label)
-        axes.ticklabel_format(axis="y", style="plain", useOffset=False)  # as many digits as set the ticks apart
+        axes.ticklabel_format(axis="y", style="plain", useOffset=False)  # enough digits to tell the ticks apart
         axes.legend(loc="lower right")
 
 
@@ -129,7 +129,7 @@ def _series(records: Records, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """A running mean over a tenth of the points, narrower towards both ends."""
+    """Smooth with a running mean over a tenth of the points, narrower at both ends."""
     half = max(1, len(values) // 20)
     return np.array([values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))])
 
@@ -137,20 +137,20 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 _accuracy = partial(_validated, name="val/accuracy", title="Validation accuracy")
 _miou = partial(_validated, name="val/miou", title="Mean IoU on the validation pairs")
 CLASSIFICATION: dict[str, Painter] = {"loss": _loss, "learning_rates": _rates, "val_accuracy": _accuracy}
-"""What is drawn of a classifier's run: {file name: painter}."""
+"""Plots of a classification run: {file name: painter}."""
 SEGMENTATION: dict[str, Painter] = {
     "loss": partial(_loss, validation="val/loss"),
     "learning_rates": _rates,
     "val_miou": _miou,
 }
-"""What is drawn of a run of segmentation."""
+"""Plots of a segmentation run: {file name: painter}."""
 
 
 def distillation(baseline: Mapping[str, float]) -> dict[str, Painter]:
-    """What is drawn of a run of self-distillation.
+    """Return the plots of a self-distillation run: {file name: painter}.
 
     Args:
-      baseline: k-NN accuracy before the first step: {"start": of the first weights, "pixels": of raw pixels}, or {}.
+      baseline: k-NN accuracy before the first step: {"start": of the initial weights, "pixels": of raw pixels}, or {}.
     """
     pictures = {"loss": _loss, "learning_rates": _rates, "entropy": _entropy, "features": _features}
     return pictures | ({"knn_accuracy": partial(_knn, baseline=baseline)} if baseline else {})

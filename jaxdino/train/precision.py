@@ -1,4 +1,4 @@
-"""How a run computes: the dtype, the attention, what is computed twice."""
+"""Numerical settings of a run: precision, attention implementation, rematerialisation."""
 
 from typing import Any
 
@@ -9,5 +9,5 @@ ATTENTION = ("xla", "cudnn")
 
 
 def how(config: Any) -> dict[str, Any]:
-    """What `ModelSpec.build` is told."""
+    """Return the keyword arguments for `ModelSpec.build`."""
     return dict(dtype=PRECISIONS[config.precision], attention=config.model.attention, remat=config.model.remat)

@@ -1,4 +1,4 @@
-"""Where a run is: the counters that a checkpoint keeps as JSON, and which weights are the best so far."""
+"""Progress of a run: the counters that a checkpoint stores as JSON, and which weights are the best so far."""
 
 import dataclasses
 import math
@@ -14,25 +14,25 @@ Metrics = dict[str, float]
 
 @dataclasses.dataclass
 class Progress:
-    """The counters of a run; everything that is not an array and that going on depends on.
+    """Counters of a run: everything except arrays that is needed to resume it.
 
     Attributes:
-      stage: index of the stage. step: steps of the whole run. stage_step: of this stage.
-      epochs: validated epochs of this stage. validated: its step at the last validation.
-      measured: loss and so on of the last step.
-      best: the stage's best value of its monitored metric, and `best_metrics` all metrics with it. Where what the stage
-        started from is measured, it is the first of them.
-      origin: where the best weights come from, {"stage": name, "epoch": n}; {} for what the run started from.
-      latest: what was measured at the last validation.
-      reference, stale: the plateau rule: the last value that gained min_delta, and epochs since then.
-      seconds: spent in this stage, over all sessions.
+      stage: index of the stage. step: steps of the whole run. stage_step: steps of this stage.
+      epochs: validated epochs of this stage. validated: step of this stage at the last validation.
+      measured: loss and other measures of the last step.
+      best: the stage's best value of its monitored metric. best_metrics: all metrics of the same weights. If the
+        initial weights of the stage are evaluated, their metrics are the first best.
+      origin: where the best weights come from, {"stage": name, "epoch": n}; {} for the initial weights of the run.
+      latest: metrics of the last validation.
+      reference, stale: state of the plateau rule: the last value that gained min_delta, and the epochs since then.
+      seconds: time spent in this stage, over all sessions.
       best_model: index of the stage whose model is in best/, where its weights come from, and all its metrics:
         {"stage": 0, "origin": {...}, "val/loss": ...}.
-      unread: places in the batches since the last validation whose image could not be read.
-      done: the summary's entries of the stages before.
-      batches: the position of the training data. log_size: bytes of metrics.jsonl.
+      unread: batch entries since the last validation whose image could not be read.
+      done: summary entries of the earlier stages.
+      batches: position in the training data. log_size: size of metrics.jsonl in bytes.
       bad: {split: {name: reason}} of the images that were skipped.
-      baseline: what was measured before the first step. health: what the task remembers of its alarms.
+      baseline: metrics from before the first step. health: state of the task's alarms.
     """
 
     stage: int = 0
@@ -59,20 +59,20 @@ class Progress:
 
     @classmethod
     def of(cls, saved: Mapping[str, Any]) -> "Progress":
-        """Read the counters that a checkpoint keeps."""
+        """Load the counters stored in a checkpoint."""
         return cls(**{name: value if name == "health" else renamed(value) for name, value in saved.items()})
 
     def start(self, stage: Stage, metrics: Metrics) -> None:
-        """Count what the stage starts from as its best so far."""
+        """Record the metrics of the stage's initial weights as its best so far."""
         if not math.isnan(metrics[stage.monitor]):
             self.best, self.best_metrics = metrics[stage.monitor], metrics
 
     def judge(self, stage: Stage, metrics: Metrics, healthy: bool = True) -> bool:
-        """Counts a validated epoch; True if it is the stage's best so far. A metric that is nan never is.
+        """Count a validated epoch and return whether it is the stage's best so far. NaN is never the best.
 
-        A stage that monitors nothing takes the latest for the best; an epoch without the metric, or while the run is
-        not healthy, is only counted. On an exact tie with what the stage was given the lower val/loss decides; of its
-        own epochs the first is kept.
+        Without a monitored metric, the latest epoch is the best. An epoch without the metric, or of an unhealthy run,
+        is only counted. On an exact tie with the stage's initial weights, the lower val/loss wins; on a tie between
+        epochs, the first one is kept.
         """
         self.epochs += 1
         self.latest = metrics if healthy else {}
@@ -96,13 +96,13 @@ class Progress:
         return better
 
     def at_plateau(self, stage: Stage) -> bool:
-        """Whether `patience` epochs in a row have not gained `min_delta`."""
+        """Return whether the metric has not gained `min_delta` for `patience` epochs in a row."""
         return stage.plateaus and self.stale >= stage.patience
 
     def beats_best_model(self, last: Stage) -> bool:
-        """Whether this stage's best is better than the model in best/, by what the run's last stage monitors.
+        """Return whether this stage's best is better than the model in best/, by the metric of the run's last stage.
 
-        On an exact tie the lower val/loss decides; what has no such metric, or nan, never wins over what has.
+        On an exact tie the lower val/loss wins. A model without the metric, or with NaN, never replaces one with it.
         """
         if self.best_model is None or not last.monitor:
             return True
@@ -114,15 +114,15 @@ class Progress:
         return last.gain(mine, theirs) > 0
 
     def best_epoch(self, stage: Stage) -> int:
-        """The epoch of this stage that its best weights come from; 0 if they are those it started from."""
+        """Return the epoch of this stage that its best weights come from, or 0 if they are its initial weights."""
         return self.origin["epoch"] if self.origin.get("stage") == stage.name else 0
 
     def next_stage(self, stage: Stage, handed_on: str, alike: bool) -> "Progress":
-        """The counters at the start of the stage after `stage`.
+        """Return the counters at the start of the stage after `stage`.
 
         Args:
-          handed_on: what the next stage starts from, the "best" weights or the "latest".
-          alike: whether both stages measure the same, so that what is known of these weights holds there too.
+          handed_on: the weights that the next stage starts from, "best" or "latest".
+          alike: whether both stages validate in the same way, so that the metrics of these weights stay valid.
         """
         names = ("step", "best_model", "done", "bad", "baseline", "health")
         after = Progress(stage=self.stage + 1, **{name: getattr(self, name) for name in names})
@@ -135,21 +135,21 @@ class Progress:
 
 
 class Rate:
-    """Images a second since the last reading; validation and saving are left out by `restart`."""
+    """Images per second since the last reading. Call `restart` to exclude validation and saving."""
 
     def __init__(self):
         self.restart()
 
     def restart(self) -> None:
-        """Starts counting anew."""
+        """Restart the count."""
         self._since, self._images = time.perf_counter(), 0
 
     def add(self, images: int) -> None:
-        """Counts the images of a step."""
+        """Count the images of a step."""
         self._images += images
 
     def read(self) -> float | None:
-        """Images a second since the last reading, None if there were none; starts anew."""
+        """Return images per second since the last reading, or None if there were no images; restart the count."""
         rate = self._images / max(time.perf_counter() - self._since, 1e-9)
         images = self._images
         self.restart()

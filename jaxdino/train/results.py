@@ -1,4 +1,4 @@
-"""What a run prints at its end: the table of its stages, and which model is delivered."""
+"""Results printed at the end of a run: the table of its stages, and which model is delivered."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,10 +8,10 @@ NONE = "-"
 
 
 def model_words(origin: Mapping[str, Any]) -> str:
-    """Say where a model comes from: "model of stage 'last', epoch 5".
+    """Describe where a model comes from: "model of stage 'last', epoch 5".
 
     Args:
-      origin: {"stage": name, "epoch": n}; {} for what the run started from.
+      origin: {"stage": name, "epoch": n}; {} for the run's initial weights.
     """
     if not origin:
         return "the model that the run started from"
@@ -25,13 +25,13 @@ def results_table(
     references: Mapping[str, Metrics],
     origin: Mapping[str, Any],
 ) -> str:
-    """The table at a run's end: a row for each reference and each stage; the one of the delivered model is marked.
+    """Format the table at the end of a run: a row per reference and stage, with the delivered model marked.
 
     Args:
-      entries: of the stages, as in summary.json.
+      entries: entries of the stages, as in summary.json.
       columns: names of the metrics to show.
-      references: {name: its metrics}, what the stages compare with.
-      origin: of the delivered model, as `model_words` takes it.
+      references: {name: metrics} to compare the stages with.
+      origin: origin of the delivered model, as in `model_words`.
     """
     rows = [("stage", "% trainable", "best epoch", *columns, "seconds", "delivered")]
     for name, metrics in references.items():
@@ -61,11 +61,11 @@ def _values(metrics: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
 
 
 def class_lines(split: str, classes: Mapping[str, Mapping[str, float]], most: int = 10, ends: int = 5) -> list[str]:
-    """The accuracy of each class in a line; of many classes the lowest and the highest few.
+    """List the accuracy of each class; if there are many classes, only the lowest and the highest few.
 
     Args:
-      classes: {name: {"accuracy": 0..1, "images": n}}, as `metrics.per_class` gives it.
-      most: up to so many classes are shown in full. ends: how many are shown at each end otherwise.
+      classes: {name: {"accuracy": 0..1, "images": n}}, as `metrics.per_class` returns it.
+      most: largest number of classes to list in full. ends: number of classes listed at each end otherwise.
     """
     there = {name: found for name, found in classes.items() if found["images"]}
     ordered = sorted(there, key=lambda name: there[name]["accuracy"])

@@ -1,4 +1,4 @@
-"""One run in one process: its folder, its checkpoints, and what passes from stage to stage."""
+"""One run in one process: its folder, its checkpoints, and what one stage passes to the next."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ from jaxdino.train.workdir import MetricLog, Workdir, say, write_json
 
 
 class Session:
-    """One run in one process: the setup, its folder, and where it is."""
+    """State of one run in one process: setup, run folder, checkpoints and progress."""
 
     def __init__(self, setup: Setup, folder: Workdir, stop: Stop, on_step: Callable[[int], None] | None):
         self.setup, self.folder, self.stop, self.on_step = setup, folder, stop, on_step
@@ -37,11 +37,11 @@ class Session:
         self.log = MetricLog(folder, self.progress.log_size) if self.chief else None
 
     def where(self, tree: Any) -> Any:
-        """The shardings of a tree of arrays."""
+        """Return the shardings of a tree of arrays."""
         return sharding.shardings(tree, self.setup.mesh, self.setup.rules)
 
     def begin(self, part: Part, before: state.State | None) -> state.State:
-        """The state at a stage's start: restored, or made of the stage before or the run's first weights."""
+        """Return the state at a stage's start: restored, from the previous stage, or from the run's initial weights."""
         if before is None and self.saved_step is not None:
             return self._restored(part)
         last = None if before is None else self.setup.parts[part.index - 1]
@@ -69,9 +69,9 @@ class Session:
         return self.checkpoints.restore(self.saved_step, checkpoint.abstract(like, self.where(like)))
 
     def save(self, current: state.State) -> None:
-        """Saves everything in the background; a step that is saved already leads to the same future.
+        """Save everything in the background, unless this step is already saved.
 
-        While the task's alarms are up nothing is saved: going on from an earlier step leads here again.
+        While the task's alarms are active nothing is saved: a resumed run repeats the steps since the last checkpoint.
         """
         if self.progress.step != self.saved_step and self.healthy:
             self.progress.log_size = self.log.size if self.log else 0
@@ -92,7 +92,7 @@ class Session:
         check_read(batches.bad, len(batches.bad), len(batches.bad.split), say)
 
     def note_bad(self, split: str, found: BadImages) -> None:
-        """Remembers the images of a split that were skipped, and names each new one once."""
+        """Record the skipped images of a split, and print each new one once."""
         known = self.progress.bad.setdefault(split, {})
         for index, reason in found.reasons.items():
             name = found.split.record_name(index)
@@ -104,7 +104,7 @@ class Session:
             say(found.remarked())
 
     def end(self, part: Part, current: state.State) -> None:
-        """A stage's end: its entry in the summary, the best model so far, the pictures; on to the next."""
+        """End a stage: add its summary entry, save the best model so far, draw the plots, go to the next stage."""
         now = self.progress
         entry = {
             "name": part.stage.name,
@@ -130,19 +130,19 @@ class Session:
 
     @property
     def delivered(self) -> dict[str, Any]:
-        """Where the model in best/ comes from, {"stage": name, "epoch": n}; {} for what the run started from."""
+        """Return where the model in best/ comes from: {"stage": name, "epoch": n}; {} for the initial weights."""
         best = self.progress.best_model or {}
         stage = self.setup.parts[best.get("stage", 0)].stage.name
         return best.get("origin", {"stage": stage})
 
     def save_best(self, part: Part, current: state.State) -> None:
-        """Writes the stage's best model."""
+        """Write the stage's best model."""
         host = sharding.gather(state.whole(current["best"], current["frozen"]))
         if self.chief:
             self.setup.task.save_best(self.folder.folder, part, host)
 
     def write_summary(self, draw: bool = True, **more: Any) -> None:
-        """Writes summary.json, and draws the pictures from the lines so far."""
+        """Write summary.json, and draw the plots of the run so far."""
         if self.chief:
             task = self.setup.task
             fixed = {"model": task.spec.name, "class_names": list(task.source.class_names)}
@@ -155,7 +155,7 @@ class Session:
                 task.pictures(self)
 
     def close(self) -> None:
-        """Finishes writing."""
+        """Finish writing and close."""
         self.checkpoints.close()
         if self.log:
             self.log.close()

@@ -1,4 +1,4 @@
-"""Validate and resolve a config: everything that a run needs, and what can be refused before any long work."""
+"""Validate and resolve a config: check everything that can be checked before training starts."""
 
 import dataclasses
 from collections.abc import Callable
@@ -25,15 +25,15 @@ EMBEDDED = {
     "digits": "Give the model after the colon, --config=configs/linear.py:dinov3_vits16, or --config.data.name=folder",
     "shapes": "Say how the folder is laid out, --config.data.name=masks, voc or coco",
 }
-"""Data that needs no folder -> what to do for one that has."""
+"""Embedded data that needs no folder -> the setting to use for data in a folder."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """A run, resolved.
+    """A validated, resolved run.
 
     Attributes:
-      parts: the stages that have a length.
+      parts: the stages with a length above 0.
     """
 
     config: Any
@@ -44,10 +44,10 @@ class Setup:
 
 
 def prepare(config: Any, say: Callable[[str], None] = print) -> Setup:
-    """Reads the lists of images and the weights, and resolves every stage.
+    """Read the image lists and the weights, and resolve every stage.
 
     Raises:
-      UserError: for anything in the config that cannot work with this data, model or these devices.
+      UserError: for settings that do not work with this data, this model or these devices.
     """
     check_settings(config)
     chosen = [stage for stage in stages(config) if stage.length(1) > 0]
@@ -63,7 +63,7 @@ def prepare(config: Any, say: Callable[[str], None] = print) -> Setup:
 
 
 def check_settings(config: Any) -> None:
-    """Raises UserError for settings of the whole run that are not known, out of range or at odds."""
+    """Raise UserError for settings of the whole run that are unknown, out of range or contradictory."""
     model, data = config.model, config.data
     for word, value, known in (
         ("precision", config.precision, PRECISIONS),
@@ -77,14 +77,14 @@ def check_settings(config: Any) -> None:
         ("log_every", config.log_every, "[1, inf)"),
         ("checkpoint.every_epochs", config.checkpoint.every_epochs, "[1, inf)"),
         ("checkpoint.every_steps", config.checkpoint.every_steps, "[1, inf)"),
-        ("checkpoint.keep", config.checkpoint.keep, "[2, inf)"),  # so that a damaged one has one before it
+        ("checkpoint.keep", config.checkpoint.keep, "[2, inf)"),  # if the newest is damaged, the previous one is used
     ):
         if value is not None:
             check_range(word, value, interval)
     weights.published(model)
     if model.name != model.configured_for:
         raise UserError(
-            f"the config was made for {model.configured_for!r}, its lengths and rates too, and model.name is "
+            f"the config, with its lengths and rates, was made for {model.configured_for!r}, but model.name is "
             f"{model.name!r}: give the model after the colon, --config=configs/linear.py:{model.name}"
         )
     if data.name in EMBEDDED and data.root is not None:
@@ -110,16 +110,16 @@ def _resolve(config: Any, chosen: list[Stage], task: Task, mesh: Mesh) -> tuple[
 
 
 def check_stage(stage: Stage, devices: int, images: int, monitors: tuple[str, ...]) -> None:
-    """Raises UserError for a batch that cannot be divided or filled, or a metric that is not measured."""
+    """Raise UserError for a batch that cannot be divided or filled, or for a metric that is not measured."""
     where, batch = f"stage {stage.name!r}", stage.batch_size
     if stage.monitor and stage.monitor not in monitors:
         raise UserError(f"{where}: monitor={stage.monitor!r} is not measured; {did_you_mean(stage.monitor, monitors)}")
     if stage.plateaus and not stage.monitor:
         known = f"set monitor, one of {', '.join(monitors)}" if monitors else "the data has no labels to measure one"
-        raise UserError(f"{where}: patience={stage.patience} waits for a metric: {known}")
+        raise UserError(f"{where}: patience={stage.patience} needs a metric to monitor: {known}")
     if not batch or batch % (devices * stage.accumulate):
         raise UserError(
-            f"{where}: batch_size={batch} cannot be shared out over {devices} device(s) x {stage.accumulate} "
+            f"{where}: batch_size={batch} cannot be divided over {devices} device(s) x {stage.accumulate} "
             f"slice(s): give a multiple of {devices * stage.accumulate}"
         )
     if batch > images:

@@ -1,15 +1,15 @@
-"""The train state: a plain dict of flat dicts, which sharding, checkpoints and the step all take as it is.
+"""The train state: a plain dict of flat dicts, used directly by sharding, checkpoints and the train step.
 
-moving   changed by every step, donated to it:
+moving   changed by every step, and donated to it:
   trainable  Flat, the leaves that the stage trains, float32
-  buffers    Flat, what the forward pass keeps: batch statistics, RoPE periods
+  buffers    Flat, non-parameter leaves: batch statistics, RoPE periods
   opt        the optax state over `trainable`
-  ema        Flat, the averaged leaves: those of `trainable`, and such as were trained before; {} without EMA
+  ema        Flat, the averaged leaves: those of `trainable`, and those trained in earlier stages; {} without EMA
   step       int32 (), steps taken in this stage
-  key        uint32, the stage's random key data; every draw folds the step into it
+  key        uint32, the stage's random key data; each step folds `step` into it
   scale      {"value" float32 (), "good" int32 (), "skipped" int32 ()}: the loss scale of float16
-  teacher    of self-distillation alone: {"buffers": Flat, "centres": {head: (K,)}, "reference": Flat}
-frozen   Flat, parameters that the stage leaves alone
+  teacher    only in self-distillation: {"buffers": Flat, "centres": {head: (K,)}, "reference": Flat}
+frozen   Flat, parameters that the stage does not train
 best     {"trainable": Flat, "buffers": Flat}: the weights with the stage's best validation metric
 """
 
@@ -27,16 +27,16 @@ from jaxdino.strategy import Plan
 
 State = dict[str, Any]
 FIRST_SCALE = 2.0**15
-GROWTH_INTERVAL = 2000  # good steps in a row that double the loss scale
+GROWTH_INTERVAL = 2000  # number of good steps in a row after which the loss scale doubles
 
 
 def copy(tree: Any) -> Any:
-    """The same arrays in other buffers, so that donating the one leaves the other alive."""
+    """Copy all arrays to new buffers, so that donating one tree keeps the other valid."""
     return jax.tree.map(jnp.copy, tree)
 
 
 def divide(flat: Mapping[str, jax.Array], skeleton: Skeleton, plan: Plan) -> tuple[Flat, Flat, Flat]:
-    """All leaves of a model as (trainable, frozen, buffers)."""
+    """Split all leaves of a model into (trainable, frozen, buffers)."""
     trainable = {path: flat[path] for path in plan.trainable}
     frozen = {path: flat[path] for path in skeleton.paths("param") if path not in trainable}
     buffers = {path: flat[path] for path in flat if skeleton.entries[path].kind != "param"}
@@ -44,7 +44,7 @@ def divide(flat: Mapping[str, jax.Array], skeleton: Skeleton, plan: Plan) -> tup
 
 
 def moving(trainable: Flat, buffers: Flat, opt: Any, key: jax.Array, ema: Flat, more: State) -> State:
-    """The part of the state that steps change, at a stage's first step."""
+    """Make the part of the state that steps change, at a stage's first step."""
     return {
         "trainable": trainable,
         "buffers": buffers,
@@ -73,14 +73,14 @@ def begin(
     ema: Flat | None = None,
     more: State | None = None,
 ) -> State:
-    """The state at the start of a stage, from all leaves of the model, sharded from the first moment.
+    """Make the state at the start of a stage from all leaves of the model. The state is created sharded.
 
     Args:
-      flat: arrays on the mesh; copied where steps will donate them, as `ema` and `more` are.
-      tx: its fresh state is made in place; what goes on from the stage before is carried over by the caller.
-      seed: of the stage's random key.
-      ema: the exponential moving average that steps go on with; None keeps none.
-      more: what the task keeps in the moving part.
+      flat: arrays on the mesh; leaves that steps donate are copied, as are `ema` and `more`.
+      tx: the optimiser; its state is new. The caller carries over the state of the previous stage.
+      seed: seed of the stage's random key.
+      ema: the exponential moving average to continue; None disables it.
+      more: additional entries of the moving part, from the task.
     """
     trainable, frozen, buffers = divide(flat, skeleton, plan)
     trainable, buffers, ema, more = copy((trainable, buffers, ema or {}, more or {}))
@@ -95,7 +95,7 @@ def begin(
 def abstract(
     flat: Flat, skeleton: Skeleton, plan: Plan, tx: optax.GradientTransformation, ema: Flat, more: State
 ) -> State:
-    """Shapes and dtypes of `begin`'s state, of those of its arguments: what a checkpoint is restored into."""
+    """Return the shapes and dtypes of the state that `begin` makes, to restore a checkpoint into."""
     trainable, frozen, buffers = divide(flat, skeleton, plan)
     opt = jax.eval_shape(tx.init, trainable)
     given = (trainable, buffers, opt)
@@ -104,10 +104,10 @@ def abstract(
 
 
 def evaluated(parts: State) -> State:
-    """What validation measures: the average where there is one, with its own buffers where it has them."""
+    """Return the weights to validate: the average if there is one, with its own buffers if it has them."""
     return {"trainable": parts["ema"] or parts["trainable"], "buffers": parts.get("teacher", parts)["buffers"]}
 
 
 def whole(weights: State, frozen: Flat) -> Flat:
-    """All leaves of the model again, in one flat dict; an averaged leaf stands before one frozen meanwhile."""
+    """Merge all leaves of the model into one flat dict; averaged leaves take precedence over frozen ones."""
     return frozen | weights["trainable"] | weights["buffers"]

@@ -1,4 +1,4 @@
-"""One training step and one evaluation step: pure functions of flat dicts, compiled once a stage."""
+"""The training step and the evaluation step: pure functions of flat dicts, compiled once per stage."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,20 +28,20 @@ def make_train_step(
     ema_decay: float | Callable[[jax.Array], jax.Array] = 0.0,
     scale_loss: bool = False,
 ) -> Callable[[State, Flat, Batch], tuple[State, dict[str, jax.Array]]]:
-    """The step (moving, frozen, batch) -> (moving, measured), over the global batch.
+    """Make the step (moving, frozen, batch) -> (moving, measured), over the global batch.
 
-    Measured are loss, grad_norm, skipped, the objective's `measures` and what it watches. Batch norms that are trained
-    normalise with the statistics of the batch, or of each slice of it, padding of weight 0 included; frozen ones with
-    their running statistics.
+    `measured` holds loss, grad_norm, skipped, the objective's `measures` and its monitored signals. Batch norms that
+    are trained normalise with the statistics of the batch (of each slice with `accumulate`), including padding of
+    weight 0; frozen ones use their running statistics.
 
     Args:
-      objective: its `targets(moving, frozen, parts)` looks at the whole batch once, without gradient; its
-        `loss(model, part, key)` is the weighted mean over a slice, with its `measures`.
+      objective: `targets(moving, frozen, parts)` is called once for the whole batch, without gradient;
+        `loss(model, part, key)` returns the weighted mean over a slice, and its `measures`.
       augment: (key, batch of uint8 images) -> batch of normalised images, inside the compiled step.
-      accumulate: slices of a batch whose gradients add up to the whole batch's.
-      ema_decay: ema <- decay * ema + (1 - decay) * trainable after each step; a number, 0 is none, or a function of
+      accumulate: number of slices per batch; the sum of their gradients is the gradient of the whole batch.
+      ema_decay: ema <- decay * ema + (1 - decay) * trainable after each step; a number (0 disables it) or a function of
         the step.
-      scale_loss: float16: scales the loss, skips and counts a step whose gradients are not finite.
+      scale_loss: for float16: scale the loss; skip and count steps whose gradients are not finite.
     """
 
     def train_step(moving: State, frozen: Flat, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
@@ -59,11 +59,11 @@ def make_train_step(
             set_training(model, trainable)
             set_dropout(model, part["key"])
             loss, aux = objective.loss(model, part, part["key"])
-            share = jnp.sum(part["weight"]) / total  # of this slice in the batch's weighted mean
+            share = jnp.sum(part["weight"]) / total  # share of this slice in the batch's weighted mean
             sums = {name: value * share for name, value in {"loss": loss, **aux}.items()}
             return loss * share * scale, (values(model, buffers), sums)
 
-        gradient = jax.grad(slice_loss, has_aux=True)  # of the trainable leaves, and nothing else
+        gradient = jax.grad(slice_loss, has_aux=True)  # only of the trainable leaves
         grads, buffers, sums = accumulated(gradient, moving, parts, ("loss", *objective.measures))
         grads = jax.tree.map(lambda grad: grad / scale, grads)
         updates, opt = tx.update(grads, moving["opt"], moving["trainable"])
@@ -82,16 +82,16 @@ def make_train_step(
 
 
 def averaged(ema: Flat, trainable: Flat, decay: float | jax.Array) -> Flat:
-    """The average after a step; what is averaged but not trained now stays as it is. {} without one."""
+    """Update the average after a step. Averaged leaves that are not trained now do not change. {} without EMA."""
     moved = {path: leaf for path, leaf in trainable.items() if path in ema}
     return ema | optax.incremental_update(moved, {path: ema[path] for path in moved}, 1.0 - decay)
 
 
 def accumulated(gradient: Callable, moving: State, parts: Batch, names: Sequence[str]) -> tuple[Flat, Flat, Flat]:
-    """(grads, buffers, sums) of the whole batch: added up over its slices, one slice in memory at a time.
+    """Compute (grads, buffers, sums) of the whole batch, one slice in memory at a time.
 
     Args:
-      gradient: (trainable, buffers, slice) -> (grads, (buffers, sums)); the sums have these `names`.
+      gradient: (trainable, buffers, slice) -> (grads, (buffers, sums)); `names` are the keys of `sums`.
     """
     trainable, buffers = moving["trainable"], moving["buffers"]
     if parts["weight"].shape[0] == 1:
@@ -109,12 +109,12 @@ def accumulated(gradient: Callable, moving: State, parts: Batch, names: Sequence
 
 
 def keep_if(good: jax.Array, new: Any, old: Any) -> Any:
-    """`new` where the step was good, `old` where it is to be skipped."""
+    """Return `new` if the step is good, `old` if it is skipped."""
     return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
 
 
 def next_scale(scale: dict[str, jax.Array], finite: jax.Array) -> dict[str, jax.Array]:
-    """Dynamic loss scaling: half after an overflow, double after GROWTH_INTERVAL good steps in a row.
+    """Update the dynamic loss scale: halve after an overflow, double after GROWTH_INTERVAL good steps in a row.
 
     Source: Micikevicius et al. 2018 (arXiv:1710.03740), section 3.2; the constants are torch's GradScaler's.
     """
@@ -129,7 +129,7 @@ def next_scale(scale: dict[str, jax.Array], finite: jax.Array) -> dict[str, jax.
 
 
 def compile_train_step(step: Callable, state: State, mesh: Mesh, rules: sharding.Rules = ()) -> Callable:
-    """The step under jit: state and batch sharded, the moving part donated, metrics on every device."""
+    """Compile the step: state and batch sharded, the moving part donated, metrics on every device."""
     moving, frozen = (sharding.shardings(state[part], mesh, rules) for part in ("moving", "frozen"))
     return jax.jit(
         step,
@@ -140,10 +140,10 @@ def compile_train_step(step: Callable, state: State, mesh: Mesh, rules: sharding
 
 
 def compile_eval_step(skeleton: Skeleton, normalize: Callable[[jax.Array], jax.Array], mesh: Mesh) -> Callable:
-    """The evaluation step (flat, batch) -> {"logits", "label", "weight"} of the global batch, on every device.
+    """Compile the evaluation step (flat, batch) -> {"logits", "label", "weight"} of the global batch, on every device.
 
     Args:
-      normalize: uint8 (B, H, W, 3) -> what the model takes.
+      normalize: uint8 (B, H, W, 3) -> the model's input.
     """
 
     def eval_step(flat: Flat, batch: Batch) -> Batch:

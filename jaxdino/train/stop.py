@@ -1,4 +1,4 @@
-"""What makes a run stop before its end: SIGTERM, Ctrl-C, a time limit. The loop polls it between two steps."""
+"""Stop a run early: SIGTERM, Ctrl-C or a time limit. The training loop polls it between steps."""
 
 import os
 import re
@@ -16,10 +16,10 @@ UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
 def seconds(limit: str) -> float:
-    """Read a length of time: "2h", "90m", "45s", "1h30m", or a number of seconds.
+    """Parse a duration: "2h", "90m", "45s", "1h30m", or a number of seconds.
 
     Raises:
-      UserError: for anything else, and for 0.
+      UserError: for any other text, and for 0.
     """
     text = str(limit).strip().lower()
     parts = re.fullmatch("".join(rf"(?:(\d+(?:\.\d+)?)\s*{unit}\s*)?" for unit in UNITS), text)
@@ -35,20 +35,20 @@ def seconds(limit: str) -> float:
 
 
 class Stopped(Exception):
-    """The run was asked to stop; when this leaves a stage, everything is saved."""
+    """The run was asked to stop; everything is saved by the time the stage raises this."""
 
 
 class Stop:
-    """Ask whether the run must stop. A context manager, which handles SIGTERM and Ctrl-C.
+    """Check whether the run must stop. A context manager that handles SIGTERM and Ctrl-C.
 
-    A second signal ends the process at once. The time limit counts from the moment this object is made, and only takes
-    effect after a step of this process: however short it is, a run that is started again and again comes to its end.
+    A second signal ends the process at once. The time limit counts from the creation of this object and only takes
+    effect after a step of this process, so that a run that is restarted repeatedly always finishes.
 
     Args:
-      time_limit: see `seconds`; None is no limit.
+      time_limit: see `seconds`; None for no limit.
 
     Raises:
-      UserError: for a time limit that cannot be read.
+      UserError: for a time limit that cannot be parsed.
     """
 
     def __init__(self, time_limit: str | None = None):
@@ -72,22 +72,22 @@ class Stop:
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         line = f"\n{self._signal}: saving after this step, then leaving; a second one leaves at once\n"
-        os.write(2, line.encode())  # print may not be entered again from a signal handler
+        os.write(2, line.encode())  # print is not safe to call in a signal handler
 
     def stepped(self) -> None:
-        """Note that a step was taken: from now on the time limit counts."""
+        """Record that a step was taken; from now on the time limit applies."""
         self._stepped = True
 
     @property
     def reason(self) -> str:
-        """Why the run must stop; "" if this process knows of no reason."""
+        """Return why this process must stop, or "" if it need not."""
         if self._signal:
             return f"by {self._signal}"
         late = self._deadline is not None and self._stepped and time.monotonic() >= self._deadline
         return f"at the time limit of {self._limit}" if late else ""
 
     def asked(self) -> bool:
-        """Whether any process of the run must stop; all of them get the same answer."""
+        """Return whether any process of the run must stop; the same answer in all processes."""
         if jax.process_count() == 1:
             return bool(self.reason)
         from jax.experimental import multihost_utils
@@ -95,6 +95,6 @@ class Stop:
         return bool(multihost_utils.process_allgather(bool(self.reason)).any())
 
     def check(self) -> None:
-        """Raise Stopped if any process of the run must stop. Every process calls it as often as the others."""
+        """Raise Stopped if any process of the run must stop. All processes must call it equally often."""
         if self.asked():
             raise Stopped

@@ -1,4 +1,4 @@
-"""What an objective makes of a run: its data, its model, its step, its measure. The loop knows no objective."""
+"""The interface between the training loop and a task: data, model, train step and metrics of an objective."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -22,10 +22,10 @@ State = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One stage, resolved.
+    """One resolved stage.
 
     Attributes:
-      total_steps: its limit. seed: its own. averaged: the paths that its average of the weights holds.
+      total_steps: limit in steps. seed: the stage's own seed. averaged: paths of the leaves in the weight average.
     """
 
     index: int
@@ -41,21 +41,21 @@ class Part:
 
     @property
     def max_epochs(self) -> int:
-        """Its limit in epochs, of which the last may be cut short."""
+        """Limit in epochs; the last one may be incomplete."""
         return -(-self.total_steps // self.steps_per_epoch)
 
 
 class Task(Protocol):
-    """What a key of `jaxdino.train.tasks.TASKS` stands for. Made of a config and a mesh, which it may refuse.
+    """Interface of the tasks in `jaxdino.train.tasks.TASKS`. Created from a config and a mesh; may raise UserError.
 
     Attributes:
-      source: the data. card: of the model, with the run's preprocessing.
-      spec: the model as strategies see it. flat: the leaves that a run starts from, on the host.
-      arrays: the names in a batch that travel to the devices.
-      monitors: the metrics that a stage may watch. shown: the one in an epoch's line. columns: those in the table at a
-        run's end.
-      hands_on: what the next stage starts from, the "best" weights of a stage or its "latest". Where both stages
-        measure the same at one size, they count as its best so far, and are handed on unless bettered.
+      source: the data. card: card of the model, with the run's preprocessing.
+      spec: the model as strategies use it. flat: the initial leaves of the run, on the host.
+      arrays: names of the batch entries that are sent to the devices.
+      monitors: the metrics that a stage may monitor. shown: the one in an epoch's line. columns: those in the table at
+        a run's end.
+      hands_on: the weights that the next stage starts from, "best" or "latest". If both stages validate in the same way
+        and at the same size, these weights are the next stage's best until an epoch is better.
     """
 
     source: Source
@@ -69,58 +69,58 @@ class Task(Protocol):
     hands_on: ClassVar[str]
 
     def skeleton(self, stage: Stage) -> Skeleton:
-        """The stage's model; UserError for a stage that this data or model cannot have."""
+        """Return the stage's model. Raises UserError if this data or model does not support the stage."""
 
     def image_size(self, stage: Stage) -> tuple[int, int]:
-        """Of what the model sees in the stage; UserError for one that it does not take."""
+        """Return the size of the images in a stage. Raises UserError if the model does not support it."""
 
     def averaged(self, plans: list[Plan], stage: Stage) -> tuple[str, ...]:
-        """The paths that the last plan's stage keeps an average of, given all plans up to it."""
+        """Return the paths of the leaves that the last plan's stage averages, given all plans up to it."""
 
     def train_step(self, part: Part, current: State) -> Callable:
-        """The stage's step, not compiled yet; `current` is the state that it starts or goes on from."""
+        """Return the stage's train step, not compiled; `current` is the state that it starts from."""
 
     def train_batches(self, part: Part) -> TrainIter:
-        """The stage's endless training batches."""
+        """Return the stage's endless training batches."""
 
     def more(self, flat: Flat) -> State:
-        """What the moving state holds beside the usual, at the run's start, of all leaves of the model."""
+        """Return the task's own entries of the moving state at the run's start, given all leaves of the model."""
 
     def carried(self, before: Part, ended: State) -> tuple[Flat, Flat, State]:
-        """(all leaves, average, what `more` holds) that a stage starts from; of the stage before, as it ended."""
+        """Return (all leaves, average, entries of `more`) for the next stage, from the final state of a stage."""
 
     def put_on(self, part: Part, flat: Flat, before: Part | None) -> Flat:
-        """All leaves of a stage's model, of those that the stage before left: what is new in it is added."""
+        """Return all leaves of a stage's model: those of the previous stage, with the parameters that are new."""
 
     def baseline(self, session: Any) -> Metrics:
-        """What is measured before the first step of a run."""
+        """Compute the metrics before the first step of a run."""
 
     def references(self, session: Any) -> dict[str, Metrics]:
-        """What the stages compare with in the table at a run's end: {name: metrics}; "start" is the first weights."""
+        """Return {name: metrics} to compare the stages with in the final table; "start" is the initial weights."""
 
     def given(self, session: Any, part: Part, measured: Callable[[], Metrics]) -> Metrics:
-        """The validation metrics of what a stage starts from, where they are not known: `measured()`, or better news.
+        """Return the validation metrics of a stage's initial weights, if not known yet: `measured()` or a known value.
 
-        {} where they say nothing: a head that was never trained.
+        Returns {} if they mean nothing, as for a head that was never trained.
         """
 
     def measure(self, session: Any, part: Part) -> Callable[[State], Metrics]:
-        """A function from a stage's state to its validation metrics."""
+        """Return a function from a stage's state to its validation metrics."""
 
     def reading(self, measured: Mapping[str, jax.Array]) -> Metrics:
-        """A step's measures as the numbers of a line in metrics.jsonl."""
+        """Convert a step's measures to the numbers of a line in metrics.jsonl."""
 
     def judge(self, session: Any, reading: Metrics) -> None:
-        """Looks at each reading and validation as they come; raises UserError to end a run that is lost."""
+        """Check each reading and validation; raise UserError to end a run that has collapsed."""
 
     def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray]) -> None:
-        """Writes the best model of a stage, given all its leaves."""
+        """Write the best model of a stage, given all its leaves."""
 
     def end(self, session: Any, part: Part, current: State) -> None:
-        """What else is written at a stage's end."""
+        """Write the task's additional files at a stage's end."""
 
     def finish(self, session: Any) -> tuple[dict[str, Any], list[str]]:
-        """(what the summary gets, the lines that are printed below the table) at a run's end."""
+        """Return (entries for the summary, lines to print below the table) at a run's end."""
 
     def pictures(self, session: Any) -> None:
-        """Draws the run so far into its folder."""
+        """Draw the plots of the run so far into its folder."""

@@ -1,4 +1,4 @@
-"""What goes on beside the steps of a stage: the progress bar, the lines of metrics.jsonl, saving, stopping."""
+"""What happens between the steps of a stage: progress bar, metrics.jsonl, saving, stopping."""
 
 import time
 from typing import Any
@@ -20,11 +20,11 @@ from jaxdino.train.workdir import say
 
 
 class Lost(UserError):
-    """The run is past saving; the checkpoints and the best model are from before."""
+    """The run has collapsed; the checkpoints and the best model are from before the collapse."""
 
 
 class Watch:
-    """Looks after one stage while `current`, its state, changes. A context manager; saves when it is stopped."""
+    """Log and save one stage while its state, `current`, changes. A context manager; saves when it is stopped."""
 
     def __init__(self, session: Any, part: Part, current: State, batches: TrainIter):
         self.session, self.part, self.current, self.batches = session, part, current, batches
@@ -57,7 +57,7 @@ class Watch:
         self.batches.close()
 
     def start(self, metrics: dict[str, float]) -> None:
-        """Say what the stage starts from; where it was measured now, count it as the best so far."""
+        """Print the metric of the stage's initial weights; if it was measured now, record it as the best so far."""
         now, stage = self.now, self.part.stage
         if stage.monitor in metrics:
             now.start(stage, metrics)
@@ -67,12 +67,12 @@ class Watch:
         self.session.pace.begin()
 
     def stepped(self, measured: dict[str, jax.Array]) -> None:
-        """Counts a step: logs, saves and stops where it is time to."""
+        """Count a step; log, save and stop when due."""
         now, config = self.now, self.session.setup.config
         self.measured = measured
         now.step, now.stage_step = now.step + 1, now.stage_step + 1
         if self.session.pace.stepped(self.part, measured):
-            self._rate.restart()  # the step that compiled does not count
+            self._rate.restart()  # exclude the step that compiled
         else:
             self._rate.add(self.part.stage.batch_size)
         self.session.stop.stepped()
@@ -90,21 +90,21 @@ class Watch:
         self.session.stop.check()
 
     def due_validation(self) -> bool:
-        """Whether the state stands at an end, of an epoch or of the stage, that has not been validated."""
+        """Return whether an epoch or the stage has ended and is not validated yet."""
         at_end = self.now.stage_step % self.part.steps_per_epoch == 0 or self.finished()
         return at_end and self.now.stage_step > self.now.validated
 
     def finished(self) -> bool:
-        """Whether the stage has taken all its steps."""
+        """Return whether the stage has taken all its steps."""
         return self.now.stage_step >= self.part.total_steps
 
     def validated(self, metrics: dict[str, float]) -> None:
-        """Logs what was measured at an epoch's end; the task's alarms look at it."""
+        """Log the metrics at an epoch's end, and let the task's alarms check them."""
         self.now.validated, self.now.unread = self.now.stage_step, 0
         self.record(**metrics)
 
     def end_epoch(self, metrics: dict[str, float]) -> None:
-        """Say how the epoch went, and save where it is time to."""
+        """Print the epoch's results, and save when due."""
         now, stage, session = self.now, self.part.stage, self.session
         if now.epochs % session.setup.config.checkpoint.every_epochs == 0 or self.finished():
             self.save()
@@ -122,7 +122,7 @@ class Watch:
         self._rate.restart()
 
     def stopped_early(self) -> None:
-        """Say that a plateau ended the stage, and which."""
+        """Print that a plateau ended the stage."""
         now, stage = self.now, self.part.stage
         if self.finished():
             return
@@ -136,7 +136,7 @@ class Watch:
         )
 
     def record(self, **more: float) -> None:
-        """Writes a line of metrics.jsonl. Raises UserError if the loss is not finite."""
+        """Write a line of metrics.jsonl. Raises UserError if the loss is not finite."""
         now, stage = self.now, self.part.stage
         line = self._floats()
         if not np.isfinite(line["loss"]) and self.session.setup.config.precision != "float16":
@@ -150,7 +150,7 @@ class Watch:
         words.append(self.session.pace.words(self.part, now.stage_step))
         bars.show(self._bar, ", ".join(filter(None, words)))
         line |= {
-            "learning_rates": {group: float(f"{lr:.7g}") for group, lr in lrs.items()},  # all that float32 tells
+            "learning_rates": {group: float(f"{lr:.7g}") for group, lr in lrs.items()},  # float32 precision
             "images_per_second": rate and round(rate, 2),
             "epoch": (now.stage_step - 1) // self.part.steps_per_epoch + 1,
             "step": now.step,
@@ -160,7 +160,7 @@ class Watch:
         self.session.setup.task.judge(self.session, line | more)
 
     def save(self) -> None:
-        """Saves the state and all counters, in the background."""
+        """Save the state and all counters in the background."""
         now = self.now
         now.batches, now.measured = self.batches.state(), self._floats()
         now.seconds = self._before + time.perf_counter() - self._since
@@ -169,6 +169,6 @@ class Watch:
         self._rate.restart()
 
     def _floats(self) -> dict[str, float]:
-        if all(isinstance(value, float) for value in self.measured.values()):  # as a checkpoint remembers them
+        if all(isinstance(value, float) for value in self.measured.values()):  # as restored from a checkpoint
             return dict(self.measured)
         return self.session.setup.task.reading(self.measured)

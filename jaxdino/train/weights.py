@@ -1,4 +1,4 @@
-"""The two places where training meets weights on disk: where a run starts from, and its best model."""
+"""Load a run's initial weights, and save its best model."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -20,19 +20,19 @@ from jaxdino.models import registry
 
 RANDOM = "random"
 OVERRULES = ("layout", "prefix", "num_heads", "pos_grid", "pool", "in_channels")
-"""Settings of config.model that overrule what weights are taken for."""
+"""Settings of config.model that overrule what is inferred from the weights."""
 WORDS = {name: f"--config.model.{name}" for name in OVERRULES} | {
     "model": "a model's name after the config's colon",
     "image_size": "--config.data.image_size",
     "drop_head": "--config.model.drop_head=True",
 }
-"""The flags of `python -m convert`, as a run has them."""
+"""The flags of `python -m convert` -> the settings of a run."""
 
 
 def start(config: Any, class_names: tuple[str, ...], say: Callable[[str], None]) -> tuple[Card, dict[str, np.ndarray]]:
-    """The classifier that a run starts from: its card and all its leaves, float32, on the host.
+    """Load the classifier that a run starts from: its card and all its leaves, float32, on the host.
 
-    `config.model.weights` is a file, a folder, a hub name, a workdir, "random", or None for the model's own.
+    `config.model.weights` is a file, a folder, a hub name, a workdir, "random", or None for the model's published ones.
 
     Raises:
       UserError: for weights of another model, and for a head of other classes without `drop_head`.
@@ -51,7 +51,7 @@ def start(config: Any, class_names: tuple[str, ...], say: Callable[[str], None])
         )
     nameless = card.class_names in ((), tuple(f"LABEL_{i}" for i in range(card.num_classes)))  # transformers' default
     if card.num_classes and nameless:
-        say("the head of the weights goes on; which classes it was made for is not known")
+        say("the head of the weights is kept; the names of its classes are not known")
     elif card.num_classes and card.class_names != class_names:
         raise UserError(
             f"the weights have a head for other classes ({_first(card.class_names)}) than the data has "
@@ -64,7 +64,7 @@ def start(config: Any, class_names: tuple[str, ...], say: Callable[[str], None])
 
 
 def has_new_head(config: Any, card: Card, flat: Mapping[str, np.ndarray]) -> bool:
-    """Whether the head of the classifier that `start` gave was drawn there, and never trained."""
+    """Return whether the head returned by `start` is new and was never trained."""
     if config.model.weights == RANDOM:
         return True
     drawn = new_head(card.spec, card.num_classes, card.pool, config.seed)
@@ -72,19 +72,19 @@ def has_new_head(config: Any, card: Card, flat: Mapping[str, np.ndarray]) -> boo
 
 
 def backbone(config: Any, say: Callable[[str], None]) -> tuple[Card, dict[str, np.ndarray]]:
-    """The backbone that a run starts from, as `start` finds it; a classification head of the weights is left out."""
+    """Load the backbone that a run starts from, as `start` does, without a classification head."""
     if config.model.weights == RANDOM and (spec := published(config.model)):
         return _random(_sees(spec, config.model.in_channels), config.seed, 0, None)
     return _pretrained(config, True, say)
 
 
 def overrules(model: Any) -> dict[str, Any]:
-    """What `config.model` says of its weights, as `open_pretrained` takes it."""
+    """Return the settings of `config.model` that overrule inferred values, as `open_pretrained` takes them."""
     return {name: model.get(name) for name in OVERRULES}
 
 
 def _pretrained(config: Any, drop_head: bool, say: Callable[[str], None]) -> tuple[Card, dict[str, np.ndarray]]:
-    """The weights that a config names, as far as images pass through them."""
+    """Load the weights in a config, without parts that images do not pass through."""
     model = config.model
     spec = published(model)
     named = spec and _sees(spec).name
@@ -102,19 +102,19 @@ def _pretrained(config: Any, drop_head: bool, say: Callable[[str], None]) -> tup
 
 
 def counts(note: str, config: Any) -> bool:
-    """Whether the run depends on what a note says: not on the weights' image size where settings decide it.
+    """Return whether a note about the weights matters to the run. One about the image size does not if settings set it.
 
-    Those are data.image_size, and in self-distillation the views.
+    These settings are data.image_size, and the views in self-distillation.
     """
     sized = "image_size" not in config.data or config.data.image_size is not None
     return not (sized and "--image_size overrules" in note)
 
 
 def published(model: Any) -> registry.ModelSpec | None:
-    """The model that a config names; None for one of another shape, `<family>_custom`, which its weights tell.
+    """Return the published model named in a config, or None for `<family>_custom`, whose shape comes from its weights.
 
     Raises:
-      UserError: if there is no such model, no weights to tell the shape, or a shape besides them.
+      UserError: if there is no such model, if no weights give the shape, or if the shape is set as well.
     """
     if model.shape is not None and model.weights != RANDOM:
         raise UserError(
@@ -127,21 +127,21 @@ def published(model: Any) -> registry.ModelSpec | None:
         return spec if model.shape is None else reshaped(spec, model.shape)
     if model.weights in (None, RANDOM):
         raise UserError(
-            f"the shape of a {model.name} is told by its weights: --config.model.weights=PATH. For random ones, name a "
+            f"the shape of a {model.name} comes from its weights: --config.model.weights=PATH. For random ones, name a "
             "published model and say what differs: --config.model.shape='{...}'"
         )
     return None
 
 
 def _sees(spec: registry.ModelSpec, channels: int | None = None) -> registry.ModelSpec:
-    """`spec`, for images of so many channels if they are given; UserError for one that takes no images."""
+    """Return `spec`, for this number of image channels if given. Raises UserError if it does not take images."""
     if not spec.config.input_kernel:
-        raise UserError(f"model.name={spec.name} sees no images, so that it cannot learn to classify them")
+        raise UserError(f"model.name={spec.name} does not take images, so it cannot be trained to classify them")
     return spec if channels is None else with_channels(spec, channels)
 
 
 def _seeing(card: Card, flat: dict[str, np.ndarray]) -> tuple[Card, dict[str, np.ndarray]]:
-    """The model without what images never pass through (CLIP's text tower), which they could not train."""
+    """Remove what images do not pass through (CLIP's text tower), since images cannot train it."""
     image_only = getattr(card.spec.config, "image_only", None)
     if image_only is None:
         return card, flat
@@ -159,12 +159,12 @@ def _random(spec: registry.ModelSpec, seed: int, classes: int, pool: str | None)
 
 
 def _first(names: tuple[str, ...]) -> str:
-    """The first few names, as a list to read."""
+    """Format the first few names as a list."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def float32(array: np.ndarray) -> np.ndarray:
-    """Masters are float32, whatever the weights were stored in; a counter stays what it is."""
+    """Convert floating-point weights to float32, whatever their stored dtype; integer counters are unchanged."""
     return array if np.issubdtype(array.dtype, np.integer) else np.asarray(array, np.float32)
 
 
@@ -175,10 +175,10 @@ def save(
     flat: Mapping[str, np.ndarray],
     companions: Sequence[Path] = (),
 ) -> None:
-    """Writes a model, in place of an earlier one; it is used at the size it was trained at.
+    """Write a model, replacing an earlier one. Its card records the image size that it was trained at.
 
     Args:
-      companions: files to keep beside the weights (a tokenizer's).
+      companions: files to store with the weights (those of a tokenizer).
     """
     preprocess = dataclasses.replace(card.spec.preprocess, size=image_size)
     card = dataclasses.replace(card, spec=dataclasses.replace(card.spec, preprocess=preprocess))
@@ -186,5 +186,5 @@ def save(
 
 
 def load(folder: Path) -> dict[str, np.ndarray]:
-    """All leaves of a saved model."""
+    """Load all leaves of a saved model."""
     return load_model(folder)[1]

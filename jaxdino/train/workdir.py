@@ -1,11 +1,11 @@
-"""The run folder: what a run leaves behind, and how the same command finds its way back into it.
+"""The run folder: the files of a run, and how the same command finds and resumes it.
 
 config.json    the full resolved config
-metrics.jsonl  one JSON object a line
-pixels.json    the range of 16-bit values that was chosen, if one had to be
-summary.json   one entry a stage; the test metrics and what was printed at the end
+metrics.jsonl  one JSON object per line
+pixels.json    the value range chosen for 16-bit images, if there is one
+summary.json   one entry per stage; the test metrics and the lines printed at the end
 events/        the same numbers for TensorBoard
-checkpoints/   to go on from          best/   the best model
+checkpoints/   to resume from          best/   the best model
 *.png          loss, learning rates, validation accuracy
 """
 
@@ -23,17 +23,17 @@ from typing import Any
 from jaxdino.core.errors import UserError
 from jaxdino.core.metric_names import renamed
 
-# What may differ when a run goes on: how it is computed and watched, not what is computed.
+# Settings that may differ when a run is resumed: they affect how it is computed and logged, not its result.
 FREE = ("mesh", "checkpoint", "log_every", "time_limit", "model.attention", "model.remat")
 FREE += ("data.num_workers", "data.num_threads")
-# What may differ of the stage that a run has reached, and of later ones; see `jaxdino.train.extend`.
+# Settings that may differ for the current stage and later ones; see `jaxdino.train.extend`.
 LENGTH = r"stages\[(\d+)\]\.(?:epochs|steps)"
 
-ADDED = {"data": {"classes": "top"}}  # settings that older runs lack, with the value that is what these did
+ADDED = {"data": {"classes": "top"}}  # settings missing in older runs -> the value that matches their behaviour
 
 
 def say(line: str) -> None:
-    """Prints a line for the user, above a progress bar if one is shown."""
+    """Print a line for the user, above a progress bar if one is shown."""
     from tqdm import tqdm
 
     tqdm.write(line, file=sys.stdout)
@@ -41,7 +41,7 @@ def say(line: str) -> None:
 
 
 def new_folder(label: str) -> Path:
-    """A folder under runs/ that does not exist yet: runs/2025-01-31_12-00-00_gradual_dinov3_vits16."""
+    """Return a new folder under runs/: runs/2025-01-31_12-00-00_gradual_dinov3_vits16."""
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
     name = re.sub(r"[^\w.-]+", "-", f"{stamp}_{label}")
     folder, number = Path("runs") / name, 2
@@ -51,7 +51,7 @@ def new_folder(label: str) -> Path:
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Writes JSON beside and renames it, so that a file is never half there. Not finite numbers become null."""
+    """Write JSON to a temporary file and rename it, so that a file is never incomplete. NaN and inf become null."""
     beside = file.with_name(file.name + ".part")
     beside.write_text(json.dumps(_finite(value), indent=2, default=str) + "\n")
     os.replace(beside, file)
@@ -61,20 +61,20 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text())
     except (OSError, ValueError) as err:
-        raise UserError(f"{file} cannot be read ({err}): mend it, or give a new --workdir") from None
+        raise UserError(f"{file} cannot be read ({err}): fix it, or give a new --workdir") from None
     if not isinstance(value, dict):
-        raise UserError(f"{file} is not what a run writes there: mend it, or give a new --workdir")
+        raise UserError(f"{file} was not written by a run: fix it, or give a new --workdir")
     return value
 
 
 def recorded(folder: str | Path | None) -> dict[str, Any]:
-    """The config of the run in a folder; {} without one."""
+    """Return the config of the run in a folder, or {} if there is none."""
     file = Path(folder) / "config.json" if folder else None
     return _read_json(file) if file and file.is_file() else {}
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """A config as JSON holds it: nested dicts and lists."""
+    """Convert a config to plain nested dicts and lists, as in JSON."""
     config = config.to_dict() if hasattr(config, "to_dict") else config
 
     def one(value: Any) -> Any:
@@ -100,14 +100,14 @@ class Difference:
 
 
 def _short(value: Any) -> str:
-    """JSON; of stages only their names."""
+    """Format a value as JSON; stages as their names only."""
     if isinstance(value, list) and value and all(isinstance(one, dict) and "name" in one for one in value):
         return ", ".join(str(one["name"]) for one in value)
     return json.dumps(value)
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[Difference]:
-    """The settings that differ between two configs, without those that may."""
+    """List the settings that differ between two configs, except those that are allowed to."""
     if path in FREE or old == new:
         return []
     if isinstance(old, dict) and isinstance(new, dict):
@@ -124,11 +124,11 @@ class Workdir:
     """A run's folder. Nothing is written before `open`.
 
     Attributes:
-      lengthened: the lengths of stages that differ from the run in the folder, and nothing else does. before: the
-        config of that run, {} without one.
+      lengthened: lengths of stages that differ from the run in the folder, if nothing else differs. before: the config
+        of that run, or {} if there is none.
 
     Raises:
-      UserError: if the folder holds a run of another config (naming the fields), or something else.
+      UserError: if the folder holds a run of another config (naming the fields), or other files.
     """
 
     def __init__(self, folder: Path, config: Any):
@@ -146,7 +146,7 @@ class Workdir:
             raise UserError(f"--workdir={self.folder} is a file: give a folder, new or of an earlier run")
         there = next(path for path in (self.folder.absolute(), *self.folder.absolute().parents) if path.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-            raise UserError(f"--workdir={self.folder} cannot be written: {there} is no folder that lets you")
+            raise UserError(f"--workdir={self.folder} cannot be written: {there} is not a writable folder")
         file = self / "config.json"
         if not file.exists():
             root = (self.config.get("data") or {}).get("root")
@@ -158,7 +158,7 @@ class Workdir:
             others = [path.name for path in self.folder.glob("*")] if self.folder.exists() else []
             if others:
                 raise UserError(
-                    f"--workdir={self.folder} holds no run but other files ({', '.join(sorted(others)[:3])}): "
+                    f"--workdir={self.folder} does not hold a run but other files ({', '.join(sorted(others)[:3])}): "
                     "give a new or empty folder"
                 )
             return
@@ -181,11 +181,11 @@ class Workdir:
         )
 
     def way_on(self) -> str:
-        """How to use what the run has learned in another one."""
+        """Return how to use this run's model in a new run."""
         return f"To start a new run from this one: --config.model.weights={self.folder} --workdir=NEW"
 
     def advice(self) -> str:
-        """How to train on when the run is finished."""
+        """Return how to continue training after the run is finished."""
         last = self.summary()["stages"][-1]
         number = [stage["name"] for stage in self.config["stages"]].index(last["name"])
         if last["epochs"] < last.get("max_epochs", 0):
@@ -195,11 +195,11 @@ class Workdir:
 
     @property
     def finished(self) -> bool:
-        """Whether the folder holds a run that came to its end."""
+        """Return whether the folder holds a finished run."""
         return bool(self.summary().get("finished"))
 
     def open(self) -> None:
-        """Makes the folder and writes config.json, unless an earlier start did with the same lengths of stages."""
+        """Create the folder and write config.json, unless an earlier start did with the same lengths of stages."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.lengthened and self.finished:
             found = {key: value for key, value in self.summary().items() if key != "result"}
@@ -208,22 +208,22 @@ class Workdir:
             write_json(self / "config.json", self.config)
 
     def summary(self) -> dict[str, Any]:
-        """What summary.json holds; {} before the first stage's end."""
+        """Read summary.json; {} before the end of the first stage."""
         file = self / "summary.json"
         return _read_json(file) if file.exists() else {}
 
     def records(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl."""
+        """Read the lines of metrics.jsonl."""
         file = self / "metrics.jsonl"
         return [renamed(json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 class MetricLog:
-    """metrics.jsonl, and the same numbers as TensorBoard events.
+    """Write metrics.jsonl, and the same numbers as TensorBoard events.
 
     Args:
-      size: bytes of metrics.jsonl to go on from: what a checkpoint remembers. Later lines are cut off, and the
-        event files are written anew from the lines that stay, so that nothing is there twice.
+      size: size of metrics.jsonl in bytes, from the checkpoint that the run resumes from. Later lines are removed, and
+        the event files are rewritten from the remaining lines, so that nothing appears twice.
     """
 
     def __init__(self, workdir: Workdir, size: int = 0):
@@ -241,12 +241,12 @@ class MetricLog:
 
     @property
     def size(self) -> int:
-        """Bytes of metrics.jsonl so far, all of them handed to the system."""
+        """Return the size of metrics.jsonl in bytes, after flushing it."""
         self._file.flush()
         return self._file.tell()
 
     def write(self, record: dict[str, Any]) -> None:
-        """Adds a line; `step` counts over the whole run. Numbers that are not finite become null."""
+        """Add a line; `step` counts over the whole run. NaN and inf become null."""
         record = record | {"time": round(time.time(), 3)}
         self._file.write(json.dumps(_finite(record)) + "\n")
         self._file.flush()
@@ -260,7 +260,7 @@ class MetricLog:
                     self._events.add_scalar(f"{name}/{key}" if key else name, number, record["step"], record["time"])
 
     def close(self) -> None:
-        """Writes out what is buffered."""
+        """Flush and close the files."""
         self._file.close()
         self._events.close()
 

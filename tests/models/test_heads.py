@@ -96,5 +96,5 @@ def test_python_face(tmp_path):
 
 def test_training_refuses_a_head():
     model = SimpleNamespace(name="dino_head", weights="random", shape=None, num_classes=None, in_channels=3)
-    with pytest.raises(UserError, match="sees no images"):
+    with pytest.raises(UserError, match="does not take images"):
         start(SimpleNamespace(model=model, seed=0), ("a", "b"), print)

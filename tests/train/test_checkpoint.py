@@ -67,7 +67,7 @@ def unseal(folder):
 
 def half_write(folder):
     folder.rename(folder.with_name("2.orbax-checkpoint-tmp"))
-    return "half written"
+    return "is incomplete"
 
 
 @pytest.mark.parametrize("damage", [truncate, flip, remove, unseal, half_write])

@@ -162,7 +162,7 @@ def test_a_checkpoint_in_dinos_layout_holds_teacher_student_and_centre(pretraine
         ({"projection__out_dim": 0}, "projection.out_dim=0"),
         ({"data__image_size": 32}, "image_size"),
         ({"early_stopping__monitor": "knn_acuracy"}, "val/knn_accuracy"),
-        ({"early_stopping__patience": 3}, "waits for a metric"),
+        ({"early_stopping__patience": 3}, "needs a metric to monitor"),
         ({"evaluation__root": "nowhere"}, "nowhere"),
         ({"data__views": ()}, "global views"),
         (

@@ -48,7 +48,8 @@ def test_the_weights_of_a_run_name_the_model_and_its_rates(tmp_path):
     assert rates(config) == [1e-3, 1e-3] and config.rates == "own" and config.data.root == "photos"
     assert lines == [
         f"model: dinov3_custom, as {run} says",
-        f"rates: own, since {run} began at random: backbone 0.001; --config.rates=public takes 0.0001, 1e-05",
+        f"rates: own, since {run} was trained from random weights: backbone 0.001; "
+        "--config.rates=public takes 0.0001, 1e-05",
     ]
 
 
@@ -80,7 +81,7 @@ def test_a_rate_that_was_given_stays(tmp_path):
 @pytest.mark.parametrize(
     ("name", "card", "args", "chosen", "why"),
     [
-        ("dinov3_custom", dict(layout="timm"), (), "own", "nobody published a model of the shape"),
+        ("dinov3_custom", dict(layout="timm"), (), "own", "does not have the shape of any published model"),
         ("tiny", dict(layout="hf"), (), "public", "has the shape of the published tiny"),
         (None, {}, ("model.weights=dinov3_vits16",), "public", "published weights dinov3_vits16"),
         (None, {}, ("model.weights=facebook/dinov3-vits16-pretrain-lvd1689m",), "public", "published weights facebook"),
@@ -170,6 +171,6 @@ def test_own_weights_of_a_published_shape_stay_own_through_an_export(tmp_path):
         export(made, tmp_path / str(index), layout=layout)
         made = tmp_path / str(index)
         config, lines = settled(f"model.weights={made}")
-        assert config.rates == "own" and f"since {made} began at random" in lines[-1]
+        assert config.rates == "own" and f"since {made} was trained from random weights" in lines[-1]
     export(saved(tmp_path / "hf", "tiny", layout="hf"), tmp_path / "public", layout="timm")
     assert settled(f"model.weights={tmp_path / 'public'}")[0].rates == "public"

@@ -52,7 +52,7 @@ def test_a_run_that_goes_on_reads_in_the_range_chosen_at_its_start(root, tmp_pat
     assert "read with data.sixteen_bit=0,1023" in capsys.readouterr().out
     how = jaxdino.load(folder).card.spec.preprocess
     assert (how.sixteen_bit, how.mean, how.std) == (BLACK_AND_WHITE, (0.4,), (0.2,))
-    with pytest.raises(UserError, match=r"pixels\.json is not what a run writes"):
+    with pytest.raises(UserError, match=r"pixels\.json was not written by a run"):
         (folder / "pixels.json").write_text("{}")
         (folder / "summary.json").unlink()
         run(config, folder)
@@ -84,7 +84,7 @@ def test_the_model_of_a_run_reads_new_images_as_the_run_did(root, tmp_path, caps
     ("changes", "words"),
     [
         (dict(data__mean=(0.4, 0.5)), r"data\.mean=.*has 2 numbers, and the model takes 1 channels"),
-        (dict(data__std=(0.0,)), "a deviation is above 0"),
+        (dict(data__std=(0.0,)), "every standard deviation must be above 0"),
         (dict(model__in_channels=4, data__mean=None, data__std=None), "1 channel and the model takes 4"),
         (dict(data__sixteen_bit="9,3"), r"data\.sixteen_bit=9,3"),
     ],

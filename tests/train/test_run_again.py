@@ -109,7 +109,7 @@ def test_a_finished_run_trains_on_when_its_last_stage_becomes_longer(tmp_path, c
     capsys.readouterr()
     found = run(tiny.config(1, 3, batch_size=512), tmp_path)
     out = capsys.readouterr().out
-    assert "takes 6 steps in place of 2" in out and "from 0% of its peak to 75%" in out
+    assert "takes 6 steps instead of 2" in out and "from 0% of its peak to 75%" in out
     assert found["finished"] and [entry["epochs"] for entry in found["stages"]] == [1, 3]
     assert lines(tmp_path)[: len(old)] == old and [line["step"] for line in lines(tmp_path)] == [*range(1, 9)]
     assert lines(tmp_path)[-3]["learning_rates"]["head"] == pytest.approx(3e-3 * 0.5, rel=1e-5)  # step 3 of 6

@@ -75,7 +75,7 @@ def test_a_shape_that_nobody_published_is_told_by_its_weights(tmp_path):
     setup = prepare(tiny.config(1, **own, model__weights=str(tmp_path / "w")))
     assert setup.task.card.spec == spec and setup.task.card.num_classes == 10
     for given in (None, "random"):
-        with pytest.raises(UserError, match="told by its weights"):
+        with pytest.raises(UserError, match="comes from its weights"):
             prepare(tiny.config(1, **own, model__weights=given))
     other = dict.fromkeys(own, "resnet_custom")
     with pytest.raises(UserError, match="weights are of a dinov3_custom, not a resnet_custom"):
