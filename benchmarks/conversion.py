@@ -34,7 +34,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024); sys.exit(c
 
 
 def make(folder: Path, gigabytes: float, shard_bytes: int) -> None:
-    """Writes the checkpoint."""
+    """Write the checkpoint."""
     spec = registry.get("dinov3_vit7b16")
     depth = max(1, round(gigabytes * 1e9 / BLOCK_BYTES))
     spec = dataclasses.replace(spec, name="dinov3_custom", config=dataclasses.replace(spec.config, depth=depth))
@@ -58,7 +58,7 @@ def run(*command: str, into: Path) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Prints a line for each of the three."""
+    """Print a line for each of the three."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=3.36)
     parser.add_argument("--shard", type=float, default=1.0, help="size of a shard in gigabytes")

@@ -78,7 +78,7 @@ def names(args: argparse.Namespace) -> list[str]:
 
 
 def memory(args: argparse.Namespace, chosen: Sequence[str]) -> None:
-    """Prints the peaks, and ours as a share of the lowest peer's."""
+    """Print the peaks, and ours as a share of the lowest peer's."""
     peaks = {}
     for name in chosen:
         given = [sys.executable, "-m", "benchmarks.distill_step", *sys.argv[1:]]
@@ -142,7 +142,7 @@ def title(args: argparse.Namespace) -> str:
 
 
 def main() -> None:
-    """Reads the flags, times, prints."""
+    """Read the flags, times, prints."""
     flags = harness.parser(__doc__, batch=16, rounds=7)
     flags.add_argument("--model", default="dinov3_vits16")
     flags.add_argument("--method", choices=tuple(METHODS), default="dino")

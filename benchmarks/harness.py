@@ -46,7 +46,7 @@ def parser(doc: str, **defaults: int) -> argparse.ArgumentParser:
 
 
 def begin(args: argparse.Namespace) -> None:
-    """Gives JAX and torch the same cores, and prints the machine's line. Call it before the first JAX array."""
+    """Give JAX and torch the same cores, and prints the machine's line. Call it before the first JAX array."""
     warnings.simplefilter("ignore")
     if args.quick:
         args.rounds = min(args.rounds, 3)
@@ -82,7 +82,7 @@ def machine() -> str:
 
 
 def allow_timm() -> None:
-    """Lets timm be imported beside a torchvision without compiled operators (its wheels may be for CUDA)."""
+    """Let timm be imported beside a torchvision without compiled operators (its wheels may be for CUDA)."""
     import torch
 
     try:
@@ -124,7 +124,7 @@ def _timed(run: Callable[[], object]) -> float:
 
 
 def report(title: str, contenders: Sequence[Contender], times: dict[str, list[float]], unit: str = "images/s") -> None:
-    """Prints a table of medians, and for each of ours its ratio to the fastest peer; above 1 we are faster.
+    """Print a table of medians, and for each of ours its ratio to the fastest peer; above 1 we are faster.
 
     The ratio is the median over the rounds of (peer's time / our time), both of the same round.
     """

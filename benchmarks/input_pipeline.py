@@ -84,7 +84,7 @@ def _pass(name: str, batches: Iterator, steps: int, batch: int, peer: bool) -> C
 
 
 def main() -> None:
-    """Reads the flags, makes the images, times, prints."""
+    """Read the flags, makes the images, times, prints."""
     flags = harness.parser(__doc__, batch=64, rounds=7)
     flags.add_argument("--root", help="an image folder; by default one is made")
     flags.add_argument("--images", type=int, default=512, help="how many to make")

@@ -113,7 +113,7 @@ def torch_loader(split: Split, batch: int, workers: int) -> Contender:
 
 
 def main() -> None:
-    """Reads the flags, makes the images, times, prints."""
+    """Read the flags, makes the images, times, prints."""
     flags = harness.parser(__doc__, batch=32, rounds=7)
     flags.add_argument("--root", help="a folder of images; by default one is made")
     flags.add_argument("--images", type=int, default=96, help="how many to make")

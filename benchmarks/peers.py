@@ -66,7 +66,7 @@ def device() -> str:
 
 
 def wait() -> None:
-    """Returns when the device has nothing left to do."""
+    """Return when the device has nothing left to do."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 

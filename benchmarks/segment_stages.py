@@ -70,7 +70,7 @@ def timed(compiled, begun, batch, rounds: int) -> float:
 
 
 def main() -> None:
-    """Reads the flags, measures, prints."""
+    """Read the flags, measures, prints."""
     flags = harness.parser(__doc__, batch=16, rounds=10)
     flags.add_argument("--model", default="dinov3_digits", help="of the image encoder")
     flags.add_argument("--text", default="clip_tiny")

@@ -65,7 +65,7 @@ def seconds(script: str, *args: str, **environment: str) -> float:
 
 
 def main() -> None:
-    """Reads the flags, times, prints."""
+    """Read the flags, times, prints."""
     flags = harness.parser(__doc__, rounds=5)
     flags.add_argument("--config", default="configs/linear.py")
     args = flags.parse_args()

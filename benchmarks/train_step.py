@@ -12,7 +12,7 @@ from benchmarks import harness
 
 
 def main() -> None:
-    """Reads the flags, times, prints."""
+    """Read the flags, times, prints."""
     flags = harness.parser(__doc__)
     flags.add_argument("--model", default="vit_small_patch16_224")
     flags.add_argument("--size", type=int, default=224, help="pixels")

@@ -1,1 +1,1 @@
-"""Weights between PyTorch checkpoints and jaxdino, both ways and bit for bit."""
+"""Convert weights between PyTorch checkpoints and jaxdino, both ways and bit for bit."""

@@ -1,4 +1,4 @@
-"""`python -m convert import | export | inspect | verify | list`: weights between PyTorch and jaxdino."""
+"""Command line: `python -m convert import | export | inspect | verify | list`."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from jaxdino.core.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, 1 if verify found a difference, or as `finish` says."""
+    """Run one command; return the exit status: 0, 1 if verify found a difference, or that of `finish`."""
     return finish(lambda: _run(argv))
 
 
@@ -24,53 +24,61 @@ def _parser() -> argparse.ArgumentParser:
     overrules = flags.overrules()
     src_help = "a .pth or .safetensors file, a Hugging Face folder or hub name"
 
-    command = commands.add_parser("import", parents=[overrules], help="PyTorch checkpoint -> folder of ours")
+    command = commands.add_parser("import", parents=[overrules], help="PyTorch checkpoint -> jaxdino folder")
     command.add_argument("src", metavar="SRC", help=src_help)
     command.add_argument("--out", required=True, metavar="DIR")
     command.add_argument(
         "--whole", action="store_true", help="a training checkpoint: student, teacher, their heads and centres"
     )
-    command.add_argument("--head", metavar="FILE", help="a linear classification head published apart from SRC")
-    command.add_argument("--drop_head", action="store_true", help="leave a classification head aside")
-    command.add_argument("--in_channels", type=int, metavar="N", help="of the images: the first convolution is adapted")
+    command.add_argument("--head", metavar="FILE", help="a linear classification head in a separate file")
+    command.add_argument("--drop_head", action="store_true", help="leave out a classification head")
+    command.add_argument(
+        "--in_channels", type=int, metavar="N", help="channels of the images: the first convolution is adapted"
+    )
     command.add_argument("--overwrite", action="store_true")
     command.add_argument("--fsdp", type=int, metavar="N", help="write each array as N slices, from N devices (-1: all)")
     command.set_defaults(run=_import)
 
     command = commands.add_parser(
-        "export", parents=[overrules], help="folder of ours, workdir or checkpoint -> PyTorch checkpoint"
+        "export", parents=[overrules], help="jaxdino folder, workdir or checkpoint -> PyTorch checkpoint"
     )
     which = command.add_mutually_exclusive_group(required=True)
     which.add_argument("src", metavar="SRC", nargs="?", help="a folder made by import, or a PyTorch checkpoint")
     which.add_argument("--workdir", metavar="DIR", help="a training run: its best model is exported")
-    command.add_argument("--part", metavar="PART", help="of a segmenter: dino or clip, as a model of its own")
-    command.add_argument("--adapter", action="store_true", help="the LoRA adapter of --part alone, for PEFT")
-    command.add_argument("--format", metavar="LAYOUT", help="hf, meta, timm, ...; default: as the weights came in")
+    command.add_argument("--part", metavar="PART", help="part of a segmenter to export: dino or clip")
+    command.add_argument("--adapter", action="store_true", help="only the LoRA adapter of --part, for PEFT")
+    command.add_argument(
+        "--format", metavar="LAYOUT", help="hf, meta, timm, ...; default: that of the original weights"
+    )
     command.add_argument("--out", required=True, metavar="DIR")
-    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as it is")
-    command.add_argument("--max_shard_size", type=_size, default=5.0, metavar="GB", help="of a safetensors shard")
+    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: unchanged")
+    command.add_argument(
+        "--max_shard_size", type=_size, default=5.0, metavar="GB", help="largest size of a safetensors shard"
+    )
     command.add_argument("--overwrite", action="store_true")
     command.set_defaults(run=_export)
 
     command = commands.add_parser("inspect", parents=[overrules], help="model, layout, parameters, dtype, digest")
-    command.add_argument("src", metavar="SRC", help=src_help + ", a folder of ours or a workdir")
+    command.add_argument("src", metavar="SRC", help=src_help + ", a jaxdino folder or a workdir")
     command.set_defaults(run=_inspect)
 
     command = commands.add_parser("list", help="every model, its layouts, parameters and measured parity")
     command.add_argument("--doc", metavar="FILE", help="write the parity table into this Markdown file instead")
     command.set_defaults(run=_list)
 
-    command = commands.add_parser("verify", parents=[overrules], help="the PyTorch original beside ours on an image")
+    command = commands.add_parser(
+        "verify", parents=[overrules], help="compare the PyTorch original with ours on an image"
+    )
     command.add_argument("src", metavar="SRC", help=src_help)
-    command.add_argument("--image", metavar="FILE", help="default: a fixed random picture")
+    command.add_argument("--image", metavar="FILE", help="default: a fixed random image")
     command.set_defaults(run=_verify)
     return parser
 
 
 def _size(text: str) -> float:
-    """A flag's finite number above zero."""
+    """Parse a finite number above zero."""
     if not 0 < float(text) < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no finite number above zero")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number above zero")
     return float(text)
 
 
@@ -104,13 +112,13 @@ def _import_whole(args) -> int:
     given |= {"--in_channels": args.in_channels, "--fsdp": args.fsdp}
     given |= {"--pos_grid": args.pos_grid, "--pool": args.pool, "--image_size": args.image_size}
     if wrong := [flag for flag, value in given.items() if value]:
-        raise UserError(f"--whole takes a training checkpoint as it is: leave {', '.join(wrong)} away")
+        raise UserError(f"--whole takes a training checkpoint unchanged: remove {', '.join(wrong)}")
     _say(main_import(args.src, args.out, overwrite=args.overwrite, model=args.model, num_heads=args.num_heads))
     return 0
 
 
 def _mesh(fsdp: int | None):
-    """The mesh of all devices with so many slices of each array; None to write arrays whole."""
+    """Return the mesh of all devices with `fsdp` slices of each array; None writes whole arrays."""
     if fsdp is None:
         return None
     from jaxdino.core.sharding import make_mesh
@@ -148,9 +156,9 @@ def _export_adapter(args) -> int:
     from convert.parts import export_adapter
 
     if not args.part:
-        raise UserError("--adapter is that of a segmenter's part: give --part dino or --part clip")
+        raise UserError("--adapter needs a part of a segmenter: give --part dino or --part clip")
     if args.dtype:
-        raise UserError(f"--dtype {args.dtype}: an adapter is written as it is")
+        raise UserError(f"--dtype {args.dtype}: an adapter keeps its dtype; leave out --dtype")
     src, layout = args.workdir or args.src, args.format or "hf"
     _say(export_adapter(src, args.out, part=args.part, layout=layout, overwrite=args.overwrite))
     return 0
@@ -219,7 +227,7 @@ def _verify(args) -> int:
     for d in differences:
         print(f"{d.place:<{wide}}{d.absolute:>10.1e}{d.relative:>10.1e}")
     worst = max(d.relative for d in differences)
-    agree = all(d.relative <= TOLERANCE for d in differences)  # not by `worst`: max() passes over nan
+    agree = all(d.relative <= TOLERANCE for d in differences)  # not by `worst`: max() ignores nan
     print(f"worst {worst:.1e}: " + ("the models agree" if agree else f"more than {TOLERANCE:.0e}, they DIFFER"))
     _say(f"not checked: {fact}" for fact in unchecked)
     return 0 if agree else 1

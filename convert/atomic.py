@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: written beside their place, then renamed."""
+"""Atomic writes: files and folders are written under a temporary name, then renamed."""
 
 import atexit
 import os
@@ -14,11 +14,11 @@ from jaxdino.core.errors import UserError
 
 
 class AtomicFiles:
-    """The drafts of one or many files that take their names together, when all of them are written.
+    """Temporary files that are renamed to their final names together, once all of them are written.
 
-    Use as a context manager: on success the files in `retired` go (an older checkpoint's other shards), and
-    the drafts are renamed in the order they were written; on any failure every draft is removed, and so
-    are the folders that were made here.
+    Use as a context manager. On success, the files in `retired` (an older checkpoint's other shards) are deleted
+    and the temporary files are renamed in the order they were written. On failure, every temporary file is removed,
+    and so are the folders that were created here.
     """
 
     def __init__(self, folder: Path, retired: list[Path] | None = None):
@@ -31,12 +31,12 @@ class AtomicFiles:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"{self.folder}: cannot be made: {error.strerror}") from error
+            raise UserError(f"{self.folder}: cannot be created: {error.strerror}") from error
         return self
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """A draft of `name`, open for writing and reading back."""
+        """Open a temporary file for `name`, for writing and reading back."""
         draft = self.folder / f".{name}.{os.getpid()}.part"
         self._drafts[self.folder / name] = draft
         with open(draft, "w+b") as file:
@@ -54,7 +54,9 @@ class AtomicFiles:
             for folder in self._made:
                 if not any(folder.iterdir()):
                     folder.rmdir()
-        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # a pipe is no file of ours
+        if isinstance(error, OSError) and not isinstance(
+            error, BrokenPipeError
+        ):  # a broken pipe is not one of our files
             raise UserError(f"{self.folder}: cannot be written: {error.strerror or error}") from error
 
     def _publish(self) -> None:
@@ -71,57 +73,57 @@ class AtomicFiles:
 
 
 def refuse_existing(paths: list[Path], overwrite: bool) -> None:
-    """UserError when a file is in the way and `overwrite` is false."""
+    """Raise UserError if one of the files exists and `overwrite` is false."""
     found = [str(path) for path in paths if path.exists()]
     if found and not overwrite:
-        raise UserError(f"{found[0]}: exists already; choose another place, or overwrite it explicitly")
+        raise UserError(f"{found[0]}: already exists; choose another path, or overwrite it explicitly")
 
 
 def refuse_occupied(folder: str | Path, overwrite: bool, ours: Callable[[str], bool]) -> None:
-    """UserError unless the folder is free, or may be overwritten and holds nothing but files of ours.
+    """Raise UserError unless the folder is free, or may be overwritten and holds only our files.
 
     Args:
-      ours: whether an entry of that name is one that we write here; anything else is the user's and stays.
+      ours: returns whether we write an entry of that name here; anything else belongs to the user and stays.
     """
     folder = Path(folder)
     try:
         if not folder.exists():
             return
     except OSError as err:
-        raise UserError(f"{folder}: no such folder can be: {err.strerror or err}") from err
+        raise UserError(f"{folder}: not a valid folder: {err.strerror or err}") from err
     if not folder.is_dir():
-        raise UserError(f"{folder} is there already and is a file; give another folder")
+        raise UserError(f"{folder} already exists and is a file; give another folder")
     names = sorted(entry.name for entry in folder.iterdir())
     if names and not overwrite:
-        raise UserError(f"{folder} is there already and not empty; give another --out, or --overwrite")
+        raise UserError(f"{folder} already exists and is not empty; give another --out, or --overwrite")
     if foreign := [name for name in names if not ours(name)]:
         raise UserError(
-            f"{folder} holds {', '.join(foreign[:5])}, which is none of our files and would be lost: move it away, "
+            f"{folder} holds {', '.join(foreign[:5])}, which we did not write and would delete: move it away, "
             f"or give another folder"
         )
 
 
 @contextmanager
 def atomic_folder(folder: str | Path) -> Iterator[Path]:
-    """Yields an empty folder beside `folder` that takes its place when the block ends without an error.
+    """Yield an empty folder that replaces `folder` when the block ends without an error.
 
-    What stood there is renamed aside before and deleted after, so that one of the two is there at any time but for
-    the instant between two renames; what a killed run left of either is mended by the next one.
+    The old folder is first renamed, then deleted after the replacement, so one of the two always exists except in
+    the instant between two renames. The next run cleans up what a killed run left behind.
     """
     try:
         folder = Path(folder).resolve()
         folder.parent.mkdir(parents=True, exist_ok=True)
         _mend(folder)
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".part", dir=folder.parent))
-    except (OSError, ValueError) as err:  # ValueError: a character that no name has
-        raise UserError(f"{folder}: cannot be made: {getattr(err, 'strerror', None) or err}") from err
+    except (OSError, ValueError) as err:  # ValueError: a character that is not allowed in a name
+        raise UserError(f"{folder}: cannot be created: {getattr(err, 'strerror', None) or err}") from err
     try:
         yield beside
         beside.chmod(0o755)
         _swap(beside, folder)
     except OSError as err:
         raise UserError(f"{folder}: cannot be written: {err.strerror or err}") from err
-    except KeyboardInterrupt:  # Orbax's threads go on writing for a moment; at exit they have ended
+    except KeyboardInterrupt:  # Orbax's threads keep writing for a moment; they have ended at exit
         atexit.register(shutil.rmtree, beside, ignore_errors=True)
         raise
     finally:
@@ -142,7 +144,7 @@ def _swap(new: Path, folder: Path) -> None:
 
 
 def _mend(folder: Path) -> None:
-    """After a kill: what was renamed aside comes back if nothing took its place, everything else goes."""
+    """Clean up after a killed run: restore the old folder if nothing replaced it, delete everything else."""
     name = re.compile(rf"\.{re.escape(folder.name)}-[a-z0-9_]{{8}}\.(part|old)")
     for entry in sorted(folder.parent.iterdir()):
         if not name.fullmatch(entry.name) or entry.is_symlink() or not entry.is_dir():

@@ -1,4 +1,4 @@
-"""Where a tensor lies in a file, and how to fetch that one tensor."""
+"""Byte ranges of tensors in a file, and how to read one tensor."""
 
 import math
 import threading
@@ -13,9 +13,9 @@ from jaxdino.core.errors import UserError
 class BinaryFile:
     """A file open for reading at any offset, from any thread.
 
-    Plain reads rather than a memory map: each byte asked for lands once, in the caller's array; the pages of
-    a map would count as this process's memory beside that array, and a file cut short under a map kills the
-    process where a read only comes back short.
+    It uses plain reads, not a memory map. A read copies each byte once, into the caller's array; the pages of a map
+    would count as memory of this process in addition to that array. If the file is truncated meanwhile, a map
+    kills the process, while a read only returns fewer bytes.
     """
 
     def __init__(self, path: Path):
@@ -28,7 +28,7 @@ class BinaryFile:
             raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
 
     def read_into(self, array: np.ndarray, offset: int) -> None:
-        """Fills a contiguous uint8 array from `offset`. UserError when the file ends before."""
+        """Fill a contiguous uint8 array from `offset`. Raise UserError if the file ends too early."""
         view = memoryview(array)
         with self._lock:
             if self._file.closed:
@@ -41,7 +41,7 @@ class BinaryFile:
                 view = view[got:]
 
     def read(self, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`, or fewer where the file ends."""
+        """Read `length` bytes from `offset`, or fewer at the end of the file."""
         array = np.empty(max(0, min(length, self.size - offset)), np.uint8)
         self.read_into(array, offset)
         return array.tobytes()
@@ -53,7 +53,7 @@ class BinaryFile:
 
 @dataclass(frozen=True)
 class ByteRange:
-    """One tensor in a file: `start` in bytes, `stride` in elements (None when rows follow each other)."""
+    """One tensor in a file: `start` in bytes, `stride` in elements (None if the tensor is contiguous)."""
 
     file: BinaryFile
     start: int
@@ -63,7 +63,7 @@ class ByteRange:
     swap: bool = False
 
     def read(self) -> np.ndarray:
-        """The tensor as a fresh, writable, contiguous array; only its own bytes are fetched."""
+        """Read the tensor as a new, writable, contiguous array; only its own bytes are read."""
         stride = self.stride or row_major(self.shape)
         raw = np.empty(extent(self.shape, stride) * self.dtype.itemsize, np.uint8)
         self.file.read_into(raw, self.start)
@@ -78,14 +78,14 @@ class ByteRange:
 
 @dataclass(frozen=True)
 class Joined:
-    """Several tensors, side by side on their first axis, as one: `key` names it in errors."""
+    """Several tensors concatenated on their first axis; `key` is its name in errors."""
 
     key: str
     parts: tuple[ByteRange, ...]
 
     @property
     def dtype(self) -> np.dtype:
-        """Of every part.
+        """Dtype shared by all parts.
 
         Raises:
           UserError: if they differ.
@@ -94,7 +94,7 @@ class Joined:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The first axes added up.
+        """Shape of the concatenation: the first axes are added up.
 
         Raises:
           UserError: if the other axes differ.
@@ -103,7 +103,7 @@ class Joined:
         return (sum(part.shape[0] for part in self.parts), *inner)
 
     def read(self) -> np.ndarray:
-        """The whole as a fresh array."""
+        """Read the concatenation as a new array."""
         return np.concatenate([part.read() for part in self.parts])
 
     def _common(self, what: str, values: list):
@@ -113,23 +113,23 @@ class Joined:
 
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides, in elements, of a contiguous tensor."""
+    """Return the strides of a contiguous tensor, in elements."""
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
 def is_row_major(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
-    """True when the strides are the contiguous ones; axes of length 1 may step as they like."""
+    """Return whether the strides are those of a contiguous tensor; axes of length 1 may have any stride."""
     pairs = zip(shape, stride, row_major(shape), strict=True)
     return math.prod(shape) == 0 or all(n == 1 or step == plain for n, step, plain in pairs)
 
 
 def is_addressable(shape: tuple[int, ...], dtype: np.dtype) -> bool:
-    """Whether numpy can hold an array of this shape: one that is empty may still have axes of absurd length."""
+    """Return whether numpy can hold an array of this shape: an empty one may still have axes that are too long."""
     return math.prod(n for n in shape if n) * dtype.itemsize < 2**63
 
 
 def extent(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
-    """Elements from a tensor's first to its last one in memory, both counted."""
+    """Count the elements in memory from a tensor's first element to its last, both included."""
     if math.prod(shape) == 0:
         return 0
     return 1 + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))

@@ -1,9 +1,9 @@
-"""Images of another number of channels than the weights were made for: the first convolution is adapted.
+"""Adapt the first convolution to images with another number of channels.
 
-The rule is timm's (huggingface/pytorch-image-models timm/models/_manipulate.py, adapt_input_conv): one channel sums
-the kernel over the three, so that a grey image gives what it gave as RGB; n channels repeat the three in turn and
-scale them by 3 / n, so that activations keep their size. Mean and deviation of the preprocessing follow: their
-average, or the three in turn.
+The rule is timm's (huggingface/pytorch-image-models timm/models/_manipulate.py, adapt_input_conv). For one channel,
+the kernel is summed over RGB, so a grey image gives the same output as before in RGB. For n channels, the three
+kernels are repeated in turn and scaled by 3 / n, so activations keep their scale. The mean and standard deviation of
+the preprocessing are averaged for one channel and repeated in turn for more.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ RGB = 3
 
 
 def adapt_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """A kernel (h, w, 3, D) for `channels` of input, in its own dtype."""
+    """Adapt a kernel (h, w, 3, D) to `channels` input channels; the dtype is kept."""
     wide = kernel.astype(np.float32)
     if channels == 1:
         return wide.sum(axis=2, keepdims=True).astype(kernel.dtype)
@@ -28,7 +28,7 @@ def adapt_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
 
 
 def adapt_preprocess(how: Preprocess, channels: int) -> Preprocess:
-    """Mean and deviation of `channels`: the three's average for one, the three in turn for more."""
+    """Adapt the mean and standard deviation to `channels`: the average for one, the three in turn for more."""
     turn = [i % RGB for i in range(channels)]
 
     def adapted(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -38,7 +38,7 @@ def adapt_preprocess(how: Preprocess, channels: int) -> Preprocess:
 
 
 def seen_as(spec: ModelSpec) -> ModelSpec:
-    """The spec of weights for other channels, where nobody said a mean and deviation but those of RGB."""
+    """Adapt the spec of weights with other channels if only the RGB mean and standard deviation are known."""
     channels = spec.config.in_channels
     if channels == RGB or len(spec.preprocess.mean) != RGB:
         return spec
@@ -46,7 +46,7 @@ def seen_as(spec: ModelSpec) -> ModelSpec:
 
 
 def with_channels(spec: ModelSpec, channels: int) -> ModelSpec:
-    """The spec for images of `channels`, its preprocessing adapted. Raises UserError for a number below one."""
+    """Return the spec for images with `channels` channels. Raise UserError for a number below one."""
     if channels < 1:
         raise UserError(f"in_channels={channels}: an image has at least one channel")
     if channels == spec.config.in_channels:
@@ -56,10 +56,10 @@ def with_channels(spec: ModelSpec, channels: int) -> ModelSpec:
 
 
 def fit_channels(opened: Opened, channels: int | None) -> Opened:
-    """The opened weights for images of `channels`; as they are if they take so many already, or None is asked for.
+    """Adapt the opened weights to images with `channels` channels; None keeps them as they are.
 
     Raises:
-      UserError: unless the weights are for three channels and at least one is asked for.
+      UserError: if the number changes and the weights do not have three channels, or `channels` is below one.
     """
     spec = opened.card.spec
     if channels is None or channels == spec.config.in_channels:

@@ -1,4 +1,4 @@
-"""What an open checkpoint is, as a card: recognised from its header, the JSON beside it and what the user says."""
+"""Describe an open checkpoint as a card, from its header, the JSON files beside it and the user's flags."""
 
 import dataclasses
 from pathlib import Path
@@ -22,7 +22,7 @@ from jaxdino.models.spec import Preprocess
 
 
 class UnknownPool(UserError):
-    """A classification head whose pooling nothing tells."""
+    """A classification head whose pooling is unknown."""
 
 
 def recognise_source(
@@ -35,7 +35,7 @@ def recognise_source(
     pos_grid: tuple[int, int] | None = None,
     image_size: Size | None = None,
 ) -> Recognised:
-    """What an open source holds; what our own export noted beside it counts unless it is overruled."""
+    """Recognise an open source; notes of our own export are used unless they are overridden."""
     shapes = {key: source.shape(key) for key in source.keys()}  # noqa: SIM118 (a method of ours)
     noted = source.notes.get("model")
     with understood(beside(source)):
@@ -57,9 +57,7 @@ def recognise_source(
                 raise
             found = recognise(shapes, preprocessor=source.preprocessor, prefix=one, hints=hints)
             others = ", ".join(repr(place.rstrip(".")) for place in err.places if place != one)
-            note = (
-                f"the same network stands in the file twice: {one.rstrip('.')!r} was taken, {others} has equal tensors"
-            )
+            note = f"the file holds the same network twice: {one.rstrip('.')!r} was taken, {others} has equal tensors"
             found = dataclasses.replace(found, notes=(*found.notes, note))
         if "preprocess" in source.notes:
             preprocess = Preprocess.of(source.notes["preprocess"])
@@ -71,7 +69,7 @@ def recognise_source(
 
 
 def _one_network(source: Source, places: tuple[str, ...]) -> str | None:
-    """The prefix of the largest of several networks, if the others hold nothing but equal tensors; else None."""
+    """Return the prefix of the largest network if the others hold only equal tensors, else None."""
     own = {p: {key[len(p) :] for key in source.keys() if key.startswith(p)} for p in places}  # noqa: SIM118
     largest = max(places, key=lambda place: len(own[place]))
     pairs = [(largest + key, place + key) for place in places if place != largest for key in sorted(own[place])]
@@ -83,7 +81,7 @@ def _one_network(source: Source, places: tuple[str, ...]) -> str | None:
 
 
 def _noted_grid(source: Source) -> tuple[int, int] | None:
-    """The position table's grid as our export noted it."""
+    """Return the grid of the position table from the notes of our export."""
     grid = source.notes.get("pos_grid")
     if grid is None:
         return None
@@ -92,7 +90,7 @@ def _noted_grid(source: Source) -> tuple[int, int] | None:
 
 
 def beside(source: Source) -> str:
-    """The source and the JSON that was believed of it, for an error."""
+    """Name the source and the JSON files that were used, for an error."""
     files = {"its config": source.config, "its preprocessor_config.json": source.preprocessor, NOTES: source.notes}
     return (
         f"{source.origin['path']} ({', '.join(name for name, given in files.items() if given) or 'no JSON beside it'})"
@@ -100,7 +98,7 @@ def beside(source: Source) -> str:
 
 
 def inspect(src: str | Path, **overrules: Any) -> tuple[Card, dict, Recognised]:
-    """Card, notes of our own export, and what was recognised: from the header of a foreign checkpoint alone."""
+    """Return the card, our export's notes and the recognised model; only headers are read of a foreign checkpoint."""
     with open_source(find(src)) as source:
         found = recognise_source(source, **overrules)
         return card_of(found, source)[0], source.notes, found
@@ -109,14 +107,14 @@ def inspect(src: str | Path, **overrules: Any) -> tuple[Card, dict, Recognised]:
 def card_of(
     found: Recognised, source: Source, pool: str | None = None, drop_head: bool = False
 ) -> tuple[Card, tuple[str, ...]]:
-    """The card of a foreign checkpoint, and the assumptions in it that were not made before.
+    """Build the card of a foreign checkpoint, and list the assumptions that are new.
 
     Args:
-      pool: what its head looks at, as the user says.
-      drop_head: leave the head aside; the pool is that of the head where it is known.
+      pool: pooling of its head, given by the user.
+      drop_head: leave out the head; the pooling stays that of the head if it is known.
 
     Raises:
-      UserError: if nothing tells what its head looks at (`UnknownPool`), or what was said cannot be.
+      UserError: if the pooling of its head is unknown (`UnknownPool`), or the given one is impossible.
     """
     with understood(beside(source)):
         pool, more = _pool_without(found, source, pool) if drop_head else _pool(found, source, pool)
@@ -135,7 +133,7 @@ def card_of(
 
 
 def _assumed_before(source: Source) -> tuple[str, ...]:
-    """What was assumed of the weights before our export wrote them."""
+    """Return the assumptions that were made before our export wrote the weights."""
     noted = source.notes.get("assumed", [])
     if not isinstance(noted, list) or not all(isinstance(line, str) for line in noted):
         raise UserError(f"{beside(source)}: assumed must be a list of lines of text")
@@ -143,7 +141,7 @@ def _assumed_before(source: Source) -> tuple[str, ...]:
 
 
 def _pool_without(found: Recognised, source: Source, given: str | None) -> tuple[str, tuple[str, ...]]:
-    """What a new head may look at: as the user says, or as the head that is left aside did."""
+    """Return the pooling for a new head: the user's, or that of the head that is left out."""
     try:
         return given or _pool(found, source, None)[0], ()
     except UnknownPool:
@@ -151,7 +149,7 @@ def _pool_without(found: Recognised, source: Source, given: str | None) -> tuple
 
 
 def _pool(found: Recognised, source: Source, given: str | None) -> tuple[str, tuple[str, ...]]:
-    """What the head looks at, and what was assumed: said by the user, noted by our export, or as the family tells."""
+    """Return the pooling of the head and the assumptions: from the user, our export's notes, or the family."""
     if given is not None:
         pool_named(given)
     if not found.num_classes:

@@ -1,4 +1,4 @@
-"""Names of number types, as safetensors and PyTorch write them, against numpy and ml_dtypes."""
+"""Map the dtype names of safetensors and PyTorch to numpy and ml_dtypes."""
 
 import ml_dtypes
 import numpy as np
@@ -27,7 +27,7 @@ BY_TORCH = {
 
 TO_TORCH = {dtype: name for name, dtype in BY_TORCH.items()}
 
-# torch.FloatStorage and its kin; types that are younger than these classes live in untyped storages.
+# torch.FloatStorage and similar classes; newer dtypes are stored in untyped storages.
 STORAGES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
@@ -69,4 +69,4 @@ BY_SAFETENSORS = {
 TO_SAFETENSORS = {dtype: name for name, dtype in BY_SAFETENSORS.items()}
 
 FLOATS = {name: BY_TORCH[name] for name in ("float32", "bfloat16", "float16")}
-"""The types that weights are kept in or cast to."""
+"""Dtypes that weights are stored in or cast to."""

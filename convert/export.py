@@ -1,4 +1,4 @@
-"""From our parameters back to PyTorch: a folder for transformers, timm or open_clip, or the original's `.pth`."""
+"""Export our parameters to PyTorch: a folder for transformers, timm or open_clip, or the original's `.pth`."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ from jaxdino.core.rules import did_you_mean
 from jaxdino.models.registry import MODELS
 
 UNUSED = re.compile(r"backbone\.(mask_token|local_cls_norm\..*|pooler\..*)|.*\.num_batches_tracked")
-"""Leaves that no features depend on: a layout without a place for them still holds the model."""
+"""Leaves that no features depend on: a layout may leave them out."""
 
 
 def export(
@@ -44,21 +44,21 @@ def export(
     part: str | None = None,
     **overrules,
 ) -> list[str]:
-    """Writes the model found at SRC into the folder `out`, backbone and head, whole or not at all.
+    """Write the model at SRC, backbone and head, into the folder `out`; the write is atomic.
 
-    The weights pass through leaf by leaf: memory holds one leaf, or one part of a model of ours, at a time.
+    The weights are processed leaf by leaf: memory holds one leaf, or one part of our own model format, at a time.
 
     Args:
-      layout: one of the family's layouts; by default the one that the weights came from.
+      layout: one of the family's layouts; by default the layout of the original weights.
       dtype: cast to "float32", "bfloat16" or "float16"; by default each tensor keeps its own.
-      part: of a CLIP-DINO-SAM, see `convert.parts`; its adapters are merged, for which the part is read whole.
-      source_layout, overrules: of SRC, as `open_pretrained` takes them (there as `layout`, `model`, ...).
+      part: part of a CLIP-DINO-SAM, see `convert.parts`; its adapters are merged, so the whole part is read.
+      source_layout, overrules: options for SRC, as in `open_pretrained` (there `layout`, `model`, ...).
 
     Returns:
-      What a user should know, a line each: files, and what the layout cannot hold.
+      Lines for the user: the files written, and what the layout cannot store.
 
     Raises:
-      UserError: on an unknown layout or dtype, if the target is there already, or holds files that no export writes.
+      UserError: on an unknown layout or dtype, if the target exists, or holds files that no export writes.
     """
     out = Path(out)
     if out.suffix in (".pth", ".pt", ".safetensors"):
@@ -85,7 +85,7 @@ def export(
 
 
 def _write(card: Card, flat, layout: str, folder: Path, cast: Callable, max_shard_bytes: int) -> list[str]:
-    """Weights and the JSON files beside them; notes on what the layout cannot hold."""
+    """Write the weights and their JSON files; return notes on what the layout cannot store."""
     how = layouts(card.spec)[layout]
     table = bound_table(card.spec, layout, card.num_classes > 0)
     notes = _left_out(card, table, flat, layout) + how.notes(card)
@@ -107,16 +107,16 @@ def _write(card: Card, flat, layout: str, folder: Path, cast: Callable, max_shar
     _write_weights(
         how, card, folder, [t._replace(key=f"{prefix or ''}{t.key}") for t in backbone] + head, max_shard_bytes
     )
-    apart = card.num_classes and not head  # the classes of the layout have no head then
+    apart = card.num_classes and not head  # the layout's classes have no head in this case
     shown = dataclasses.replace(card, num_classes=0, class_names=()) if apart else card
     return notes + export_json(shown, layout, str(backbone[0].dtype), folder)
 
 
 def _left_out(card: Card, table: BoundTable, flat, layout: str) -> list[str]:
-    """A line for each leaf that the layout has no place for.
+    """Return a line for each leaf that the layout cannot store.
 
     Raises:
-      UserError: if the outputs depend on one, or the layout needs one that the model does not have.
+      UserError: if the outputs depend on one of them, or the layout needs a leaf that the model does not have.
     """
     lost = [path for path in table.lost(flat) if flat[path] is not None]
     needed = [r.path for r in table.rules if r.path not in flat]
@@ -124,14 +124,14 @@ def _left_out(card: Card, table: BoundTable, flat, layout: str) -> list[str]:
         listed = ", ".join(broken[:3]) + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")
         other = ", ".join(name for name in layouts(card.spec) if name != layout) or "none"
         raise UserError(
-            f"the {layout} layout of {card.spec.family} cannot hold this model: it has no place for, or wants, "
+            f"the {layout} layout of {card.spec.family} cannot store this model: it has no place for, or requires, "
             f"{listed}. Nothing was written. Other layouts: {other}"
         )
     return [f"the {layout} layout has no place for {path}: left out" for path in lost]
 
 
 def export_json(card: Card, layout: str, dtype: str, folder: Path) -> list[str]:
-    """Write the JSON files that stand beside a layout's weights; what they cannot say, a line each."""
+    """Write the JSON files for a layout's weights; return a line for each fact that they cannot express."""
     files = layouts(card.spec)[layout].files(card, dtype)
     for name, content in files.items():
         _write_json(folder / name, content)
@@ -147,7 +147,7 @@ def _write_weights(how: Layout, card: Card, folder: Path, tensors: list[Tensor],
 
 
 def _exported(name: str) -> bool:
-    """Whether an export writes a file of this name."""
+    """Return whether an export writes a file of this name."""
     return bool(re.fullmatch("|".join(_FILES), name))
 
 
@@ -164,7 +164,7 @@ _FILES = (
 
 
 def _cast(dtype: str | None, notes: list[str]) -> Callable[[Tensor], Tensor]:
-    """Tensor -> the same in another dtype; `notes` tells, once it is made, which had numbers too large for that."""
+    """Return a function that casts a tensor; it adds a note if values are too large for the dtype."""
     if dtype is None:
         return lambda tensor: tensor
     to = FLOATS[dtype]
@@ -174,14 +174,14 @@ def _cast(dtype: str | None, notes: list[str]) -> Callable[[Tensor], Tensor]:
         with np.errstate(over="ignore"):
             cast = array.astype(to)
         if np.isinf(cast).sum() > np.isinf(array).sum():
-            notes.append(f"warning: numbers of {tensor.key} are too large for {dtype} and became infinity")
+            notes.append(f"warning: values of {tensor.key} are too large for {dtype} and became infinity")
         return cast
 
     return lambda t: t._replace(dtype=to, make=lambda: made(t)) if t.dtype in FLOATS.values() else t
 
 
 def _notes(card: Card, layout: str) -> dict[str, Any]:
-    """What a user of the exported weights, and our own import, must know besides them."""
+    """Collect the facts that a user of the exported weights, and our own import, need beside the weights."""
     how = layouts(card.spec)[layout]
     weights = how.weights
     return {
@@ -200,7 +200,7 @@ def _notes(card: Card, layout: str) -> dict[str, Any]:
 
 
 def _pos_grid(card: Card) -> list[int] | None:
-    """Height and width of a ViT's position table in patches, which its rows do not tell; None without one."""
+    """Return the (height, width) of a ViT's position table in patches, or None; its shape does not show it."""
     config = card.spec.config
     return list(config.pos_grid) if getattr(config, "positions", None) == "learned" else None
 

@@ -1,4 +1,4 @@
-"""What the converter knows of a family of models: how its checkpoints are told, named, written and checked."""
+"""Interface of a model family: how its checkpoints are detected, named, written and verified."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -14,19 +14,19 @@ POOL_WORDS = {
     "cls_mean": "class token and mean of the patch tokens, side by side",
     "cls4_mean": "class tokens of the last four blocks and mean of the patch tokens, side by side",
 }
-"""What each of `jaxdino.models.classifier.POOLS` is, for a note to the user."""
+"""Description of each of `jaxdino.models.classifier.POOLS`, for notes to the user."""
 
 
 class Hints(NamedTuple):
-    """What is known of a checkpoint besides its keys and shapes.
+    """Facts about a checkpoint beyond its keys and shapes.
 
     Attributes:
-      json: config.json beside it (of a Hugging Face or open_clip folder), {} without one.
-      num_heads, model, layout: what the user said, None where nothing.
-      prefix: what stands before the network's keys in the file.
-      pos_grid: (height, width) of the position table in patches, as the user said or our export noted.
-      prepared: whether our own export noted how images are prepared. sized: whether the user says their size.
-      extras: what is no tensor in the file, by joined key.
+      json: config.json beside it (of a Hugging Face or open_clip folder), {} if there is none.
+      num_heads, model, layout: given by the user, None if not given.
+      prefix: prefix of the network's keys in the file.
+      pos_grid: (height, width) of the position table in patches, from the user or from our export's notes.
+      prepared: whether our own export noted the preprocessing. sized: whether the user gives the image size.
+      extras: values in the file that are not tensors, by joined key.
     """
 
     json: Mapping[str, Any] = {}
@@ -41,13 +41,13 @@ class Hints(NamedTuple):
 
 
 class Spelling(NamedTuple):
-    """Names that a library gives a network's tensors in memory, where its files hold the published ones.
+    """Tensor names that a library uses in memory, where its files use the published names.
 
     Attributes:
-      what: whose names they are, for a note.
-      witness: keys, without prefix, that every network of these names has and no published one.
-      names: (name in memory, published name) pairs; "{i}" is a number, ".weight" or ".bias" follows. Several names in
-        memory are parts of one published tensor, in this order on its first axis.
+      what: where the names come from, for a note.
+      witness: keys, without prefix, that every network with these names has and no published one has.
+      names: (name in memory, published name) pairs; "{i}" is a number, ".weight" or ".bias" follows. If several names
+        in memory map to one published tensor, they are its parts, concatenated in this order on its first axis.
     """
 
     what: str
@@ -56,13 +56,13 @@ class Spelling(NamedTuple):
 
 
 class Told(NamedTuple):
-    """What a family makes of a checkpoint: its own name, the layout, the shape.
+    """Result of a family's detection: family name, layout, configuration.
 
     Attributes:
-      preprocess: where the checkpoint's differs from that of the published model of this shape.
-      size: (height, width) of the images it was trained on, and what tells it; None where nothing does.
-      unsaid: what is assumed of the preprocessing, a line each, unless a file beside the tensors says it.
-      assumed: facts that neither the tensors nor the hints hold, a line each (`convert.assumptions`).
+      preprocess: preprocessing, if it differs from that of the published model of this shape.
+      size: (height, width) of the training images, and the source of this fact; None if unknown.
+      unsaid: assumptions about the preprocessing, a line each, used unless a file beside the tensors states it.
+      assumed: facts that neither the tensors nor the hints contain, a line each (`convert.assumptions`).
     """
 
     family: str
@@ -84,19 +84,19 @@ def _nothing(card, *_) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """One published form of a family's weights.
+    """One published format of a family's weights.
 
     Attributes:
-      table: rules between the network's keys (prefix removed) and our paths; see `convert.table`.
-      head: rules of the linear classification head, whose keys stand at the top of the checkpoint.
-      weights: the file that export writes, "{name}" standing for the model's name; its suffix is the format.
-      sharded: whether a folder's safetensors may be parted.
-      prefix: card -> what stands before the network's keys in the class that has a head too; None if there is none.
-      head_file: card -> the file of the head alone, under the names of a linear layer; None where the weights' file
-        holds it.
-      files: (card, dtype's name) -> {name: content} of the JSON files beside the weights.
-      notes: card -> what a user must know of the files written, a line each.
-      companions: names of files that stand beside the weights and travel with the model (a tokenizer's).
+      table: rules that map the network's keys (prefix removed) to our paths; see `convert.table`.
+      head: rules of the linear classification head, whose keys are at the top level of the checkpoint.
+      weights: the file that export writes; "{name}" is replaced by the model's name, the suffix sets the format.
+      sharded: whether a folder's safetensors may be split into shards.
+      prefix: card -> prefix of the network's keys in the class with a head; None if there is no such class.
+      head_file: card -> a separate file for the head, with the names of a linear layer; None if the weights' file
+        includes the head.
+      files: (card, dtype name) -> {name: content} of the JSON files beside the weights.
+      notes: card -> notes to the user about the files written, a line each.
+      companions: names of files that are copied with the weights (a tokenizer's).
     """
 
     table: tuple
@@ -120,21 +120,21 @@ def _unchanged(card, flat, layout: str) -> tuple[Any, dict, list[str]]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Family:
-    """A family (or several that share their code), as the converter sees it.
+    """A model family (or several families that share code) for the converter.
 
     Attributes:
-      names: the values of `ModelSpec.family` that it serves.
-      anchors: endings of keys: each checkpoint has a key with one of them, and what stands before it is the prefix.
-      detect: (shapes of the network's own keys, hints) -> what it is. Raises UserError if it is none of the family's.
+      names: the values of `ModelSpec.family` that it covers.
+      anchors: key endings; each checkpoint has a key with one of them, and the part before it is the prefix.
+      detect: (shapes of the network's own keys, hints) -> `Told`. Raises UserError if it is not of this family.
       layouts: {(family, layout): Layout}.
-      shape: the fields of the configuration that make two checkpoints the same published model.
+      shape: the configuration fields that identify a published model.
       reference: the module that runs the PyTorch original; see `convert.references`.
-      fit: (card, flat, layout) -> the card, the leaves that change, and notes: what another layout than the model's
-        own demands. The leaves come as a mapping that reads each when asked for; one that changes to None is gone.
-      pool: (spec, layout, how many features' width the head has, hints) -> what a classification head looks at, None
-        if that cannot be known, and what was assumed.
-      twins: families whose checkpoints have the same keys, so that only a name or a guess tells them apart.
-      spellings: other names of its layouts' tensors, which are renamed before anything looks at them.
+      fit: (card, flat, layout) -> the card, the changed leaves, and notes, for export to another layout than the
+        model's own. `flat` reads each leaf on access; a leaf that changes to None is removed.
+      pool: (spec, layout, input width of the head in multiples of the features, hints) -> the pooling of a
+        classification head, None if it is unknown, and the assumptions.
+      twins: families whose checkpoints have the same keys, so only a name or an assumption separates them.
+      spellings: other names of its layouts' tensors; they are renamed before detection.
     """
 
     names: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What a user says of weights on a command line: one definition for every command that opens them."""
+"""Command-line flags for weights, defined once for every command that opens weights."""
 
 import argparse
 from collections.abc import Collection
@@ -6,43 +6,43 @@ from typing import Any
 
 
 def count(text: str) -> int:
-    """A flag's whole number above zero."""
+    """Parse a positive integer."""
     if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above zero")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
     return int(text)
 
 
 def sides(text: str) -> int | tuple[int, int]:
-    """A flag's number of pixels, or height and width, "224x448"."""
+    """Parse a size in pixels: one number, or height and width like "224x448"."""
     found = text.split("x")
     if len(found) > 2 or not all(side.isdecimal() and int(side) for side in found):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size in pixels, such as 224 or 224x448")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size in pixels, such as 224 or 224x448")
     return int(text) if len(found) == 1 else (int(found[0]), int(found[1]))
 
 
 def grid(text: str) -> tuple[int, int]:
-    """A flag's height and width in patches, "2x8"."""
+    """Parse a height and width in patches, like "2x8"."""
     if isinstance(found := sides(text), int):
         raise argparse.ArgumentTypeError(f"{text!r} is not height x width, such as 2x8")
     return found
 
 
 OVERRULES: dict[str, dict[str, Any]] = {
-    "model": dict(help="the model's published name, where keys and shapes leave it open"),
-    "layout": dict(help="hf, meta, timm, ..., likewise"),
-    "prefix": dict(help="which network of the checkpoint: what stands before its keys ('teacher')"),
-    "num_heads": dict(type=count, help="attention heads of a custom width"),
-    "pos_grid": dict(type=grid, metavar="HxW", help="position table of a ViT, in patches: 2x8"),
-    "pool": dict(help="what the classification head looks at: cls, mean, cls_mean or cls4_mean"),
-    "image_size": dict(type=sides, metavar="N|HxW", help="of the images that the model sees"),
+    "model": dict(help="the model's published name, if keys and shapes fit several"),
+    "layout": dict(help="hf, meta, timm, ..., if keys and shapes fit several"),
+    "prefix": dict(help="which network of the checkpoint, by the prefix of its keys ('teacher')"),
+    "num_heads": dict(type=count, help="number of attention heads, for a custom width"),
+    "pos_grid": dict(type=grid, metavar="HxW", help="size of a ViT's position table, in patches: 2x8"),
+    "pool": dict(help="pooling of the classification head: cls, mean, cls_mean or cls4_mean"),
+    "image_size": dict(type=sides, metavar="N|HxW", help="size of the model's input images"),
 }
-"""{name of a keyword of `convert.load.open_pretrained`: its flag}."""
+"""{keyword of `convert.load.open_pretrained`: options of its flag}."""
 
 
 def overrules(without: Collection[str] = ()) -> argparse.ArgumentParser:
-    """A parent for parsers of commands that open weights, `without` some of the flags."""
+    """Return a parent parser for commands that open weights, `without` some of the flags."""
     parser = argparse.ArgumentParser(add_help=False)
-    group = parser.add_argument_group("weights", "what overrules what is recognised from the file")
+    group = parser.add_argument_group("weights", "override what is recognised from the file")
     for name, how in OVERRULES.items():
         if name not in without:
             group.add_argument(f"--{name}", **how)
@@ -50,5 +50,5 @@ def overrules(without: Collection[str] = ()) -> argparse.ArgumentParser:
 
 
 def given(args: argparse.Namespace, without: Collection[str] = ()) -> dict[str, Any]:
-    """The values of those flags, as `open_pretrained` takes them."""
+    """Return the values of these flags as keywords of `open_pretrained`."""
     return {name: getattr(args, name) for name in OVERRULES if name not in without}

@@ -1,4 +1,4 @@
-"""What files and folders hold that are no checkpoints of ours to read, for errors that say the way out."""
+"""Identify files and folders that cannot be read as checkpoints, for errors that say what to do."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,23 +15,23 @@ SIGNATURES = {
     b"{": "a JSON text: give the weights beside it, or the folder of both",
     b"\x80": "a plain pickle: load it where you trust it, and torch.save its state dict",
 }
-"""How files of other kinds begin, and what they are."""
+"""First bytes of other file types -> description."""
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 MERGE = "PeftModel.from_pretrained(base, DIR).merge_and_unload().save_pretrained(OUT)"
 
 
 def kind(head: bytes, name: str) -> str | None:
-    """What a file is by its first bytes; None for a kind that is not known."""
+    """Describe a file by its first bytes; return None if the type is unknown."""
     if name.endswith(".onnx"):
         return "an ONNX graph: take the PyTorch weights that it was made from"
     return next((what for start, what in SIGNATURES.items() if head.startswith(start)), None)
 
 
 def way_out(folder: Path, names: Iterable[str], single: str | None) -> str:
-    """What to give in place of a folder without weights of ours, "" if nothing of it tells.
+    """Suggest what to give instead of a folder without readable weights, or return "".
 
     Args:
-      names: of what is in the folder. single: a weights file in it.
+      names: names of the folder's entries. single: a weights file in it.
     """
     names = set(names)
     if any(name.endswith(".distcp") for name in names):
@@ -52,7 +52,7 @@ def way_out(folder: Path, names: Iterable[str], single: str | None) -> str:
 
 
 def left_beside(folder: Path) -> list[str]:
-    """A line for weights in a folder of weights that are not read."""
+    """Return a line for an adapter in the folder that is not read."""
     if (folder / ADAPTER_CONFIG).is_file() and (folder / ADAPTER).is_file():
         return [f"warning: {ADAPTER} in {folder} was not applied: the base alone was read. Merge first: {MERGE}"]
     return []

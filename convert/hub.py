@@ -1,4 +1,4 @@
-"""Where SRC is: a path, a published model's name or a Hugging Face repository."""
+"""Resolve SRC: a path, a published model's name or a Hugging Face repository."""
 
 import re
 from pathlib import Path
@@ -13,17 +13,17 @@ from jaxdino.models.spec import ModelSpec
 
 FILES = ["*.json", "*.safetensors", "merges.txt"]
 OLD_FILES = ["*.json", "pytorch_model*.bin", "merges.txt"]
-"""Fetched where a repository has no safetensors."""
+"""File patterns to download if a repository has no safetensors."""
 
 
 def find(src: str | Path) -> Path:
-    """The file or folder that SRC means; a hub name is downloaded into Hugging Face's cache.
+    """Return the file or folder of SRC; a hub name is downloaded into Hugging Face's cache.
 
-    A name with published weights means these even where a folder of the same name lies; `./NAME` means the folder. Of a
-    workdir the best model is meant, of an imported training checkpoint the teacher's backbone.
+    The name of published weights has priority over a folder of the same name; `./NAME` is the folder. A workdir gives
+    its best model, an imported training checkpoint gives the teacher's backbone.
 
     Raises:
-      UserError: if there is nothing, the hub cannot be reached, or the repository is gated.
+      UserError: if SRC does not exist, the hub cannot be reached, or the repository is gated.
     """
     spec = MODELS.get(src) if isinstance(src, str) else None
     if spec and (found := _embedded(src)):
@@ -41,22 +41,22 @@ def find(src: str | Path) -> Path:
         where = f": download the file from {spec.page} and give its path" if spec.page else ": give a file or a folder"
         raise UserError(f"{src} has no weights on the hub{where}, or, in a config, the weights 'random'")
     if "/" not in str(src) and not path.suffix:
-        raise UserError(f"{str(src)!r} is no file, folder, hub name or model; {did_you_mean(str(src), MODELS)}")
-    return path  # open_source says what is wrong with it
+        raise UserError(f"{str(src)!r} is not a file, folder, hub name or model; {did_you_mean(str(src), MODELS)}")
+    return path  # open_source raises the error
 
 
 def check_there(src: str | Path) -> None:
-    """Refuse a path where nothing lies, without downloading anything for the names of the hub.
+    """Refuse a path that does not exist; hub names are not downloaded.
 
     Raises:
-      UserError: if SRC is neither there, nor a published name, nor of the form of a hub name.
+      UserError: if SRC does not exist and is neither a published name nor of the form of a hub name.
     """
     if src not in MODELS and not on_hub(src) and not (path := find(src)).exists():
         raise UserError(missing(path))
 
 
 def on_hub(src: str | Path) -> bool:
-    """Whether SRC is OWNER/NAME and no path."""
+    """Return whether SRC is OWNER/NAME and not a path."""
     path = Path(src).expanduser()
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", str(src))) and not path.exists() and not path.parent.is_dir()
 

@@ -1,4 +1,4 @@
-"""Hugging Face's cache as a folder: `models--OWNER--NAME` with `snapshots/HASH`, whose files are links to `blobs/`."""
+"""Hugging Face's cache on disk: `models--OWNER--NAME` with `snapshots/HASH`, whose files are links to `blobs/`."""
 
 import os
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from jaxdino.core.errors import UserError
 
 
 def snapshot_of(path: Path) -> Path:
-    """The snapshot in a repository's cache that `refs/main` names, or else the newest; any other path as it is.
+    """Return the snapshot that `refs/main` names in a repository's cache, else the newest; other paths are unchanged.
 
     Raises:
       UserError: if the cache holds no snapshot.
@@ -23,7 +23,7 @@ def snapshot_of(path: Path) -> Path:
 
 
 def said(path: Path) -> list[str]:
-    """A line if `path` is a snapshot in a cache: which, and why this one."""
+    """Return a line that names the snapshot and why it was chosen, if `path` is a snapshot in a cache."""
     repository = path.parent.parent
     if path.parent.name != "snapshots" or not any((repository / name).is_dir() for name in ("refs", "blobs")):
         return []
@@ -32,13 +32,13 @@ def said(path: Path) -> list[str]:
 
 
 def refuse_broken(paths: Iterable[Path]) -> None:
-    """Raises UserError that names the links whose files are gone."""
+    """Raise UserError with the names of broken links."""
     broken = [path for path in sorted(paths) if path.is_symlink() and not path.exists()]
     if broken:
         listed = ", ".join(f"{path.name} -> {os.readlink(path)}" for path in broken[:3])
         raise UserError(
-            f"{broken[0].parent}: {len(broken)} links lead nowhere ({listed}): the files they name were moved or "
-            f"deleted, or never finished downloading; fetch them again"
+            f"{broken[0].parent}: {len(broken)} links are broken ({listed}): their files were moved or "
+            f"deleted, or the download did not finish; download them again"
         )
 
 
@@ -48,6 +48,6 @@ def _main(repository: Path) -> str:
 
 
 def _snapshots(repository: Path) -> list[Path]:
-    """Every snapshot, the newest last."""
+    """Return every snapshot, the newest last."""
     folders = (folder for folder in (repository / "snapshots").iterdir() if folder.is_dir())
     return sorted(folders, key=lambda folder: (folder.stat().st_mtime, folder.name))

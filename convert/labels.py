@@ -1,4 +1,4 @@
-"""Names of the classes, and what config.json says of a head besides them."""
+"""Class names, and other facts in config.json about a head."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from jaxdino.core.errors import UserError
 
 
 def class_names(source: Source, num_classes: int) -> tuple[tuple[str, ...], list[str]]:
-    """The names of a head's classes, () where nothing says them all; and a line for what is not followed.
+    """Return the names of a head's classes, () if they are not all known, and a line for each ignored field.
 
     transformers' `id2label` comes first, then its inverse `label2id`, timm's `label_names`, and our export's notes.
 
@@ -39,7 +39,7 @@ def class_names(source: Source, num_classes: int) -> tuple[tuple[str, ...], list
 
 
 def _said(json: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """(field, {number: name} or a list) in the order in which they count."""
+    """Yield (field, {number: name} or a list) in order of priority."""
     pretrained = json.get("pretrained_cfg") or {}
     inverse = json.get("label2id")
     if isinstance(inverse, dict):
@@ -54,7 +54,7 @@ def _numbered(labels: Any) -> bool:
 
 
 def _in_order(labels: Any, num_classes: int) -> tuple[str, ...] | None:
-    """The names by number, None unless there is one for each."""
+    """Return the names by number, or None unless each class has one."""
     if isinstance(labels, list | tuple):
         labels = dict(enumerate(labels))
     if not isinstance(labels, dict):
@@ -72,11 +72,11 @@ def _short(labels: Any) -> str:
 
 
 def purpose(json: Mapping[str, Any], num_classes: int) -> list[str]:
-    """A warning where the head's outputs are no logits of exclusive classes."""
+    """Return a warning if the head's outputs are not logits of mutually exclusive classes."""
     kind = json.get("problem_type")
     if not num_classes or kind in (None, "single_label_classification"):
         return []
     return [
-        f"warning: config.json says problem_type={kind!r}: `predict` and training take exactly one class for an image "
-        "(softmax); the logits of the model are as they were"
+        f"warning: config.json says problem_type={kind!r}: `predict` and training expect exactly one class per image "
+        "(softmax); the logits of the model are unchanged"
     ]

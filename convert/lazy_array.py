@@ -1,4 +1,4 @@
-"""A parameter on disk, known by shape and dtype and read when asked for."""
+"""A parameter on disk with known shape and dtype, read on access."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class LazyArray:
-    """`np.asarray(leaf)` reads it; nothing is kept, so that a model larger than memory can pass through."""
+    """Read by `np.asarray(leaf)`; nothing is cached, so a model may be larger than memory."""
 
     shape: tuple[int, ...]
     dtype: np.dtype

@@ -1,4 +1,4 @@
-"""What is converted, and how well: from the registry, and from what the parity tests measured (`parity.json`)."""
+"""List the supported models with the parity that the tests measured (`parity.json`)."""
 
 import json
 import re
@@ -17,12 +17,12 @@ COLUMNS = ("float32", "bfloat16", "gradient")
 
 
 def measured() -> dict[str, dict[str, dict[str, list[float]]]]:
-    """{family: {layout: {what: [absolute, relative]}}}, the largest differences last measured."""
+    """Return {family: {layout: {what: [absolute, relative]}}}, the largest differences last measured."""
     return json.loads(MEASURED.read_text()) if MEASURED.is_file() else {}
 
 
 def lines() -> Iterator[str]:
-    """A line for each model: name, parameters, and each layout with its relative difference in float32."""
+    """Yield a line for each model: name, parameters, and each layout with its relative difference in float32."""
     found = measured()
     yield f"{'model':<24}{'parameters':>15}  layouts (largest relative difference of the outputs, float32)"
     for name, spec in MODELS.items():
@@ -36,7 +36,7 @@ def _figure(found: dict, family: str, layout: str) -> str:
 
 
 def table() -> str:
-    """The measurements as a Markdown table."""
+    """Return the measurements as a Markdown table."""
     head = "| family | layout | float32 | bfloat16 | gradient | round trip |\n|---|---|---|---|---|---|"
     rows = [
         f"| {family} | `{layout}` | " + " | ".join(_cell(own.get(what)) for what in COLUMNS) + f" | {_trip(own)} |"
@@ -55,14 +55,14 @@ def _trip(own: dict) -> str:
 
 
 def write_table(doc: str | Path) -> None:
-    """Puts the table between its two marks in a Markdown file.
+    """Write the table between its two markers in a Markdown file.
 
     Raises:
-      UserError: if the file does not have both marks.
+      UserError: if the file does not have both markers.
     """
     doc = Path(doc)
     text = doc.read_text() if doc.is_file() else ""
     if START not in text or END not in text:
-        raise UserError(f"{doc}: the table goes between two lines, {START!r} and {END!r}: they are not there")
+        raise UserError(f"{doc}: the table goes between two lines, {START!r} and {END!r}, which are missing")
     block = f"{START}\n{table()}\n{END}"
     doc.write_text(re.sub(re.escape(START) + r".*" + re.escape(END), lambda _: block, text, flags=re.DOTALL))

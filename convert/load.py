@@ -1,4 +1,4 @@
-"""Weights from anywhere: a file, a folder, a hub name, a model of ours or a training run's workdir."""
+"""Load weights from a file, a folder, a hub name, a model in our own format or a training run's workdir."""
 
 import dataclasses
 import functools
@@ -28,18 +28,18 @@ from jaxdino.models.layers import Linear
 from jaxdino.models.spec import ModelSpec
 
 GROUP = re.compile(r"((state_dict|model|module|_orig_mod)\.)*[^.]+")
-"""What stands in a key before its second dot, wrappers not counted."""
+"""The part of a key before its second dot, wrappers not counted."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """Weights that were recognised and checked from their header alone, and are read leaf by leaf.
+    """Weights that were recognised and checked from their header and are read leaf by leaf.
 
     Attributes:
-      card: what they are; its digest is "" where only reading would tell it.
-      flat: every parameter and buffer by path, in natural order, each read when asked for.
-      notes: what was left aside or assumed, and, once read, weights that are not finite: a line each.
-      companions: files that travel with the model, such as its tokenizer's.
+      card: description of the weights; its digest is "" if it would need a full read.
+      flat: every parameter and buffer by path, in natural order, each read on access.
+      notes: a line for each thing that was left out or assumed and, after reading, for weights that are not finite.
+      companions: files that are copied with the model, for example its tokenizer's.
     """
 
     card: Card
@@ -49,7 +49,7 @@ class Opened:
     companions: tuple[Path, ...] = ()
 
     def watched(self) -> "Opened":
-        """The same, and each leaf that turns out not to be finite when it is read adds a note."""
+        """Return the same weights; each leaf that is not finite adds a note when it is read."""
 
         def read(path: str, leaf: LazyArray) -> np.ndarray:
             array = np.asarray(leaf)
@@ -67,11 +67,11 @@ class Opened:
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """Weights and what they are.
+    """Weights in memory and their card.
 
     Attributes:
       flat: every parameter and buffer by path, numpy, in the dtype of the source.
-      notes: what was left aside on the way, and weights that are not finite, a line each.
+      notes: a line for each thing that was left out, and for weights that are not finite.
     """
 
     card: Card
@@ -80,13 +80,13 @@ class Pretrained:
 
 
 def load_pretrained(src: str | Path, **overrules) -> Pretrained:
-    """Reads weights whole: every key consumed or knowingly left aside, every leaf filled, shapes agreeing.
+    """Load all weights: every key is used or explicitly left out, every leaf is filled, all shapes agree.
 
     Args:
       src, overrules: as `open_pretrained` takes them.
 
     Raises:
-      UserError: with the missing, unexpected and mismatched keys and the nearest names. Nothing is loaded in part.
+      UserError: with the missing, unexpected and mismatched keys and the nearest names. There is no partial load.
     """
     with open_pretrained(src, **overrules) as opened:
         flat, digest = {}, Digest()
@@ -111,20 +111,20 @@ def open_pretrained(
     drop_head: bool = False,
     in_channels: int | None = None,
 ) -> Iterator[Opened]:
-    """Opens weights: what they are is known and checked, and nothing but headers was read.
+    """Open weights: recognise and check them by reading only headers.
 
     Args:
       src: a file, a folder, a hub name, a model saved by `convert import`, or a workdir (its best model).
-      model, layout, prefix, num_heads: overrule what the keys and shapes say.
-      pos_grid: (height, width) of a ViT's position table in patches, likewise.
-      pool: what a classification head looks at (`jaxdino.models.classifier.POOLS`).
+      model, layout, prefix, num_heads: override what the keys and shapes show.
+      pos_grid: (height, width) of a ViT's position table in patches; overrides as well.
+      pool: pooling of a classification head (`jaxdino.models.classifier.POOLS`).
       image_size: (height, width) of the images in pixels, or one number for both.
       head: a file with a linear classification head for these weights, as DINOv2 and DINOv3 publish them.
-      drop_head: leave a classification head in the source aside.
-      in_channels: of the images; the first convolution is adapted, see `convert.channels`.
+      drop_head: leave out a classification head in the source.
+      in_channels: channels of the images; the first convolution is adapted, see `convert.channels`.
 
     Raises:
-      UserError: if the source cannot be found or read, or does not fit the model whole.
+      UserError: if the source cannot be found or read, or does not fit the model completely.
     """
     path = find(src)
     if is_model(path):
@@ -145,9 +145,7 @@ def open_pretrained(
 
 def _from_store(path: Path, card: Card, flat: dict, model: str | None, drop_head: bool, overrules: dict) -> Opened:
     if given := [f"--{name}" for name, value in overrules.items() if value is not None]:
-        raise UserError(
-            f"{path} is a model of ours, which knows what it is: {', '.join(given)} can only overrule others"
-        )
+        raise UserError(f"{path} is a model in our own format: {', '.join(given)} cannot be given for it")
     if model is not None and model != card.spec.name:
         raise UserError(f"{path} holds a {card.spec.name}, not a {model}")
     notes = []
@@ -160,7 +158,7 @@ def _from_store(path: Path, card: Card, flat: dict, model: str | None, drop_head
 
 
 def bound_table(spec: ModelSpec, layout: str, head: bool) -> BoundTable:
-    """The table of a family and layout, filled in for one model."""
+    """Return the table of a family and layout, bound to one model."""
     how = layouts(spec)[layout]
     return BoundTable(how.table + (how.head if head else ()), spec.config)
 
@@ -213,7 +211,7 @@ def _listed(keys: list[str]) -> str:
 
 
 def new_head(spec: ModelSpec, num_classes: int, pool: str, seed: int) -> Mapping[str, np.ndarray]:
-    """A fresh classification head as flat parameters: small random kernel, zero bias."""
+    """Initialise a classification head as flat parameters: small random kernel, zero bias."""
     width = spec.config.width * pool_named(pool).widths
     _, flat = split(Linear(width, num_classes, rngs=nnx.Rngs(seed)))
     return {f"head.{path}": np.asarray(array) for path, array in flat.items()}

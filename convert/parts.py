@@ -67,7 +67,7 @@ def part_of(opened: Opened, part: str, merge: bool = True) -> Opened:
 def export_adapter(
     src: str | Path, out: str | Path, *, part: str, layout: str = "hf", overwrite: bool = False
 ) -> list[str]:
-    """Writes the adapters of a part as PEFT does, for the part without them in a layout (see `peft.save_adapter`).
+    """Write the adapters of a part as PEFT does, for the part without them in a layout (see `peft.save_adapter`).
 
     Returns:
       What a user should know, a line each.

@@ -55,7 +55,7 @@ def save_adapter(
     base: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Writes a model's adapters as PEFT does; the torch model with them computes what ours does.
+    """Write a model's adapters as PEFT does; the torch model with them computes what ours does.
 
     What PEFT cannot say is written as what is equal to it: adapters on some parts of a projection that is fused in
     the layout too become one of their ranks' sum, and one on the whole of a projection that is several modules there
@@ -151,7 +151,7 @@ class Read(NamedTuple):
 def load_adapter(
     folder: str | Path, spec: ModelSpec, skeleton: Skeleton, flat: Flat, *, layout: str | None = None
 ) -> Read:
-    """Puts PEFT's adapters on a model without any; it computes what the torch model with them does.
+    """Put PEFT's adapters on a model without any; it computes what the torch model with them does.
 
     Args:
       folder: holds `adapter_config.json` and `adapter_model.safetensors` or `.bin`.

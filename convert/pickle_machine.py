@@ -30,7 +30,7 @@ FAULTS = (
 
 
 class Machine:
-    """Runs one pickle from `stream` (which stays just behind its end) of at most `size` bytes.
+    """Run one pickle from `stream` (which stays just behind its end) of at most `size` bytes.
 
     `persistent` turns the id of a storage into our stand-in for it, `find` a name into its. UserError names the file
     `where`, the byte, and the opcode or global that was refused.
@@ -105,7 +105,7 @@ class Machine:
         return self.stack[-1]
 
     def spend(self, *values: object) -> None:
-        """Counts what calls are fed, since a few bytes may ask for one large value again and again."""
+        """Count what calls are fed, since a few bytes may ask for one large value again and again."""
         self.built += sum(len(v) for v in values if hasattr(v, "__len__"))
         if self.built > MAX_BUILT:
             raise ValueError(f"its calls build more than {MAX_BUILT} entries")

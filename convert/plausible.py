@@ -19,7 +19,7 @@ LARGEST = 1 << 24
 
 @contextmanager
 def understood(what: str) -> Iterator[None]:
-    """Turns what goes wrong over JSON of an unexpected form into a UserError that names `what` was read."""
+    """Turn what goes wrong over JSON of an unexpected form into a UserError that names `what` was read."""
     try:
         yield
     except UserError:

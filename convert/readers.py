@@ -1,4 +1,4 @@
-"""Opens a checkpoint, whatever its layout, as one Source: keys and shapes at once, each tensor when asked."""
+"""Open a checkpoint, whatever its layout, as one Source: keys and shapes at once, each tensor when asked."""
 
 import json
 import re
@@ -88,7 +88,7 @@ class Source:
 
 
 def open_source(path: str | Path, head: str | Path | None = None) -> Source:
-    """Opens a .safetensors, .pth, .pt, .bin or .ckpt file, a Hugging Face folder, or one with a single .pth in it.
+    """Open a .safetensors, .pth, .pt, .bin or .ckpt file, a Hugging Face folder, or one with a single .pth in it.
 
     A linear classification head joins it: from the file `head`, or from one that our own export wrote beside it.
 
@@ -208,7 +208,7 @@ def _only_checkpoint(folder: Path) -> str:
 
 
 def _add_head(source: Source, path: Path) -> None:
-    """Joins a classification head from a file of its own: no class of the format has a place for it."""
+    """Join a classification head from a file of its own: no class of the format has a place for it."""
     try:
         head = _open_file(path) if path.exists() else None
         if head is None:

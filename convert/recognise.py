@@ -52,7 +52,7 @@ def recognise(
     prefix: str | None = None,
     hints: Hints = NO_HINTS,
 ) -> Recognised:
-    """Tells model, layout and network from the header of a checkpoint.
+    """Tell model, layout and network from the header of a checkpoint.
 
     Args:
       shapes: {key: shape} of the whole file.

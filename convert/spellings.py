@@ -1,4 +1,4 @@
-"""Frees a checkpoint of names that exist in memory alone: what `state_dict()` gives where files hold other names."""
+"""Free a checkpoint of names that exist in memory alone: what `state_dict()` gives where files hold other names."""
 
 import re
 from collections.abc import Iterable, Mapping

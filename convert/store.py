@@ -78,7 +78,7 @@ def is_model(folder: Path) -> bool:
 
 
 def refuse_foreign(folder: str | Path, overwrite: bool) -> None:
-    """Raises UserError if something is in the folder that is not to be overwritten, or is none of a model's files."""
+    """Raise UserError if something is in the folder that is not to be overwritten, or is none of a model's files."""
     refuse_occupied(folder, overwrite, {CARD, PARAMS, COMPANIONS}.__contains__)
 
 
@@ -91,7 +91,7 @@ def save_model(
     mesh: Mesh | None = None,
     overwrite: bool = False,
 ) -> Card:
-    """Writes the model beside the folder and then renames it there, so that it is there whole or not at all.
+    """Write the model beside the folder and then renames it there, so that it is there whole or not at all.
 
     Args:
       flat: arrays, or leaves that are read when their turn comes (`convert.lazy_array`).
@@ -113,7 +113,7 @@ def save_model(
 
 
 def write_model(folder: Path, card: Card, flat: Mapping[str, Any], mesh: Mesh | None = None) -> Card:
-    """Writes a model into an empty folder, a part in memory at a time; see `save_model`.
+    """Write a model into an empty folder, a part in memory at a time; see `save_model`.
 
     Raises:
       UserError: if the disk has no room for it, or it cannot be written for another reason.
@@ -158,7 +158,7 @@ def companions_of(folder: Path) -> tuple[Path, ...]:
 
 
 def load_card(folder: str | Path) -> Card:
-    """Reads `model.json` alone.
+    """Read `model.json` alone.
 
     Raises:
       UserError: if it is not as we write it.
@@ -176,7 +176,7 @@ def load_card(folder: str | Path) -> Card:
 
 
 def load_model(folder: str | Path) -> tuple[Card, dict[str, np.ndarray]]:
-    """Reads a model back: its card and its parameters as numpy arrays.
+    """Read a model back: its card and its parameters as numpy arrays.
 
     Raises:
       UserError: if the parameters are damaged: they do not have the digest that the card tells.
@@ -186,7 +186,7 @@ def load_model(folder: str | Path) -> tuple[Card, dict[str, np.ndarray]]:
 
 
 def load_sharded(folder: str | Path, mesh: Mesh, rules: sharding.Rules = ()) -> tuple[Card, dict[str, jax.Array]]:
-    """Reads a model straight onto the devices of a mesh, each device its own slices, however it was written.
+    """Read a model straight onto the devices of a mesh, each device its own slices, however it was written.
 
     Raises:
       UserError: as `load_model`; several processes, none of which sees the whole, leave the digest unchecked.

@@ -78,7 +78,7 @@ def _storage(pid: object) -> Storage:
 
 
 class _Storages:
-    """Collects the blocks that a pickle refers to: key -> elements, and bytes, they must have."""
+    """Collect the blocks that a pickle refers to: key -> elements, and bytes, they must have."""
 
     def __init__(self):
         self.counts: dict[str, int] = {}

@@ -91,7 +91,7 @@ def read_training(src: str | Path, **overrules) -> TrainingCheckpoint:
 def open_training(
     src: str | Path, *, model: str | None = None, num_heads: int | None = None
 ) -> Iterator[TrainingCheckpoint]:
-    """Opens a training checkpoint, from a `.pth` of the authors' or a folder of ours; leaves are read when asked for.
+    """Open a training checkpoint, from a `.pth` of the authors' or a folder of ours; leaves are read when asked for.
 
     Args:
       model, num_heads: overrule what the backbones' keys and shapes say.
@@ -163,7 +163,7 @@ def _whole(part: Weights) -> Pretrained:
 
 
 def save_training(folder: str | Path, checkpoint: TrainingCheckpoint, *, overwrite: bool = False) -> None:
-    """Writes the folder whole or not at all, leaf by leaf.
+    """Write the folder whole or not at all, leaf by leaf.
 
     Raises:
       UserError: if it is there already and not to be overwritten, or holds what is none of its files.
@@ -182,7 +182,7 @@ def save_training(folder: str | Path, checkpoint: TrainingCheckpoint, *, overwri
 def write_training(
     path: str | Path, checkpoint: TrainingCheckpoint, layout: str = "dino", *, overwrite: bool = False
 ) -> list[str]:
-    """Writes a `.pth` that the authors' scripts read.
+    """Write a `.pth` that the authors' scripts read.
 
     Args:
       layout: "dino" (student, teacher, the DINO head's centre) or "dinov2" (the teacher alone, as DINOv3 too).
@@ -244,7 +244,7 @@ def is_training(folder: str | Path) -> bool:
 
 
 def main_import(src: str | Path, out: str | Path, *, overwrite: bool = False, **overrules) -> list[str]:
-    """Imports a training checkpoint whole into the folder `out`; what was read, a line each."""
+    """Import a training checkpoint whole into the folder `out`; what was read, a line each."""
     with open_training(src, **overrules) as opened:
         save_training(out, opened, overwrite=overwrite)
         lines = [
@@ -258,7 +258,7 @@ def main_import(src: str | Path, out: str | Path, *, overwrite: bool = False, **
 
 
 def main_export(src: str | Path, out: str | Path, *, layout: str = "dino", overwrite: bool = False) -> list[str]:
-    """Writes a training checkpoint into the folder `out`, under its usual name; what was left out, a line each."""
+    """Write a training checkpoint into the folder `out`, under its usual name; what was left out, a line each."""
     files = {how.file for how in FORMATS.values()}
     refuse_occupied(out, overwrite, files.__contains__)
     with atomic_folder(out) as beside, open_training(src) as opened:

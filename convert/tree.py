@@ -56,7 +56,7 @@ def _is_optimiser(item: object) -> bool:
 
 
 def flatten(tree: object, where: str) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """Joins nested keys with "." and parts tensors from the rest.
+    """Join nested keys with "." and parts tensors from the rest.
 
     Lists are followed where they hold more than plain values. UserError when two joined keys are the same,
     when there is no tensor at all, and when the tree is too deep, too large, or contains itself.

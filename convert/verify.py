@@ -1,4 +1,4 @@
-"""Runs the PyTorch original beside our model on one image and tells the largest differences."""
+"""Run the PyTorch original beside our model on one image and tells the largest differences."""
 
 import dataclasses
 import importlib
@@ -47,7 +47,7 @@ class Verified(NamedTuple):
 
 
 def verify(src: str | Path, *, image: str | Path | None = None, pool: str | None = None, **overrules: Any) -> Verified:
-    """Compares at the family's places (the embedding, each block, the output), in float32.
+    """Compare at the family's places (the embedding, each block, the output), in float32.
 
     Args:
       src: a PyTorch checkpoint: a file, a Hugging Face folder or a hub name.

@@ -1,4 +1,4 @@
-"""Writes checkpoints tensor by tensor: safetensors, as one file or a folder, and .pth without torch.
+"""Write checkpoints tensor by tensor: safetensors, as one file or a folder, and .pth without torch.
 
 The tensors come as `(key, shape, dtype, fetch)`: headers are written from the first three, and `fetch()` is
 called once, when its bytes are due, so that never more than one tensor is held here.
@@ -50,7 +50,7 @@ def write_safetensors(
     max_shard_bytes: int | None = MAX_SHARD_BYTES,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Writes one `.safetensors` file, or the weights of a Hugging Face folder; gives the files written.
+    """Write one `.safetensors` file, or the weights of a Hugging Face folder; gives the files written.
 
     A target that ends in .safetensors is always one file. In a folder, weights above `max_shard_bytes` are
     parted into model-00001-of-0000N.safetensors with an index. Raises UserError on an existing target
@@ -92,7 +92,7 @@ def write_pth(
     groups: Sequence[str] = (),
     numbers: Mapping[str, int] | None = None,
 ) -> Path:
-    """Writes a state dict in torch.save's zip format, without torch; `wrap` is a key to nest it under.
+    """Write a state dict in torch.save's zip format, without torch; `wrap` is a key to nest it under.
 
     With `groups`, it is several: each key begins with one of them and a dot, and {group: state dict} is written,
     with whole `numbers` beside the groups.

@@ -114,7 +114,7 @@ def run_meta(state: Tensors, cfg: SamConfig, given: Given) -> dict[str, torch.Te
 
 
 class StateDictSam:
-    """Runs a SAM's state dict in Meta's layout. What no tensor tells comes from `cfg`."""
+    """Run a SAM's state dict in Meta's layout. What no tensor tells comes from `cfg`."""
 
     def __init__(self, state: Tensors, cfg: SamConfig):
         self.state, self.cfg = state, cfg

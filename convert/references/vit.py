@@ -26,7 +26,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 class StateDictViT:
-    """Runs a ViT's state dict in Meta's or timm's layout. What no tensor tells comes from `cfg`."""
+    """Run a ViT's state dict in Meta's or timm's layout. What no tensor tells comes from `cfg`."""
 
     def __init__(self, state: Tensors, cfg: ViTConfig):
         self.state, self.cfg = {key: tensor.float() for key, tensor in state.items()}, cfg

@@ -184,7 +184,7 @@ def _depths(shapes: Shapes, pattern: str, first: int) -> tuple[int, ...]:
 
 
 def _check_json(json: Mapping[str, Any]) -> None:
-    """Refuses what config.json tells of another forward pass with the same keys."""
+    """Refuse what config.json tells of another forward pass with the same keys."""
     wanted = {"hidden_act": "relu", "downsample_in_first_stage": False, "downsample_in_bottleneck": False}
     for name, value in wanted.items():
         if json.get("model_type") == "resnet" and json.get(name, value) != value:
@@ -253,7 +253,7 @@ def torchvision_notes(card: Card) -> list[str]:
 
 
 def fit(card: Card, flat: Mapping[str, Any], layout: str) -> tuple[Card, dict, list[str]]:
-    """Refuses shapes that a layout's class cannot have.
+    """Refuse shapes that a layout's class cannot have.
 
     Raises:
       UserError: for bottlenecks of another width in transformers, and for another stem in timm.

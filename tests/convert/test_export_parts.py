@@ -136,7 +136,7 @@ def test_files_of_the_tokenizer_go_with_clip_alone(tmp_path):
         (["--part", "dina"], "no part 'dina'; nearest: dino"),
         (["--part", "dino", "--format", "onnx"], "no dinov3 layout 'onnx'"),
         (["--adapter"], "give --part dino or --part clip"),
-        (["--part", "dino", "--adapter", "--dtype", "float16"], "is written as it is"),
+        (["--part", "dino", "--adapter", "--dtype", "float16"], "an adapter keeps its dtype"),
         (["--part", "dino", "--adapter", "--format", "onnx"], "no dinov3 layout 'onnx'"),
     ],
 )

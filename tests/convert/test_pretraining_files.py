@@ -149,7 +149,7 @@ def test_one_network_under_two_names_is_no_decision(tmp_path):
     torch.save({key: value.clone() for key, value in wrapper.state_dict().items()}, tmp_path / "copied.pth")
     for file in ("shared.pth", "copied.pth"):
         found = load_pretrained(tmp_path / file)
-        line = "the same network stands in the file twice: 'backbone' was taken, 'model' has equal tensors"
+        line = "the file holds the same network twice: 'backbone' was taken, 'model' has equal tensors"
         assert line in found.notes and found.card.source["prefix"] == "backbone."
 
 

@@ -128,7 +128,7 @@ def test_a_failure_leaves_nothing_and_an_older_file_alone(tmp_path, write, name)
     assert list(tmp_path.iterdir()) == []
     write(target, announced(good))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=r"/new/w.*exists already"):
+    with pytest.raises(UserError, match=r"/new/w.*already exists"):
         write(target, announced(good))
     with pytest.raises(RuntimeError, match="no tensor"):
         write(target, tensors, overwrite=True)

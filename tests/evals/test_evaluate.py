@@ -131,7 +131,7 @@ def test_weights_that_do_not_say_all_take_the_flags_of_convert(folder, tmp_path,
     assert "--num_heads" in capsys.readouterr().err
     save_model(tmp_path / "ours", load_pretrained("dinov3_digits").card, load_pretrained("dinov3_digits").flat)
     assert main(["--weights", str(tmp_path / "ours"), "--layout", "hf"]) == 2
-    assert "a model of ours, which knows what it is: --layout can only overrule others" in capsys.readouterr().err
+    assert "a model in our own format: --layout cannot be given for it" in capsys.readouterr().err
 
 
 def test_a_head_of_which_nothing_tells_the_pool_is_left_aside(folder, tmp_path, capsys):

@@ -194,7 +194,7 @@ def test_a_users_files_are_never_overwritten(loaded, tmp_path):
     out = tmp_path / "out"
     save_model(out, found.card, found.flat)
     (out / "thesis.tex").write_text("years of work")
-    with pytest.raises(jaxdino.UserError, match=r"holds thesis\.tex, which is none of our files"):
+    with pytest.raises(jaxdino.UserError, match=r"holds thesis\.tex, which we did not write"):
         save_model(out, found.card, found.flat, overwrite=True)
     (out / "thesis.tex").rename(tmp_path / "thesis.tex")
     with pytest.raises(jaxdino.UserError, match=r"holds model\.json, params"):

@@ -112,13 +112,13 @@ def test_timm_knows_every_published_architecture():
 @pytest.mark.parametrize(
     ("name", "fields", "layout", "why"),
     [
-        ("vit", {"num_registers": 2}, "timm", "no place for, or wants, backbone.register_tokens"),
+        ("vit", {"num_registers": 2}, "timm", "no place for, or requires, backbone.register_tokens"),
         ("vit", {"swiglu": True}, "hf", r"blocks\.0\.mlp\.w12"),
         ("dinov2", {"mlp_dim": 100}, "hf", "whole mlp_ratio; none makes 100 of 64"),
         ("dinov2", {"pos_grid": (2, 8)}, "hf", "square table of positions, this model's is 2 x 8"),
         ("dino", {"pos_grid": (2, 8)}, "meta", "square table of positions"),
         ("dinov3", {"mask_k_bias": False}, "timm", "no bias of the keys"),
-        ("dinov2", {"positions": "rope"}, "hf", r"wants, .*backbone\.pos_embed"),
+        ("dinov2", {"positions": "rope"}, "hf", r"requires, .*backbone\.pos_embed"),
         ("resnet", {"stem": 32}, "timm", "first convolution of 64 channels; this one has 32"),
     ],
 )

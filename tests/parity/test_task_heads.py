@@ -185,7 +185,7 @@ def test_refusals(tmp_path):
         load_pretrained(tmp_path / "two.pth", head=head, num_heads=HEADS)
     found = load_pretrained(backbone, head=head, num_heads=HEADS)
     save_model(tmp_path / "ours", found.card, found.flat)
-    with pytest.raises(UserError, match="head can only overrule"):
+    with pytest.raises(UserError, match="head cannot be given"):
         load_pretrained(tmp_path / "ours", head=head)
     for name in ("a_linear_head.pth", "a_linear4_head.pth", "a.pth"):
         (tmp_path / "several").mkdir(exist_ok=True)

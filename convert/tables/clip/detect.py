@@ -210,7 +210,7 @@ def _with_heads(config: CLIPConfig, given: int | None) -> CLIPConfig:
 
 
 def refuse_openai(config: CLIPConfig) -> None:
-    """Raises UserError for what OpenAI's code could not build: it has no place to say it."""
+    """Raise UserError for what OpenAI's code could not build: it has no place to say it."""
     wrong = [] if config.quick_gelu else ["its activation is the exact GELU"]
     for tower in filter(None, (config.vision, config.text)):
         wrong += ["heads are not 64 wide"] if tower.num_heads * HEAD_WIDTH != tower.width else []

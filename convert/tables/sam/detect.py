@@ -129,7 +129,7 @@ def _windows(fields: Mapping[str, Any], rows: list[int], vision: Mapping[str, An
 
 
 def _check_json(json: Mapping[str, Any]) -> None:
-    """Refuses a Hugging Face folder whose config.json asks for what no published SAM does."""
+    """Refuse a Hugging Face folder whose config.json asks for what no published SAM does."""
     wanted = [(part, "hidden_act", word) for part, word in _ACTIVATIONS.items()]
     wanted += [("prompt_encoder_config", "layer_norm_eps", 1e-6), ("mask_decoder_config", "iou_head_depth", 3)]
     wanted += [("vision_config", "use_rel_pos", True), ("vision_config", "use_abs_pos", True)]

@@ -149,7 +149,7 @@ def _config(shapes: Shapes, family: str, layout: str, json: Mapping[str, Any], t
 
 
 def _check_activation(config: ViTConfig, family: str, json: Mapping[str, Any]) -> None:
-    """Refuses a Hugging Face folder whose config.json asks for another activation than the family's."""
+    """Refuse a Hugging Face folder whose config.json asks for another activation than the family's."""
     expected = "silu" if family == "dinov3" and config.swiglu else "gelu"
     if json.get("hidden_act", expected) != expected:
         raise UserError(f"config.json says hidden_act={json['hidden_act']!r}; only {expected!r} is known for {family}")

@@ -53,7 +53,7 @@ def _layer_scale(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViT
 
 
 def _no_key_bias(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTConfig:
-    """Refuses what timm's DINOv3 has no place for: a bias of the keys, which rotation makes visible."""
+    """Refuse what timm's DINOv3 has no place for: a bias of the keys, which rotation makes visible."""
     if layout != "timm" or card.spec.family != "dinov3" or not config.qkv_bias or config.mask_k_bias:
         return config
     for i in range(config.depth):
@@ -132,7 +132,7 @@ def _baked_positions(card: Card, config: ViTConfig, flat, layout: str, notes) ->
 
 
 def _square(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTConfig:
-    """Refuses a table of positions that is not square where the code takes the square root of its length."""
+    """Refuse a table of positions that is not square where the code takes the square root of its length."""
     code = layout == "meta" or (layout, card.spec.family) == ("hf", "dinov2")
     if config.positions == "learned" and code and config.pos_grid[0] != config.pos_grid[1]:
         raise UserError(

@@ -56,7 +56,7 @@ def described(json: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def refuse(shapes: Shapes) -> None:
-    """Raises UserError for a ViT of another kind than ours, with what it has or lacks."""
+    """Raise UserError for a ViT of another kind than ours, with what it has or lacks."""
     has = next((f"with {what}" for key, what in VARIANTS if key in shapes), None)
     if "reg_token" in shapes and not any(key in shapes for key in LAYER_SCALES):
         has = has or "with registers and no layer scales (timm's reg1 and reg4 ViTs)"
