@@ -91,6 +91,8 @@ def predict(
     inputs, notes = find_inputs(names)
     model, lines = open_model(workdir, words=assumptions.IMPORT)
     classify.check(model, top, batch_size)
+    if top > model.card.num_classes:
+        notes.append(f"--top {top}: the model has {model.card.num_classes} classes, which are all given")
     for line in (*notes, *lines):
         say(line)
     paths, failed, changed = [image.path for image in inputs], 0, {}

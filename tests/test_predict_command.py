@@ -145,3 +145,10 @@ def test_images_that_are_not_read_as_they_are_are_said(run, photos, capsys):
     drawn.save("icon.png")
     assert predict.main(["icon.png", "--workdir", run]) == 0
     assert "1 image(s) are not read as they are: icon.png (the picture is in its alpha" in capsys.readouterr().err
+
+
+def test_more_classes_than_there_are_is_said(run, photos, capsys):
+    assert predict.main(["--workdir", run, "--top", "99", "photos/a.png"]) == 0
+    out, err = capsys.readouterr()
+    assert "--top 99: the model has 3 classes, which are all given" in err
+    assert all(name in out for name in ("cat", "dog", "emu"))

@@ -203,5 +203,5 @@ def check_k(k: int, bank_size: int) -> None:
     if not 1 <= k <= bank_size:
         raise UserError(
             f"k={k} neighbours cannot be found among the {bank_size} images of the bank: "
-            f"give k from 1 to {bank_size}, or a larger bank"
+            f"give k (--k) from 1 to {bank_size}, or a larger bank"
         )
