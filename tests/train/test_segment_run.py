@@ -221,7 +221,7 @@ def test_all_options_of_a_stage_train_together(tmp_path):
         ),
         (dict(data__root="DIR"), "data.root=DIR is not read: data.name is 'shapes'.*data.name=masks"),
         (dict(model__in_channels=4), r"model\.in_channels: an image encoder of 4 channels; segmentation takes"),
-        (dict(model__name="resnet18", model__configured_for="resnet18"), "image encoder is a ViT"),
+        (dict(model__name="resnet18", model__configured_for="resnet18"), "image encoder must be a ViT"),
     ],
 )
 def test_bad_input_is_one_clear_error(changes, message):

@@ -1,4 +1,4 @@
-"""The tasks: what a run makes of its data and its model, for each objective. See `jaxdino.train.task.Task`."""
+"""The tasks: data, model, train step and metrics for each objective. See `jaxdino.train.task.Task`."""
 
 from collections.abc import Callable
 

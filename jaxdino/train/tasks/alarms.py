@@ -1,4 +1,4 @@
-"""What ends a run that has collapsed, before it overwrites what was healthy."""
+"""End a run that has collapsed, before it overwrites healthy checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,15 +10,15 @@ from jaxdino.train.watch import Lost
 
 
 def check(thresholds: Mapping[str, Any]) -> None:
-    """Raises UserError for a setting of config.alarms that is out of range."""
+    """Raise UserError for a setting of config.alarms that is out of range."""
     for name, value in thresholds.items():
         check_range(f"alarms.{name}", value, "[1, inf)" if name.startswith("patience") else "[0, inf)")
 
 
 def judge(session: Any, reading: Metrics, thresholds: Mapping[str, Any], **of_run: Any) -> None:
-    """Judges a reading; while it looks bad nothing is saved, so that the checkpoints stay healthy ones.
+    """Judge a reading. While it looks bad nothing is saved, so that the checkpoints stay healthy.
 
-    What starts from random weights has at least until the first stage's warm-up is over.
+    A run from random weights has at least until the end of the first stage's warm-up.
 
     Raises:
       Lost: for a collapse, with its kind, the figures, what to change, and where the last healthy weights are.
@@ -38,6 +38,6 @@ def judge(session: Any, reading: Metrics, thresholds: Mapping[str, Any], **of_ru
     checkpoint = "no checkpoint was saved yet" if step is None else f"the last healthy checkpoint is step {step}"
     holds = "the last healthy teacher" if now.epochs else "the teacher that the stage began with: no epoch has ended"
     raise Lost(
-        f"{why}\n  {checkpoint}; {best} holds {holds}. Go on from it in a new --workdir with "
+        f"{why}\n  {checkpoint}; {best} holds {holds}. Continue from it in a new --workdir with "
         f"--config.model.weights={best} and other settings"
     )

@@ -1,4 +1,4 @@
-"""The task of classification: labelled images, a linear head, accuracy and its like."""
+"""The classification task: labelled images, a linear head, accuracy and related metrics."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -26,10 +26,10 @@ MONITORS = ("val/accuracy", "val/balanced_accuracy", "val/macro_f1", "val/loss",
 
 
 class Classification:
-    """See `jaxdino.train.task.Task`.
+    """Classify images. See `jaxdino.train.task.Task`.
 
     Raises:
-      UserError: for data without classes or a validation split, and weights that do not fit.
+      UserError: for data without classes or without a validation split, and weights that do not fit.
     """
 
     arrays: ClassVar = ("image", "label", "weight")
@@ -48,7 +48,7 @@ class Classification:
         self.monitors = MONITORS if self.card.num_classes > 5 else MONITORS[:-1]
 
     def skeleton(self, stage: Stage) -> Skeleton:
-        """Backbone and head."""
+        """Return the backbone and the head, with the stage's adapters."""
         if idle := pixels.without_effect(get_preset(stage.augment), self.spec.config.in_channels):
             self.tell(f"stage {stage.name!r}: {idle}")
         return adapters.adapted(self._bare(stage), self.spec, stage)
@@ -58,7 +58,7 @@ class Classification:
         return self.spec.skeleton(self.card.num_classes, pool=self.card.pool, drop_path=stage.drop_path, **how)
 
     def image_size(self, stage: Stage) -> tuple[int, int]:
-        """The stage's, or the model's own."""
+        """Return the stage's image size, or the model's own."""
         skeleton, size = self._bare(stage), as_size(stage.image_size or self.spec.preprocess.size)
         shapes = skeleton.shapes
         images = jax.ShapeDtypeStruct((1, *size, self.spec.config.in_channels), jnp.float32)
@@ -66,11 +66,11 @@ class Classification:
         return size
 
     def averaged(self, plans: list[Plan], stage: Stage) -> tuple[str, ...]:
-        """What the stage trains, if it keeps an average."""
+        """Return the paths that the stage trains, if it keeps an average."""
         return plans[-1].trainable if stage.ema_decay else ()
 
     def train_step(self, part: Part, current: State) -> Callable:
-        """Augmentation, cross entropy, update."""
+        """Make the step: augmentation, cross entropy, update."""
         mean, std = self.spec.preprocess.mean, self.spec.preprocess.std
         preset = get_preset(part.stage.augment)
 
@@ -90,7 +90,7 @@ class Classification:
         )
 
     def train_batches(self, part: Part) -> pipeline.TrainIter:
-        """Of the training split."""
+        """Return batches of the training split."""
         make = partial(
             pipeline.make_train_iter,
             self.source.split("train"),
@@ -105,19 +105,19 @@ class Classification:
         return {}
 
     def carried(self, before: Part, ended: State) -> tuple[Flat, Flat, State]:
-        """A stage starts from the best weights of the one before."""
+        """Return the best weights of the previous stage."""
         return adapters.merged(state.whole(ended["best"], ended["frozen"]), before), {}, {}
 
     def put_on(self, part: Part, flat: Flat, before: Part | None) -> Flat:
-        """With adapters, where the stage has them."""
+        """Add the stage's adapters."""
         return adapters.put_on(flat, self._bare(part.stage), self.spec, part)
 
     def baseline(self, session: Any) -> Metrics:
-        """Nothing: see `given`."""
+        """Return {}: nothing is measured here; see `given`."""
         return {}
 
     def references(self, session: Any) -> dict[str, Metrics]:
-        """The most frequent class alone, and the first weights where they were measured."""
+        """Return the metrics of always predicting the most frequent class, and of the initial weights if measured."""
         given = session.progress.baseline
         common = {f"val/{name}": value for name, value in self._most_frequent("val").items() if name != "class"}
         return {"most frequent class": common} | ({"start": given} if given else {})
@@ -127,14 +127,14 @@ class Classification:
         return metrics.most_frequent(train, other, self.source.class_names)
 
     def given(self, session: Any, part: Part, measured: Callable[[], Metrics]) -> Metrics:
-        """Measured, unless the head is new."""
+        """Return the measured metrics, or {} if the head is new."""
         if part.index:
             return measured()
         session.progress.baseline = {} if self.new_head else measured()
         return session.progress.baseline
 
     def measure(self, session: Any, part: Part) -> Callable[[State], Metrics]:
-        """The metrics of the validation split."""
+        """Return a function that computes the metrics of the validation split."""
         eval_step = self._eval_step(part.skeleton)
 
         def measured(current: State) -> Metrics:
@@ -153,18 +153,18 @@ class Classification:
         return step.compile_eval_step(skeleton, normalize, self.mesh)
 
     def _evaluate(self, session: Any, part: Part, split: str, eval_step: Callable, flat: Flat) -> Metrics:
-        """The metrics of a whole split, over all devices and processes: {"val/accuracy": ...}."""
+        """Compute the metrics of a whole split, over all devices and processes: {"val/accuracy": ...}."""
         found = metrics.classification(*self._answers(session, part, split, eval_step, flat))
         return {f"{split}/{name}": value for name, value in found.items()}
 
     def _answers(
         self, session: Any, part: Part, split: str, eval_step: Callable, flat: Flat
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Logits (N, C) and labels (N,) of all images of a split that can be read.
+        """Compute logits (N, C) and collect labels (N,) of all readable images of a split.
 
         Raises:
           Stopped: if the run is asked to stop meanwhile.
-          UserError: if no image of the split can be read, or the model answers with nan or infinity.
+          UserError: if no image of the split can be read, or the model outputs nan or infinity.
         """
         make = partial(pipeline.make_eval_iter, self.source.split(split), **self._channels)
         batches = session.each(split, data.batches(make, self.config, part, self.spec.preprocess))
@@ -175,29 +175,29 @@ class Classification:
             labels.append(out["label"][counted])
         if not all(np.isfinite(each).all() for each in logits):
             raise UserError(
-                f"the model of stage {part.stage.name!r} answers the {split} images with nan or infinity: lower its "
+                f"the model of stage {part.stage.name!r} outputs nan or infinity for the {split} images: lower its "
                 "learning rates, check the weights it started from for nan, and start in a new --workdir"
             )
         return np.concatenate(logits), np.concatenate(labels)
 
     def reading(self, measured: Mapping[str, jax.Array]) -> Metrics:
-        """All of them."""
+        """Return all measures."""
         return {name: float(value) for name, value in measured.items()}
 
     def judge(self, session: Any, reading: Metrics) -> None:
-        """Nothing is watched but the loss, which the loop watches."""
+        """Do nothing: only the loss is checked, by the loop."""
 
     def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray]) -> None:
-        """The model into best/."""
+        """Write the model to best/."""
         weights.save(folder / "best", self.card, part.image_size, adapters.merged(flat, part))
 
     def end(self, session: Any, part: Part, current: State) -> None:
         """Nothing."""
 
     def finish(self, session: Any) -> tuple[dict[str, Any], list[str]]:
-        """The metrics of the best model, as it was saved, on the test split (on the validation split without one).
+        """Evaluate the saved best model on the test split, or on the validation split if there is no test split.
 
-        Those of each class are among them; the confusion matrix is written to a file of its own.
+        The metrics of each class are included; the confusion matrix is written to a separate file.
         """
         split = "test" if "test" in self.source.splits else "val"
         part = session.setup.parts[session.progress.best_model["stage"]]
@@ -217,10 +217,10 @@ class Classification:
             *results.class_lines(split, classes),
         ]
         if split == "val":
-            lines.append("the data has no test split: these are the images that chose the model, which flatters it")
+            lines.append("the data has no test split: the model was selected on these images, so this is optimistic")
         summary = found | {"most_frequent_class": common, "per_class": classes}
         return {f"{split}/{name}": value for name, value in summary.items()}, lines
 
     def pictures(self, session: Any) -> None:
-        """Loss, learning rates, accuracy."""
+        """Plot loss, learning rates and accuracy."""
         plots.draw(session.folder.records(), session.folder.folder, plots.CLASSIFICATION)

@@ -1,4 +1,4 @@
-"""The task of self-distillation: images without labels, a student, its teacher, k-NN where there are labels."""
+"""The self-distillation task: unlabelled images, a student and its teacher; k-NN accuracy if there are labels."""
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -37,10 +37,10 @@ BACKBONE = "backbone."
 
 
 class Distillation:
-    """See `jaxdino.train.task.Task`.
+    """Train by self-distillation. See `jaxdino.train.task.Task`.
 
     Raises:
-      UserError: for views, a projection or an objective that cannot be, or weights that do not fit.
+      UserError: for invalid views, projection or objective, or weights that do not fit.
     """
 
     arrays: ClassVar = ("global", "local", "mask", "weight")
@@ -69,15 +69,15 @@ class Distillation:
         alarms.check(config.alarms)
 
     def views_of(self, kind: str) -> tuple[views.View, ...]:
-        """A view for each crop."""
+        """Return a view per crop."""
         return views.expanded(self.views, kind)
 
     def settings(self, stage: Stage) -> Distill:
-        """See `distill_objective.settings`."""
+        """Return the stage's objective settings; see `distill_objective.settings`."""
         return distill_objective.settings(self.config, stage, self.card.spec)
 
     def skeleton(self, stage: Stage) -> Skeleton:
-        """Backbone and projection heads."""
+        """Return the backbone and the projection heads, with the stage's adapters."""
         distill_objective.check_stage(stage, self.settings(stage), self.tell)
         return adapters.adapted(self._bare(stage), self.spec, stage)
 
@@ -85,7 +85,7 @@ class Distillation:
         return self.spec.skeleton(drop_path=stage.drop_path, **precision.how(self.config))
 
     def image_size(self, stage: Stage) -> tuple[int, int]:
-        """Of the global views; UserError if the model does not take their or the local views' size."""
+        """Return the size of the global views. Raises UserError if the model does not support a view's size."""
         if stage.image_size:
             raise UserError(f"stage {stage.name!r}: image_size={stage.image_size} is not read: set data.views")
         places = {f"data.views[{index}].size": view.size for index, view in enumerate(self.views)}
@@ -96,18 +96,18 @@ class Distillation:
 
     @cached_property
     def backbone(self) -> Skeleton:
-        """Of the backbone alone."""
+        """The skeleton of the backbone alone."""
         how = precision.how(self.config)
         return params.abstract(lambda: self.card.spec.config.build(rngs=ShapesOnly(), drop_path=0.0, **how))
 
     def averaged(self, plans: list[Plan], stage: Stage) -> tuple[str, ...]:
-        """Whatever has been trained so far: elsewhere teacher and student are one."""
+        """Return all paths trained so far; the other parameters are equal in teacher and student."""
         trained = {path for plan in plans for path in plan.trainable}
         trained |= adapters.kernels(trained)
         return tuple(path for path in plans[-1].leaves if path in trained)
 
     def objective(self, part: Part) -> SelfDistillation:
-        """What the stage minimises."""
+        """Return the stage's objective."""
         settings = self.settings(part.stage)
         warmup = settings.warmup_teacher_temperature_epochs * part.steps_per_epoch
         masking, capacity = self.masking(part.stage), 0
@@ -126,11 +126,11 @@ class Distillation:
         )
 
     def masking(self, stage: Stage) -> Masking | None:
-        """Which patches the student does not see, for iBOT."""
+        """Return the iBOT masking: which patches are hidden from the student."""
         return distill_objective.masking(self.settings(stage), self.card.spec)
 
     def train_step(self, part: Part, current: State) -> Callable:
-        """Photometric augmentation, the teacher's answers, the student's losses, update, average."""
+        """Make the step: photometric augmentation, teacher outputs, student losses, update, average."""
         recipes = {kind: self.views_of(kind) for kind in views.KINDS}
         mean, std = self.card.spec.preprocess.mean, self.card.spec.preprocess.std
 
@@ -151,7 +151,7 @@ class Distillation:
         )
 
     def train_batches(self, part: Part) -> pipeline.TrainIter:
-        """Crops of the training images."""
+        """Return crops of the training images."""
         return multicrop.make_multicrop_iter(
             self.source.split("train"),
             pixels.of_model(data.config_of(self.config), self.card.spec.preprocess),
@@ -166,10 +166,10 @@ class Distillation:
         )
 
     def more(self, flat: Flat) -> State:
-        """The teacher's buffers, the centres, and the reference where a stage looks at it."""
+        """Return the teacher's buffers and centres, and the reference weights if a stage uses them."""
         skeleton = self.spec.skeleton()
         settings = [self.settings(stage) for stage in self._stages]
-        heads = HEADS if any(one.ibot for one in settings) else HEADS[:1]  # one centre each, even of a shared head
+        heads = HEADS if any(one.ibot for one in settings) else HEADS[:1]  # one centre each, even for a shared head
         anchored = any(one.anchored for one in settings)
         return {
             "teacher": {
@@ -186,40 +186,40 @@ class Distillation:
         return stages(self.config)
 
     def carried(self, before: Part, ended: State) -> tuple[Flat, Flat, State]:
-        """Student and teacher each go on as they are, their adapters merged."""
+        """Return the latest student and teacher, with their adapters merged."""
         moving, frozen = ended["moving"], ended["frozen"]
         student = adapters.merged(frozen | moving["trainable"] | moving["buffers"], before)
         teacher = adapters.merged(frozen | moving["ema"] | moving["buffers"], before)
         return student, teacher, {"teacher": moving["teacher"]}
 
     def put_on(self, part: Part, flat: Flat, before: Part | None) -> Flat:
-        """With adapters, where the stage has them."""
+        """Add the stage's adapters."""
         return adapters.put_on(flat, self._bare(part.stage), self.spec, part)
 
     def baseline(self, session: Any) -> Metrics:
-        """k-NN accuracy of the first weights and of raw pixels."""
+        """Compute the k-NN accuracy of the initial weights and of raw pixels."""
         if not self.retrieval:
             return {}
         found = self.retrieval.measure(session, backbone_of(self.flat))
         pixels = self.retrieval.pixels(session)
-        self.tell(f"k-NN accuracy: {found[self.shown]:.4f} at the start, {pixels[self.shown]:.4f} of raw pixels")
+        self.tell(f"k-NN accuracy: {found[self.shown]:.4f} at the start, {pixels[self.shown]:.4f} from raw pixels")
         self.judge(session, found)
         return {"start": found[self.shown], "pixels": pixels[self.shown]}
 
     def references(self, session: Any) -> dict[str, Metrics]:
-        """k-NN of raw pixels and of the first weights."""
+        """Return the k-NN accuracy of raw pixels and of the initial weights."""
         names = {"raw pixels": "pixels", "start": "start"}
         found = session.progress.baseline
         return {name: {self.shown: found[key]} for name, key in names.items() if key in found}
 
     def given(self, session: Any, part: Part, measured: Callable[[], Metrics]) -> Metrics:
-        """k-NN of the teacher that a stage starts with: at the run's start, the baseline."""
+        """Return the k-NN accuracy of the teacher that a stage starts with; for the first stage, the baseline."""
         if not part.index and part.stage.monitor == self.shown:
             return {self.shown: session.progress.baseline["start"]}
         return measured()
 
     def measure(self, session: Any, part: Part) -> Callable[[State], Metrics]:
-        """k-NN accuracy of the teacher, in the epochs that are due."""
+        """Return a function that computes the teacher's k-NN accuracy in the epochs when it is due."""
 
         def measured(current: State) -> Metrics:
             now = session.progress
@@ -232,13 +232,13 @@ class Distillation:
         return measured
 
     def reading(self, measured: Mapping[str, jax.Array]) -> Metrics:
-        """The scalars, and rank and spread of the teacher's features."""
+        """Return the scalar measures, and the rank and spread of the teacher's features."""
         features = np.asarray(measured["features"], np.float32)[np.asarray(measured["counted"]) > 0]
         found = {name: float(value) for name, value in measured.items() if name not in ("features", "counted")}
         return found | {"feature_rank": feature_rank(features), "feature_std": feature_std(features)}
 
     def judge(self, session: Any, reading: Metrics) -> None:
-        """Raises Lost when the alarms say that the run has collapsed."""
+        """Raise Lost if the alarms detect a collapse."""
         if not self.config.alarms.stop:
             return
         of_run = {"trained_start": self.config.model.weights != weights.RANDOM}
@@ -248,13 +248,13 @@ class Distillation:
         alarms.judge(session, reading, self.config.alarms, **of_run)
 
     def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray]) -> None:
-        """The teacher's backbone into best/, to be used at the size it is measured at."""
+        """Write the teacher's backbone to best/, with the image size of the evaluation."""
         side = self.config.evaluation.image_size
         kept = {path: leaf for path, leaf in adapters.merged(flat, part).items() if path.startswith(BACKBONE)}
         weights.save(folder / "best", self.card, (side, side) if side else part.image_size, kept)
 
     def end(self, session: Any, part: Part, current: State) -> None:
-        """Teacher, student, heads and centres into training/."""
+        """Write teacher, student, heads and centres to training/."""
         moving, frozen = current["moving"], current["frozen"]
         roles = {
             "teacher": frozen | moving["ema"] | moving["teacher"]["buffers"],
@@ -264,7 +264,7 @@ class Distillation:
         save_networks(session, self.card, self.spec, whole, moving["teacher"]["centres"])
 
     def finish(self, session: Any) -> tuple[dict[str, Any], list[str]]:
-        """What the teacher sees, drawn; k-NN and linear accuracy of teacher and student, beside the start's."""
+        """Draw the teacher's attention and features; evaluate k-NN and linear accuracy of teacher and student."""
         splits = self.source.splits
         session.stop.check()
         if session.chief:
@@ -272,14 +272,16 @@ class Distillation:
             report.draw(model, splits.get("val", splits["train"]), session.folder.folder)
         session.stop.check()
         if not self.retrieval:
-            return {}, ["the data has no labels: nothing was measured on them (config.evaluation.root names a folder)"]
+            return {}, [
+                "the data has no labels: no accuracy was measured (config.evaluation.root sets a labelled folder)"
+            ]
         return self.retrieval.finish(session)
 
     def pictures(self, session: Any) -> None:
-        """Loss, entropy, k-NN and learning rates over time."""
+        """Plot loss, entropy, k-NN accuracy and learning rates."""
         plots.draw(session.folder.records(), session.folder.folder, plots.distillation(session.progress.baseline))
 
 
 def backbone_of(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The backbone's leaves under its own paths."""
+    """Return the backbone's leaves under its own paths."""
     return {path.removeprefix(BACKBONE): leaf for path, leaf in flat.items() if path.startswith(BACKBONE)}

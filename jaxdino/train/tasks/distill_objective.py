@@ -1,4 +1,4 @@
-"""What a stage of self-distillation minimises, checked against the model and the weights that the run starts from."""
+"""The objective of a self-distillation stage, checked against the model and the initial weights of the run."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -16,29 +16,29 @@ from jaxdino.stage import Stage
 from jaxdino.train import weights
 
 UNREAD = {"augment": "none", "label_smoothing": 0.0, "ema_decay": 0.0}
-"""Fields of a stage that only classification reads, and what they are when nobody sets them."""
+"""Fields of a stage that only classification uses -> their defaults."""
 
 
 def settings(config: Any, stage: Stage, spec: ModelSpec) -> Distill:
-    """The objective of a stage: the method's, what the config sets otherwise, what the stage does.
+    """Merge the objective of a stage: the method's settings, then those of the config, then those of the stage.
 
     Raises:
-      UserError: for settings that cannot be, an anchor of random weights, and masks for a model without a mask token.
+      UserError: for invalid settings, an anchor to random weights, and masks for a model without a mask token.
     """
     given = {
         name: value for name, value in config.objective.items() if name not in ("name", "method") and value is not None
     }
     method, random = method_named(config.objective.method), config.model.weights == weights.RANDOM
-    if random:  # nothing to hold on to
+    if random:  # no trained weights to anchor to
         method = dataclasses.replace(method, gram=0.0)
     found = method.changed({**given, **stage.objective}, f"stage {stage.name!r}")
     if found.anchored and random:
         raise UserError(
-            f"stage {stage.name!r}: gram={found.gram} and anchor={found.anchor} hold on to the weights that the run "
-            "started from, which are random: set both to 0, or start from weights"
+            f"stage {stage.name!r}: gram={found.gram} and anchor={found.anchor} anchor to the weights that the run "
+            "started from, which are random: set both to 0, or start from trained weights"
         )
     if found.ibot and not hasattr(spec.config, "mask_token"):
-        raise UserError(f"stage {stage.name!r}: ibot={found.ibot} masks patches, which {spec.name} cannot")
+        raise UserError(f"stage {stage.name!r}: ibot={found.ibot} masks patches, which {spec.name} does not support")
     if found.ibot and not spec.config.mask_token:
         raise UserError(
             f"stage {stage.name!r}: ibot={found.ibot} masks patches, and {spec.name} has no mask token: set it to 0, "
@@ -48,7 +48,7 @@ def settings(config: Any, stage: Stage, spec: ModelSpec) -> Distill:
 
 
 def check_stage(stage: Stage, found: Distill, say: Callable[[str], None]) -> None:
-    """Warn of a student that is as sharp as its teacher. Raises UserError for fields that only labels give a use."""
+    """Warn if the student is as sharp as its teacher. Raises UserError for fields that only a labelled task uses."""
     for name, unread in UNREAD.items():
         if getattr(stage, name) != unread:
             raise UserError(f"stage {stage.name!r}: {name}={getattr(stage, name)} is not read without labels")
@@ -56,19 +56,19 @@ def check_stage(stage: Stage, found: Distill, say: Callable[[str], None]) -> Non
     if not found.student_temperature > hottest:
         say(
             f"WARNING: stage {stage.name!r}: student_temperature={found.student_temperature} is not above the "
-            f"teacher's {hottest}: nothing sharpens the answers, which can then become uniform"
+            f"teacher's {hottest}: the outputs are not sharpened, and can become uniform"
         )
 
 
 def masking(found: Distill, spec: ModelSpec) -> Masking | None:
-    """Which patches the student does not see, for iBOT."""
+    """Return the iBOT masking: which patches are hidden from the student."""
     if not found.ibot:
         return None
     return Masking(found.mask_prob, found.mask_ratio, patch=spec.config.patch_size)
 
 
 def check_sizes(places: Mapping[str, int], spec: ModelSpec, backbone: Skeleton) -> None:
-    """Raises UserError, with sizes that fit, if the model does not take images of one of them, {setting: pixels}."""
+    """Raise UserError, with the nearest valid sizes, if the model does not support a size in {setting: pixels}."""
     wrong = {}
     for place, size in places.items():
         images = jax.ShapeDtypeStruct((1, size, size, spec.config.in_channels), jnp.float32)

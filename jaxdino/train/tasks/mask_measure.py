@@ -1,4 +1,4 @@
-"""What the masks of a model are worth on a split of pairs, and how some of them look."""
+"""Segmentation metrics on a split of (image, prompt, mask) pairs, and example pictures."""
 
 import functools
 from collections.abc import Callable
@@ -24,14 +24,14 @@ from jaxdino.train.task import Metrics
 
 SHOWN = 6  # pairs in the picture
 METRICS = ("miou", "dice", "iou", "iou_50", "iou_75", "iou_90", "precision", "recall", "loss")
-"""What is measured of a split; see `evals.segmentation.summarise`."""
+"""Metrics of a split; see `evals.segmentation.summarise`."""
 
 
 @functools.lru_cache(maxsize=2)
 def _compiled(spec: ModelSpec, settings: Segmenting, mesh: Mesh, **how: Any) -> Callable[[Flat, Any, Batch], Batch]:
-    """(flat, text, batch) -> {"logits" (B, H, W), what `evals.counts` counts (B,), "loss" ()}.
+    """Compile (flat, text, batch) -> {"logits" (B, H, W), the counts of `evals.counts` (B,), "loss" ()}.
 
-    Stages of the same model share it. `how`: the precision, as `ModelSpec.build` takes it.
+    Stages with the same model share the compiled function. `how`: the precision, as `ModelSpec.build` takes it.
     """
     skeleton, objective = spec.skeleton(**how), Segment(settings, ids=None)
     normalize = partial(device_aug.normalize, mean=spec.preprocess.mean, std=spec.preprocess.std)
@@ -48,13 +48,13 @@ def _compiled(spec: ModelSpec, settings: Segmenting, mesh: Mesh, **how: Any) -> 
 
 
 class MaskMeasure:
-    """Measures the masks that a stage's model gives, exactly as they are trained: same size, same crop, same prompts.
+    """Evaluate the masks of a stage's model under the conditions of training: same size, same crop, same prompts.
 
     Args:
       how: the precision, as `ModelSpec.build` takes it.
       features: (flat) -> the prompts' features (n, T).
-      batches: of a split: (split's name) -> `EvalBatches`; (split's name, n) -> `EvalBatches` in the order of
-        `samples.spread_first`, and the order.
+      batches: makes the batches of a split: (name of the split) -> `EvalBatches`; (name of the split, n) ->
+        (`EvalBatches` in the order of `samples.spread_first`, that order).
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class MaskMeasure:
         self._look = _compiled(spec, settings, mesh, **how)
 
     def __call__(self, session: Any, split: str, flat: Flat) -> tuple[Metrics, dict[str, Metrics]]:
-        """The metrics of a whole split, {"val/miou": ...}, and those of each prompt.
+        """Compute the metrics of a whole split, {"val/miou": ...}, and those of each prompt.
 
         Raises:
-          Stopped: if the run is told to stop meanwhile.
-          UserError: if no pair of the split can be read, or the model answers with nan or infinity.
+          Stopped: if the run is asked to stop meanwhile.
+          UserError: if no pair of the split can be read, or the model outputs nan or infinity.
         """
         text = self.features(flat)
 
@@ -97,7 +97,7 @@ class MaskMeasure:
         loss = float(sum(losses) / max(sum(weights), 1e-12))
         if not np.isfinite(loss):
             raise UserError(
-                f"the model answers the {split} images with nan or infinity: lower the learning rates of its stage, "
+                f"the model outputs nan or infinity for the {split} images: lower the learning rates of its stage, "
                 "check the weights it started from for nan, and start in a new --workdir"
             )
         counts = {name: np.concatenate(values) for name, values in found.items()}
@@ -106,9 +106,9 @@ class MaskMeasure:
         return {f"{split}/{name}": value for name, value in {**metrics, "loss": loss}.items()}, per_prompt
 
     def draw(self, split: str, flat: Flat, file: Path) -> None:
-        """Image, prompt, truth and prediction of pairs spread over a split, of different images where there are enough.
+        """Draw image, prompt, true mask and predicted mask of some pairs of a split, from different images if possible.
 
-        Pairs of the same image follow each other; a pair that cannot be read is left out.
+        Pairs of the same image are adjacent; a pair that cannot be read is left out.
         """
         from jaxdino.evals.segmentation_pictures import draw_pairs
 

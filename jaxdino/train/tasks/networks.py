@@ -1,4 +1,4 @@
-"""What a run of self-distillation leaves beside its best backbone: teacher, student, their heads and the centres."""
+"""Save the networks of a self-distillation run: teacher, student, their heads and the centres."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ CENTRE_SHAPES = {"dino_head": (1, -1), "ibot_head": (1, 1, -1)}
 
 
 def save_networks(session: Any, card: Card, spec: DistillSpec, networks: Mapping[str, Flat], centres: Flat) -> None:
-    """Writes `training/` in the run's folder, in place of an earlier one; see docs/training_checkpoints.md.
+    """Write `training/` in the run's folder, replacing an earlier one; see docs/training_checkpoints.md.
 
     Args:
       networks: {"teacher" or "student": all its leaves}.
@@ -31,7 +31,7 @@ def save_networks(session: Any, card: Card, spec: DistillSpec, networks: Mapping
 
 
 def _parts(card: Card, spec: DistillSpec, flat: Mapping[str, np.ndarray]) -> dict[str, Pretrained]:
-    """A network's backbone and heads, each a model of its own."""
+    """Split a network into its backbone and heads, each as a separate model."""
     config = head_config(spec.projection, card.spec.config.width)
     cards = {"backbone": card}
     for head in HEADS:

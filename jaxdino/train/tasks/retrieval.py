@@ -1,4 +1,4 @@
-"""How good a backbone's features are, by labels that training never sees: k-NN as a run goes on, linear at its end."""
+"""Evaluate a backbone's features with labels not used in training: k-NN during the run, a linear probe at its end."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -27,17 +27,17 @@ from jaxdino.train.task import Metrics
 Features = tuple[np.ndarray, np.ndarray]
 """Features (N, D) and labels (N,) of a split."""
 KNN = "val/knn_accuracy"
-PIXELS = 32  # the side that raw pixels are compared at
+PIXELS = 32  # side length at which raw pixels are compared
 
 
 @dataclasses.dataclass(frozen=True)
 class Retrieval:
-    """Labelled images, and how they are looked at.
+    """Labelled images and the settings for their features.
 
     Attributes:
-      k: numbers of neighbours that the bank is large enough for; the largest is that of `KNN`.
-      size: pixels that the backbone sees. pool: a key of `pools.FEATURES`.
-      called: stands before a split's name where its skipped images are counted.
+      k: numbers of neighbours, limited by the number of labelled images; `KNN` is the accuracy of the largest.
+      size: image size for the backbone. pool: a key of `pools.FEATURES`.
+      called: prefix of a split's name in the counts of skipped images.
     """
 
     source: Source
@@ -63,11 +63,10 @@ class Retrieval:
         mesh: Mesh,
         say: Callable[[str], None],
     ) -> "Retrieval | None":
-        """Of the labelled images that the config names, or of the training data's own; None if there are none.
+        """Load the labelled images that the config names, or use the training data's own labels; None without labels.
 
         Raises:
-          UserError: for settings that cannot be; if the folder that the config names has no labels or no validation
-            images.
+          UserError: for invalid settings, or a folder in the config without labels or validation images.
         """
         given, cfg = config.evaluation, data.config_of(config)
         for name in ("every_epochs", "batch_size", "k"):
@@ -90,23 +89,23 @@ class Retrieval:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of what is measured."""
+        """Return the metric names."""
         return (KNN, *(f"val/knn{k}_accuracy" for k in self.k))
 
     def measure(self, session: Any, flat: Flat) -> Metrics:
-        """{"val/knn_accuracy": of the largest k, "val/knn10_accuracy": ...} of a backbone on the validation images."""
+        """Compute {"val/knn_accuracy": for the largest k, "val/knn10_accuracy": ...} on the validation images."""
         splits = [self._features(session, name, flat) for name in ("train", "val")]
         return self._accuracies(session, "val", *splits)
 
     def pixels(self, session: Any) -> Metrics:
-        """The same of raw pixels."""
+        """Compute the same metrics from raw pixels."""
         size = min(PIXELS, self.size)
         splits = (self._batches(session, name) for name in ("train", "val"))
         return self._accuracies(session, "val", *(features.pixels(batches, size, self.mesh) for batches in splits))
 
     def finish(self, session: Any) -> tuple[dict[str, Any], list[str]]:
-        """What the summary gets: k-NN at the start, at the end and of raw pixels; on the test split (validation, for
-        want of one) k-NN and linear accuracy of teacher and student."""
+        """Return entries for the summary and lines to print: k-NN accuracy at the start, at the end and of raw pixels;
+        k-NN and linear accuracy of teacher and student on the test split (the validation split if there is none)."""
         split = "test" if "test" in self.source.splits else "val"
         networks = {"teacher": session.folder / "best", "student": session.folder / "training" / "student" / "backbone"}
         found: dict[str, Any] = {"split": split}
@@ -123,7 +122,7 @@ class Retrieval:
             + ", ".join(
                 f"{key.removeprefix(f'{split}/').replace('_', ' ')} {value:.4f}"
                 for key, value in found[name].items()
-                if key != f"{split}/knn_accuracy"  # that of the largest k, which has its own name too
+                if key != f"{split}/knn_accuracy"  # the same as that of the largest k
             )
             for name in networks
         ]
@@ -146,7 +145,7 @@ class Retrieval:
 
     @cached_property
     def _embed(self) -> Callable[[Flat, jax.Array], jax.Array]:
-        """(flat, uint8 images) -> features, compiled once a run."""
+        """Compile (flat, uint8 images) -> features, once per run."""
         how = self.spec.preprocess
 
         def embed(flat, images):

@@ -1,4 +1,4 @@
-"""The task of text-prompted segmentation: images, prompts and masks; CLIP, DINO and SAM's decoder in one model."""
+"""The text-prompted segmentation task: images, prompts and masks; CLIP, DINO and SAM's decoder in one model."""
 
 import dataclasses
 import functools
@@ -39,7 +39,7 @@ TEXT, IMAGE = "backbone.clip.", "backbone.dino."
 
 
 class Segmentation:
-    """See `jaxdino.train.task.Task`.
+    """Segment images by text prompts. See `jaxdino.train.task.Task`.
 
     Raises:
       UserError: for data without pairs or a validation split, a prompt that is too long, and weights that do not fit.
@@ -55,7 +55,7 @@ class Segmentation:
         chosen = stages(config)
         if any(stage.monitor == "val/loss" and self.settings(stage) != self.settings(chosen[0]) for stage in chosen):
             raise UserError(
-                "val/loss compares the stages with one another, and their objectives differ: monitor val/miou "
+                "val/loss cannot compare stages with different objectives: monitor val/miou "
                 "(--config.early_stopping.monitor=val/miou), or give all stages the same objective"
             )
         self.prompts = PromptConfig.of(config.prompts)
@@ -73,20 +73,22 @@ class Segmentation:
         self.monitors = tuple(f"val/{name}" for name in METRICS)
 
     def spec_of(self, stage: Stage) -> ModelSpec:
-        """The model with the stage's adapters."""
+        """Return the model spec with the stage's adapters."""
         for name in stage.lora:
             if name not in ADAPTED:
-                raise UserError(f"stage {stage.name!r}: lora.{name} is no part of the model; give {', '.join(ADAPTED)}")
+                raise UserError(
+                    f"stage {stage.name!r}: lora.{name} is not part of the model; give {', '.join(ADAPTED)}"
+                )
         lora = {f"{name}_lora": LoRA.of(stage.lora[name]) if name in stage.lora else None for name in ADAPTED}
         return dataclasses.replace(self.spec, config=dataclasses.replace(self.spec.config, **lora))
 
     def settings(self, stage: Stage) -> Segmenting:
-        """The objective of a stage: what the config sets, and what the stage sets otherwise."""
+        """Merge the objective of a stage: the config's settings, then those of the stage."""
         given = {name: value for name, value in self.config.objective.items() if name != "name" and value is not None}
         return Segmenting().changed({**given, **stage.objective}, f"stage {stage.name!r}")
 
     def skeleton(self, stage: Stage) -> Skeleton:
-        """The three parts, the projections between them, and the stage's adapters."""
+        """Return the three parts, the projections between them, and the stage's adapters."""
         get_preset(stage.augment)
         self.settings(stage)
         if stage.label_smoothing:
@@ -94,7 +96,7 @@ class Segmentation:
         return self.spec_of(stage).skeleton(drop_path=stage.drop_path, **precision.how(self.config))
 
     def image_size(self, stage: Stage) -> tuple[int, int]:
-        """The stage's, or the image encoder's own; UserError if its patches do not divide it."""
+        """Return the stage's image size, or the image encoder's. Raises UserError unless patches divide it."""
         size = as_size(stage.image_size or self.spec.preprocess.size)
         skeleton = self.spec.skeleton()
         shapes = skeleton.shapes
@@ -103,11 +105,11 @@ class Segmentation:
         return size
 
     def averaged(self, plans: list[Plan], stage: Stage) -> tuple[str, ...]:
-        """What the stage trains, if it keeps an average."""
+        """Return the paths that the stage trains, if it keeps an average."""
         return plans[-1].trainable if stage.ema_decay else ()
 
     def train_step(self, part: Part, current: State) -> Callable:
-        """Colours, forward pass, losses, update."""
+        """Make the step: colour augmentation, forward pass, losses, update."""
         mean, std = self.spec.preprocess.mean, self.spec.preprocess.std
         preset = colour_only(part.stage.augment)
 
@@ -127,13 +129,13 @@ class Segmentation:
         )
 
     def objective(self, part: Part, current: State) -> Segment:
-        """What the stage minimises; the prompts' features are computed once where nothing changes them."""
+        """Return the stage's objective. The prompts' features are computed once if the stage does not change them."""
         learns = any(path.startswith(TEXT) for path in part.plan.trainable)
         features = None if learns else self.features(self.spec_of(part.stage), whole(current))
         return Segment(self.settings(part.stage), self.ids, features, part.skeleton, self.image_encoder)
 
     def features(self, spec: ModelSpec, flat: Flat) -> np.ndarray:
-        """(n, T) of all prompts, on the host."""
+        """Compute the features (n, T) of all prompts, on the host."""
         text = dataclasses.replace(spec, config=dataclasses.replace(spec.config, dino_lora=None, decoder_lora=None))
         encode = _text_encoder(text, self.mesh, **precision.how(self.config))
         needed = text.skeleton(**precision.how(self.config)).entries
@@ -141,29 +143,29 @@ class Segmentation:
 
     @cached_property
     def image_encoder(self) -> Skeleton:
-        """Of the image encoder alone."""
+        """The skeleton of the image encoder alone."""
         how = precision.how(self.config)
         return abstract(lambda: self.spec.config.image.build(rngs=ShapesOnly(), drop_path=0.0, **how))
 
     def train_batches(self, part: Part) -> Any:
-        """Pairs of the training split."""
+        """Return pairs of the training split."""
         given = dict(prompts=self.prompts, seed=part.seed, preset=part.stage.augment)
         make = partial(make_pair_train_iter, self.source.split("train"), **given)
         return data.batches(make, self.config, part, self.spec.preprocess)
 
     def more(self, flat: Flat) -> State:
-        """The image encoder as the run begins, where a stage looks at it."""
+        """Return the initial image encoder of the run, if a stage uses it as a reference."""
         if not any(self.settings(stage).ssl for stage in stages(self.config)):
             return {}
         return {"reference": {path: flat[IMAGE + path] for path in self.image_encoder.entries}}
 
     def carried(self, before: Part, ended: State) -> tuple[Flat, Flat, State]:
-        """A stage starts from the best weights of the one before, adapters and all."""
+        """Return the best weights of the previous stage, including its adapters."""
         more = {name: ended["moving"][name] for name in ("reference",) if name in ended["moving"]}
         return state.whole(ended["best"], ended["frozen"]), {}, more
 
     def put_on(self, part: Part, flat: Flat, before: Part | None) -> Flat:
-        """Adapters that both stages have go on, others are merged, new ones begin."""
+        """Keep adapters that both stages have, merge the others, and add new ones."""
         was = self.spec_of(before.stage) if before else self.spec
         return adapters.refitted(was, self.spec_of(part.stage), flat, part.seed)
 
@@ -172,11 +174,11 @@ class Segmentation:
         return {}
 
     def references(self, session: Any) -> dict[str, Metrics]:
-        """The first weights, where they were measured."""
+        """Return the metrics of the initial weights, if they were measured."""
         return {"start": session.progress.baseline} if session.progress.baseline else {}
 
     def given(self, session: Any, part: Part, measured: Callable[[], Metrics]) -> Metrics:
-        """Measured, unless the projections are new."""
+        """Return the measured metrics, or {} if the projections are new."""
         if part.index:
             return measured()
         trained = "stage" in self.card.source
@@ -184,7 +186,7 @@ class Segmentation:
         return session.progress.baseline
 
     def measure(self, session: Any, part: Part) -> Callable[[State], Metrics]:
-        """The metrics of the validation split."""
+        """Return a function that computes the metrics of the validation split."""
         measure = self._measure(part)
 
         def measured(current: State) -> Metrics:
@@ -210,14 +212,14 @@ class Segmentation:
         return MaskMeasure(spec, self.settings(part.stage), self.source.class_names, how=how, **given)
 
     def reading(self, measured: Mapping[str, jax.Array]) -> Metrics:
-        """All of them."""
+        """Return all measures."""
         return {name: float(value) for name, value in measured.items()}
 
     def judge(self, session: Any, reading: Metrics) -> None:
-        """Nothing is watched but the loss, which the loop watches."""
+        """Do nothing: only the loss is checked, by the loop."""
 
     def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray]) -> None:
-        """The segmenter into best/, its adapters beside their kernels."""
+        """Write the segmenter to best/; its adapters are not merged."""
         card = dataclasses.replace(self.card, spec=self.spec_of(part.stage))
         how = {"stage": part.stage.name, "templates": self.prompts.templates, "num_points": self.prompts.slots}
         card = dataclasses.replace(card, source={**card.source, **how})
@@ -227,7 +229,7 @@ class Segmentation:
         """Nothing."""
 
     def finish(self, session: Any) -> tuple[dict[str, Any], list[str]]:
-        """The metrics of the best model as it was saved, prompt by prompt; pictures of some pairs."""
+        """Evaluate the saved best model, also per prompt; draw some pairs."""
         part = session.setup.parts[session.progress.best_model["stage"]]
         measure = self._measure(part)
         flat = weights.load(session.folder / "best")
@@ -244,13 +246,13 @@ class Segmentation:
         return found, lines
 
     def pictures(self, session: Any) -> None:
-        """Loss, learning rates, mean IoU."""
+        """Plot loss, learning rates and mean IoU."""
         plots.draw(session.folder.records(), session.folder.folder, plots.SEGMENTATION)
 
 
 @functools.lru_cache(maxsize=2)
 def _text_encoder(spec: ModelSpec, mesh: Mesh, **how: Any) -> Callable[[Flat, jax.Array], jax.Array]:
-    """(flat, ids (n, t, L)) -> the prompts' features (n, T); stages of the same text encoder share it."""
+    """Compile (flat, ids (n, t, L)) -> the prompts' features (n, T); stages with the same text encoder share it."""
     skeleton = spec.skeleton(**how)
     return jax.jit(
         lambda flat, ids: prompt_features(bind(skeleton, flat).backbone, ids), out_shardings=sharding.replicated(mesh)
@@ -258,6 +260,6 @@ def _text_encoder(spec: ModelSpec, mesh: Mesh, **how: Any) -> Callable[[Flat, ja
 
 
 def whole(current: State) -> Flat:
-    """All leaves of a stage's model as they are now."""
+    """Return all current leaves of a stage's model."""
     moving = current["moving"]
     return current["frozen"] | moving["trainable"] | moving["buffers"]

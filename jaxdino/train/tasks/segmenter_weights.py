@@ -1,4 +1,4 @@
-"""Where a run of segmentation starts from: an image encoder, a text encoder and a mask decoder, or an earlier run."""
+"""Initial weights of a segmentation run: an image encoder, a text encoder and a mask decoder, or an earlier run."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ Flat = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """What a run starts from. `companions`: the files of the text encoder's tokenizer, () for the published one."""
+    """Initial weights of a run. `companions`: files of the text encoder's tokenizer, () for the published one."""
 
     card: Card
     flat: Flat
@@ -37,13 +37,13 @@ class Start:
 
 
 def start(config: Any, prompts: tuple[str, ...], tell: Callable[[str], None]) -> Start:
-    """The segmenter that a run starts from, float32, on the host.
+    """Load the segmenter that a run starts from, float32, on the host.
 
-    `config.model.weights` is the image encoder's, as in every run, or the workdir of an earlier run of segmentation,
-    whose three parts, projections and adapters then go on.
+    `config.model.weights` holds the image encoder's weights, as in every run, or is the workdir of an earlier
+    segmentation run, whose three parts, projections and adapters are then used.
 
     Raises:
-      UserError: for weights of another model, a part that cannot be had, or the run of another stage than the last.
+      UserError: for weights of another model, an unavailable part, or the run of a stage other than the previous one.
     """
     if config.model.in_channels is not None:
         _check_channels(config.model.in_channels, "model.in_channels")
@@ -58,7 +58,7 @@ def start(config: Any, prompts: tuple[str, ...], tell: Callable[[str], None]) ->
 
 
 def _earlier(source: str | None) -> Path | None:
-    """The folder of a saved segmenter, if that is what the weights are."""
+    """Return the folder of a saved segmenter if `source` is one, else None."""
     if source in (None, weights.RANDOM) or not Path(source).exists():
         return None
     path = find(source)
@@ -74,21 +74,23 @@ def _continued(config: Any, path: Path, prompts: tuple[str, ...], tell: Callable
     if wanted and ended != wanted:
         raise UserError(
             f"stage {config.stage} ({names[config.stage - 1]}) goes on from stage {config.stage - 1} ({wanted}), and "
-            f"{config.model.weights} is what stage {ended!r} left: give the run of {wanted}"
+            f"{config.model.weights} is the result of stage {ended!r}: give the run of {wanted}"
         )
     if card.spec.name != config.model.name:
         hint = f"--config=configs/clipdinosam.py:{card.spec.name}"
         raise UserError(f"{config.model.weights} was made with a {card.spec.name}, not a {config.model.name}: {hint}")
     _check_channels(card.spec.config.in_channels, config.model.weights)
-    tell(f"weights: {config.model.weights}, after its stage {ended!r}, its CLIP and SAM too: text and sam are not read")
+    tell(
+        f"weights: {config.model.weights}, after its stage {ended!r}, with its CLIP and SAM; text and sam are not read"
+    )
     return Start(dataclasses.replace(card, class_names=prompts), flat, opened.companions)
 
 
 def _assembled(config: Any, prompts: tuple[str, ...], tell: Callable[[str], None]) -> Start:
-    """The three parts, and new projections between them."""
+    """Load the three parts, and initialise new projections between them."""
     card, image = weights.backbone(config, tell)
     if not isinstance(card.spec.config, ViTConfig):
-        raise UserError(f"model.name={card.spec.name}: the image encoder is a ViT: DINO, DINOv2, DINOv3 or one of timm")
+        raise UserError(f"model.name={card.spec.name}: the image encoder must be a ViT: DINO, DINOv2, DINOv3 or timm")
     _check_channels(card.spec.config.in_channels, config.model.weights or card.spec.name)
     text, text_flat, companions = _part(config.text, "text", tell)
     sam, sam_flat, _ = _part(config.sam, "sam", tell)
@@ -106,16 +108,16 @@ def _assembled(config: Any, prompts: tuple[str, ...], tell: Callable[[str], None
 
 
 def _check_channels(channels: int, what: str) -> None:
-    """Raises UserError unless the image encoder sees RGB images: SAM and CLIP do, and so do overlays."""
+    """Raise UserError unless the image encoder takes RGB images, which SAM, CLIP and the overlays need."""
     if channels != RGB:
         raise UserError(
-            f"{what}: an image encoder of {channels} channel{'s' * (channels > 1)}; segmentation takes images of "
+            f"{what}: an image encoder of {channels} channel{'s' * (channels > 1)}; segmentation needs images with "
             "three. Give three-channel weights: grey images are read as three equal channels, and alpha is dropped"
         )
 
 
 def _part(given: Any, word: str, tell: Callable[[str], None]) -> tuple[ModelSpec, Flat, tuple[Path, ...]]:
-    """A published CLIP or SAM: what it is, the leaves of it that are needed (none of random ones), files beside it."""
+    """Load a published CLIP or SAM: its spec, the leaves that are needed ({} for random weights), companion files."""
     family = {"text": "clip", "sam": "sam"}[word]
     known = [name for name, spec in registry.MODELS.items() if spec.family == family]
     if given.weights == weights.RANDOM:
@@ -125,7 +127,7 @@ def _part(given: Any, word: str, tell: Callable[[str], None]) -> tuple[ModelSpec
     with spelling(IMPORT), open_pretrained(given.weights or given.name) as opened:
         spec = opened.card.spec
         if spec.family != family or (family == "clip" and spec.config.text is None):
-            raise UserError(f"{word}.weights={given.weights}: a {spec.name} is no {NEEDED[word]}")
+            raise UserError(f"{word}.weights={given.weights}: a {spec.name} is not a {NEEDED[word]}")
         keep = TEXT if word == "text" else DECODER
         flat = {path: np.asarray(leaf) for path, leaf in opened.flat.items() if path.startswith(keep)}
     for note in opened.notes:
@@ -137,6 +139,6 @@ NEEDED = {"text": "CLIP with a text tower", "sam": "SAM"}
 
 
 def _renamed(flat: Mapping[str, np.ndarray], prefixes: tuple[str, ...], to: str) -> Flat:
-    """The leaves under the prefixes, by their paths in the segmenter."""
+    """Select the leaves under the prefixes, and rename them to their paths in the segmenter."""
     chosen = {path: leaf for path, leaf in flat.items() if path.startswith(prefixes)}
     return {f"backbone.{to}{path.removeprefix('backbone.')}": leaf for path, leaf in chosen.items()}
