@@ -1,4 +1,4 @@
-"""Images that cannot be read: the reason for one, and the list of those of a split."""
+"""Record images that cannot be read: the reason for each one, and the list for a split."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 
 
 class BadImage(Exception):
-    """A record that gives no image; the message is the reason."""
+    """A record that cannot be read as an image; the message is the reason."""
 
 
-MANY = 0.1  # a larger share of unreadable images is worth a warning
+MANY = 0.1  # warn if a larger share of the images is unreadable
 
 
 def check_read(bad: BadImages, unread: int, images: int, warn: Callable[[str], None]) -> None:
-    """Warns when many of the images of a pass could not be read.
+    """Warn when many of the images of a pass could not be read.
 
     Args:
-      bad: names them. unread: how many of the `images` gave none. warn: takes one line.
+      bad: the unreadable images. unread: how many of the `images` could not be read. warn: called with one line.
 
     Raises:
-      UserError: if none at all could be read.
+      UserError: if no image could be read.
     """
     if unread and unread >= images:
         raise UserError(f"no image of {bad.split.name} could be read: {bad.report()}. Mend or remove these files")
@@ -34,11 +34,11 @@ def check_read(bad: BadImages, unread: int, images: int, warn: Callable[[str], N
 
 
 class BadImages:
-    """The records of one split that gave no image: named, counted, skipped or fatal; and remarks about others.
+    """The unreadable records of one split, with their reasons, and remarks about records that were read.
 
     Args:
-      split: where the records come from, for their names.
-      on_bad: "skip" remembers them, "stop" raises UserError at the first.
+      split: the split of the records; gives their names.
+      on_bad: "skip" records them, "stop" raises UserError at the first one.
     """
 
     def __init__(self, split: Split, on_bad: str = "skip"):
@@ -51,7 +51,7 @@ class BadImages:
         return len(self.reasons)
 
     def add(self, index: int, reason: str) -> bool:
-        """Notes a record; True the first time. Raises UserError under "stop"."""
+        """Record a bad image. Return True the first time. Raise UserError if `on_bad` is "stop"."""
         if self.on_bad == "stop":
             raise UserError(
                 f'bad image {self.split.record_name(index)}: {reason}. Mend or remove it, or set on_bad to "skip"'
@@ -61,17 +61,17 @@ class BadImages:
         return new
 
     def remark(self, index: int, line: str) -> None:
-        """Note what is to be said of a record that was read."""
+        """Record a remark about a record that was read."""
         self.remarks.setdefault(index, line)
 
     def report(self, first: int = 5) -> str:
-        """One line with the count and the first names and reasons; "" when all is well."""
+        """Return one line with the count and the first names and reasons, or "" if there are none."""
         if not self.reasons:
             return ""
         return f"{len(self)} bad image(s) skipped in {self.split.name}: {self._listed(self.reasons, first)}"
 
     def remarked(self, first: int = 3) -> str:
-        """One line with the count of images that were read with a remark, and the first of them; "" if none was."""
+        """Return one line with the count and the first images that have remarks, or "" if there are none."""
         if not self.remarks:
             return ""
         found = self._listed(self.remarks, first)

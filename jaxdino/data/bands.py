@@ -1,4 +1,4 @@
-"""Images of any number of bands, with Pillow's geometry: cropped and resized with antialias, band by band."""
+"""Images of any number of bands, cropped and resized band by band with Pillow's antialiased filters."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,10 +8,10 @@ from PIL import Image
 
 
 class Bands:
-    """An image of n bands, each a Pillow image of mode "L"; it has the methods of a Pillow image that move pixels.
+    """An image of n bands, each a Pillow image of mode "L", with the geometric methods of a Pillow image.
 
-    Pillow itself multiplies the colours of an RGBA or LA image by its alpha while it resizes: bands that are no alpha
-    must not be mixed like that, and more than four it cannot hold.
+    Pillow multiplies the colours of an RGBA or LA image by its alpha when it resizes, which is wrong for bands that are
+    not alpha. Pillow also has no modes of more than four bands.
     """
 
     mode = "bands"
@@ -24,26 +24,26 @@ class Bands:
     height = property(lambda self: self.bands[0].height)
 
     def getbands(self) -> tuple[str, ...]:
-        """A name for each band."""
+        """Return a name for each band."""
         return tuple(map(str, range(len(self.bands))))
 
     def _each(self, move: Callable[[Image.Image], Image.Image]) -> "Bands":
         return Bands(map(move, self.bands))
 
     def crop(self, *args: Any, **how: Any) -> "Bands":
-        """As `Image.crop`."""
+        """Crop each band, as `Image.crop`."""
         return self._each(lambda band: band.crop(*args, **how))
 
     def resize(self, *args: Any, **how: Any) -> "Bands":
-        """As `Image.resize`."""
+        """Resize each band, as `Image.resize`."""
         return self._each(lambda band: band.resize(*args, **how))
 
     def transform(self, *args: Any, **how: Any) -> "Bands":
-        """As `Image.transform`."""
+        """Transform each band, as `Image.transform`."""
         return self._each(lambda band: band.transform(*args, **how))
 
     def transpose(self, *args: Any, **how: Any) -> "Bands":
-        """As `Image.transpose`."""
+        """Transpose each band, as `Image.transpose`."""
         return self._each(lambda band: band.transpose(*args, **how))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -54,7 +54,7 @@ Picture = Image.Image | Bands
 
 
 def of_levels(levels: np.ndarray) -> Picture:
-    """uint8 (H, W, C) -> a picture: mode "L" of one band, "RGB" of three, else `Bands`."""
+    """Convert uint8 (H, W, C) to a picture: mode "L" for one band, "RGB" for three, otherwise `Bands`."""
     if levels.shape[-1] == 1:
         return Image.fromarray(np.ascontiguousarray(levels[..., 0]))
     if levels.shape[-1] == 3:
@@ -63,6 +63,6 @@ def of_levels(levels: np.ndarray) -> Picture:
 
 
 def pixels(picture: Picture) -> np.ndarray:
-    """A picture -> uint8 (H, W, C)."""
+    """Convert a picture to uint8 (H, W, C)."""
     levels = np.asarray(picture)
     return levels[..., None] if levels.ndim == 2 else levels

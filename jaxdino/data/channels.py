@@ -1,4 +1,4 @@
-"""An image of some number of channels as the number that a model takes, in 8 bits."""
+"""Convert an image to the number of channels that a model takes, in 8 bits."""
 
 import dataclasses
 
@@ -16,12 +16,12 @@ IN_ALPHA = "the picture is in its alpha channel, which is not read: draw it onto
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How pixels are read, the same for every image that a model sees.
+    """Settings for reading pixels, the same for every image of a model.
 
     Attributes:
-      channels: of the image that comes out.
-      range: of the values of 16-bit, 32-bit and float pixels.
-      max_pixels: an image of more pixels is refused before they are decoded.
+      channels: number of channels of the output image.
+      range: value range of 16-bit, 32-bit and float pixels.
+      max_pixels: images with more pixels are refused before decoding.
     """
 
     channels: int = RGB
@@ -30,7 +30,7 @@ class Reading:
 
 
 def refusal(kind: Kind, channels: int) -> str:
-    """Why an image does not fit a model, and what to do."""
+    """Return why an image does not fit a model, and how to fix it."""
     bands, (width, height) = kind.bands, kind.size
     pages = f", or {kind.pages} with one for each page," if kind.pages > 1 else ""
     turned = 0 < height < bands and kind.name == "bands"
@@ -42,10 +42,10 @@ def refusal(kind: Kind, channels: int) -> str:
 
 
 def of_image(image: Image.Image, kind: Kind, reading: Reading) -> Picture:
-    """A decoded Pillow image. Raises BadImage.
+    """Convert a decoded Pillow image to `reading.channels`. Raise BadImage if it does not fit.
 
     Args:
-      kind: of its file: Pillow holds some values as another type, and white as 0 where the file does.
+      kind: the kind of its file. Pillow holds some values as another type, and keeps inverted grey values inverted.
     """
     mode, channels = image.mode, reading.channels
     if mode == "RGB" and channels == RGB:
@@ -67,7 +67,7 @@ def of_image(image: Image.Image, kind: Kind, reading: Reading) -> Picture:
 
 
 def drawn_in_alpha(image: Image.Image) -> bool:
-    """Whether all pixels of a decoded image have one colour and only their alpha differs."""
+    """Return whether all pixels of a decoded image have one colour and only their alpha differs."""
     if image.mode not in ("LA", "RGBA"):
         return False
     *colours, (low, high) = image.getextrema()
@@ -75,7 +75,7 @@ def drawn_in_alpha(image: Image.Image) -> bool:
 
 
 def of_values(values: np.ndarray, alpha: bool, reading: Reading, inverted: bool = False) -> Picture:
-    """Values (H, W, C) of any numeric dtype as a picture. Raises BadImage.
+    """Convert values (H, W, C) of any numeric dtype to a picture. Raise BadImage if they do not fit.
 
     Args:
       alpha: whether the last band is an alpha channel. inverted: whether the lowest value means white.
@@ -86,7 +86,7 @@ def of_values(values: np.ndarray, alpha: bool, reading: Reading, inverted: bool 
         raise BadImage(refusal(kind, channels))
     if alpha and bands != channels:
         values, alpha = values[..., :-1], False
-    if alpha:  # whatever the colours' range, it reaches over all values
+    if alpha:  # alpha always spans the full range of its dtype
         parts = reading.range.levels(values[..., :-1]), FULL.levels(values[..., -1:])
         levels = np.concatenate(parts, axis=-1)
     else:

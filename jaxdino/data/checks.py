@@ -1,6 +1,6 @@
-"""One record to one image of the channels that a model takes, or the reason why not.
+"""Decode one record to an image of the channels that a model takes, or give the reason why this fails.
 
-Whatever is in a file, reading it gives an image or a `BadImage`, never another error.
+Reading a file returns an image or raises `BadImage`, never another error.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from jaxdino.data.ranges import Range
 from jaxdino.data.reasons import lift_limit, reason, too_large
 from jaxdino.data.survey import reading_of
 
-TURNS = {  # EXIF orientation -> what makes it upright
+TURNS = {  # EXIF orientation -> the transpose that makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -31,28 +31,28 @@ Draft = Callable[[tuple[int, int]], int]
 
 
 def undrafted(full: tuple[int, int]) -> int:
-    """Whatever the size, decode the image whole."""
+    """Return 1: decode images of every size at full resolution."""
     return 1
 
 
 def open_image(record: str | np.ndarray | Image.Image, reading: Reading, draft: Draft = undrafted) -> Picture:
     """Decode a record to an upright image of `reading.channels`.
 
-    EXIF orientation is applied. Of an animation or a TIFF of pages, the first is taken, unless as many grey pages as
-    channels are there. One channel becomes three equal ones, colours become grey as Pillow's "L", and an alpha channel
-    that no channel is there for is dropped, showing the colour stored under it (as `Image.convert` does).
+    EXIF orientation is applied. Of an animation or a multi-page TIFF, the first page is read, unless the TIFF has as
+    many grey pages as there are channels. One channel is repeated to three; colours become grey as in Pillow's "L"; an
+    alpha channel without a matching model channel is dropped, keeping the colours under it (as `Image.convert` does).
 
     Args:
       record: path of a file, an array (H, W) or (H, W, C), or a Pillow image.
-      draft: is given the upright full (width, height) of every image, answers with the factor 1, 2, 4 or 8 by which a
+      draft: called with the upright full (width, height) of each image; returns the factor 1, 2, 4 or 8 by which a
         JPEG may be decoded smaller (faster: the decoder skips the finer frequencies).
 
     Returns:
-      A Pillow image, "L" of one channel and "RGB" of three; `Bands` of any other number.
+      A Pillow image, "L" for one channel and "RGB" for three; `Bands` for any other number.
 
     Raises:
-      BadImage: missing, empty, truncated, undecodable or too large; of channels that do not fit; of values whose range
-        nobody has chosen.
+      BadImage: if the image is missing, empty, truncated, undecodable or too large, if its channels do not fit, or if
+        its pixels need a value range and none is set.
     """
     if isinstance(record, str):
         return _open_file(record, reading, draft)
@@ -65,7 +65,7 @@ def open_image(record: str | np.ndarray | Image.Image, reading: Reading, draft: 
 
 
 def open_rgb(record: str | np.ndarray, max_pixels: int, draft: Draft = undrafted) -> Image.Image:
-    """As `open_image`, of three channels; deep pixels in the range that suits this one image, with a warning."""
+    """Decode a record to RGB, as `open_image`. Deep pixels use the range of this one image, with a warning."""
     reading = dataclasses.replace(reading_of([record], Range()), max_pixels=max_pixels)
     return open_image(record, reading, draft)
 
@@ -82,8 +82,8 @@ def _open_file(path: str, reading: Reading, draft: Draft) -> Picture:
             if not draftable:
                 if _loses(image, kind, reading):
                     return _open_raw(path, kind, reading, draft)
-                # Before asking for the EXIF: Pillow may decode for it and then hide that this failed, and it
-                # turns a TIFF upright itself.
+                # Check this before reading the EXIF: Pillow may decode for it and then hide the failure, and it
+                # rotates a TIFF itself.
                 image.load()
             orientation = orientation_of(image)
             scale = draft(image.size[::-1] if orientation >= 5 else image.size)
@@ -97,12 +97,12 @@ def _open_file(path: str, reading: Reading, draft: Draft) -> Picture:
         raise BadImage(too_large("it", max_pixels)) from None
     except Image.UnidentifiedImageError as err:
         return _open_unknown(path, reading, draft, err)
-    except Exception as err:  # decoders of broken files raise nearly everything
+    except Exception as err:  # decoders raise many error types for broken files
         raise BadImage(reason(path, err)) from err
 
 
 def _open_unknown(path: str, reading: Reading, draft: Draft, err: Exception) -> Picture:
-    """A file that Pillow does not know, if it is one that another library reads."""
+    """Open a file that Pillow does not know, if another library reads it."""
     try:
         if kind := kind_of_raw(path):
             return _open_raw(path, kind, reading, draft)
@@ -114,10 +114,10 @@ def _open_unknown(path: str, reading: Reading, draft: Draft, err: Exception) -> 
 
 
 def _loses(image: Image.Image, kind: Kind, reading: Reading) -> bool:
-    """Whether Pillow would leave something out that matters.
+    """Return whether Pillow would lose values that the model reads.
 
-    Of 16-bit colours it keeps 8 bits, which are those of the full range: a result then does not depend on what else is
-    installed.
+    Pillow keeps only 8 bits of 16-bit colours, the same bits as with the full range. With that range Pillow is
+    enough, so results do not depend on which optional libraries are installed.
     """
     if kind.decoder == "pillow":
         pages = image.format == "TIFF" and kind.bands == 1 and reading.channels not in (1, RGB)
@@ -127,7 +127,7 @@ def _loses(image: Image.Image, kind: Kind, reading: Reading) -> bool:
 
 
 def _open_raw(path: str, kind: Kind, reading: Reading, draft: Draft) -> Picture:
-    """A file of which another library than Pillow gives all. Raises BadImage, or what a broken file makes it raise."""
+    """Open a file with its own decoder instead of Pillow. Raise BadImage, or any error of that decoder."""
     _check_size(kind.size, reading.max_pixels)
     orientation = kind.orientation
     if kind.decoder == "imagecodecs":
@@ -149,12 +149,12 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def upright_size(image: Image.Image, expected: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) of an opened file once it is upright.
+    """Return the upright (width, height) of an opened file.
 
     Args:
-      expected: where the file has this size as it is, only an orientation that is told without decoding is asked for.
+      expected: if the stored size equals this, use only an orientation that is known without decoding.
     """
     told = image.format in ("JPEG", "MPO", "WEBP") or "exif" in image.info
-    if image.format == "TIFF" or (image.size == expected and not told):  # Pillow turns a TIFF itself
+    if image.format == "TIFF" or (image.size == expected and not told):  # Pillow rotates a TIFF itself
         return image.size
     return image.size[::-1] if orientation_of(image) >= 5 else image.size

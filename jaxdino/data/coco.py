@@ -1,4 +1,4 @@
-"""The source "coco": images with their regions in a JSON file, as polygons or run lengths."""
+"""The source "coco": images with their regions in a JSON file, as polygons or run-length encodings."""
 
 import dataclasses
 import os
@@ -22,9 +22,9 @@ from jaxdino.data.prompts import PromptConfig
 from jaxdino.data.sources import DataConfig, Source, origins
 from jaxdino.data.split_names import NONE, SPLITS, assign, flag, split_of, splits_of
 
-SAMPLE = 50  # images whose sizes are held against the file's before a run
+SAMPLE = 50  # images whose sizes are compared with those in the JSON file before a run
 ANNOTATIONS = "--config.prompts.annotations=FILE"
-PARTS = {  # of a file, and what each entry has
+PARTS = {  # lists of a COCO file, with the required fields of their entries
     "images": ("id", "file_name", "height", "width"),
     "annotations": ("image_id", "category_id"),
     "categories": ("id", "name"),
@@ -33,10 +33,10 @@ PARTS = {  # of a file, and what each entry has
 
 @dataclasses.dataclass(frozen=True)
 class RegionMask:
-    """Draws the mask of one category in one image: its regions joined; crowds, elsewhere, do not count.
+    """Draw the mask of one category in one image: the union of its regions. Crowd regions elsewhere are ignored.
 
     Attributes:
-      things, crowds: COCO's "segmentation": polygons [[x, y, ...], ...] or run lengths {"size", "counts"}.
+      things, crowds: COCO "segmentation": polygons [[x, y, ...], ...] or run-length encodings {"size", "counts"}.
       size: (height, width) of the image.
     """
 
@@ -49,18 +49,18 @@ class RegionMask:
             raise BadImage(f"its mask has more than max_pixels = {max_pixels} pixels")
         try:
             thing, crowd = (joined(parts, self.size) for parts in (self.things, self.crowds))
-        except Exception as err:  # the decoder raises what it likes
+        except Exception as err:  # the decoder raises many error types
             raise BadImage(f"its regions cannot be read: {type(err).__name__}: {err}") from err
         return np.where(crowd & ~thing, np.uint8(IGNORED), thing.astype(np.uint8))
 
 
 def drawn(part: Any) -> bool:
-    """Whether a "segmentation" entry shows anything: a polygon has three points at least."""
+    """Return whether a "segmentation" value has any region; a polygon needs at least three points."""
     return any(len(polygon) >= 6 for polygon in part) if isinstance(part, list) else bool(part)
 
 
 def joined(parts: tuple[Any, ...], size: tuple[int, int]) -> np.ndarray:
-    """bool (H, W), true in any of the "segmentation" entries. Polygons of fewer than three points are nothing."""
+    """Return bool (H, W), the union of the "segmentation" values. Skip polygons of fewer than three points."""
     whole = np.zeros(size, bool)
     for part in parts:
         if isinstance(part, list):
@@ -76,13 +76,14 @@ def joined(parts: tuple[Any, ...], size: tuple[int, int]) -> np.ndarray:
 
 
 def coco(cfg: DataConfig, prompts: PromptConfig) -> Source:
-    """Pairs of images and what annotations/instances_{train,val,test}*.json says, or {train,valid,test}/*.coco.json.
+    """List image-mask pairs of annotations/instances_{train,val,test}*.json, or of {train,valid,test}/*.coco.json.
 
-    Each category is a prompt; its regions in an image are joined to one mask. An image without regions makes
-    no pair. `prompts.annotations` names one file instead, whose images are split by `val_ratio` and `test_ratio`.
+    Each category is a prompt; its regions in an image are merged into one mask. An image without regions gives no
+    pair. If `prompts.annotations` names one file instead, its images are split by `val_ratio` and `test_ratio`.
 
     Raises:
-      UserError: files that are missing, several for one split, or not COCO's; no images where they are looked for.
+      UserError: if files are missing, several files match one split, a file is not in COCO format, or the images are
+        not found.
     """
     top = existing(cfg.root, "coco")
     ignored: Counter[str] = Counter()
@@ -98,7 +99,7 @@ def coco(cfg: DataConfig, prompts: PromptConfig) -> Source:
 
 
 def _files(top: Path, cfg: DataConfig, prompts: PromptConfig, ignored: Counter) -> dict[str, Path]:
-    """{split: annotation file}; other annotation files are counted."""
+    """Return {split: annotation file}, and count the other annotation files in `ignored`."""
     if prompts.annotations is not None:
         if any(cfg.given_splits.values()):
             raise UserError("prompts.annotations names one file, which is split by ratio: leave *_split None beside it")
@@ -131,7 +132,7 @@ def _files(top: Path, cfg: DataConfig, prompts: PromptConfig, ignored: Counter) 
 
 
 def _checked(file: Path) -> dict[str, Any]:
-    """{"file", "images": {id: entry}, "categories": {id: name}, "annotations": list}."""
+    """Load and check a file: {"file", "images": {id: entry}, "categories": {id: name}, "annotations": list}."""
     given = read_json(file)
     for part, fields in PARTS.items():
         entries = given.get(part) if isinstance(given, dict) else None
@@ -157,7 +158,7 @@ def _checked(file: Path) -> dict[str, Any]:
 
 
 def _folder(top: Path, file: Path, given: Mapping[str, Any]) -> Path:
-    """Where the images are: the first place that has one of the first few."""
+    """Return the image folder: the first candidate that holds one of the first few images."""
     tag = file.stem.removeprefix("instances_")
     bare = tag.rstrip("0123456789")
     places = dict.fromkeys([top / tag, top / "images" / tag, top / bare, top / "images" / bare, top / "images"])
@@ -171,7 +172,7 @@ def _folder(top: Path, file: Path, given: Mapping[str, Any]) -> Path:
 
 
 def _scenes(given: Mapping[str, Any], folder: Path, ignored: Counter) -> list[Scene]:
-    """One scene for each image, in the file's order. UserError if most of the first images have other sizes."""
+    """Return one scene per image, in file order. Raise UserError if most of the first images have other sizes."""
     things: dict[Any, dict[str, tuple[list, list]]] = {key: {} for key in given["images"]}
     for note in given["annotations"]:
         name, image = given["categories"].get(note["category_id"]), things.get(note["image_id"])

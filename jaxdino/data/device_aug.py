@@ -1,8 +1,8 @@
-"""Augmentation on the device: batched, inside jit, from uint8 to normalised float32.
+"""Augment batches on the device, inside jit: uint8 input, normalised float32 output.
 
 Images are (B, H, W, C), float in 0..1 until they are normalised. The strengths come from a preset (see
-`jaxdino.data.transforms.PRESETS`), plain Python data: what it leaves off is not even compiled. The colour changes
-also take planes, (B, 3, H, W) with axis=1, which a CPU works through several times as fast.
+`jaxdino.data.transforms.PRESETS`), plain Python data: steps that it leaves out are not compiled. The colour functions
+also take planes, (B, 3, H, W) with axis=1, which are several times as fast on a CPU.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,23 +28,23 @@ def augment(
     std: Sequence[float],
     num_classes: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """One batch of training images and soft labels.
+    """Augment one batch of training images and return it with soft labels.
 
-    Order: flips, colour jitter, grey, normalise, erase, mix. All but the mixing is drawn for each image;
-    mixup or CutMix is drawn once a batch, as timm does by default, each image with the one at the mirrored
-    place of the batch. A row of weight 0 takes no part in the mixing.
+    Order: flips, colour jitter, grey, normalise, erase, mix. All steps but the mixing are drawn per image; mixup or
+    CutMix is drawn once per batch, as timm does by default, and pairs each image with the one at the mirrored position
+    of the batch. Rows of weight 0 are not mixed.
 
     Args:
       key: a jax random key; the same key gives the same batch.
       images: uint8 (B, H, W, C).
       labels: int (B,).
-      weights: float (B,), 0 for rows that do not count.
+      weights: float (B,), 0 for padding and unreadable images.
       preset: name or mapping; static under jit.
       mean, std: C numbers each, for images in 0..1.
       num_classes: C.
 
     Returns:
-      float32 (B, H, W, C), and float32 (B, C) whose rows add up to 1.
+      float32 (B, H, W, C), and float32 (B, C) whose rows sum to 1.
     """
     preset = get_preset(preset)
     flip_key, colour_key, erase_key, mix_key = jax.random.split(key, 4)
@@ -57,7 +57,7 @@ def augment(
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """uint8 (B, H, W, C) -> float32 (x / 255 - mean) / std, mean and std of C values."""
+    """Convert uint8 (B, H, W, C) to float32 (x / 255 - mean) / std; mean and std have C values."""
     return standardise(images.astype(jnp.float32) / 255, mean, std)
 
 
@@ -67,12 +67,12 @@ def standardise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) 
 
 
 def _coins(key: jax.Array, images: jax.Array, probability: float) -> jax.Array:
-    """bool (B, 1, 1, 1), true with the given probability."""
+    """Return bool (B, 1, 1, 1), true with the given probability."""
     return jax.random.bernoulli(key, probability, (images.shape[0], 1, 1, 1))
 
 
 def random_flip(key: jax.Array, images: jax.Array, hflip: float, vflip: float) -> jax.Array:
-    """Mirrors each image left to right and top to bottom with the given probabilities."""
+    """Flip each image horizontally and vertically with the given probabilities."""
     h_key, v_key = jax.random.split(key)
     if hflip:
         images = jnp.where(_coins(h_key, images, hflip), images[:, :, ::-1], images)
@@ -82,10 +82,10 @@ def random_flip(key: jax.Array, images: jax.Array, hflip: float, vflip: float) -
 
 
 def random_colour(key: jax.Array, images: jax.Array, preset: Mapping[str, Any], axis: int = -1) -> jax.Array:
-    """Brightness, contrast, saturation and hue in this order, then grey; strengths drawn for each image.
+    """Jitter brightness, contrast, saturation and hue in this order, then grey; strengths are drawn per image.
 
-    torchvision's ColorJitter draws the order too; a fixed order keeps the batch one fused computation. Images that have
-    no red, green and blue get brightness and contrast alone.
+    torchvision's ColorJitter also draws the order; a fixed order keeps the batch one fused computation. Images without
+    red, green and blue get only brightness and contrast.
     """
     colours = images.shape[axis] == RGB
     keys = jax.random.split(key, 6)
@@ -110,19 +110,19 @@ def random_colour(key: jax.Array, images: jax.Array, preset: Mapping[str, Any], 
 
 
 def to_grey(images: jax.Array, axis: int = -1) -> jax.Array:
-    """The luma, with one channel along `axis`."""
+    """Return the luma, with one channel along `axis`."""
     red, green, blue = (part * weight for part, weight in zip(jnp.split(images, 3, axis), GREY, strict=True))
     return red + green + blue
 
 
 def adjust_brightness(images: jax.Array, factor: jax.Array, axis: int = -1) -> jax.Array:
-    """Multiplies by `factor` (B, 1, 1, 1) and clips to 0..1."""
+    """Multiply by `factor` (B, 1, 1, 1) and clip to 0..1."""
     del axis
     return jnp.clip(images * factor, 0, 1)
 
 
 def adjust_contrast(images: jax.Array, factor: jax.Array, axis: int = -1) -> jax.Array:
-    """Moves each image from its mean grey (factor 0) through itself (1) and beyond; without RGB, band by band."""
+    """Scale each image about its mean grey by `factor` (1 keeps the image); without RGB, per band."""
     if images.shape[axis] == RGB:
         mean = to_grey(images, axis).mean(axis=(1, 2, 3), keepdims=True)
     else:
@@ -131,14 +131,14 @@ def adjust_contrast(images: jax.Array, factor: jax.Array, axis: int = -1) -> jax
 
 
 def adjust_saturation(images: jax.Array, factor: jax.Array, axis: int = -1) -> jax.Array:
-    """Moves each pixel from its grey (factor 0) through itself (1) and beyond."""
+    """Scale each pixel about its grey by `factor` (1 keeps the image)."""
     return jnp.clip(images * factor + to_grey(images, axis) * (1 - factor), 0, 1)
 
 
 def adjust_hue(images: jax.Array, turns: jax.Array, axis: int = -1) -> jax.Array:
-    """Turns every hue by `turns` (B, 1, 1, 1) of the colour circle; HSV saturation and value stay.
+    """Shift every hue by `turns` (B, 1, 1, 1) of the colour circle; keep HSV saturation and value.
 
-    Source: HSV as in Python's colorsys; the way back as f(n) = v - (max - min) * clip(min(k, 4 - k), 0, 1),
+    Source: HSV as in Python's colorsys; the inverse as f(n) = v - (max - min) * clip(min(k, 4 - k), 0, 1),
     k = (n + 6 h) mod 6, with n = 5, 3, 1 for red, green, blue.
     """
     red, green, blue = jnp.split(images, 3, axis)
@@ -153,7 +153,7 @@ def adjust_hue(images: jax.Array, turns: jax.Array, axis: int = -1) -> jax.Array
 
     def channel(n: float) -> jax.Array:
         k = sector + 6 * turns + n
-        k = k - 6 * jnp.floor(k / 6)  # the remainder as % would give it, in vector instructions
+        k = k - 6 * jnp.floor(k / 6)  # same as % 6, but vectorised
         return value - spread * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
 
     return jnp.concatenate([channel(n) for n in (5.0, 3.0, 1.0)], axis)
@@ -162,11 +162,11 @@ def adjust_hue(images: jax.Array, turns: jax.Array, axis: int = -1) -> jax.Array
 def random_erase(
     key: jax.Array, images: jax.Array, probability: float, area: Sequence[float], ratio: Sequence[float]
 ) -> jax.Array:
-    """Sets one random box of an image to 0 (the mean colour, once normalised) with the given probability.
+    """Set one random box of each image to 0 (the mean colour after normalisation) with the given probability.
 
     Args:
       area: smallest and largest share of the image; drawn up to ten times until the box fits.
-      ratio: smallest and largest height / width, drawn evenly in the logarithm.
+      ratio: smallest and largest height / width, drawn uniformly in the logarithm.
 
     Source: huggingface/pytorch-image-models timm/data/random_erasing.py, mode "const".
     """
@@ -190,7 +190,7 @@ def random_erase(
 
 
 def _box(height: int, width: int, top, bottom, left, right) -> jax.Array:
-    """bool (B, H, W, 1): inside the box of edges (B, 1), bottom and right excluded."""
+    """Return bool (B, H, W, 1), true inside the boxes with edges (B, 1); bottom and right are excluded."""
     rows = jnp.arange(height).reshape(1, height)
     columns = jnp.arange(width).reshape(1, width)
     in_rows, in_columns = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
@@ -200,7 +200,7 @@ def _box(height: int, width: int, top, bottom, left, right) -> jax.Array:
 def random_mix(
     key: jax.Array, images: jax.Array, labels: jax.Array, weights: jax.Array, preset: Mapping[str, Any]
 ) -> tuple[jax.Array, jax.Array]:
-    """Mixup or CutMix of the whole batch, or neither, with the preset's chances.
+    """Apply mixup, CutMix or neither to the whole batch, with the probabilities of the preset.
 
     Source: huggingface/pytorch-image-models timm/data/mixup.py, mode "batch".
     """
@@ -218,13 +218,13 @@ def random_mix(
 
 
 def mix(images: jax.Array, labels: jax.Array, weights: jax.Array, blend: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Blends each image with the one at the mirrored place of the batch, and their labels as the pixels were.
+    """Blend each image, and its label, with the one at the mirrored position of the batch.
 
     Args:
       images, labels: (B, H, W, 3) and soft labels (B, C).
-      weights: (B,); a pair with a weight of 0 in it stays as it is.
+      weights: (B,); a pair in which one weight is 0 stays unchanged.
       blend: (1, H, W, 1), the partner's share of each pixel; its mean is the partner's share of the label.
-        One value everywhere is mixup, a box of ones is CutMix (its true area, where the edge clipped it).
+        A constant is mixup, a box of ones is CutMix (with its true area after clipping at the edge).
     """
     pairs = ((weights > 0) & (weights[::-1] > 0)).astype(jnp.float32)
     share = blend * pairs.reshape(-1, 1, 1, 1)
@@ -234,7 +234,7 @@ def mix(images: jax.Array, labels: jax.Array, weights: jax.Array, blend: jax.Arr
 
 
 def cutmix_box(key: jax.Array, share: jax.Array, height: int, width: int) -> jax.Array:
-    """float32 (1, H, W, 1): ones in a box of `share` of the area, centred anywhere, clipped at the edge."""
+    """Return float32 (1, H, W, 1): ones in a box of `share` of the area, centred anywhere, clipped at the edge."""
     row, column = jnp.floor(jax.random.uniform(key, (2,)) * jnp.array([height, width]))
     tall, wide = jnp.floor(height * jnp.sqrt(share)), jnp.floor(width * jnp.sqrt(share))
     top, left = row - tall // 2, column - wide // 2
@@ -243,5 +243,5 @@ def cutmix_box(key: jax.Array, share: jax.Array, height: int, width: int) -> jax
 
 
 def _beta(key: jax.Array, alpha: float) -> jax.Array:
-    """A draw from Beta(alpha, alpha), float32 ()."""
+    """Draw from Beta(alpha, alpha), float32 ()."""
     return jax.random.uniform(key) if alpha == 1 else jax.random.beta(key, alpha, alpha)

@@ -1,6 +1,7 @@
-"""What happens to the crops of self-distillation on the device: flips, colours, blur, solarisation, normalising.
+"""Augment the crops of self-distillation on the device: flips, colours, blur, solarisation, normalisation.
 
-Each recipe is static, plain data: what it leaves off is not compiled, and views of one recipe go as one batch.
+Each recipe is static, plain data: steps that it leaves out are not compiled. Views with the same recipe are processed
+as one batch.
 """
 
 import dataclasses
@@ -14,13 +15,13 @@ from jaxdino.data import device_aug
 from jaxdino.data.views import View
 
 HOST_FIELDS = dict(kind="global", size=1, scale=(1.0, 1.0), ratio=(1.0, 1.0), degrees=0.0, count=1)
-REACH = 3.0  # of the blur's kernel, in standard deviations
+REACH = 3.0  # radius of the blur kernel, in standard deviations
 
 
 def augment_views(
     key: jax.Array, images: jax.Array, recipes: Sequence[View], mean: Sequence[float], std: Sequence[float]
 ) -> jax.Array:
-    """The views of a batch of images, each by its recipe; everything is drawn for each view of each image.
+    """Augment the views of a batch of images, each by its recipe; all draws are per view and per image.
 
     Order: flips, jitter, grey, blur, solarise, normalise.
 
@@ -53,7 +54,7 @@ def augment_views(
 def augment_view(
     key: jax.Array, images: jax.Array, recipe: View, mean: Sequence[float], std: Sequence[float]
 ) -> jax.Array:
-    """uint8 (n, H, W, C) -> float32 (n, H, W, C), all by one recipe."""
+    """Augment uint8 (n, H, W, C) by one recipe. Return float32 (n, H, W, C)."""
     flip_key, colour_key, blur_key, solarize_key = jax.random.split(key, 4)
     images = device_aug.random_flip(flip_key, images, recipe.hflip, recipe.vflip)
     planes = jnp.moveaxis(images, -1, 1).astype(jnp.float32) / 255
@@ -64,7 +65,7 @@ def augment_view(
 
 
 def random_blur(key: jax.Array, planes: jax.Array, probability: float, sigma: tuple[float, float]) -> jax.Array:
-    """Blurs each image with the given probability, by a Gaussian whose sigma is drawn evenly between the two."""
+    """Blur each image with the given probability, by a Gaussian whose sigma is drawn uniformly from the interval."""
     if not probability or not sigma[1]:
         return planes
     sigma_key, coin_key = jax.random.split(key)
@@ -74,9 +75,9 @@ def random_blur(key: jax.Array, planes: jax.Array, probability: float, sigma: tu
 
 
 def gaussian_blur(planes: jax.Array, sigma: jax.Array, radius: int) -> jax.Array:
-    """Blurs (n, C, H, W) by Gaussians cut off at `radius` pixels, along the columns and then the rows.
+    """Blur (n, C, H, W) by Gaussians cut off at `radius` pixels, along the columns and then the rows.
 
-    The edge pixels go on beyond the edges, as in Pillow. Where sigma (n,) is 0 nothing changes.
+    The edge pixels are repeated beyond the edges, as in Pillow. Where sigma (n,) is 0, the image is unchanged.
     """
     taps = gaussian_taps(sigma, radius)
     for axis in (2, 3):
@@ -85,10 +86,10 @@ def gaussian_blur(planes: jax.Array, sigma: jax.Array, radius: int) -> jax.Array
 
 
 def _weighted_shifts(planes: jax.Array, taps: jax.Array, axis: int) -> jax.Array:
-    """Convolves each image with its own row of `taps` (n, K) along one axis: K shifted copies, added up.
+    """Convolve each image with its own row of `taps` (n, K) along one axis, as a sum of K shifted copies.
 
-    On two cores some three to six times as fast as a matmul with the band matrices. The barrier keeps XLA from
-    padding anew for every shift.
+    On two cores this is three to six times as fast as a matmul with band matrices. The barrier keeps XLA from
+    repeating the padding for every shift.
     """
     radius, side = taps.shape[1] // 2, planes.shape[axis]
     widths = [(radius, radius) if dim == axis else (0, 0) for dim in range(4)]
@@ -98,7 +99,7 @@ def _weighted_shifts(planes: jax.Array, taps: jax.Array, axis: int) -> jax.Array
 
 
 def gaussian_taps(sigma: jax.Array, radius: int) -> jax.Array:
-    """float32 (n, 2 radius + 1): sampled Gaussians that add up to 1; a single 1 where sigma (n,) is 0."""
+    """Return float32 (n, 2 radius + 1): sampled Gaussians that sum to 1; a single 1 where sigma (n,) is 0."""
     offsets = jnp.arange(-radius, radius + 1, dtype=jnp.float32)[None]
     spread = 2 * jnp.maximum(sigma, 1e-3)[:, None] ** 2
     taps = jnp.exp(-jnp.square(offsets) / spread)
@@ -106,9 +107,9 @@ def gaussian_taps(sigma: jax.Array, radius: int) -> jax.Array:
 
 
 def random_solarize(key: jax.Array, planes: jax.Array, probability: float, threshold: float) -> jax.Array:
-    """Inverts, in an image chosen with the given probability, all values of at least `threshold`."""
+    """Invert all values of at least `threshold`, in each image with the given probability."""
     if not probability:
         return planes
     coins = jax.random.bernoulli(key, probability, (planes.shape[0], 1, 1, 1))
-    # Half a level of slack: 128 of 255 is inverted whatever rounding the steps before left it with.
+    # Half a level of slack: 128 of 255 is inverted despite rounding errors of earlier steps.
     return jnp.where(coins & (planes >= threshold - 0.5 / 255), 1 - planes, planes)

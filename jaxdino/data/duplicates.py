@@ -1,4 +1,4 @@
-"""Identical files in several splits or classes, which make figures look better or labels contradict each other."""
+"""Find identical files in several splits (they inflate metrics) or in several classes (their labels conflict)."""
 
 import hashlib
 import os
@@ -8,17 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 from jaxdino.data.sources import Split
 
-MOST = 20_000  # files; in larger data sets none is looked for
-PIECE = 4096  # bytes from the middle, compared before whole files are
+MOST = 20_000  # files; larger data sets are not checked
+PIECE = 4096  # bytes from the middle of a file, compared before whole files
 THREADS = 8
 
 Place = tuple[Split, int]
 
 
 def duplicates(splits: Sequence[Split]) -> list[str]:
-    """A line for each split with copies of training images, and one for images in several classes.
+    """Return a warning line for each split with copies of training images, and one for images in several classes.
 
-    Compares files byte by byte; records that are no files, and data sets of more than `MOST`, are passed over.
+    Compares files byte by byte. Skips records that are not files, and data sets of more than `MOST` files.
     """
     labelled = any(len(set(split.labels.tolist())) > 1 for split in splits)
     places: dict[str, Place] = {}
@@ -35,7 +35,7 @@ def duplicates(splits: Sequence[Split]) -> list[str]:
 
 
 def _identical(paths: list[str]) -> list[list[str]]:
-    """Groups of at least two files of the same bytes."""
+    """Group identical files; each group has at least two."""
     groups = [paths]
     with ThreadPoolExecutor(THREADS) as pool:
         for key in (_size, _piece, _digest):
@@ -54,7 +54,7 @@ def _grouped(paths: list[str], key: Callable[[str], Hashable], pool: ThreadPoolE
 def _or_none(key: Callable[[str], Hashable], path: str) -> Hashable:
     try:
         return key(path)
-    except OSError:  # the run names a file that cannot be read
+    except OSError:  # the run itself reports unreadable files
         return None
 
 

@@ -1,4 +1,4 @@
-"""List the image files of a folder, by split and class or all of them, and say clearly what is wrong with it."""
+"""List the image files of a folder, by split and class or all together, and explain what is wrong with the folder."""
 
 import dataclasses
 import os
@@ -15,20 +15,20 @@ from jaxdino.data.split_names import NONE, assign, flag, missing_train, near_nam
 from jaxdino.data.tree import Folder, scan
 
 CLASSES = ("top", "leaf")
-MASKS = ("_mask.", "_seg.", "_segmentation.", "_gt.")  # how names of masks end
+MASKS = ("_mask.", "_seg.", "_segmentation.", "_gt.")  # common endings of mask file names
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
-SHOWN = 5  # names in a message
+SHOWN = 5  # names listed in a message
 
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """What a folder holds.
+    """The contents of a data folder.
 
     Attributes:
       files: `files[split][class]` is a sorted list of paths.
-      called: {split: its folder's path below the root}, "." for the root.
-      ignored: {what was passed over: count}.
-      notes: what the user should know, in a line each.
+      called: {split: path of its folder below the root}, "." for the root.
+      ignored: {kind of skipped file: count}.
+      notes: messages for the user, one line each.
     """
 
     root: str
@@ -41,15 +41,15 @@ class Listing:
 def list_folder(root: str | None, given: Mapping[str, str | None] | None = None, classes: str = "top") -> Listing:
     """List <split>/<class>/** or, without split folders, <class>/** as "train". See docs/data.md for the layouts.
 
-    Hidden files and folders, loose files beside the class folders and files that are no images are passed
-    over and counted. Files and classes are sorted by name, so the listing is the same on every machine.
+    Hidden files and folders, files beside the class folders and files that are not images are skipped and counted.
+    Files and classes are sorted by name, so the listing is the same on every machine.
 
     Args:
       given: {split: name of its folder}; None looks for a usual name.
-      classes: "top": the first folders are the classes; "leaf": every folder with images in it is one.
+      classes: "top": the top-level folders are the classes; "leaf": every folder that holds images is a class.
 
     Raises:
-      UserError: as `jaxdino.data.sources.folder` says.
+      UserError: see `jaxdino.data.sources.folder`.
     """
     top = existing(root, "folder")
     layout = understand(scan(str(top)), given or {})
@@ -69,18 +69,18 @@ def list_folder(root: str | None, given: Mapping[str, str | None] | None = None,
 
 
 def list_images(roots: str | None) -> tuple[str, list[str], dict[str, int]]:
-    """All images at any depth below one folder, or below several that commas separate; each file once.
+    """List all images at any depth below one folder, or below several separated by commas; each file once.
 
-    Hidden files and folders and files that are no images are passed over and counted. The folders are listed in
-    the order given, the files of each sorted by name.
+    Hidden files and folders and files that are not images are skipped and counted. The folders are listed in the
+    order given, the files of each sorted by name.
 
     Returns:
-      the folder that all lie in, the paths, and what was passed over.
+      The common parent folder, the paths, and the counts of skipped files.
 
     Raises:
-      UserError: a folder that is missing, or without images.
+      UserError: if a folder is missing or has no images.
     """
-    whole = roots and Path(roots).expanduser().is_dir()  # a folder's own name may hold a comma
+    whole = roots and Path(roots).expanduser().is_dir()  # a folder's own name may contain a comma
     names = [roots] if whole else [name.strip() for name in (roots or "").split(",")]
     ignored: Counter[str] = Counter()
     found: dict[str, None] = {}
@@ -95,7 +95,7 @@ def list_images(roots: str | None) -> tuple[str, list[str], dict[str, int]]:
 
 
 def existing(root: str | None, source: str) -> Path:
-    """The root of a source. Raises UserError for one that is not given, or is no folder."""
+    """Return the root of a source. Raise UserError if it is not given or is not a folder."""
     if not root:
         raise UserError(f"the data source {source!r} needs a folder of images: --config.data.root=DIR")
     top = Path(root).expanduser()
@@ -110,18 +110,18 @@ def existing(root: str | None, source: str) -> Path:
 
 
 def visible_folders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted, less the hidden ones."""
+    """Return the sorted sub-folders of a folder, without hidden ones."""
     hidden = (".", "__")
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(hidden))
 
 
 def split_folders(top: Path, given: Mapping[str, str | None]) -> dict[str, Path]:
-    """{split: folder} of the sub-folders that are splits; empty where there is none.
+    """Return {split: folder} of the sub-folders that are splits; empty if there are none.
 
-    A sub-folder of a usual name is a split only if it holds folders itself.
+    A sub-folder with a usual name is a split only if it holds folders itself.
 
     Raises:
-      UserError: as `split_names.assign`; for splits without a training split.
+      UserError: see `split_names.assign`; also if there are splits but no training split.
     """
     folders = {path.name: path for path in visible_folders(top)}
     found = assign([name for name, path in folders.items() if visible_folders(path)], given, str(top), folders)
@@ -131,14 +131,14 @@ def split_folders(top: Path, given: Mapping[str, str | None]) -> dict[str, Path]
 
 
 def find_images(folder: Path, ignored: Counter[str]) -> list[str]:
-    """All images below a folder, sorted by path; adds what it passes over to `ignored`."""
+    """Return all images below a folder, sorted by path, and count skipped files in `ignored`."""
     found = scan(str(folder))
     _count(found, ignored)
     return found.all_images()
 
 
 def _count(folder: Folder, ignored: Counter[str]) -> None:
-    """Add what is passed over in a folder and below."""
+    """Count skipped files in a folder and below."""
     for inner in folder.walk():
         ignored["hidden"] += inner.hidden
     for suffix, count in folder.kinds().items():
@@ -146,7 +146,7 @@ def _count(folder: Folder, ignored: Counter[str]) -> None:
 
 
 def leaves(split: Folder) -> dict[str, Folder]:
-    """{path below the split: folder} of the folders with images in them, and of those with nothing below."""
+    """Return {path below the split: folder} of folders that hold images and of folders without sub-folders."""
     found = {}
     for folder in split.walk():
         if folder is not split and (folder.images or not folder.shown) and not text_alone(folder):
@@ -174,7 +174,7 @@ def _check_empty(split: str, where: str, places: Mapping[str, Folder]) -> None:
 
 
 def _kinds(folders: Mapping[str, Folder]) -> str:
-    """Names of folders, each with the files in it."""
+    """Return names of folders, each with the kinds of its files."""
     texts = []
     for name, folder in list(folders.items())[:SHOWN]:
         kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in folder.kinds().most_common(3))
@@ -216,7 +216,7 @@ def _check_classes(top: str, files: Mapping[str, Mapping], layout: Layout) -> No
 
 
 def _deeper(splits: Mapping[str, Folder]) -> str:
-    """A hint for classes that lie deeper."""
+    """Return a hint for classes in deeper folders."""
     train = splits["train"]
     while len(train.full) == 1:
         (train,) = train.full.values()
@@ -233,7 +233,7 @@ def _deeper(splits: Mapping[str, Folder]) -> str:
 
 
 def _near(name: str, classes: list[str]) -> str:
-    """The most similar class, and whether it is the same but for case, blanks and the like."""
+    """Return the most similar class, and whether it differs only by case, blanks or punctuation."""
     same = next((other for other in classes if _bare(other) == _bare(name)), None)
     return f"{same}, the same but for case, blanks or signs" if same else near_names(name, classes).split(", ")[0]
 
@@ -243,7 +243,7 @@ def _bare(name: str) -> str:
 
 
 def _alike(classes: Iterable[str]) -> list[str]:
-    """A line where names of two classes differ only by case, blanks or signs."""
+    """Return a line if names of two classes differ only by case, blanks or punctuation."""
     found: dict[str, list[str]] = {}
     for name in classes:
         found.setdefault(_bare(name) or name, []).append(name)
@@ -255,7 +255,7 @@ def _alike(classes: Iterable[str]) -> list[str]:
 
 
 def _bands(files: Mapping[str, list[str]]) -> list[str]:
-    """A line where all classes hold files of the same few names, such as B02.tif and B8A.tif, not just numbers."""
+    """Return a line if all classes hold the same few file names, such as B02.tif and B8A.tif, not just numbers."""
     names = []
     for name, paths in files.items():
         stems = {os.path.splitext(os.path.basename(path))[0].removeprefix(name).strip(" _-.") for path in paths}
@@ -264,7 +264,7 @@ def _bands(files: Mapping[str, list[str]]) -> list[str]:
         names.append(stems)
     first = sorted(names[0]) if len(names) > 1 else []
     numbers = [int(found.group()) for name in first if (found := re.search(r"\d+$", name))]
-    if not first or (len(numbers) == len(first) and min(numbers) <= 1):  # each class counts its images
+    if not first or (len(numbers) == len(first) and min(numbers) <= 1):  # images numbered per class
         return []
     shown = ", ".join(first[:SHOWN] + ["..."] * (len(first) > SHOWN))
     return [
@@ -274,7 +274,7 @@ def _bands(files: Mapping[str, list[str]]) -> list[str]:
 
 
 def _mask_files(files: Mapping[str, list[str]]) -> list[str]:
-    """A line where masks lie among the images of a class: a.png and a_mask.png."""
+    """Return a line if masks are among the images of a class: a.png and a_mask.png."""
     found = []
     for paths in files.values():
         named = [path for path in paths if any(word in path for word in MASKS)]
@@ -288,7 +288,7 @@ def _mask_files(files: Mapping[str, list[str]]) -> list[str]:
 
 
 def _nested(splits: Mapping[str, Folder], classes: str) -> list[str]:
-    """A line where the class folders hold more folders of images than there are classes."""
+    """Return a line if the class folders hold more image folders than there are classes."""
     train = splits["train"]
     below = [name for name, folder in leaves(train).items() if folder.total]
     if classes == "leaf" and below == [*train.folders]:
@@ -303,7 +303,7 @@ def _nested(splits: Mapping[str, Folder], classes: str) -> list[str]:
 
 
 def _lacking(files: Mapping[str, Mapping]) -> list[str]:
-    """A line for each split that lacks classes of train."""
+    """Return a line for each split that lacks classes of train."""
     lines = []
     for split, found in files.items():
         lacks = [name for name in files["train"] if name not in found]

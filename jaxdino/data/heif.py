@@ -1,4 +1,4 @@
-"""HEIC files, which phones write: read by pillow-heif, an extra; AVIF files are read by Pillow itself."""
+"""Open HEIC files, the format of many phones, with pillow-heif (an extra). Pillow itself reads AVIF files."""
 
 from pathlib import Path
 
@@ -6,18 +6,18 @@ from PIL import Image, UnidentifiedImageError
 
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 AVIF = (b"avif", b"avis")
-"""Brands of the file, by which it is known whatever its suffix. Source: ISO/IEC 23008-12, annex B."""
+"""Brands in the file header; they identify a file with any suffix. Source: ISO/IEC 23008-12, annex B."""
 
 
 class Undecoded(Exception):
-    """An image that an extra reads which is not installed; the message names it."""
+    """An image whose decoder is not installed; the message names the package to install."""
 
 
 def open_any(path: str | Path) -> Image.Image:
-    """`PIL.Image.open`, of HEIC files too.
+    """Open an image as `PIL.Image.open` does, including HEIC files.
 
     Raises:
-      Undecoded: for a HEIC or AVIF file without what reads it.
+      Undecoded: for a HEIC or AVIF file whose decoder is not installed.
       OSError: as `PIL.Image.open`.
     """
     try:

@@ -1,4 +1,4 @@
-"""What a command was given as its images: files, folders, patterns such as 'photos/**/*.jpg'."""
+"""Find the input images of a command: files, folders, patterns such as 'photos/**/*.jpg'."""
 
 import glob
 import os
@@ -14,27 +14,27 @@ from jaxdino.data.tree import IMAGE_SUFFIXES
 
 
 class Input(NamedTuple):
-    """An image file. `below`: its path below the folder or pattern that found it, or its name if given itself."""
+    """An image file. `below`: its path below the folder or pattern that found it, or its name if given directly."""
 
     path: str
     below: str
 
 
 def find_inputs(names: Sequence[str], leave_out: str | Path | None = None) -> tuple[list[Input], list[str]]:
-    """The images that arguments name, each once, in the order given; those of a folder or pattern sorted by path.
+    """Return the images named by the arguments, each once, in the given order; those of a folder are sorted by path.
 
     A folder gives all images in it and below. A pattern (`*`, `?`, `[...]`, `**` for any depth) gives the images that
-    it matches, and those of the folders that it matches. A file that is named is taken whatever it is, whether it is
-    there or not: reading it says what is wrong.
+    it matches, and those in the folders that it matches. A file given by name is always included, even if it is missing
+    or not an image: the error is reported when it is read.
 
     Args:
-      leave_out: a folder whose files are passed over, as results of an earlier call.
+      leave_out: a folder whose files are skipped, such as results of an earlier call.
 
     Returns:
-      the images, and a line for each folder or pattern in which something was passed over.
+      The images, and a line for each folder or pattern in which files were skipped.
 
     Raises:
-      UserError: for a folder or pattern without images.
+      UserError: if a folder or pattern has no images.
     """
     found: dict[str, Input] = {}
     notes = []
@@ -77,7 +77,7 @@ def _matches(pattern: str, ignored: Counter[str]) -> list[Input]:
 
 
 def _fixed(pattern: str) -> str:
-    """The folder that all matches of a pattern lie in."""
+    """Return the folder that contains all matches of a pattern."""
     start = pattern
     while glob.has_magic(start):
         start = os.path.dirname(start)
@@ -89,7 +89,7 @@ def _is_below(path: str, folder: str | Path) -> bool:
 
 
 def _nothing(name: str, passed: str) -> str:
-    """What to say of a folder or pattern without images."""
+    """Return the message for a folder or pattern without images."""
     if passed or os.path.isdir(name):
         return f"no images in {name}; passed over: {passed or 'nothing'}"
     start = _fixed(name)

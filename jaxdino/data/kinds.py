@@ -1,4 +1,4 @@
-"""What pixels a file holds, by its header: bands, alpha, type of number, and which library decodes all of it."""
+"""Read the pixel format of a file from its header: bands, alpha, number type, and the library to decode it."""
 
 import dataclasses
 import logging
@@ -15,33 +15,33 @@ RGB = 3
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 GREYS = ("1", "L", "LA", "La")
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-ALPHA = (1, 2)  # TIFF's ExtraSamples: with colours multiplied by it, and without
+ALPHA = (1, 2)  # TIFF ExtraSamples: premultiplied and straight alpha
 BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 274, 277, 338, 339
-WHITE_IS_ZERO = 0  # of PHOTOMETRIC
+WHITE_IS_ZERO = 0  # a value of PHOTOMETRIC
 NODATA = 42113  # GDAL's tag: the value of pixels without a measurement, as text
 NUMBERS = {1: "uint", 2: "int", 3: "float"}  # TIFF's SampleFormat
 HELD = {"RGB": 3, "L": 1, "LA": 2, "RGBA": 4, "CMYK": 4, "LAB": 3, "YCbCr": 3}  # Pillow's mode -> TIFF's samples
-COLOURS = ("CMYK", "LAB", "YCbCr", "HSV")  # that Pillow converts to RGB
+COLOURS = ("CMYK", "LAB", "YCbCr", "HSV")  # modes that Pillow converts to RGB
 NAMES = {"L": "grey", "LA": "grey with alpha", "P": "palette", "1": "black and white"}
 INSTALL = "pip install 'jaxdino[bands]'"
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `checks` compares the size with max_pixels itself
-logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)  # it logs TIFF that tifffile reads as errors
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)  # it logs errors for TIFFs that tifffile reads
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """The pixels of a file.
+    """The pixel format of a file.
 
     Attributes:
-      name: Pillow's name of such a mode, else "bands".
-      bands: how many; an alpha channel is one.
+      name: Pillow's name of this mode, or "bands".
+      bands: number of bands, including alpha.
       alpha: whether the last band is an alpha channel.
-      dtype: of the values stored: "uint8", "uint16", ...
-      decoder: what decodes all of it: "pillow", "tifffile", "imagecodecs" (a PNG) or "numpy".
-      size: (width, height), as stored. orientation: of EXIF, 1 to 8.
-      pages: of a TIFF, where another library than Pillow looked.
-      inverted: whether 0 is white, which Pillow corrects in 8-bit values only.
-      nodata: the value of pixels without a measurement, as a GeoTIFF names it.
+      dtype: type of the stored values: "uint8", "uint16", ...
+      decoder: the library that decodes all values: "pillow", "tifffile", "imagecodecs" (a PNG) or "numpy".
+      size: (width, height), as stored. orientation: from EXIF, 1 to 8.
+      pages: number of pages of a TIFF, if a library other than Pillow read the header.
+      inverted: whether 0 is white. Pillow corrects this only for 8-bit values.
+      nodata: the value of pixels without a measurement, as named in a GeoTIFF.
     """
 
     name: str
@@ -56,19 +56,19 @@ class Kind:
     nodata: float | None = None
 
     def fits(self, channels: int) -> bool:
-        """Whether it can be read as so many channels: as it is, grey for colour, without alpha, a page for each."""
+        """Return whether it can be read as `channels`: unchanged, grey for colour, without alpha, or one page each."""
         if self.paged(channels):
             return True
         colours = RGB if self.name in COLOURS else self.bands - self.alpha
         return self.bands == channels or (colours in (1, RGB) and channels in (1, RGB))
 
     def paged(self, channels: int) -> bool:
-        """Whether each page is read as a channel."""
+        """Return whether each page is read as a channel."""
         return self.bands == 1 < channels == self.pages != RGB
 
     @property
     def numbers(self) -> str:
-        """The type of its numbers, in words: "16-bit", "signed 16-bit", "float32"."""
+        """Return the number type in words: "16-bit", "signed 16-bit", "float32"."""
         if "int" not in self.dtype:
             return self.dtype
         signed = "" if self.dtype.startswith("u") else "signed "
@@ -76,7 +76,7 @@ class Kind:
 
     @property
     def deep(self) -> bool:
-        """Whether the values have to be brought to 8 bits."""
+        """Return whether the values must be scaled to 8 bits."""
         return self.dtype not in ("uint8", "bool")
 
     def __str__(self) -> str:
@@ -85,16 +85,16 @@ class Kind:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """EXIF orientation 1..8; 1 where there is none, or none that can be read."""
+    """Return the EXIF orientation, 1 to 8; 1 if it is missing or unreadable."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # a broken EXIF block is no reason to lose the image
+    except Exception:  # a broken EXIF block must not make the image unreadable
         return 1
     return value if value in range(1, 9) else 1
 
 
 def kind_of(image: Image.Image) -> Kind:
-    """The kind of an opened image, not decoded yet."""
+    """Return the kind of an opened image that is not decoded yet."""
     mode, tags = image.mode, getattr(image, "tag_v2", None)
     if tags is not None:
         nodata = _number(tags.get(NODATA))
@@ -102,7 +102,7 @@ def kind_of(image: Image.Image) -> Kind:
         return dataclasses.replace(kind, orientation=tags.get(ORIENTATION, 1))
     if mode in SIXTEEN_BIT:
         return Kind("L", 1, dtype="uint16")
-    if mode in ("I", "F"):  # a PGM of 16 bits comes as I
+    if mode in ("I", "F"):  # a 16-bit PGM has mode I
         return Kind("L", 1, dtype="uint16" if image.format == "PPM" else {"I": "int32", "F": "float32"}[mode])
     if image.format == "PNG" and (raw := _raw_mode(image)).endswith(";16B"):
         name = raw.removesuffix(";16B")
@@ -118,14 +118,14 @@ def _raw_mode(image: Image.Image) -> str:
 
 
 def _of_tags(mode: str, tags: Any) -> Kind:
-    """Of a TIFF. Pillow keeps 8 bits of 16-bit colours and drops bands beside them, and does not say so."""
+    """Return the kind of a TIFF. Pillow keeps 8 bits of 16-bit colours and silently drops extra bands."""
     samples, extra = tags.get(SAMPLES, 1), tags.get(EXTRA_SAMPLES, ())
     bits, number = tags.get(BITS_PER_SAMPLE, (1,))[0], NUMBERS.get(tags.get(SAMPLE_FORMAT, (1,))[0], "uint")
     dtype = f"{number}{bits}" if bits > 8 or (bits, number) == (8, "int") or number == "float" else "uint8"
     inverted = tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
     if samples == 1:
         name, bands = (mode, 3) if mode == "P" else ("1" if mode == "1" else "L", 1)
-        decoder = "tifffile" if dtype == "int8" else "pillow"  # Pillow takes it for unsigned
+        decoder = "tifffile" if dtype == "int8" else "pillow"  # Pillow reads int8 as unsigned
         return Kind(name, bands, dtype=dtype, decoder=decoder, inverted=inverted)
     alpha = extra[-1] in ALPHA if extra else mode == "RGBA"
     held = HELD.get(mode, 0) == samples
@@ -133,10 +133,10 @@ def _of_tags(mode: str, tags: Any) -> Kind:
 
 
 def kind_of_raw(path: str) -> Kind | None:
-    """The kind of a file that Pillow does not know: .npy, or a TIFF of many bands; None for any other.
+    """Return the kind of a file that Pillow does not know: .npy, or a TIFF of many bands. None for other files.
 
     Raises:
-      BadImage: for one that cannot be read, or without tifffile.
+      BadImage: if the file cannot be read, or tifffile is not installed.
     """
     if is_npy(path):
         array = open_npy(path)
@@ -171,12 +171,12 @@ def _number(text: object) -> float | None:
 
 
 def is_npy(path: str) -> bool:
-    """Whether a file's name says that it holds a NumPy array."""
+    """Return whether the file name has the suffix of a NumPy array."""
     return Path(path).suffix.lower() == ".npy"
 
 
 def open_npy(path: str) -> np.ndarray:
-    """An array (H, W) or (H, W, C), mapped into memory. Raises BadImage for another shape or a pickle."""
+    """Open an array (H, W) or (H, W, C), memory-mapped. Raise BadImage for another shape or a pickle."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as err:
@@ -187,7 +187,7 @@ def open_npy(path: str) -> np.ndarray:
 
 
 def tifffile() -> Any:
-    """The library. Raises BadImage with the way to install it."""
+    """Import and return tifffile. Raise BadImage with the install command if it is missing."""
     try:
         import tifffile
     except ImportError:
@@ -196,7 +196,7 @@ def tifffile() -> Any:
 
 
 def stored_values(path: str, kind: Kind) -> np.ndarray:
-    """The values of a file as they are stored, (H, W) or (H, W, C), whatever decodes it. Raises BadImage."""
+    """Return the values of a file as stored, (H, W) or (H, W, C), with any decoder. Raise BadImage if this fails."""
     if kind.decoder != "pillow":
         return values_of(path, kind, 1)
     with Image.open(path) as image:
@@ -204,26 +204,26 @@ def stored_values(path: str, kind: Kind) -> np.ndarray:
 
 
 def as_stored(values: np.ndarray, kind: Kind) -> np.ndarray:
-    """Values of the type stored: Pillow holds unsigned 32 bits as signed, and signed 16 bits as 32."""
+    """Convert values to the stored type: Pillow holds uint32 as signed, and int16 as 32 bits."""
     if kind.dtype == "uint32":
         return values.view(np.uint32)
     return _measured(values.astype(np.int16) if kind.dtype == "int16" else values, kind)
 
 
 def _measured(values: np.ndarray, kind: Kind) -> np.ndarray:
-    """Float values with NaN in place of the file's `nodata`."""
+    """Return float values with NaN in place of the file's `nodata`."""
     if kind.nodata is None or values.dtype.kind != "f":
         return values
-    with np.errstate(over="ignore"):  # float64's lowest in a tag of float16 values
+    with np.errstate(over="ignore"):  # the tag may hold float64's lowest value for float16 pixels
         missing = values == values.dtype.type(kind.nodata)
     return np.where(missing, values.dtype.type(np.nan), values)
 
 
 def values_of(path: str, kind: Kind, channels: int) -> np.ndarray:
-    """The values of a file whose decoder is not Pillow, (H, W, C), as they are stored.
+    """Return the stored values (H, W, C) of a file whose decoder is not Pillow.
 
     Args:
-      channels: that are wanted: of a TIFF of so many grey pages, each page is a band.
+      channels: number of channels of the model; a TIFF with this many grey pages gives one band per page.
 
     Raises:
       BadImage: if a library is missing.
@@ -260,5 +260,5 @@ def _tiff(path: str, kind: Kind, channels: int) -> np.ndarray:
 def _decoded(page: Any) -> np.ndarray:
     try:
         return page.asarray()
-    except ValueError as err:  # tifffile names the package that is missing
+    except ValueError as err:  # tifffile names the missing package
         raise BadImage(f"{err}: {INSTALL}" if "imagecodecs" in str(err) else str(err)) from None

@@ -1,4 +1,4 @@
-"""Which folders are the splits and which the classes: understand the tree of a data set, or refuse it."""
+"""Find which folders of a data set are the splits and which are the classes, or refuse the layout."""
 
 import dataclasses
 import os
@@ -22,17 +22,17 @@ TEXT = {
     *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md"),
     *(".html", ".pdf", ".mat", ".log", ".py", ".ipynb", ".zip", ".gz", ".tar", ".rst", ".xlsx"),
 }
-"""Suffixes of what stands beside images; a folder of these alone is no class."""
+"""Suffixes of files that accompany images; a folder with only these is not a class."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """What a tree was understood as.
+    """The splits found in a folder tree.
 
     Attributes:
       splits: {split: the folder of its class folders}.
-      called: {split: its folder's path below the root}; "" for the root.
-      unused: {what was not used: count}, for `Source.ignored`.
+      called: {split: path of its folder below the root}; "" for the root.
+      unused: {kind of unused file: count}, for `Source.ignored`.
       notes: for `Source.notes`.
     """
 
@@ -50,7 +50,7 @@ def understand(root: Folder, given: Mapping[str, str | None]) -> Layout:
       given: {split: name of its folder, or None to look for one of a usual name}; see `split_names`.
 
     Raises:
-      UserError: for a layout that can be read in several ways or in none: what was found, and the flags.
+        UserError: for a layout that is ambiguous or not understood; the message lists what was found, and the flags.
     """
     top, unused = root, Counter()
     while (inner := _wrapped(top, given)) is not None:
@@ -82,7 +82,7 @@ def understand(root: Folder, given: Mapping[str, str | None]) -> Layout:
 
 
 def _unread(top: Folder, places: Mapping[str, Folder]) -> tuple[str, ...]:
-    """A line for each folder that has classes of train and is no split."""
+    """Return a line for each folder that has classes of train and is not a split."""
     used = set(map(id, places.values()))
     found = [
         name
@@ -97,7 +97,7 @@ def _unread(top: Folder, places: Mapping[str, Folder]) -> tuple[str, ...]:
 
 
 def _as_classes(top: Folder) -> tuple[str, ...]:
-    """A line for each class folder with the name of a split."""
+    """Return a line for each class folder with the name of a split."""
     return tuple(
         f"{name}/ is read as a class, since it has no class folders: if it is a split without labels, move it away"
         for name in top.full
@@ -106,13 +106,13 @@ def _as_classes(top: Folder) -> tuple[str, ...]:
 
 
 def text_alone(folder: Folder) -> bool:
-    """Whether a folder holds files, and all are of what stands beside images."""
+    """Return whether a folder holds files, and all of them have suffixes in `TEXT`."""
     kinds = folder.kinds()
     return not folder.total and bool(kinds) and kinds.keys() <= TEXT
 
 
 def _named(top: Folder, given: Mapping[str, str | None]) -> dict[str, Folder]:
-    """{split: folder} of those that flags or usual names say; a usual name counts if the folder holds folders."""
+    """Return {split: folder} by flags or usual names; a usual name counts only if the folder holds folders."""
     below = _below(top)
     if given.get("train") == ROOT:
         others = {split: name or NONE for split, name in given.items() if split != "train"}
@@ -124,12 +124,12 @@ def _named(top: Folder, given: Mapping[str, str | None]) -> dict[str, Folder]:
 
 
 def _below(top: Folder) -> dict[str, Folder]:
-    """{path below the folder: folder} of all folders in it."""
+    """Return {path below the folder: folder} of all folders in it."""
     return {os.path.relpath(folder.path, top.path): folder for folder in top.walk() if folder is not top}
 
 
 def _wrapped(top: Folder, given: Mapping[str, str | None]) -> Folder | None:
-    """The only folder with images, if it is not a class: dataset/train/..., images/cat/..."""
+    """Return the only folder with images, if it is not a class: dataset/train/..., images/cat/..."""
     if len(top.full) != 1 or any(name in _below(top) for name in given.values() if name not in (None, NONE)):
         return None
     (inner,) = top.full.values()
@@ -143,7 +143,7 @@ def _wrapped(top: Folder, given: Mapping[str, str | None]) -> Folder | None:
 
 
 def _unwrapped(found: dict[str, Folder], given: Mapping[str, str | None], unused: Counter[str]) -> dict[str, Folder]:
-    """The splits without folders in between, as train/images/cat; those without class folders are left out."""
+    """Return the splits without intermediate folders, as train/images/cat; drop splits without class folders."""
     splits: dict[str, Folder] = {}
     for split in [split for split in SPLITS if split in found]:
         folder, classes, left = found[split], splits["train"].shown if splits else {}, Counter()
@@ -166,7 +166,7 @@ def _unwrapped(found: dict[str, Folder], given: Mapping[str, str | None], unused
 
 
 def _leave(top: Folder, used: list[Folder], unused: Counter[str]) -> None:
-    """Count what is in `top` and neither used nor around what is used."""
+    """Count files in `top` that are outside the used folders and their parents."""
     kept = set(map(id, used))
     for folder in top.shown.values():
         if any(id(inner) in kept for inner in folder.walk()):

@@ -1,4 +1,4 @@
-"""Layouts that are refused: what was found, and the flags that say what is meant."""
+"""Refuse ambiguous layouts: report what was found, and the flags that resolve it."""
 
 import os
 import re
@@ -13,37 +13,37 @@ CONTAINERS = {
     *("pngs", "photo", "photos", "picture", "pictures", "pics", "data", "dataset", "datasets", "raw"),
     *("categories", "objectcategories", "classes", "set", "sets"),
 }
-"""Words of folders that hold a data set or a split, and are no class."""
+"""Words in names of folders that hold a data set or a split, not a class."""
 BESIDE = {
     *("mask", "masks", "label", "labels", "annotation", "annotations", "segmentation", "segmentations"),
     *("groundtruth", "gt", "trimaps"),
 }
-"""Words of folders that hold what belongs to images."""
+"""Words in names of folders with files that accompany images."""
 PIECES = CONTAINERS | {"part", "batch", "chunk", "shard", "subset", "folder"}
-"""Words of folders that share out images by number: images_001, images_002."""
+"""Words in names of folders that divide images by number: images_001, images_002."""
 TABLES = (".csv", ".tsv", ".json", ".txt", ".xml", ".xlsx", ".mat")
-SHOWN = 5  # names in a message
+SHOWN = 5  # names listed in a message
 THE_ROOT = f"{flag('train', ROOT)} (the root itself)"
 
 
 def usual_splits(folder: Folder) -> dict[str, str]:
-    """{name: split} of the usual names among the folders that hold folders with images, if one is for training."""
+    """Return {name: split} of usual split names among folders that hold image folders, if one is for training."""
     found = splits_of(name for name, inner in folder.full.items() if inner.full)
     return found if "train" in found.values() else {}
 
 
 def words_of(name: str) -> frozenset[str]:
-    """The words of a name, in lower case."""
+    """Return the words of a name, in lower case."""
     return frozenset(re.findall(r"[^\W\d_]+", name.casefold()))
 
 
 def contains(folder: Folder, above: Folder) -> bool:
-    """Whether a folder's name says that it is no class: images, 2750, train in train."""
+    """Return whether a folder's name shows that it is not a class: images, 2750, train in train."""
     return words_of(folder.name) <= CONTAINERS or words_of(folder.name) == words_of(above.name)
 
 
 def classless(folder: Folder) -> bool:
-    """Whether a folder has images, but not in class folders."""
+    """Return whether a folder has images, but not in class folders."""
     inner = list(folder.full.values())
     return bool(folder.total) and len(inner) <= 1 and all(contains(one, folder) and not one.full for one in inner)
 
@@ -55,13 +55,13 @@ def _shown(names: Iterable[str]) -> str:
 
 
 def check_classes(top: Folder) -> None:
-    """Raise UserError where the folders of a root without splits do not look like classes."""
+    """Raise UserError if the folders of a root without splits do not look like classes."""
     for check in (_check_flat, _check_parts, _check_copies, _check_repeated, _check_deeper):
         check(top)
 
 
 def _check_flat(top: Folder) -> None:
-    """Images in train/ and test/, or in part_1/ and part_2/, which are not two classes."""
+    """Refuse images directly in train/ and test/, or in part_1/ and part_2/, which are not two classes."""
     flat = {name: words_of(name) for name, folder in top.full.items() if not folder.full or classless(folder)}
     meant = splits_of(flat)
     pieces = (
@@ -93,7 +93,7 @@ def _no_classes(top: Folder, counts: Mapping[str, int], names: list[str]) -> Use
 
 
 def _check_parts(top: Folder) -> None:
-    """Images with masks beside them."""
+    """Refuse images with a folder of masks beside them."""
     if names := _with_masks(top):
         raise UserError(
             f"{top.path} holds {_shown(names)}, which look like images and their masks, not like classes: images with "
@@ -103,7 +103,7 @@ def _check_parts(top: Folder) -> None:
 
 
 def _with_masks(folder: Folder) -> list[str]:
-    """The names of images/ and masks/ in a folder; none where they are not both there."""
+    """Return the names of the images/ and masks/ folders in a folder, or none unless both exist."""
     words = {name: words_of(name) for name in folder.full}
     beside = [name for name in words if words[name] & BESIDE]
     images = [name for name in words if words[name] and words[name] <= CONTAINERS]
@@ -111,7 +111,7 @@ def _with_masks(folder: Folder) -> list[str]:
 
 
 def check_masks_of_classes(train: Folder) -> None:
-    """Raise UserError where class folders hold masks beside their images: cat/images, cat/masks."""
+    """Raise UserError if class folders hold masks beside their images: cat/images, cat/masks."""
     found = [f"{name}/{'|'.join(parts)}" for name, folder in train.full.items() if (parts := _with_masks(folder))]
     if found:
         raise UserError(
@@ -122,7 +122,7 @@ def check_masks_of_classes(train: Folder) -> None:
 
 
 def _check_copies(top: Folder) -> None:
-    """A folder that holds those beside it once more: flowers/rose and flowers/flowers/rose."""
+    """Refuse a folder that repeats its sibling folders: flowers/rose and flowers/flowers/rose."""
     for name, folder in top.full.items():
         others = top.full.keys() - {name}
         again = others & _inner(folder).full.keys()
@@ -135,7 +135,7 @@ def _check_copies(top: Folder) -> None:
 
 
 def _check_repeated(top: Folder) -> None:
-    """Folders that hold (nearly) the same folders: fold1/cat, fold2/cat."""
+    """Refuse folders that hold (nearly) the same sub-folders: fold1/cat, fold2/cat."""
     inside = {name: set(_inner(folder).full) for name, folder in top.full.items()}
     every = sorted(set().union(*inside.values()))
     if len(inside) < 2 or len(every) < 2:
@@ -145,7 +145,7 @@ def _check_repeated(top: Folder) -> None:
     if not (all(share > 1 / 2 for share in shares) or (common and sum(shares) > len(shares) / 2)):
         return
     if any(map(_with_masks, top.full.values())):
-        return  # said by `check_masks_of_classes`
+        return  # reported by `check_masks_of_classes`
     same = "the same" if all(len(names) == len(every) for names in inside.values()) else "nearly the same"
     found = f"the folders {_shown(inside)} of {top.path} hold {same} {len(every)} folders ({_shown(every)})"
     if len(splits_of(every)) > 1:
@@ -163,13 +163,13 @@ def _check_repeated(top: Folder) -> None:
 
 
 def _inner(folder: Folder) -> Folder:
-    """The folder, or the one around its class folders: amazon/images for amazon."""
+    """Return the folder that holds the class folders: amazon/images for amazon, otherwise the folder itself."""
     only = next(iter(folder.full.values())) if len(folder.full) == 1 else folder
     return only if only.full and contains(only, folder) else folder
 
 
 def _check_deeper(top: Folder) -> None:
-    """A folder that holds splits, beside others."""
+    """Refuse a folder that holds splits, beside other folders."""
     for folder in top.full.values():
         for inner in folder.walk():
             if splits := usual_splits(inner):
@@ -181,7 +181,7 @@ def _check_deeper(top: Folder) -> None:
 
 
 def check_class_called_train(top: Folder, found: Mapping[str, Folder]) -> None:
-    """Raise UserError for bus/, car/ and train/ that all hold folders: a split, or a class of that name."""
+    """Raise UserError if bus/, car/ and train/ all hold folders: train is a split or a class."""
     others = [name for name, folder in top.full.items() if folder.full and folder not in found.values()]
     if found.keys() == {"train"} and len(others) > 1:
         train = found["train"].name

@@ -1,10 +1,10 @@
-"""The source "masks": a folder of images and a folder of masks, with a prompt for all, for a class or for a file.
+"""The source "masks": a folder of images and a folder of masks, with one prompt for all, per class or per file.
 
 Layouts, below the root or below its train, val and test (images/train/a.jpg with masks/train/a.png are splits too):
-  images/a.jpg, masks/a.png          and prompts.prompt: what is above 0 in every mask
-  images/a.jpg, masks/a.png          and prompts.json {"a": "two cats"} or {"a": ["cats", "animals"]}: the same, by file
-  images/a.jpg, masks/a.png          and classes.json {"1": "cat"} or classes.txt, line i for value i: by value
-  images/a.jpg, masks/cat/a.png      the sub-folders of masks are the prompts: what is above 0
+  images/a.jpg, masks/a.png          and prompts.prompt: all values above 0 show the prompt
+  images/a.jpg, masks/a.png          and prompts.json {"a": "two cats"} or {"a": ["cats", "animals"]}: per file
+  images/a.jpg, masks/a.png          and classes.json {"1": "cat"} or classes.txt, line i for value i: one per value
+  images/a.jpg, masks/cat/a.png      the sub-folders of masks are the prompts: all values above 0
 """
 
 import dataclasses
@@ -32,16 +32,16 @@ WAYS = (
 
 
 def masks(cfg: DataConfig, prompts: PromptConfig) -> Source:
-    """See the module. Missing splits are filled by `val_ratio` and `test_ratio`, image by image.
+    """List image-mask pairs; see the module. Missing splits are taken from train by `val_ratio` and `test_ratio`.
 
-    A mask belongs to the image of the same name, whatever the suffixes; sub-folders are part of the name. Images
-    without a mask and masks without an image are passed over and counted; with `allow_unmasked` such training images
-    stay, if `prompt` or prompts.json says what to ask of them. Values of a mask that no prompt has are
-    not in it, 255 does not count, unless it is named.
+    A mask belongs to the image of the same name, with any suffix; sub-folders are part of the name. Images
+    without a mask and masks without an image are skipped and counted; with `allow_unmasked` such training images are
+    kept if `prompt` or prompts.json gives their prompt. Mask values without a prompt are background; 255 is ignored
+    unless it has a prompt.
 
     Raises:
-      UserError: a missing folder, two files of one name, masks without a prompt, classes whose values no mask has,
-        and as `pair_sources.load_pairs`.
+      UserError: if a folder is missing, two files have the same name, masks have no prompt, or no mask has values of
+        the classes, and see `pair_sources.load_pairs`.
     """
     top = existing(cfg.root, "masks")
     ignored: Counter[str] = Counter()
@@ -61,11 +61,11 @@ def masks(cfg: DataConfig, prompts: PromptConfig) -> Source:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where the images and masks of a split are.
+    """The folders of images and masks of a split.
 
     Attributes:
-      home: where its prompts.json and the like may be.
-      prefix: stands before the names of its images: "train/" in images/train.
+      home: the folder that may hold its prompts.json and similar files.
+      prefix: prefix of the names of its images: "train/" in images/train.
     """
 
     images: Path
@@ -75,7 +75,7 @@ class Place:
 
 
 def _places(top: Path, cfg: DataConfig) -> tuple[dict[str, Place], dict[str, str]]:
-    """{split: its place} and {split: its folder's name}: train/images, or images/train, or all in "train"."""
+    """Return {split: its place} and {split: its folder's name}: train/images, or images/train, or all in "train"."""
     images, masks = top / "images", top / "masks"
     whole = {"train": Place(images, masks, top)}
     if cfg.train_split == ROOT:
@@ -102,7 +102,7 @@ def _places(top: Path, cfg: DataConfig) -> tuple[dict[str, Place], dict[str, str
 def _scenes(
     place: Place, top: Path, cfg: DataConfig, prompts: PromptConfig, ignored: Counter
 ) -> tuple[list[Scene], list[str]]:
-    """The scenes of one split, and all prompts in label order."""
+    """Return the scenes of one split, and all prompts in label order."""
     for folder in (place.images, place.masks):
         if not folder.is_dir():
             near = ", ".join(path.name for path in visible_folders(folder.parent)[:5]) or "no folders"
@@ -136,12 +136,12 @@ def _scenes(
 
 
 def _settings(name: str, place: Path, top: Path) -> Path | None:
-    """The file of that name, in a split's own folder or at the root."""
+    """Return the file of that name in a split's own folder or at the root."""
     return next((folder / name for folder in (place, top) if (folder / name).is_file()), None)
 
 
 def _by_name(folder: Path, ignored: Counter, prefix: str) -> dict[str, str]:
-    """{prefix and path below the folder, without its suffix: path}."""
+    """Return {prefix and path below the folder, without suffix: path}."""
     found: dict[str, str] = {}
     for path in find_images(folder, ignored):
         stem = prefix + Path(path).relative_to(folder).with_suffix("").as_posix()
@@ -154,7 +154,7 @@ def _by_name(folder: Path, ignored: Counter, prefix: str) -> dict[str, str]:
 def _matched(
     images: Mapping[str, str], masks: Mapping[str, str], place: Place, ignored: Counter, unmasked: bool
 ) -> dict[str, str]:
-    """The masks of images, by name; UserError if there is none."""
+    """Return the masks of images, matched by name. Raise UserError if no image has a mask."""
     matched = {stem: masks[stem] for stem in images if stem in masks}
     if not matched and not unmasked:
         stem = next(iter(images))
@@ -170,7 +170,7 @@ def _matched(
 def _whole(
     texts: Mapping[str, list[str]], images: Mapping[str, str], masks: Mapping[str, str], cfg: DataConfig
 ) -> list[Scene]:
-    """Scenes where a file shows one thing, under the prompts of `texts`."""
+    """Return scenes whose mask files show one thing each, with the prompts in `texts`."""
     found = [(images[stem], dict.fromkeys(texts[stem], masks[stem])) for stem in masks if stem in texts]
     bare = [Scene(images[stem], dict.fromkeys(texts[stem])) for stem in images if stem in texts and stem not in masks]
     return sorted([*whole_scenes(found, cfg.max_pixels), *bare], key=lambda scene: scene.image)
@@ -179,7 +179,7 @@ def _whole(
 def _of_folders(
     place: Place, folders: list[str], images: Mapping[str, str], cfg: DataConfig, ignored: Counter
 ) -> tuple[list[Scene], list[str]]:
-    """Scenes of masks/<prompt>/<name>."""
+    """Return scenes of masks/<prompt>/<name>."""
     masks = {name: _by_name(place.masks / name, ignored, place.prefix) for name in folders}
     _matched(images, {stem: path for files in masks.values() for stem, path in files.items()}, place, ignored, False)
     found = []
@@ -194,7 +194,7 @@ def _of_folders(
 def _of_values(
     file: Path, images: Mapping[str, str], masks: Mapping[str, str], cfg: DataConfig, ignored: Counter
 ) -> tuple[list[Scene], list[str]]:
-    """Scenes of masks whose values are named in `file`."""
+    """Return scenes of masks whose values are named in `file`."""
     classes = read_classes(file)
     files = [(images[stem], path) for stem, path in masks.items()]
     scenes = indexed_scenes(files, classes, str(file), cfg.max_pixels)
@@ -203,7 +203,7 @@ def _of_values(
 
 
 def read_classes(file: Path) -> dict[int, str]:
-    """{value: prompt} of a classes.json or a classes.txt, by value. Raises UserError for what is neither."""
+    """Read {value: prompt} from a classes.json or classes.txt, sorted by value. Raise UserError for other content."""
     if file.suffix == ".txt":
         lines = file.read_text("utf-8-sig").splitlines()
         classes = {value: line.strip() for value, line in enumerate(lines, 1) if line.strip()}
@@ -219,7 +219,7 @@ def read_classes(file: Path) -> dict[int, str]:
 
 
 def _texts(file: Path, images: Mapping[str, str]) -> dict[str, list[str]]:
-    """{name of an image: its prompts} of a prompts.json."""
+    """Read {name of an image: its prompts} from a prompts.json."""
     given = read_json(file)
     if not isinstance(given, dict) or not all(isinstance(found, str | list) for found in given.values()):
         raise UserError(f'{file} must be {{"image": "prompt"}}: image names without suffix, with a prompt or a list')
@@ -233,7 +233,7 @@ def _texts(file: Path, images: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def read_json(file: Path) -> Any:
-    """What is in a JSON file. Raises UserError for one that cannot be read."""
+    """Load a JSON file. Raise UserError if it cannot be read."""
     try:
         return json.loads(file.read_bytes())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A look through mask files before a run: their sizes and values, many at a time."""
+"""Read the sizes and values of all mask files before a run, in parallel."""
 
 import dataclasses
 import os
@@ -19,21 +19,21 @@ THREADS = min(8, os.cpu_count() or 1)
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """What one mask file holds: its values, ascending, and (width, height); both None where it cannot be read."""
+    """The values of one mask file, ascending, and its (width, height); both None if it cannot be read."""
 
     values: tuple[int, ...] | None
     size: tuple[int, int] | None
 
 
 def survey(files: Sequence[tuple[str, str]], max_pixels: int, indexed: bool) -> list[Seen]:
-    """What each mask file holds.
+    """Return the values and size of each mask file.
 
     Args:
       files: (image, mask) paths.
       max_pixels, indexed: as for `pairs.read_values`.
 
     Raises:
-      UserError: if most masks are not of their images' sizes.
+      UserError: if most masks differ in size from their images.
     """
     with ThreadPoolExecutor(THREADS) as pool:
         looks = pool.map(lambda file: _look(file[1], max_pixels, indexed), files)
@@ -43,11 +43,11 @@ def survey(files: Sequence[tuple[str, str]], max_pixels: int, indexed: bool) -> 
 
 
 def check_fit(files: Sequence[tuple[str, str]], sizes: Sequence[tuple[int, int] | None]) -> None:
-    """Raises UserError if most masks are not of their images' sizes; single ones are said where they are read.
+    """Raise UserError if most masks differ in size from their images. A few are reported when they are read.
 
     Args:
-      files: (path of an image, what to call its mask).
-      sizes: (width, height) of each mask; None fits.
+      files: (path of an image, name of its mask in messages).
+      sizes: (width, height) of each mask; None is accepted.
     """
     with ThreadPoolExecutor(THREADS) as pool:
         looks = pool.map(lambda file, size: _fits(file[0], size), files, sizes)
@@ -64,28 +64,28 @@ def _look(path: str, max_pixels: int, indexed: bool) -> Seen:
     try:
         values = read_values(path, max_pixels, indexed)
     except BadImage:
-        return Seen(None, None)  # said where the pair is read
+        return Seen(None, None)  # reported when the pair is read
     found = np.flatnonzero(np.bincount(values.ravel())) if values.dtype.itemsize < 4 else np.unique(values)
     return Seen(tuple(found.tolist()), values.shape[::-1])
 
 
 def _fits(image: str, size: tuple[int, int] | None) -> bool:
-    """Whether an image has that (width, height) when upright; true where this cannot be told."""
+    """Return whether an upright image has that (width, height); true if its size cannot be read."""
     try:
         with Image.open(image) as opened:
             return size is None or upright_size(opened, size) == size
-    except Exception:  # said where the image is read
+    except Exception:  # reported when the image is read
         return True
 
 
 def whole_scenes(found: Sequence[tuple[str, dict[str, str]]], max_pixels: int) -> list[Scene]:
-    """Scenes of masks that show one prompt each, wherever they are above 0.
+    """Return scenes whose masks show one prompt each, where the values are above 0.
 
     Args:
       found: (image, {prompt: mask file}) paths.
     """
     paths = {(image, path) for image, masks in found for path in masks.values()}
-    files = sorted(paths)  # a file of several prompts is looked at once
+    files = sorted(paths)  # read a file with several prompts only once
     seen = dict(zip(files, survey(files, max_pixels, indexed=False), strict=True))
     scenes = []
     for image, masks in found:
@@ -97,15 +97,15 @@ def whole_scenes(found: Sequence[tuple[str, dict[str, str]]], max_pixels: int) -
 def indexed_scenes(
     files: Sequence[tuple[str, str]], classes: Mapping[int, str], where: str, max_pixels: int, ignored: int = 255
 ) -> list[Scene]:
-    """Scenes of masks whose values stand for prompts; a prompt makes a pair where one of its values occurs.
+    """Return scenes whose mask values stand for prompts; an image forms a pair with each prompt in its mask.
 
-    A mask that cannot be read makes one pair, of the first prompt, so that reading it names and counts it.
+    A mask that cannot be read gives one pair, with the first prompt, so that it is reported and counted when read.
 
     Args:
       files: (image, mask) paths.
-      classes: {value: prompt}; a prompt may have several.
-      where: what says so, for messages.
-      ignored: the value of pixels that do not count, unless it stands for a prompt.
+      classes: {value: prompt}; a prompt may have several values.
+      where: the source of `classes`, for messages.
+      ignored: the value of pixels to ignore, unless it stands for a prompt.
 
     Raises:
       UserError: if no mask has any of the values.

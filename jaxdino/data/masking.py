@@ -1,10 +1,10 @@
-"""Which patches a masked view hides: boxes of random place and shape, filled up to an exact number at random.
+"""Draw which patches of a masked view are hidden: random boxes, then single patches up to an exact number.
 
-How many patches are hidden at a place of the batch follows from that place alone, and the places take turns evenly:
-so every batch, and every part of it, hides nearly the same number, and arrays for the hidden patches can have one
-size for all steps.
+The number of hidden patches at a position of the batch depends only on that position, and the numbers are spread
+evenly over the positions. So every batch, and every part of it, hides nearly the same number, and arrays of the hidden
+patches have the same size in all steps.
 
-Sources: Bao et al. 2021, BEiT (arXiv:2106.08254), Algorithm 1; filling up: facebookresearch/dinov3
+Sources: Bao et al. 2021, BEiT (arXiv:2106.08254), Algorithm 1; the single patches: facebookresearch/dinov3
 dinov3/data/masking.py; the spread of ratios over a batch: dinov3/data/collate.py.
 """
 
@@ -18,8 +18,8 @@ import numpy as np
 from jaxdino.core import options
 from jaxdino.core.errors import UserError
 
-TRIES = 10  # for a box that fits
-STEPS = (math.sqrt(11) % 1, math.e % 1)  # of a dozen irrational ones, the evenest over devices and slices
+TRIES = 10  # attempts to draw a box that fits
+STEPS = (math.sqrt(11) % 1, math.e % 1)  # the most even over devices and slices of a dozen irrational numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Masking:
 
     Attributes:
       prob: share of the views that are masked.
-      ratio: smallest and largest share of such a view's patches that are hidden.
+      ratio: smallest and largest share of hidden patches in a masked view.
       patch: side of a patch in pixels.
-      min_patches: the area that a box is drawn from at least, in patches.
+      min_patches: smallest area that a box is drawn with, in patches.
       min_aspect: smallest height / width of a box; 1 / min_aspect is the largest.
     """
 
@@ -58,7 +58,7 @@ class Masking:
         return options.read(cls, given, "masking")
 
     def grid(self, size: int) -> tuple[int, int]:
-        """(h, w), the patches of a view of `size` pixels. Raises UserError if they do not fill it."""
+        """Return (h, w), the patch grid of a view of `size` pixels. Raise UserError if patches do not divide it."""
         if size % self.patch:
             fit = max(self.patch, round(size / self.patch) * self.patch)
             raise UserError(
@@ -67,20 +67,20 @@ class Masking:
         return size // self.patch, size // self.patch
 
     def counts(self, batch_size: int, grid: tuple[int, int], views: int) -> np.ndarray:
-        """How many patches each place of a batch hides: int64 (B, G), the largest first in each row, 0 for no mask.
+        """Return the number of hidden patches per position of a batch: int64 (B, G), rows descending, 0 for no mask.
 
-        Which of an image's views gets which number is drawn (`draw`).
+        `draw` assigns the numbers of an image to its views at random.
         """
         if batch_size < 1:
             raise UserError(f"batch_size {batch_size} must be at least 1")
         return _counts(self, batch_size, tuple(grid), views)
 
     def draw(self, rng: np.random.Generator, counts: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-        """bool (G, h, w) for one image: its `counts` (G,) given to its views in random order."""
+        """Draw bool (G, h, w) for one image: its `counts` (G,) are assigned to its views in random order."""
         return np.stack([self.block_mask(rng, grid, int(count)) for count in rng.permutation(counts)])
 
     def block_mask(self, rng: np.random.Generator, grid: tuple[int, int], count: int) -> np.ndarray:
-        """bool (h, w) with exactly `count` patches True: boxes, then single patches to fill up."""
+        """Draw bool (h, w) with exactly `count` patches True: boxes, then single patches to complete the number."""
         mask, left = np.zeros(grid, bool), count
         while left > 0:
             new = self._add_box(rng, mask, left)
@@ -92,7 +92,7 @@ class Masking:
         return mask
 
     def _add_box(self, rng: np.random.Generator, mask: np.ndarray, most: int) -> int:
-        """Hides one more box that adds 1 to `most` patches; how many it added, 0 after ten misses."""
+        """Hide one more box that adds 1 to `most` patches. Return the number added, 0 after ten failed attempts."""
         height, width = mask.shape
         bound = -math.log(self.min_aspect)
         for area, turn, y, x in rng.random((TRIES, 4)).tolist():
@@ -118,18 +118,18 @@ class Masking:
         slices: int = 1,
         process_count: int = 1,
     ) -> int:
-        """The largest number of hidden patches in any group of any slice of any batch.
+        """Return the largest number of hidden patches in any group of any slice of any batch.
 
         Args:
           batch_size: B, over all hosts, a multiple of `slices` x `groups` and of `process_count`.
           grid: (h, w).
           views: G.
-          groups: equal runs of a slice's images; one a device.
-          slices: slice s has the rows s, s + slices, ... of the batch, which lies in memory host by host.
-          process_count: hosts; host p has the places p, p + process_count, ... of the batch.
+          groups: number of equal, contiguous parts of a slice's images, one per device.
+          slices: slice s has the rows s, s + slices, ... of the batch, which is stored host by host.
+          process_count: hosts; host p has the positions p, p + process_count, ... of the batch.
 
         Raises:
-          UserError: if the batch cannot be cut up so.
+          UserError: if the batch cannot be divided this way.
         """
         if batch_size % (slices * groups) or batch_size % process_count:
             raise UserError(
@@ -151,11 +151,11 @@ def _counts(masking: Masking, batch_size: int, grid: tuple[int, int], views: int
     counts = np.zeros((batch_size, views), np.int64)
     counts[np.arange(views) < masked[:, None]] = np.clip(np.rint(ratios * patches), 1, patches)
     counts = -np.sort(-counts, axis=1)
-    counts.setflags(write=False)  # shared by all who ask
+    counts.setflags(write=False)  # shared by all callers
     return counts
 
 
 def _strata(count: int, step: float) -> np.ndarray:
-    """The middles of `count` equal parts of 0..1, in an order of which any run, and any comb, is spread out too."""
+    """Return the midpoints of `count` equal parts of 0..1, ordered so that slices and strided slices are even too."""
     places = np.argsort(np.argsort((np.arange(count) * step) % 1))
     return (places + 0.5) / max(count, 1)

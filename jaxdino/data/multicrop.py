@@ -1,8 +1,8 @@
-"""Batches of several crops of each image, for self-distillation: decoded once, cut on the host, uint8 out.
+"""Batches of several crops of each image, for self-distillation: decoded once, cropped on the host, uint8 output.
 
-A batch is a dict of arrays, B being the batch of one host, G and L the global and local crops of an image:
+A batch is a dict of arrays. B is the batch size of one host, G and L are the global and local crops of an image:
   global  uint8 (B, G, S, S, C)
-  local   uint8 (B, L, s, s, C), absent where L = 0
+  local   uint8 (B, L, s, s, C), absent if L = 0
   mask    bool (B, G, h, w), the hidden patches of the global crops, absent without masking
 and label, weight and index as in `pipeline`.
 """
@@ -24,7 +24,7 @@ from jaxdino.data.sources import DataConfig, Split
 from jaxdino.data.transforms import draft_scale, get_filter, random_crop_box, resized_crop
 from jaxdino.data.views import KINDS, View, check, expanded
 
-MARGIN = 2  # pixels around a turned box, which the interpolation looks at
+MARGIN = 2  # pixels around a rotated box that the interpolation reads
 REDUCING_GAP = 2.0  # crops of large images differ by less than one level from those of the full filter
 
 
@@ -41,24 +41,24 @@ def make_multicrop_iter(
     process_index: int = 0,
     process_count: int = 1,
 ) -> TrainIter:
-    """An endless iterator of multi-crop batches; order, crops and masks follow from the seed alone.
+    """Return an endless iterator of multi-crop batches; order, crops and masks depend only on the seed.
 
     Epochs, hosts, resuming and bad images are those of `pipeline.make_train_iter`.
 
     Args:
-      split: what to read; its labels travel along.
+      split: the split to read; its labels are in the batches.
       cfg: threads, workers, max_pixels, sixteen_bit, on_bad, draft (see `DataConfig`).
       seed: at least 0.
       batch_size: images, global, over all hosts.
-      views: the recipes (see `views.check`); only crop and size are looked at here.
-      masking: which patches of the global crops are hidden; None is no mask.
-      interpolation: of the resize; "bicubic", "bilinear", ...
-      channels: C of the crops.
-      process_index, process_count: this host among all.
+        views: the recipes (see `views.check`); only crop and size are used here.
+        masking: how patches of the global crops are hidden; None for no mask.
+        interpolation: of the resize; "bicubic", "bilinear", ...
+        channels: C of the crops.
+        process_index, process_count: index of this host and number of hosts.
 
-    Raises:
-      UserError: for views or a masking that cannot be, a batch larger than the split or not divisible by the
-        hosts; under on_bad="stop", while iterating, the first bad image.
+      Raises:
+        UserError: for invalid views or masking, or a batch larger than the split or not divisible by the number of
+          hosts; with on_bad="stop", at the first bad image during iteration.
     """
     cfg, views = DataConfig.of(cfg), check(views)
     get_filter(interpolation)
@@ -74,9 +74,9 @@ def make_multicrop_iter(
 
 @dataclasses.dataclass(frozen=True)
 class CropTransform:
-    """Record and random generator -> {kind: uint8 (V, S, S, C)} of random resized crops. Raises BadImage.
+    """Crop a record: (record, random generator) -> {kind: uint8 (V, S, S, C)} of random resized crops.
 
-    A JPEG is decoded smaller only where every crop still gets as many pixels as it has itself.
+    Raises BadImage. A JPEG is decoded at a smaller scale only if every crop keeps at least its output resolution.
     """
 
     crops: Mapping[str, tuple[View, ...]]
@@ -117,10 +117,10 @@ def turned_crop(
     *,
     degrees: float,
 ) -> Picture:
-    """As `transforms.resized_crop`, of a box turned about its centre: what it holds turns counter-clockwise.
+    """Crop and resize as `transforms.resized_crop`, with the box rotated about its centre (content counter-clockwise).
 
-    What the turned box spans is resized to the result's scale, with antialias, then turned by bilinear interpolation.
-    Beyond the image its edge pixels go on.
+    The bounding box of the rotated box is resized to the output scale with antialias, then rotated with bilinear
+    interpolation. Edge pixels are repeated beyond the image.
     """
     sides = np.array(size[::-1])
     box_low, box_high = np.array(box).reshape(2, 2) * image.size / np.array(full)
@@ -141,7 +141,7 @@ def turned_crop(
 
 
 def _spanned(image: Picture, box: tuple[int, int, int, int]) -> Picture:
-    """Cuts out a box that may reach beyond the image, whose edge pixels go on there."""
+    """Crop a box that may reach beyond the image; edge pixels are repeated there."""
     inside = [min(max(box[0], 0), image.width - 1), min(max(box[1], 0), image.height - 1)]
     inside += [max(min(box[2], image.width), 1), max(min(box[3], image.height), 1)]
     if tuple(inside) == box:
@@ -152,7 +152,7 @@ def _spanned(image: Picture, box: tuple[int, int, int, int]) -> Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Masks:
-    """What is hidden of the image at each place of a batch: `counts` (B, G) patches of its views."""
+    """Draw the masks of the image at each position of a batch: `counts` (B, G) hidden patches of its views."""
 
     masking: Masking
     counts: np.ndarray
@@ -164,7 +164,7 @@ class Masks:
 
 @dataclasses.dataclass(frozen=True)
 class ReadCrops:
-    """Element with a record -> element with crops and, where wanted, masks."""
+    """Map an element with a record to an element with crops and, if enabled, masks."""
 
     crop: CropTransform
     masks: Masks | None

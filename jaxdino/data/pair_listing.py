@@ -1,4 +1,4 @@
-"""From scenes to splits of pairs: prompts get numbers, pairs that do not count are passed over."""
+"""Convert scenes to splits of pairs: number the prompts and skip pairs that are not used."""
 
 import os
 from collections import Counter
@@ -26,18 +26,18 @@ def assemble(
     ignored: Counter | None = None,
     origins: Mapping[str, str] | None = None,
 ) -> Source:
-    """Pairs out of scenes, with prompts as labels; the pairs of one image follow each other.
+    """Build pairs from scenes, with prompts as labels; the pairs of one image are consecutive.
 
     Args:
-      name: of the source.
+      name: name of the source.
       listed: {split: scenes}.
       names: the prompts, in label order.
       root: see `Split`.
-      ignored: what was passed over so far (see `Source`).
+      ignored: counts of what was skipped so far (see `Source`).
       origins: where splits come from (see `Source`).
 
     Raises:
-      UserError: a prompt that is empty, a split without pairs.
+      UserError: for an empty prompt or a split without pairs.
     """
     check_prompts(names, f"the data source {name!r}")
     names, ignored = tuple(names), Counter(ignored)
@@ -60,7 +60,7 @@ def assemble(
 def _pairs(
     scenes: list[Scene], names: tuple[str, ...], prompts: PromptConfig, training: bool, ignored: Counter
 ) -> list[tuple[int, Pair]]:
-    """(label, pair) of each mask that counts."""
+    """Return (label, pair) for each mask that is used."""
     labels, found = {name: label for label, name in enumerate(names)}, []
     for scene in scenes:
         present = tuple(sorted(labels[name] for name in scene.present))
@@ -75,10 +75,10 @@ def _pairs(
 
 
 def put_aside(listed: Listed, cfg: DataConfig, root: Path) -> Listed:
-    """Fills a missing validation (or test) split with a share of the training images that have masks.
+    """Fill a missing validation (or test) split with a share of the training images that have masks.
 
     Raises:
-      UserError: too few to share out.
+      UserError: if there are too few images to divide.
     """
     ratios = ratios_of(cfg, listed)
     if not ratios:

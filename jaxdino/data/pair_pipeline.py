@@ -1,15 +1,15 @@
-"""Batches of pairs: an image, a prompt, and the mask of what it names.
+"""Batches of pairs: an image, a prompt, and the mask of the prompt.
 
-A batch is a dict of arrays, B being the batch of one host, K the places for points (`PromptConfig.slots`):
+A batch is a dict of arrays. B is the batch size of one host, K the number of point slots (`PromptConfig.slots`):
   image         uint8 (B, H, W, 3)
-  mask          uint8 (B, H, W), 1 where the prompt's thing is, 0 where not, 255 where it does not count
+  mask          uint8 (B, H, W), 1 where the mask shows the prompt, 0 elsewhere, 255 where ignored
   masked        float32 (B,), 0 for an image without a mask (then all 0)
-  label         int32 (B,), the prompt's place in the source's names
-  points        float32 (B, K, 2), x, y in pixels of the crop; absent where K = 0
-  point_labels  int32 (B, K): 1 and 0 are clicks in the thing and beside it, 2 and 3 the top left and bottom right
-                corner of a box, -1 is nothing; absent where K = 0
-and weight and index as in `pipeline`. Rows of masked 1 without a 1 in their mask ask for what is not to be seen:
-negatives, crops beside the thing, and pairs that are empty and kept.
+  label         int32 (B,), index of the prompt in the source's names
+  points        float32 (B, K, 2), x, y in pixels of the crop; absent if K = 0
+  point_labels  int32 (B, K): 1 and 0 are clicks inside and outside the mask, 2 and 3 the top left and bottom right
+                corner of a box, -1 is an empty slot; absent if K = 0
+and weight and index as in `pipeline`. A row with masked 1 may have an empty mask: negatives, crops that miss the mask,
+and pairs with empty masks that are kept.
 """
 
 import dataclasses
@@ -51,18 +51,18 @@ def make_pair_train_iter(
     process_index: int = 0,
     process_count: int = 1,
 ) -> TrainIter:
-    """An endless iterator of training batches of pairs; epochs, order, hosts and resuming as `make_train_iter`'s.
+    """Return an endless iterator of training batches of pairs; epochs, order, hosts, resuming as `make_train_iter`.
 
-    Crop and flips of the preset are done here, for image and mask together; its colours are left to the device
+    Crops and flips of the preset are applied here, to image and mask together; colour changes are left to the device
     (`transforms.colour_only`).
 
     Args:
-      split: of a source of `pair_sources.load_pairs`.
+      split: a split of a source of `pair_sources.load_pairs`.
       prompts: negatives, points, boxes, spatial_prob, empty (see `PromptConfig`).
       others: as `pipeline.make_train_iter`.
 
     Raises:
-      UserError: as `make_train_iter`, and for negatives with a single prompt.
+      UserError: as `make_train_iter`, and if `negatives` is set and there is only one prompt.
     """
     cfg, prompts, size, preset = DataConfig.of(cfg), PromptConfig.of(prompts), as_size(image_size), get_preset(preset)
     get_filter(resize.interpolation)
@@ -89,10 +89,10 @@ def make_pair_eval_iter(
     process_index: int = 0,
     process_count: int = 1,
 ) -> EvalBatches:
-    """Every pair once, in order, resized and centre-cropped; the last batch is filled up with weight 0.
+    """Return every pair once, in order, resized and centre-cropped; the last batch is padded with weight 0.
 
     Args:
-      spatial: gives each row all its clicks and its box, the same in each pass; else the text is all there is.
+      spatial: whether each row gets all its clicks and its box, the same in each pass; otherwise only the text.
       others: as `make_pair_train_iter`.
     """
     cfg, prompts, size = DataConfig.of(cfg), PromptConfig.of(prompts), as_size(image_size)
@@ -104,7 +104,7 @@ def make_pair_eval_iter(
 
 @dataclasses.dataclass(frozen=True)
 class ReadPairTrain:
-    """Element with a pair -> element with a random crop of it, perhaps asking for another prompt."""
+    """Map an element with a pair to an element with a random crop, sometimes with a negative prompt."""
 
     crop: PairTrainTransform | PairEvalTransform
     size: tuple[int, int]
@@ -129,7 +129,7 @@ class ReadPairTrain:
 
 @dataclasses.dataclass(frozen=True)
 class ReadPairEval:
-    """Element with a pair -> element with its centre."""
+    """Map an element with a pair to an element with its centre crop."""
 
     crop: PairEvalTransform
     size: tuple[int, int]
@@ -147,7 +147,7 @@ class ReadPairEval:
 
 
 def whole_mask(pair: Pair, prompts: PromptConfig, max_pixels: int) -> np.ndarray | None:
-    """A pair's mask before it is cropped. Raises BadImage for an empty one, unless these are kept."""
+    """Return a pair's mask before cropping. Raise BadImage for an empty mask, unless these are kept."""
     mask = pair.read_mask(max_pixels)
     if mask is not None and prompts.empty == "skip" and not (mask == 1).any():
         raise BadImage('its mask is empty (prompts.empty = "keep" keeps it)')
@@ -161,5 +161,5 @@ def _row(crop: Crop, size: tuple[int, int]) -> Batch:
 
 
 def _blank(size: tuple[int, int], prompts: PromptConfig) -> Callable[[], Batch]:
-    """What makes the row of a pair that could not be read."""
+    """Return a function that makes the row of a pair that could not be read."""
     return lambda: _row((np.zeros((*size, 3), np.uint8), None), size) | no_points(prompts.slots)

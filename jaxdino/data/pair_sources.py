@@ -1,4 +1,4 @@
-"""Sources of pairs: which images, prompts and masks there are, in which split."""
+"""Sources of image-mask pairs: list the images, prompts and masks of each split."""
 
 from collections.abc import Callable, Mapping
 
@@ -14,17 +14,17 @@ from jaxdino.data.voc import voc
 
 
 def load_pairs(cfg: Mapping | DataConfig | None, prompts: Mapping | PromptConfig | None = None) -> Source:
-    """Lists the pairs of the source that `cfg.name` names; its `class_names` are the prompts.
+    """List the pairs of the source named by `cfg.name`; its `class_names` are the prompts.
 
-    Pairs of one image follow each other. Mask files are looked through once, to know what is in them.
+    Pairs of one image are consecutive. Mask files are read once, to find their values.
 
     Args:
       cfg: a `DataConfig`, or a dict or ConfigDict of its fields.
-      prompts: a `PromptConfig`, or the same of it.
+      prompts: a `PromptConfig`, or a dict or ConfigDict of its fields.
 
     Raises:
-      UserError: unknown name or option, a prompt that is empty, a split without pairs, and whatever the source
-        finds wrong (it says what it found).
+      UserError: for an unknown name or option, an empty prompt, a split without pairs, and any error of the source
+        (with what it found).
     """
     cfg, prompts = DataConfig.of(cfg), PromptConfig.of(prompts)
     if cfg.name not in PAIR_SOURCES:
@@ -42,7 +42,7 @@ def load_pairs(cfg: Mapping | DataConfig | None, prompts: Mapping | PromptConfig
 
 
 def generated(cfg: DataConfig, prompts: PromptConfig) -> Source:
-    """Scenes of coloured shapes (see `shapes.scenes`): 400 train, 80 val, 80 test; `split_seed` decides all."""
+    """List scenes of coloured shapes (see `shapes.scenes`): 400 train, 80 val, 80 test; seeded by `split_seed`."""
     return assemble("shapes", shapes.scenes(cfg.split_seed), shapes.NAMES, prompts)
 
 

@@ -1,6 +1,6 @@
-"""Crops of an image and its mask together, and points and boxes taken from the mask. On the host.
+"""Crop an image and its mask together, and draw points and boxes from the mask. On the host.
 
-Points are x, y in pixels of the crop, the first pixel's centre being (0, 0), as SAM counts them.
+Points are x, y in pixels of the crop; the centre of the first pixel is (0, 0), as in SAM.
 """
 
 import dataclasses
@@ -19,16 +19,16 @@ from jaxdino.data.transforms import draft_scale, eval_crop, random_crop_box, res
 
 Box = tuple[int, int, int, int]
 Crop = tuple[np.ndarray, np.ndarray | None]
-VISIBLE, TRIES = 0.1, 10  # a training crop shows this share of what is masked, if one of so many does
+VISIBLE, TRIES = 0.1, 10  # smallest share of the mask in a training crop, and attempts to draw that crop
 CLICK, NO_CLICK, TOP_LEFT, BOTTOM_RIGHT, NOTHING = 1, 0, 2, 3, -1
-NOISE, MOST_NOISE = 0.1, 20.0  # of a box's corners: as a share of its sides, and in pixels
+NOISE, MOST_NOISE = 0.1, 20.0  # noise of a box's corners: as a share of its sides, and its limit in pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class PairEvalTransform:
-    """Pair -> uint8 image (H, W, 3) and mask (H, W) of the centre; the mask is None if the pair's is.
+    """Map a pair to a uint8 image (H, W, 3) and mask (H, W) of the centre; the mask is None if the pair has none.
 
-    As `transforms.EvalTransform`, the mask by its nearest pixels. Raises BadImage, for sizes that differ too.
+    As `transforms.EvalTransform`, with nearest-neighbour masks. Raises BadImage, also if the sizes differ.
     """
 
     size: tuple[int, int]
@@ -47,10 +47,10 @@ class PairEvalTransform:
 
 @dataclasses.dataclass(frozen=True)
 class PairTrainTransform:
-    """Pair and random generator -> uint8 image (H, W, 3) and mask (H, W) of one random resized crop.
+    """Map a pair and a random generator to a uint8 image (H, W, 3) and mask (H, W) of one random resized crop.
 
-    The box is drawn up to ten times, until it has a tenth of what the mask shows; the last one is taken
-    else, and its mask may be empty, which is then true of what is seen. Raises BadImage.
+    The box is drawn up to ten times, until it contains a tenth of the mask. Otherwise the last box is used, and its
+    mask may be empty, which is correct for that crop. Raises BadImage.
     """
 
     size: tuple[int, int]
@@ -86,14 +86,14 @@ class PairTrainTransform:
 
 
 def check_sizes(full: tuple[int, int], mask: np.ndarray | None) -> None:
-    """Raises BadImage for a mask (H, W) that is not of the image's (width, height)."""
+    """Raise BadImage if a mask (H, W) does not have the image's (width, height)."""
     if mask is not None and mask.shape != full[::-1]:
         wide, tall = mask.shape[::-1]
         raise BadImage(f"the image has {full[0]} x {full[1]} pixels, its mask {wide} x {tall}")
 
 
 def flipped(crop: Crop, hflip: float, vflip: float, rng: np.random.Generator) -> Crop:
-    """Mirrors image and mask together, left to right and top to bottom, with the given chances."""
+    """Flip image and mask together, horizontally and vertically, with the given probabilities."""
     for axis, chance in ((1, hflip), (0, vflip)):
         if chance and rng.random() < chance:
             crop = tuple(None if part is None else np.flip(part, axis) for part in crop)
@@ -101,17 +101,17 @@ def flipped(crop: Crop, hflip: float, vflip: float, rng: np.random.Generator) ->
 
 
 def no_points(slots: int) -> dict[str, np.ndarray]:
-    """A row's `points` (K, 2) and `point_labels` (K,) without any; nothing where K = 0."""
+    """Return empty `points` (K, 2) and `point_labels` (K,) of a row; an empty dict if K = 0."""
     if not slots:
         return {}
     return {"points": np.zeros((slots, 2), np.float32), "point_labels": np.full(slots, NOTHING, np.int32)}
 
 
 def draw_points(mask: np.ndarray | None, prompts: PromptConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """A training row's points: 1 to `prompts.points` clicks, and a box, each with the chance `spatial_prob`.
+    """Draw a training row's points: 1 to `prompts.points` clicks, and a box, each with probability `spatial_prob`.
 
-    The first click is in the mask, others in or out of it at even chances. Corners of the box are moved by a normal
-    error of 10% of its sides, 20 pixels at most. A row without a mask, or with an empty one, gets none.
+    The first click is inside the mask, the others inside or outside with equal probability. The box corners get
+    normal noise of 10% of the box sides, at most 20 pixels. A row without a mask, or with an empty one, gets none.
 
     Source: "Segment Anything" (Kirillov et al., 2023), appendix A, training algorithm, for clicks and the box's noise.
     """
@@ -129,7 +129,7 @@ def draw_points(mask: np.ndarray | None, prompts: PromptConfig, rng: np.random.G
 
 
 def fixed_points(mask: np.ndarray | None, prompts: PromptConfig, index: int) -> dict[str, np.ndarray]:
-    """An evaluated row's points: all its clicks, drawn for its place in the split alone, and the exact box."""
+    """Return an evaluation row's points: all clicks, seeded only by its index in the split, and the exact box."""
     row = no_points(prompts.slots)
     if not row or mask is None or not (mask == 1).any():
         return row
@@ -141,13 +141,13 @@ def fixed_points(mask: np.ndarray | None, prompts: PromptConfig, index: int) -> 
 
 
 def mask_box(mask: np.ndarray) -> np.ndarray:
-    """float64 (2, 2): the first and last x, y of a mask's ones, which it must have."""
+    """Return float64 (2, 2): the first and last x, y of a mask's ones; the mask must not be empty."""
     rows, columns = np.nonzero(mask == 1)
     return np.array([[columns.min(), rows.min()], [columns.max(), rows.max()]], np.float64)
 
 
 def _clicks(row: dict[str, np.ndarray], mask: np.ndarray, count: int, rng: np.random.Generator) -> None:
-    """Writes `count` clicks into the first places."""
+    """Write `count` clicks into the first slots."""
     places = {CLICK: np.argwhere(mask == 1), NO_CLICK: np.argwhere((mask != 1) & (mask != IGNORED))}
     for slot in range(count):
         inside = slot == 0 or not len(places[NO_CLICK]) or rng.random() < 0.5
@@ -157,5 +157,5 @@ def _clicks(row: dict[str, np.ndarray], mask: np.ndarray, count: int, rng: np.ra
 
 
 def _corners(row: dict[str, np.ndarray], box: np.ndarray) -> None:
-    """Writes a box (2, 2) into the last two places."""
+    """Write a box (2, 2) into the last two slots."""
     row["points"][-2:], row["point_labels"][-2:] = box, (TOP_LEFT, BOTTOM_RIGHT)

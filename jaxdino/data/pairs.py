@@ -1,4 +1,4 @@
-"""A pair: an image, and the mask of what its prompt names. Masks are read late, as images are."""
+"""A pair: an image and the mask of its prompt. Masks are read lazily, as images are."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -12,20 +12,20 @@ from jaxdino.data.checks import TURNS
 from jaxdino.data.kinds import SIXTEEN_BIT, orientation_of
 from jaxdino.data.reasons import lift_limit
 
-IGNORED = 255  # of a mask's pixels: neither in nor out
+IGNORED = 255  # value of mask pixels that are neither foreground nor background
 HALF = 127
 GREYS = ("1", "L", "P", *SIXTEEN_BIT)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """One record of a split of pairs; its label there is the prompt.
+    """One record of a split of pairs; its label is the prompt.
 
     Attributes:
       image: path of a file, or uint8 (H, W, 3).
-      mask: uint8 (H, W) of 0, 1 and 255 (ignored), or what reads it, told how many pixels at most it may have and
-        raising BadImage; None for an image without a mask.
-      present: the labels of all prompts whose thing is in the image, this one's among them.
+      mask: uint8 (H, W) of 0, 1 and 255 (ignored), or a function that reads it, given the largest number of pixels
+        allowed, and may raise BadImage; None for an image without a mask.
+      present: the labels of all prompts that the image shows, including this one.
     """
 
     image: str | np.ndarray
@@ -33,19 +33,19 @@ class Pair:
     present: tuple[int, ...] = ()
 
     def read_mask(self, max_pixels: int) -> np.ndarray | None:
-        """uint8 (H, W) of 0, 1 and 255; None without a mask. Raises BadImage."""
+        """Return uint8 (H, W) of 0, 1 and 255; None without a mask. Raise BadImage if it cannot be read."""
         return self.mask(max_pixels) if callable(self.mask) else self.mask
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """One image and all that is known to be in it: what sources list before prompts have numbers.
+    """One image with its masks by prompt text, as sources list it before prompts are numbered.
 
     Attributes:
-      image: as a pair's.
-      masks: a mask, as a pair's, for each prompt: the image's pairs.
-      absent: those of `masks` that show nothing.
-      unpaired: prompts whose thing is in the image without making a pair.
+      image: as in `Pair`.
+      masks: {prompt: mask as in `Pair`}, one pair each.
+      absent: prompts in `masks` whose mask is empty.
+      unpaired: prompts that the image shows without forming a pair.
     """
 
     image: str | np.ndarray
@@ -55,18 +55,18 @@ class Scene:
 
     @property
     def present(self) -> tuple[str, ...]:
-        """The prompts of what is in the image."""
+        """Return the prompts that the image shows."""
         return (*(name for name in self.masks if name not in self.absent), *self.unpaired)
 
 
 @dataclasses.dataclass(frozen=True)
 class FileMask:
-    """Reads the mask of one prompt out of a file.
+    """Read the mask of one prompt from a file.
 
     Attributes:
-      path: of the file.
-      values: what stands for the prompt; None takes whatever is above 0.
-      ignored: the value of pixels that are neither in nor out; None where there is none.
+      path: path of the file.
+      values: mask values of the prompt; None for all values above 0.
+      ignored: the value of pixels that are neither foreground nor background, or None.
     """
 
     path: str
@@ -82,16 +82,16 @@ class FileMask:
 
 
 def read_values(path: str, max_pixels: int, indexed: bool) -> np.ndarray:
-    """The values of a mask file, (H, W) of any integer kind: of a palette the indices, of 16 bits all of them.
+    """Read the values of a mask file, (H, W) of any integer type: palette indices, or all 16 bits.
 
     Args:
-      path: of a file.
-      max_pixels: refuses a mask of more, before its pixels are decoded.
-      indexed: whether values mean something. If not, only whether they are above 0 counts: then colours are taken
-        too, a palette's as well, and JPEG, where above means above 127, as that format smears edges.
+      path: path of the file.
+      max_pixels: a larger mask is refused before its pixels are decoded.
+      indexed: whether each value has a meaning. Otherwise only "above 0" counts, and colours, colour palettes and
+        JPEG are accepted too; for JPEG the threshold is 127, since that format blurs edges.
 
     Raises:
-      BadImage: for a file that cannot be read, and for colours or JPEG where values mean something.
+      BadImage: if the file cannot be read, or if `indexed` and it has colours or is a JPEG.
     """
     if not indexed:
         return _above(path, max_pixels)
@@ -107,12 +107,12 @@ def read_values(path: str, max_pixels: int, indexed: bool) -> np.ndarray:
 
 
 def shown(path: str) -> str:
-    """The end of a path, for reasons, which have to be short."""
+    """Return the end of a path, to keep reasons short."""
     return "/".join(Path(path).parts[-2:])
 
 
 def _above(path: str, max_pixels: int) -> np.ndarray:
-    """bool (H, W)."""
+    """Return bool (H, W), true where the mask is above 0 (127 for JPEG)."""
     image = _opened(path, max_pixels)
     low = HALF if image.format in ("JPEG", "MPO") else 0
     if image.mode in GREYS and image.mode != "P":
@@ -121,7 +121,7 @@ def _above(path: str, max_pixels: int) -> np.ndarray:
 
 
 def _colours(image: Image.Image) -> np.ndarray:
-    """uint8 (H, W, 1 or 3), without transparency."""
+    """Return uint8 (H, W, 1 or 3), without transparency."""
     if image.mode == "F":
         raise BadImage("its mask has float pixels (mode F): save it with 8 or 16 bits")
     levels = np.asarray(image.convert("L" if image.mode in ("LA", "La") else "RGB"))
@@ -129,7 +129,7 @@ def _colours(image: Image.Image) -> np.ndarray:
 
 
 def _opened(path: str, max_pixels: int) -> Image.Image:
-    """Decoded, and upright by its own EXIF orientation. Raises BadImage."""
+    """Open and decode a mask, upright by its own EXIF orientation. Raise BadImage if this fails."""
     lift_limit(max_pixels)
     try:
         with Image.open(path) as image:
@@ -141,6 +141,6 @@ def _opened(path: str, max_pixels: int) -> Image.Image:
             return upright
     except BadImage:
         raise
-    except Exception as err:  # decoders of broken files raise nearly everything
+    except Exception as err:  # decoders raise many error types for broken files
         what = "is gone" if isinstance(err, FileNotFoundError) else f"cannot be read: {type(err).__name__}"
         raise BadImage(f"its mask {shown(path)} {what}") from err

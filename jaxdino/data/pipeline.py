@@ -1,10 +1,10 @@
-"""Batches through Grain: deterministic for a seed, resumable at any batch, shared out among hosts.
+"""Batches through Grain: deterministic for a seed, resumable at any batch, divided among hosts.
 
-A batch is a dict of arrays, B being the batch of one host:
+A batch is a dict of arrays. B is the batch size of one host:
   image   uint8 (B, H, W, C)
   label   int32 (B,)
   weight  float32 (B,), 0 for an image that could not be read (then all black) and for padding
-  index   int64 (B,), the record's place in its split, -1 for padding
+  index   int64 (B,), the record's index in its split, -1 for padding
 """
 
 import dataclasses
@@ -41,26 +41,26 @@ def make_train_iter(
     process_index: int = 0,
     process_count: int = 1,
 ) -> "TrainIter":
-    """An endless iterator of training batches, in a new order each epoch.
+    """Return an endless iterator of training batches, in a new order each epoch.
 
-    An epoch is floor(len(split) / batch_size) batches; the records left over differ from epoch to epoch.
-    Order and crops follow from the seed alone: threads, worker processes and the number of hosts change
-    nothing about the global batch k, whose records p, p + process_count, ... go to host p.
+    An epoch has floor(len(split) / batch_size) batches; the records left out differ from epoch to epoch.
+    Order and crops depend only on the seed. Threads, worker processes and the number of hosts do not change
+    the global batch k; its records p, p + process_count, ... go to host p.
 
     Args:
-      split: what to read.
+      split: the split to read.
       cfg: threads, workers, max_pixels, sixteen_bit, on_bad, draft (see `DataConfig`).
       seed: at least 0.
       batch_size: global, over all hosts.
       image_size: pixels, one number or (height, width).
       preset: the host part of an augmentation preset is applied here (see `transforms.PRESETS`).
-      resize: its filter; and all of it for a preset without random crops ("none"), which crops as evaluation does.
+      resize: its filter is used. A preset without random crops ("none") uses all of it and crops as in evaluation.
       channels: C of the images.
-      process_index, process_count: this host among all.
+      process_index, process_count: index of this host and number of hosts.
 
     Raises:
-      UserError: a batch larger than the split or not divisible by the hosts; under on_bad="stop", while
-        iterating, the first bad image.
+      UserError: if the batch is larger than the split or not divisible by the number of hosts; with on_bad="stop", at
+        the first bad image during iteration.
     """
     cfg, size, preset = DataConfig.of(cfg), as_size(image_size), get_preset(preset)
     read = _train_reader(cfg, size, preset, resize, channels)
@@ -70,11 +70,11 @@ def make_train_iter(
 def train_batches(
     split: Split, cfg: DataConfig, read: Reader, seed: int, batch_size: int, process_index: int, process_count: int
 ) -> "TrainIter":
-    """The endless iterator behind `make_train_iter`, of whatever `read` makes of a record.
+    """Return the endless iterator behind `make_train_iter`, with `read` applied to each record.
 
     Args:
-      read: takes {"record", "label", "index", "place"} and random numbers of its own, gives one batch row, as
-        `read_row` does; "place" is the row's in the global batch.
+      read: maps {"record", "label", "index", "place"} and a random generator of its own to one batch row, as
+        `read_row` does; "place" is the row's position in the global batch.
     """
     _check_shares(batch_size, process_index, process_count)
     if batch_size > len(split):
@@ -85,7 +85,7 @@ def train_batches(
     order_seed, crop_seed = (int(word) for word in np.random.SeedSequence(seed).generate_state(2))
     steps = len(split) // batch_size
     records = grain.MapDataset.source(Records(split, len(split))).shuffle(seed=order_seed)[: steps * batch_size]
-    # A record's random numbers belong to its place in the global, endless order: map before sharing out.
+    # A record's random numbers belong to its position in the global, endless order: map before dividing among hosts.
     records = records.map_with_index(partial(_with_place, batch_size)).random_map(read, seed=crop_seed)
     batches = _share(records, batch_size, process_index, process_count).repeat()
     identity = {"seed": seed, "batch_size": batch_size, "records": len(split)}
@@ -103,9 +103,9 @@ def make_eval_iter(
     process_index: int = 0,
     process_count: int = 1,
 ) -> "EvalBatches":
-    """Every record once, in order, resized and centre-cropped; the last batch is filled up with weight 0.
+    """Return every record once, in order, resized and centre-cropped; the last batch is padded with weight 0.
 
-    The arguments are those of `make_train_iter`. The result can be iterated again and again; its length is
+    The arguments are those of `make_train_iter`. The result can be iterated repeatedly; its length is
     the number of batches, the same on every host.
     """
     cfg, size = DataConfig.of(cfg), as_size(image_size)
@@ -117,7 +117,7 @@ def make_eval_iter(
 def eval_batches(
     split: Split, cfg: DataConfig, read: Callable, batch_size: int, process_index: int, process_count: int
 ) -> "EvalBatches":
-    """The pass behind `make_eval_iter`, of whatever `read` makes of a record, as `train_batches`'s, without chance."""
+    """Return the pass behind `make_eval_iter`, with `read` applied as in `train_batches` but without randomness."""
     _check_shares(batch_size, process_index, process_count)
     steps = -(-len(split) // batch_size)
     records = grain.MapDataset.source(Records(split, steps * batch_size)).map(read)
@@ -129,8 +129,8 @@ class TrainIter:
     """Endless iterator over batches with an exact position.
 
     Attributes:
-      steps_per_epoch: batches in an epoch.
-      bad: the `BadImages` met so far.
+      steps_per_epoch: number of batches in an epoch.
+      bad: the `BadImages` found so far.
     """
 
     def __init__(self, batches, cfg: DataConfig, bad: BadImages, steps_per_epoch: int, identity: dict[str, int]):
@@ -151,13 +151,13 @@ class TrainIter:
         return batch
 
     def state(self) -> dict[str, int]:
-        """The position, as a small dict that JSON can hold: batches given out, and what they depend on."""
+        """Return the position as a small JSON-serialisable dict: the number of batches returned, and the settings."""
         return {"next_batch": self._next, **self._identity}
 
     def restore(self, state: Mapping[str, int]) -> None:
-        """Goes to a position: the next batches are bit for bit those that followed `state()`.
+        """Go to a saved position: the next batches are identical, bit for bit, to those that followed `state()`.
 
-        Threads, workers and the number of hosts may be others than those of the run that saved it. Raises
+        Threads, workers and the number of hosts may differ from those of the run that saved it. Raises
         UserError if the state belongs to another seed, batch size or data set.
         """
         for key, ours in self._identity.items():
@@ -170,14 +170,14 @@ class TrainIter:
         self._next = int(state["next_batch"])
 
     def close(self) -> None:
-        """Stops reading ahead and ends the worker processes. Iterating again starts them anew."""
+        """Stop prefetching and end the worker processes. Iterating again restarts them."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None
 
 
 class EvalBatches:
-    """One pass over a split each time it is iterated. `bad` holds the `BadImages` met so far."""
+    """One pass over a split each time it is iterated. `bad` holds the `BadImages` found so far."""
 
     def __init__(self, batches, cfg: DataConfig, bad: BadImages):
         self.bad = bad
@@ -197,7 +197,7 @@ class EvalBatches:
 
 @dataclasses.dataclass(frozen=True)
 class ReadTrain:
-    """Element with a record -> element with an image, by a random crop."""
+    """Map an element with a record to an element with an image, by a random crop."""
 
     crop: TrainTransform
 
@@ -207,7 +207,7 @@ class ReadTrain:
 
 @dataclasses.dataclass(frozen=True)
 class ReadEval:
-    """Element with a record -> element with an image, by the centre crop; a generator is left alone."""
+    """Map an element with a record to an element with an image, by the centre crop; the generator is not used."""
 
     crop: EvalTransform
 
@@ -218,8 +218,8 @@ class ReadEval:
 def _train_reader(
     cfg: DataConfig, size: tuple[int, int], preset: dict[str, Any], resize: Resize, channels: int
 ) -> ReadTrain | ReadEval:
-    """The host part of a preset."""
-    get_filter(resize.interpolation)  # an unknown name is an error here, not in a reading thread
+    """Return the function that applies the host part of a preset."""
+    get_filter(resize.interpolation)  # raise for an unknown name here, not in a reading thread
     if preset["scale"] is None:
         return ReadEval(EvalTransform(size, resize, cfg.reading(channels)))
     scale, ratio = tuple(preset["scale"]), tuple(preset["ratio"])
@@ -227,7 +227,7 @@ def _train_reader(
 
 
 def _shape(crop: TrainTransform | EvalTransform) -> tuple[int, ...]:
-    """(H, W, C) of what a transform makes."""
+    """Return (H, W, C) of the images of a transform."""
     return (*crop.size, crop.reading.channels)
 
 
@@ -243,12 +243,12 @@ def _check_shares(batch_size: int, process_index: int, process_count: int) -> No
 
 
 def _share(records, batch_size: int, process_index: int, process_count: int):
-    """This host's rows of each global batch, batched."""
+    """Return this host's rows of each global batch, batched."""
     return records[process_index::process_count].batch(batch_size // process_count, drop_remainder=True)
 
 
 def _open_stream(batches, cfg: DataConfig):
-    """A Grain iterator over `batches`. Threads and workers take whole batches, which keeps their order."""
+    """Return a Grain iterator over `batches`. Threads and workers read whole batches, which keeps their order."""
     ahead = max(2, cfg.num_threads)
     options = grain.ReadOptions(num_threads=cfg.num_threads, prefetch_buffer_size=ahead)
     stream = batches.to_iter_dataset(options)
@@ -258,7 +258,7 @@ def _open_stream(batches, cfg: DataConfig):
 def _received(batch: Batch, bad: BadImages) -> Batch:
     """Move the reasons and remarks from a batch to `bad`.
 
-    What a worker process sent lies in shared memory that Grain takes back: it is copied out.
+    Data from a worker process is in shared memory that Grain reuses, so it is copied.
     """
     batch = {key: value if type(value) is np.ndarray else np.array(value) for key, value in batch.items()}
     reasons = batch.pop("reason")

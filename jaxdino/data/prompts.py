@@ -1,4 +1,4 @@
-"""Which words stand for what a mask shows, and what else a mask is asked by: points and boxes."""
+"""Prompt settings: the texts of masks, and the points and boxes of a row."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,20 +9,20 @@ from jaxdino.core.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class PromptConfig:
-    """Every option of prompts, with its default. `dataclasses.asdict(PromptConfig())` is the config.
+    """All options of prompts, with their defaults. `dataclasses.asdict(PromptConfig())` is the config.
 
     Attributes:
-      prompt: what all masks of a folder show (source "masks"): whatever is above 0 in a mask is that.
+      prompt: the prompt of all masks of a folder (source "masks"), for values above 0.
       annotations: the COCO file (source "coco"), below the root or anywhere; None looks for the usual ones.
-      templates: each prompt is put at the {} of each; several make an ensemble.
-      negatives: chance that a training pair asks for a prompt that its image does not have: its mask is then empty.
-      points: clicks of a row, at most.
+      templates: each prompt replaces the {} of each template; several templates form an ensemble.
+      negatives: probability that a training pair gets a prompt that its image does not show, with an empty mask.
+      points: largest number of clicks of a row.
       boxes: whether a row may have a box.
-      spatial_prob: chance that a training row gets its points, and, drawn apart, its box; with 1, rows of evaluation
-        get theirs too, else these have the text alone.
-      empty: what becomes of pairs whose mask shows nothing: "skip" counts them and leaves them out, "keep" trains
-        and measures on them.
-      allow_unmasked: whether training images without a mask, of which the prompt is known, are kept (masked = 0).
+      spatial_prob: probability that a training row gets its points, and, drawn separately, its box; with 1, evaluation
+        rows get them too, otherwise they have only the text.
+      empty: what to do with pairs whose mask is empty: "skip" counts them and leaves them out, "keep" trains
+        and evaluates on them.
+      allow_unmasked: whether to keep training images that have a prompt but no mask (masked = 0).
     """
 
     prompt: str | None = None
@@ -60,12 +60,12 @@ class PromptConfig:
 
     @property
     def slots(self) -> int:
-        """K, the places for points in a row: those of clicks, and two for the corners of a box."""
+        """K, the point slots of a row: one per click, and two for the corners of a box."""
         return self.points + 2 * self.boxes
 
 
 def check_prompts(names: Sequence[str], where: str) -> None:
-    """Raises UserError for a prompt that is no text or has no word in it; `where` says who named it."""
+    """Raise UserError for a prompt that is not a text or is blank; `where` is its source, for the message."""
     for name in names:
         if not isinstance(name, str) or not name.strip():
             raise UserError(f"{where} has the prompt {name!r}, which is empty; give the words for what the mask shows")

@@ -1,4 +1,4 @@
-"""Which pixel values become black and white: 16-bit, 32-bit and float pixels brought to the 256 levels of a batch."""
+"""Map 16-bit, 32-bit and float pixels to 8 bits: choose which pixel values become black and white."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ KINDS = ("auto", "full", "image", "percentiles")
 PERCENTILES = (0.5, 99.5)
 FLAG = "data.sixteen_bit"
 KEYWORD, ARGUMENT = "sixteen_bit", "--sixteen_bit"
-"""What a run calls the setting; what Python does, and commands other than a run."""
+"""Names of the setting: in a run, in Python, and in other commands."""
 
 _remarks: ContextVar[list[str] | None] = ContextVar("remarks", default=None)
 
 
 @contextmanager
 def remarks():
-    """Collect what is to be said of the images that this thread reads inside the block: a list of lines."""
+    """Collect remarks about the images that this thread reads inside the block: a list of lines."""
     token = _remarks.set([])
     try:
         yield _remarks.get()
@@ -41,9 +41,9 @@ class Range:
     """The values that become 0 and 255; values outside are clipped. 8-bit pixels are never changed.
 
     Attributes:
-      kind: "numbers": from `low` to `high`; "full": 0 to 65535, of floats 0 to 1; "image": each image's own smallest
+      kind: "numbers": from `low` to `high`; "full": 0 to 65535, for floats 0 to 1; "image": each image's own smallest
         and largest value; "percentiles": each image's own percentiles `low` and `high`; "auto": not chosen yet. The
-        range of an image of several bands is taken of each band.
+        ranges "image" and "percentiles" are computed per band.
     """
 
     kind: str = "auto"
@@ -55,10 +55,10 @@ class Range:
         """Read a setting: "auto", "full", "image", "percentiles", "percentiles:1,99" or "0,4095".
 
         Args:
-          flag: names the setting, for the error.
+            flag: name of the setting, for the error message.
 
-        Raises:
-          UserError: for anything else, or two numbers of which the second is not larger.
+          Raises:
+            UserError: for other texts, or two numbers of which the second is not larger.
         """
         if isinstance(text, cls):
             return text
@@ -84,16 +84,16 @@ class Range:
 
     @property
     def chosen(self) -> bool:
-        """Whether images can be read with it."""
+        """Whether the range is chosen, so that images can be read with it."""
         return self.kind != "auto"
 
     def levels(self, values: np.ndarray) -> np.ndarray:
-        """Values (H, W, C) of any numeric dtype -> uint8 (H, W, C). Clipped values and NaN are remarked.
+        """Convert values (H, W, C) of any numeric dtype to uint8 (H, W, C). Add remarks about clipped values and NaN.
 
         NaN becomes 0, as the lowest value does.
 
         Raises:
-          BadImage: if every value is NaN, or no range is chosen.
+          BadImage: if all values are NaN, or no range is chosen.
         """
         if values.dtype == np.uint8:
             return values
@@ -114,7 +114,7 @@ class Range:
         return np.stack([levels for levels, _ in bands], axis=-1)
 
     def _band(self, values: np.ndarray, finite: np.ndarray) -> tuple[np.ndarray, int]:
-        """One band (H, W) -> its levels, and how many values a fixed range clips."""
+        """Return the levels of one band (H, W), and the number of values clipped by a fixed range."""
         low, high = self._ends(values, finite)
         filled = np.where(values == values, values, low).astype(np.float64)  # NaN differs from itself
         scaled = (filled - low) * (255 / max(high - low, 1e-300))
@@ -137,7 +137,7 @@ class Range:
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
-    """bool, where values are numbers; NaN is remarked, and infinities count as values outside the range."""
+    """Return bool, true where values are not NaN. Add a remark about NaN. Infinities count as out-of-range values."""
     if values.dtype.kind != "f":
         return np.ones(values.shape, bool)
     missing = np.isnan(values)
@@ -162,17 +162,17 @@ def _pair(numbers: str, whole: str, flag: str) -> tuple[float, float]:
 
 
 def fitting(low: float, high: float, floats: bool, whole: bool, what: str, flag: str) -> tuple[Range, str]:
-    """Choose the range of images whose values reach from `low` to `high`.
+    """Choose the range for images with values from `low` to `high`.
 
     Args:
-      floats: whether they are stored as floats. whole: whether all values are whole numbers nevertheless.
-      what: names the images; flag: names the setting; for the error.
+      floats: whether they are stored as floats. whole: whether all values are integers, even if stored as floats.
+      what: name of the images; flag: name of the setting; both for the error message.
 
     Returns:
-      The smallest of 0 to 1 (of floats) and of 8, 10, 12, 14 and 16 bits that holds the values, and its name.
+      The smallest range that holds the values, of 0 to 1 (for floats) and 8, 10, 12, 14 and 16 bits, and its name.
 
     Raises:
-      UserError: if none does.
+      UserError: if none of them holds the values.
     """
     if floats and low >= 0 and high <= 1:
         return Range("numbers", 0, 1), "0 to 1"
@@ -187,7 +187,7 @@ def fitting(low: float, high: float, floats: bool, whole: bool, what: str, flag:
 
 
 def unlike(dtypes: Sequence[str], flag: str) -> UserError:
-    """The error for images of floats and of integers, whose values have no unit in common."""
+    """Return the error for a mix of float and integer images, whose values have no common unit."""
     return UserError(
         f"there are images of {' and '.join(dtypes)}, which one range cannot suit: {flag}=percentiles or image takes "
         "each image's own"

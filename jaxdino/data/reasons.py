@@ -1,4 +1,4 @@
-"""Why a file gives no image, in words that say what to do."""
+"""Explain why a file cannot be read as an image, and how to fix it."""
 
 import os
 
@@ -21,18 +21,18 @@ FOREIGN = {
     ".svg": ("a vector drawing", "cairosvg"),
     ".pdf": ("a document", "pdf2image"),
 }
-"""{suffix of files with pictures that are not read: (what they are, libraries that read them)}."""
-DICOM = 128, b"DICM"  # place and text of its mark
+"""{suffix of image files that are not supported: (what they are, libraries that read them)}."""
+DICOM = 128, b"DICM"  # offset and bytes of its signature
 
 
 def suffix_of(name: str) -> str:
-    """The suffix of a file's name in lower case; ".nii.gz" is one."""
+    """Return the suffix of a file name in lower case; ".nii.gz" counts as one suffix."""
     name = name.lower()
     return ".nii.gz" if name.endswith(".nii.gz") else os.path.splitext(name)[1]
 
 
 def foreign(suffix: str) -> str:
-    """What files of a suffix are and how to convert them; "" for other suffixes."""
+    """Return what files with this suffix are and how to convert them; "" for other suffixes."""
     if suffix not in FOREIGN:
         return ""
     what, libraries = FOREIGN[suffix]
@@ -40,13 +40,13 @@ def foreign(suffix: str) -> str:
 
 
 def lift_limit(max_pixels: int) -> None:
-    """Let Pillow open images of so many pixels, where its own limit is lower."""
+    """Raise Pillow's own size limit to `max_pixels` if it is lower."""
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels
 
 
 def too_large(size: str, max_pixels: int) -> str:
-    """Why an image of that size is refused, and what to do."""
+    """Return why an image of that size is refused, and how to fix it."""
     return (
         f"too large: {size} has more than max_pixels = {max_pixels} pixels: cut it into tiles or make it smaller; "
         "a run takes more with --config.data.max_pixels"
@@ -54,7 +54,7 @@ def too_large(size: str, max_pixels: int) -> str:
 
 
 def reason(path: str, err: Exception) -> str:
-    """Why the file at `path` gives no image, from what its decoder raised."""
+    """Return why the file at `path` cannot be read, given the error of its decoder."""
     if isinstance(err, FileNotFoundError):
         return "there is no such file"
     if isinstance(err, Undecoded):
@@ -67,7 +67,7 @@ def reason(path: str, err: Exception) -> str:
 
 
 def unknown(path: str) -> str:
-    """What a file is that Pillow does not know, by its first bytes and its suffix."""
+    """Return what a file that Pillow does not know is, by its first bytes and its suffix."""
     with open(path, "rb") as file:
         head = file.read(256)
     text = head.lstrip().lower()

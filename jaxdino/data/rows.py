@@ -1,4 +1,4 @@
-"""One record as one row of a batch, whatever becomes of it: read, bad, or padding."""
+"""Convert one record to one row of a batch: an image, a blank row for a bad image, or padding."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,11 +11,11 @@ from jaxdino.data.sources import Split
 
 Batch = dict[str, np.ndarray]
 PADDING = -1
-REASON = "S240"  # how a bad image's reason, or a remark about another, travels from a reading process to the main one
+REASON = "S240"  # dtype in which reasons and remarks are sent from a reading process to the main process
 
 
 class Records:
-    """A split as Grain reads it: {"record", "label", "index"}, padded to `length` places."""
+    """A split as Grain reads it: {"record", "label", "index"}, padded to `length` records."""
 
     def __init__(self, split: Split, length: int):
         self.split, self.length = split, length
@@ -32,16 +32,16 @@ class Records:
 def read_row(
     element: dict[str, Any], shapes: Mapping[str, tuple[int, ...]], crop: Callable[[Any], dict[str, np.ndarray]]
 ) -> Batch:
-    """The element of one batch row; a bad image is black, with weight 0 and its reason.
+    """Return the element of one batch row; a bad image is black, with weight 0 and its reason.
 
     Args:
-      shapes: of the images that `crop` makes of a record, (..., H, W, C).
+      shapes: shapes of the images that `crop` returns, (..., H, W, C).
     """
     return filled_row(element, lambda: {name: np.zeros(shape, np.uint8) for name, shape in shapes.items()}, crop)
 
 
 def filled_row(element: dict[str, Any], blank: Callable[[], Batch], read: Callable[[Any], Batch]) -> Batch:
-    """As `read_row`, of whatever `read` makes of a record, which may be another label too; else what `blank` gives."""
+    """Return a row as `read_row`: the result of `read` (which may change the label), or of `blank` if it fails."""
     found, weight, reason = None, 0, ""
     if element["record"] is not None:
         try:

@@ -1,4 +1,4 @@
-"""Scenes of coloured shapes, generated: pairs such as "red circle" and its mask, without a download."""
+"""Generate scenes of coloured shapes: pairs such as "red circle" and its mask, without a download."""
 
 import functools
 import math
@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from jaxdino.data.pairs import Scene
 
-SIZE = 64  # pixels a side
+SIZE = 64  # side of an image, pixels
 SCENES = {"train": 400, "val": 80, "test": 80}
 COLOURS = {
     "red": (214, 45, 40),
@@ -19,17 +19,17 @@ COLOURS = {
 }
 KINDS = ("circle", "square", "triangle")
 NAMES = tuple(f"{colour} {kind}" for kind in KINDS for colour in COLOURS)
-SHAPES = (2, 4)  # in a scene, at least and at most
-RADIUS = (8.0, 14.0)  # of the circle around a shape, pixels
-CLOSEST = 0.85  # of two centres, as a share of both radii: shapes overlap a little at most
-FINE = 4  # drawn so many times larger, then averaged
+SHAPES = (2, 4)  # smallest and largest number in a scene
+RADIUS = (8.0, 14.0)  # radius of the circle around a shape, pixels
+CLOSEST = 0.85  # smallest distance of two centres, as a share of both radii: shapes overlap only slightly
+FINE = 4  # supersampling factor: shapes are drawn larger, then averaged
 
 
 @functools.lru_cache(maxsize=4)
 def scenes(seed: int) -> dict[str, list[Scene]]:
-    """{split: scenes}: `SCENES` of them, uint8 (64, 64, 3), with 2 to 4 different shapes each, later ones in front.
+    """Return {split: `SCENES` scenes}, uint8 (64, 64, 3), with 2 to 4 different shapes each, later ones in front.
 
-    Each split deals the prompts out evenly, so that all occur in each. The seed decides all.
+    Each split distributes the prompts evenly, so that all occur in each. The result depends only on the seed.
     """
     draws = {name: np.random.default_rng((seed, place)) for place, name in enumerate(SCENES)}
     return {name: _split(count, draws[name]) for name, count in SCENES.items()}
@@ -46,7 +46,7 @@ def _split(count: int, rng: np.random.Generator) -> list[Scene]:
 
 
 def _scene(names: list[str], rng: np.random.Generator) -> Scene:
-    """Draws the shapes in the order given onto a grey, rough ground."""
+    """Draw the shapes in the given order on a grey, noisy background."""
     image, masks = _ground(rng), {}
     for name, (x, y, radius) in zip(names, _places(len(names), rng), strict=True):
         colour, kind = name.split()
@@ -59,14 +59,14 @@ def _scene(names: list[str], rng: np.random.Generator) -> Scene:
 
 
 def _ground(rng: np.random.Generator) -> np.ndarray:
-    """float64 (64, 64, 3): grey of slowly changing brightness, hardly tinted, with noise."""
+    """Return float64 (64, 64, 3): a grey, slightly tinted background of slowly varying brightness, with noise."""
     coarse = rng.uniform(60, 200) + rng.normal(0, 25, (5, 5, 1)) + rng.normal(0, 6, (5, 5, 3))
     slow = Image.fromarray(np.clip(coarse, 0, 255).astype(np.uint8)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
     return np.asarray(slow, np.float64) + rng.normal(0, 8, (SIZE, SIZE, 1))
 
 
 def _places(count: int, rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    """(x, y, radius) of each shape, whole within the image; drawn again until they hardly overlap."""
+    """Draw (x, y, radius) of each shape, entirely inside the image; redraw until the shapes overlap only slightly."""
     while True:
         radii = rng.uniform(*RADIUS, count)
         centres = np.stack([rng.uniform(radii, SIZE - radii) for _ in range(2)], axis=1)
@@ -76,11 +76,11 @@ def _places(count: int, rng: np.random.Generator) -> list[tuple[float, float, fl
 
 
 def _cover(kind: str, x: float, y: float, radius: float, rng: np.random.Generator) -> np.ndarray:
-    """float64 (64, 64), the share of each pixel that the shape covers; squares and triangles are turned at random."""
+    """Return float64 (64, 64), the share of each pixel covered by the shape; squares and triangles are rotated."""
     fine = Image.new("L", (SIZE * FINE, SIZE * FINE))
     draw, (x, y, radius) = ImageDraw.Draw(fine), (x * FINE, y * FINE, radius * FINE)
     if kind == "circle":
-        radius *= 0.9  # so that kinds are about as large
+        radius *= 0.9  # makes the kinds about equally large
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
     else:
         corners, turn = {"square": 4, "triangle": 3}[kind], rng.uniform(0, math.tau)

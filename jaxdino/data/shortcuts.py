@@ -1,4 +1,4 @@
-"""Warnings before a run of images that a model cannot learn from as meant."""
+"""Warn before a run about images that allow shortcuts or hide their content from the model."""
 
 import os
 from collections import Counter, defaultdict
@@ -14,9 +14,9 @@ from jaxdino.data.heif import open_any
 from jaxdino.data.kinds import Kind
 from jaxdino.data.sources import Split
 
-LEAST = 5  # images of a class, to say something of all
-LARGEST = 2**24  # pixels of an image that is decoded here
-ONE_COLOUR = 32  # levels of 256: images whose values reach no further are nearly one colour
+LEAST = 5  # smallest number of images of a class to compare it with others
+LARGEST = 2**24  # pixels; larger images are not decoded here
+ONE_COLOUR = 32  # levels of 256: images with a smaller range of values are nearly one colour
 SHARE = 1 / 4  # of an image
 SMALL = (64, 64)
 SAME = {".jpeg": ".jpg", ".tiff": ".tif"}
@@ -24,7 +24,7 @@ THREADS = 8
 
 
 def classes_of(splits: Sequence[Split]) -> dict[str, str]:
-    """{path: class} of the labelled training images that are files."""
+    """Return {path: class} of the labelled training images that are files."""
     train = [split for split in splits if split.name == "train" and len(split.class_names) > 1]
     return {
         record: split.class_names[label]
@@ -35,7 +35,7 @@ def classes_of(splits: Sequence[Split]) -> dict[str, str]:
 
 
 def told_apart(kinds: Mapping[str, Kind], classes: Mapping[str, str]) -> list[str]:
-    """A warning where all files of one class are of a kind that another class does not have.
+    """Return a warning if all files of one class are of a kind that another class does not have.
 
     Args:
       kinds: {path: kind}. classes: {path: class} of the training images.
@@ -62,7 +62,7 @@ def _first(names: Sequence[str], first: int = 3) -> str:
 
 
 def mostly_cropped(kinds: Mapping[str, Kind], size: tuple[int, int], how: Resize) -> list[str]:
-    """A warning where the crop of evaluation shows less than `SHARE` of many images, as of 2000 x 200.
+    """Return a warning if the evaluation crop shows less than `SHARE` of many images, such as 2000 x 200.
 
     Args:
       size: (height, width) of the crop. how: how images are resized before it.
@@ -80,15 +80,15 @@ def mostly_cropped(kinds: Mapping[str, Kind], size: tuple[int, int], how: Resize
 
 
 def _share(shape: tuple[int, int], size: tuple[int, int]) -> float:
-    """The share of an image resized to `shape` (width, height) that a crop of `size` (height, width) shows."""
+    """Return the share of an image resized to `shape` (width, height) that a crop of `size` (height, width) shows."""
     return min(1.0, size[1] / shape[0]) * min(1.0, size[0] / shape[1])
 
 
 def nearly_one_colour(paths: Sequence[str], channels: int) -> list[str]:
-    """A warning where 8-bit images hold next to nothing as they are read: decodes all of `paths`, smaller if it can.
+    """Return a warning if 8-bit images are nearly one colour as read. Decodes all `paths`, reduced if possible.
 
     Args:
-      channels: that the model takes; of others than 1 and 3 the images are not looked at.
+      channels: number of channels of the model; the images are checked only for 1 and 3.
     """
     if channels not in (1, RGB):
         return []
@@ -110,7 +110,7 @@ def nearly_one_colour(paths: Sequence[str], channels: int) -> list[str]:
 
 
 def _levels(path: str) -> tuple[int, int, bool] | None:
-    """(smallest value, largest, whether the picture is in the alpha channel) of an 8-bit image; None if not known."""
+    """Return (smallest value, largest, whether the image is only in alpha) of an 8-bit image; None if unknown."""
     try:
         with open_any(path) as image:
             if image.width * image.height > LARGEST:
@@ -121,5 +121,5 @@ def _levels(path: str) -> tuple[int, int, bool] | None:
                 image = image.convert("RGBA" if "transparency" in image.info else "RGB")
             colours = np.asarray(image)[..., :3] if image.mode == "RGBA" else np.asarray(image.convert("RGB"))
             return int(colours.min()), int(colours.max()), drawn_in_alpha(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # the run names it
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # reported by the run
         return None

@@ -1,4 +1,4 @@
-"""Sources of images: what there is to read, in which split, under which class if any.
+"""Sources of images: list the records of each split, with their classes if any.
 
 A source holds paths or small arrays; nothing is decoded here.
 """
@@ -24,26 +24,26 @@ from jaxdino.data.splitting import stratified
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Every option of the data room, with its default. `dataclasses.asdict(DataConfig())` is the config.
+    """All options of `jaxdino.data`, with their defaults. `dataclasses.asdict(DataConfig())` is the config.
 
     Attributes:
       name: a key of `SOURCES`, or of `pair_sources.PAIR_SOURCES` for a task with masks.
-      root: the folder, or one or more, separated by commas ("images").
-      val_ratio, test_ratio: share of each class that is put aside where the folder has no such split.
-      split_seed: decides which images are put aside.
+      root: the folder, or for "images" one or more, separated by commas.
+      val_ratio, test_ratio: share of each class to split off if the folder has no such split.
+      split_seed: seed of these splits.
       train_split: the folder (list, file) of the training images; None looks for a usual name, "." is the root itself.
       val_split: the folder (list, file) of the validation images; None looks for a usual name, "none" uses none.
       test_split: the folder (list, file) of the test images; None looks for a usual name, "none" uses none.
       classes: "top": the folders of a split are the classes; "leaf": every folder below it that holds images is one.
       num_threads: reading threads in each process; 0 reads in the calling thread.
-      num_workers: reading processes beside the main one; 0 reads in the main process.
+      num_workers: reading processes in addition to the main one; 0 reads in the main process.
       max_pixels: an image with more pixels (width x height) is refused before it is decoded.
-      sixteen_bit: what becomes black and white in 16-bit, 32-bit and float images: "auto" (the smallest bit depth that
+      sixteen_bit: the values of black and white in 16-bit, 32-bit and float images: "auto" (the smallest bit depth that
         holds the training images' values), "full", each "image", "percentiles", "percentiles:1,99", or "0,4095".
-      mean: of each channel, for pixels in 0..1: one number or as many as channels; None: as the weights were trained.
+      mean: mean of each channel, for pixels in 0..1: one number or one per channel; None: as the weights were trained.
       std: the standard deviation of each channel, likewise.
       on_bad: "skip" gives an unreadable image weight 0 and counts it; "stop" raises.
-      draft: lets a training JPEG be decoded at 1/2, 1/4 or 1/8 where the crop stays large enough.
+      draft: decode training JPEGs at 1/2, 1/4 or 1/8 if the crop stays large enough.
     """
 
     name: str = "digits"
@@ -79,12 +79,12 @@ class DataConfig:
         Range.of(self.sixteen_bit)
 
     def reading(self, channels: int = RGB) -> Reading:
-        """How images are read as so many channels."""
+        """Return how images are read for a model of `channels`."""
         return Reading(channels, Range.of(self.sixteen_bit), self.max_pixels)
 
     @property
     def given_splits(self) -> dict[str, str | None]:
-        """{split: the name given for it, if any}."""
+        """Return {split: the name given for it, or None}."""
         return {"train": self.train_split, "val": self.val_split, "test": self.test_split}
 
     @classmethod
@@ -100,9 +100,9 @@ class Split:
     Attributes:
       name: "train", "val" or "test".
       records: N paths (str), or N uint8 arrays (H, W, C), or N `pairs.Pair`.
-      labels: int32 (N,), indices into `class_names`; all 0 where there are no classes.
-      class_names: names in label order; none for unlabelled images.
-      root: the folder the record names are shown relative to, if they are files.
+      labels: int32 (N,), indices into `class_names`; all 0 if there are no classes.
+      class_names: names in label order; empty for unlabelled images.
+      root: record names are shown relative to this folder, if they are files.
     """
 
     name: str
@@ -115,8 +115,8 @@ class Split:
         return len(self.records)
 
     def record_name(self, index: int) -> str:
-        """What to call a record in a message: its path below the root (printable), or split and number."""
-        record = getattr(self.records[index], "image", self.records[index])  # a pair goes by its image
+        """Return the name of a record for messages: its path below the root (printable), or split and number."""
+        record = getattr(self.records[index], "image", self.records[index])  # a pair is named by its image
         if not isinstance(record, str):
             return f"{self.name}[{index}]"
         path = Path(record)
@@ -125,7 +125,7 @@ class Split:
         return path.as_posix().encode("utf-8", "backslashreplace").decode()
 
     def counts(self) -> dict[str, int]:
-        """Number of records of each class, in label order."""
+        """Return the number of records of each class, in label order."""
         found = Counter(self.labels.tolist())
         return {name: found[label] for label, name in enumerate(self.class_names)}
 
@@ -135,9 +135,9 @@ class Source:
     """All splits of one data set.
 
     Attributes:
-      ignored: counts of what was passed over: {"hidden": 3, "not an image (.txt)": 1}.
+      ignored: counts of skipped files: {"hidden": 3, "not an image (.txt)": 1}.
       origins: {split: where it comes from, if its name does not say it: "Training", "20 % of train"}.
-      notes: what the user should know of the data, in a line each.
+      notes: messages about the data for the user, one line each.
     """
 
     name: str
@@ -148,7 +148,7 @@ class Source:
     notes: tuple[str, ...] = ()
 
     def split(self, name: str) -> Split:
-        """The split of that name. Raises UserError that says which ones were found."""
+        """Return the split of that name. Raise UserError with the available splits if there is none."""
         if name not in self.splits:
             sizes = ", ".join(f"{key} ({len(split)} images)" for key, split in self.splits.items())
             ways = (
@@ -161,13 +161,13 @@ class Source:
 
 
 def load_source(cfg: Mapping | DataConfig | None) -> Source:
-    """Lists the records of the source that `cfg.name` names.
+    """List the records of the source named by `cfg.name`.
 
     Args:
       cfg: a `DataConfig`, or a dict or ConfigDict of its fields.
 
     Raises:
-      UserError: unknown name or option, and whatever the source finds wrong (it says what it found).
+      UserError: for an unknown name or option, and for any error of the source (with what it found).
     """
     cfg = DataConfig.of(cfg)
     if cfg.name not in SOURCES:
@@ -176,10 +176,10 @@ def load_source(cfg: Mapping | DataConfig | None) -> Source:
 
 
 def digits(cfg: DataConfig) -> Source:
-    """scikit-learn's 1,797 handwritten digits as 8x8 RGB: 1,079 train, 359 val, 359 test, stratified.
+    """Load scikit-learn's 1,797 handwritten digits as 8x8 RGB: 1,079 train, 359 val, 359 test, stratified.
 
-    The split never moves, whatever the seed and ratios in `cfg`: weights trained on its training part are
-    meant to be measured on its test part. Grey levels 0..16 become 0..255.
+    The split is fixed, independent of the seed and ratios in `cfg`, so that weights trained on the training part can be
+    evaluated on the test part. Grey levels 0..16 become 0..255.
     """
     images, labels = _digit_arrays()
     keys = [f"digit-{index}" for index in range(len(labels))]
@@ -191,7 +191,7 @@ def digits(cfg: DataConfig) -> Source:
 
 @functools.cache
 def _digit_arrays() -> tuple[np.ndarray, np.ndarray]:
-    """uint8 (1797, 8, 8, 3) and int32 (1797,)."""
+    """Return uint8 (1797, 8, 8, 3) and int32 (1797,)."""
     from sklearn.datasets import load_digits  # slow to import, and only this source needs it
 
     raw = load_digits()
@@ -200,13 +200,13 @@ def _digit_arrays() -> tuple[np.ndarray, np.ndarray]:
 
 
 def folder(cfg: DataConfig) -> Source:
-    """Image folders: root/{train,val,test}/<class>/**, or root/<class>/** with a stratified, seeded split.
+    """List image folders: root/{train,val,test}/<class>/**, or root/<class>/** with a stratified, seeded split.
 
     A missing validation (or test) folder is filled from the training images by `val_ratio` (`test_ratio`).
 
     Raises:
-      UserError: missing root, no images, an empty class, fewer than two classes, a class of val or test that
-        train lacks, a class too small to share out, or a layout that can be read in several ways (see `layout`).
+      UserError: for a missing root, no images, an empty class, fewer than two classes, a class of val or test that
+        train lacks, a class too small to split, or an ambiguous layout (see `layout`).
     """
     listing = list_folder(cfg.root, cfg.given_splits, cfg.classes)
     class_names = tuple(listing.files["train"])
@@ -224,20 +224,20 @@ def folder(cfg: DataConfig) -> Source:
 
 
 def ratios_of(cfg: DataConfig, found: Container[str]) -> dict[str, float]:
-    """{split: share of train to put aside} of the splits that were not found."""
+    """Return {split: share of train to split off} for the splits that were not found."""
     wanted = {"val": cfg.val_ratio, "test": cfg.test_ratio}
     return {name: ratio for name, ratio in wanted.items() if name not in found and ratio > 0}
 
 
 def origins(cfg: DataConfig, called: Mapping[str, str], how: str = "stratified, ") -> dict[str, str]:
-    """Where splits come from (see `Source`): the paths `called` below the root, and shares put aside `how`."""
+    """Return where splits come from (see `Source`): paths `called` below the root, and shares split off from train."""
     found = {split: name for split, name in called.items() if name not in (split, ".")}
     shares = ratios_of(cfg, called).items()
     return found | {name: f"{100 * ratio:.3g} % of train, {how}seed {cfg.split_seed}" for name, ratio in shares}
 
 
 def _flatten(classes: dict[str, list[str]], class_names: tuple[str, ...]) -> tuple[list[str], np.ndarray]:
-    """{class: paths} to one list of paths and its labels, class by class."""
+    """Flatten {class: paths} to one list of paths and its labels, class by class."""
     labels = {name: label for label, name in enumerate(class_names)}
     paths = [path for files in classes.values() for path in files]
     counts = [len(files) for files in classes.values()]
@@ -245,13 +245,13 @@ def _flatten(classes: dict[str, list[str]], class_names: tuple[str, ...]) -> tup
 
 
 def images(cfg: DataConfig) -> Source:
-    """Unlabelled images: all below the root, or below several roots separated by commas, at any depth.
+    """List unlabelled images: all below the root, or below several roots separated by commas, at any depth.
 
-    There is one split, "train", and no class: whatever folders mean to others (train/, test/, classes), they mean
-    nothing here, and no share is put aside.
+    There is one split, "train", and no class: folders that other sources read as splits or classes have no special
+    meaning here, and no share is split off.
 
     Raises:
-      UserError: a root that is missing or holds no image.
+      UserError: if a root is missing or holds no image.
     """
     top, paths, ignored = list_images(cfg.root)
     split = Split("train", paths, np.zeros(len(paths), np.int32), (), top)
@@ -259,7 +259,7 @@ def images(cfg: DataConfig) -> Source:
 
 
 def _all_taken(top: str) -> tuple[str, ...]:
-    """A line where validation or test folders are among what is read."""
+    """Return a line if validation or test folders are among the folders that are read."""
     found = [path.name for path in visible_folders(Path(top)) if split_of(path.name) in ("val", "test")]
     return (f"all folders are read, {' and '.join(found)} too: point the root lower to leave them out",) * bool(found)
 

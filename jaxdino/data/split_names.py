@@ -1,4 +1,4 @@
-"""What splits are called: the usual names of training, validation and test folders, lists and files."""
+"""Recognise the names of splits: the usual names of training, validation and test folders, lists and files."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ from jaxdino.core.rules import nearest
 
 SPLITS = ("train", "val", "test")
 ROOT, NONE = ".", "none"
-"""Values of `train_split` and of all `*_split`: the root itself; no folder, even if there is one of a usual name."""
+"""Values of `train_split` and of all `*_split`: the root itself; no folder, even if one has a usual name."""
 
 WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -20,7 +20,7 @@ AFFIXES = frozenset(("set", "split", "data", "dataset", "image", "images", "img"
 
 
 def _parts(name: str) -> tuple[str | None, tuple[str, ...]]:
-    """(split, the other words) of a name such as TrainingSet or flowers_test; split is None without a split's word."""
+    """Return (split, the other words) of a name such as TrainingSet or flowers_test; split is None if unknown."""
     found, rest = [], []
     for word in re.findall(r"[^\W\d_]+", name.casefold()):
         bare = next((word.removesuffix(end) for end in AFFIXES if word.removesuffix(end) in WORDS), word)
@@ -32,20 +32,20 @@ def _parts(name: str) -> tuple[str | None, tuple[str, ...]]:
 
 
 def split_of(name: str) -> str | None:
-    """The split that a name stands for, whatever its case and affixes (TRAIN, train_set, val2017), or None."""
+    """Return the split of a name with any case and affixes (TRAIN, train_set, val2017), or None."""
     split, rest = _parts(name)
     return None if rest else split
 
 
 def has_split_word(name: str) -> bool:
-    """Whether a name has the word of one split, whatever else is in it: train_red."""
+    """Return whether a name contains the word of exactly one split, such as train_red."""
     return _parts(name)[0] is not None
 
 
 def splits_of(names: Iterable[str]) -> dict[str, str]:
-    """{name: split} of those names that stand for one.
+    """Return {name: split} for the names that stand for a split.
 
-    Beside the usual names these are names that share a further word: seg_train and seg_test.
+    Besides the usual names, these are names that share another word: seg_train and seg_test.
     """
     parts = {name: _parts(name) for name in names}
     kinds: dict[tuple[str, ...], set[str]] = {}
@@ -56,23 +56,23 @@ def splits_of(names: Iterable[str]) -> dict[str, str]:
 
 
 def flag(split: str, value: str) -> str:
-    """The flag that says which folder a split is."""
+    """Return the flag that names the folder of a split."""
     return f"--config.data.{split}_split={shlex.quote(value)}"
 
 
 def assign(
     names: Iterable[str], given: Mapping[str, str | None], where: str, known: Iterable[str] | None = None
 ) -> dict[str, str]:
-    """{split: name}: those that `given` names, and for the other splits those of a usual name.
+    """Return {split: name}: the names in `given`, and usual names for the other splits.
 
     Args:
-      names: those that may be a split without being named, such as the folders that hold folders.
+      names: names that may be used without being given, such as those of folders that hold folders.
       given: {split: name}; None looks for a usual name, "none" leaves the split out.
-      where: what holds the names, for messages.
-      known: all names that `given` may use; those of `names` if None.
+      where: the place of the names, for messages.
+      known: all names that `given` may use; `names` if None.
 
     Raises:
-      UserError: a given name that is not there, or used twice; two names that could be the same split.
+      UserError: if a given name does not exist or is used twice, or two names match the same split.
     """
     names = list(names)
     known = names if known is None else list(known)
@@ -100,13 +100,13 @@ def assign(
 
 
 def near_names(name: str, names: Iterable[str]) -> str:
-    """The names most like `name`, whatever their case, separated by commas."""
+    """Return the names most similar to `name`, ignoring case, separated by commas."""
     by_case = {other.casefold(): other for other in names}
     return ", ".join(by_case[other] for other in nearest(name.casefold(), by_case))
 
 
 def missing_train(where: str, found: Mapping[str, str], names: Iterable[str]) -> UserError:
-    """The error for a data set of which only other splits were found."""
+    """Return the error for a data set without a training split."""
     others = [name for name in names if name not in found.values()]
     beside = f" beside {', '.join(others[:8])}" if others else ""
     return UserError(

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxdino.core.errors import UserError
 
-SHOWN = 5  # names in a message
+SHOWN = 5  # names listed in a message
 
 
 def stratified(
@@ -18,23 +18,23 @@ def stratified(
     seed: int,
     class_names: Sequence[str],
 ) -> dict[str, np.ndarray]:
-    """Puts a share of every class aside, by a hash of each record's key.
+    """Split off a share of every class, by a hash of each record's key.
 
-    The order of a class is that of sha256(seed, key): the same on every machine and library version, and
-    adding a file hardly moves the others.
+    A class is ordered by sha256(seed, key): the same on every machine and library version, and adding a file moves
+    few of the others.
 
     Args:
       keys: N names that stay the same from run to run (relative paths).
       labels: int (N,).
       ratios: {split: share of each class}, at least one record each; "train" is what remains.
-      seed: another seed, another split.
+      seed: another seed gives another split.
       class_names: for messages.
 
     Returns:
       {"train" and each split: int64 indices into `keys`, ascending}.
 
     Raises:
-      UserError: for a class too small to give every split a record.
+      UserError: if a class is too small to give every split a record.
     """
     chosen: dict[str, list[int]] = {"train": [], **{name: [] for name in ratios}}
     few: list[str] = []

@@ -1,4 +1,4 @@
-"""A look at the pixels before a run: which kinds of images there are, and the range of values beyond 8 bits."""
+"""Survey the pixels before a run: the kinds of images, and the value range of images with more than 8 bits."""
 
 import dataclasses
 import os
@@ -21,21 +21,21 @@ from jaxdino.data.reasons import lift_limit, reason, unknown
 from jaxdino.data.shortcuts import classes_of, nearly_one_colour, told_apart
 from jaxdino.data.sources import Split
 
-EIGHT_BITS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif"))  # can hold no more
-HEADERS, PLAIN, DECODED = 1000, 200, 100  # looked at: headers of other formats, of these; images of deep values
-SHALLOW = 20  # images of 8 bits that are decoded
+EIGHT_BITS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif"))  # always 8 bits
+HEADERS, PLAIN, DECODED = 1000, 200, 100  # sample sizes: headers of other formats, of these; decoded deep images
+SHALLOW = 20  # number of 8-bit images that are decoded
 THREADS = 8
 SHOWN = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """What was seen.
+    """The result of a survey.
 
     Attributes:
-      total: files there are. kinds: {path: kind} of those whose header was read.
-      failed: {path: reason} of those that could not be.
-      train: the paths that are trained on. classes: {path: class} of them, where there are classes.
+      total: number of files. kinds: {path: kind} of the files whose header was read.
+      failed: {path: reason} of the files whose header could not be read.
+      train: paths of the training images. classes: {path: class} of the training images, if there are classes.
     """
 
     total: int
@@ -46,19 +46,19 @@ class Survey:
 
     @property
     def looked(self) -> int:
-        """Number of headers."""
+        """Return the number of headers that were read or tried."""
         return len(self.kinds) + len(self.failed)
 
     @property
     def deep(self) -> dict[str, Kind]:
-        """Images whose values have to be brought to 8 bits; those of the training images, if any is there."""
+        """Return the images whose values must be scaled to 8 bits; only training images, if there are any."""
         found = {path: kind for path, kind in self.kinds.items() if kind.deep}
         return {path: kind for path, kind in found.items() if path in self.train} or found
 
 
 @dataclasses.dataclass(frozen=True)
 class Values:
-    """What the images with more than 8 bits hold: extremes of all values, and how many images hold NaN."""
+    """The values of images with more than 8 bits: their extremes, and the images that hold NaN."""
 
     low: float
     high: float
@@ -69,10 +69,10 @@ class Values:
 
 
 def look(splits: Sequence[Split], max_pixels: int = 0) -> Survey | None:
-    """Read the headers of a sample of all splits, spread evenly; None where the records are no files.
+    """Read the headers of a sample of all splits, spread evenly. Return None if the records are not files.
 
     Args:
-      max_pixels: Pillow opens images of so many, though its own limit is lower.
+      max_pixels: Pillow's own size limit is raised to this if it is lower.
     """
     lift_limit(max_pixels)
     paths = {split.name: [_path(record) for record in split.records] for split in splits}
@@ -91,17 +91,17 @@ def look(splits: Sequence[Split], max_pixels: int = 0) -> Survey | None:
 
 
 def settle(found: Survey, asked: Range, own: Range, channels: int) -> tuple[Range, list[str]]:
-    """Choose the range in which images are read, and say what was seen.
+    """Choose the value range of the images, and describe the survey.
 
     Args:
-      asked: the setting; own: of the weights. An "auto" setting leaves it to the weights, then to the values.
-      channels: that the model takes.
+      asked: the setting; own: the range of the weights. "auto" uses the range of the weights, then that of the values.
+      channels: number of channels of the model.
 
     Returns:
-      The range, still "auto" where no image needs one, and lines to print.
+      The range, still "auto" if no image needs one, and lines to print.
 
     Raises:
-      UserError: if no header can be read, or no image looked at has channels that the model takes; if the values tell
+      UserError: if no header can be read, no image has channels that the model takes, or the values determine
         no range.
     """
     if found.failed and not found.kinds:
@@ -136,7 +136,7 @@ def _choose(found: Survey, values: Values, lines: list[str]) -> tuple[Range, lis
 
 
 def _checked(found: Survey, chosen: Range, lines: list[str]) -> list[str]:
-    """Refuse a range that needs a library that is not there."""
+    """Check that the libraries for a range are installed. Raise UserError if one is missing."""
     for path, kind in found.deep.items():
         if kind.decoder == "imagecodecs" and chosen.kind != "full":
             try:
@@ -148,7 +148,7 @@ def _checked(found: Survey, chosen: Range, lines: list[str]) -> list[str]:
 
 
 def values_of(found: Survey) -> Values:
-    """Decode up to `DECODED` of the deep images, spread evenly, and look at their values (an alpha channel's not)."""
+    """Decode up to `DECODED` of the deep images, spread evenly, and return their values, without alpha channels."""
     chosen = _spread(list(found.deep), DECODED)
     with ThreadPoolExecutor(THREADS) as pool:
         seen = [each for each in pool.map(lambda path: _extremes(path, found.kinds[path]), chosen) if each]
@@ -172,10 +172,10 @@ def reading_of(
     flag: str = KEYWORD,
     say: Callable[[str], None] | None = None,
 ) -> Reading:
-    """How images are read: in the range asked for, or, where that is "auto", in `range_of` them, which is said.
+    """Return how images are read: in the given range, or, for "auto", in `range_of` them, with a message.
 
     Args:
-      flag: names the setting of the range. say: takes the line; None warns.
+      flag: name of the setting of the range. say: called with the message; None warns.
     """
     if asked.chosen:
         return Reading(channels, asked)
@@ -189,13 +189,13 @@ def reading_of(
 
 
 def range_of(records: Sequence[str | np.ndarray | Image.Image], flag: str = KEYWORD) -> tuple[Range, str]:
-    """The range of images that no run has chosen one for, and a line that says it; "auto" and "" where all have 8 bits.
+    """Return the range of images without a chosen one, and a message; "auto" and "" if all have 8 bits.
 
     Args:
-      flag: names the setting that overrules.
+      flag: name of the setting that sets the range.
 
     Raises:
-      UserError: if their values tell none.
+      UserError: if their values determine no range.
     """
     seen = [found for record in _spread(list(records), DECODED) if (found := _values(record)) is not None]
     if not seen:
@@ -211,7 +211,7 @@ def range_of(records: Sequence[str | np.ndarray | Image.Image], flag: str = KEYW
 
 
 def _values(record: str | np.ndarray | Image.Image) -> np.ndarray | None:
-    """The numbers of an image of more than 8 bits, without NaN; None for any other, or one that cannot be read."""
+    """Return the values of an image of more than 8 bits, without NaN; None for other or unreadable images."""
     try:
         if isinstance(record, str):
             kind = _header(record)
@@ -221,7 +221,7 @@ def _values(record: str | np.ndarray | Image.Image) -> np.ndarray | None:
             values = as_stored(np.asarray(record), kind) if (kind := kind_of(record)).deep else None
         else:
             values = record
-    except (BadImage, OSError, ValueError):  # reading it says why
+    except (BadImage, OSError, ValueError):  # reported when the image is read
         return None
     if values is None or values.dtype in (np.uint8, bool) or values.dtype.kind not in "iuf":
         return None
@@ -230,13 +230,13 @@ def _values(record: str | np.ndarray | Image.Image) -> np.ndarray | None:
 
 
 def _extremes(path: str, kind: Kind) -> tuple[float, float, bool, str] | None:
-    """(smallest value, largest, whether all are whole, the path if there is a NaN); None if it cannot be decoded."""
+    """Return (smallest value, largest, whether all are integers, the path if there is a NaN), or None if unreadable."""
     try:
         values = stored_values(path, kind)
-    except BadImage:  # no library: the upper 8 bits tell enough
+    except BadImage:  # library not installed: the upper 8 bits are enough
         with Image.open(path) as image:
             values = np.asarray(image).astype(np.int64) * 256 + 255
-    except Exception:  # the run names it
+    except Exception:  # reported by the run
         return None
     values = values[..., :-1] if kind.alpha and values.ndim == 3 else values
     numbers = values[np.isfinite(values)]
@@ -248,7 +248,7 @@ def _extremes(path: str, kind: Kind) -> tuple[float, float, bool, str] | None:
 
 
 def _header(path: str) -> Kind | str:
-    """The kind of a file, or why not."""
+    """Return the kind of a file, or the reason why its header cannot be read."""
     try:
         if is_npy(path):
             return kind_of_raw(path)
@@ -258,12 +258,12 @@ def _header(path: str) -> Kind | str:
                 return dataclasses.replace(kind_of(image), pages=pages, size=image.size)
         except Image.UnidentifiedImageError:
             return kind_of_raw(path) or unknown(path)
-    except Exception as err:  # as `checks.open_image`: broken files raise nearly everything
+    except Exception as err:  # as in `checks.open_image`: decoders raise many error types for broken files
         return reason(path, err)
 
 
 def _misfits(found: Survey, channels: int) -> list[str]:
-    """A warning of images whose channels the model does not take. Raises UserError if that is all of them."""
+    """Return a warning about images whose channels do not fit. Raise UserError if none of them fits."""
     wrong = {path: kind for path, kind in found.kinds.items() if not kind.fits(channels)}
     if not wrong:
         return []
@@ -295,7 +295,7 @@ def _deep_names(found: Survey) -> str:
 
 
 def _extent(found: Survey, values: Values) -> str:
-    """What the deep images hold."""
+    """Describe the values of the deep images."""
     nan = ""
     if values.missing:
         names = ", ".join("/".join(path.split(os.sep)[-2:]) for path in values.missing[:SHOWN])

@@ -1,4 +1,4 @@
-"""Texts to CLIP's token ids: with the checkpoint's own tokenizer, or offline with CLIP's published vocabulary."""
+"""Convert texts to CLIP's token ids: with the checkpoint's tokenizer, or offline with CLIP's published vocabulary."""
 
 import dataclasses
 import html
@@ -19,20 +19,20 @@ FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-"""What transformers keeps of a tokenizer beside a model's weights."""
+"""Tokenizer files that transformers saves beside a model's weights."""
 
 CLASSES = (None, "CLIPTokenizer", "CLIPTokenizerFast")
-"""Values of tokenizer_config.json's tokenizer_class that are read."""
+"""Supported values of tokenizer_class in tokenizer_config.json."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """Byte-pair encoding and the marks around a text.
+    """Byte-pair encoding with start and end tokens.
 
     Attributes:
-      encode: a text -> its ids, without marks.
-      start, end, pad: ids of the marks before and after a text, and of what fills up the rest.
-      source: where it comes from.
+      encode: maps a text to its ids, without start and end tokens.
+      start, end, pad: ids of the start, end and padding tokens.
+      source: where the tokenizer comes from.
     """
 
     encode: Callable[[str], list[int]]
@@ -42,14 +42,14 @@ class Tokenizer:
     source: str
 
     def __call__(self, texts: Sequence[str], length: int, *, truncate: bool = False) -> np.ndarray:
-        """Texts -> ids (B, length) int32, marked and padded.
+        """Convert texts to ids (B, length) int32, with start and end tokens, padded.
 
         Args:
-          length: of the model's context, 77 in all published CLIPs.
-          truncate: cut what is too long and end it with the end mark, as OpenAI's `clip.tokenize` does.
+          length: context length of the model, 77 in all published CLIPs.
+          truncate: cut texts that are too long and keep the end token, as OpenAI's `clip.tokenize` does.
 
         Raises:
-          UserError: if it is no list of texts, or one is too long.
+          UserError: if `texts` is not a list of texts, or one is too long.
         """
         if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence) or not len(texts):
             raise UserError('texts are a list with at least one string in it: ["a photo of a cat"]')
@@ -68,10 +68,10 @@ class Tokenizer:
         return ids
 
     def prompts(self, names: Sequence[str], templates: Sequence[str], length: int) -> np.ndarray:
-        """n prompts, each put at the {} of t templates -> ids (n, t, length) int32.
+        """Put n prompts into each {} of t templates and return ids (n, t, length) int32.
 
         Raises:
-          UserError: for a prompt that is too long in one of the templates, by both.
+          UserError: if a prompt is too long in one of the templates; the message names both.
         """
         texts = [template.replace("{}", name) for name in names for template in templates]
         for n, text in enumerate(texts):
@@ -86,13 +86,13 @@ class Tokenizer:
 
 
 def serving(files: Sequence[Path], text: Any) -> Tokenizer:
-    """The tokenizer of a text encoder: the files that came with its weights, else CLIP's published vocabulary.
+    """Return the tokenizer of a text encoder: from files beside its weights, otherwise CLIP's published vocabulary.
 
     Args:
-      text: its shape, with `vocab_size` and `eot` (`models.clip_towers.TextConfig`).
+      text: config of the text encoder, with `vocab_size` and `eot` (`models.clip_towers.TextConfig`).
 
     Raises:
-      UserError: if the tokenizer is not of this text encoder, or there is none.
+      UserError: if the tokenizer does not belong to this text encoder, or there is none.
     """
     folders = {file.parent for file in files if is_tokenizer(file.parent)}
     known = from_folder(folders.pop()) if folders else published()
@@ -106,13 +106,13 @@ def serving(files: Sequence[Path], text: Any) -> Tokenizer:
 
 
 def published() -> Tokenizer:
-    """CLIP's published vocabulary from the package instant-clip-tokenizer, which needs no download.
+    """Return CLIP's published vocabulary from the package instant-clip-tokenizer, which needs no download.
 
-    Texts are cleaned as OpenAI does it, entities of HTML and white space, but for its repair of wrongly decoded text
+    Texts are cleaned as OpenAI does (HTML entities, white space), but without its repair of wrongly decoded text
     (ftfy). Source: openai/CLIP clip/simple_tokenizer.py.
 
     Raises:
-      UserError: where the package is not installed; it has no wheels for Python 3.13 and later, nor for ARM Linux.
+      UserError: if the package is not installed; it has no wheels for Python 3.13 and later, nor for ARM Linux.
     """
     try:
         from instant_clip_tokenizer import Tokenizer as Instant
@@ -138,15 +138,15 @@ def _cleaned(text: str) -> str:
 
 
 def is_tokenizer(folder: Path) -> bool:
-    """Whether transformers' files of a tokenizer lie in the folder."""
+    """Return whether the folder holds tokenizer files of transformers."""
     return (folder / "tokenizer.json").is_file() or all((folder / n).is_file() for n in ("vocab.json", "merges.txt"))
 
 
 def from_folder(folder: Path) -> Tokenizer:
-    """The tokenizer of a Hugging Face folder, through transformers.
+    """Load the tokenizer of a Hugging Face folder with transformers.
 
     Raises:
-      UserError: if it is none of CLIP's, or cannot be read; if transformers is not installed.
+      UserError: if it is not a CLIP tokenizer or cannot be read, or transformers is not installed.
     """
     try:
         from transformers import CLIPTokenizer

@@ -1,4 +1,4 @@
-"""Crops and resizes on the host (Pillow, uint8 out), and the augmentation presets.
+"""Crop and resize on the host (Pillow, uint8 output), and the augmentation presets.
 
 Sizes are (height, width) in pixels, boxes are (left, top, right, bottom).
 """
@@ -21,12 +21,12 @@ from jaxdino.data.checks import open_image
 
 FILTERS = {name: Image.Resampling[name.upper()] for name in FILTER_NAMES}
 
-# What a preset may say.
-# Host: `scale` (share of the area) and `ratio` (width / height) of the random crop; a scale of None crops as
-# evaluation does.
-# Device: chances of flips and of grey; strengths of the colour jitter (a factor from 1 - x to 1 + x, hue from
-# -x to x turns) and its chance; chance, area shares and height / width of the erased box; alphas of mixup and
-# CutMix (0 is off), the share of batches that are mixed and, with both on, the share of CutMix among them.
+# Fields of a preset.
+# Host: `scale` (share of the area) and `ratio` (width / height) of the random crop; with scale None, the crop is
+# that of evaluation.
+# Device: probabilities of flips and of grey; strengths of the colour jitter (a factor from 1 - x to 1 + x, hue from
+# -x to x turns) and its probability; probability, area shares and height / width of the erased box; alphas of mixup
+# and CutMix (0 is off), the share of mixed batches and, with both on, the share of CutMix among them.
 _NONE: dict[str, Any] = {
     "scale": None,
     "ratio": (3 / 4, 4 / 3),
@@ -46,7 +46,7 @@ _NONE: dict[str, Any] = {
     "mix_prob": 1.0,
     "switch_prob": 0.5,
 }
-_CROP = _NONE | {"scale": (0.5, 1.0), "ratio": (0.8, 1.25)}  # for what has a right way up: digits, text, scans
+_CROP = _NONE | {"scale": (0.5, 1.0), "ratio": (0.8, 1.25)}  # for images with a fixed orientation: digits, text, scans
 _LIGHT = _NONE | {"scale": (0.35, 1.0), "hflip": 0.5}
 _MEDIUM = _LIGHT | {"scale": (0.2, 1.0), "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.02}
 _STRONG = _LIGHT | {
@@ -71,7 +71,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def get_preset(preset: str | Mapping[str, Any]) -> dict[str, Any]:
-    """A preset by name, or made of "none" and the given changes. Raises UserError for unknown words.
+    """Return a preset by name, or "none" with the given changes. Raise UserError for unknown names.
 
     A mapping may start from another preset with the key "base": {"base": "light", "vflip": 0.5}.
     """
@@ -88,19 +88,19 @@ def get_preset(preset: str | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def colour_only(preset: str | Mapping[str, Any]) -> dict[str, Any]:
-    """What the device may still do to images whose masks are cropped and flipped on the host: colour and grey."""
+    """Return the augmentation left to the device when image and mask are cropped and flipped on the host: colours."""
     off = ("hflip", "vflip", "erase_prob", "mixup", "cutmix")
     return get_preset(preset) | dict.fromkeys(off, 0.0)
 
 
 def as_size(size: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) from one number or a pair."""
+    """Return (height, width) from one number or a pair."""
     height, width = (size, size) if isinstance(size, int) else size
     return int(height), int(width)
 
 
 def get_filter(interpolation: str) -> Image.Resampling:
-    """Pillow's filter of that name. Raises UserError for an unknown one."""
+    """Return Pillow's filter of that name. Raise UserError if it is unknown."""
     if interpolation not in FILTERS:
         near = ", ".join(nearest(interpolation, FILTERS))
         raise UserError(f"unknown interpolation {interpolation!r}; nearest: {near}")
@@ -110,7 +110,7 @@ def get_filter(interpolation: str) -> Image.Resampling:
 def random_crop_box(
     width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """A box of random area and aspect ratio; after ten misses, the largest central box within `ratio`.
+    """Draw a box of random area and aspect ratio; after ten misses, use the largest central box within `ratio`.
 
     Source: pytorch/vision torchvision/transforms/transforms.py RandomResizedCrop.get_params.
     """
@@ -136,15 +136,15 @@ def resized_crop(
     interpolation: str,
     reducing_gap: float | None = None,
 ) -> Picture:
-    """Cuts `box` out and resizes it to `size`, with antialias.
+    """Crop `box` and resize it to `size`, with antialias.
 
     Args:
-      image: of any channels, perhaps decoded smaller than `full`.
+      image: with any number of channels; may be decoded at a smaller size than `full`.
       full: the (width, height) that `box` refers to.
-      box: what to keep.
+      box: the region to keep.
       size: (height, width) of the result.
       interpolation: a key of `FILTERS`.
-      reducing_gap: a box of more than so many times the size is first averaged down to that, which is faster.
+      reducing_gap: a box larger than this multiple of `size` is first reduced to it by averaging, which is faster.
     """
     resample = get_filter(interpolation)
     if image.size != full:
@@ -155,13 +155,13 @@ def resized_crop(
 
 
 def draft_scale(box: tuple[int, int, int, int], size: tuple[int, int]) -> int:
-    """How many times smaller (1, 2, 4, 8) a JPEG may be decoded with `box` still at least `size` pixels."""
+    """Return the factor (1, 2, 4, 8) by which a JPEG can be decoded smaller with `box` at least `size` pixels."""
     room = min((box[2] - box[0]) // size[1], (box[3] - box[1]) // size[0])
     return next(scale for scale in (8, 4, 2, 1) if room >= scale or scale == 1)
 
 
 def eval_crop(image: Picture, size: tuple[int, int], how: Resize) -> Picture:
-    """Resizes with antialias and cuts the centre of `size` (height, width) out, as `how` says."""
+    """Resize with antialias and crop the centre of `size` (height, width), as set by `how`."""
     shape = how.shape(*image.size, size)
     if image.size != shape:
         image = image.resize(shape, get_filter(how.interpolation))
@@ -174,7 +174,7 @@ def eval_crop(image: Picture, size: tuple[int, int], how: Resize) -> Picture:
 
 
 def _cut(image: Image.Image, size: tuple[int, int], left: int, top: int, fill: int | tuple[int, ...]) -> Image.Image:
-    """The crop of `size` (height, width) at a place, which may reach beyond the image: `fill` stands there."""
+    """Crop `size` (height, width) at a position that may reach beyond the image, which is padded with `fill`."""
     shape = image.size
     if min(left, top) >= 0:
         return image.crop((left, top, left + size[1], top + size[0]))
@@ -186,7 +186,7 @@ def _cut(image: Image.Image, size: tuple[int, int], left: int, top: int, fill: i
 
 @dataclasses.dataclass(frozen=True)
 class EvalTransform:
-    """Record -> uint8 (H, W, C) of the centre. Raises BadImage."""
+    """Map a record to uint8 (H, W, C), its centre crop. Raises BadImage."""
 
     size: tuple[int, int]
     how: Resize
@@ -198,7 +198,7 @@ class EvalTransform:
 
 @dataclasses.dataclass(frozen=True)
 class TrainTransform:
-    """Record and random generator -> uint8 (H, W, C) of a random resized crop. Raises BadImage."""
+    """Map a record and a random generator to uint8 (H, W, C), a random resized crop. Raises BadImage."""
 
     size: tuple[int, int]
     scale: tuple[float, float]

@@ -1,4 +1,4 @@
-"""The files below a folder, read once: images, other files by kind, folders."""
+"""Scan the files below a folder once: images, other files by suffix, folders."""
 
 import dataclasses
 import os
@@ -30,18 +30,18 @@ RARE_SUFFIXES = (
 )
 IMAGE_SUFFIXES = frozenset(COMMON_SUFFIXES + RARE_SUFFIXES)
 SYSTEM = frozenset(("__macosx", "@eadir", "$recycle.bin", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini"))
-"""What systems leave in folders, in lower case; hidden, as are names that begin with a dot."""
+"""Files and folders made by operating systems, in lower case: hidden, as are names that begin with a dot."""
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Folder:
-    """One folder and all below it.
+    """One folder with its sub-folders.
 
     Attributes:
-      images: paths right in it, in no order.
-      folders: by name, sorted.
-      others: number of other files right in it, by suffix.
-      hidden: number of hidden files and folders right in it, and of links back to a folder above.
+      images: paths of images directly in it, unsorted.
+      folders: sub-folders by name, sorted.
+      others: number of other files directly in it, by suffix.
+      hidden: number of hidden files and folders directly in it, and of links back to a parent folder.
       total: number of images in it and below.
     """
 
@@ -54,35 +54,35 @@ class Folder:
     total: int = 0
 
     def walk(self) -> Iterator["Folder"]:
-        """This folder and all below it."""
+        """Iterate over this folder and all folders below it."""
         yield self
         for folder in self.folders.values():
             yield from folder.walk()
 
     def all_images(self) -> list[str]:
-        """The images in it and below, sorted by path."""
+        """Return the images in it and below, sorted by path."""
         return sorted(path for folder in self.walk() for path in folder.images)
 
     def kinds(self) -> Counter[str]:
-        """Number of files that are no images, in it and below, by suffix."""
+        """Return the number of files that are not images, in it and below, by suffix."""
         return sum((folder.others for folder in self.walk()), Counter())
 
     @property
     def shown(self) -> dict[str, "Folder"]:
-        """The folders that may be splits or classes: a name such as __pycache__ is neither."""
+        """Return the sub-folders that may be splits or classes; names such as __pycache__ are left out."""
         return {name: folder for name, folder in self.folders.items() if not name.startswith("__")}
 
     @property
     def full(self) -> dict[str, "Folder"]:
-        """Those of `shown` with images."""
+        """Return the sub-folders in `shown` that hold images."""
         return {name: folder for name, folder in self.shown.items() if folder.total}
 
 
 def scan(path: str) -> Folder:
-    """Read a folder and all below it; links to folders are followed.
+    """Scan a folder and all folders below it; links to folders are followed.
 
     Raises:
-      UserError: for a folder that cannot be listed.
+      UserError: if a folder cannot be listed.
     """
     with bar(None, f"listing {path}") as watched:
         return _scan(path, (), watched)

@@ -1,6 +1,6 @@
-"""The views of an image that self-distillation compares, as data: which crops, and what is done to their colours.
+"""Recipes for the views of an image in self-distillation: crops and colour augmentation, as data.
 
-A recipe says both: the crop is cut on the host (`multicrop`), the rest happens on the device (`device_views`).
+The crop is made on the host (`multicrop`), the rest on the device (`device_views`).
 """
 
 import dataclasses
@@ -11,26 +11,26 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 
 KINDS = ("global", "local")
-MIN_GLOBAL = 2  # the student's view is compared with another view of the teacher's
+MIN_GLOBAL = 2  # each student view is compared with a different view of the teacher
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """`count` crops of one recipe. What happens to them, in this order: crop, flips, jitter, grey, blur, solarise.
+    """`count` crops of one recipe. Order of the steps: crop, flips, jitter, grey, blur, solarise.
 
     Attributes:
-      kind: "global" views go through teacher and student, "local" ones through the student alone.
+      kind: "global" views go through teacher and student, "local" ones only through the student.
       size: height and width in pixels.
-      count: number of such crops.
+      count: number of crops.
       scale: smallest and largest share of the image's area.
-      ratio: smallest and largest width / height of what is cut out.
-      degrees: what is cut out is turned by an angle from -x to x, about its centre.
-      hflip, vflip: chances.
+      ratio: smallest and largest width / height of the crop.
+      degrees: the crop box is rotated about its centre by an angle from -x to x.
+      hflip, vflip: probabilities.
       brightness, contrast, saturation: a factor from 1 - x to 1 + x.
       hue: -x to x turns of the colour circle.
-      jitter_prob, gray_prob, blur_prob, solarize_prob: chances.
+      jitter_prob, gray_prob, blur_prob, solarize_prob: probabilities.
       blur_sigma: smallest and largest standard deviation of the Gaussian, in pixels of the crop.
-      solarize_threshold: of 0..1; what lies at it or above is inverted.
+      solarize_threshold: in 0..1; values at or above it are inverted.
     """
 
     kind: str = "global"
@@ -81,20 +81,20 @@ RANGES = {
     "blur_sigma": (0, 100),
     "solarize_threshold": (0, 1),
 }
-"""The values that a field may take, both ends included."""
+"""The allowed interval of each field, both ends included."""
 
 GLOBAL_1 = View("global", 224, (0.4, 1.0), blur_prob=1.0)
 GLOBAL_2 = View("global", 224, (0.4, 1.0), blur_prob=0.1, solarize_prob=0.2)
 LOCAL = View("local", 96, (0.05, 0.4), count=8, blur_prob=0.5)
 DINO = (GLOBAL_1, GLOBAL_2, LOCAL)
-"""Source: facebookresearch/dino main_dino.py DataAugmentationDINO, with the scales that its README trains with."""
+"""Source: facebookresearch/dino main_dino.py DataAugmentationDINO, with the scales used in its README."""
 
 
 def check(views: Sequence[Mapping | View]) -> tuple[View, ...]:
-    """The views of one image, read and checked.
+    """Read and check the views of one image.
 
     Raises:
-      UserError: fewer than two global views, or two sizes among the global or among the local ones.
+      UserError: for fewer than two global views, or different sizes among global or among local views.
     """
     views = tuple(View.of(view) for view in views)
     crops = {kind: expanded(views, kind) for kind in KINDS}
@@ -114,6 +114,6 @@ def check(views: Sequence[Mapping | View]) -> tuple[View, ...]:
 
 
 def expanded(views: Sequence[View], kind: str) -> tuple[View, ...]:
-    """One `View` of count 1 for each crop of that kind, in order."""
+    """Return one `View` of count 1 for each crop of that kind, in order."""
     chosen = [view for view in views if view.kind == kind]
     return tuple(dataclasses.replace(view, count=1) for view in chosen for _ in range(view.count))

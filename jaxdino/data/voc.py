@@ -1,4 +1,4 @@
-"""The source "voc": the layout of Pascal VOC 2012's segmentation."""
+"""The source "voc": the segmentation layout of Pascal VOC 2012."""
 
 from collections import Counter
 from pathlib import Path
@@ -22,14 +22,14 @@ WORDS = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonito
 
 
 def voc(cfg: DataConfig, prompts: PromptConfig) -> Source:
-    """Pairs of JPEGImages/<name>.jpg and SegmentationClass/<name>.png, listed in ImageSets/Segmentation/<split>.txt.
+    """List pairs of JPEGImages/<name>.jpg and SegmentationClass/<name>.png by ImageSets/Segmentation/<split>.txt.
 
-    Masks are read by palette index; 255, the border, does not count. Index i is class i of VOC's 20, or line i of a
-    classes.txt at the root. Without a list for validation, `val_ratio` puts a share of train.txt aside. A
-    list for testing is read where `test_split` names it (VOC's own test.txt has no masks); else `test_ratio` does.
+    Masks are read as palette indices; 255, the border, is ignored. Index i is class i of VOC's 20, or line i of a
+    classes.txt at the root. Without a validation list, `val_ratio` splits off a share of train.txt. A
+    test list is read only if `test_split` names it (VOC's own test.txt has no masks); otherwise `test_ratio` is used.
 
     Raises:
-      UserError: a missing folder or list, a list without names, names without files, classes that no mask has.
+      UserError: for a missing folder or list, a list without names, names without files, or classes in no mask.
     """
     top = existing(cfg.root, "voc")
     for name in ("JPEGImages", "SegmentationClass", str(LISTS)):
@@ -53,7 +53,7 @@ def voc(cfg: DataConfig, prompts: PromptConfig) -> Source:
 
 
 def _lists(top: Path, cfg: DataConfig, ignored: Counter) -> dict[str, str]:
-    """{split: name of its list}. Lists without a split are counted; of test only one that is named is read."""
+    """Return {split: name of its list}. Unused lists are counted; a test list is read only if it is named."""
     names = sorted(path.stem for path in (top / LISTS).glob("*.txt"))
     given = cfg.given_splits | {"test": cfg.test_split or NONE}
     found = assign(names, given, str(top / LISTS))
@@ -68,7 +68,7 @@ def _lists(top: Path, cfg: DataConfig, ignored: Counter) -> dict[str, str]:
 
 
 def _files(top: Path, name: str, ignored: Counter) -> list[tuple[str, str]]:
-    """(image, mask) paths of a list; names without a mask are passed over."""
+    """Return (image, mask) paths of a list; names without a mask or image are skipped and counted."""
     file = top / LISTS / f"{name}.txt"
     stems = [line.strip() for line in file.read_text().splitlines() if line.strip()]
     masks = {path.stem: path for path in sorted((top / "SegmentationClass").glob("*.png"))}

@@ -1,4 +1,4 @@
-"""Reading processes: Ctrl-C and SIGTERM reach them too, and must not end them before the run has saved."""
+"""Reading processes. Ctrl-C and SIGTERM reach them too, and must not end them before the run has saved."""
 
 import signal
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ from typing import Any
 import grain
 from absl import flags
 
-GRACE = 20  # seconds that a reading process lives on after SIGTERM: Grain, which closes it, has its own signal for that
+GRACE = 20  # seconds that a reading process survives SIGTERM; Grain closes it with a signal of its own
 
 
 class ProcessStream:
-    """Iterate over batches that `count` processes read, which leave signals to the main one."""
+    """Iterate over batches read by `count` processes, which leave signals to the main process."""
 
     def __init__(self, batches: grain.IterDataset, count: int):
         if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags, which a notebook never parses
@@ -39,7 +39,7 @@ class ProcessStream:
 
 
 def leave_signals(index: int = 0, count: int = 1) -> None:
-    """Ignore Ctrl-C in this process; outlive SIGTERM by `GRACE` seconds."""
+    """Ignore Ctrl-C in this process; survive SIGTERM for `GRACE` seconds."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
@@ -47,11 +47,11 @@ def leave_signals(index: int = 0, count: int = 1) -> None:
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Start processes and threads that inherit a blocked SIGINT: they have no handler until they are up."""
+    """Block SIGINT while processes and threads start: they inherit the block until their handlers are installed."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # whose start would unblock it
+    resource_tracker.ensure_running()  # starting it later would unblock SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
