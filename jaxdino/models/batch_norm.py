@@ -1,4 +1,4 @@
-"""Batch norm: running statistics in evaluation, the batch's own in training, which move the running ones."""
+"""Batch norm: running statistics in evaluation; in training, batch statistics that update the running ones."""
 
 from collections.abc import Callable, Collection, Iterator
 
@@ -12,22 +12,22 @@ from jaxdino.core.params import Buffer, bind, split
 from jaxdino.models.layers import over_last_axis
 
 MOMENTUM = 0.9
-"""Share of the running statistics that each batch keeps; torch's `momentum=0.1` is the other share."""
+"""Share of the running statistics kept at each batch; torch's `momentum=0.1` is the other share."""
 
 
 class BatchNorm(nnx.Module):
-    """Batch norm over all axes but the last, statistics in float32.
+    """Batch norm over all axes but the last, with statistics in float32.
 
-    In evaluation, which is how a model begins, the running `mean` and `var` normalise. In training (see
-    `set_training`) the batch's mean and biased variance do, and `mean`, `var` (unbiased, as torch has it) and the
-    count move. Under a mesh the batch is the global batch: its mean over a sharded axis is one over all devices, what
-    torch calls a synchronised batch norm. Examples of weight 0 count like the others. An exponential moving average of
-    a classifier's weights is evaluated with these same running statistics; self-distillation's teacher has its own.
+    In evaluation, the default mode, the running `mean` and `var` normalise. In training (see `set_training`) the
+    batch's mean and biased variance normalise, and the running `mean`, `var` (unbiased, as in torch) and the
+    count are updated. Under a mesh the batch is the global batch: the mean is taken over all devices, which torch calls
+    synchronised batch norm. Examples of weight 0 count like the others. The exponential moving average of a classifier
+    is evaluated with these same running statistics; self-distillation's teacher has its own.
 
     Source: Ioffe and Szegedy 2015 (arXiv:1502.03167); eps and momentum are torch.nn.BatchNorm2d's defaults.
 
     Attributes:
-      count: whether the checkpoint has `num_batches_tracked`, the number of training steps; nothing depends on it.
+      count: whether the checkpoint has `num_batches_tracked`, the number of training steps; it has no effect.
     """
 
     def __init__(self, width: int, *, count: bool = True, eps: float = 1e-5):
@@ -40,10 +40,10 @@ class BatchNorm(nnx.Module):
         self.training = False
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(..., D) -> (..., D) in x's dtype. In training, the statistics of this module move.
+        """Normalise (..., D) in x's dtype. In training, update the running statistics.
 
         Raises:
-          UserError: in training, for a batch with one value a channel, which has no variance.
+          UserError: in training, if the batch has one value per channel, so that the variance is undefined.
         """
         x32 = x.astype(jnp.float32)
         mean, var = self._batch_statistics(x32) if self.training else (self.mean[...], self.var[...])
@@ -67,19 +67,19 @@ class BatchNorm(nnx.Module):
 
 
 def norms(module: nnx.Module) -> Iterator[tuple[str, BatchNorm]]:
-    """Every batch norm of a module with its path."""
+    """Iterate over the batch norms of a module, with their paths."""
     for path, part in nnx.iter_modules(module):
         if isinstance(part, BatchNorm):
             yield ".".join(map(str, path)), part
 
 
 def set_training(module: nnx.Module, trained: Collection[str]) -> None:
-    """Puts each batch norm whose scale is trained into training mode, and every other into evaluation mode.
+    """Set each batch norm whose scale is trained to training mode, and all others to evaluation mode.
 
-    A frozen batch norm thus normalises with its running statistics, and they stay what they are.
+    A frozen batch norm normalises with its running statistics, which do not change.
 
     Args:
-      module: bound inside the function that is differentiated; its statistics are read back from it afterwards.
+      module: bound inside the differentiated function; its statistics are read from it afterwards.
       trained: paths of the trained leaves.
     """
     for path, norm in norms(module):
@@ -87,10 +87,10 @@ def set_training(module: nnx.Module, trained: Collection[str]) -> None:
 
 
 def checkpointed(block: nnx.Module) -> Callable[..., jax.Array]:
-    """`block` under `jax.checkpoint`: computed again in the backward pass, its statistics moved once.
+    """Wrap `block` in `jax.checkpoint`: recompute it in the backward pass, and update its statistics only once.
 
-    The checkpointed function takes the block's arrays and returns the statistics beside its value, so that nothing
-    from inside it stays behind in a module outside.
+    The checkpointed function takes the block's arrays and returns the statistics with its value, so that no
+    inner tracer leaks into the outer module.
     """
     skeleton, flat = split(block)
 

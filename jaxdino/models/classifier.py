@@ -16,10 +16,10 @@ from jaxdino.models.output import Output
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """What a head looks at.
+    """The input features of a classification head.
 
     Attributes:
-      features: the outputs of the last `blocks` blocks, in order -> (B, widths x D).
+      features: maps the outputs of the last `blocks` blocks, in order, to (B, widths x D).
     """
 
     features: Callable[[list[Output]], jax.Array]
@@ -41,7 +41,7 @@ POOLS = {
     "cls_mean": Pool(_cls_mean, widths=2),
     "cls4_mean": Pool(_cls_mean, widths=5, blocks=4),
 }
-"""What the head sees: the class token, the mean patch, both side by side (DINOv2's and DINOv3's linear head), or the
+"""Input of the head: the class token, the mean patch, both side by side (DINOv2's and DINOv3's linear head), or the
 class tokens of the last four blocks and the mean patch (DINOv2's linear head of four layers).
 
 Source of the last two: facebookresearch/dinov2 hub/classifiers.py.
@@ -49,16 +49,16 @@ Source of the last two: facebookresearch/dinov2 hub/classifiers.py.
 
 
 def pool_named(name: str) -> Pool:
-    """One of `POOLS`; UserError with the nearest names if there is none of that name."""
+    """Return one of `POOLS`. Raise UserError with the nearest names if it does not exist."""
     if name not in POOLS:
         raise UserError(f"pool {name!r} is not known; {did_you_mean(name, POOLS)}")
     return POOLS[name]
 
 
 class Classifier(nnx.Module):
-    """`backbone` and, for num_classes > 0, a linear `head` over one of `POOLS`.
+    """A `backbone` and, for num_classes > 0, a linear `head` on one of `POOLS`.
 
-    The head starts at small random weights (std 0.02) and zero bias; its logits are float32.
+    The head is initialised with small random weights (std 0.02) and zero bias; its logits are float32.
     """
 
     def __init__(self, backbone: Any, width: int, num_classes: int, pool: str, rngs: nnx.Rngs):
@@ -70,7 +70,7 @@ class Classifier(nnx.Module):
         self.head = Linear(width * known.widths, num_classes, rngs=rngs) if num_classes else None
 
     def __call__(self, images: jax.Array, *, mask: jax.Array | None = None, key: jax.Array | None = None) -> Output:
-        """images (B, H, W, C) float normalised -> Output with logits (B, classes) float32, or None without a head."""
+        """Map normalised float images (B, H, W, C) to Output; logits (B, classes) float32, None without a head."""
         if self.head is None:
             return self.backbone(images, mask=mask, key=key)
         pool = POOLS[self.pool]

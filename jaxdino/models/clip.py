@@ -1,4 +1,4 @@
-"""CLIP: an image tower and a text tower into one space, in OpenAI's, open_clip's and transformers' variants."""
+"""CLIP: an image tower and a text tower with a common embedding space; layouts of OpenAI, open_clip, transformers."""
 
 import dataclasses
 import functools
@@ -16,22 +16,22 @@ from jaxdino.models.layers import gelu, quick_gelu
 from jaxdino.models.output import Output, chosen
 
 LOGIT_SCALE = 2.6592600
-"""log(1 / 0.07), where the training of CLIP starts."""
+"""log(1 / 0.07), the initial value in CLIP's training."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CLIPConfig:
-    """One tower or both.
+    """The shape of one tower or both.
 
     Attributes:
-      embed_dim: of the common space; None for a tower alone that is not projected into one.
-      quick_gelu: x sigmoid(1.702 x), as in OpenAI's models, in place of the exact GELU.
-      logit_scale: whether the checkpoint holds the temperature (log of what cosines are multiplied by).
-      buffers: whether the checkpoint also holds what only repeats its shape (OpenAI's `input_resolution`,
-        `context_length`, `vocab_size`; transformers' `position_ids`): written again on export.
-      keys: where a layout writes its keys in two ways, the second: "bare" if those of a tower alone do not begin with
+      embed_dim: width of the common space; None for a single tower without a projection.
+      quick_gelu: use x sigmoid(1.702 x), as OpenAI's models do, instead of the exact GELU.
+      logit_scale: whether the checkpoint has the temperature (log of the factor of the cosines).
+      buffers: whether the checkpoint also has values that repeat its shape (OpenAI's `input_resolution`,
+        `context_length`, `vocab_size`; transformers' `position_ids`); they are written again on export.
+      keys: the second spelling of keys in layouts that have two: "bare" if the keys of a single tower do not begin with
         its name (transformers 5), "custom" if those of the text tower do (open_clip's CustomTextCLIP).
-      in_channels: of the images.
+      in_channels: number of channels of the images.
     """
 
     vision: VisionConfig | None
@@ -46,12 +46,12 @@ class CLIPConfig:
 
     @property
     def width(self) -> int:
-        """Of the class token, which a classification head sees; of the text features without an image tower."""
+        """Width of the class token, the input of a classification head; without image tower, of the text features."""
         return self._main.width
 
     @property
     def depth(self) -> int:
-        """Blocks of the image tower, or of the text tower alone."""
+        """Number of blocks of the image tower, or of a single text tower."""
         return self._main.depth
 
     @property
@@ -63,13 +63,13 @@ class CLIPConfig:
 
     @property
     def image_tower(self) -> str | None:
-        """The shape of the image tower, by which two checkpoints are the same published model."""
+        """Description of the image tower's shape, used to compare checkpoints with published models."""
         c = self.vision
         return f"{_blocks(c)}, patches of {c.patch_size}, grid {c.pos_grid}" if c else None
 
     @property
     def text_tower(self) -> str | None:
-        """The shape of the text tower, likewise."""
+        """Description of the text tower's shape, used likewise."""
         c = self.text
         return f"{_blocks(c)}, {c.vocab_size} tokens, texts of {c.context_length}" if c else None
 
@@ -77,7 +77,7 @@ class CLIPConfig:
     def layers(self) -> tuple[Layer, ...]:
         """The text tower as one stem, then the image tower: embedding, blocks, norm with projection.
 
-        Of a text tower alone: its embedding, blocks, norm with projection.
+        For a single text tower: its embedding, blocks, norm with projection.
         """
         if self.vision is None:
             return _tower("text", self.depth, ("token_embedding", "pos_embed"), ("ln_final", "proj"))
@@ -88,24 +88,24 @@ class CLIPConfig:
         return ((text,) if self.text or self.logit_scale else ()) + image
 
     def places(self) -> list[dict[str, int]]:
-        """What a weight table's `{v}` and `{t}` stand for: each block of the image tower, and of the text tower."""
+        """Values of a weight table's `{v}` and `{t}`: each block of the image tower, and of the text tower."""
         image = [{"v": i} for i in range(self.vision.depth if self.vision else 0)]
         return image + [{"t": i} for i in range(self.text.depth if self.text else 0)]
 
     def image_only(self) -> "CLIPConfig":
-        """The configuration of the image tower alone, its projection kept."""
+        """Return the configuration of the image tower alone, with its projection."""
         return dataclasses.replace(self, text=None, logit_scale=False)
 
     def text_only(self) -> "CLIPConfig":
-        """The configuration of the text tower alone, its projection and the temperature kept."""
+        """Return the configuration of the text tower alone, with its projection and the temperature."""
         return dataclasses.replace(self, vision=None)
 
     def with_channels(self, channels: int) -> "CLIPConfig":
-        """The same for images of so many channels."""
+        """Return the configuration for images with this number of channels."""
         return dataclasses.replace(self, in_channels=channels)
 
     def build(self, **how) -> "CLIP":
-        """The network with random parameters; `how` as `CLIP` takes it."""
+        """Build the network with random parameters; `how` are arguments of `CLIP`."""
         return CLIP(self, **how)
 
 
@@ -123,9 +123,9 @@ def _tower(name: str, depth: int, stem: tuple[str, ...], top: tuple[str, ...]) -
 
 
 class CLIP(nnx.Module):
-    """`visual` and `text` as far as the configuration has them; called on images, it runs the image tower.
+    """`visual` and `text`, if the configuration has them; a call on images runs the image tower.
 
-    drop_path is the image tower's; attention is "xla" or "cudnn"; remat recomputes blocks in the backward pass.
+    drop_path applies to the image tower; attention is "xla" or "cudnn"; remat recomputes blocks in the backward pass.
     """
 
     def __init__(
@@ -157,21 +157,21 @@ class CLIP(nnx.Module):
         return self.text
 
     def hidden_states(self, images: jax.Array, key=None) -> tuple[list[jax.Array], tuple[int, int]]:
-        """Image tokens after `ln_pre` and after each block, before the final norm: depth + 1 arrays; and the grid."""
+        """Return image tokens after `ln_pre` and after each block, before the final norm (depth + 1), and the grid."""
         tower = self._image_tower()
         x, grid = tower.embed(images, self.dtype)
         return self.run(tower.blocks, x, key), grid
 
     def text_states(self, ids: jax.Array) -> list[jax.Array]:
-        """Text tokens after the embedding and after each block, before the final norm: depth + 1 arrays."""
+        """Return text tokens after the embedding and after each block, before the final norm: depth + 1 arrays."""
         tower = self._text_tower()
         return self.run(tower.blocks, tower.embed(ids, self.dtype), None)
 
     def __call__(self, images: jax.Array, *, mask: jax.Array | None = None, key: jax.Array | None = None) -> Output:
-        """images (B, H, W, C) float normalised -> Output; `pooled` is the image's embedding (B, E).
+        """Map normalised float images (B, H, W, C) to Output; `pooled` is the image embedding (B, E).
 
         Raises:
-          UserError: without an image tower, or if a mask of patches is given: CLIP has no mask token.
+          UserError: without an image tower, or if a mask of patches is given, since CLIP has no mask token.
         """
         if mask is not None:
             raise UserError("CLIP has no mask token: masked pre-training needs a model that has one, such as DINOv2")
@@ -179,15 +179,15 @@ class CLIP(nnx.Module):
         return self._image_tower().finish(states[-1], grid)
 
     def encode_image(self, images: jax.Array) -> jax.Array:
-        """images (B, H, W, C) float normalised -> embeddings (B, E), not of unit length."""
+        """Map normalised float images (B, H, W, C) to embeddings (B, E), not of unit length."""
         return self(images).pooled
 
     def encode_text(self, ids: jax.Array) -> jax.Array:
-        """Token ids (B, L), end-of-text mark in each -> embeddings (B, E), not of unit length."""
+        """Map token ids (B, L), each row with an end-of-text token, to embeddings (B, E), not of unit length."""
         return self._text_tower().finish(self.text_states(ids)[-1], ids)
 
     def intermediate_layers(self, images: jax.Array, n: int | Sequence[int] = 1) -> list[Output]:
-        """The outputs of the image tower's last `n` blocks, or of those with the given indices, final norm applied."""
+        """Return outputs of the image tower's last `n` blocks, or of those with given indices, final norm applied."""
         states, grid = self.hidden_states(images)
         places = chosen(n, len(states) - 1, "blocks")
         return [self._image_tower().finish(states[i + 1], grid) for i in places]

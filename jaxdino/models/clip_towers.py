@@ -1,4 +1,4 @@
-"""CLIP's two towers: transformers that differ in what they embed, whom a token sees, and what they pool."""
+"""CLIP's two towers: transformers that differ in embedding, attention mask and pooling."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -17,11 +17,11 @@ from jaxdino.models.patches import PatchEmbed
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
-    """The image tower: a ViT with a norm before its blocks, and a class token.
+    """The shape of the image tower: a ViT with a norm before its blocks, and a class token.
 
     Attributes:
-      pos_grid: of the position table, which has a first row for the class token.
-      pos_antialias: how the layout's own code resamples the table to another grid (see `resample_grid`).
+      pos_grid: grid of the position table, which has an extra first row for the class token.
+      pos_antialias: how the original code resamples the table to another grid (see `resample_grid`).
     """
 
     patch_size: int = 32
@@ -36,11 +36,11 @@ class VisionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """The text tower: causal attention, and the feature at the end-of-text token.
+    """The shape of the text tower: causal attention, and the feature at the end-of-text token.
 
     Attributes:
-      context_length: rows of the position table: the longest text in tokens, both marks counted.
-      eot: id of the end-of-text token, whose first place in a text is looked at; None for the place of the largest id.
+      context_length: rows of the position table: the longest text in tokens, with start and end tokens.
+      eot: id of the end-of-text token; the feature is taken at its first position. None takes the largest id instead.
     """
 
     width: int = 512
@@ -54,7 +54,7 @@ class TextConfig:
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention with one fused qkv projection; `causal`: a token sees itself and those before it."""
+    """Multi-head self-attention with one fused qkv projection; `causal`: a token attends to itself and earlier ones."""
 
     def __init__(self, width: int, num_heads: int, causal: bool, implementation: str, rngs: nnx.Rngs):
         self.qkv = Linear(width, 3 * width, rngs=rngs)
@@ -68,7 +68,7 @@ class Attention(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """fc2(act(fc1(x)))."""
+    """Feed-forward layer: fc2(act(fc1(x)))."""
 
     def __init__(self, width: int, hidden: int, act: Callable[[jax.Array], jax.Array], rngs: nnx.Rngs):
         self.fc1 = Linear(width, hidden, rngs=rngs)
@@ -105,7 +105,7 @@ def _blocks(cfg: VisionConfig | TextConfig, act, drop_path: float, how: str, rng
 
 
 def run_blocks(blocks: Sequence[Block], x: jax.Array, key: jax.Array | None, remat: bool) -> list[jax.Array]:
-    """`x` and what each block makes of it: depth + 1 arrays."""
+    """Return `x` and the output of each block: depth + 1 arrays."""
     states = [x]
     for i, block in enumerate(blocks):
         step = jax.checkpoint(block.__call__) if remat else block
@@ -137,7 +137,7 @@ class ImageTower(nnx.Module):
         self.cfg = cfg
 
     def embed(self, images: jax.Array, dtype) -> tuple[jax.Array, tuple[int, int]]:
-        """Tokens (B, 1 + h w, D) after `ln_pre`, and the grid (h, w)."""
+        """Return tokens (B, 1 + h w, D) after `ln_pre`, and the grid (h, w)."""
         patches = self.patch_embed(images.astype(dtype))
         b, h, w, width = patches.shape
         table = self.pos_embed[...]
@@ -148,14 +148,14 @@ class ImageTower(nnx.Module):
         return self.ln_pre(jnp.concatenate([jnp.broadcast_to(cls, (b, 1, width)), patches], axis=1)), (h, w)
 
     def finish(self, x: jax.Array, grid: tuple[int, int]) -> Output:
-        """The final norm of all tokens, and the class token projected."""
+        """Apply the final norm to all tokens, and project the class token."""
         x = self.ln_post(x)
         cls, patches = x[:, 0], x[:, 1:].reshape(x.shape[0], *grid, -1)
         return Output(cls=cls, patches=patches, registers=x[:, :0], pooled=self.proj(cls) if self.proj else cls)
 
 
 def _start(blocks: Sequence[Block], proj: Linear | None, cfg: TextConfig, rngs: nnx.Rngs) -> None:
-    """The kernels as CLIP's training starts them: large enough that texts differ at the end-of-text token at once.
+    """Initialise kernels as in CLIP's training: large enough that texts differ at the end-of-text token from the start.
 
     Source: openai/CLIP clip/model.py (initialize_parameters).
     """
@@ -181,15 +181,15 @@ class TextTower(nnx.Module):
         self.cfg = cfg
 
     def embed(self, ids_BxL: jax.Array, dtype) -> jax.Array:
-        """Tokens (B, L, D) for ids (B, L), L at most the context length; all ids must lie in the vocabulary."""
+        """Embed ids (B, L) to tokens (B, L, D); L is at most the context length; all ids must be in the vocabulary."""
         length = ids_BxL.shape[1]
         if length > self.cfg.context_length:
             raise UserError(f"texts of {length} tokens are longer than the model's {self.cfg.context_length}")
         return (self.token_embedding[...][ids_BxL] + self.pos_embed[...][None, :length]).astype(dtype)
 
     def finish(self, x: jax.Array, ids: jax.Array) -> jax.Array:
-        """The feature (B, E) at the end-of-text token, normed and projected (B, D without a projection)."""
+        """Return the feature (B, E) at the end-of-text token, normed and projected (B, D without a projection)."""
         marked = ids if self.cfg.eot is None else ids == self.cfg.eot
-        at = jnp.argmax(marked, axis=1)  # of equal ones the first, as in torch
+        at = jnp.argmax(marked, axis=1)  # the first of equal values, as in torch
         feature = self.ln_final(jnp.take_along_axis(x, at[:, None, None], axis=1)[:, 0])
         return self.proj(feature) if self.proj else feature

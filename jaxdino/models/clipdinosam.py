@@ -1,4 +1,4 @@
-"""CLIP-DINO-SAM: DINO's patch tokens and a prompt in CLIP's words, made into masks by SAM's decoder."""
+"""CLIP-DINO-SAM: masks from DINO's patch tokens and CLIP's text features, decoded by SAM's mask decoder."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -22,19 +22,19 @@ from jaxdino.models.vit import ViTConfig
 
 DINO, CLIP, DECODER = "backbone.dino", "backbone.clip", "backbone.sam.mask_decoder"
 ADAPTED = {"dino": DINO, "clip": CLIP, "decoder": DECODER}
-"""The parts that may have adapters, and their paths."""
+"""The parts that can have adapters, and their paths."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipDinoSamConfig:
-    """The shapes of the parts, and the adapters that stand on them.
+    """The shapes of the parts, and their adapters.
 
     Attributes:
-      image: of the image encoder; image_family: the family it is converted as ("dino", "dinov2", "dinov3", "vit").
-      text: of the text tower alone (`CLIPConfig.text_only`), with the projection into CLIP's common space.
-      sam: of the prompt encoder and the mask decoder; what it says of the image encoder is not looked at.
+      image: shape of the image encoder; image_family: its family for conversion ("dino", "dinov2", "dinov3", "vit").
+      text: shape of the text tower alone (`CLIPConfig.text_only`), with the projection into CLIP's common space.
+      sam: shape of the prompt encoder and the mask decoder; its image encoder fields are ignored.
       hidden: width of `TokenProjection`'s inner layer; None for twice that of the text features.
-      dino_lora, clip_lora, decoder_lora: adapters, whose targets and `last_blocks` are looked up in that part alone;
+      dino_lora, clip_lora, decoder_lora: adapters, whose targets and `last_blocks` refer to that part alone;
         the blocks of the decoder are those of its two-way transformer.
     """
 
@@ -56,19 +56,19 @@ class ClipDinoSamConfig:
 
     @property
     def width(self) -> int:
-        """Of the text features, and so of the projected tokens."""
+        """Width of the text features, and so of the projected tokens."""
         return cast(int, self.text.embed_dim)  # `__post_init__` refuses None
 
     @property
     def in_channels(self) -> int:
-        """Of the images."""
+        """Number of channels of the images."""
         return self.image.in_channels
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """DINO's, so that selectors such as "@last:4" mean its blocks; then the other parts, a layer each.
+        """The layers of DINO, so that selectors such as "@last:4" select its blocks; then one layer per other part.
 
-        The kind of CLIP's layer is "text", which no selector but "@all" means: a rule on its paths trains it.
+        The kind of CLIP's layer is "text", which only the selector "@all" selects; a rule on its paths trains it.
         """
         return (
             *(dataclasses.replace(layer, prefixes=_under(DINO, layer.prefixes)) for layer in self.image.layers),
@@ -80,29 +80,29 @@ class ClipDinoSamConfig:
         )
 
     def places(self) -> list[dict[str, int]]:
-        """None: no weight table speaks of the whole; each part is converted as its own family."""
+        """Always empty: there is no weight table of the whole model; each part is converted as its own family."""
         return []
 
     def with_channels(self, channels: int) -> "ClipDinoSamConfig":
-        """The same for images of so many channels."""
+        """Return the configuration for images with this number of channels."""
         return dataclasses.replace(self, image=self.image.with_channels(channels))
 
     def bare(self) -> "ClipDinoSamConfig":
-        """The same without adapters: the shape of what `lora.merged` gives."""
+        """Return the configuration without adapters, which fits the result of `lora.merged`."""
         return dataclasses.replace(self, dino_lora=None, clip_lora=None, decoder_lora=None)
 
     def build(self, **how) -> "ClipDinoSam":
-        """The network with random parameters, with adapters that change nothing yet; `how` as `ClipDinoSam` takes it.
+        """Build the network with random parameters and adapters without effect; `how` are arguments of `ClipDinoSam`.
 
         Raises:
-          UserError: for adapters whose targets or blocks a part does not have (see `lora.places`).
+          UserError: if a part does not have the targets or blocks of its adapters (see `lora.places`).
         """
         net = ClipDinoSam(self, **how)
         self.adapt(net, ADAPTED, how["rngs"])
         return net
 
     def adapt(self, net: "ClipDinoSam", parts: Iterable[str], rngs: nnx.Rngs) -> None:
-        """Puts the adapters that the configuration has for some of `ADAPTED` on a network that lacks them."""
+        """Add the configured adapters of some of `ADAPTED` to a network without them."""
         decoder = tuple(
             Layer(f"blocks.{i}", "block", (f"backbone.transformer.layers.{i}",)) for i in range(self.sam.decoder_depth)
         )
@@ -123,20 +123,20 @@ def _under(place: str, prefixes: tuple[str, ...]) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class _Layers:
-    """What `lora.add` looks at of a configuration."""
+    """The fields of a configuration that `lora.add` reads."""
 
     layers: tuple[Layer, ...]
 
 
 class _Part(nnx.Module):
-    """A part where the layers of its configuration have it."""
+    """A part, at the path `backbone` that its configuration's layers expect."""
 
     def __init__(self, backbone: nnx.Module):
         self.backbone = backbone
 
 
 class SamHead(nnx.Module):
-    """SAM without its image encoder; pixels are those of images in patches of `patch_size`."""
+    """SAM without its image encoder; pixel coordinates refer to images in patches of `patch_size`."""
 
     def __init__(self, cfg: SamConfig, patch_size: int, rngs: nnx.Rngs, dtype: jnp.dtype):
         self.prompt_encoder = PromptEncoder(dataclasses.replace(cfg, patch_size=patch_size), rngs, dtype)
@@ -144,11 +144,11 @@ class SamHead(nnx.Module):
 
 
 class ClipDinoSam(nnx.Module):
-    """Masks from images and prompts; see `ClipDinoSamConfig` for the parts.
+    """Predict masks from images and prompts; see `ClipDinoSamConfig` for the parts.
 
-    Any grid h x w passes, whatever the decoder was trained with: its positions are Fourier features of shares of the
-    frame, computed for each cell of the grid there is. A decoder trained on squares of 64 x 64 cells sees those of
-    another grid closer or further apart, each axis by itself, and no weight depends on their number.
+    Accepts any grid h x w, independent of the decoder's training size: its positions are Fourier features of
+    coordinates relative to the frame, computed for each cell of the grid. Cells of a grid other than the training grid
+    of 64 x 64 are closer together or further apart, on each axis separately; no weight depends on their number.
 
     remat recomputes DINO's and CLIP's blocks in the backward pass; drop_path is DINO's.
 
@@ -175,21 +175,21 @@ class ClipDinoSam(nnx.Module):
         self.cfg, self.dtype = cfg, dtype
 
     def __call__(self, images: jax.Array, *, mask: jax.Array | None = None, key: jax.Array | None = None) -> Output:
-        """images (B, H, W, C) float normalised -> Output: the projected tokens as patches, their mean as cls, pooled.
+        """Map normalised float images (B, H, W, C) to Output: projected tokens as patches, their mean as cls, pooled.
 
         Args:
-          mask: (B, h, w) bool, of patches that DINO is not shown; for a DINO that has a mask token.
+          mask: (B, h, w) bool, patches to hide from DINO; requires a DINO with a mask token.
         """
         patches = self.tokens(images, mask=mask, key=key)
         mean = patches.mean(axis=(1, 2))
         return Output(cls=mean, patches=patches, registers=mean[:, None][:, :0], pooled=mean)
 
     def tokens(self, images: jax.Array, *, mask: jax.Array | None = None, key: jax.Array | None = None) -> jax.Array:
-        """images (B, H, W, C) float normalised -> DINO's patch tokens in the text's width, (B, h, w, T)."""
+        """Map normalised float images (B, H, W, C) to DINO's patch tokens in the text's width, (B, h, w, T)."""
         return self.token_projection(self.dino(images, mask=mask, key=key).patches)
 
     def encode_text(self, ids: jax.Array) -> jax.Array:
-        """Token ids (n, L), end-of-text mark in each -> features (n, T) of unit length, float32."""
+        """Map token ids (n, L), each row with an end-of-text token, to features (n, T) of unit length, float32."""
         return unit(self.clip.encode_text(ids))
 
     def masks(
@@ -200,17 +200,17 @@ class ClipDinoSam(nnx.Module):
         labels: jax.Array | None = None,
         multimask: bool = False,
     ) -> tuple[jax.Array, jax.Array]:
-        """Masks for P prompts of each image.
+        """Predict masks for P prompts of each image.
 
-        A row of points without a prompt (all labels -1) is not the same to the decoder as no points: it attends to
-        each padding vector. A model trained with K points a row is therefore to be given K, padded.
+        For the decoder, padding points (all labels -1) differ from no points: it attends to each padding vector.
+        A model trained with K points per row must therefore get K points, padded.
 
         Args:
           tokens: (B, h, w, T), from `tokens`.
           text: (B, P, T) of unit length, from `encode_text`.
-          points: (B, P, K, 2), x and y in pixels of the encoded images; labels: (B, P, K), 1 in the object, 0 not in
-            it, 2 and 3 the corners of its box, -1 no point. A padding point is added, as SAM does.
-          multimask: the three masks of ambiguous prompts, or the one. Static under jit.
+          points: (B, P, K, 2), x and y in pixels of the encoded images; labels: (B, P, K), 1 inside the object, 0
+            outside, 2 and 3 the corners of its box, -1 no point. A padding point is added, as in SAM.
+          multimask: predict the three masks for ambiguous prompts instead of one. Static under jit.
 
         Returns:
           logits (B, P, M, 4 h, 4 w) and predicted IoU (B, P, M), float32, M = 3 or 1.

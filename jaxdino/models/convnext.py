@@ -1,4 +1,4 @@
-"""ConvNeXt as DINOv3 distils it: four stages of depthwise convolutions, one final norm over pooled and patches."""
+"""ConvNeXt as distilled by DINOv3: four stages of depthwise convolutions, one final norm over pooled and patches."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ class ConvNeXtConfig:
 
     Attributes:
       depths, widths: blocks and channels of each stage; any number of stages.
-      norm_twice: Meta's checkpoints hold the final norm twice, as `norm` and as `norms.<last stage>`: the same module
-        under two names. Says nothing about the forward pass; kept so that export gives the file's keys again.
+      norm_twice: whether the checkpoint has the final norm twice, as Meta's do (`norm` and `norms.<last stage>`, the
+        same module). It does not affect the forward pass; it is kept so that export restores the file's keys.
     """
 
     depths: tuple[int, ...] = (3, 3, 9, 3)
@@ -39,12 +39,12 @@ class ConvNeXtConfig:
 
     @property
     def width(self) -> int:
-        """Of the last stage, which the head sees."""
+        """Width of the last stage, the input of a head."""
         return self.widths[-1]
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The stem, each block, the final norm; a stage's first block has the downsampling before it with it."""
+        """The stem, each block, the final norm; the first block of a stage includes the downsampling before it."""
         down = "backbone.downsample_layers."
         blocks = []
         for s, depth in enumerate(self.depths):
@@ -54,21 +54,21 @@ class ConvNeXtConfig:
         return (Layer("stem", "stem", (f"{down}0",)), *blocks, Layer("norm", "norm", ("backbone.norm",)))
 
     def places(self) -> list[dict[str, int]]:
-        """`{s}`, `{i}`: each stage and block; `{d}`: each stage with a downsampling before it; `{last}`: the last."""
+        """Values of `{s}`, `{i}`: each stage and block; `{d}`: each stage with downsampling; `{last}`: the last."""
         blocks = [{"s": s, "i": i} for s, depth in enumerate(self.depths) for i in range(depth)]
         return [*blocks, *({"d": d} for d in range(1, len(self.depths))), {"last": len(self.depths) - 1}]
 
     def with_channels(self, channels: int) -> "ConvNeXtConfig":
-        """The same for images of so many channels."""
+        """Return the configuration for images with this number of channels."""
         return dataclasses.replace(self, in_channels=channels)
 
     def build(self, **how) -> "ConvNeXt":
-        """The network with random parameters; `how` as `ConvNeXt` takes it."""
+        """Build the network with random parameters; `how` are arguments of `ConvNeXt`."""
         return ConvNeXt(self, **how)
 
 
 class DepthwiseConv(nnx.Module):
-    """7 x 7 convolution of each channel by itself, the size kept; kernel (7, 7, 1, width), bias (width,)."""
+    """7 x 7 convolution of each channel separately, same size; kernel (7, 7, 1, width), bias (width,)."""
 
     def __init__(self, width: int, rngs: nnx.Rngs):
         self.kernel = nnx.Param(truncated_normal(rngs, (SIDE, SIDE, 1, width)))
@@ -79,7 +79,7 @@ class DepthwiseConv(nnx.Module):
 
 
 class Block(nnx.Module):
-    """x + gamma * pwconv2(gelu(pwconv1(norm(dwconv(x))))), with stochastic depth."""
+    """Block: x + gamma * pwconv2(gelu(pwconv1(norm(dwconv(x))))), with stochastic depth."""
 
     def __init__(self, width: int, eps: float, drop_rate: float, rngs: nnx.Rngs):
         self.dwconv = DepthwiseConv(width, rngs)
@@ -97,7 +97,7 @@ class Block(nnx.Module):
 
 
 class ConvNeXt(nnx.Module):
-    """A ConvNeXt; see `ConvNeXtConfig` for what varies and `Output` for what it gives.
+    """A ConvNeXt; see `ConvNeXtConfig` for its shape and `Output` for its output.
 
     Sources: facebookresearch/dinov3 dinov3/models/convnext.py; Liu et al. 2022, A ConvNet for the 2020s
     (arXiv:2201.03545).
@@ -128,10 +128,10 @@ class ConvNeXt(nnx.Module):
         self.cfg, self.dtype, self.remat = cfg, dtype, remat
 
     def stem(self, images: jax.Array) -> jax.Array:
-        """images (B, H, W, C) -> (B, H // 4, W // 4, first width), the stem's norm applied.
+        """Map images (B, H, W, C) to (B, H // 4, W // 4, first width), with the stem's norm applied.
 
         Raises:
-          UserError: if a side is too short to leave the last stage a pixel, or the channels are others.
+          UserError: if a side is too short to leave the last stage a pixel, or the number of channels differs.
         """
         least = STEM * STEP ** (len(self.cfg.depths) - 1)
         _, height, width, channels = images.shape
@@ -148,7 +148,7 @@ class ConvNeXt(nnx.Module):
         return x
 
     def stage_maps(self, images: jax.Array, key: jax.Array | None = None) -> list[jax.Array]:
-        """The feature map (B, h, w, D of the stage) that each stage ends with, no norm applied."""
+        """Return the final feature map (B, h, w, D of the stage) of each stage, without norm."""
         x, maps, count = self.stem(images), [], 0
         for s, blocks in enumerate(self.stages):
             x = self._downsample(s, x) if s else x
@@ -160,13 +160,13 @@ class ConvNeXt(nnx.Module):
         return maps
 
     def __call__(self, images: jax.Array, *, mask: jax.Array | None = None, key: jax.Array | None = None) -> Output:
-        """images (B, H, W, C) float normalised -> Output: its stages before, cls and patches after the final norm.
+        """Map normalised float images (B, H, W, C) to Output: stages without norm, cls and patches after final norm.
 
-        Sides need not be multiples of 32: what fills no whole patch at the right and the bottom is left aside.
+        Sides need not be multiples of 32: incomplete patches at the right and the bottom are ignored.
         With a key, stochastic depth is active.
 
         Raises:
-          UserError: for a mask, which a ConvNeXt has no token for, and as `stem`.
+          UserError: if a mask is given, since a ConvNeXt has no mask token, and as `stem`.
         """
         if mask is not None:
             raise UserError("a ConvNeXt has no mask token: patches cannot be masked")
@@ -181,13 +181,13 @@ class ConvNeXt(nnx.Module):
     def intermediate_layers(
         self, images: jax.Array, n: int | Sequence[int] = 1, patch_size: int | None = None
     ) -> list[Output]:
-        """The outputs of the last `n` stages, or of the stages with the given indices from 0.
+        """Return the outputs of the last `n` stages, or of the stages with the given indices from 0.
 
-        As in Meta's code, the final norm is applied to the last stage and to no other.
+        As in Meta's code, the final norm is applied only to the last stage.
 
         Args:
-          patch_size: resizes the feature maps, antialiased and before the norm, to the grid that a ViT of this patch
-            size would have, (H // patch_size, W // patch_size). None, as in Meta's hub, leaves them as they are.
+          patch_size: resize the feature maps, antialiased and before the norm, to the grid of a ViT with this patch
+            size, (H // patch_size, W // patch_size). None, as in Meta's hub, keeps their sizes.
 
         Raises:
           UserError: if there are no such stages.
@@ -205,6 +205,6 @@ class ConvNeXt(nnx.Module):
 
 
 def _resized(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """(B, h, w, D) to another size: a triangle filter, as wide as the step where that is longer than a pixel."""
+    """Resize (B, h, w, D) with a triangle filter, widened to the step when shrinking."""
     shape = (x.shape[0], *size, x.shape[-1])
     return jax.image.resize(x.astype(jnp.float32), shape, "linear", antialias=True).astype(x.dtype)

@@ -1,6 +1,6 @@
-"""Depthwise convolution: XLA's own on accelerators, shifted products on CPU, where XLA's is slow.
+"""Depthwise convolution: XLA's own on accelerators; shifted products on CPU, where XLA's is slow.
 
-On two CPU cores and (4, 56, 56, 96) in float32 the forward pass takes 2 ms in place of 60, the gradients 80 in place
+On two CPU cores, with (4, 56, 56, 96) in float32, the forward pass takes 2 ms instead of 60, the gradients 80 instead
 of 215, with the same values.
 """
 
@@ -13,7 +13,7 @@ from jax import lax
 
 @jax.custom_vjp
 def depthwise_conv(x_BxHxWxD: jax.Array, kernel_kxkx1xD: jax.Array) -> jax.Array:
-    """Each channel convolved with its own k x k kernel, k odd; the size is kept, zeros around. In x's dtype."""
+    """Convolve each channel with its own k x k kernel, k odd; same size, zero padding. In x's dtype."""
     return lax.platform_dependent(x_BxHxWxD, kernel_kxkx1xD, cpu=_shifted, default=_grouped)
 
 
@@ -22,7 +22,7 @@ def _forward(x, kernel):
 
 
 def _backward(residuals, g):
-    """The input's gradient is the convolution with the kernel turned round."""
+    """Compute the gradients; the input's gradient is the convolution with the flipped kernel."""
     x, kernel = residuals
     dx = depthwise_conv(g, kernel[::-1, ::-1])
     return dx, lax.platform_dependent(x, kernel, g, cpu=_kernel_gradient, default=_grouped_kernel_gradient)
@@ -53,7 +53,7 @@ def _padded(x: jax.Array, reach: int) -> jax.Array:
 
 
 def _shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The sum over the kernel's places of the image, moved there, times the weight; one fused loop, in float32."""
+    """Sum the shifted images times the kernel weights, as one fused loop in float32."""
     side, (h, w) = kernel.shape[0], x.shape[1:3]
     wide, weights = _padded(x, side // 2), kernel.astype(jnp.float32)[:, :, None]
     moved = (wide[:, i : i + h, j : j + w] * weights[i, j][None] for i in range(side) for j in range(side))
@@ -61,7 +61,7 @@ def _shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _kernel_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
-    """Each weight's gradient: the moved image times g, summed over batch, height and width."""
+    """Compute each weight's gradient: the shifted image times g, summed over batch, height and width."""
     side, (h, w) = kernel.shape[0], x.shape[1:3]
     wide, g = _padded(x, side // 2), g.astype(jnp.float32)
 

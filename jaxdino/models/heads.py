@@ -1,4 +1,4 @@
-"""The projection head of self-distillation: what DINO and iBOT put between a backbone and its prototypes.
+"""The projection head of self-distillation: the layers from a backbone to the prototypes of DINO and iBOT.
 
 Sources: facebookresearch/dino vision_transformer.py (DINOHead), facebookresearch/dinov2 and dinov3
 layers/dino_head.py.
@@ -24,16 +24,17 @@ LAST_LAYERS = ("weight_norm", "parametrized", "plain")
 
 @dataclasses.dataclass(frozen=True)
 class DINOHeadConfig:
-    """The shape of a projection head, under the names of its published constructor.
+    """The shape of a projection head, with the argument names of its published constructor.
 
     Attributes:
-      in_dim: of the features. hidden_dim, bottleneck_dim: of the feed-forward layers. out_dim: number of prototypes.
-      num_layers: feed-forward layers up to the bottleneck; one alone is linear.
-      use_bn, mlp_bias: whether the hidden layers have a batch norm, and all of them a bias.
+      in_dim: width of the features. hidden_dim, bottleneck_dim: widths of the feed-forward layers. out_dim: number of
+        prototypes.
+      num_layers: feed-forward layers up to the bottleneck; a single one is linear.
+      use_bn, mlp_bias: whether the hidden layers have a batch norm, and whether all layers have a bias.
       counts: whether the batch norms count their steps, as torch's do since 0.4.1.
-      last_layer: "weight_norm" or "parametrized": torch's two spellings of weight norm, one forward pass;
-        "plain": DINOv3's layer, whose weight is used as it is.
-      norm_last_layer: keep the prototypes' lengths `last_layer.g` what they are: a buffer, no parameter.
+      last_layer: "weight_norm" or "parametrized": torch's two spellings of weight norm, with the same forward pass;
+        "plain": DINOv3's layer, whose weight is used without normalisation.
+      norm_last_layer: keep the prototypes' lengths `last_layer.g` fixed: they are a buffer, not a parameter.
     """
 
     in_dim: int = 384
@@ -50,12 +51,12 @@ class DINOHeadConfig:
 
     @property
     def in_channels(self) -> int:
-        """None: a head takes features. Three stands for what every family has."""
+        """Always 3, a placeholder that every family needs: a head takes features, not images."""
         return 3
 
     @property
     def width(self) -> int:
-        """Of what it gives."""
+        """Width of the output."""
         return self.out_dim
 
     @property
@@ -67,7 +68,7 @@ class DINOHeadConfig:
         )
 
     def places(self) -> list[dict[str, int]]:
-        """Numbers in torch's Sequential: {l} of linear layers, {b} of batch norms; none for a single linear layer."""
+        """Numbers in torch's Sequential: {l} of linear layers, {b} of batch norms; empty for a single linear layer."""
         if self.num_layers == 1:
             return []
         step = 3 if self.use_bn else 2
@@ -75,7 +76,7 @@ class DINOHeadConfig:
         return linears + [{"b": step * n + 1} for n in range(self.num_layers - 1) if self.use_bn]
 
     def with_channels(self, channels: int) -> "DINOHeadConfig":
-        """Raises UserError: a head sees features."""
+        """Raise UserError: a head takes features."""
         raise UserError(f"in_channels={channels}: a projection head sees features, no images")
 
     def build(
@@ -87,12 +88,12 @@ class DINOHeadConfig:
         attention: str = "xla",
         remat: bool = False,
     ) -> "DINOHead":
-        """The head with random parameters; of how backbones are built, only `dtype` concerns it."""
+        """Build the head with random parameters; of the arguments for backbones, only `dtype` is used."""
         return DINOHead(self, rngs=rngs, dtype=dtype)
 
 
 class Gelu(nnx.Module):
-    """The exact GELU, as a member of a list of layers."""
+    """The exact GELU as a module, for lists of layers."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return gelu(x)
@@ -109,14 +110,14 @@ class Prototypes(nnx.Module):
         self.g = (Buffer if cfg.norm_last_layer else nnx.Param)(jnp.ones((cfg.out_dim,)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(..., in) -> (..., out)."""
+        """Map (..., in) to (..., out)."""
         v = self.v[...].astype(jnp.float32)
         factor = self.g[...].astype(jnp.float32) * lax.rsqrt(jnp.sum(jnp.square(v), axis=0))
         return linear(x, v * over_last_axis(factor, v), None)
 
 
 class DINOHead(nnx.Module):
-    """Feed-forward layers with GELU to an L2-normalised bottleneck, and its products with the prototypes."""
+    """Feed-forward layers with GELU to an L2-normalised bottleneck, then its products with the prototypes."""
 
     def __init__(self, cfg: DINOHeadConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32):
         if cfg.num_layers < 1 or cfg.last_layer not in LAST_LAYERS:
@@ -133,7 +134,7 @@ class DINOHead(nnx.Module):
 
     @staticmethod
     def _mlp(cfg: DINOHeadConfig, rngs: nnx.Rngs) -> Any:
-        """The layers with the numbers that torch's Sequential gives them."""
+        """Build the layers, numbered as in torch's Sequential."""
         widths = [cfg.in_dim, *[cfg.hidden_dim] * (cfg.num_layers - 1), cfg.bottleneck_dim]
         linears = [Linear(*widths[n : n + 2], use_bias=cfg.mlp_bias, rngs=rngs) for n in range(cfg.num_layers)]
         if cfg.num_layers == 1:
@@ -145,7 +146,7 @@ class DINOHead(nnx.Module):
         return nnx.List([*layers, linears[-1]])
 
     def __call__(self, features: jax.Array) -> jax.Array:
-        """(..., in_dim) -> (..., out_dim): with g = 1, the cosines of the bottleneck and the prototypes.
+        """Map (..., in_dim) to (..., out_dim): with g = 1, the cosines of the bottleneck and the prototypes.
 
         Raises:
           UserError: if the features have another width.
@@ -153,7 +154,7 @@ class DINOHead(nnx.Module):
         return self.last_layer(self.bottleneck(features))
 
     def bottleneck(self, features: jax.Array) -> jax.Array:
-        """(..., in_dim) -> (..., bottleneck_dim) of length one."""
+        """Map (..., in_dim) to (..., bottleneck_dim) of length one."""
         if features.shape[-1] != self.cfg.in_dim:
             raise UserError(f"this projection head takes features (..., {self.cfg.in_dim}), not {features.shape}")
         x = features.astype(self.dtype)
@@ -163,7 +164,7 @@ class DINOHead(nnx.Module):
 
 
 def _unit(x: jax.Array, eps: float) -> jax.Array:
-    """x / max(|x|, eps) along the last axis, in float32; the gradient at zero is finite, 1 / eps."""
+    """Compute x / max(|x|, eps) along the last axis, in float32; the gradient at zero is finite, 1 / eps."""
     x32 = x.astype(jnp.float32)
     squared = jnp.sum(jnp.square(x32), axis=-1, keepdims=True)
     return (x32 * lax.rsqrt(jnp.maximum(squared, eps * eps))).astype(x.dtype)

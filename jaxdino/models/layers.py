@@ -1,10 +1,10 @@
 """The layers that every backbone shares: linear, layer norm, GELU, attention, drop path.
 
 Parameters keep their own dtype (float32 in training); the compute dtype is that of the activations, and each
-layer casts its parameters to it. Statistics of layer norm and softmax are float32 whatever the compute dtype.
+layer casts its parameters to it. Statistics of layer norm and softmax are always float32.
 
-Several gradients are written out by hand: autodiff's are right, but slower (docs/performance.md has the numbers).
-They are reverse-mode only, as training is.
+Several gradients are written by hand: those of autodiff are correct, but slower (numbers in docs/performance.md).
+They support reverse mode only, as used in training.
 """
 
 import functools
@@ -23,9 +23,9 @@ HALF = (jnp.bfloat16, jnp.float16)
 
 @jax.custom_vjp
 def half_matmul(x_NxI: jax.Array, w_IxO: jax.Array) -> jax.Array:
-    """Half-precision x @ w that sums in float32 forward and backward and returns x's dtype.
+    """Compute half-precision x @ w with float32 sums, forward and backward, and return x's dtype.
 
-    Plain autodiff would hand the backward matmuls a float32 cotangent and lose the half-precision units; the
+    Plain autodiff would give the backward matmuls a float32 cotangent, which rules out the half-precision units; the
     custom rule casts the cotangent first.
     """
     return jnp.matmul(x_NxI, w_IxO, preferred_element_type=jnp.float32).astype(x_NxI.dtype)
@@ -48,9 +48,9 @@ half_matmul.defvjp(_half_matmul_fwd, _half_matmul_bwd)
 
 
 class Linear(nnx.Module):
-    """y = x @ kernel + bias on the last axis; kernel (in, out), bias (out,).
+    """Linear layer y = x @ kernel + bias on the last axis; kernel (in, out), bias (out,).
 
-    `lora` is an adapter of the kernel, called with (x, kernel, bias) in place of `linear`; see `jaxdino.models.lora`.
+    `lora` is an adapter of the kernel, called with (x, kernel, bias) instead of `linear`; see `jaxdino.models.lora`.
     """
 
     lora: Any = None
@@ -63,15 +63,15 @@ class Linear(nnx.Module):
         return self.project(x, None if self.bias is None else self.bias[...])
 
     def project(self, x: jax.Array, bias: jax.Array | None) -> jax.Array:
-        """The same with another bias (out,), or none."""
+        """Apply the layer with another bias (out,), or none."""
         return (self.lora or linear)(x, self.kernel[...], bias)
 
 
 def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
-    """x (..., in) times kernel (in, out) plus bias, in x's dtype.
+    """Compute x (..., in) times kernel (in, out) plus bias, in x's dtype.
 
-    float32 flattens the leading axes first (on CPU a 2-D matmul is 1.2x a batched one); half precision does not,
-    where that costs a sixth.
+    float32 flattens the leading axes first (on CPU a 2-D matmul is 1.2x as fast as a batched one); half precision does
+    not, since flattening costs a sixth there.
     """
     kernel = kernel.astype(x.dtype)
     y = half_matmul(x, kernel) if x.dtype in HALF else x.reshape(-1, x.shape[-1]) @ kernel
@@ -81,7 +81,7 @@ def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array
 
 @jax.custom_vjp
 def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
-    """y (..., D) plus bias (D,), in y's dtype; the bias's gradient is summed in float32, never in half precision."""
+    """Add bias (D,) to y (..., D), in y's dtype; the bias's gradient is always summed in float32."""
     return y + over_last_axis(bias.astype(y.dtype), y)
 
 
@@ -97,17 +97,17 @@ add_bias.defvjp(_add_bias_fwd, _add_bias_bwd)
 
 
 def _sum_rows(x: jax.Array) -> jax.Array:
-    """(..., D) summed to (D,)."""
+    """Sum (..., D) to (D,)."""
     return x.sum(axis=tuple(range(x.ndim - 1)))
 
 
 def over_last_axis(vector: jax.Array, like: jax.Array) -> jax.Array:
-    """(D,) as (1, ..., 1, D) with as many axes as `like`, so that no rank is promoted silently."""
+    """Reshape (D,) to (1, ..., 1, D) with as many axes as `like`, so that no rank is promoted silently."""
     return vector.reshape((1,) * (like.ndim - 1) + (-1,))
 
 
 class LayerNorm(nnx.Module):
-    """Layer norm over the last axis with scale and bias; `eps` as the checkpoint's family has it."""
+    """Layer norm over the last axis with scale and bias; `eps` is that of the checkpoint's family."""
 
     def __init__(self, width: int, eps: float):
         self.scale = nnx.Param(jnp.ones((width,)))
@@ -120,7 +120,7 @@ class LayerNorm(nnx.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
-    """(x - mean) / sqrt(var + eps) * scale + bias over the last axis, statistics in float32 and two passes."""
+    """Compute (x - mean) / sqrt(var + eps) * scale + bias over the last axis, with two-pass float32 statistics."""
     return _layer_norm_fwd(x, scale, bias, eps)[0]
 
 
@@ -135,7 +135,7 @@ def _layer_norm_fwd(x, scale, bias, eps):
 
 
 def _layer_norm_bwd(eps, residuals, g):
-    """With x^ = (x - mean) / sqrt(var + eps) and h = g * scale: dx = (h - mean(h) - x^ mean(h x^)) / sqrt(...)."""
+    """Compute dx = (h - mean(h) - x^ mean(h x^)) / s, s = sqrt(var + eps), x^ = (x - mean) / s, h = g * scale."""
     x, mean, inverse, scale, bias = residuals
     g = g.astype(jnp.float32)
     unit = (x.astype(jnp.float32) - mean) * inverse
@@ -149,7 +149,7 @@ layer_norm.defvjp(_layer_norm_fwd, _layer_norm_bwd)
 
 
 class LayerScale(nnx.Module):
-    """Multiplies a residual branch by a learned vector, `gamma` (width,)."""
+    """Multiply a residual branch by a learned vector, `gamma` (width,)."""
 
     def __init__(self, width: int, init: float):
         self.gamma = nnx.Param(jnp.full((width,), init))
@@ -160,9 +160,9 @@ class LayerScale(nnx.Module):
 
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
-    """The exact GELU, as all the families' checkpoints were trained with: x cdf(x) of the normal distribution.
+    """Compute the exact GELU, used by the checkpoints of all families: x cdf(x) of the normal distribution.
 
-    Written with erf in float32, as torch does it: `jax.nn.gelu` goes through erfc, 2-3 x slower on CPU.
+    Uses erf in float32, as torch does: `jax.nn.gelu` uses erfc, which is 2-3 x slower on CPU.
     """
     return (x.astype(jnp.float32) * _normal_cdf(x)).astype(x.dtype)
 
@@ -176,7 +176,7 @@ def _gelu_fwd(x):
 
 
 def _gelu_bwd(x, g):
-    """gelu'(x) = cdf(x) + x pdf(x), in float32 and from x alone."""
+    """Compute gelu'(x) = cdf(x) + x pdf(x), in float32 and from x alone."""
     x32 = x.astype(jnp.float32)
     pdf = jnp.exp(-0.5 * jnp.square(x32)) * (1 / math.sqrt(2 * math.pi))
     return ((g.astype(jnp.float32) * (_normal_cdf(x) + x32 * pdf)).astype(x.dtype),)
@@ -187,7 +187,7 @@ gelu.defvjp(_gelu_fwd, _gelu_bwd)
 
 @jax.custom_vjp
 def quick_gelu(x: jax.Array) -> jax.Array:
-    """x sigmoid(1.702 x), inside float32: OpenAI's CLIP was trained with it. Source: openai/CLIP clip/model.py."""
+    """Compute x sigmoid(1.702 x) in float32, as in OpenAI's CLIP. Source: openai/CLIP clip/model.py."""
     x32 = x.astype(jnp.float32)
     return (x32 * jax.nn.sigmoid(1.702 * x32)).astype(x.dtype)
 
@@ -197,7 +197,7 @@ def _quick_gelu_fwd(x):
 
 
 def _quick_gelu_bwd(x, g):
-    """With s = sigmoid(1.702 x): s + 1.702 x s (1 - s), in float32 and from x alone."""
+    """Compute s + 1.702 x s (1 - s) with s = sigmoid(1.702 x), in float32 and from x alone."""
     x32 = x.astype(jnp.float32)
     s = jax.nn.sigmoid(1.702 * x32)
     return ((g.astype(jnp.float32) * s * (1 + 1.702 * x32 * (1 - s))).astype(x.dtype),)
@@ -207,9 +207,9 @@ quick_gelu.defvjp(_quick_gelu_fwd, _quick_gelu_bwd)
 
 
 def drop_path(branch_BxNxD: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Stochastic depth: zeroes the branch of a sample with probability `rate`, scales the others by 1/(1 - rate).
+    """Apply stochastic depth: zero the branch of a sample with probability `rate`, scale the others by 1/(1 - rate).
 
-    Does nothing without a key. Source: Huang et al. 2016 (arXiv:1603.09382), per sample as in timm.
+    Without a key, return the branch unchanged. Source: Huang et al. 2016 (arXiv:1603.09382), per sample as in timm.
     """
     if key is None or rate == 0.0:
         return branch_BxNxD
@@ -218,7 +218,7 @@ def drop_path(branch_BxNxD: jax.Array, rate: float, key: jax.Array | None) -> ja
 
 
 def split_heads(qkv_BxNx3D: jax.Array, num_heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """A fused projection, columns ordered q, k, v and then by head, as q, k, v (B, H, N, d)."""
+    """Split a fused projection, columns ordered q, k, v and then by head, into q, k, v (B, H, N, d)."""
     return _split_heads(qkv_BxNx3D, num_heads)
 
 
@@ -234,7 +234,7 @@ def _split_heads_fwd(qkv, num_heads):
 
 
 def _split_heads_bwd(num_heads, _, gs):
-    """One concatenation; autodiff would pad each of the three to full width and add them up."""
+    """Concatenate the three gradients; autodiff would pad each to full width and add them."""
     b, h, n, d = gs[0].shape
     return (jnp.concatenate([jnp.swapaxes(g, 1, 2).reshape(b, n, h * d) for g in gs], axis=-1),)
 
@@ -245,11 +245,11 @@ _split_heads.defvjp(_split_heads_fwd, _split_heads_bwd)
 def attention(
     q_BxHxNxd: jax.Array, k_BxHxNxd: jax.Array, v_BxHxNxd: jax.Array, implementation: str, *, causal: bool = False
 ) -> jax.Array:
-    """softmax(q k^T / sqrt(d)) v, softmax in float32; (B, H, N, d) in and out.
+    """Compute softmax(q k^T / sqrt(d)) v with softmax in float32; input and output are (B, H, N, d).
 
     Args:
       implementation: "xla" (plain matmuls) or "cudnn" (flash attention; NVIDIA GPU, half precision).
-      causal: each query sees the keys up to its own place.
+      causal: each query attends to keys up to its own position.
     """
     if implementation == "cudnn":
         to_bnhd = (jnp.swapaxes(t, 1, 2) for t in (q_BxHxNxd, k_BxHxNxd, v_BxHxNxd))
@@ -272,13 +272,13 @@ def _attention_fwd(q, k, v, causal):
         scores = jnp.where(jnp.tri(*scores.shape[-2:], dtype=bool)[None, None], scores, -jnp.inf)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
     inverse = 1 / weights.sum(axis=-1, keepdims=True)
-    weights = weights.astype(v.dtype)  # divided by their sum after the value matmul: d columns instead of N
+    weights = weights.astype(v.dtype)  # divide by their sum after the value matmul: d columns instead of N
     out = (_products("bhqk,bhkd->bhqd", weights, v) * inverse).astype(v.dtype)
     return out, (q, k, v, out, weights, inverse)
 
 
 def _attention_bwd(causal, residuals, g):
-    """Every matmul on operands of v's dtype, summed in float32; with p the softmax, ds = p (dp - sum(g out)).
+    """Compute the gradients; matmuls in v's dtype with float32 sums; with p the softmax, ds = p (dp - sum(g out)).
 
     Source: Dao et al. 2022, FlashAttention (arXiv:2205.14135), appendix B.4, for the sum over out.
     """

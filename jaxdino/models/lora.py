@@ -1,10 +1,10 @@
-"""Low-rank adapters: beside a frozen kernel W stands scale A B, on the linear layers that a `LoRA` names.
+"""Low-rank adapters: add scale A B to a frozen kernel W, on the linear layers that a `LoRA` names.
 
-An adapter is an attribute `lora` of its `layers.Linear`, so its leaves have paths of their own and every other path
-stays: `...attn.qkv.lora.a`, `.b`, or `...attn.qkv.lora.q.a` where only a part of a fused projection has one.
+An adapter is an attribute `lora` of its `layers.Linear`, so its leaves have their own paths and all other paths stay
+the same: `...attn.qkv.lora.a`, `.b`, or `...attn.qkv.lora.q.a` if only a part of a fused projection has one.
 
 Sources: Hu et al. 2021, LoRA (arXiv:2106.09685); Kalajdzievski 2023, rsLoRA (arXiv:2312.03732); Liu et al. 2024, DoRA
-(arXiv:2402.09353). The start of A is huggingface/peft's.
+(arXiv:2402.09353). A is initialised as in huggingface/peft.
 """
 
 import dataclasses
@@ -27,11 +27,11 @@ __all__ = ["LEAVES", "PARTS", "Adapter", "LoRA", "adapt", "adapted", "adapters",
 __all__ += ["places", "set_dropout"]
 
 LEAVES = r"(.*\.)?lora\..*"
-"""The paths of all adapters' leaves, as a rule of a stage would have them."""
+"""Pattern of the paths of all adapter leaves, for the rules of a stage."""
 
 
 class Factors(nnx.Module):
-    """a (in, rank) uniform within 1 / sqrt(in), b (rank, out) zero, and DoRA's magnitude (out,), |W|."""
+    """a (in, rank), uniform within 1 / sqrt(in); b (rank, out), zero; DoRA's magnitude (out,), initially |W|."""
 
     a: nnx.Param
     b: nnx.Param
@@ -50,22 +50,22 @@ def _fill(module: "Factors | Adapter", kernel: jax.Array, spec: LoRA, rngs: nnx.
 
 
 def _lengths(kernel: jax.Array) -> jax.Array:
-    """The length of each column (in, out) -> (out,), float32, never zero."""
+    """Return the length of each column (in, out) -> (out,), float32, never zero."""
     return jnp.maximum(jnp.linalg.norm(kernel.astype(jnp.float32), axis=0), 1e-30)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Key:
-    """A random key as part of what a module is, not one of its arrays: never split off, saved or differentiated."""
+    """A random key as a static part of a module, not an array: it is never split off, saved or differentiated."""
 
     key: jax.Array
 
 
 class Adapter(nnx.Module):
-    """What stands beside one kernel: `a` and `b` for the whole of it, or `Factors` named after some of its `PARTS`.
+    """Adapter of one kernel: `a` and `b` for the whole kernel, or `Factors` for some of its `PARTS`, by their names.
 
-    The parts' factors work as one matmul pair: their A side by side, and their B in blocks of the columns they
-    belong to, zero elsewhere. One dropout mask serves them all.
+    The factors of the parts are computed as one pair of matmuls: their A are concatenated, and their B fill the
+    columns of their parts, with zeros elsewhere. They share one dropout mask.
     """
 
     a: nnx.Param
@@ -82,13 +82,13 @@ class Adapter(nnx.Module):
         self.key = None
 
     def factors(self, n_out: int) -> "list[tuple[slice, Factors | Adapter]]":
-        """(columns of the kernel, what adapts them)."""
+        """Return (columns of the kernel, their factors)."""
         if not self.parts:
             return [(slice(0, n_out), self)]
         return [(columns(part, n_out), getattr(self, part)) for part in self.parts]
 
     def __call__(self, x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
-        """x (..., in) W' + bias in x's dtype, where dropout, if any, is before A only."""
+        """Compute x (..., in) W' + bias in x's dtype; dropout applies to the input of A only."""
         n_out = kernel.shape[1]
         factors = self.factors(n_out)
         down = jnp.concatenate([f.a[...] for _, f in factors], axis=1)
@@ -107,7 +107,7 @@ class Adapter(nnx.Module):
         return jnp.where(jax.random.bernoulli(self.key.key, kept, x.shape), x * (1 / kept), 0).astype(x.dtype)
 
     def _stretch(self, kernel: jax.Array) -> jax.Array:
-        """DoRA's magnitude / |W + scale A B| of each column, 1 where there is no adapter; no gradient through | |."""
+        """Return DoRA's magnitude / |W + scale A B| per column, 1 without an adapter; no gradient through the norm."""
         stretch = jnp.ones(kernel.shape[1])
         for where, f in self.factors(kernel.shape[1]):
             lengths = jax.lax.stop_gradient(_lengths(self._sum(kernel[:, where], f)))
@@ -119,7 +119,7 @@ class Adapter(nnx.Module):
         return kernel.astype(jnp.float32) + self.spec.scale * jnp.matmul(a, b, precision="highest")
 
     def merged(self, kernel: jax.Array) -> jax.Array:
-        """The one kernel that does the same, computed in float32, in `kernel`'s dtype."""
+        """Return the equivalent kernel, computed in float32, in `kernel`'s dtype."""
         kernel = jnp.asarray(kernel)
         whole = kernel
         for where, f in self.factors(kernel.shape[1]):
@@ -131,15 +131,15 @@ class Adapter(nnx.Module):
 
 
 def _widened(b: jax.Array, where: slice, n_out: int) -> jax.Array:
-    """(r, part) -> (r, out), zero outside `where`."""
+    """Pad (r, part) to (r, out), zero outside `where`."""
     return jnp.pad(b, ((0, 0), (where.start, n_out - where.stop)))
 
 
 def add(model: nnx.Module, cfg: Any, spec: LoRA, rngs: nnx.Rngs) -> nnx.Module:
-    """Puts an adapter on every linear layer that `spec` names; the model, changed, computes what it did before.
+    """Add an adapter to each linear layer that `spec` names, in place; the model's outputs do not change.
 
-    May be called again for other layers, with another rank. Raises UserError as `places` does, and for a layer that
-    has an adapter already.
+    Can be called again for other layers, with another rank. Raises UserError as `places` does, and if a layer
+    already has an adapter.
     """
     layers: dict[str, Any] = dict(modules(model))
     chosen = places(model, cfg, spec)
@@ -151,12 +151,12 @@ def add(model: nnx.Module, cfg: Any, spec: LoRA, rngs: nnx.Rngs) -> nnx.Module:
 
 
 def adapt(skeleton: Skeleton, flat: Flat, cfg: Any, spec: LoRA, rngs: nnx.Rngs) -> tuple[Skeleton, Flat]:
-    """The same on a flat dict: the skeleton with adapters, and `flat` with their leaves at the start."""
+    """Add adapters to a skeleton and a flat dict, as `add`; return both with the initial adapter leaves."""
     return split(add(bind(skeleton, flat), cfg, spec, rngs))
 
 
 def adapted(skeleton: Skeleton, cfg: Any, spec: LoRA) -> Skeleton:
-    """The skeleton with adapters alone, without allocating an array."""
+    """Add adapters to a skeleton only, without allocating an array."""
     return abstract(lambda: add(_zeros(skeleton), cfg, spec, SHAPES_ONLY))
 
 
@@ -165,35 +165,35 @@ def _zeros(skeleton: Skeleton) -> nnx.Module:
 
 
 def leaves(paths: Iterable[str]) -> list[str]:
-    """Those of the paths that are an adapter's."""
+    """Return the paths that belong to adapters."""
     return [path for path in paths if re.fullmatch(LEAVES, path)]
 
 
 def adapters(module: nnx.Module) -> Iterator[tuple[str, Adapter]]:
-    """Every adapter with the path of its linear layer."""
+    """Iterate over the adapters, with the paths of their linear layers."""
     for path, part in modules(module):
         if isinstance(part, Linear) and part.lora is not None:
             yield path, part.lora
 
 
 def set_dropout(module: nnx.Module, key: jax.Array | None) -> None:
-    """Adapters drop inputs from now on, each with a key of its own made from `key`; with None they do not.
+    """Turn on adapter dropout, each adapter with its own key derived from `key`; None turns it off.
 
     Args:
-      module: bound inside the function that is jitted; the key may be traced. Two forward passes between two calls
-        draw alike.
+      module: bound inside the jitted function; the key may be traced. Forward passes between two calls use the
+        same dropout masks.
     """
     for number, (_, adapter) in enumerate(adapters(module)):
         adapter.key = None if key is None else _Key(jax.random.fold_in(key, number))
 
 
 def merged(skeleton: Skeleton, flat: Flat, within: str = "") -> Flat:
-    """The parameters of the model without adapters that does the same: W + scale A B, DoRA's lengths included.
+    """Return the parameters of the equivalent model without adapters: W + scale A B, rescaled for DoRA.
 
-    A kernel keeps its dtype; what no adapter stands on, in a fused projection too, keeps its bits. Works under jit.
+    A kernel keeps its dtype; kernels and parts of fused kernels without an adapter keep their bits. Works under jit.
 
     Args:
-      within: only those in the module at this path ("backbone.dino"); the others' leaves stay.
+      within: merge only adapters in the module at this path ("backbone.dino"); the others stay.
     """
     inside = f"{within}." if within else ""
     found = {f"{path}.kernel": a for path, a in adapters(bind(skeleton, flat)) if path.startswith(inside)}
@@ -202,7 +202,7 @@ def merged(skeleton: Skeleton, flat: Flat, within: str = "") -> Flat:
 
 
 def bare(skeleton: Skeleton) -> Skeleton:
-    """The skeleton without adapters, which fits what `merged` gives."""
+    """Return the skeleton without adapters, which fits the result of `merged`."""
 
     def build() -> nnx.Module:
         model = _zeros(skeleton)

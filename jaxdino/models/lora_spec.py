@@ -1,4 +1,4 @@
-"""What a LoRA adapter is, as a config says it; needs no JAX."""
+"""The settings of LoRA adapters, as in a config; does not import JAX."""
 
 import dataclasses
 import math
@@ -11,18 +11,18 @@ from jaxdino.core.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class LoRA:
-    """Which linear layers get an adapter, and of what shape.
+    """Which linear layers get an adapter, and its shape.
 
     Attributes:
       rank: columns of A and rows of B.
-      alpha: A B is multiplied by alpha / rank, by alpha / sqrt(rank) with `rslora`.
+      alpha: A B is multiplied by alpha / rank, or by alpha / sqrt(rank) with `rslora`.
       dropout: share of A's inputs set to zero in training (see `set_dropout`), in 0..1.
-      targets: each a regular expression on the end of a layer's path, from a dot: "attn.qkv", "fc[12]",
-        r"text\\.blocks\\..*proj"; "q", "k", "v" for such a part of a fused qkv, or for q_proj, k_proj, v_proj;
+      targets: each a regular expression that matches the end of a layer's path, from a dot: "attn.qkv", "fc[12]",
+        r"text\\.blocks\\..*proj"; "q", "k", "v" for a part of a fused qkv, or for q_proj, k_proj, v_proj;
         "w1", "w2" for a part of a fused w12; or one of `lora_targets.KINDS`.
-      last_blocks: only in so many of the last blocks that the model's configuration lists; None for everywhere.
-      rslora: divide alpha by sqrt(rank) in place of rank.
-      dora: the columns of W + scale A B are brought to a learned length, the `magnitude` (out,).
+      last_blocks: adapt only this number of last blocks; None adapts all.
+      rslora: divide alpha by sqrt(rank) instead of rank.
+      dora: scale the columns of W + scale A B to a learned length, the `magnitude` (out,).
     """
 
     rank: int = 8
@@ -54,7 +54,7 @@ class LoRA:
 
     @property
     def scale(self) -> float:
-        """What A B is multiplied by."""
+        """The factor of A B."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 

@@ -1,4 +1,4 @@
-"""Which linear layers of a model get an adapter."""
+"""Find the linear layers of a model that get an adapter."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -12,23 +12,23 @@ from jaxdino.models.layers import Linear
 from jaxdino.models.lora_spec import LoRA
 
 PARTS = {"qkv": ("q", "k", "v"), "w12": ("w1", "w2")}
-"""{name of a fused projection: what the equal runs of its columns are called, in order}."""
+"""{name of a fused projection: names of the equal parts of its columns, in order}."""
 KINDS = {
     "@attn": r"[^.]*attn[^.]*\.(qkv|[qkv]_proj|proj|out_proj)",
     "@mlp": r"fc[12]|w12|w3|lin[12]|pwconv[12]",
     "@linear": r"(?!head$).*",
 }
-"""Kinds of linear layers: attention's, the feed-forward layers', all but a classification head."""
+"""Kinds of linear layers: attention, feed-forward, and all except a classification head."""
 
 
 def places(model: nnx.Module, cfg: Any, spec: LoRA) -> dict[str, tuple[str, ...]]:
-    """{path of a linear layer: the parts of it that the targets name, () for all of it}, in the model's order.
+    """Return {path of a linear layer: its parts named by the targets, () for the whole layer}, in the model's order.
 
     Args:
-      cfg: `.layers` in the paths of `model`: a configuration of the house, or a `ModelSpec`; for `last_blocks`.
+      cfg: a model configuration or a `ModelSpec` with `.layers` in the paths of `model`; used for `last_blocks`.
 
     Raises:
-      UserError: for a target that names no linear layer, with the nearest, or none of the last blocks.
+      UserError: for a target that names no linear layer, with the nearest names, or none in the last blocks.
     """
     names = {path: module for path, module in modules(model) if isinstance(module, Linear)}
     named = {name: place for path in names for name, place in _names(path)}
@@ -56,20 +56,20 @@ def _in_order(path: str, parts: set[str]) -> tuple[str, ...]:
 
 
 def columns(part: str, n_out: int) -> slice:
-    """Where a part lies in a fused kernel of so many columns."""
+    """Return the columns of a part in a fused kernel of `n_out` columns."""
     siblings = next(parts for parts in PARTS.values() if part in parts)
     size, n = n_out // len(siblings), siblings.index(part)
     return slice(n * size, (n + 1) * size)
 
 
 def modules(model: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:
-    """Every module in it with its path."""
+    """Iterate over all modules, with their paths."""
     for path, module in nnx.iter_modules(model):
         yield ".".join(map(str, path)), module
 
 
 def _names(path: str) -> Iterator[tuple[str, tuple[str, str]]]:
-    """The names by which a target can mean a linear layer: (name, (path, part))."""
+    """Iterate over the target names that match a linear layer: (name, (path, part))."""
     yield path, (path, "")
     parent, _, last = path.rpartition(".")
     yield from ((f"{path}.{part}", (path, part)) for part in PARTS.get(last, ()))

@@ -1,4 +1,4 @@
-"""What every backbone gives."""
+"""The output of every backbone."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ from jaxdino.core.errors import UserError
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Output:
-    """What a backbone gives, after its final norm if it has one.
+    """The output of a backbone, after its final norm if it has one.
 
     Attributes:
-      cls: (B, D) class token; of a network without one, the pooled feature map.
+      cls: (B, D) class token, or the pooled feature map if the network has none.
       patches: (B, h, w, D): patch tokens, or the last feature map.
       registers: (B, R, D), R = 0 without registers.
       pooled: (B, D) the family's pooled output: the class token (through the pooler if the model has one), or the
         pooled feature map.
-      stages: the feature maps (B, h, w, D of the stage) of a hierarchical network, in order; () of others.
+      stages: the feature maps (B, h, w, D of the stage) of a hierarchical network, in order; () otherwise.
       logits: (B, classes), or None without a head.
     """
 
@@ -32,10 +32,10 @@ class Output:
 
 
 def chosen(n: int | Sequence[int], count: int, what: str) -> list[int]:
-    """Places from 0, in the order given: the last `n` of `count` blocks or stages, or those that `n` lists.
+    """Return indices from 0, in the given order: the last `n` of `count` blocks or stages, or those listed in `n`.
 
     Raises:
-      UserError: if there are no such.
+      UserError: if there are no such blocks or stages.
     """
     places = list(range(count - n, count) if isinstance(n, int) else n)
     if not places or not all(0 <= place < count for place in places):

@@ -1,4 +1,4 @@
-"""Images cut into patches: a convolution whose stride is its kernel's side, which is one matmul."""
+"""Convert images to patches: a convolution whose stride equals its kernel size, computed as one matmul."""
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,9 @@ from jaxdino.models.layers import linear
 
 
 class PatchConv(nnx.Module):
-    """A convolution whose stride is its kernel's side; kernel (p, p, in, out), bias (out,).
+    """A convolution whose stride equals its kernel size; kernel (p, p, in, out), bias (out,).
 
-    Rows and columns that fill no whole patch are left aside, as torch's convolution without padding leaves them.
+    Rows and columns of incomplete patches are ignored, as by torch's convolution without padding.
     """
 
     def __init__(self, side: int, n_in: int, n_out: int, rngs: nnx.Rngs, *, use_bias: bool = True):
@@ -20,7 +20,7 @@ class PatchConv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((n_out,))) if use_bias else None
 
     def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
-        """(B, H, W, C) -> (B, H // p, W // p, D)."""
+        """Map (B, H, W, C) to (B, H // p, W // p, D)."""
         kernel = self.kernel[...]
         p, _, c, width = kernel.shape
         b, height, wide, _ = x_BxHxWxC.shape
@@ -31,16 +31,16 @@ class PatchConv(nnx.Module):
 
 
 class PatchEmbed(nnx.Module):
-    """Images to patch tokens through `proj`; a ViT has no use for part of a patch."""
+    """Map images to patch tokens through `proj`; images must be divisible into whole patches."""
 
     def __init__(self, patch: int, channels: int, width: int, rngs: nnx.Rngs, *, use_bias: bool = True):
         self.proj = PatchConv(patch, channels, width, rngs, use_bias=use_bias)
 
     def __call__(self, images_BxHxWxC: jax.Array) -> jax.Array:
-        """(B, H, W, C) -> (B, h, w, D).
+        """Map (B, H, W, C) to (B, h, w, D).
 
         Raises:
-          UserError: if the sides are no multiples of the patch, or the channels are not those of the kernel.
+          UserError: if the sides are not multiples of the patch size, or the channels differ from those of the kernel.
         """
         p, _, c, _ = self.proj.kernel.shape
         _, height, wide, channels = images_BxHxWxC.shape

@@ -1,4 +1,4 @@
-"""Where a patch is: learned position tables resampled as torch does, and DINOv3's rotary embedding."""
+"""Patch positions: learned position tables resampled as in torch, and DINOv3's rotary embedding."""
 
 import math
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def _cubic(x: np.ndarray, a: float) -> np.ndarray:
-    """Keys' cubic convolution kernel with parameter `a` (Keys 1981), zero beyond |x| = 2."""
+    """Evaluate Keys' cubic convolution kernel with parameter `a` (Keys 1981), zero beyond |x| = 2."""
     x = np.abs(x)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((x - 5) * x + 8) * x * a - 4 * a
@@ -16,10 +16,10 @@ def _cubic(x: np.ndarray, a: float) -> np.ndarray:
 
 
 def bicubic_matrix(n_in: int, n_out: int, scale: float, antialias: bool) -> np.ndarray:
-    """The (n_out, n_in) float32 matrix by which torch's bicubic `interpolate` resamples one axis.
+    """Return the (n_out, n_in) float32 matrix that resamples one axis as torch's bicubic `interpolate`.
 
     Args:
-      scale: input pixels per output pixel: n_in / n_out, or 1 / scale_factor where one is passed to torch.
+      scale: input pixels per output pixel: n_in / n_out, or 1 / scale_factor if torch is given one.
       antialias: torch's antialias=True: kernel a = -0.5, widened when shrinking, renormalised at the border;
         otherwise a = -0.75 with the border pixel repeated.
 
@@ -44,7 +44,7 @@ def bicubic_matrix(n_in: int, n_out: int, scale: float, antialias: bool) -> np.n
 
 
 def linear_matrix(n_in: int, n_out: int) -> np.ndarray:
-    """The (n_out, n_in) float32 matrix of torch's `interpolate`, mode "linear" or "bilinear", along one axis.
+    """Return the (n_out, n_in) float32 matrix of torch's `interpolate`, mode "linear" or "bilinear", for one axis.
 
     Without antialiasing, align_corners=False; the border is repeated.
     Source: pytorch/pytorch aten/src/ATen/native/UpSample.h (area_pixel_compute_source_index).
@@ -59,12 +59,12 @@ def linear_matrix(n_in: int, n_out: int) -> np.ndarray:
 
 
 def resample_grid(table_hxwxD: jax.Array, size: tuple[int, int], *, offset: float, antialias: bool) -> jax.Array:
-    """A learned position grid (h, w, D) at another size (h', w', D), float32.
+    """Resample a learned position grid (h, w, D) to another size (h', w', D), float32.
 
     Args:
-      offset: DINO and DINOv2 add 0.1 to the wanted size before they form the scale factor, and torch then
-        samples with that factor; 0 for everything else.
-      antialias: as `bicubic_matrix`.
+      offset: DINO and DINOv2 add 0.1 to the target size when they compute the scale factor, and torch then
+        samples with that factor; 0 for all others.
+      antialias: as in `bicubic_matrix`.
 
     Source: facebookresearch/dinov2 dinov2/models/vision_transformer.py (interpolate_pos_encoding).
     """
@@ -80,19 +80,19 @@ def resample_grid(table_hxwxD: jax.Array, size: tuple[int, int], *, offset: floa
 
 
 def rope_periods(head_dim: int, base: float) -> np.ndarray:
-    """DINOv3's rotary periods base^(4 i / head_dim), i < head_dim / 4, float32.
+    """Return DINOv3's rotary periods base^(4 i / head_dim), i < head_dim / 4, float32.
 
-    Released Meta checkpoints hold them rounded to bfloat16; an import keeps what the file holds, this formula
-    is for layouts that hold none. Source: facebookresearch/dinov3 dinov3/layers/rope_position_encoding.py.
+    Meta's released checkpoints hold them rounded to bfloat16, and an import keeps the values of the file; this formula
+    is for layouts without them. Source: facebookresearch/dinov3 dinov3/layers/rope_position_encoding.py.
     """
     exponent = np.arange(head_dim // 4, dtype=np.float32) * np.float32(4 / head_dim)
     return np.float32(base) ** exponent
 
 
 def rope_angles(h: int, w: int, periods: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """sin and cos (h * w, head_dim) float32 for a patch grid, y angles before x angles, tiled twice.
+    """Return sin and cos (h * w, head_dim) float32 for a patch grid, y angles before x angles, tiled twice.
 
-    Patch centres are normalised to [-1, 1] on each axis apart ("separate").
+    Patch centres are normalised to [-1, 1] on each axis separately ("separate").
     Source: facebookresearch/dinov3 dinov3/layers/rope_position_encoding.py.
     """
     ys = 2.0 * (np.arange(h, dtype=np.float32) + 0.5) / h - 1.0
@@ -104,7 +104,7 @@ def rope_angles(h: int, w: int, periods: jax.Array) -> tuple[jax.Array, jax.Arra
 
 
 def rotate(x_BxHxNxd: jax.Array, sin: jax.Array, cos: jax.Array) -> jax.Array:
-    """Rotates the last `len(sin)` tokens by their angles; class and register tokens before them stay.
+    """Rotate the last `len(sin)` tokens by their angles; class and register tokens before them are unchanged.
 
     float32 inside, x's dtype out. Source: facebookresearch/dinov3 dinov3/layers/attention.py (apply_rope).
     """

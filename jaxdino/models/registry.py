@@ -1,4 +1,4 @@
-"""Every model by its published name."""
+"""Look up models by their published names."""
 
 import dataclasses
 import re
@@ -26,17 +26,17 @@ CONFIGS = {
     "sam": sam.SamConfig,
     "dino_head": heads.DINOHeadConfig,
 }
-"""family -> the class of its configuration."""
+"""{family: class of its configuration}."""
 
 MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in (*SPECS, *TINY)}
-"""Every model by its published name."""
+"""{published name: model}."""
 
 
 def get(name: str) -> ModelSpec:
-    """The model of that name.
+    """Return the model of that name.
 
     Raises:
-      UserError: with the nearest names, if there is none.
+      UserError: if there is none; the message names the nearest.
     """
     if name not in MODELS:
         raise UserError(f"there is no model {name!r}; {did_you_mean(name, MODELS)}")
@@ -44,10 +44,10 @@ def get(name: str) -> ModelSpec:
 
 
 def from_json(fields: Mapping[str, Any]) -> ModelSpec:
-    """A spec from what `dataclasses.asdict` made of it, after JSON has turned tuples into lists.
+    """Rebuild a spec from `dataclasses.asdict`, after JSON has turned tuples into lists.
 
     Raises:
-      UserError: for a family that is not known, or a name that could not be a file's.
+      UserError: for an unknown family, or a name that is not valid in file names.
     """
     family, name = fields["family"], fields["name"]
     if not re.fullmatch(r"\w[\w.-]*", name):
@@ -59,7 +59,7 @@ def from_json(fields: Mapping[str, Any]) -> ModelSpec:
 
 
 def _from_json(cls: Any, fields: Mapping[str, Any]) -> Any:
-    """A dataclass, and those in its fields ("TowerConfig | None")."""
+    """Build a dataclass, including dataclasses in its fields ("TowerConfig | None")."""
     hints, values = typing.get_type_hints(cls), {}
     for name, value in fields.items():
         inner = [kind for kind in (hints[name], *typing.get_args(hints[name])) if dataclasses.is_dataclass(kind)]

@@ -1,4 +1,4 @@
-"""ResNets as torchvision builds them (the stride in the 3 x 3 convolution), and DINO's ResNet-50."""
+"""ResNets as in torchvision (the stride is in the 3 x 3 convolution), and DINO's ResNet-50."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ from jaxdino.models.layer_spec import Layer
 from jaxdino.models.layers import drop_path, linear
 from jaxdino.models.output import Output, chosen
 
-FEW_PIXELS = 4  # of a convolution's result: on CPU one matmul is far faster than XLA's (docs/performance.md)
+FEW_PIXELS = 4  # up to this many output pixels, one matmul on CPU is much faster (docs/performance.md)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +25,9 @@ class ResNetConfig:
     """The shape of a ResNet.
 
     Attributes:
-      bottleneck: blocks of three convolutions (1, 3, 1), not of two (3, 3).
+      bottleneck: whether blocks have three convolutions (1, 3, 1) instead of two (3, 3).
       depths, widths: blocks and output channels of each stage.
-      reduction: how many times narrower than its output a bottleneck's 3 x 3 convolution is; 1 without bottlenecks.
+      reduction: ratio of a bottleneck's output width to the width of its 3 x 3 convolution; 1 without bottlenecks.
       stem: channels of the first convolution.
       counts: whether the checkpoint has torch's `num_batches_tracked`.
     """
@@ -43,16 +43,16 @@ class ResNetConfig:
 
     @property
     def width(self) -> int:
-        """Of the last stage, which the head sees."""
+        """Width of the last stage, the input of a head."""
         return self.widths[-1]
 
     @property
     def blocks(self) -> list[tuple[int, int]]:
-        """(stage, block) of each block; stages count from 1, as in the names layer1, layer2, ..."""
+        """(stage, block) of each block; stages are counted from 1, as in the names layer1, layer2, ..."""
         return [(s, i) for s, depth in enumerate(self.depths, 1) for i in range(depth)]
 
     def sizes(self, stage: int, block: int) -> tuple[int, int, int]:
-        """(input channels, output channels, stride) of a block."""
+        """Return (input channels, output channels, stride) of a block."""
         width = self.widths[stage - 1]
         if block:
             return width, width, 1
@@ -60,7 +60,7 @@ class ResNetConfig:
         return before, width, 1 if stage == 1 else 2
 
     def projects(self, stage: int, block: int) -> bool:
-        """Whether a block's shortcut needs a convolution: its input has another size or other channels."""
+        """Return whether a block's shortcut needs a convolution: its input differs in size or channels."""
         before, width, stride = self.sizes(stage, block)
         return before != width or stride > 1
 
@@ -71,16 +71,16 @@ class ResNetConfig:
         return (stem, *(Layer(f"layer{s}.{i}", "block", (f"backbone.layer{s}.{i}",)) for s, i in self.blocks))
 
     def places(self) -> list[dict[str, int]]:
-        """`{s}`, `{i}`: each stage (from 1) and block; `{t}` = s - 1; `{p}`, `{q}` = p - 1: projected shortcuts."""
+        """Values: `{s}`, `{i}` stages (from 1) and blocks; `{t}` = s - 1; `{p}`, `{q}` = p - 1: projected shortcuts."""
         blocks = [{"s": s, "t": s - 1, "i": i} for s, i in self.blocks]
         return blocks + [{"p": s, "q": s - 1} for s, i in self.blocks if not i and self.projects(s, i)]
 
     def with_channels(self, channels: int) -> "ResNetConfig":
-        """The same for images of so many channels."""
+        """Return the configuration for images with this number of channels."""
         return dataclasses.replace(self, in_channels=channels)
 
     def build(self, **how) -> "ResNet":
-        """The network with random parameters; `how` as `ResNet` takes it."""
+        """Build the network with random parameters; `how` are arguments of `ResNet`."""
         return ResNet(self, **how)
 
 
@@ -94,7 +94,7 @@ class Conv(nnx.Module):
     def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
         kernel, step = self.kernel[...], self.stride
         side, _, n_in, n_out = kernel.shape
-        if side == 1:  # one matmul: in half precision on CPU up to 6 x XLA's convolution
+        if side == 1:  # one matmul: in half precision on CPU up to 6 x as fast as XLA's convolution
             return linear(x_BxHxWxC[:, ::step, ::step], kernel[0, 0], None)
         if math.prod(-(-size // step) for size in x_BxHxWxC.shape[1:3]) <= FEW_PIXELS:
             return linear(_windows(x_BxHxWxC, side, step), kernel.reshape(side * side * n_in, n_out), None)
@@ -109,7 +109,7 @@ class Conv(nnx.Module):
 
 
 def _windows(x_BxHxWxC: jax.Array, side: int, step: int) -> jax.Array:
-    """What each pixel of a convolution's result sees, zeros beyond the border: (B, h, w, side * side * C)."""
+    """Return the receptive field of each output pixel, zero-padded: (B, h, w, side * side * C)."""
     reach, (height, wide) = side // 2, x_BxHxWxC.shape[1:3]
     padded = jnp.pad(x_BxHxWxC, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
     places = [(i, j) for i in range(side) for j in range(side)]
@@ -117,13 +117,13 @@ def _windows(x_BxHxWxC: jax.Array, side: int, step: int) -> jax.Array:
 
 
 def max_pool(x_BxHxWxC: jax.Array) -> jax.Array:
-    """The largest of each 3 x 3 window at stride 2; beyond the border lies minus infinity, as in torch."""
+    """Compute the maximum of each 3 x 3 window at stride 2, padded with minus infinity, as in torch."""
     around = ((0, 0), (1, 1), (1, 1), (0, 0))
     return lax.reduce_window(x_BxHxWxC, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), around)
 
 
 class Block(nnx.Module):
-    """relu(shortcut(x) + branch(x)); the branch is convolutions with batch norms, and ReLU between them."""
+    """Block: relu(shortcut(x) + branch(x)); the branch has convolutions with batch norms, and ReLU between them."""
 
     def __init__(self, cfg: ResNetConfig, stage: int, block: int, drop_rate: float, rngs: nnx.Rngs):
         before, width, stride = cfg.sizes(stage, block)
@@ -155,10 +155,10 @@ class Block(nnx.Module):
 
 
 class ResNet(nnx.Module):
-    """A ResNet; see `ResNetConfig` for what varies and `Output` for what it gives.
+    """A ResNet; see `ResNetConfig` for its shape and `Output` for its output.
 
-    Sources: pytorch/vision torchvision/models/resnet.py; He et al. 2015 (arXiv:1512.03385). A batch norm evaluates
-    unless `batch_norm.set_training` says otherwise.
+    Sources: pytorch/vision torchvision/models/resnet.py; He et al. 2015 (arXiv:1512.03385). Batch norms are in
+    evaluation mode unless `batch_norm.set_training` is called.
     """
 
     def __init__(
@@ -184,17 +184,17 @@ class ResNet(nnx.Module):
         self.cfg, self.dtype, self.remat = cfg, dtype, remat
 
     def stem(self, images: jax.Array) -> jax.Array:
-        """images (B, H, W, C) -> (B, ceil(H / 4), ceil(W / 4), stem channels), after the max pool.
+        """Map images (B, H, W, C) to (B, ceil(H / 4), ceil(W / 4), stem channels), after the max pool.
 
         Raises:
-          UserError: for images of other channels than the network's.
+          UserError: if the number of channels differs from the network's.
         """
         if images.ndim != 4 or images.shape[-1] != self.cfg.in_channels:
             raise UserError(f"images of shape {images.shape} do not fit: give (B, H, W, {self.cfg.in_channels})")
         return max_pool(jax.nn.relu(self.bn1(self.conv1(images.astype(self.dtype)))))
 
     def stage_maps(self, images: jax.Array, key: jax.Array | None = None) -> list[jax.Array]:
-        """The feature maps (B, h, w, D of the stage) of layer1, layer2, ..."""
+        """Return the feature maps (B, h, w, D of the stage) of layer1, layer2, ..."""
         x, maps = self.stem(images), []
         for n, (s, i) in enumerate(self.cfg.blocks):
             block = getattr(self, f"layer{s}")[i]
@@ -205,10 +205,10 @@ class ResNet(nnx.Module):
         return maps
 
     def __call__(self, images: jax.Array, *, mask: jax.Array | None = None, key: jax.Array | None = None) -> Output:
-        """images (B, H, W, C) float normalised -> Output; any height and width. With a key, stochastic depth is active.
+        """Map normalised float images (B, H, W, C) of any size to Output. With a key, stochastic depth is active.
 
         Raises:
-          UserError: for a mask, which a ResNet has no token for, and as `stem`.
+          UserError: if a mask is given, since a ResNet has no mask token, and as `stem`.
         """
         if mask is not None:
             raise UserError("a ResNet has no mask token: patches cannot be masked")
@@ -216,7 +216,7 @@ class ResNet(nnx.Module):
         return dataclasses.replace(_gather(maps[-1]), stages=tuple(maps))
 
     def intermediate_layers(self, images: jax.Array, n: int | Sequence[int] = 1) -> list[Output]:
-        """The outputs of the last `n` stages, or of the stages with the given indices from 0.
+        """Return the outputs of the last `n` stages, or of the stages with the given indices from 0.
 
         Raises:
           UserError: if there are no such stages.

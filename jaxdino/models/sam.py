@@ -22,15 +22,15 @@ class SamConfig:
     """The shape of a SAM.
 
     Attributes:
-      image_size: side in pixels of the square frame whose positions the checkpoint holds.
-      encoder_width, depth, num_heads, mlp_dim: of the image encoder's ViT.
-      window_size: side of the attention windows in patches; global_attn_indexes: the blocks that have none.
-      width: of the image embedding and of the decoder.
-      mask_channels: of the convolutions that take mask prompts in.
-      decoder_eps: of the norms in the two-way blocks: 1e-5 in Meta's code, 1e-6 in transformers' class. (The norm
+      image_size: side in pixels of the square frame of the checkpoint's position tables.
+      encoder_width, depth, num_heads, mlp_dim: shape of the image encoder's ViT.
+      window_size: side of the attention windows in patches; global_attn_indexes: the blocks with global attention.
+      width: width of the image embedding and of the decoder.
+      mask_channels: channels of the convolutions that embed mask prompts.
+      decoder_eps: eps of the norms in the two-way blocks: 1e-5 in Meta's code, 1e-6 in transformers' class. (The norm
         after them has 1e-5 in both.)
-      position_names: which of transformers' two names of the one position matrix the checkpoint uses: "image",
-        "prompt" or "both". Says nothing about the forward pass; kept so that export gives the file's keys again.
+      position_names: which of transformers' two names of the position matrix the checkpoint uses: "image", "prompt"
+        or "both". It does not affect the forward pass; it is kept so that export restores the file's keys.
     """
 
     image_size: int = 1024
@@ -57,12 +57,12 @@ class SamConfig:
 
     @property
     def grid(self) -> int:
-        """Patches along a side of the frame."""
+        """Number of patches along a side of the frame."""
         return self.image_size // self.patch_size
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The embedding, each block of the image encoder, its neck; prompt encoder and mask decoder stand aside."""
+        """The embedding, each block of the image encoder, its neck; prompt encoder and mask decoder are "aside"."""
         return (
             Layer("embed", "stem", (f"{ENCODER}patch_embed", f"{ENCODER}pos_embed")),
             *(Layer(f"blocks.{i}", "block", (f"{ENCODER}blocks.{i}",)) for i in range(self.depth)),
@@ -72,28 +72,28 @@ class SamConfig:
         )
 
     def places(self) -> list[dict[str, int]]:
-        """`{i}`: the encoder's blocks; `{j}`: the decoder's; `{m}`: mask tokens; `{p}`: kinds of points."""
+        """Values of `{i}`: the encoder's blocks; `{j}`: the decoder's; `{m}`: mask tokens; `{p}`: kinds of points."""
         counts = {"i": self.depth, "j": self.decoder_depth, "m": self.num_multimask_outputs + 1, "p": 4}
         return [{name: n} for name, count in counts.items() for n in range(count)]
 
     def with_channels(self, channels: int) -> "SamConfig":
-        """The same for images of so many channels."""
+        """Return the configuration for images with this number of channels."""
         return dataclasses.replace(self, in_channels=channels)
 
     def build(self, **how) -> "Sam":
-        """The network with random parameters; `how` as `Sam` takes it."""
+        """Build the network with random parameters; `how` are arguments of `Sam`."""
         return Sam(self, **how)
 
 
 class Sam(nnx.Module):
-    """Segment Anything; see `SamConfig` for what varies.
+    """Segment Anything; see `SamConfig` for its shape.
 
-    Images of any size that is a multiple of the patch size pass: the table of absolute positions is resampled to
+    Accepts images of any size that is a multiple of the patch size: the table of absolute positions is resampled to
     their grid (torch's bicubic, without antialiasing), the tables of relative positions of the global blocks
     linearly, each axis to its own length. The embedding is (h, w) = the size in patches, masks are (4 h, 4 w),
-    and points and boxes are pixels of that size. At `image_size` nothing is resampled.
+    and points and boxes are in pixels of that size. At `image_size` nothing is resampled.
 
-    `attention` is not looked at: cuDNN has no attention with relative positions.
+    `attention` is ignored: cuDNN has no attention with relative positions.
 
     Sources: facebookresearch/segment-anything segment_anything/modeling/; for the resampling of absolute
     positions, facebookresearch/detectron2 detectron2/modeling/backbone/utils.py (get_abs_pos), whose encoder SAM's is.
@@ -115,7 +115,7 @@ class Sam(nnx.Module):
         self.cfg, self.dtype = cfg, dtype
 
     def __call__(self, images: jax.Array, *, mask: jax.Array | None = None, key: jax.Array | None = None) -> Output:
-        """images (B, H, W, C) float normalised -> Output: the embedding as patches, its mean as cls and pooled."""
+        """Map normalised float images (B, H, W, C) to Output: the embedding as patches, its mean as cls and pooled."""
         if mask is not None:
             raise UserError("SAM's image encoder has no mask token: patches cannot be masked")
         patches = self.image_encoder(images, key)
@@ -124,7 +124,7 @@ class Sam(nnx.Module):
         return Output(cls=mean, patches=patches, registers=registers, pooled=mean)
 
     def encode(self, images: jax.Array) -> jax.Array:
-        """images (B, H, W, C) float normalised -> the image embedding (B, h, w, width)."""
+        """Map normalised float images (B, H, W, C) to the image embedding (B, h, w, width)."""
         return self.image_encoder(images)
 
     def masks(
@@ -136,15 +136,15 @@ class Sam(nnx.Module):
         masks: jax.Array | None = None,
         multimask: bool = True,
     ) -> tuple[jax.Array, jax.Array]:
-        """Masks for P prompts of each image; prompts that are given together belong together.
+        """Predict masks for P prompts of each image; points, boxes and masks of one index form one prompt.
 
         Args:
           embedding: (B, h, w, width), from `encode`.
-          points: (B, P, K, 2), x and y in pixels of the encoded frame; labels: (B, P, K), 1 in the object, 0 not in
-            it, -1 no point at all.
+          points: (B, P, K, 2), x and y in pixels of the encoded frame; labels: (B, P, K), 1 inside the object, 0
+            outside, -1 no point.
           boxes: (B, P, 4), x1, y1, x2, y2 in the same pixels.
-          masks: (B, P or 1, 4 h, 4 w) logits, as an earlier call gave them.
-          multimask: three masks, or the one for unambiguous prompts. Static under jit.
+          masks: (B, P or 1, 4 h, 4 w) logits of an earlier call.
+          multimask: predict the three masks for ambiguous prompts instead of one. Static under jit.
 
         Returns:
           logits (B, P, M, 4 h, 4 w) and predicted IoU (B, P, M), float32, M = 3 or 1.

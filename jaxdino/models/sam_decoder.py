@@ -1,4 +1,4 @@
-"""SAM's mask decoder: a two-way transformer between prompt tokens and the image, and masks from both.
+"""SAM's mask decoder: a two-way transformer between prompt tokens and the image, then masks from both.
 
 Sources: facebookresearch/segment-anything segment_anything/modeling/{mask_decoder,transformer}.py; Kirillov et al.
 2023, Segment Anything (arXiv:2304.02643), appendix A.
@@ -15,7 +15,7 @@ from jaxdino.models.sam_layers import MLP, Doubling, Embedding, Gelu, MLPBlock, 
 class Attention(nnx.Module):
     """Multi-head attention whose inner width is width / rate.
 
-    Queries and keys are (B, P, N, D); one with P = 1 serves all prompts, so that what they share is projected once.
+    Queries and keys are (B, P, N, D); one with P = 1 is shared by all prompts and projected only once.
     """
 
     def __init__(self, width: int, num_heads: int, rate: int, rngs: nnx.Rngs):
@@ -51,8 +51,8 @@ class TwoWayAttentionBlock(nnx.Module):
         self.first = first
 
     def __call__(self, tokens, image, token_positions, image_positions) -> tuple[jax.Array, jax.Array]:
-        """tokens (B, P, N, D) and image (B, P or 1, h w, D), and what is added to each as a query or key."""
-        if self.first:  # the tokens are their own positions here, and there is no residual
+        """Update tokens (B, P, N, D) and image (B, P or 1, h w, D); positions are added to each as a query or key."""
+        if self.first:  # the tokens are their own positions, and there is no residual
             tokens = self.norm1(self.self_attn(tokens, tokens, tokens))
         else:
             q = tokens + token_positions
@@ -65,7 +65,7 @@ class TwoWayAttentionBlock(nnx.Module):
 
 
 class TwoWayTransformer(nnx.Module):
-    """The blocks, and a last look of the tokens at the image."""
+    """The two-way blocks, and a final attention from the tokens to the image."""
 
     def __init__(self, cfg, rngs: nnx.Rngs):
         self.layers = nnx.List([TwoWayAttentionBlock(cfg, i == 0, rngs) for i in range(cfg.decoder_depth)])
@@ -73,7 +73,7 @@ class TwoWayTransformer(nnx.Module):
         self.norm_final_attn = LayerNorm(cfg.width, 1e-5)
 
     def __call__(self, image, image_positions, tokens) -> tuple[jax.Array, jax.Array]:
-        """image (B, P or 1, h w, D), positions (1, 1, h w, D), tokens (B, P, N, D) -> both after the blocks."""
+        """Update image (B, P or 1, h w, D) and tokens (B, P, N, D) by all blocks; positions are (1, 1, h w, D)."""
         given = tokens
         for layer in self.layers:
             tokens, image = layer(tokens, image, given, image_positions)
@@ -82,9 +82,9 @@ class TwoWayTransformer(nnx.Module):
 
 
 class MaskDecoder(nnx.Module):
-    """Masks and their predicted quality from an image embedding and embedded prompts.
+    """Predict masks and their quality from an image embedding and embedded prompts.
 
-    The first of its masks is meant for unambiguous prompts, the others are three readings of an ambiguous one.
+    The first mask is for unambiguous prompts; the others are three interpretations of an ambiguous one.
     """
 
     def __init__(self, cfg, rngs: nnx.Rngs, dtype: jnp.dtype):
@@ -107,15 +107,15 @@ class MaskDecoder(nnx.Module):
     def __call__(
         self, image_embedding: jax.Array, positions: jax.Array, sparse: jax.Array, dense: jax.Array, multimask: bool
     ) -> tuple[jax.Array, jax.Array]:
-        """Predicts M masks for each of P prompts of B images.
+        """Predict M masks for each of P prompts of B images.
 
         Args:
           image_embedding: (B, h, w, D). positions: (h, w, D), `PromptEncoder.image_positions`.
           sparse: (B or 1, P, N, D). dense: (B or 1, P or 1, h or 1, w or 1, D); both from `PromptEncoder`.
-          multimask: all masks but the first, or the first alone (M = 1). Static under jit.
+          multimask: all masks except the first, or only the first (M = 1). Static under jit.
 
         Returns:
-          logits (B, P, M, 4 h, 4 w) float32, above 0 in the mask, and their predicted IoU (B, P, M) float32.
+          logits (B, P, M, 4 h, 4 w) float32, above 0 inside the mask, and their predicted IoU (B, P, M) float32.
         """
         b, h, w, width = image_embedding.shape
         p, cells = sparse.shape[1], h * w

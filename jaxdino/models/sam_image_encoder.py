@@ -20,9 +20,9 @@ from jaxdino.models.sam_layers import Conv, MLPBlock, run
 
 
 def relative_positions(table_LxD: jax.Array, n: int) -> jax.Array:
-    """The vector for each (query, key) pair of one axis, (n, n, d), from a table over the 2 n - 1 distances.
+    """Return the vector for each (query, key) pair of one axis, (n, n, d), from a table over the 2 n - 1 distances.
 
-    A table of another length is resampled linearly first, as torch's `interpolate(mode="linear")` does it.
+    A table of another length is first resampled linearly, as by torch's `interpolate(mode="linear")`.
     """
     table = table_LxD.astype(jnp.float32)
     if table.shape[0] != 2 * n - 1:
@@ -32,7 +32,7 @@ def relative_positions(table_LxD: jax.Array, n: int) -> jax.Array:
 
 
 def windows_of(x_BxHxWxD: jax.Array, side: int) -> jax.Array:
-    """(B, h, w, D) -> (B * windows, side, side, D), padded with zeros at the bottom and the right."""
+    """Split (B, h, w, D) into (B * windows, side, side, D), padded with zeros at the bottom and the right."""
     b, h, w, width = x_BxHxWxD.shape
     x = jnp.pad(x_BxHxWxD, ((0, 0), (0, -h % side), (0, -w % side), (0, 0)))
     rows, columns = x.shape[1] // side, x.shape[2] // side
@@ -41,7 +41,7 @@ def windows_of(x_BxHxWxD: jax.Array, side: int) -> jax.Array:
 
 
 def from_windows(windows: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """The inverse of `windows_of`: (B, h, w, D) with the padding cut off, `size` = (h, w)."""
+    """Invert `windows_of`: (B, h, w, D) without the padding, `size` = (h, w)."""
     h, w = size
     side, width = windows.shape[1], windows.shape[-1]
     rows, columns = -(-h // side), -(-w // side)
@@ -67,14 +67,14 @@ class Attention(nnx.Module):
         b, h, w, width = x_BxHxWxD.shape
         q, k, v = split_heads(self.qkv(x_BxHxWxD).reshape(b, h * w, 3 * width), self.num_heads)
         q, k = self._with_relative(q, k, (h, w))
-        out = attention(q, k, v, "xla")  # cuDNN wants values as wide as keys
+        out = attention(q, k, v, "xla")  # cuDNN requires values as wide as keys
         return self.proj(jnp.swapaxes(out, 1, 2).reshape(b, h, w, width))
 
     def _with_relative(self, q: jax.Array, k: jax.Array, grid: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
-        """Queries and keys whose plain dot-product attention has the relative terms in its scores.
+        """Extend queries and keys so that plain dot-product attention includes the relative terms in its scores.
 
-        A query's h + w relative terms stand behind its own d numbers, and a key has a one where its row and its
-        column are: one matmul gives the sum, and no (N, N) bias is made.
+        A query's h + w relative terms are appended to its d numbers, and a key gets a one at its row and its
+        column: one matmul computes the sum, and no (N, N) bias is stored.
         """
         (h, w), d = grid, q.shape[-1]
         q_grid = q.reshape(*q.shape[:2], h, w, d)
@@ -91,7 +91,7 @@ class Attention(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Pre-norm transformer block; attention in windows of `window` patches a side, or over all for 0."""
+    """Pre-norm transformer block; attention in windows of `window` patches a side, or global for 0."""
 
     def __init__(self, cfg, window: int, drop_rate: float, rngs: nnx.Rngs):
         width = cfg.encoder_width
@@ -118,7 +118,7 @@ class Block(nnx.Module):
 
 
 class ImageEncoder(nnx.Module):
-    """Images to an embedding on the patch grid; see `SamConfig`."""
+    """Map images to an embedding on the patch grid; see `SamConfig`."""
 
     def __init__(self, cfg, rngs: nnx.Rngs, drop_path: float, dtype: jnp.dtype, remat: bool):
         width = cfg.encoder_width
@@ -141,14 +141,14 @@ class ImageEncoder(nnx.Module):
         self.dtype, self.remat = dtype, remat
 
     def embed(self, images: jax.Array) -> jax.Array:
-        """images (B, H, W, C) -> patches with positions (B, h, w, D); the table is resampled to (h, w)."""
+        """Map images (B, H, W, C) to patches with positions (B, h, w, D); the table is resampled to (h, w)."""
         x = self.patch_embed(images.astype(self.dtype))
         _, h, w, _ = x.shape
         table = positions.resample_grid(self.pos_embed[...][0], (h, w), offset=0.0, antialias=False)
         return x + table[None].astype(x.dtype)
 
     def hidden_states(self, images: jax.Array, key: jax.Array | None = None) -> list[jax.Array]:
-        """(B, h, w, D) after the embedding and after each block: depth + 1 arrays."""
+        """Return (B, h, w, D) after the embedding and after each block: depth + 1 arrays."""
         states = [self.embed(images)]
         for i, block in enumerate(self.blocks):
             block_key = None if key is None else jax.random.fold_in(key, i)
@@ -157,5 +157,5 @@ class ImageEncoder(nnx.Module):
         return states
 
     def __call__(self, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """images (B, H, W, C) float normalised -> (B, h, w, width)."""
+        """Map normalised float images (B, H, W, C) to (B, h, w, width)."""
         return run(self.neck, self.hidden_states(images, key)[-1])

@@ -1,7 +1,7 @@
-"""Small layers that SAM's three parts share: convolutions with torch's meaning, embeddings, activations.
+"""Small layers shared by SAM's three parts: convolutions as in torch, embeddings, activations.
 
-Those of the decoder start as torch's own do, uniform within 1 / sqrt(fan in): its features then keep their size from
-layer to layer, and a decoder that is drawn at random and frozen can still be steered by adapters.
+The decoder's layers are initialised as in torch, uniform within 1 / sqrt(fan in): features then keep their scale from
+layer to layer, and a random, frozen decoder can still be steered by adapters.
 """
 
 import math
@@ -16,7 +16,7 @@ from jaxdino.models.layers import Linear, add_bias, gelu, linear
 
 
 def uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
-    """Drawn within 1 / sqrt(fan_in), as torch starts linear layers and convolutions, their biases too.
+    """Draw a parameter within 1 / sqrt(fan_in), torch's initialisation of linear layers, convolutions and their biases.
 
     Source: pytorch/pytorch torch/nn/modules/{linear,conv}.py (reset_parameters).
     """
@@ -24,7 +24,7 @@ def uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
 
 
 def dense(n_in: int, n_out: int, rngs: nnx.Rngs) -> Linear:
-    """A linear layer that starts as torch's does."""
+    """Return a linear layer initialised as in torch."""
     layer = Linear(n_in, n_out, rngs=rngs)
     layer.kernel, layer.bias = uniform(rngs, (n_in, n_out), n_in), uniform(rngs, (n_out,), n_in)
     return layer
@@ -57,9 +57,9 @@ class Conv(nnx.Module):
 
 
 class Doubling(nnx.Module):
-    """torch's ConvTranspose2d with a kernel of 2 and a stride of 2, as one matmul; kernel (2, 2, in, out).
+    """torch's ConvTranspose2d with kernel 2 and stride 2, as one matmul; kernel (2, 2, in, out).
 
-    What torch counts as its fan in are the output channels times the kernel.
+    As in torch, its fan in is the number of output channels times the kernel size.
     """
 
     def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs):
@@ -67,7 +67,7 @@ class Doubling(nnx.Module):
         self.bias = uniform(rngs, (n_out,), 4 * n_out)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(B, h, w, C) -> (B, 2 h, 2 w, D)."""
+        """Map (B, h, w, C) to (B, 2 h, 2 w, D)."""
         b, h, w, n_in = x.shape
         n_out = self.kernel.shape[-1]
         kernel = self.kernel[...].transpose(2, 0, 1, 3).reshape(n_in, 4 * n_out)
@@ -83,14 +83,14 @@ class Embedding(nnx.Module):
 
 
 class Gelu(nnx.Module):
-    """The exact GELU as a layer, so that those after it keep their numbers of the original."""
+    """The exact GELU as a layer, so that later layers keep the numbers of the original."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return gelu(x)
 
 
 class MLPBlock(nnx.Module):
-    """lin2(activation(lin1(x)))."""
+    """Feed-forward layer: lin2(activation(lin1(x)))."""
 
     def __init__(self, width: int, mlp_dim: int, activation: Callable[[jax.Array], jax.Array], rngs: nnx.Rngs):
         self.lin1 = dense(width, mlp_dim, rngs)
@@ -115,7 +115,7 @@ class MLP(nnx.Module):
 
 
 def run(layers: Iterable[Callable[[jax.Array], jax.Array]], x: jax.Array) -> jax.Array:
-    """One layer after the other."""
+    """Apply the layers one after the other."""
     for layer in layers:
         x = layer(x)
     return x

@@ -1,4 +1,4 @@
-"""SAM's prompt encoder: points, boxes and masks as embeddings.
+"""SAM's prompt encoder: embed points, boxes and masks.
 
 Source: facebookresearch/segment-anything segment_anything/modeling/prompt_encoder.py; Tancik et al. 2020, Fourier
 Features (arXiv:2006.10739), for the positions.
@@ -17,8 +17,8 @@ from jaxdino.models.layers import LayerNorm, over_last_axis
 from jaxdino.models.sam_layers import Conv, Embedding, Gelu, run
 
 BACKGROUND, FOREGROUND, TOP_LEFT, BOTTOM_RIGHT, PADDING, IGNORED = 0, 1, 2, 3, -1, -10
-"""Labels of points: not in the object, in it, the corners of a box, no point at all (a learned vector), and,
-transformers' own, zeros. Corners as points let some rows of a batch have a box and others none.
+"""Labels of points: outside the object, inside, the corners of a box, no point (a learned vector), and
+transformers' own padding, zeros. With corners as points, only some rows of a batch may have a box.
 
 Source of the corners: facebookresearch/segment-anything segment_anything/utils/onnx.py (_embed_points).
 """
@@ -31,16 +31,16 @@ class Positions(nnx.Module):
         self.positional_encoding_gaussian_matrix = Buffer(normal(rngs, (2, width // 2)))
 
     def __call__(self, xy: jax.Array) -> jax.Array:
-        """(..., 2), x and y as shares of the frame, 0 to 1 -> (..., width) float32, sines before cosines."""
+        """Map (..., 2), x and y as shares of the frame, 0 to 1, to (..., width) float32, sines before cosines."""
         matrix = self.positional_encoding_gaussian_matrix[...].astype(jnp.float32)
         xy = 2 * xy.astype(jnp.float32) - 1
         x_row, y_row = (over_last_axis(row, xy) for row in matrix)
-        angles = 2 * math.pi * (xy[..., :1] * x_row + xy[..., 1:] * y_row)  # no matmul: it would round on accelerators
+        angles = 2 * math.pi * (xy[..., :1] * x_row + xy[..., 1:] * y_row)  # not a matmul, which rounds on accelerators
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 class PromptEncoder(nnx.Module):
-    """Prompts to sparse embeddings (a token for each point and box corner) and a dense one (of the mask)."""
+    """Map prompts to sparse embeddings (a token for each point and box corner) and a dense one (of the mask)."""
 
     def __init__(self, cfg, rngs: nnx.Rngs, dtype: jnp.dtype):
         width, channels = cfg.width, cfg.mask_channels
@@ -62,7 +62,7 @@ class PromptEncoder(nnx.Module):
         self.patch_size, self.dtype = cfg.patch_size, dtype
 
     def image_positions(self, grid: tuple[int, int]) -> jax.Array:
-        """(h, w, width): the positions of the cells' centres."""
+        """Return (h, w, width), the positions of the cells' centres."""
         ys, xs = ((jnp.arange(n) + 0.5) / n for n in grid)
         centres = jnp.stack(jnp.meshgrid(xs, ys, indexing="xy"), axis=-1)
         return self.pe_layer(centres).astype(self.dtype)
@@ -77,15 +77,15 @@ class PromptEncoder(nnx.Module):
         grid: tuple[int, int],
         pad: bool | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """Embeds P prompts for each of B images; what is not given is left out.
+        """Embed P prompts for each of B images; arguments that are None are left out.
 
         Args:
           points: (B, P, K, 2), x and y in pixels of the model's input frame, which is `grid` patches large.
-          labels: (B, P, K) int, see `FOREGROUND` and its neighbours.
+          labels: (B, P, K) int, see `FOREGROUND` and the other labels.
           boxes: (B, P, 4): x1, y1, x2, y2 in pixels of the input frame.
           masks: (B, P or 1, 4 h, 4 w) logits.
           grid: (h, w) of the image embedding.
-          pad: whether a padding point is added to the points; None for where there are no boxes, as SAM does.
+          pad: whether to add a padding point to the points; None adds it if there are no boxes, as SAM does.
 
         Returns:
           sparse (B, P, N, width), N = K + 1, 2 or K + 2; (B, P of the masks, 0, width) without points and boxes;
@@ -104,7 +104,7 @@ class PromptEncoder(nnx.Module):
         return sparse.astype(self.dtype), self._masks(masks)
 
     def _placed(self, xy: jax.Array, grid: tuple[int, int]) -> jax.Array:
-        """Pixel coordinates (..., 2) as position features; a pixel's centre lies half a pixel further."""
+        """Map pixel coordinates (..., 2) to position features; half a pixel is added, to the pixel's centre."""
         sides = jnp.array([grid[1] * self.patch_size, grid[0] * self.patch_size], jnp.float32)
         xy = xy.astype(jnp.float32) + 0.5
         return self.pe_layer(xy / over_last_axis(sides, xy))

@@ -19,13 +19,13 @@ INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """How images become the model's input.
+    """The preprocessing of images for a model.
 
     Attributes:
       mean, std: per channel, for pixels in 0..1.
       size: (height, width) of the centre crop in pixels.
       crop_pct, interpolation, crop_mode, crop_rounding: see `jaxdino.core.resize.Resize`.
-      sixteen_bit: the range of 16-bit, 32-bit and float pixels, as `data.ranges.Range` reads it; "auto": not known.
+      sixteen_bit: the range of 16-bit, 32-bit and float pixels, as in `data.ranges.Range`; "auto" if unknown.
     """
 
     mean: tuple[float, ...] = IMAGENET[0]
@@ -39,24 +39,27 @@ class Preprocess:
 
     @property
     def resize(self) -> Resize:
-        """The geometry; what lies outside the image gets the mean colour, as in timm, or black where images are not
-        resized, as in transformers."""
+        """The geometry.
+
+        Pixels outside the image get the mean colour, as in timm, or black if images are not resized, as in
+        transformers.
+        """
         fill = tuple(min(255, max(0, round(255 * value))) for value in self.mean) if self.crop_mode == "border" else ()
         return Resize(self.crop_pct, self.interpolation, self.crop_mode, self.crop_rounding, fill)
 
     @classmethod
     def of(cls, fields: dict) -> "Preprocess":
-        """From JSON, where tuples have become lists."""
+        """Build it from JSON, where tuples have become lists."""
         given: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in fields.items()}
         return cls(**given)
 
 
 class Config(Protocol):
-    """What every family's configuration, a frozen dataclass in its model file, offers the rest of the house.
+    """The interface of every family's configuration, a frozen dataclass in its model file.
 
     Attributes:
-      width: of the features that a classification head sees. in_channels: of the images.
-      input_kernel: path of the kernel that takes the images in, (h, w, channels, D).
+      width: width of the input features of a classification head. in_channels: number of channels of the images.
+      input_kernel: path of the first kernel, applied to the images, (h, w, channels, D).
       layers: the network's layers from the input to the output, without the head.
     """
 
@@ -72,15 +75,15 @@ class Config(Protocol):
     def layers(self) -> tuple[Layer, ...]: ...
 
     def places(self) -> list[dict[str, int]]:
-        """What the placeholders of a weight table stand for: one dictionary for each block, `{"i": 3}`."""
+        """Values of the placeholders of a weight table: one dictionary for each block, `{"i": 3}`."""
         ...
 
     def with_channels(self, channels: int) -> "Config":
-        """The same for images of so many channels."""
+        """Return the configuration for images with this number of channels."""
         ...
 
     def build(self, *, rngs: nnx.Rngs, drop_path: float, dtype: jnp.dtype, attention: str, remat: bool) -> Any:
-        """The network with random parameters: called on images, it gives an `Output`."""
+        """Build the network with random parameters: called on images, it returns an `Output`."""
         ...
 
 
@@ -90,9 +93,9 @@ class ModelSpec:
 
     Attributes:
       family: a key of `registry.CONFIGS`.
-      pool: what the family's own classification heads look at (see `classifier.POOLS`).
-      hub: the Hugging Face repository of the weights; page: where Meta or timm publish them otherwise.
-      last_layers: how many block layers the word "@last" of a strategy means.
+      pool: the input features of the family's own classification heads (see `classifier.POOLS`).
+      hub: the Hugging Face repository of the weights; page: the web page of weights published elsewhere.
+      last_layers: number of block layers selected by "@last" in a strategy.
     """
 
     name: str
@@ -106,7 +109,7 @@ class ModelSpec:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The model's layers from the input to the output; every parameter lies in exactly one."""
+        """The model's layers from the input to the output; each parameter belongs to exactly one."""
         return (*self.config.layers, Layer("head", "head", ("head",)))
 
     def build(
@@ -120,13 +123,13 @@ class ModelSpec:
         attention: str = "xla",
         remat: bool = False,
     ) -> Classifier:
-        """A module with random parameters; `dtype` is the compute dtype, parameters are float32."""
+        """Build a module with random parameters; `dtype` is the compute dtype, parameters are float32."""
         rngs = rngs or nnx.Rngs(0)
         backbone = self.config.build(rngs=rngs, drop_path=drop_path, dtype=dtype, attention=attention, remat=remat)
         return Classifier(backbone, self.config.width, num_classes, pool or self.pool, rngs)
 
     def skeleton(self, num_classes: int = 0, **kwargs) -> params.Skeleton:
-        """The skeleton of `build`'s module, without allocating its arrays; made once for each way of asking."""
+        """Return the skeleton of `build`'s module, without allocating its arrays; cached by arguments."""
         return _skeleton(self, num_classes, tuple(sorted(kwargs.items())))
 
 

@@ -1,4 +1,4 @@
-"""From DINO's patch tokens to what SAM's mask decoder reads, by way of the width of CLIP's text features."""
+"""Convert DINO's patch tokens and CLIP's text features to the inputs of SAM's mask decoder."""
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,14 @@ from jaxdino.models.sam_layers import Conv, dense, run
 
 
 def unit(x: jax.Array) -> jax.Array:
-    """x at length one along the last axis, float32; the gradient at zero is finite."""
+    """Normalise x to length one along the last axis, float32; the gradient at zero is finite."""
     x = x.astype(jnp.float32)
     squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))
 
 
 class TokenProjection(nnx.Module):
-    """fc2(gelu(fc1(norm(x)))): patch tokens (..., D) to the width of the text features (..., T)."""
+    """Project patch tokens (..., D) to the width of the text features (..., T): fc2(gelu(fc1(norm(x))))."""
 
     def __init__(self, width: int, hidden: int, out: int, rngs: nnx.Rngs):
         self.norm = LayerNorm(width, 1e-6)
@@ -29,10 +29,10 @@ class TokenProjection(nnx.Module):
 
 
 class TokenToMaskEmbedding(nnx.Module):
-    """Projected tokens and texts as the decoder's image embedding and prompts.
+    """Convert projected tokens and texts to the decoder's image embedding and prompts.
 
-    The neck is shaped as that of SAM's image encoder. Where a token is to the text as the text is to itself, the dense
-    prompt is the learned `similarity` vector, elsewhere the cosine's share of it.
+    The neck has the shape of the neck of SAM's image encoder. The dense prompt of a token is the learned `similarity`
+    vector times the cosine of token and text.
     """
 
     def __init__(self, width: int, out: int, rngs: nnx.Rngs):
@@ -48,7 +48,7 @@ class TokenToMaskEmbedding(nnx.Module):
         self.text = dense(width, out, rngs)
 
     def __call__(self, tokens: jax.Array, text: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """tokens (B, h, w, T) and text (B, P, T) of unit length to what the decoder reads, E wide.
+        """Map tokens (B, h, w, T) and text (B, P, T) of unit length to the decoder's inputs of width E.
 
         Returns:
           The image embedding (B, h, w, E); the dense prompts (B, P, h, w, E), to be added to the vector for "no mask";

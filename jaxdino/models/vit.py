@@ -1,4 +1,4 @@
-"""One vision transformer for DINO, DINOv2, DINOv3 and timm-style ViTs: what differs is in `ViTConfig`."""
+"""One vision transformer for DINO, DINOv2, DINOv3 and timm-style ViTs: `ViTConfig` holds the differences."""
 
 import dataclasses
 import math
@@ -20,12 +20,12 @@ from jaxdino.models.patches import PatchEmbed
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig:
-    """The shape of a ViT and the habits of its family; everything here can be read off a checkpoint.
+    """The shape of a ViT and the details of its family; all of it can be derived from a checkpoint.
 
     Attributes:
       mlp_dim: hidden width of the feed-forward layer (of each half, for SwiGLU).
       qkv_bias: whether q, k, v have a bias; mask_k_bias: DINOv3 multiplies the key's part of it by zero.
-      positions: "learned" (a table over `pos_grid`, with an own row for the class token if `pos_cls`) or "rope".
+      positions: "learned" (a table over `pos_grid`, with an extra row for the class token if `pos_cls`) or "rope".
       pos_offset, pos_antialias: how the family resamples the table to another grid (see `resample_grid`).
       local_cls_norm: DINOv3's second norm for local crops: kept for export, unused in the forward pass.
       pooler: transformers' ViTModel pools the class token through tanh(dense).
@@ -61,7 +61,7 @@ class ViTConfig:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """From the input to the output: the embedding, each block, the final norm."""
+        """The layers from the input to the output: the embedding, each block, the final norm."""
         stem = ("cls_token", "pos_embed", "register_tokens", "mask_token", "patch_embed", "rope")
         top = ("norm", "local_cls_norm", "pooler")
         return (
@@ -71,15 +71,15 @@ class ViTConfig:
         )
 
     def places(self) -> list[dict[str, int]]:
-        """What a weight table's `{i}` stands for: each block."""
+        """Values of a weight table's `{i}`: each block."""
         return [{"i": i} for i in range(self.depth)]
 
     def with_channels(self, channels: int) -> "ViTConfig":
-        """The same for images of so many channels."""
+        """Return the configuration for images with this number of channels."""
         return dataclasses.replace(self, in_channels=channels)
 
     def build(self, **how) -> "ViT":
-        """The network with random parameters; `how` as `ViT` takes it."""
+        """Build the network with random parameters; `how` are arguments of `ViT`."""
         return ViT(self, **how)
 
 
@@ -99,14 +99,14 @@ class Attention(nnx.Module):
         return self.proj(jnp.swapaxes(out, 1, 2).reshape(b, n, width))
 
     def first_row(self, x_BxNxD: jax.Array, rope: tuple[jax.Array, jax.Array] | None) -> jax.Array:
-        """What the first token attends to, in each head: the softmax (B, H, N), float32."""
+        """Return the attention of the first token in each head: the softmax (B, H, N), float32."""
         q, k, _ = self._heads(x_BxNxD, rope)
         q = q[:, :, :1] * (1 / math.sqrt(q.shape[-1]))
         scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
         return jax.nn.softmax(scores[:, :, 0], axis=-1)
 
     def _heads(self, x: jax.Array, rope: tuple[jax.Array, jax.Array] | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """q, k, v (B, H, N, d), q and k turned to their places."""
+        """Return q, k, v (B, H, N, d), with q and k rotated by their positions."""
         q, k, v = split_heads(self._qkv(x), self.num_heads)
         if rope is not None:
             q, k = positions.rotate(q, *rope), positions.rotate(k, *rope)
@@ -120,7 +120,7 @@ class Attention(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """fc2(gelu(fc1(x)))."""
+    """Feed-forward layer: fc2(gelu(fc1(x)))."""
 
     def __init__(self, cfg: ViTConfig, rngs: nnx.Rngs):
         self.fc1 = Linear(cfg.width, cfg.mlp_dim, rngs=rngs)
@@ -131,7 +131,7 @@ class Mlp(nnx.Module):
 
 
 class SwiGLU(nnx.Module):
-    """w3(silu(w1 x) * w2 x), w1 and w2 fused in `w12` (Shazeer 2020, arXiv:2002.05202)."""
+    """SwiGLU layer: w3(silu(w1 x) * w2 x), w1 and w2 fused in `w12` (Shazeer 2020, arXiv:2002.05202)."""
 
     def __init__(self, cfg: ViTConfig, rngs: nnx.Rngs):
         self.w12 = Linear(cfg.width, 2 * cfg.mlp_dim, rngs=rngs)
@@ -163,14 +163,14 @@ class Block(nnx.Module):
 
 
 class Rope(nnx.Module):
-    """Holds DINOv3's rotary periods (head_dim / 4,), a buffer of the checkpoint."""
+    """DINOv3's rotary periods (head_dim / 4,), a buffer of the checkpoint."""
 
     def __init__(self, cfg: ViTConfig):
         self.periods = Buffer(jnp.asarray(positions.rope_periods(cfg.head_dim, cfg.rope_base)))
 
 
 class ViT(nnx.Module):
-    """A vision transformer; see `ViTConfig` for what varies and `Output` for what it gives.
+    """A vision transformer; see `ViTConfig` for its shape and `Output` for its output.
 
     Sources: facebookresearch/dino vision_transformer.py, facebookresearch/dinov2 and dinov3
     models/vision_transformer.py, huggingface/pytorch-image-models timm/models/vision_transformer.py.
@@ -207,7 +207,7 @@ class ViT(nnx.Module):
         self.cfg, self.dtype, self.remat = cfg, dtype, remat
 
     def embed(self, images: jax.Array, mask: jax.Array | None = None) -> tuple[jax.Array, tuple[int, int]]:
-        """Tokens (B, 1 + R + h w, D) in the order class, registers, patches, and the grid (h, w).
+        """Return tokens (B, 1 + R + h w, D) in the order class, registers, patches, and the grid (h, w).
 
         Args:
           images: (B, H, W, C) float, normalised.
@@ -233,7 +233,7 @@ class ViT(nnx.Module):
         return jnp.concatenate(tokens, axis=1), (h, w)
 
     def hidden_states(self, images: jax.Array, mask=None, key=None) -> tuple[list[jax.Array], tuple[int, int]]:
-        """Tokens after the embedding and after each block, before the final norm: depth + 1 arrays."""
+        """Return tokens after the embedding and after each block, before the final norm: depth + 1 arrays."""
         x, grid = self.embed(images, mask)
         rope = self._rope(grid)
         states = [x]
@@ -247,18 +247,18 @@ class ViT(nnx.Module):
         return positions.rope_angles(*grid, self.rope.periods[...]) if self.cfg.positions == "rope" else None
 
     def cls_attention(self, images: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
-        """What the class token of the last block attends to: (B, H, 1 + R + h w) float32, and the grid (h, w).
+        """Return the attention of the last block's class token: (B, H, 1 + R + h w) float32, and the grid (h, w).
 
         Each head's row sums to 1 over the class token itself, the registers and the patches.
 
-        Source: facebookresearch/dino vision_transformer.py get_last_selfattention, its first row.
+        Source: facebookresearch/dino vision_transformer.py get_last_selfattention, first row.
         """
         states, grid = self.hidden_states(images)
         last = self.blocks[-1]
         return last.attn.first_row(last.norm1(states[-2]), self._rope(grid)), grid
 
     def finish(self, x: jax.Array, grid: tuple[int, int]) -> Output:
-        """Applies the final norm to tokens and sorts them into an `Output`."""
+        """Apply the final norm to the tokens and return them as an `Output`."""
         x = self.norm(x)
         first = 1 + self.cfg.num_registers
         cls, registers, patches = x[:, 0], x[:, 1:first], x[:, first:].reshape(x.shape[0], *grid, -1)
@@ -266,7 +266,7 @@ class ViT(nnx.Module):
         return Output(cls=cls, patches=patches, registers=registers, pooled=pooled)
 
     def __call__(self, images: jax.Array, *, mask: jax.Array | None = None, key: jax.Array | None = None) -> Output:
-        """images (B, H, W, C) float normalised -> Output. With a key, stochastic depth is active."""
+        """Map normalised float images (B, H, W, C) to Output. With a key, stochastic depth is active."""
         states, grid = self.hidden_states(images, mask, key)
         return self.finish(states[-1], grid)
 
@@ -278,7 +278,7 @@ class ViT(nnx.Module):
         mask: jax.Array | None = None,
         key: jax.Array | None = None,
     ) -> list[Output]:
-        """The outputs of the last `n` blocks, or of the blocks with the given indices, final norm applied."""
+        """Return the outputs of the last `n` blocks, or of the blocks with the given indices, final norm applied."""
         states, grid = self.hidden_states(images, mask, key)
         places = chosen(n, self.cfg.depth, "blocks")
         return [self.finish(states[i + 1], grid) for i in places]

@@ -4,11 +4,11 @@ from jaxdino.models.clip import CLIPConfig, TextConfig, VisionConfig
 from jaxdino.models.spec import INCEPTION, ModelSpec, Preprocess
 
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-"""Mean and deviation of the pixels that OpenAI's models were trained on."""
+"""Mean and standard deviation of the pixels in the training of OpenAI's models."""
 
 
 def preprocess(size: tuple[int, int] = (224, 224), stats: tuple = CLIP) -> Preprocess:
-    """CLIP's: the shorter side to the model's size, and the centre of that."""
+    """Return CLIP's preprocessing: resize the shorter side to the model's size, then crop the centre."""
     return Preprocess(mean=stats[0], std=stats[1], size=size, crop_pct=1.0)
 
 
@@ -64,7 +64,7 @@ TINY = ModelSpec(
     ),
     preprocess=preprocess((32, 32)),
 )
-"""A small one that nobody published, with the published vocabulary, for runs from random weights.
+"""A small model without published weights, with the published vocabulary, for training from random weights.
 
-Its heads are as wide as OpenAI's, so that every layout can hold it.
+Its heads are as wide as OpenAI's, so that it can be saved in every layout.
 """

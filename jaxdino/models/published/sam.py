@@ -1,4 +1,4 @@
-"""The published SAMs, and a small one for runs from random weights."""
+"""The published SAMs, and a small one for training from random weights."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ from jaxdino.models.sam import SamConfig
 from jaxdino.models.spec import ModelSpec, Preprocess
 
 PREPROCESS = Preprocess(size=(1024, 1024), crop_pct=1.0, interpolation="bilinear")
-"""Mean and deviation are ImageNet's. (Prompted use resizes the longest side and pads: see `jaxdino.api.sam`.)"""
+"""ImageNet mean and standard deviation. (Prompted use resizes the longest side and pads: see `jaxdino.api.sam`.)"""
 
 
 def _spec(letter: str, word: str, **fields) -> ModelSpec:
@@ -62,4 +62,4 @@ TINY = ModelSpec(
     ),
     preprocess=dataclasses.replace(PREPROCESS, size=(64, 64)),
 )
-"""A small one that nobody published, for runs from random weights."""
+"""A small model without published weights, for training from random weights."""

@@ -51,7 +51,7 @@ def _dinov2(size: str, word: str, registers: bool) -> ModelSpec:
 DINOV3: dict[str, Any] = dict(
     positions="rope", num_registers=4, mask_token=True, layer_scale=True, mask_k_bias=True, norm_eps=1e-5
 )
-"""What all DINOv3 ViTs share."""
+"""Settings shared by all DINOv3 ViTs."""
 
 
 def _dinov3(size: str, weights: str = "lvd1689m") -> ModelSpec:
