@@ -1,4 +1,4 @@
-"""The Python face, for notebooks: load a model, call it on images."""
+"""The Python API, for notebooks: load a model, call it on images."""
 
 import warnings
 from pathlib import Path
@@ -29,27 +29,27 @@ def load(
     attention: str = "xla",
     mesh: Mesh | None = None,
 ) -> Model:
-    """Loads a model from a PyTorch checkpoint, a Hugging Face folder or hub name, or a workdir of ours.
+    """Load a model from a PyTorch checkpoint, a Hugging Face folder or hub name, or a workdir of jaxdino.
 
     Args:
       src: a file (.pth, .safetensors), a folder, a hub name ("facebook/dinov2-small"), a published model name
         ("dinov3_vits16"), a folder made by `python -m convert import`, or a training run's workdir.
       dtype: "float32", "bfloat16" or "float16", of parameters and computation.
-      model, layout, prefix, num_heads: overrule what is recognised from the file.
+      model, layout, prefix, num_heads: override what is detected from the file.
       pos_grid: (height, width) of a ViT's position table in patches, likewise.
-      pool: what the file's classification head looks at, "cls", "mean", "cls_mean" or "cls4_mean".
+      pool: input features of the file's classification head, "cls", "mean", "cls_mean" or "cls4_mean".
       image_size: of the images, (height, width) in pixels or one number for both.
-      head: a file with a linear classification head for these weights, as DINOv2 and DINOv3 publish them.
-      drop_head: leave a classification head in the file aside.
-      in_channels: of the images, where it is not the 3 of the weights: the first convolution is adapted.
+      head: a file with a linear classification head for these weights, as published for DINOv2 and DINOv3.
+      drop_head: ignore a classification head in the file.
+      in_channels: channels of the images, if not 3 as in the weights: the first convolution is adapted.
       attention: "xla", or "cudnn" for flash attention on an NVIDIA GPU in half precision.
-      mesh: devices to share the parameters out over (`jaxdino.core.sharding.make_mesh`), for models too large for one.
+      mesh: devices to shard the parameters over (`jaxdino.core.sharding.make_mesh`), for models too large for one.
 
-    Warns of weights that are not finite, by name, and of each fact that the weights do not hold and that was assumed
-    (`AssumedWarning`, with the keyword that overrules it).
+    Warns about weights that are not finite, by name, and about each fact that is assumed because the weights do not
+    hold it (`AssumedWarning`, with the keyword that overrides it).
 
     Raises:
-      UserError: if the source cannot be found or read, or does not fit the model whole.
+      UserError: if the source cannot be found or read, or does not match the model exactly.
     """
     overrules: dict[str, Any] = dict(model=model, layout=layout, prefix=prefix, num_heads=num_heads, pos_grid=pos_grid)
     overrules |= dict(pool=pool, image_size=image_size, head=head, drop_head=drop_head, in_channels=in_channels)

@@ -1,4 +1,4 @@
-"""Classes of images by a model's classification head, a batch at a time."""
+"""Classify images with a model's classification head, in batches."""
 
 import operator
 import os
@@ -17,11 +17,11 @@ from jaxdino.data.channels import Reading
 THREADS = min(8, os.cpu_count() or 1)
 
 Classes = list[tuple[str, float]]
-"""(class name, probability) of the most probable classes, falling."""
+"""(class name, probability) of the most probable classes, in descending order."""
 
 
 def check(model: Any, topk: int, batch_size: int) -> None:
-    """UserError for a model without a classification head, and numbers below 1."""
+    """Raise UserError for a model without a classification head, and for numbers below 1."""
     for name, value in (("topk", topk), ("batch_size", batch_size)):
         try:
             good = not isinstance(value, bool) and operator.index(value) >= 1
@@ -39,10 +39,10 @@ def check(model: Any, topk: int, batch_size: int) -> None:
 def classify(
     model: Any, records: Sequence[Record], reading: Reading, topk: int, batch_size: int, said: dict[str, str]
 ) -> Iterator[Classes | BadImage]:
-    """The `topk` classes of each image, in order, or why it could not be read.
+    """Return the `topk` classes of each image, in order, or why it could not be read.
 
-    The next batch is read while the device works on this one. All batches have one shape, compiled once. `said` takes
-    what `Model.prepare` says of images.
+    The next batch is read while the device computes. All batches have the same shape, compiled once. `said` collects
+    the messages of `Model.prepare` about images.
     """
     size, names = min(batch_size, len(records)), model.class_names or tuple(map(str, range(model.card.num_classes)))
     waiting: tuple[list, Any] | None = None

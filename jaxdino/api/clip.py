@@ -1,4 +1,4 @@
-"""A loaded CLIP: images and texts into one space."""
+"""A loaded CLIP: embed images and texts in a common space."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from jaxdino.data import tokenizer
 
 
 class ClipModel(Model):
-    """A CLIP, both towers or one; called on images, it gives the image tower's `Output`."""
+    """A CLIP, both towers or one; called on images, it returns the image tower's `Output`."""
 
     def __init__(self, card: Card, skeleton: Skeleton, flat: Flat, companions: Sequence[Path] = ()):
         super().__init__(card, skeleton, flat, companions)
@@ -25,20 +25,20 @@ class ClipModel(Model):
 
     @property
     def logit_scale(self) -> float:
-        """What cosines are multiplied by to give logits: exp of the checkpoint's `logit_scale`.
+        """The factor from cosines to logits: exp of the checkpoint's `logit_scale`.
 
         Raises:
-          UserError: if the checkpoint holds none, as towers alone do not.
+          UserError: if the checkpoint has none, as for single towers.
         """
         if "backbone.logit_scale" not in self.flat:
             raise UserError(f"{self.name} has no logit_scale: its checkpoint is that of one tower")
         return float(jnp.exp(self.flat["backbone.logit_scale"].astype(jnp.float32)))
 
     def encode_image(self, images: jax.Array | np.ndarray, normalize: bool = False) -> jax.Array:
-        """Images (B, H, W, 3), uint8 (normalised for you) or float (already normalised) -> embeddings (B, E).
+        """Map images (B, H, W, 3), uint8 (normalised here) or float (already normalised), to embeddings (B, E).
 
         Args:
-          normalize: give embeddings of length one, so that their products are cosines.
+          normalize: return embeddings of length one, so that their products are cosines.
 
         Raises:
           UserError: as `__call__`, and without an image tower.
@@ -48,14 +48,14 @@ class ClipModel(Model):
     def encode_text(
         self, texts: Sequence[str] | np.ndarray | jax.Array, normalize: bool = False, *, truncate: bool = False
     ) -> jax.Array:
-        """A list of B texts, or token ids (B, L) -> embeddings (B, E). Each new B or L compiles once.
+        """Map a list of B texts, or token ids (B, L), to embeddings (B, E). Each new B or L compiles once.
 
         Args:
-          normalize: give embeddings of length one.
+          normalize: return embeddings of length one.
           truncate: cut texts that are too long.
 
         Raises:
-          UserError: as `tokenize`; for ids that the model does not have; without a text tower.
+          UserError: as `tokenize`; for ids outside the vocabulary; without a text tower.
         """
         given: Any = texts
         ids = self._checked_ids(given) if hasattr(given, "ndim") else self.tokenize(given, truncate=truncate)
@@ -63,15 +63,15 @@ class ClipModel(Model):
         return _unit(features) if normalize else features
 
     def tokenize(self, texts: Sequence[str], *, truncate: bool = False) -> np.ndarray:
-        """A list of B texts -> ids (B, context length) int32, with marks, padded.
+        """Convert a list of B texts to ids (B, context length) int32, with start and end tokens, padded.
 
-        With the tokenizer whose files came with the weights, else CLIP's published one.
+        Uses the tokenizer files that came with the weights, otherwise CLIP's published vocabulary.
 
         Args:
           truncate: cut texts that are too long, as OpenAI's `clip.tokenize` does.
 
         Raises:
-          UserError: if it is no list of texts, one is too long, or the tokenizer is not of this model.
+          UserError: if `texts` is not a list of texts, one is too long, or the tokenizer does not belong to this model.
         """
         text = self._text_tower()
         if self._tokenizer is None:

@@ -1,4 +1,4 @@
-"""A loaded projection head, to be called on features."""
+"""A loaded projection head, called on features."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,17 +14,17 @@ from jaxdino.core.params import Flat, Skeleton, bind
 
 
 class HeadModel(Model):
-    """A DINO or iBOT head; what `Model` offers for images it has no use for."""
+    """A DINO or iBOT head; the methods of `Model` for images raise UserError."""
 
     def __init__(self, card: Card, skeleton: Skeleton, flat: Flat, companions: Sequence[Path] = ()):
         super().__init__(card, skeleton, flat, companions)
         self._scores = jax.jit(lambda flat, features: bind(skeleton, flat).backbone(features))
 
     def __call__(self, features: jax.Array | np.ndarray) -> jax.Array:
-        """Features (..., in_dim), such as class tokens -> scores of the prototypes (..., out_dim).
+        """Map features (..., in_dim), such as class tokens, to scores of the prototypes (..., out_dim).
 
         Raises:
-          UserError: if the features have another width, or are no floats.
+          UserError: if the features have another width, or are not floats.
         """
         width, shape = self._config.in_dim, tuple(getattr(features, "shape", ()))
         if not shape or shape[-1] != width or not jnp.issubdtype(features.dtype, jnp.floating):
@@ -32,9 +32,9 @@ class HeadModel(Model):
         return self._scores(self.flat, features)
 
     def preprocess(self, images) -> np.ndarray:
-        """Raises UserError: a head sees features."""
+        """Raise UserError: a head takes features."""
         raise UserError("a projection head sees features, no images: load the backbone beside it")
 
     def intermediate_layers(self, images, n=1) -> list:
-        """Raises UserError: a head has no blocks."""
+        """Raise UserError: a head has no blocks."""
         raise UserError("a projection head has no blocks: load the backbone beside it")

@@ -1,4 +1,4 @@
-"""A loaded model, to be called on images."""
+"""A loaded model, called on images."""
 
 import operator
 from collections.abc import Callable, Iterable, Sequence
@@ -30,8 +30,8 @@ class Model:
 
     Attributes:
       name: its published name. num_params: number of parameters. digest: SHA-256 of the weights as loaded from
-        the source, before a cast. class_names: of the head, () where unknown.
-      flat: the parameters by path. companions: files that came with the weights, such as a tokenizer's.
+        the source, before a cast. class_names: names of the head's classes, () if unknown.
+      flat: the parameters by path. companions: files that came with the weights, such as tokenizer files.
     """
 
     def __init__(self, card: Card, skeleton: Skeleton, flat: Flat, companions: Sequence[Path] = ()):
@@ -49,27 +49,27 @@ class Model:
 
     @property
     def _config(self) -> Any:
-        """The model's shape, of the family that a subclass is for."""
+        """The model's configuration; subclasses use it as the class of their family."""
         return self.card.spec.config
 
     def __repr__(self) -> str:
         return f"jaxdino.Model({self.name}, {self.num_params:,} parameters, digest {self.digest[:12]})"
 
     def __call__(self, images: jax.Array | np.ndarray) -> Output:
-        """images (B, H, W, 3), uint8 (normalised for you) or float (already normalised) -> Output.
+        """Map images (B, H, W, 3), uint8 (normalised here) or float (already normalised), to Output.
 
         The output holds cls (B, D), patches (B, h, w, D), registers (B, R, D), pooled (B, D), all after the final
         norm, and logits (B, classes) or None. Each new shape compiles once.
 
         Raises:
-          UserError: if the images have another rank, or sides that are no multiples of the patch size.
+          UserError: if the images have another rank, or sides that are not multiples of the patch size.
         """
         return self._forward(self.flat, self._checked(images))
 
     def intermediate_layers(self, images: jax.Array | np.ndarray, n: int | Sequence[int] = 1) -> list[Output]:
-        """Outputs of the last `n` blocks, or of the blocks with the indices `n`, final norm applied to each.
+        """Return outputs of the last `n` blocks, or of the blocks with the indices `n`, final norm applied to each.
 
-        Of a ConvNeXt or ResNet: stages in place of blocks, and a ConvNeXt's norm on the last stage alone.
+        A ConvNeXt or ResNet has stages instead of blocks, and a ConvNeXt's norm is applied only to the last stage.
 
         Raises:
           UserError: if there are no such blocks, and as `__call__`.
@@ -81,18 +81,18 @@ class Model:
         return self._intermediate(self.flat, self._checked(images), chosen)
 
     def preprocess(self, images: Iterable[Record], sixteen_bit: str | None = None) -> np.ndarray:
-        """Images -> uint8 (B, H, W, C), turned upright, resized and centre-cropped as in evaluation.
+        """Convert images to uint8 (B, H, W, C), upright, resized and centre-cropped as in evaluation.
 
         Args:
-          images: a list of PIL images, paths of files, or arrays (H, W) or (H, W, C), mixed as they come; or one array
-            of them (B, H, W, C).
-          sixteen_bit: what becomes black and white in 16-bit, 32-bit and float images, as `data.ranges.Range` reads it.
-            By default as the run's images were read; where no run chose it, the smallest bit depth that holds the
+          images: a list of PIL images, paths of files, or arrays (H, W) or (H, W, C), which may be mixed; or one array
+            (B, H, W, C).
+          sixteen_bit: the values of black and white in 16-bit, 32-bit and float images, as in `data.ranges.Range`.
+            By default that of the training run; if no run set it, the smallest bit depth that holds the
             values of these images, with a warning.
 
         Raises:
-          UserError: for a single image or what is no image, a file that cannot be read, an image of other channels, and
-            values whose range does not follow from them.
+          UserError: for a single image or a value that is not an image, a file that cannot be read, an image with
+            another number of channels, and values that determine no range.
         """
         given = records(images, "preprocess")
         reading, found = self.reading(given, sixteen_bit), []
@@ -106,11 +106,11 @@ class Model:
         return np.stack(found)
 
     def prepare(self, record: Record, reading: Reading, place: int, said: dict[str, str]) -> np.ndarray:
-        """One image -> uint8 (H, W, C), as `preprocess` gives it. Raises BadImage.
+        """Convert one image to uint8 (H, W, C), as `preprocess` does. Raise BadImage if it cannot be read.
 
         Args:
-          place: in the list of images, for its name.
-          said: takes {name: what was changed} of an image that is not read as it is: NaN, clipped values.
+          place: index in the list of images, for its name.
+          said: collects {name: what was changed} for images that are changed when read: NaN, clipped values.
         """
         how = self.card.spec.preprocess
         with remarks() as lines:
@@ -126,14 +126,14 @@ class Model:
         flag: str = KEYWORD,
         say: Callable[[str], None] | None = None,
     ) -> Reading:
-        """How images are read for this model: its channels, and the range that `preprocess` speaks of.
+        """Return how images are read for this model: its channels, and the range described in `preprocess`.
 
         Args:
-          images: whose values tell the range where neither the model nor `sixteen_bit` does.
-          flag: what the caller calls `sixteen_bit`. say: takes a line about a range that the values told; None warns.
+          images: used to find the range if neither the model nor `sixteen_bit` sets it.
+          flag: name of `sixteen_bit` in messages. say: called with a line about a range found from values; None warns.
 
         Raises:
-          UserError: if `sixteen_bit` is not a range, and for values that tell none.
+          UserError: if `sixteen_bit` is not a range, or the values determine none.
         """
         how = self.card.spec.preprocess
         asked = Range.of(how.sixteen_bit if sixteen_bit is None else sixteen_bit, flag)
@@ -142,12 +142,12 @@ class Model:
     def predict(
         self, images: Iterable[Record], topk: int = 5, batch_size: int = 32, sixteen_bit: str | None = None
     ) -> list[Classes]:
-        """The most probable classes of each image, [[(class name, probability), ...], ...].
+        """Return the most probable classes of each image, [[(class name, probability), ...], ...].
 
         Args:
-          images, sixteen_bit: as `preprocess` takes them; images are preprocessed here.
-          topk: how many classes, or all of them where there are fewer.
-          batch_size: images that go through the model together; one shape is compiled for all batches.
+          images, sixteen_bit: as in `preprocess`; images are preprocessed here.
+          topk: number of classes; all of them if there are fewer.
+          batch_size: images per forward pass; all batches have the same shape, compiled once.
 
         Raises:
           UserError: for a model without a classification head, and as `preprocess`.

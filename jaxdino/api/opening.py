@@ -1,4 +1,4 @@
-"""Weights from anywhere to a model on the devices, for `jaxdino.load` and for the commands."""
+"""Open weights from any source as a model on the devices, for `jaxdino.load` and for the commands."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ FACES: dict[str, type[Model]] = {
     "dino_head": HeadModel,
     "sam": SamModel,
 }
-"""family -> the class whose methods go beyond `Model`'s."""
+"""{family: class with methods beyond those of `Model`}."""
 WARNING = "warning: "
 
 
@@ -46,14 +46,14 @@ def open_model(
     """Load a model; see `jaxdino.load`.
 
     Args:
-      words: {flag: what the caller calls it}, for errors and lines.
-      overrules: as `convert.load.open_pretrained` takes them.
+        words: {flag: its name for the caller}, for errors and messages.
+        overrules: as in `convert.load.open_pretrained`.
 
-    Returns:
-      The model, and lines about weights that are not finite ("warning: ...") and what was assumed ("assumed: ...").
+      Returns:
+        The model, and lines about weights that are not finite ("warning: ...") and assumptions ("assumed: ...").
 
-    Raises:
-      UserError: if the source cannot be found or read, or does not fit the model whole.
+      Raises:
+        UserError: if the source cannot be found or read, or does not match the model exactly.
     """
     for what, value, known in (("dtype", dtype, DTYPES), ("attention", attention, ("xla", "cudnn"))):
         if value not in known:
@@ -62,12 +62,10 @@ def open_model(
         card, digest = opened.card, Digest()
         skeleton = card.spec.skeleton(card.num_classes, pool=card.pool, dtype=DTYPES[dtype], attention=attention)
         flat = {}
-        for path, leaf in by_bytes(
-            opened.flat, "loading"
-        ):  # each host array is let go of as soon as it is on the device
+        for path, leaf in by_bytes(opened.flat, "loading"):  # each host array is freed as soon as it is on the device
             array = np.asarray(leaf)
             digest.add(path, array)
-            cast = skeleton.entries[path].kind == "param" and array.ndim  # CLIP's temperature stays what it is
+            cast = skeleton.entries[path].kind == "param" and array.ndim  # CLIP's temperature is not cast
             flat[path] = _placed(path, array.astype(DTYPES[dtype], copy=False) if cast else array, mesh)
     card = dataclasses.replace(card, digest=digest.value())
     lines = [assumptions.spelled(note, words) for note in opened.notes if note.startswith((WARNING, assumptions.MARK))]

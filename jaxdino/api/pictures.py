@@ -1,4 +1,4 @@
-"""The images that a caller gives: pictures, files or arrays, checked before anything is done with them."""
+"""Check the images that a caller passes: PIL images, files or arrays."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Set
@@ -11,20 +11,20 @@ from PIL import Image
 from jaxdino.core.errors import UserError
 
 Record = str | np.ndarray | Image.Image
-SHOWN = 3  # names in a message
+SHOWN = 3  # names listed in a message
 FORMS = "PIL images, paths of files, or arrays (H, W) or (H, W, C)"
 FORM = "a PIL image, the path of a file, or an array (H, W) or (H, W, C)"
 
 
 def records(images: Any, call: str) -> list[Record]:
-    """A list of images as records that `data.checks.open_image` reads.
+    """Return a list of images as records that `data.checks.open_image` reads.
 
     Args:
-      images: a list or another sequence of `FORMS`, mixed as they come; one array (B, H, W, C) is B images.
-      call: what is called, for messages.
+      images: a list or another sequence of `FORMS`, which may be mixed; one array (B, H, W, C) is B images.
+      call: name of the called function, for messages.
 
     Raises:
-      UserError: for a single image, anything that is no image, or none.
+      UserError: for a single image, a value that is not an image, or an empty list.
     """
     wanted = f"{call} takes a list of {FORMS}"
     check_no_tensor(images, call)
@@ -41,7 +41,7 @@ def records(images: Any, call: str) -> list[Record]:
 
 
 def record(image: Any, call: str) -> Record:
-    """One image, as `records` takes it in a list. Raises UserError for anything else."""
+    """Return one image as a record, as `records` does. Raise UserError for other values."""
     return _record(image, "the image", f"{call} takes {FORM}", call)
 
 
@@ -60,7 +60,7 @@ def _record(image: Any, name: str, wanted: str, call: str) -> Record:
 
 
 def check_no_tensor(images: Any, call: str) -> None:
-    """UserError for a torch tensor, with the line that makes an array of it."""
+    """Raise UserError for a torch tensor, with the code that converts it to an array."""
     if not any(kind.__module__.partition(".")[0] == "torch" for kind in type(images).__mro__):
         return
     shape, first = tuple(images.shape), {4: "tensor.permute(0, 2, 3, 1)", 3: "tensor.permute(1, 2, 0)"}
@@ -74,20 +74,20 @@ def check_no_tensor(images: Any, call: str) -> None:
 
 
 def changed(said: Mapping[str, str]) -> str:
-    """A line of the images that were read, but not as they are, {name: what was changed}; "" for none."""
+    """Return a line about images that were changed when read, {name: what was changed}; "" for none."""
     shown = ", ".join(f"{name} ({said[name]})" for name in sorted(said)[:SHOWN])
     more = f" and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
     return f"{len(said)} image(s) are not read as they are: {shown}{more}" if said else ""
 
 
 def warn_of(said: Mapping[str, str]) -> None:
-    """Warn of them, once."""
+    """Warn once about images that were changed when read."""
     if line := changed(said):
         warnings.warn(line, stacklevel=3)
 
 
 def named(record: Record, place: int) -> str:
-    """What to call a record in a message."""
+    """Return the name of a record for messages."""
     return record if isinstance(record, str) else f"image {place}"
 
 

@@ -1,4 +1,4 @@
-"""A loaded SAM: images once, then masks for points, boxes and masks."""
+"""A loaded SAM: encode images once, then predict masks for points, boxes and masks."""
 
 import dataclasses
 import functools
@@ -25,12 +25,12 @@ Size = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """Images as SAM's mask decoder takes them.
+    """Encoded images, the input of SAM's mask decoder.
 
     Attributes:
       embedding: (B, h, w, width).
       frame: side in pixels of the square that the images were padded to.
-      original_sizes: (height, width) in pixels of each image as it was given.
+      original_sizes: (height, width) in pixels of each original image.
       input_sizes: (height, width) in pixels of each image within the frame, at its top left.
     """
 
@@ -40,12 +40,12 @@ class Encoded:
     input_sizes: tuple[Size, ...]
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.original_sizes)
 
 
 def input_size(original: Size, frame: int) -> Size:
-    """(height, width) after a resize of the longest side to `frame`, rounded half up.
+    """Return (height, width) after resizing the longest side to `frame`, rounded half up.
 
     Source: facebookresearch/segment-anything segment_anything/utils/transforms.py (get_preprocess_shape).
     """
@@ -55,9 +55,9 @@ def input_size(original: Size, frame: int) -> Size:
 
 
 class SamModel(Model):
-    """A SAM; called on images, it gives the image embedding as an `Output`.
+    """A SAM; called on images, it returns the image embedding as an `Output`.
 
-    `encode` images once, ask for `masks` as often as you like, and `upscale` those you keep. A mask is where its
+    `encode` images once, call `masks` any number of times, and `upscale` the masks you keep. A mask is where its
     logits are above 0. Each new number of images, prompts or points compiles once.
     """
 
@@ -74,21 +74,21 @@ class SamModel(Model):
     def encode(
         self, images: Iterable[Record] | np.ndarray, frame: int | None = None, sixteen_bit: str | None = None
     ) -> Encoded:
-        """The image embeddings of images of any sizes.
+        """Compute the embeddings of images of any sizes.
 
         Each image is resized (Pillow's bilinear filter) so that its longest side is `frame`, normalised, and then
         padded with zeros at the bottom and the right to a square.
 
         Args:
-          images: a list of PIL images, paths of files, or arrays (H, W) or (H, W, C), mixed as they come; or one array
-            of them (B, H, W, C). Grey becomes RGB.
+          images: a list of PIL images, paths of files, or arrays (H, W) or (H, W, C), which may be mixed; or one array
+            (B, H, W, C). Grey becomes RGB.
           frame: side of the square in pixels, a multiple of the patch size; by default the checkpoint's own (1024).
-            At another one the position tables are resampled (see `jaxdino.models.sam.Sam`), and low-resolution
+            For other values the position tables are resampled (see `jaxdino.models.sam.Sam`), and low-resolution
             masks are frame / 4 a side.
           sixteen_bit: how values of more than 8 bits are read, as in `preprocess`.
 
         Raises:
-          UserError: for anything else than images, and for a frame that is no multiple of the patch size.
+          UserError: for values that are not images, and for a frame that is not a multiple of the patch size.
         """
         config = self._config
         frame = config.image_size if frame is None else frame
@@ -116,26 +116,26 @@ class SamModel(Model):
         masks=None,
         multimask: bool = True,
     ) -> tuple[jax.Array, jax.Array]:
-        """Masks for P prompts of each of B images, at low resolution.
+        """Predict low-resolution masks for P prompts of each of B images.
 
-        What is given together belongs together: prompt p is points[b, p] with boxes[b, p] and masks[b, p]. Leading
-        axes may be left out where they are 1.
+        Inputs with the same index form one prompt: prompt p is points[b, p] with boxes[b, p] and masks[b, p]. Leading
+        axes of length 1 may be omitted.
 
         Args:
-          points: (B, P, K, 2), (P, K, 2) or (K, 2): x and y in pixels of the original image, the first pixel's
-            centre being (0, 0).
-          labels: points' shape without its last axis: 1 in the object, 0 not in it, -1 for no point at all, with
-            which prompts of fewer points are filled up.
+          points: (B, P, K, 2), (P, K, 2) or (K, 2): x and y in pixels of the original image; the centre of the first
+            pixel is (0, 0).
+          labels: points' shape without its last axis: 1 inside the object, 0 outside, -1 for no point, which pads
+            prompts with fewer points.
           boxes: (B, P, 4), (P, 4) or (4,): x1, y1, x2, y2 in the same pixels.
           masks: (B, P or 1, s, s), (P, s, s) or (s, s): logits of an earlier call, s = frame / 4 (256 at 1024).
-          multimask: three masks for each prompt, for one that is ambiguous; otherwise one.
+          multimask: three masks for each prompt, for ambiguous prompts; otherwise one.
 
         Returns:
           logits (B, P, M, s, s) and predicted IoU (B, P, M), float32; M = 3 or 1.
 
         Raises:
-          UserError: if nothing is given, for other shapes or labels, points without labels, boxes whose corners
-            are the wrong way round, coordinates outside the image.
+          UserError: if nothing is given, for other shapes or labels, points without labels, boxes with swapped
+            corners, coordinates outside the image.
         """
         _check_encoded(encoded, "masks(encoded, ...)")
         side = 4 * encoded.embedding.shape[1]
@@ -148,15 +148,15 @@ class SamModel(Model):
         return self._masks(self.flat, encoded.embedding, prompts, bool(multimask))
 
     def upscale(self, logits: jax.Array | np.ndarray, encoded: Encoded) -> jax.Array | list[jax.Array]:
-        """Logits (B, ..., s, s) at the original size: (B, ..., H, W), or a list of (..., H, W) if sizes differ.
+        """Resize logits (B, ..., s, s) to the original size: (B, ..., H, W), or a list of (..., H, W) if sizes differ.
 
-        Resized to the frame, cropped to the image, and resized to the original, each time bilinearly as torch's
+        The logits are resized to the frame, cropped to the image, and resized to the original, bilinearly as by torch's
         `interpolate(align_corners=False)`. The mask is where they are above 0.
 
         Source: facebookresearch/segment-anything segment_anything/modeling/sam.py (postprocess_masks).
 
         Raises:
-          UserError: if the logits are not those of these images.
+          UserError: if the logits do not belong to these images.
         """
         _check_encoded(encoded, "upscale(logits, encoded)")
         side, shape = 4 * encoded.embedding.shape[1], tuple(np.shape(logits))
@@ -169,7 +169,7 @@ class SamModel(Model):
         return [_resized(logits[n], encoded.frame, *sizes) for n, sizes in enumerate(pairs)]
 
     def intermediate_layers(self, images, n=1):
-        """SAM's encoder has no final norm that its blocks' outputs could be given with.
+        """Raise UserError: SAM's encoder has no final norm to apply to the outputs of its blocks.
 
         Raises:
           UserError: always.
@@ -177,7 +177,7 @@ class SamModel(Model):
         raise UserError("SAM gives no intermediate layers: call the model for the embedding, or use `encode`")
 
     def _pictures(self, images: Iterable[Record] | np.ndarray, sixteen_bit: str | None) -> list[Image.Image]:
-        """Upright RGB pictures."""
+        """Return upright RGB pictures."""
         if self.card.spec.config.in_channels != 3:
             raise UserError("this model's images have other channels than three: normalise them and call the model")
         given, found = records(images, "encode"), []
@@ -197,7 +197,7 @@ def _check_encoded(encoded: Encoded, call: str) -> None:
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _resized(logits: jax.Array, frame: int, inner: Size, original: Size) -> jax.Array:
-    """(..., s, s) -> (..., H, W): both resizes and the crop as one matrix for each axis."""
+    """Resize (..., s, s) to (..., H, W): both resizes and the crop as one matrix for each axis."""
     rows, columns = (
         linear_matrix(small, big) @ linear_matrix(s, frame)[:small]
         for s, small, big in zip(logits.shape[-2:], inner, original, strict=True)

@@ -1,4 +1,4 @@
-"""What users give SAM as prompts: shapes made whole, mistakes named."""
+"""Check the prompts for SAM: complete their shapes and report mistakes."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ LABELS = {1: "in the object", 0: "not in it", -1: "no point"}
 def checked_prompts(
     sizes: tuple[tuple[int, int], ...], side: int, points, labels, boxes, masks
 ) -> dict[str, np.ndarray]:
-    """What is given, with all its axes.
+    """Return the given prompts with all their axes.
 
     Args:
-      sizes: (height, width) of each of the B images. side: of mask prompts.
-      points, labels, boxes, masks: as `SamModel.masks` takes them; coordinates in pixels of these images.
+      sizes: (height, width) of each of the B images. side: side of mask prompts.
+      points, labels, boxes, masks: as in `SamModel.masks`; coordinates in pixels of these images.
 
     Raises:
-      UserError: as `SamModel.masks` says.
+      UserError: as in `SamModel.masks`.
     """
     if points is None and boxes is None and masks is None:
         raise UserError("nothing is asked for: give points (with labels), boxes or masks")
@@ -43,7 +43,7 @@ def checked_prompts(
 def _numbers(name: str, value: Any) -> np.ndarray:
     try:
         array = np.asarray(value, np.float64)
-    except (TypeError, ValueError, RuntimeError) as err:  # the last: a torch tensor with a gradient
+    except (TypeError, ValueError, RuntimeError) as err:  # RuntimeError: a torch tensor with a gradient
         raise UserError(f"{name} are no array of numbers: {err}") from err
     if not np.isfinite(array).all():
         raise UserError(f"{name} hold NaN or infinity")
@@ -51,7 +51,7 @@ def _numbers(name: str, value: Any) -> np.ndarray:
 
 
 def _whole(name: str, value: Any, axes: tuple, images: int) -> np.ndarray:
-    """The array with the axes B and P, which may be left out where they are 1."""
+    """Return the array with the axes B and P, which may be omitted if their length is 1."""
     array = _numbers(name, value)
     missing = len(axes) + 1 - array.ndim
     fits = 0 <= missing <= 2 and all(

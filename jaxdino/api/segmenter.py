@@ -1,4 +1,4 @@
-"""A loaded CLIP-DINO-SAM: an image and words for what is looked for, to masks."""
+"""A loaded CLIP-DINO-SAM: predict masks of an image from text prompts."""
 
 import dataclasses
 import math
@@ -27,7 +27,7 @@ from jaxdino.models.sam_prompt import BOTTOM_RIGHT, PADDING, TOP_LEFT
 from jaxdino.objectives.segment import prompt_features
 
 LONGEST = 8
-"""An image may be so many times as long as it is wide, or the other way round."""
+"""Largest ratio of the longer to the shorter side of an image."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Segmented:
     Attributes:
       masks: (P, H, W) bool, at the image's own size: where logits are above the threshold.
       logits: (P, H, W) float32.
-      scores: (P,) float32, the IoU with the truth that the model expects of each mask.
+      scores: (P,) float32, the predicted IoU of each mask with the true mask.
     """
 
     masks: np.ndarray
@@ -46,15 +46,15 @@ class Segmented:
 
 
 class Segmenter(Model):
-    """A CLIP-DINO-SAM; called on images, it gives an `Output` whose patches are the tokens (B, h, w, T).
+    """A CLIP-DINO-SAM; called on images, it returns an `Output` whose patches are the tokens (B, h, w, T).
 
-    Adapters are merged into the kernels they stand on: `card`, `skeleton` and `flat` are those of a model without any,
-    which computes the same in less time; `digest` is of the weights with them.
+    Adapters are merged into their kernels: `card`, `skeleton` and `flat` are those of the equivalent, faster model
+    without adapters; `digest` is that of the weights with adapters.
 
     Attributes:
       class_names: the prompts that it was trained on.
-      templates: what each prompt is put into, and num_points: how many points and corners of boxes each prompt had in
-        training; as the card's `source` tells.
+      templates: the templates of each prompt. num_points: the number of points and box corners of each prompt in
+        training. Both come from the card's `source`.
     """
 
     def __init__(self, card: Card, skeleton: Skeleton, flat: Flat, companions: Sequence[Path] = ()):
@@ -83,25 +83,25 @@ class Segmenter(Model):
         threshold: float = 0.0,
         sixteen_bit: str | None = None,
     ) -> Segmented:
-        """Masks of what the prompts name in an image, at its own size.
+        """Predict masks of the prompts in an image, at its own size.
 
-        The image is resized as in evaluation, without the crop, its sides rounded to whole patches; logits come back
-        to its size bilinearly, as torch's `interpolate(align_corners=False)`. Each new number of prompts or points,
-        and each new shape of the resized image, compiles once; the features of a prompt are kept.
+        The image is resized as in evaluation, without the crop, its sides rounded to whole patches; logits are resized
+        to its size bilinearly, as by torch's `interpolate(align_corners=False)`. Each new number of prompts or points,
+        and each new shape of the resized image, compiles once; the features of a prompt are cached.
 
         Args:
           image: a PIL image, the path of a file, or an array (H, W) or (H, W, C); grey becomes RGB.
           prompts: P texts.
-          points: (K, 2) for every prompt, or (P, K, 2): x and y in pixels of the image, the first pixel's centre being
-            (0, 0).
-          point_labels: points' shape without its last axis: 1 in the object, 0 not in it, -1 for no point.
+          points: (K, 2) for every prompt, or (P, K, 2): x and y in pixels of the image; the centre of the first
+            pixel is (0, 0).
+          point_labels: points' shape without its last axis: 1 inside the object, 0 outside, -1 for no point.
           boxes: (4,) for every prompt, or (P, 4): x1, y1, x2, y2 in the same pixels.
-          threshold: of the logits.
+          threshold: masks are where the logits are above it.
           sixteen_bit: how values of more than 8 bits are read, as in `preprocess`.
 
         Raises:
           UserError: for a prompt that is empty or too long, points or boxes of another shape or outside the image, a
-            box without area, a file that cannot be read, an image `LONGEST` times as long as wide.
+            box without area, a file that cannot be read, or sides with a ratio above `LONGEST`.
         """
         if not isinstance(threshold, Real) or not math.isfinite(threshold):
             raise UserError(f"threshold={threshold!r}: give a number; logits above it are the mask")
@@ -121,10 +121,10 @@ class Segmenter(Model):
         return Segmented(logits > threshold, logits, np.asarray(scores[0, :, 0]))
 
     def encode_prompts(self, prompts: Sequence[str]) -> np.ndarray:
-        """P texts, each put into the templates -> features (P, T) float32 of unit length.
+        """Insert P texts into the templates and return features (P, T) float32 of unit length.
 
         Raises:
-          UserError: if it is no list of texts, or one is empty or too long for the text encoder.
+          UserError: if `prompts` is not a list of texts, or one is empty or too long for the text encoder.
         """
         if isinstance(prompts, str) or not isinstance(prompts, Sequence) or not len(prompts):
             raise UserError('prompts are a list with at least one text in it: ["red circle"]')
@@ -136,14 +136,14 @@ class Segmenter(Model):
         return np.stack([self._known[prompt] for prompt in prompts])
 
     def _ids(self, prompt: str) -> np.ndarray:
-        """The tokens (t, L) int32 of one prompt in t templates."""
+        """Return the tokens (t, L) int32 of one prompt in t templates."""
         text = self._config.text.text
         if self._tokenizer is None:
             self._tokenizer = tokenizer.serving(self.companions, text)
         return self._tokenizer.prompts([prompt], self.templates, text.context_length)[0]
 
     def intermediate_layers(self, images, n=1):
-        """The image encoder's blocks are had from the encoder alone.
+        """Raise UserError: load the image encoder alone to get the outputs of its blocks.
 
         Raises:
           UserError: always.
@@ -154,15 +154,15 @@ class Segmenter(Model):
         )
 
     def _picture(self, image: Record | Path, sixteen_bit: str | None) -> Image.Image:
-        """An upright RGB picture."""
+        """Return an upright RGB picture."""
         given = record(image, "segment")
         try:
-            return cast(Image.Image, open_image(given, self.reading([given], sixteen_bit)))  # of three channels
+            return cast(Image.Image, open_image(given, self.reading([given], sixteen_bit)))  # three channels
         except BadImage as err:
             raise UserError(f"{given}: {err}" if isinstance(given, str) else str(err)) from err
 
     def _inner(self, picture: Image.Image) -> tuple[int, int]:
-        """(height, width) that the model sees a picture in: whole patches."""
+        """Return the (height, width) of a picture in the model's input: whole patches."""
         longest, shortest = max(picture.size), min(picture.size)
         if longest > LONGEST * shortest:
             raise UserError(
@@ -176,15 +176,15 @@ class Segmenter(Model):
 
 
 def spatial_prompts(size: tuple[int, int], count: int, points, labels, boxes, slots: int = 0) -> dict[str, np.ndarray]:
-    """Points and boxes as the mask decoder takes them, checked.
+    """Check points and boxes, and convert them to inputs of the mask decoder.
 
     Args:
-      size: (height, width) of the image in pixels. count: of the prompts, P.
-      points, labels, boxes: as `Segmenter.segment` takes them.
-      slots: how many points the model had in training; fewer are filled up with "no point", as there.
+      size: (height, width) of the image in pixels. count: number of prompts, P.
+      points, labels, boxes: as in `Segmenter.segment`.
+      slots: number of points per prompt in training; fewer are padded with "no point", as in training.
 
     Returns:
-      points (1, P, K, 2) float, in pixels of the image, and labels (1, P, K) int32, where a box is its two corners
+      points (1, P, K, 2) float, in pixels of the image, and labels (1, P, K) int32; a box is its two corners
       after the points; {} if nothing is given and there are no slots.
 
     Raises:
@@ -214,13 +214,13 @@ def spatial_prompts(size: tuple[int, int], count: int, points, labels, boxes, sl
 
 
 def _each(given: np.ndarray, count: int, name: str) -> np.ndarray:
-    """(1, 1 or P, ...) -> (1, P, ...)."""
+    """Repeat (1, 1 or P, ...) to (1, P, ...)."""
     if given.shape[1] not in (1, count):
         raise UserError(f"{name} are for {given.shape[1]} prompts, and there are {count}: give them for one or for all")
     return np.broadcast_to(given, (1, count, *given.shape[2:]))
 
 
 def _upsampled(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(P, h, w) float32 -> (P, H, W), bilinearly."""
+    """Resize (P, h, w) float32 to (P, H, W) bilinearly."""
     rows, columns = (linear_matrix(small, big) for small, big in zip(logits.shape[1:], size, strict=True))
     return rows @ logits @ columns.T

@@ -1,1 +1,1 @@
-"""What every other room stands on: flat parameters, rules over paths, sharding, errors."""
+"""The base of all other packages: flat parameters, rules over paths, sharding, errors."""

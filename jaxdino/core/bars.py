@@ -1,4 +1,4 @@
-"""Progress of long work on standard error: a bar on a terminal, a line now and then in a log."""
+"""Progress of long work on standard error: a bar on a terminal, occasional lines in a log."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -6,32 +6,32 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-DELAY = 1.0  # seconds before a bar is drawn: what is done sooner shows none
-LOGGED = 20.0  # seconds between two lines where standard error is no terminal
+DELAY = 1.0  # seconds before a bar is drawn; shorter work shows none
+LOGGED = 20.0  # seconds between two lines if standard error is not a terminal
 
 
 class Lines:
-    """A stream for tqdm that writes each state of the bar as a line of its own."""
+    """A stream for tqdm that writes each state of the bar as a separate line."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
 
     def write(self, text: str) -> None:
-        """Writes what tqdm draws, without the returns that move a cursor."""
+        """Write the text of tqdm, without the carriage returns that move a cursor."""
         if line := text.strip("\r\n "):
             self.stream.write(line + "\n")
 
     def flush(self) -> None:
-        """Flushes the stream."""
+        """Flush the stream."""
         self.stream.flush()
 
 
 def bar(items: Iterable[Any] | None, what: str, *, total: int | None = None, unit: str = "image", **how: Any) -> tqdm:
-    """A tqdm bar over `items`, or one to be moved on with `update`, on standard error.
+    """Return a tqdm bar over `items`, or one to advance with `update`, on standard error.
 
     Args:
-      what: stands before the bar.
-      total: where `items` has no length.
+      what: text in front of the bar.
+      total: number of items, if `items` has no length.
       how: further arguments of tqdm.
     """
     watched = sys.stderr.isatty()
@@ -42,10 +42,10 @@ def bar(items: Iterable[Any] | None, what: str, *, total: int | None = None, uni
 
 
 def stage_bar(total: int, initial: int, what: str, hidden: bool) -> tqdm:
-    """A bar of a stage's steps, with what `shown` says behind it.
+    """Return a bar of a stage's steps, followed by the text set with `show`.
 
     Args:
-      initial: steps that an earlier session took.
+      initial: steps taken in earlier sessions.
       hidden: draw nothing (on every process but the first).
     """
     watched = sys.stderr.isatty()
@@ -66,17 +66,17 @@ def stage_bar(total: int, initial: int, what: str, hidden: bool) -> tqdm:
 
 
 def show(drawn: tqdm, words: str) -> None:
-    """Put words behind a bar: at once on a terminal, with the next line in a log."""
+    """Put a text after a bar: at once on a terminal, with the next line in a log."""
     drawn.set_postfix_str(words, refresh=sys.stderr.isatty())
 
 
 def bytes_bar(total: int, what: str) -> tqdm:
-    """A bar of so many bytes, to be moved on with `update`."""
+    """Return a bar of `total` bytes, to advance with `update`."""
     return bar(None, what, total=total, unit="B", unit_scale=True, unit_divisor=1000)
 
 
 def by_bytes(flat: Mapping[str, Any], what: str) -> Iterator[tuple[str, Any]]:
-    """The items of a flat dict of arrays, or of leaves that are read when asked for, with a bar of their bytes."""
+    """Iterate over a flat dict of arrays, or of leaves that are read on demand, with a bar of their bytes."""
     with bytes_bar(sum(leaf.nbytes for leaf in flat.values()), what) as watched:
         for path, leaf in flat.items():
             yield path, leaf

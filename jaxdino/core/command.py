@@ -1,4 +1,4 @@
-"""How commands are named, and how every one ends: one line for a user's error, for Ctrl-C and for a closed pipe."""
+"""The names of the commands, and how they end: one line for a user error, for Ctrl-C and for a closed pipe."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from jaxdino.core.errors import UserError
 
 MISTAKE, INTERRUPTED, CLOSED_PIPE = 2, 130, 141
-"""Exit statuses: an error of the user's; 128 + SIGINT; 128 + SIGPIPE, as of other commands before `| head`."""
+"""Exit statuses: a user error; 128 + SIGINT; 128 + SIGPIPE, as for other commands before `| head`."""
 
 COMMANDS = {
     "train": "jaxdino.main",
@@ -20,7 +20,7 @@ COMMANDS = {
     "evaluate": "jaxdino.evaluate",
     "convert": "convert",
 }
-"""What follows `jaxdino` on the command line -> the module that `python -m` runs."""
+"""{argument of `jaxdino` on the command line: module for `python -m`}."""
 HOME = re.compile(r"^((?:--?[\w.\[\]]+=)?)~(?=/|$)")
 _typed: list[str] = []
 
@@ -31,19 +31,19 @@ def started_as(name: str) -> None:
 
 
 def program(name: str) -> str:
-    """How the user starts a command: "jaxdino predict", or "python -m jaxdino.predict" if this one began so."""
+    """Return how the user starts a command: "jaxdino predict", or "python -m jaxdino.predict" if this one began so."""
     return f"jaxdino {name}" if _typed else f"python -m {COMMANDS[name]}"
 
 
 def described(name: str, doc: str | None) -> str:
-    """A module's docstring, with the command as the user types it."""
+    """Return a module's docstring, with the command as the user types it."""
     return (doc or "").replace(f"python -m {COMMANDS[name]}", program(name))
 
 
 def expanded(argv: Sequence[str] | None = None) -> list[str]:
-    """The arguments, by default the command line's, with `~` as the home folder, in `--workdir=~/runs` too.
+    """Return the arguments, by default the command line's, with `~` expanded, also in `--workdir=~/runs`.
 
-    The shell does the same where `~` begins a word, and leaves it where it follows `=`.
+    The shell does this for a `~` that begins a word, but not after `=`.
     """
     argv = sys.argv[1:] if argv is None else argv
     return [HOME.sub(lambda found: found[1] + os.path.expanduser("~"), one) for one in argv]
@@ -53,15 +53,15 @@ def finish(work: Callable[[], int | None]) -> int:
     """Run a command and return its exit status.
 
     `UserError` is printed as `error: ...`, status 2. Ctrl-C prints `interrupted`, status 130. A reader that closed the
-    pipe (`... | head`) ends the command without a word, status 141.
+    pipe (`... | head`) ends the command without a message, status 141.
 
     Args:
-      work: does what the command is for; returns its status, or None for 0.
+      work: the function of the command; returns its status, or None for 0.
     """
     try:
         try:
             return work() or 0
-        finally:  # a closed pipe shows here, not when the interpreter ends
+        finally:  # a closed pipe is detected here, not when the interpreter ends
             sys.stdout.flush()
     except UserError as err:
         print(f"error: {err}", file=sys.stderr)
@@ -75,16 +75,16 @@ def finish(work: Callable[[], int | None]) -> int:
 
 
 def silence() -> None:
-    """Send standard output, and what is still buffered of it, nowhere."""
+    """Discard standard output, including what is still buffered."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):  # a standard output without a file behind it, as in a notebook
+    except (OSError, ValueError):  # a standard output without a file descriptor, as in a notebook
         return
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back until the block ends. For a short block that must be done whole."""
+    """Delay Ctrl-C until the block ends. For a short block that must run completely."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield

@@ -1,15 +1,15 @@
-"""The one error a user is meant to read, and the one warning."""
+"""The error and the warning that users see."""
 
 
 class UserError(ValueError):
-    """Something the user can mend: the message names the thing, the nearest right ones and the fix.
+    """An error that the user can fix: the message names the value, the nearest valid ones and the fix.
 
-    The command lines print it as one `error: ...` and exit with status 2, without a traceback.
+    The commands print it as one line `error: ...` and exit with status 2, without a traceback.
     """
 
 
 class AssumedWarning(UserWarning):
-    """A fact that weights do not hold and that was assumed: the text names the keyword that overrules it.
+    """A fact that is assumed because the weights do not hold it; the text names the keyword that overrides it.
 
-    `warnings.simplefilter("ignore", jaxdino.AssumedWarning)` hides these, and no other warnings.
+    `warnings.simplefilter("ignore", jaxdino.AssumedWarning)` hides only these warnings.
     """

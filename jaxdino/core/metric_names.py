@@ -1,4 +1,4 @@
-"""The names of metrics: a split and a quantity, "val/accuracy". Runs wrote other ones before, which still are read."""
+"""Metric names: a split and a quantity, such as "val/accuracy". Names of earlier versions are still read."""
 
 import re
 from typing import Any
@@ -10,11 +10,11 @@ OLD = (
     (re.compile(rf"(val|test)\.({MASKS})"), r"\1/\2"),
     (re.compile(r"(knn\d*_accuracy)"), r"val/\1"),
 )
-"""(pattern of an earlier name, the present name)."""
+"""(pattern of an earlier name, the current name)."""
 
 
 def present(name: str) -> str:
-    """The present name of a metric, given that or an earlier one; other words are left alone."""
+    """Return the current name of a metric, given that or an earlier one; other words are unchanged."""
     for pattern, new in OLD:
         if found := pattern.fullmatch(name):
             return found.expand(new)
@@ -22,7 +22,7 @@ def present(name: str) -> str:
 
 
 def renamed(tree: Any) -> Any:
-    """What a run has written, nested dicts and lists, with the present names of metrics as keys and as monitors."""
+    """Return the data of a run, nested dicts and lists, with current metric names as keys and as monitors."""
     if isinstance(tree, list):
         return [renamed(one) for one in tree]
     if not isinstance(tree, dict):

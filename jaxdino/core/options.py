@@ -1,4 +1,4 @@
-"""Read settings strictly from a config or any other mapping into a frozen dataclass: names, types, ranges."""
+"""Read settings strictly from a config or another mapping into a frozen dataclass: names, types, ranges."""
 
 import dataclasses
 import numbers
@@ -11,19 +11,19 @@ from jaxdino.core.rules import did_you_mean
 
 T = TypeVar("T")
 WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
-"""The scalar types of settings, and what an error calls them."""
+"""The scalar types of settings, and their names in errors."""
 
 
 def read(cls: type[T], given: Mapping[str, Any] | T | None, where: str, base: T | None = None) -> T:
-    """Build a dataclass from the settings that are given; an instance of it is returned as it is.
+    """Build a dataclass from the given settings; an instance of it is returned unchanged.
 
     Args:
       given: a dict or ConfigDict of fields; None, and a field that is None, leaves the default.
-      where: what the settings are of, to begin an error with: "data", "a view".
-      base: an instance whose values stand in place of the class's defaults.
+      where: name of the settings, at the start of errors: "data", "a view".
+      base: an instance whose values replace the class's defaults.
 
     Raises:
-      UserError: for an unknown field, with the nearest names; a value of another type; whatever the class refuses.
+      UserError: for an unknown field, with the nearest names; a value of another type; a value that the class refuses.
     """
     if isinstance(given, cls):
         return given
@@ -32,14 +32,14 @@ def read(cls: type[T], given: Mapping[str, Any] | T | None, where: str, base: T 
 
 
 def values(cls: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """{field: value} of the settings that are given and not None, each of its field's type. Raises as `read`."""
+    """Return {field: value} of the given settings that are not None, in their fields' types. Raises as `read`."""
     check_names(cls, given, where)
     hints = get_type_hints(cls)
     return {name: _as(hints[name], value, where, name) for name, value in given.items() if value is not None}
 
 
 def check_names(cls: type, given: Mapping[str, Any], where: str) -> None:
-    """Raises UserError for a name that is not a field of a dataclass."""
+    """Raise UserError for a name that is not a field of a dataclass."""
     known = [field.name for field in dataclasses.fields(cls)]
     for name in given:
         if name not in known:
@@ -47,7 +47,7 @@ def check_names(cls: type, given: Mapping[str, Any], where: str) -> None:
 
 
 def check_range(what: str, value: Any, interval: str) -> None:
-    """Raises UserError unless a number, or each of several, lies in an interval like "[0, 1)"; nan never does."""
+    """Raise UserError unless a number, or each of several, lies in an interval like "[0, 1)"; nan never does."""
     low, high = (float(end) for end in interval[1:-1].split(","))
     for number in value if isinstance(value, tuple | list) else (value,):
         above = number > low or (interval[0] == "[" and number == low)
@@ -58,13 +58,13 @@ def check_range(what: str, value: Any, interval: str) -> None:
 
 
 def check_choice(what: str, value: Any, choices: Sequence[str]) -> None:
-    """Raises UserError unless a text is one of the choices."""
+    """Raise UserError unless a text is one of the choices."""
     if value not in choices:
         raise UserError(f"{what}={value!r} is not known; {did_you_mean(str(value), choices)}")
 
 
 def _as(hint: Any, value: Any, where: str, name: str) -> Any:
-    """A value as the type that a field declares: a tuple for a list, 1 for 1.0, 1.0 for 1. Raises UserError."""
+    """Convert a value to the type of its field: a tuple for a list, 1 for 1.0, 1.0 for 1. Raise UserError if not."""
     try:
         return _converted(hint, value)
     except TypeError:
@@ -72,7 +72,7 @@ def _as(hint: Any, value: Any, where: str, name: str) -> Any:
 
 
 def _converted(hint: Any, value: Any) -> Any:
-    """Raises TypeError for a value of another type. Types that are neither scalars nor tuples are not looked at."""
+    """Convert a value, or raise TypeError for another type. Types that are not scalars or tuples are not checked."""
     hint = _without_none(hint)
     if get_origin(hint) is tuple:
         return _tuple(get_args(hint), value)
@@ -87,7 +87,7 @@ def _converted(hint: Any, value: Any) -> Any:
 
 
 def _tuple(kinds: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
-    """A tuple of declared types; one value alone stands for a tuple of any length."""
+    """Return a tuple of declared types; a single value counts as a tuple of any length."""
     endless = kinds[-1] is Ellipsis
     if isinstance(value, str) or not isinstance(value, Sequence):
         if not endless:
@@ -101,7 +101,7 @@ def _tuple(kinds: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
 
 
 def _without_none(hint: Any) -> Any:
-    """The type that values of a field have: int for `int | None`."""
+    """Return the type of a field's values: int for `int | None`."""
     if isinstance(hint, UnionType):
         kinds = [kind for kind in get_args(hint) if kind is not NoneType]
         return kinds[0] if len(kinds) == 1 else Any

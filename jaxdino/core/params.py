@@ -1,7 +1,7 @@
-"""A module as a skeleton and a flat dict of arrays keyed by path, and back again, checked.
+"""Split a module into a skeleton and a flat dict of arrays keyed by path, and bind them again, with checks.
 
-`skeleton, flat = split(model)` and `bind(skeleton, flat)` are the only places that see `nnx.split` and
-`nnx.merge`. `nnx.merge` is positional and takes wrong names and shapes without a word; `bind` does not.
+`skeleton, flat = split(model)` and `bind(skeleton, flat)` are the only functions that use `nnx.split` and
+`nnx.merge`. `nnx.merge` is positional and silently accepts wrong names and shapes; `bind` does not.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ Flat = dict[str, jax.Array]
 
 @dataclass(frozen=True)
 class Entry:
-    """What a path must hold: shape, dtype, and kind ("param", "buffer" or "batch_stat")."""
+    """The required shape, dtype and kind ("param", "buffer" or "batch_stat") of the array at a path."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -29,12 +29,12 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Number of elements."""
+        """Return the number of elements."""
         return int(np.prod(self.shape, dtype=np.int64))
 
 
 class Buffer(nnx.Variable):
-    """An array that the forward pass reads and no optimiser ever touches (DINOv3's RoPE periods)."""
+    """An array that the forward pass reads and the optimiser never updates (DINOv3's RoPE periods)."""
 
 
 KINDS = ((nnx.Param, "param"), (nnx.BatchStat, "batch_stat"), (Buffer, "buffer"))
@@ -42,28 +42,28 @@ KINDS = ((nnx.Param, "param"), (nnx.BatchStat, "batch_stat"), (Buffer, "buffer")
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A module without its arrays: the graph definition and, in natural order, what each path must hold."""
+    """A module without its arrays: the graph definition and, in natural order, the entry of each path."""
 
     graphdef: nnx.GraphDef
     entries: Mapping[str, Entry]
 
     def paths(self, kind: str | None = None) -> list[str]:
-        """Paths in natural order; only those of one kind if given."""
+        """Return the paths in natural order; only those of one kind if given."""
         return [path for path, entry in self.entries.items() if kind in (None, entry.kind)]
 
     @property
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """What stands for the arrays where only their shapes matter (`jax.eval_shape`)."""
+        """Return the shapes in place of the arrays, for `jax.eval_shape`."""
         return {path: jax.ShapeDtypeStruct(entry.shape, entry.dtype) for path, entry in self.entries.items()}
 
     @property
     def num_params(self) -> int:
-        """Number of trainable elements (kind "param")."""
+        """Return the number of trainable elements (kind "param")."""
         return sum(entry.size for entry in self.entries.values() if entry.kind == "param")
 
 
 def natural_key(path: str) -> tuple:
-    """Sort key that puts blocks.2 before blocks.10."""
+    """Return a sort key that puts blocks.2 before blocks.10."""
     return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in path.split("."))
 
 
@@ -91,7 +91,7 @@ def _variables(state: nnx.State) -> dict[str, nnx.Variable]:
 
 
 def split(model: nnx.Module) -> tuple[Skeleton, Flat]:
-    """Takes a module apart into its skeleton and its arrays keyed by path, in natural order."""
+    """Split a module into its skeleton and its arrays keyed by path, in natural order."""
     graphdef, state = nnx.split(model)
     variables = _variables(state)
     skeleton = _skeleton(graphdef, variables)
@@ -99,13 +99,13 @@ def split(model: nnx.Module) -> tuple[Skeleton, Flat]:
 
 
 def abstract(build: Callable[[], nnx.Module]) -> Skeleton:
-    """The skeleton of the module that `build` would make, without allocating an array."""
+    """Return the skeleton of the module that `build` would make, without allocating an array."""
     graphdef, state = nnx.split(nnx.eval_shape(build))
     return _skeleton(graphdef, _variables(state))
 
 
 def check(skeleton: Skeleton, flat: Mapping[str, jax.Array]) -> None:
-    """Raises UserError unless `flat` has exactly the skeleton's paths and shapes."""
+    """Raise UserError unless `flat` has exactly the skeleton's paths and shapes."""
     problems = []
     for path in skeleton.entries.keys() - flat.keys():
         problems.append(f"missing {path} {skeleton.entries[path].shape} (nearest: {', '.join(nearest(path, flat))})")
@@ -121,7 +121,7 @@ def check(skeleton: Skeleton, flat: Mapping[str, jax.Array]) -> None:
 
 
 def bind(skeleton: Skeleton, flat: Mapping[str, jax.Array]) -> Any:
-    """Puts arrays back into the module: the inverse of `split`, usable under `jax.jit`.
+    """Bind arrays to the module: the inverse of `split`, usable under `jax.jit`.
 
     Raises:
       UserError: if a path is missing or unknown or a shape differs, with the nearest names.
@@ -138,7 +138,7 @@ def bind(skeleton: Skeleton, flat: Mapping[str, jax.Array]) -> Any:
 
 
 def values(model: nnx.Module, paths: Collection[str]) -> Flat:
-    """What some leaves of a bound module hold now, after a forward pass that moved them; without gradient."""
+    """Return current values of some leaves of a bound module, after a forward pass that updates them; no gradient."""
     if not paths:
         return {}
     _, flat = split(model)
@@ -146,25 +146,25 @@ def values(model: nnx.Module, paths: Collection[str]) -> Flat:
 
 
 class Digest:
-    """SHA-256 of a model's leaves, given one by one in any order."""
+    """SHA-256 of a model's leaves, added one by one in any order."""
 
     def __init__(self):
         self._lines: dict[str, str] = {}
 
     def add(self, path: str, array: jax.Array | np.ndarray) -> None:
-        """Takes in a leaf: its path, dtype, shape and bytes."""
+        """Add a leaf: its path, dtype, shape and bytes."""
         array = np.asarray(jax.device_get(array), order="C")
         data = hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
         self._lines[path] = f"{path} {array.dtype.name} {array.shape} {data}\n"
 
     def value(self) -> str:
-        """SHA-256 over the leaves' lines (path, dtype, shape, SHA-256 of the bytes) in natural order: 64 hex digits."""
+        """Return SHA-256 over the lines (path, dtype, shape, SHA-256 of the bytes) in natural order: 64 hex digits."""
         lines = (self._lines[path] for path in sorted(self._lines, key=natural_key))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def digest(flat: Mapping[str, jax.Array]) -> str:
-    """The `Digest` of all leaves at once."""
+    """Return the `Digest` of all leaves."""
     whole = Digest()
     for path, array in flat.items():
         whole.add(path, array)

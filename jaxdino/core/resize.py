@@ -1,4 +1,4 @@
-"""How evaluation brings an image to the size of a model: the geometry alone, as numbers."""
+"""The geometry of resizing and cropping an image for evaluation, as numbers."""
 
 import dataclasses
 import math
@@ -14,10 +14,10 @@ class Resize:
 
     Attributes:
       crop_pct: the image is first resized to size / crop_pct.
-      interpolation: one of `FILTERS`, Pillow's.
+      interpolation: a key of `FILTERS`, the filters of Pillow.
       crop_mode: "center": the crop covers the short side, the aspect ratio is kept; "squash": both sides become
-        size / crop_pct; "border": the long side fits, the rest is filled with `fill`; "none": nothing is resized.
-      crop_rounding: where the margin is odd: "even" rounds half pixels to even numbers, as torchvision and timm, "down"
+        size / crop_pct; "border": the long side fits, the rest is filled with `fill`; "none": the image is not resized.
+      crop_rounding: for odd margins: "even" rounds half pixels to even numbers, as torchvision and timm, "down"
         rounds them down, as transformers.
       fill: pixel value of each channel, 0..255, outside the image; () is black.
     """
@@ -29,10 +29,10 @@ class Resize:
     fill: tuple[int, ...] = ()
 
     def shape(self, width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
-        """The (width, height) that an image of this width and height is resized to before the crop of `size`.
+        """Return the (width, height) to which an image of this size is resized before the crop of `size`.
 
         For square sizes "center" is torchvision's Resize: the short side is floor(size / crop_pct), 256 for 224 and
-        0.875, the long side is rounded down. For others it is timm's ResizeKeepRatio, which rounds both.
+        0.875; the long side is rounded down. For others it is timm's ResizeKeepRatio, which rounds both.
 
         Source: pytorch/vision torchvision/transforms/functional.py _compute_resized_output_size;
         huggingface/pytorch-image-models timm/data/transforms_factory.py transforms_imagenet_eval.
@@ -49,10 +49,10 @@ class Resize:
         return max(round(width / ratio), 1), max(round(height / ratio), 1)
 
     def corner(self, width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
-        """(left, top) of the central crop of `size` in a resized image; negative where it reaches beyond the image."""
+        """Return (left, top) of the central crop of `size` in a resized image; negative beyond the image."""
         return self._margin(width - size[1]), self._margin(height - size[0])
 
     def _margin(self, room: int) -> int:
         if room < 0:
-            return -(-room // 2)  # the smaller half of the padding stands before the image
+            return -(-room // 2)  # the smaller half of the padding is at the left or top
         return round(room / 2) if self.crop_rounding == "even" else room // 2

@@ -1,4 +1,4 @@
-"""First-match rules over parameter paths, with full coverage both ways."""
+"""First-match rules over parameter paths: every path must be covered, and every rule must match."""
 
 import difflib
 import math
@@ -12,31 +12,31 @@ T = TypeVar("T")
 
 
 def nearest(name: str, names: Iterable[str], n: int = 3) -> list[str]:
-    """The `n` names most like `name`, best first; the first few names when none is alike."""
+    """Return the `n` names most similar to `name`, best first; the first few names if none is similar."""
     names = list(names)
     return difflib.get_close_matches(name, names, n=n, cutoff=0.4) or names[:n]
 
 
 def did_you_mean(name: str, names: Iterable[str], n: int = 3) -> str:
-    """`nearest` as a phrase to end an error message with."""
+    """Return `nearest` as a phrase for the end of an error message."""
     found = nearest(name, names, n)
     return f"nearest: {', '.join(found)}" if found else "there is none to choose from"
 
 
 def first_match(paths: Sequence[str], rules: Sequence[tuple[str, T]], what: str = "parameter") -> dict[str, T]:
-    """Gives each path the value of the first rule whose pattern matches the whole path.
+    """Assign to each path the value of the first rule whose pattern matches the whole path.
 
     Args:
       paths: flat parameter paths.
       rules: ordered (regular expression, value); the expression must match the whole path.
-      what: the word for a path in error messages.
+      what: the noun for a path in error messages.
 
     Returns:
       {path: value}, in the order of `paths`.
 
     Raises:
       UserError: for a path that no rule covers, and for a rule that matches no path at all (a rule whose
-        paths are all taken by earlier rules is accepted).
+        paths all match earlier rules is accepted).
     """
     compiled = []
     for pattern, value in rules:
@@ -63,7 +63,7 @@ def first_match(paths: Sequence[str], rules: Sequence[tuple[str, T]], what: str 
 
 
 def patterns(paths: Iterable[str]) -> list[str]:
-    """Paths in short: those that differ in numbers alone are one, `blocks.{4,5}.attn.qkv.kernel`."""
+    """Abbreviate paths: those that differ only in numbers become one, `blocks.{4,5}.attn.qkv.kernel`."""
     groups: dict[tuple[str, ...], set[tuple[int, ...]]] = {}
     for path in paths:
         parts = path.split(".")

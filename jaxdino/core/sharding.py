@@ -1,7 +1,7 @@
-"""Where arrays live: a ("data", "fsdp") mesh and a list of (path pattern -> PartitionSpec).
+"""Shard arrays over devices: a ("data", "fsdp") mesh and a list of (path pattern -> PartitionSpec).
 
-Parameters, optimiser state and EMA are sharded by the same list: what a leaf of any tree is called is the
-last parameter path on its way from the root, so that `opt/.../mu/backbone.norm.scale` follows
+Parameters, optimiser state and EMA are sharded by the same list: a leaf of any tree is named by the
+last parameter path on its way from the root, so that `opt/.../mu/backbone.norm.scale` is sharded like
 `backbone.norm.scale`.
 """
 
@@ -23,9 +23,9 @@ Rules = Sequence[tuple[str, Sequence[str | None]]]
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """The device mesh; an axis of -1 takes the devices that the other leaves.
+    """Build the device mesh; an axis of -1 gets the devices that the other leaves.
 
-    Axes are `Auto`: the compiler places what lies between inputs and outputs.
+    Axes are `Auto`: the compiler chooses the sharding of values between inputs and outputs.
 
     Raises:
       UserError: if data x fsdp is not the number of devices.
@@ -50,13 +50,13 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = Non
 
 
 def spec_for(path: str, shape: Sequence[int], mesh: Mesh, rules: Rules = ()) -> P:
-    """The PartitionSpec of one array: the first rule that matches its path, else the default.
+    """Return the PartitionSpec of one array: that of the first rule that matches its path, or the default.
 
     The default shards matrices and convolution kernels over `fsdp` on their largest divisible axis and
-    keeps everything small on every device.
+    replicates small arrays.
 
     Raises:
-      UserError: if a rule names an axis that the mesh lacks or does not divide the shape.
+      UserError: if a rule names an axis that the mesh does not have, or an axis does not divide the shape.
     """
     for pattern, axes in rules:
         if re.fullmatch(pattern, path):
@@ -83,13 +83,13 @@ def _checked(path: str, shape: Sequence[int], mesh: Mesh, pattern: str, axes: tu
 
 
 def leaf_path(key_path: tuple) -> str:
-    """The last string key on the way to a leaf: its parameter path, whatever tree it sits in."""
+    """Return the last string key on the way to a leaf: its parameter path in any tree."""
     named = [entry.key for entry in key_path if isinstance(getattr(entry, "key", None), str)]
     return named[-1] if named else ""
 
 
 def shardings(tree: Any, mesh: Mesh, rules: Rules = ()) -> Any:
-    """A tree of NamedSharding for any tree of arrays or shapes: parameters, optimiser state, EMA."""
+    """Return a tree of NamedSharding for any tree of arrays or shapes: parameters, optimiser state, EMA."""
 
     def one(key_path: tuple, leaf: Any) -> NamedSharding:
         spec = spec_for(leaf_path(key_path), leaf.shape, mesh, rules) if leaf.ndim else P()
@@ -99,26 +99,26 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules = ()) -> Any:
 
 
 def check_rules(rules: Rules, paths: Sequence[str]) -> None:
-    """Raises UserError for a sharding rule that matches no parameter."""
+    """Raise UserError for a sharding rule that matches no parameter."""
     for pattern, _ in rules:
         if not any(re.fullmatch(pattern, path) for path in paths):
             raise UserError(f"the mesh rule {pattern!r} matches no parameter (paths look like {paths[0]!r})")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of what every device holds whole."""
+    """Return the sharding of arrays that every device holds in full."""
     return NamedSharding(mesh, P())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of a batch: its first axis over all devices."""
+    """Return the sharding of a batch: its first axis over all devices."""
     return NamedSharding(mesh, BATCH)
 
 
 def put(tree: Any, where: Any) -> Any:
-    """Places host arrays on the mesh; every process holds all of each array.
+    """Put host arrays on the mesh; every process holds each array in full.
 
-    `where` is one sharding or a tree of them. Always copies: the result never aliases what was given, so that
+    `where` is one sharding or a tree of them. Always copies: the result never aliases the input, so that
     donating it is safe.
     """
     where = jax.tree.map(lambda _: where, tree) if isinstance(where, jax.sharding.Sharding) else where
@@ -131,13 +131,13 @@ def put(tree: Any, where: Any) -> Any:
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Joins each process's part of a batch into global arrays sharded over all devices."""
+    """Join each process's part of a batch into global arrays sharded over all devices."""
     where = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(where, array) for name, array in batch.items()}
 
 
 def gather(tree: Any) -> Any:
-    """Brings global arrays to every host as NumPy arrays."""
+    """Gather global arrays to every host as NumPy arrays."""
     if jax.process_count() == 1:
         return jax.tree.map(np.asarray, jax.device_get(tree))
     from jax.experimental import multihost_utils

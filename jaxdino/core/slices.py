@@ -1,4 +1,4 @@
-"""A batch in slices: what is computed one after another so that less is in memory at a time."""
+"""Divide a batch into slices that are computed one after another, to use less memory."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,15 +8,15 @@ import jax.numpy as jnp
 
 
 def sliced(batch: Mapping[str, jax.Array], slices: int) -> dict[str, jax.Array]:
-    """Arrays (B, ...) as (slices, B / slices, ...); slice s takes every `slices`-th example from the s-th.
+    """Reshape arrays (B, ...) to (slices, B / slices, ...); slice s takes every `slices`-th example from the s-th.
 
-    So no example leaves its device.
+    With this order, no example leaves its device.
     """
     return {name: jnp.swapaxes(x.reshape(-1, slices, *x.shape[1:]), 0, 1) for name, x in batch.items()}
 
 
 def over_slices(look: Callable[[Any, Any], tuple[Any, Any]], carried: Any, parts: Any) -> tuple[Any, Any]:
-    """`jax.lax.scan` of (carried, slice) -> (carried, seen) over the slices; a single one goes without the loop."""
+    """Run `jax.lax.scan` of (carried, slice) -> (carried, seen) over the slices; a single slice needs no loop."""
     if jax.tree.leaves(parts)[0].shape[0] == 1:
         carried, seen = look(carried, jax.tree.map(lambda x: x[0], parts))
         return carried, jax.tree.map(lambda x: x[None], seen)

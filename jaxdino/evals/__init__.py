@@ -1,1 +1,1 @@
-"""What frozen features are worth: nearest neighbours, linear probes, pictures."""
+"""Evaluate frozen features: nearest neighbours, linear probes, pictures."""

@@ -1,4 +1,4 @@
-"""The features of a whole split, brought to the host: the start of every evaluation here."""
+"""Extract the features of a whole split to the host, the first step of every evaluation here."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,20 +13,20 @@ from jaxdino.evals.passes import Arrays, Batches, outputs
 
 
 class NoImages(UserError):
-    """There was nothing to take features of."""
+    """There was no image to extract features from."""
 
 
 def extract(
     embed: Callable[[Any], jax.Array], batches: Batches, mesh: Mesh | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features float32 (N, D) and labels int32 (N,) of all images that could be read, in order.
+    """Return features float32 (N, D) and labels int32 (N,) of all readable images, in order.
 
     Rows of weight 0 (padding, unreadable images) are left out.
 
     Args:
-      embed: compiled, images uint8 (B, H, W, 3) -> (B, D).
-      batches: dicts of "image", "label" and "weight", as `data.pipeline` gives them; of one process, its part.
-      mesh: shares each batch out over its devices; the result, of all processes, is whole on every one.
+      embed: compiled function, images uint8 (B, H, W, 3) -> (B, D).
+      batches: dicts of "image", "label" and "weight", as from `data.pipeline`; in each process, its part.
+      mesh: shards each batch over its devices; every process gets the result of all processes.
 
     Raises:
       NoImages: if no image could be read.
@@ -47,10 +47,10 @@ def extract(
 
 
 def pixels(batches: Batches, size: int, mesh: Mesh | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Raw pixels as features: what any training has to beat. As `extract`.
+    """Return raw pixels as features, a baseline for trained features. Otherwise as `extract`.
 
-    Each image is shrunk to (size, size) with antialias and less its own mean, so that the cosine between two is the
-    correlation of their pixels: without it, brightness alone would tell them apart.
+    Each image is reduced to (size, size) with antialias and its mean is subtracted, so that the cosine of two images
+    is the correlation of their pixels: otherwise brightness would dominate.
 
     Returns:
       features float32 (N, 3 size size), labels int32 (N,).
@@ -59,7 +59,7 @@ def pixels(batches: Batches, size: int, mesh: Mesh | None = None) -> tuple[np.nd
 
 
 def flattened(images: jax.Array, size: int) -> jax.Array:
-    """Images (B, H, W, C) of 0..255 -> float32 (B, size size C) of mean 0."""
+    """Reduce images (B, H, W, C) of 0..255 to float32 (B, size size C) of mean 0."""
     b, _, _, channels = images.shape
     small = jax.image.resize(images.astype(jnp.float32) / 255, (b, size, size, channels), "linear", antialias=True)
     rows = small.reshape(b, -1)

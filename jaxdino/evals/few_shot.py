@@ -1,4 +1,4 @@
-"""k-NN accuracy where few images have labels: what features are worth before anybody has labelled many."""
+"""k-NN accuracy with few labelled images per class."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,12 +24,12 @@ def few_shot_accuracy(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[int, dict[str, float]]:
-    """{n: {"mean", "std"}} of the accuracy of `knn.knn_accuracy`, over banks of n rows of each class drawn at random.
+    """Return {n: {"mean", "std"}} of `knn.knn_accuracy` over random banks of n rows per class.
 
     Args:
-      train_features (M, D), train_labels (M,): what banks are drawn from. features (N, D), labels (N,): the queries.
-      shots: the numbers n. k: neighbours, at most all of a bank. draws: banks for each n; `std` is of one draw.
-      seed: draws alike for all features that are compared.
+      train_features (M, D), train_labels (M,): rows for the banks. features (N, D), labels (N,): the queries.
+      shots: the numbers n. k: neighbours, at most the size of a bank. draws: banks per n; `std` is that of one draw.
+      seed: the same seed draws the same banks for all compared features.
 
     Raises:
       UserError: as `check_shots` and `knn.knn_accuracy`.
@@ -49,7 +49,7 @@ def few_shot_accuracy(
 
 
 def check_shots(shots: Sequence[int], labels: np.ndarray, num_classes: int) -> None:
-    """UserError unless each class has so many rows."""
+    """Raise UserError unless each class has enough rows."""
     fewest = int(np.bincount(labels, minlength=num_classes).min())
     for n in shots:
         if not 1 <= n <= fewest:

@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification of frozen features, on the device, at any size.
+"""Weighted k-nearest-neighbour classification of frozen features, on the device, for data of any size.
 
 Source: Wu et al. 2018 (arXiv:1805.01978), section 3.4; facebookresearch/dino eval_knn.py.
 """
@@ -36,19 +36,19 @@ def knn_accuracy(
     mesh: Mesh | None = None,
     poll: Callable[[], None] = lambda: None,
 ) -> dict[int, float]:
-    """{k: share of the queries whose class is right}: each of the k most alike rows of train votes exp(cosine / T).
+    """Return {k: accuracy on the queries}: each of the k nearest train rows votes with exp(cosine / T).
 
     Args:
       train_features: the bank (M, D); train_labels: (M,) class indices.
       features, labels: the queries (N, D) and (N,).
       k: one number or several, none above M.
-      temperature: of the votes.
-      chunk, bank_chunk: queries and rows of the bank that are compared at once; they decide memory, not the result.
-      mesh: devices to share the queries out over; the bank's chunk is on each.
-      poll: called for every chunk; what it raises ends the work.
+      temperature: T of the votes.
+      chunk, bank_chunk: queries and bank rows compared at once; they affect memory, not the result.
+      mesh: devices to shard the queries over; each holds the bank's chunk.
+      poll: called for every chunk; an exception from it ends the computation.
 
     Raises:
-      UserError: for an empty set, widths or labels that do not fit, features that are not finite, k above M or below 1.
+      UserError: for an empty set, widths or labels that do not match, features that are not finite, k outside 1 to M.
     """
     labels = check_labels(labels, features, num_classes, "queries")
     found = knn_predictions(
@@ -79,7 +79,7 @@ def knn_predictions(
     mesh: Mesh | None = None,
     poll: Callable[[], None] = lambda: None,
 ) -> dict[int, np.ndarray]:
-    """{k: predicted classes int32 (N,)} of the queries; the arguments and errors are those of `knn_accuracy`."""
+    """Return {k: predicted classes int32 (N,)} of the queries; arguments and errors as in `knn_accuracy`."""
     counts = tuple(dict.fromkeys(int(count) for count in np.atleast_1d(k)))
     train_labels = check_labels(train_labels, train_features, num_classes, "bank")
     if not counts:
@@ -108,13 +108,13 @@ def neighbours(
     mesh: Mesh | None = None,
     poll: Callable[[], None] = lambda: None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k rows of the bank most alike to each query: cosines float32 (N, k), falling, and places int32 (N, k).
+    """Return the k nearest bank rows of each query: cosines float32 (N, k), descending, and indices int32 (N, k).
 
-    Of equal cosines the earlier row comes first. The bank goes over the device once, a chunk at a time; a running top k
-    of every query stays there. Memory is chunk x bank_chunk similarities, whatever M and N.
+    Of equal cosines the earlier row comes first. The bank is sent to the device once, chunk by chunk; a running top k
+    of every query stays there. Memory is chunk x bank_chunk similarities, independent of M and N.
 
     Args:
-      bank: (M, D); queries: (N, D). Rows are brought to length 1 here.
+      bank: (M, D); queries: (N, D). Rows are normalised to length 1 here.
 
     Raises:
       UserError: as `knn_accuracy`.
@@ -144,20 +144,20 @@ def neighbours(
 
 @jax.jit
 def _merged(cosines_Qxk, rows_Qxk, queries_QxD, part_CxD, first, bank_size):
-    """The running top k after one more chunk of the bank, whose row 0 is the bank's row `first`."""
+    """Update the running top k with one more chunk of the bank, whose row 0 is the bank's row `first`."""
     k = cosines_Qxk.shape[1]
     alike = jnp.matmul(queries_QxD, part_CxD.T, precision=jax.lax.Precision.HIGHEST)
     padding = jnp.arange(alike.shape[1])[None] >= bank_size - first
     alike, rows = jax.lax.top_k(jnp.where(padding, -jnp.inf, alike), k)
     alike, rows = jnp.concatenate([cosines_Qxk, alike], 1), jnp.concatenate([rows_Qxk, rows + first], 1)
-    cosines, places = jax.lax.top_k(alike, k)  # what is equal stays in the bank's order
+    cosines, places = jax.lax.top_k(alike, k)  # equal values stay in the bank's order
     return cosines, jnp.take_along_axis(rows, places, axis=1)
 
 
 @functools.partial(jax.jit, static_argnames=("counts", "num_classes"))
 def _predicted(cosines_Qxk, labels_Qxk, temperature, *, counts, num_classes):
-    """The class with most votes (the first, of equals) among the nearest `count`, for each count: (counts, Q)."""
-    votes = jnp.exp((cosines_Qxk - cosines_Qxk[:, :1]) / temperature)  # against overflow; a query's votes keep order
+    """Return the class with most votes (the first if equal) among the nearest `count`, for each count: (counts, Q)."""
+    votes = jnp.exp((cosines_Qxk - cosines_Qxk[:, :1]) / temperature)  # avoids overflow, keeps the order of the votes
     row = jnp.arange(len(votes))[:, None]
     tally = jnp.zeros((len(votes), num_classes))
     found = [tally.at[row, labels_Qxk[:, :n]].add(votes[:, :n]).argmax(axis=1) for n in counts]
@@ -165,18 +165,18 @@ def _predicted(cosines_Qxk, labels_Qxk, temperature, *, counts, num_classes):
 
 
 def _padded(rows: np.ndarray, count: int) -> np.ndarray:
-    """With zero rows at the end up to `count`, so that every chunk has one shape."""
+    """Pad with zero rows up to `count`, so that every chunk has the same shape."""
     return np.pad(rows, ((0, count - len(rows)), (0, 0)))
 
 
 def _unit(features: np.ndarray, what: str) -> np.ndarray:
-    """Rows of length 1; a row of zeros stays one."""
+    """Normalise rows to length 1; a row of zeros stays zero."""
     features = check_features(features, what)
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
 def check_features(features: np.ndarray, what: str) -> np.ndarray:
-    """Features as float32 (N, D); UserError if there are none, or some are not finite."""
+    """Return features as float32 (N, D). Raise UserError if there are none, or some are not finite."""
     features = np.asarray(features, np.float32)
     if features.ndim != 2 or not features.size:
         raise UserError(f"features of the {what} have shape {features.shape}: rows of them are needed")
@@ -186,7 +186,7 @@ def check_features(features: np.ndarray, what: str) -> np.ndarray:
 
 
 def check_labels(labels: np.ndarray, features: np.ndarray, num_classes: int, what: str) -> np.ndarray:
-    """Labels as int32 (N,); UserError unless there is a class index for each feature."""
+    """Return labels as int32 (N,). Raise UserError unless there is a class index for each feature."""
     labels = np.asarray(labels)
     if labels.shape != (len(features),):
         raise UserError(
@@ -199,7 +199,7 @@ def check_labels(labels: np.ndarray, features: np.ndarray, num_classes: int, wha
 
 
 def check_k(k: int, bank_size: int) -> None:
-    """UserError unless the bank has so many neighbours."""
+    """Raise UserError unless the bank has at least k rows."""
     if not 1 <= k <= bank_size:
         raise UserError(
             f"k={k} neighbours cannot be found among the {bank_size} images of the bank: "

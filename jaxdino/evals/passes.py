@@ -24,7 +24,7 @@ def outputs(
       step: compiled, {name: array} -> {name: array}.
       batches: dicts of arrays; in a run of several processes, this one's part.
       names: the arrays that the step reads; a batch need not have all of them.
-      mesh: shares each batch out over its devices; every process then gets the outputs of all.
+      mesh: shards each batch over its devices; every process then gets the outputs of all.
     """
     waiting = None
     for batch in batches:

@@ -1,4 +1,4 @@
-"""What a backbone sees: attention of the class token, and patch features as colours, drawn as PNG."""
+"""Draw what a backbone sees, as PNG: attention of the class token, and patch features as colours."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -11,23 +11,23 @@ import numpy as np
 from jaxdino.core.errors import UserError
 
 INK, PAPER = "#2d3748", "#ffffff"
-HEADS = 12  # columns of heads that fit beside each other
+HEADS = 12  # largest number of columns of heads
 TILE = 1.25  # inches
 WIDEST_TITLE = 5.5
 DPI = 130
 
-Paint = Callable[[Any], None]  # what fills one panel, given its axes
+Paint = Callable[[Any], None]  # draws one panel, given its axes
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Seen:
-    """What the pictures show of B images.
+    """Data of the pictures of B images.
 
     Attributes:
       patches: (B, h, w, D) patch features after the final norm.
-      attention: (B, H, h, w) of the last block's class token, each head's row as far as it falls on patches, float32;
-        None of a network without such a token.
+      attention: (B, H, h, w) attention of the last block's class token to the patches, per head, float32;
+        None for a network without a class token.
     """
 
     patches: jax.Array
@@ -35,7 +35,7 @@ class Seen:
 
 
 def look(backbone: Any, images: jax.Array) -> Seen:
-    """What `backbone` sees in images (B, H, W, C) float normalised; to be compiled by who binds the weights."""
+    """Compute `Seen` of normalised float images (B, H, W, C); compile it where the weights are bound."""
     out = backbone(images)
     if not hasattr(backbone, "cls_attention"):
         return Seen(out.patches, None)
@@ -45,14 +45,14 @@ def look(backbone: Any, images: jax.Array) -> Seen:
 
 
 def draw(see: Callable[[Any], Seen], images: np.ndarray, folder: str | Path) -> list[Path]:
-    """Writes patches.png and, of a ViT, attention.png into `folder`, which is made.
+    """Write patches.png and, for a ViT, attention.png into `folder`, which is created.
 
     Args:
-      see: compiled, images uint8 (B, H, W, C) -> `Seen`, of `look`.
+      see: compiled `look`, images uint8 (B, H, W, C) -> `Seen`.
       images: uint8 (B, H, W, C), cropped as in evaluation; each is one column of patches.png, one row of attention.png.
 
     Raises:
-      UserError: without an image, or if the folder cannot be made.
+      UserError: without an image, or if the folder cannot be created.
     """
     if not len(images):
         raise UserError("no image to draw: none of the split could be read")
@@ -69,10 +69,10 @@ def draw(see: Callable[[Any], Seen], images: np.ndarray, folder: str | Path) -> 
 
 
 def patch_colours(patches: np.ndarray) -> np.ndarray:
-    """The first three principal components of patch features as colours: (n, h, w, D) -> (n, h, w, 3) in 0..1.
+    """Map the first three principal components of patch features to colours: (n, h, w, D) -> (n, h, w, 3) in 0..1.
 
-    Components are of all patches of all images together, so that like patches have like colours across images. Each is
-    stretched from its 1st to its 99th percentile. What has fewer than three components has black for the others.
+    Components are computed over all patches of all images, so that similar patches have similar colours across images.
+    Each is scaled from its 1st to its 99th percentile. If there are fewer than three components, the rest is black.
 
     Source: Oquab et al. 2023 (DINOv2, arXiv:2304.07193), figure 1.
     """
@@ -83,24 +83,24 @@ def patch_colours(patches: np.ndarray) -> np.ndarray:
     count = min(3, width, len(rows))
     parts = PCA(count, svd_solver="full").fit_transform(rows - rows.mean(axis=0)) if rows.std() else rows[:, :count] * 0
     low, high = np.percentile(parts, (1, 99), axis=0)
-    flat = high - low <= 1e-6 * np.abs(rows).max()  # a component that is rounding has no colour
+    flat = high - low <= 1e-6 * np.abs(rows).max()  # a component that is only rounding error stays black
     colours = np.where(flat, 0, (parts - low) / np.where(flat, 1, high - low)).clip(0, 1)
     return np.pad(colours, ((0, 0), (0, 3 - count))).reshape(*shape, 3)
 
 
 def draw_patches(images: np.ndarray, patches: np.ndarray, file: str | Path) -> Path:
-    """Images uint8 (n, H, W, 3) above, `patch_colours` of their patches (n, h, w, D) below; writes `file`."""
+    """Draw images uint8 (n, H, W, 3), with `patch_colours` of their patches (n, h, w, D) below; write `file`."""
     colours = patch_colours(patches)
     panels = [[_show(image) for image in images], [_show(colour) for colour in colours]]
     return _figure(panels, file, "Patch features: their first three principal components as red, green, blue")
 
 
 def draw_attention(images: np.ndarray, attention: np.ndarray, file: str | Path) -> Path:
-    """A row for each image: the image, the mean of its heads' attention (n, H, h, w), each head's; writes `file`.
+    """Draw a row per image: the image, the mean of its heads' attention (n, H, h, w), each head's; write `file`.
 
-    Each map glows over the darkened image, scaled to its own largest value; below it stands how much of the attention
-    falls on patches: the rest is on the class token itself and on registers. Of more than `HEADS` heads the first are
-    drawn.
+    Each map is drawn over the darkened image, scaled to its own maximum; the number below is the share of the attention
+    on patches; the rest is on the class token itself and on registers. At most `HEADS` heads are drawn, the first
+    ones.
     """
     heads = min(attention.shape[1], HEADS)
     titles = ["image", "mean of heads", *(f"head {i}" for i in range(heads))]
@@ -113,13 +113,13 @@ def draw_attention(images: np.ndarray, attention: np.ndarray, file: str | Path) 
 
 
 def _show(picture: np.ndarray) -> Paint:
-    """An image (H, W, C): of two channels the first in grey, of more than three the first three as red, green, blue."""
+    """Return a painter of an image (H, W, C): two channels as grey (the first), more than three as RGB (the first)."""
     shown = picture[..., :3] if picture.shape[-1] >= 3 else picture[..., :1].repeat(3, axis=-1)
     return lambda axes: axes.imshow(shown, interpolation="nearest")
 
 
 def _glow(image: np.ndarray, attention: np.ndarray) -> Paint:
-    """Attention (h, w) over its image (H, W, C), darkened, and its sum below."""
+    """Return a painter of attention (h, w) over its darkened image (H, W, C), with its sum below."""
     height, width = image.shape[:2]
     share = attention / max(float(attention.max()), 1e-30)
 
@@ -133,7 +133,7 @@ def _glow(image: np.ndarray, attention: np.ndarray) -> Paint:
 
 
 def _figure(panels: Sequence[Sequence[Paint]], file: str | Path, title: str, titles: Sequence[str] = ()) -> Path:
-    """Panels in rows and columns under a title; `titles` are those of the columns."""
+    """Draw panels in rows and columns under a title; `titles` are those of the columns."""
     import matplotlib
 
     with matplotlib.rc_context({"font.size": 8, "text.color": INK, "figure.facecolor": PAPER}):
@@ -142,7 +142,7 @@ def _figure(panels: Sequence[Sequence[Paint]], file: str | Path, title: str, tit
         from matplotlib.layout_engine import ConstrainedLayoutEngine
 
         rows, columns = len(panels), len(panels[0])
-        height = rows * (TILE + 0.1) + 0.5 if titles else rows * TILE + 0.3  # room for what stands above and below
+        height = rows * (TILE + 0.1) + 0.5 if titles else rows * TILE + 0.3  # room for the titles and labels
         engine = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
         figure = Figure(figsize=(max(columns * TILE, WIDEST_TITLE), height), layout=engine)
         FigureCanvasAgg(figure)

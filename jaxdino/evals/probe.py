@@ -1,4 +1,4 @@
-"""Linear probes of frozen features: many heads trained side by side, the best one chosen without the test images."""
+"""Linear probes of frozen features: train many heads in parallel, and choose the best without the test images."""
 
 import functools
 import itertools
@@ -15,9 +15,9 @@ from jaxdino.evals.knn import check_features, check_labels
 LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
 WEIGHT_DECAYS = (0.0, 1e-3, 1e-2)
 MOMENTUM = 0.9
-COLUMNS = 8192  # heads x classes of one matmul; above that, heads train in groups
+COLUMNS = 8192  # heads x classes of one matmul; beyond this, heads are trained in groups
 CHUNK = 64  # batches sent to the device at a time
-ROWS = 4096  # rows measured at a time
+ROWS = 4096  # rows evaluated at a time
 
 
 def linear_probe(
@@ -35,28 +35,28 @@ def linear_probe(
     seed: int = 0,
     poll: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """The accuracy of a linear classifier on (N, D) features, trained on (M, D).
+    """Return the accuracy of a linear classifier on (N, D) features, trained on (M, D).
 
-    A head for each pair of learning rate and weight decay is trained on a part of train; the one that does best on the
-    rest of train is trained again, on all of it, and measured once. Features are brought to mean 0 and deviation 1 by
-    train's statistics, which a linear layer could do itself.
+    A head for each pair of learning rate and weight decay is trained on a part of train; the one that is best on the
+    rest of train is trained again on all of train, and evaluated once. Features are standardised with
+    train's statistics, a step that a linear layer could do itself.
 
     Args:
-      learning_rates: peaks for a batch of 256, scaled by batch_size / 256; cosine to 0.
-      weight_decays: of the weights, not the biases.
-      steps: of SGD with momentum 0.9; by default 100 epochs, at least 2,500 and at most 12,500.
-      held_out: share of each class of train that chooses the head.
-      seed: of the first weights, the order and what is held out.
-      poll: called every few batches; what it raises ends the work.
+      learning_rates: peaks for a batch of 256, scaled by batch_size / 256; cosine decay to 0.
+      weight_decays: weight decay of the weights, not the biases.
+      steps: number of SGD steps with momentum 0.9; by default 100 epochs, at least 2,500 and at most 12,500.
+      held_out: share of each class of train used to choose the head.
+      seed: seed of the initial weights, the order and the held-out rows.
+      poll: called every few batches; an exception from it ends the computation.
 
     Returns:
       accuracy, held_out_accuracy (of the chosen head), learning_rate, weight_decay.
 
     Raises:
-      UserError: for an empty set, widths or labels that do not fit, features that are not finite, or a grid or share
-        that leaves nothing to choose from.
+      UserError: for an empty set, widths or labels that do not match, features that are not finite, or a grid or share
+        that leaves no rows to choose the head.
 
-    Source: facebookresearch/dinov2 eval/linear.py for the rates, SGD and its longest run; there the test images choose.
+    Source: facebookresearch/dinov2 eval/linear.py for rates, SGD and longest run; there the test images choose.
     """
     train_x, x = check_features(train_features, "train"), check_features(features, "queries")
     train_y, y = (
@@ -91,7 +91,7 @@ def linear_probe(
 
 
 def _parted(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on and rows to choose by: `share` of each class, rounded, never a class's last row."""
+    """Return rows to train on and rows to choose by: `share` of each class, rounded, never a class's last row."""
     rng, chosen = np.random.default_rng([seed, 1]), []
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
@@ -108,7 +108,7 @@ def _parted(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np
 def _trained(
     x, y, grid, *, num_classes: int, steps: int, batch_size: int, seed: int, poll: Callable[[], None] = lambda: None
 ) -> tuple[jax.Array, jax.Array]:
-    """Heads of the grid's rows (learning rate, weight decay): kernels (D, heads, classes), biases (heads, classes)."""
+    """Train heads of the grid's rows (learning rate, weight decay): kernels (D, heads, classes), biases."""
     batch_size = min(batch_size, len(x))
     rng = np.random.default_rng([seed, 2])
     kernel = rng.normal(0, 0.01, (x.shape[1], 1, num_classes)).astype(np.float32)
@@ -125,7 +125,7 @@ def _trained(
 
 
 def _order(count: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Rows of one batch after another, without end, in a new order each time round."""
+    """Iterate endlessly over batches of rows, in a new order each epoch."""
     while True:
         order = rng.permutation(count)
         yield from (order[i : i + batch_size] for i in range(0, count - batch_size + 1, batch_size))
@@ -133,11 +133,11 @@ def _order(count: int, batch_size: int, rng: np.random.Generator) -> Iterator[np
 
 @functools.partial(jax.jit, donate_argnums=(0, 1))
 def _descend(heads, momentum, x_SxBxD, y_SxB, ahead_S, rates_H, decays_H):
-    """S steps of SGD with momentum, as torch has it, of all heads at once."""
+    """Take S steps of SGD with momentum, as in torch, for all heads at once."""
 
     def loss(heads, x, y):
         log_p = jax.nn.log_softmax(_logits(heads, x))
-        return -jnp.take_along_axis(log_p, y[:, None, None], axis=2).mean(axis=0).sum()  # the heads do not meet
+        return -jnp.take_along_axis(log_p, y[:, None, None], axis=2).mean(axis=0).sum()  # heads are independent
 
     def step(carry, given):
         (kernel, bias), (kernel_m, bias_m) = carry
@@ -152,7 +152,7 @@ def _descend(heads, momentum, x_SxBxD, y_SxB, ahead_S, rates_H, decays_H):
 
 
 def _logits(heads: tuple[jax.Array, jax.Array], x: jax.Array) -> jax.Array:
-    """(B, D) to (B, heads, classes): all heads in one matmul."""
+    """Map (B, D) to (B, heads, classes): all heads in one matmul."""
     kernel, bias = heads
     wide = jnp.matmul(x, kernel.reshape(len(kernel), -1), precision=jax.lax.Precision.HIGHEST)
     return wide.reshape(len(x), *bias.shape) + bias[None]
@@ -164,6 +164,6 @@ def _right(heads, x, y):
 
 
 def _accuracies(heads: tuple[jax.Array, jax.Array], x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The accuracy of each head (heads,)."""
+    """Return the accuracy of each head (heads,)."""
     right = [np.asarray(_right(heads, x[i : i + ROWS], y[i : i + ROWS])) for i in range(0, len(x), ROWS)]
     return np.sum(right, axis=0) / len(x)

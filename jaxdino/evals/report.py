@@ -1,4 +1,4 @@
-"""All figures of one model on one labelled source: nearest neighbours, linear classifier, raw pixels beside them."""
+"""Evaluate one model on one labelled source: nearest neighbours, linear classifier, with raw pixels as a baseline."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from jaxdino.evals.few_shot import check_shots, few_shot_accuracy
 from jaxdino.evals.knn import TEMPERATURE, K, check_k, knn_accuracy
 from jaxdino.evals.probe import linear_probe
 
-PIXELS = 32  # side of the images whose raw pixels are compared
+PIXELS = 32  # side of the images of the raw pixel baseline
 DRAWN = 6  # images in a picture
 
 Embed = Callable[[jax.Array], jax.Array]
@@ -45,23 +45,23 @@ def report(
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """What a model's features are worth on labelled images: train is the bank, `split` is classified.
+    """Evaluate a model's features on labelled images: train is the bank, `split` is classified.
 
     Args:
-      model: as `jaxdino.load` gives it. data: threads and such, as `pipeline.make_eval_iter` takes it.
-      k, temperature: of `knn.knn_accuracy`. pool: a key of `pools.FEATURES`, what is taken as features.
-      shots: numbers of labelled images of each class, see `few_shot.few_shot_accuracy`; with the largest k.
-      probe: `probe.linear_probe` too. random: the same model with random weights too, drawn from `seed`.
-      say: takes a line about images that could not be read.
+      model: as from `jaxdino.load`. data: reading options, as for `pipeline.make_eval_iter`.
+      k, temperature: as in `knn.knn_accuracy`. pool: the features, a key of `pools.FEATURES`.
+      shots: numbers of labelled images per class, see `few_shot.few_shot_accuracy`; with the largest k.
+      probe: run `probe.linear_probe` too. random: evaluate the same model with random weights too, drawn from `seed`.
+      say: called with a line about images that could not be read.
 
     Returns:
       model, digest, data, split, pool, temperature, classes; images and skipped: {split: count}; rows: a list of
-      {"features", "width", "knn_accuracy": {k: share}, "few_shot": {n: {"mean", "std"}}, "linear": the probe's figures
-      or None} for the model, random weights if asked for, and raw pixels.
+      {"features", "width", "knn_accuracy": {k: share}, "few_shot": {n: {"mean", "std"}}, "linear": the result of the
+      probe or None} for the model, random weights if requested, and raw pixels.
 
     Raises:
-      UserError: for a model that sees no colour images, a split or pool that is not there, k above the bank's size,
-        before an image is read; if none could be read.
+      UserError: for a model that takes no colour images, a missing split or pool, or k above the bank's size,
+        before an image is read; if no image could be read.
     """
     check(model, source, split, k, pool, batch_size)
     check_shots(shots, np.asarray(source.split("train").labels), len(source.class_names))
@@ -89,7 +89,7 @@ def report(
 
 
 def check(model: Any, source: Source, split: str, k: Sequence[int], pool: str, batch_size: int) -> None:
-    """Raises UserError for what cannot be measured, before an image is read."""
+    """Raise UserError for what cannot be evaluated, before an image is read."""
     _check_sight(model)
     pools.check(pool, model.card.spec)
     if split == "train":
@@ -108,7 +108,7 @@ def _check_sight(model: Any) -> None:
 
 
 def untrained(model: Any, seed: int) -> Any:
-    """The same model with random weights."""
+    """Return the same model with random weights."""
     card = model.card
     _, flat = taken_apart(card.spec.build(card.num_classes, pool=card.pool, rngs=nnx.Rngs(seed)))
     flat = {path: flat[path].astype(leaf.dtype) for path, leaf in model.flat.items()}
@@ -116,7 +116,7 @@ def untrained(model: Any, seed: int) -> Any:
 
 
 def batches_of(split: Split, data: DataConfig | None, model: Any, batch_size: int) -> EvalBatches:
-    """The images of a split, cropped as the model was made to see them."""
+    """Return batches of a split, preprocessed for the model."""
     how = model.card.spec.preprocess
     return make_eval_iter(
         split,
@@ -142,13 +142,13 @@ def _features(
 
 
 def draw(model: Any, split: Split, folder: str | Path, size: int | None = None) -> list[Path]:
-    """Draws what the model sees in up to `DRAWN` images, spread over a split, as `pictures.draw` says.
+    """Draw what the model sees in up to `DRAWN` images, spread over a split, with `pictures.draw`.
 
     Args:
       size: pixels a side, a multiple of the patch size; the model's own if None.
 
     Raises:
-      UserError: as `pictures.draw`, for a size that does not fit the patches, or a model that sees no colour images.
+      UserError: as `pictures.draw`, for a size that does not fit the patches, or a model that takes no colour images.
     """
     _check_sight(model)
     how = model.card.spec.preprocess
@@ -169,7 +169,7 @@ def draw(model: Any, split: Split, folder: str | Path, size: int | None = None) 
 
 
 def table(found: dict[str, Any]) -> str:
-    """A report as lines to read."""
+    """Format a report as text lines."""
     first = found["rows"][0]
     counts, shots, probed = list(first["knn_accuracy"]), list(first["few_shot"]), first["linear"] is not None
     measured = (*(f"k-NN {k}" for k in counts), *(f"{n} a class" for n in shots), *(["linear"] if probed else []))

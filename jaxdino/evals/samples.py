@@ -1,4 +1,4 @@
-"""Which records of a split a picture shows."""
+"""Choose the records of a split for pictures."""
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -7,13 +7,13 @@ import numpy as np
 
 
 def spread_first(images: Sequence[Hashable], labels: Sequence[int], count: int) -> list[int]:
-    """All records in an order whose first `count` are of different images, spread evenly over the split.
+    """Return all records, ordered so that the first `count` are of different images, spread evenly over the split.
 
-    Of an image with several records, that of the label shown least so far comes first. The records after those stand in
-    for ones that cannot be read: first one of each other image, then the rest.
+    For an image with several records, the one with the label shown least so far comes first. Later records replace
+    records that cannot be read: first one of each other image, then the rest.
 
     Args:
-      images: which image each record is of. labels: of each record.
+      images: the image of each record. labels: the label of each record.
     """
     rows: dict[Hashable, list[int]] = {}
     for row, image in enumerate(images):

@@ -1,4 +1,4 @@
-"""How good masks are: pixels counted on the device, and IoU, Dice, precision and recall made of the counts."""
+"""Segmentation metrics: count pixels on the device, then compute IoU, Dice, precision and recall from the counts."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,17 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 
 IGNORED = 255
-"""In a mask: the pixel counts in no measure."""
+"""Mask value of pixels that no metric counts."""
 
 Counts = Mapping[str, np.ndarray]
 
 
 def counts(prediction: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
-    """The pixels of each pair; works under jit.
+    """Count the pixels of each pair; works under jit.
 
     Args:
-      prediction: (B, H, W), bool, or logits, which are in the mask above 0.
-      mask: (B, H, W), 1 in the object, 0 not in it, 255 where a pixel does not count.
+      prediction: (B, H, W), bool, or logits, where the mask is above 0.
+      mask: (B, H, W), 1 inside the object, 0 outside, 255 for ignored pixels.
 
     Returns:
       intersection, predicted, truth: (B,) float32.
@@ -34,18 +34,18 @@ def counts(prediction: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
 def summarise(
     counts: Counts, prompt: np.ndarray, names: Sequence[str], thresholds: Sequence[float] = (0.5, 0.75, 0.9)
 ) -> dict:
-    """What the counts of a split come to. A pair with nothing in it and nothing found has IoU = Dice = 1.
+    """Compute the metrics of a split from its counts. A pair with an empty mask and prediction has IoU = Dice = 1.
 
     Args:
-      counts: (N,) arrays as `counts` gives them. prompt: (N,), places in `names`.
+      counts: (N,) arrays as from `counts`. prompt: (N,), indices into `names`.
 
     Returns:
-      miou: mean over the prompts of their summed intersections over their summed unions.
+      miou: mean over the prompts of their summed intersections divided by their summed unions.
       dice, iou: means over the pairs; iou_50, iou_75, ...: share of the pairs whose IoU is at least that.
-      precision, recall: of the pixels of the whole split; where none is found (none is there), 1 if none is there
-        (found) either, else 0.
+      precision, recall: of the pixels of the whole split; if nothing is predicted (present), 1 if nothing is present
+        (predicted) either, else 0.
       pairs: N. per_prompt: {name: {miou, dice, precision, recall, pairs}}, of the prompts that occur.
-      All but per_prompt and pairs are NaN where there is no pair.
+      All but per_prompt and pairs are NaN if there is no pair.
     """
     both, found, truth = (np.asarray(counts[name], np.float64) for name in ("intersection", "predicted", "truth"))
     prompt = np.asarray(prompt)
@@ -82,7 +82,7 @@ def _of_pixels(both: float, found: float, truth: float) -> dict[str, float]:
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole, 1 where the whole is nothing."""
+    """Return part / whole, 1 if the whole is 0."""
     return np.where(whole > 0, part / np.maximum(whole, 1), 1.0)
 
 

@@ -1,4 +1,4 @@
-"""Masks over their images, drawn as PNG: truth beside prediction, and one image with the masks of several prompts."""
+"""Draw masks over their images, as PNG: truth beside prediction, and one image with masks of several prompts."""
 
 import textwrap
 import warnings
@@ -15,12 +15,12 @@ from jaxdino.evals.pictures import DPI, INK, PAPER
 from jaxdino.evals.segmentation import IGNORED
 
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#d55e00", "#0072b2")
-"""Okabe and Ito's, which the colour-blind tell apart; of more masks than that the first come again."""
+"""Okabe and Ito's colours, which colour-blind people can distinguish; repeated for more masks."""
 
 TILE = 1.7  # inches a side
-LARGEST = 800  # pixels a side of an image within a picture; a larger one is shrunk
-STRENGTH = 0.55  # of the colour over the image
-LINE = 22  # letters of a prompt in a line
+LARGEST = 800  # pixels a side of an image within a picture; larger images are reduced
+STRENGTH = 0.55  # opacity of the colour over the image
+LINE = 22  # characters of a prompt per line
 
 
 def draw_pairs(
@@ -30,11 +30,11 @@ def draw_pairs(
     predictions: Sequence[np.ndarray],
     file: str | Path,
 ) -> Path:
-    """A row for each of n pairs: the prompt, the image, the truth and the prediction with its IoU; writes `file`.
+    """Draw a row per pair: the prompt, the image, the truth and the prediction with its IoU; write `file`.
 
     Args:
-      images: uint8 (H, W, 3). prompts: texts. truths: (H, W), 0, 1, or 255 where nothing is known, drawn hatched and
-        not counted. predictions: (H, W) bool.
+      images: uint8 (H, W, 3). prompts: texts. truths: (H, W), 0, 1, or 255 for ignored pixels, drawn hatched.
+        predictions: (H, W) bool.
 
     Raises:
       UserError: without a pair, or if the file cannot be written.
@@ -65,10 +65,10 @@ def draw_overlay(
     scores: Sequence[float] | np.ndarray,
     file: str | Path | BinaryIO,
 ) -> None:
-    """The image, and beside it the masks of P prompts, each in a colour that a legend tells with score and share.
+    """Draw the image, and beside it the masks of P prompts in colours, with a legend of scores and area shares.
 
     Args:
-      image: uint8 (H, W, 3). masks: (P, H, W) bool. scores: (P,), the IoU that the model expects.
+      image: uint8 (H, W, 3). masks: (P, H, W) bool. scores: (P,), the predicted IoU.
 
     Raises:
       UserError: if the file cannot be written.
@@ -98,13 +98,13 @@ def _colour(place: int) -> str:
 
 
 def _iou(true: np.ndarray, found: np.ndarray) -> float:
-    """1 where both are empty, as in `evals.segmentation`."""
+    """Return the IoU, 1 if both are empty, as in `evals.segmentation`."""
     either = (true | found).sum()
     return float((true & found).sum() / either) if either else 1.0
 
 
 def _show(axes: Any, image: np.ndarray, masks: Sequence[np.ndarray]) -> None:
-    """An image, small enough; with masks it is grey, they are coloured and have an outline."""
+    """Draw an image, reduced if large; with masks it is grey, and they are coloured and outlined."""
     from matplotlib.colors import to_rgb
 
     shrink = max(1.0, max(image.shape[:2]) / LARGEST)
@@ -128,7 +128,7 @@ def _show(axes: Any, image: np.ndarray, masks: Sequence[np.ndarray]) -> None:
 
 @contextmanager
 def _figure(width: float, height: float, file: str | Path | BinaryIO) -> Iterator[Any]:
-    """A figure of so many inches, written when the block ends; a prompt is text and no formula, in any script."""
+    """Create a figure of this size in inches, written when the block ends; prompts are plain text, in any script."""
     import matplotlib
 
     style: dict[Any, Any] = {
@@ -140,7 +140,7 @@ def _figure(width: float, height: float, file: str | Path | BinaryIO) -> Iterato
     }
     style |= {"text.parse_math": False, "hatch.linewidth": 0.5}
     with matplotlib.rc_context(style), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as boxes
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # missing glyphs are drawn as boxes
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
