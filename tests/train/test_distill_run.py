@@ -292,7 +292,7 @@ def test_images_without_labels_train_and_nothing_is_measured_on_them(tmp_path):
     ids=["no centring", "momentum 0", "no sharpening"],
 )
 def test_a_collapse_ends_the_run_and_leaves_the_last_healthy_weights(tmp_path, changes, kind):
-    made = tiny_distill.config(40, log_every=4, evaluation__every_epochs=100, **changes)
+    made = tiny_distill.config(20, log_every=4, evaluation__every_epochs=100, data__batch_size=64, **changes)
     made.stages[0].groups.all.lr = 3e-3
     made.alarms.grace_steps = 100
     with pytest.raises(Lost, match=rf"collapse \({kind}\)"):
@@ -305,7 +305,9 @@ def test_a_collapse_ends_the_run_and_leaves_the_last_healthy_weights(tmp_path, c
 
 
 def test_a_run_that_learns_is_left_alone(tmp_path):
-    made = tiny_distill.config(30, log_every=4, evaluation__every_epochs=10, projection__use_bn=True)
+    made = tiny_distill.config(
+        12, log_every=4, evaluation__every_epochs=12, data__batch_size=64, projection__use_bn=True
+    )
     made.objective.update(centring="sinkhorn", koleo=0.05, momentum=0.98)
     made.objective.update(teacher_temperature=0.03, warmup_teacher_temperature=0.03)
     made.data.views[0].scale, made.data.views[1].scale = (0.75, 1.0), (0.5, 0.85)  # views with something in common
