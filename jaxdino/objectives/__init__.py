@@ -1,1 +1,1 @@
-"""What training minimises: `loss(model, batch, key) -> (scalar, aux)`."""
+"""Training objectives: `loss(model, batch, key) -> (scalar, aux)`."""

@@ -1,7 +1,8 @@
-"""Losses that compare all examples of a batch, where the batch is taken in slices.
+"""Losses over all examples of a batch that is processed in slices.
 
-No slice alone has their gradient. A first pass gives the features of all, the loss gives its gradient by each, and the
-chain rule goes on from there slice by slice. Source: Gao et al. 2021, GradCache (arXiv:2101.06983).
+The gradient of a loss like this needs the features of all slices. A first pass computes them, the loss gives its
+gradient with respect to each, and the chain rule then continues slice by slice. Source: Gao et al. 2021, GradCache
+(arXiv:2101.06983).
 """
 
 from collections.abc import Callable
@@ -14,12 +15,12 @@ from jaxdino.core.slices import over_slices
 
 
 def look_ahead(look: Callable[[Any], Any], loss: Callable[[Any], jax.Array], parts: Any) -> dict[str, Any]:
-    """What each slice needs of the whole batch: {"value": (S,), "gradient": as the features, (S, b, ...)}.
+    """Compute what each slice needs from the whole batch: {"value": (S,), "gradient": as the features, (S, b, ...)}.
 
     Args:
       look: slice -> features, a tree of (b, ...) in float32.
       loss: features of the whole batch, a tree of (S b, ...) -> a scalar, a mean over the batch.
-      parts: the slices, each array (S, b, ...); "weight" (S, b) is that of the batch's mean.
+      parts: the slices, each array (S, b, ...); "weight" (S, b) are the weights of the batch's mean.
     """
     _, seen = over_slices(lambda _, part: (None, look(part)), None, parts)
     value, gradient = jax.value_and_grad(loss)(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), seen))
@@ -29,10 +30,10 @@ def look_ahead(look: Callable[[Any], Any], loss: Callable[[Any], jax.Array], par
 
 
 def here(features: Any, ahead: dict[str, Any], weight: jax.Array) -> jax.Array:
-    """The loss of the whole batch, in a slice: its value, with its gradient by the slice's features.
+    """Return the loss of the whole batch, with its gradient by this slice's features.
 
     Args:
-      features: as `look` gave them, a tree of (b, ...). ahead: the slice's of `look_ahead`. weight: (b,).
+      features: as returned by `look`, a tree of (b, ...). ahead: this slice of `look_ahead`'s result. weight: (b,).
     """
     products = jax.tree.map(lambda x, g: jnp.sum(x * g), features, ahead["gradient"])
     along = sum(jax.tree.leaves(products)) / jnp.maximum(jnp.sum(weight), 1e-12)

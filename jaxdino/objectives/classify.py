@@ -12,24 +12,24 @@ class Classify:
     """Classification of whole images.
 
     Attributes:
-      smoothing: share of the target that is spread evenly over all classes, in 0..1. As in torch, the true class
-        gets its even part of it too.
+      smoothing: share of the target that is spread evenly over all classes, including the true one (as in torch), in
+        0..1.
     """
 
     smoothing: float = 0.0
     measures: ClassVar[tuple[str, ...]] = ("accuracy",)
 
     def targets(self, moving: dict, frozen: dict, parts: dict) -> tuple[dict, dict, dict]:
-        """The labels are the targets: nothing is added, nothing else moves, nothing else is watched."""
+        """Return everything unchanged: the labels are the targets."""
         return parts, {}, {}
 
     def loss(self, model: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> tuple[jax.Array, dict]:
-        """The weighted mean loss over a batch.
+        """Compute the weighted mean loss over a batch.
 
         Args:
           model: images -> output with `.logits` (B, C).
           batch: image (B, H, W, 3) float, normalised; label (B,) classes or (B, C) soft targets; weight (B,).
-          key: for drop path; None evaluates.
+          key: random key for drop path; None in evaluation.
 
         Returns:
           (loss, {"accuracy": weighted mean}), scalars in float32.
@@ -44,11 +44,11 @@ class Classify:
 
 
 def soften(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
-    """(B,) classes or (B, C) soft targets -> (B, C) targets, smoothed."""
+    """Convert (B,) classes or (B, C) soft targets to smoothed (B, C) targets."""
     soft = labels if labels.ndim == 2 else jax.nn.one_hot(labels, num_classes)
     return soft * (1.0 - smoothing) + smoothing / num_classes
 
 
 def weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
-    """Sum of weights x values over the sum of weights; 0 where all weights are 0."""
+    """Compute the weighted mean; 0 if all weights are 0."""
     return jnp.sum(values * weights) / jnp.maximum(jnp.sum(weights), 1e-12)

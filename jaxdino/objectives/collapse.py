@@ -1,7 +1,8 @@
-"""Collapse of self-distillation: the signals that show it. `health` judges a run by them.
+"""Signals of a collapse in self-distillation. `health` judges a run by them.
 
-Without a balance of centring and sharpening the teacher gives every image the same answer: one prototype, or all of
-them alike (Caron et al. 2021, DINO, arXiv:2104.14294, section 5.3). Either way the answer tells nothing of the image.
+If centring and sharpening are out of balance, the teacher gives the same output for every image: either one prototype,
+or a uniform distribution (Caron et al. 2021, DINO, arXiv:2104.14294, section 5.3). In both cases the output contains no
+information about the image.
 """
 
 import math
@@ -16,15 +17,15 @@ from jaxdino.objectives.dino import counted
 
 
 def signals(probabilities: jax.Array, weight: jax.Array) -> dict[str, jax.Array]:
-    """What the teacher's answers to a batch show, in nats: scalars in float32.
+    """Compute the signals of the teacher's outputs for a batch, in nats: scalars in float32.
 
     Args:
-      probabilities: (n, K), of rows that weight (n,) counts.
+      probabilities: (n, K). weight: (n,), weight of each row.
 
     Returns:
-      teacher_entropy: the mean of the rows' entropies. kl_to_uniform: log K less that. marginal_entropy: of the mean
-      row. information: marginal less teacher entropy, what a prototype tells of the image, 0 in either collapse and
-      never above log n.
+      teacher_entropy: mean entropy of the rows. kl_to_uniform: log K - teacher_entropy. marginal_entropy: entropy of
+      the mean row. information: marginal_entropy - teacher_entropy, the information of a prototype about the image; 0
+      in both kinds of collapse and at most log n.
     """
     weight = weight.astype(jnp.float32)
     rows = counted(probabilities, weight)
@@ -40,9 +41,9 @@ def signals(probabilities: jax.Array, weight: jax.Array) -> dict[str, jax.Array]
 
 
 def feature_std(features: np.ndarray) -> float:
-    """The mean over dimensions of the std of L2-normalised rows (n, D), times sqrt(D): 1 spread out, 0 collapsed.
+    """Compute the std of L2-normalised rows (n, D), averaged over dimensions, times sqrt(D): 1 spread out, 0 collapsed.
 
-    Source: Chen and He 2021, SimSiam (arXiv:2011.10566), section 4.1. NaN for features that are not finite.
+    Source: Chen and He 2021, SimSiam (arXiv:2011.10566), section 4.1. NaN if a feature is not finite.
     """
     features = np.asarray(features, np.float64)
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
@@ -50,10 +51,11 @@ def feature_std(features: np.ndarray) -> float:
 
 
 def feature_rank(features: np.ndarray) -> float:
-    """RankMe of features (n, D): exp of the entropy of their singular values' shares; from 1 to min(n, D).
+    """Compute RankMe of features (n, D): exp of the entropy of their normalised singular values; from 1 to min(n, D).
 
-    Not centred, as published: the noise around a collapsed feature would have full rank. Compare it at one n only.
-    Source: Garrido et al. 2023 (arXiv:2210.02885), equation 1. NaN for features that are not finite.
+    The features are not centred, as in the paper: the noise around a collapsed feature would have full rank. Compare
+    values with the same n only. Source: Garrido et al. 2023 (arXiv:2210.02885), equation 1. NaN if a feature is not
+    finite.
     """
     features = np.asarray(features, np.float64)
     if not np.isfinite(features).all():

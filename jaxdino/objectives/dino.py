@@ -1,7 +1,7 @@
-"""Self-distillation of whole images: the teacher's targets over K prototypes, and the cross entropy to them.
+"""The DINO loss on whole images: the teacher's targets over K prototypes, and the cross entropy to them.
 
 Sources: Caron et al. 2021, DINO (arXiv:2104.14294), equations 1-4 and algorithm 1; Sinkhorn-Knopp as in Caron et al.
-2020, SwAV (arXiv:2006.09882), section 3.1. All sums run over the rows given: under `jax.jit`, with rows sharded over
+2020, SwAV (arXiv:2006.09882), section 3.1. All sums are over the given rows: under `jax.jit`, with rows sharded over
 devices, over the global batch.
 """
 
@@ -13,37 +13,37 @@ from jax.scipy.special import logsumexp
 from jaxdino.core.errors import UserError
 from jaxdino.objectives.classify import weighted_mean
 
-EXACT = lax.Precision.HIGHEST  # accelerators would multiply float32 in fewer bits
+EXACT = lax.Precision.HIGHEST  # accelerators would multiply float32 with fewer bits
 
 
 def centred_softmax(scores: jax.Array, centre: jax.Array, temperature: jax.Array | float) -> jax.Array:
-    """softmax((scores - centre) / temperature): (n, K), (K,) -> (n, K) float32."""
+    """Compute softmax((scores - centre) / temperature): (n, K), (K,) -> (n, K) float32."""
     return jax.nn.softmax((scores.astype(jnp.float32) - centre[None]) / temperature, axis=-1)
 
 
 def sinkhorn_knopp(
     scores: jax.Array, weight: jax.Array, temperature: jax.Array | float, iterations: int = 3
 ) -> jax.Array:
-    """Shares the rows out evenly among the prototypes: (n, K) scores -> (n, K) float32, whose rows add up to 1.
+    """Assign rows evenly to the prototypes: (n, K) scores -> (n, K) float32, whose rows sum to 1.
 
-    exp(scores / temperature) is scaled to equal sums of every prototype, then of every row, `iterations` times.
-
-    The first round is taken in logarithms, so that scores of any size are safe. After it the largest entry of a column
-    is at least 1 / (n K), and what underflowed is nothing beside it: the others are plain divisions.
+    exp(scores / temperature) is scaled to equal column sums (one per prototype), then to equal row sums, `iterations`
+    times. The first iteration is computed in logarithms, so that scores of any size are safe. After it the largest
+    entry of a column is at least 1 / (n K) and values that underflowed are negligible, so that the other iterations are
+    plain divisions.
 
     Args:
-      weight: (n,) how often a row counts: a row of weight 0 takes no part, and gets zeros.
+      weight: (n,) how often a row counts; a row of weight 0 is ignored, and its result is 0.
 
     Raises:
       UserError: for fewer than one iteration.
     """
     if iterations < 1:
-        raise UserError(f"sinkhorn_iterations={iterations}: at least 1, as published 3")
+        raise UserError(f"sinkhorn_iterations={iterations}: must be at least 1; the published value is 3")
     weight = weight.astype(jnp.float32)
     logits = counted(scores, weight) / temperature
     logits -= logsumexp(logits, axis=0, b=weight[:, None], keepdims=True)
     shares = jax.nn.softmax(logits, axis=1)
-    rows = jnp.ones_like(weight)  # what the rows of `shares` are multiplied with, and `columns` its columns
+    rows = jnp.ones_like(weight)  # factors of the rows of `shares`; `columns` holds those of the columns
     for _ in range(iterations - 1):
         columns = 1 / jnp.matmul(weight * rows, shares, precision=EXACT)
         rows = 1 / jnp.matmul(shares, columns, precision=EXACT)
@@ -53,7 +53,7 @@ def sinkhorn_knopp(
 
 
 def moved_centre(centre: jax.Array, scores: jax.Array, weight: jax.Array, momentum: float = 0.9) -> jax.Array:
-    """The centre (K,) moved towards the mean of the teacher's scores (n, K); it stays where all weights (n,) are 0."""
+    """Move the centre (K,) towards the mean of the teacher's scores (n, K); unchanged if all weights (n,) are 0."""
     weight = weight.astype(jnp.float32)
     total = jnp.sum(weight)
     mean = jnp.sum(counted(scores, weight) * weight[:, None], axis=0) / jnp.maximum(total, 1e-12)
@@ -63,25 +63,25 @@ def moved_centre(centre: jax.Array, scores: jax.Array, weight: jax.Array, moment
 def dino_loss(
     student: jax.Array, teacher: jax.Array, weight: jax.Array, temperature: jax.Array | float = 0.1
 ) -> jax.Array:
-    """-sum_k q_k log softmax(s / temperature)_k, averaged over the pairs of a teacher's and another student's view.
+    """Compute -sum_k q_k log softmax(s / temperature)_k, averaged over pairs of a teacher's and a different view.
 
     Args:
       student: (B, V, K) scores; views 0..G-1 are the teacher's.
       teacher: (B, G, K) probabilities q; no gradient flows to them.
-      weight: (B,) of the images in the mean.
+      weight: (B,), weights of the images in the mean.
 
     Returns:
-      A scalar in float32; 0 where all weights are 0.
+      A scalar in float32; 0 if all weights are 0.
 
     Raises:
-      UserError: where there is no pair of different views.
+      UserError: if there is no pair of different views.
     """
     views, given = student.shape[1], teacher.shape[1]
     pairs = given * views - min(given, views)
     if pairs < 1:
-        raise UserError(f"{views} view of the student and {given} of the teacher make no pair: give two global views")
+        raise UserError(f"{views} student view and {given} teacher view do not form a pair: give two global views")
     targets = teacher.astype(jnp.float32)
-    every = jnp.sum(targets, axis=1, keepdims=True)  # the cross entropy to several targets is that to their sum
+    every = jnp.sum(targets, axis=1, keepdims=True)  # the sum of cross entropies is the cross entropy to the sum
     first = cross_entropy(student[:, :given], every - targets[:, :views], temperature)
     losses = jnp.sum(first, axis=1) + jnp.sum(cross_entropy(student[:, given:], every, temperature), axis=1)
     return weighted_mean(losses / pairs, weight.astype(jnp.float32))
@@ -89,10 +89,10 @@ def dino_loss(
 
 @jax.custom_vjp
 def cross_entropy(student: jax.Array, teacher: jax.Array, temperature: jax.Array | float) -> jax.Array:
-    """-sum_k q_k log softmax(s / temperature)_k: scores and targets (..., K) -> (...) float32.
+    """Compute -sum_k q_k log softmax(s / temperature)_k: scores and targets (..., K) -> (...) float32.
 
-    Targets of leading axes 1 are broadcast. Only the scores have a gradient; for it the scores themselves are kept and
-    no array of their size beside them, which is both faster and smaller than what autodiff keeps.
+    Leading axes of size 1 of the targets are broadcast. Only the scores have a gradient. Only the scores are kept for
+    it, without another array of their size, which is faster and needs less memory than autodiff.
     """
     return _cross_entropy_fwd(student, teacher, temperature)[0]
 
@@ -117,6 +117,6 @@ cross_entropy.defvjp(_cross_entropy_fwd, _cross_entropy_bwd)
 
 
 def counted(values: jax.Array, weight: jax.Array) -> jax.Array:
-    """`values` (n, ...) in float32 with zeros in rows of weight (n,) 0, whatever stood there."""
+    """Return `values` (n, ...) in float32, with zeros in rows whose weight (n,) is 0, even if they hold NaN."""
     counts = weight.reshape(weight.shape + (1,) * (values.ndim - weight.ndim)) > 0
     return jnp.where(counts, values.astype(jnp.float32), 0.0)

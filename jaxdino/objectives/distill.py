@@ -1,7 +1,7 @@
-"""Self-distillation: a student learns to answer, from any crop or from what a mask leaves, as its own average does.
+"""Self-distillation: a student learns to predict its teacher's output from any crop, or from masked patches.
 
-The teacher is the exponential moving average of the student. DINO compares class tokens over views, iBOT masked
-patches, KoLeo spreads the class tokens out, Gram anchoring and feature distance hold on to given weights.
+The teacher is the exponential moving average of the student. DINO compares class tokens over views, iBOT compares
+masked patches, KoLeo spreads out the class tokens; Gram anchoring and feature distance keep features near a reference.
 
 Sources: Caron et al. 2021, DINO (arXiv:2104.14294); Zhou et al. 2022, iBOT (arXiv:2111.07832); Oquab et al. 2023,
 DINOv2 (arXiv:2304.07193); Simeoni et al. 2025, DINOv3 (arXiv:2508.10104); facebookresearch/dino main_dino.py,
@@ -36,10 +36,10 @@ class SelfDistillation:
     """The objective of one stage.
 
     Attributes:
-      skeleton: of student and teacher, a `DistillModel`.
-      reference: of the backbone alone, which the reference's leaves are bound to.
-      temperature, momentum: the teacher's, at a step of the stage.
-      capacity, groups: the masked patches of one run of images, and into how many runs a slice is cut: one a device.
+      skeleton: the `DistillModel` of student and teacher.
+      reference: skeleton of the backbone alone, for the reference's leaves.
+      temperature, momentum: the teacher's, as functions of the stage's step.
+      capacity, groups: number of masked patches per group of images; number of groups per slice, one per device.
     """
 
     settings: Distill
@@ -52,22 +52,22 @@ class SelfDistillation:
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """The names of the losses, beside their sum."""
+        """The names of the individual losses."""
         return tuple(f"{name}_loss" for name in TERMS if getattr(self.settings, name))
 
     def targets(self, moving: State, frozen: Flat, parts: dict[str, jax.Array]) -> tuple[dict, State, dict]:
-        """What the student is to answer, from the teacher and the reference, over the whole batch.
+        """Compute the student's targets for the whole batch, from the teacher and the reference.
 
         Args:
           moving: with "ema", the teacher's parameters, and "teacher": its buffers, the centres, the reference.
-          parts: the batch in S slices, each array (S, b, ...): global (S, b, G, H, W, 3), perhaps local; mask (S, b, G,
-            h, w); weight (S, b); key (S,).
+          parts: the batch in S slices, each array (S, b, ...): global (S, b, G, H, W, 3), optionally local; mask (S, b,
+            G, h, w); weight (S, b); key (S,).
 
         Returns:
-          (parts with the targets added, what changes in `moving`, the signals that are watched)
+          (parts with the targets added, updates of `moving`, the monitored signals)
         """
         own = moving["teacher"]
-        if self.settings.ibot:  # what could not be read hides nothing
+        if self.settings.ibot:  # images that could not be read are not masked
             parts = parts | {"mask": parts["mask"] & (parts["weight"] > 0)[..., None, None, None]}
 
         def look(buffers: Flat, part: dict) -> tuple[Flat, dict]:
@@ -114,7 +114,7 @@ class SelfDistillation:
     def _sharpened(
         self, head: str, scores: jax.Array, weight: jax.Array, temperature: jax.Array, centres: Flat
     ) -> jax.Array:
-        """Scores (..., K) as probabilities; moves the head's centre in `centres`."""
+        """Convert scores (..., K) to probabilities; updates the head's centre in `centres`."""
         rows, settings = _rows(scores), self.settings
         if settings.centring == "sinkhorn":
             probabilities = sinkhorn_knopp(rows, weight, temperature)
@@ -134,14 +134,14 @@ class SelfDistillation:
         return look_ahead(look, lambda features: _koleo(features, parts["weight"].reshape(-1)), parts)
 
     def _global_view(self, model: DistillModel, part: dict, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        """The student's class tokens (b, G, D) and patches (b, G, h, w, D) of the global views, masked for iBOT."""
+        """Compute the student's class tokens (b, G, D) and patches (b, G, h, w, D) of global views, masked for iBOT."""
         views = part["global"].shape[:2]
         mask = _flat(part["mask"]) if self.settings.ibot else None
         out = model.backbone(_flat(part["global"]), mask=mask, key=None if key is None else jax.random.fold_in(key, 0))
         return _views(out.cls, views), _views(out.patches, views)
 
     def loss(self, model: DistillModel, part: dict, key: jax.Array | None) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The weighted sum of the losses over one slice of a batch, each a mean over its images.
+        """Compute the weighted sum of the losses over one slice of a batch, each a mean over its images.
 
         Returns:
           (loss, {"dino_loss": ...}), scalars in float32.
@@ -180,20 +180,20 @@ class SelfDistillation:
 
 
 def _koleo(features: jax.Array, weight: jax.Array) -> jax.Array:
-    """(B, G, D): added up over the global views, as DINOv2 does."""
+    """Sum the KoLeo losses of the global views of features (B, G, D), as DINOv2 does."""
     return jnp.asarray(sum(koleo_loss(features[:, view], weight) for view in range(features.shape[1])))
 
 
 def _flat(x: jax.Array) -> jax.Array:
-    """(b, V, ...) as (b V, ...): views go through a network as one batch, an image's beside each other."""
+    """Reshape (b, V, ...) to (b V, ...): views go through a network as one batch, those of an image adjacent."""
     return x.reshape(-1, *x.shape[2:])
 
 
 def _views(x: jax.Array, views: tuple[int, int]) -> jax.Array:
-    """(b V, ...) as (b, V, ...)."""
+    """Reshape (b V, ...) to (b, V, ...)."""
     return x.reshape(*views, *x.shape[1:])
 
 
 def _rows(x: jax.Array) -> jax.Array:
-    """(..., D) as (n, D)."""
+    """Reshape (..., D) to (n, D)."""
     return x.reshape(-1, x.shape[-1])

@@ -1,4 +1,4 @@
-"""What self-distillation trains: a backbone with its projection heads."""
+"""The model of self-distillation: a backbone with its projection heads."""
 
 import dataclasses
 
@@ -16,13 +16,13 @@ HEADS = ("dino_head", "ibot_head")
 
 
 def head_config(projection: Projection, width: int) -> DINOHeadConfig:
-    """The shape of a head on features of a width."""
+    """Return the configuration of a head for features of this width."""
     fields = {name: value for name, value in dataclasses.asdict(projection).items() if name != "separate"}
     return DINOHeadConfig(in_dim=width, **fields)
 
 
 class DistillModel(nnx.Module):
-    """`backbone`, `dino_head` on its class token and, where patches have one of their own, `ibot_head`."""
+    """A `backbone`, a `dino_head` on its class token, and an `ibot_head` if patches have a separate head."""
 
     def __init__(self, backbone: nnx.Module, width: int, projection: Projection, rngs: nnx.Rngs, dtype: jnp.dtype):
         self.backbone = backbone
@@ -39,24 +39,24 @@ class DistillModel(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class DistillSpec:
-    """A model with its projection heads as strategies see it: the backbone's layers, and the heads on top."""
+    """Spec of a model with projection heads, as strategies use it: the backbone's layers, and the heads on top."""
 
     backbone: ModelSpec
     projection: Projection
 
     @property
     def name(self) -> str:
-        """The backbone's."""
+        """The backbone's name."""
         return self.backbone.name
 
     @property
     def last_layers(self) -> int:
-        """How many block layers "@last" means."""
+        """Number of blocks that "@last" selects."""
         return self.backbone.last_layers
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """From the input to the output."""
+        """All layers, from the input to the output."""
         return (*self.backbone.config.layers, Layer("head", "head", HEADS))
 
     def build(
@@ -68,11 +68,11 @@ class DistillSpec:
         attention: str = "xla",
         remat: bool = False,
     ) -> DistillModel:
-        """The module with random parameters, as `ModelSpec.build`."""
+        """Build the module with random parameters; see `ModelSpec.build`."""
         rngs, config = rngs or nnx.Rngs(0), self.backbone.config
         backbone = config.build(rngs=rngs, drop_path=drop_path, dtype=dtype, attention=attention, remat=remat)
         return DistillModel(backbone, config.width, self.projection, rngs, dtype)
 
     def skeleton(self, **how) -> params.Skeleton:
-        """The skeleton of `build`'s module, without allocating its arrays."""
+        """Return the skeleton of `build`'s module, without allocating its arrays."""
         return params.abstract(lambda: self.build(rngs=SHAPES_ONLY, **how))

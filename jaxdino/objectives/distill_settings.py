@@ -1,4 +1,4 @@
-"""What a run of self-distillation may set, and the published combinations."""
+"""Settings of self-distillation, and the published methods."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,25 +14,25 @@ CENTRINGS = ("centre", "sinkhorn", "none")
 
 @dataclasses.dataclass(frozen=True)
 class Distill:
-    """What is minimised, and how the teacher follows; a stage may set any of it otherwise.
+    """Losses and teacher settings of self-distillation; each stage may override any of them.
 
     Attributes:
-      dino: weight of the loss between the views of an image; 0 leaves it out altogether, as for the next four.
-      ibot: weight of the loss of masked patches.
+      dino: weight of the loss between the views of an image; 0 disables it, as for the next four.
+      ibot: weight of the loss on masked patches.
       koleo: weight of the loss that spreads the features of a batch.
-      gram: weight of the anchor that holds the patches' similarities to those of the weights the run started from.
-      anchor: weight of the anchor that holds the class token to that of the weights the run started from.
-      centring: what keeps the teacher's answers apart: its running centre ("centre"), "sinkhorn" or "none".
-      centre_momentum: of the running centre.
-      student_temperature: of the student's softmax; keep it above the teacher's.
-      teacher_temperature: of the teacher's softmax, after the warm-up.
-      warmup_teacher_temperature: where the teacher's temperature begins.
-      warmup_teacher_temperature_epochs: length of the linear way from there to teacher_temperature.
-      momentum: of the teacher, rising to `final_momentum` by a cosine over the stage.
-      final_momentum: of the teacher at the stage's end.
+      gram: weight of the anchor that keeps the patches' similarities near those of the run's initial weights.
+      anchor: weight of the anchor that keeps the class token near that of the run's initial weights.
+      centring: prevents a collapse of the teacher's outputs: "centre" (its running mean), "sinkhorn" or "none".
+      centre_momentum: momentum of the running centre.
+      student_temperature: temperature of the student's softmax; keep it above the teacher's.
+      teacher_temperature: temperature of the teacher's softmax, after the warm-up.
+      warmup_teacher_temperature: teacher temperature at the start of the warm-up.
+      warmup_teacher_temperature_epochs: length of the linear warm-up of the teacher's temperature.
+      momentum: momentum of the teacher, rising to `final_momentum` by a cosine over the stage.
+      final_momentum: momentum of the teacher at the stage's end.
       mask_prob: share of the global views that are masked (iBOT).
-      mask_ratio: smallest and largest share of a masked view's patches (iBOT).
-      gram_negatives: what happens to negative similarities: none, both or reference; see `gram_loss`.
+      mask_ratio: smallest and largest share of masked patches in a masked view (iBOT).
+      gram_negatives: how negative similarities are treated: none, both or reference; see `gram_loss`.
     """
 
     dino: float = 1.0
@@ -53,7 +53,7 @@ class Distill:
     gram_negatives: str = "none"
 
     def changed(self, given: Mapping[str, Any], where: str) -> "Distill":
-        """The settings with what is given otherwise. Raises UserError for an unknown field or a value out of range."""
+        """Return the settings with `given` applied. Raises UserError for an unknown field or a value out of range."""
         settings = options.read(Distill, given, f"{where}: the objective", base=self)
         for name, interval in INTERVALS.items():
             check_range(f"{where}: objective.{name}", getattr(settings, name), interval)
@@ -67,22 +67,22 @@ class Distill:
 
     @property
     def anchored(self) -> bool:
-        """Whether the reference is looked at."""
+        """Return whether the reference is used."""
         return self.gram > 0 or self.anchor > 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Projection:
-    """The projection heads, under the names of their published constructor; see `DINOHeadConfig`.
+    """Settings of the projection heads, named as in the original code; see `DINOHeadConfig`.
 
     Attributes:
       out_dim: number of prototypes.
       hidden_dim: width of the hidden layers.
       bottleneck_dim: width before the prototypes.
       num_layers: number of layers before the prototypes.
-      use_bn: batch norm after the hidden layers.
+      use_bn: use batch norm after the hidden layers.
       norm_last_layer: keep the prototypes' lengths at 1.
-      separate: whether masked patches go through a head of their own (DINOv3), or through the class token's (iBOT).
+      separate: use a separate head for masked patches (DINOv3) instead of the class token's head (iBOT).
     """
 
     out_dim: int = 65536
@@ -95,7 +95,7 @@ class Projection:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "Projection":
-        """From a config. Raises UserError for an unknown field or an empty head."""
+        """Read the settings from a config. Raises UserError for an unknown field or an empty head."""
         projection = options.read(cls, given, "projection")
         for name in ("out_dim", "hidden_dim", "bottleneck_dim", "num_layers"):
             check_range(f"projection.{name}", getattr(projection, name), "[1, inf)")
@@ -115,18 +115,18 @@ METHODS: dict[str, dict[str, Any]] = {
     "dinov2": _DINOV2,
     "dinov3": _DINOV2 | dict(centring="sinkhorn", gram=2.0),
 }
-"""The published combinations: what differs from `Distill`'s defaults, which are DINO's."""
+"""The published methods, as differences from the defaults of `Distill`, which are DINO's."""
 INTERVALS = {
     **dict.fromkeys(("dino", "ibot", "koleo", "gram", "anchor", "warmup_teacher_temperature_epochs"), "[0, inf)"),
     **dict.fromkeys(("student_temperature", "teacher_temperature", "warmup_teacher_temperature"), "(0, inf)"),
     **dict.fromkeys(("centre_momentum", "momentum", "final_momentum", "mask_prob"), "[0, 1]"),
     "mask_ratio": "[0, 1)",
 }
-"""The values that a setting may take."""
+"""The valid values of each setting."""
 TERMS = ("dino", "ibot", "koleo", "gram", "anchor")
 
 
 def method_named(name: str) -> Distill:
-    """A published combination; UserError with the nearest names if there is none of that name."""
+    """Return a published method. Raises UserError with the nearest names if it is unknown."""
     options.check_choice("objective.method", name, tuple(METHODS))
     return Distill(**METHODS[name])

@@ -1,4 +1,4 @@
-"""Anchors: what keeps features near those of a reference, as a rule the weights that training started from.
+"""Anchors: losses that keep features near those of a reference, usually the weights that training started from.
 
 Source: Siméoni et al. 2025, DINOv3 (arXiv:2508.10104), section 4.2, equation 2, for the Gram matrices.
 """
@@ -23,23 +23,23 @@ def gram_loss(
     per_image: bool = True,
     clip_negatives: str = "none",
 ) -> jax.Array:
-    """The mean squared difference between the cosines of all pairs of patches and those of the reference.
+    """Compute the mean squared difference between the patch similarities of student and reference.
 
-    Which patches are alike is kept; the features themselves are free to turn.
+    Similarities are cosines of all pairs of patches. The features themselves may rotate.
 
     Args:
       student: (b, h, w, D). reference: (b, h, w, D'); no gradient flows to it.
-      weight: (b,) of the images in the mean.
-      per_image: pairs within an image; else all pairs of the batch, (b h w)^2 of them.
-      clip_negatives: whose negative cosines are taken for 0: "none", "both" or "reference". (DINOv3's
-        `remove_only_teacher_neg` means to clip the student's too where both are negative; its code clips the
-        reference's first, which leaves none.)
+      weight: (b,), weights of the images in the mean.
+      per_image: use pairs within an image; else all pairs of the batch, (b h w)^2 of them.
+      clip_negatives: whose negative cosines are set to 0: "none", "both" or "reference". (DINOv3's
+        `remove_only_teacher_neg` is intended to clip the student's as well if both are negative; but its code clips the
+        reference's first, so that none are left.)
 
     Returns:
-      A scalar in float32; 0 where all weights are 0.
+      A scalar in float32; 0 if all weights are 0.
 
     Raises:
-      UserError: for an unknown `clip_negatives`, or grids that differ.
+      UserError: for an unknown `clip_negatives`, or different grids.
     """
     if clip_negatives not in CLIPS:
         raise UserError(f"clip_negatives={clip_negatives!r} is unknown; {did_you_mean(clip_negatives, CLIPS)}")
@@ -59,14 +59,14 @@ def gram_loss(
 
 
 def cosines(patches: jax.Array, per_image: bool, clip: bool) -> jax.Array:
-    """(b, h, w, D) -> (b, N, N) cosines between patches of an image, or (1, b N, b N) between all."""
+    """Compute cosines between patches: (b, h, w, D) -> (b, N, N) within each image, or (1, b N, b N) for all."""
     rows = unit(patches).reshape(len(patches) if per_image else 1, -1, patches.shape[-1])
     found = jnp.einsum("bnd,bmd->bnm", rows, rows, precision=EXACT)
     return jnp.where(found < 0, 0.0, found) if clip else found
 
 
 def feature_distance(student: jax.Array, reference: jax.Array, weight: jax.Array) -> jax.Array:
-    """The mean of 1 - cosine between features (n, D) and their reference (n, D), by weight (n,); a scalar, float32."""
+    """Compute the weighted mean of 1 - cosine of features (n, D) and their reference (n, D); weight (n,); float32."""
     weight = weight.astype(jnp.float32)
     ours = unit(counted(student, weight))
     theirs = lax.stop_gradient(unit(counted(reference, weight)))

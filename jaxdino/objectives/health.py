@@ -1,4 +1,4 @@
-"""The judgement of a run of self-distillation by its readings; needs no JAX.
+"""Detect the collapse of a self-distillation run from its readings; does not need JAX.
 
 Sources of the signals: `jaxdino.objectives.collapse`.
 """
@@ -19,8 +19,8 @@ FIXES = {
     "anchor to the initial weights (Gram or feature distance), LoRA, a slower teacher.",
 }
 ANSWERS = {
-    "constant": "the teacher gives every image nearly the same answer",
-    "uniform": "the teacher gives every image all prototypes alike",
+    "constant": "the teacher gives nearly the same output for every image",
+    "uniform": "the teacher gives a nearly uniform output for every image",
 }
 SIGNALS = ("teacher_entropy", "kl_to_uniform", "marginal_entropy", "information")
 REMEMBERED = ("information", "feature_rank", "feature_std", "knn_accuracy")
@@ -28,37 +28,38 @@ REMEMBERED = ("information", "feature_rank", "feature_std", "knn_accuracy")
 
 @dataclasses.dataclass
 class Health:
-    """Whether a run has collapsed, judged from its readings; what a reading lacks is not judged by it.
+    """Judge from a run's readings whether it has collapsed. Signals missing from a reading are not judged.
 
-    A collapse is called after some bad readings in a row, of one of these:
-      outputs: all images together use hardly any prototype, or the answer tells (almost) nothing of the image. Called
-        "uniform" where the answer is near uniform, "constant" elsewhere.
-      features: their rank or their spread is a small part of the best so far.
-      knn: the k-NN accuracy is far below the best so far, the first reading included.
+    A collapse is reported after several bad readings in a row, of one of these kinds:
+      outputs: all images together use very few prototypes, or the output has almost no information about the image.
+        Reported as "uniform" if the output is near uniform, else as "constant".
+      features: their rank or spread is a small fraction of the best so far.
+      knn: the k-NN accuracy is far below the best so far, including the first reading.
 
-    Random weights answer every image nearly alike, and their features are dull. Until `grace_steps` a run from them is
-    therefore held only to what it has itself reached in information; afterwards it has time while information rises.
+    Random weights give nearly the same output for every image, and similar features. Until `grace_steps`, a run from
+    random weights is therefore only compared with its own best information; afterwards it is not judged as long as its
+    information rises.
 
     Attributes:
-      trained_start: the backbone starts from trained weights: features and k-NN are judged from the first step on.
-      knn_images, chance: how many images the k-NN accuracy is measured on, and what guessing would reach.
-      patience: bad readings of outputs or features in a row that call a collapse; each is one batch, and they swing.
-      patience_evals: bad readings of k-NN in a row that call one.
-      settle_steps: few prototypes call nothing before; a centre of momentum 0.9 has forgotten its start by 50 steps.
-      grace_steps: steps that random weights get to learn something; raise it with a long warm-up.
-      few_prototypes: fewer used by all images, exp(marginal_entropy), is bad; random heads use 5 and more.
-      information_floor: nats below which information is bad after the grace; random ViTs had 0.01 to 0.06.
+      trained_start: whether the backbone starts from trained weights; features and k-NN are then judged from step 0.
+      knn_images, chance: number of images for the k-NN accuracy, and the accuracy of guessing.
+      patience: bad readings of outputs or features in a row that mean a collapse; each is one batch, and they vary.
+      patience_evals: bad readings of k-NN in a row that mean a collapse.
+      settle_steps: steps before few prototypes count as bad; a centre of momentum 0.9 forgets its start in 50 steps.
+      grace_steps: steps in which random weights must learn something; raise it with a long warm-up.
+      few_prototypes: fewer prototypes used by all images, exp(marginal_entropy), are bad; random heads use 5 or more.
+      information_floor: nats below which information is bad after the grace steps; random ViTs had 0.01 to 0.06.
       information_share: share of the best information below which it is bad; healthy runs fell to 0.4 of it.
-      information_alive: nats from which on the best information counts.
+      information_alive: nats from which the best information counts.
       information_rise: multiple of the best information that counts as still rising.
-      information_noise: nats; what rises below is rounding.
-      uniform_share: share of log K above which the answers' entropy makes a collapse of outputs "uniform".
+      information_noise: nats; a smaller rise is rounding.
+      uniform_share: share of log K above which the outputs' entropy makes a collapse of outputs "uniform".
       rank_share: share of (best rank - 1) below which the features' rank is bad.
       std_share: share of the features' best spread below which it is bad.
-      std_floor: spread of features that is bad after the grace; a random ViT has 0.09.
-      knn_share: share of what the best k-NN accuracy had above chance, below which it is bad.
-      knn_sigmas: standard errors by which the k-NN accuracy falls besides, to be bad.
-      state: what is remembered, JSON-able: put back, the judgement goes on as if never interrupted.
+      std_floor: spread of features below which it is bad after the grace steps; a random ViT has 0.09.
+      knn_share: share of the best k-NN accuracy above chance, below which the accuracy is bad.
+      knn_sigmas: standard errors that the k-NN accuracy must also fall, to be bad.
+      state: what is remembered, as JSON; restore it to continue as if never interrupted.
     """
 
     trained_start: bool = False
@@ -84,14 +85,14 @@ class Health:
     state: dict[str, dict[str, Any]] = dataclasses.field(default_factory=lambda: {"best": {}, "bad": {}})
 
     def judge(self, step: int, reading: Mapping[str, float]) -> str | None:
-        """Takes in the reading at a step, counted from the start of the run.
+        """Judge the reading at a step, counted from the start of the run.
 
         Args:
-          reading: any of all four `signals`, feature_rank, feature_std, knn_accuracy. Other names are passed over, and
-            so is what is not finite.
+          reading: any of the four `signals`, feature_rank, feature_std, knn_accuracy. Other names and values that are
+            not finite are ignored.
 
         Returns:
-          None, or that the run has collapsed: the kind, the figures, and what to try.
+          None, or a message that the run has collapsed: the kind, the figures, and what to try.
         """
         known = [name for name in (*SIGNALS, *REMEMBERED) if name in reading]
         seen = {name: float(reading[name]) for name in known if math.isfinite(reading[name])}
@@ -107,11 +108,11 @@ class Health:
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing at present speaks against the run: a checkpoint of now is one to go back to."""
+        """Return whether no signal is bad at present, so that a checkpoint is worth keeping."""
         return not any(self.state["bad"].values())
 
     def _verdicts(self, step: int, seen: dict[str, float]) -> list[tuple[str, int, str | None]]:
-        """(what was judged, its patience, what is wrong with it), for all that a reading can be judged by."""
+        """Return (what was judged, its patience, what is wrong or None) for everything in a reading."""
         found = []
         if seen.keys() >= set(SIGNALS):
             found.append(("outputs", self.patience, self._outputs(step, seen)))
@@ -135,9 +136,9 @@ class Health:
         entropy, most = seen["teacher_entropy"], seen["teacher_entropy"] + seen["kl_to_uniform"]
         kind = "uniform" if entropy > self.uniform_share * most else "constant"
         return (
-            f"collapse ({kind}): {ANSWERS[kind]}. An answer's entropy is {entropy:.3f} of at most {most:.3f} nats, all "
-            f"images together use {used:.1f} prototypes, and an answer tells {now:.4f} nats of the image (best so far "
-            f"{best:.4f}). {FIXES[kind]}"
+            f"collapse ({kind}): {ANSWERS[kind]}. An output has {entropy:.3f} nats of entropy (at most {most:.3f}) and "
+            f"{now:.4f} nats of information about the image (best so far {best:.4f}); all images together use {used:.1f} "
+            f"prototypes. {FIXES[kind]}"
         )
 
     def _features(self, step: int, seen: dict[str, float]) -> str | None:
@@ -165,4 +166,4 @@ OF_RUN = ("trained_start", "knn_images", "chance", "state")
 THRESHOLDS: dict[str, Any] = {
     field.name: field.default for field in dataclasses.fields(Health) if field.name not in OF_RUN
 }
-"""What a config may set, with its defaults; the rest the run itself says."""
+"""Settings that a config may change, with their defaults; the run itself sets the others."""

@@ -1,7 +1,7 @@
-"""KoLeo: features are to be spread evenly over the sphere.
+"""The KoLeo loss, which spreads features evenly over the sphere.
 
 Source: Sablayrolles et al. 2019, Spreading vectors for similarity search (arXiv:1806.03198), equation 2: the
-Kozachenko-Leonenko estimate of their entropy, from each one's distance to its nearest neighbour.
+Kozachenko-Leonenko estimate of their entropy, from the distance of each one to its nearest neighbour.
 """
 
 import jax
@@ -11,21 +11,21 @@ from jax import lax
 from jaxdino.objectives.classify import weighted_mean
 from jaxdino.objectives.dino import EXACT, counted
 
-SAME = 1e-6  # the distance of rows of length 1 that float32 need not tell apart
+SAME = 1e-6  # distance below which rows of length 1 are indistinguishable in float32
 
 
 def koleo_loss(features: jax.Array, weight: jax.Array, eps: float = 1e-8) -> jax.Array:
-    """The mean of -log(distance to the nearest other row + eps), of L2-normalised rows.
+    """Compute the mean of -log(distance to the nearest other row + eps), for L2-normalised rows.
 
-    DINOv2 adds it up over the global views, each view's rows by themselves: two views of an image are meant to be near.
+    DINOv2 sums it over the global views, with each view's rows separate, since two views of an image should be close.
 
     Args:
-      features: (n, D); neighbours are sought among all rows, so among the global batch.
-      weight: (n,); a row of weight 0 neither counts nor is a neighbour.
+      features: (n, D); neighbours are searched among all rows, that is in the global batch.
+      weight: (n,); a row of weight 0 does not count and is not a neighbour.
 
     Returns:
-      A scalar in float32; 0 where fewer than two rows count. Which row is nearest is chosen without a gradient. Rows
-      nearer than 1e-6 count as 1e-6 apart and do not push each other: the direction would be rounding.
+      A scalar in float32; 0 if fewer than two rows count. The choice of the nearest row has no gradient. Rows closer
+      than 1e-6 count as 1e-6 apart and do not repel each other, since their direction is only rounding.
     """
     weight = weight.astype(jnp.float32)
     rows = unit(counted(features, weight))
@@ -38,11 +38,11 @@ def koleo_loss(features: jax.Array, weight: jax.Array, eps: float = 1e-8) -> jax
 
 
 def unit(vectors: jax.Array, eps: float = 1e-12) -> jax.Array:
-    """Vectors (..., D) over their lengths, in float32; those shorter than `eps` over `eps`."""
+    """Normalise vectors (..., D) to unit length, in float32; those shorter than `eps` are divided by `eps`."""
     vectors = vectors.astype(jnp.float32)
     return vectors / length(vectors, eps)
 
 
 def length(vectors: jax.Array, least: float) -> jax.Array:
-    """(..., D) -> (..., 1): L2 norms, at least `least`; below it the gradient is 0."""
+    """Compute L2 norms (..., D) -> (..., 1), at least `least`; below it the gradient is 0."""
     return jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(vectors), axis=-1, keepdims=True), least**2))

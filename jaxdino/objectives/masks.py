@@ -1,8 +1,8 @@
-"""What masks are trained with: logits (B, H, W) against masks (B, H, W) of 0 and 1, 255 where a pixel does not count.
+"""Mask losses: logits (B, H, W) against masks (B, H, W) of 0 and 1; pixels of 255 are ignored.
 
-Each loss is one number for each image, from the pixels that count, and then the mean over the images by weight (B,).
+Each loss is computed per image over its valid pixels, then averaged over the images with weight (B,).
 
-Sources: Kirillov et al. 2023, Segment Anything (arXiv:2304.02643), appendix A, for what is added up; its focal loss is
+Sources: Kirillov et al. 2023, Segment Anything (arXiv:2304.02643), appendix A, for the sum of losses; its focal loss is
 plain cross entropy here.
 """
 
@@ -15,26 +15,26 @@ from jaxdino.objectives.classify import weighted_mean
 from jaxdino.objectives.koleo import unit
 
 IGNORED = 255
-"""In a mask: the pixel counts in no loss and no measure."""
+"""Mask value of a pixel that losses and metrics ignore."""
 
 
 def _parts(logits: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """logits, the truth in {0, 1} and what counts in {0, 1}: (B, pixels) each, float32."""
+    """Return logits, target in {0, 1} and valid pixels in {0, 1}: (B, pixels) each, float32."""
     flat = mask.reshape(len(mask), -1)
     counts = (flat != IGNORED).astype(jnp.float32)
     return logits.astype(jnp.float32).reshape(flat.shape), (flat == 1).astype(jnp.float32), counts
 
 
 def dice_loss(logits: jax.Array, mask: jax.Array, weight: jax.Array, smooth: float = 1.0) -> jax.Array:
-    """1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth), p = sigmoid(logits), summed over an image's pixels.
+    """Compute 1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth), p = sigmoid(logits), over an image's pixels.
 
-    With an empty mask it falls to 0 as the mass of p does. A scalar, float32.
+    For an empty mask it decreases to 0 with the sum of p. A scalar, float32.
 
     Args:
       logits: (B, H, W). mask: (B, H, W). weight: (B,).
-      smooth: in pixels; what an image weighs whose mask and prediction are empty.
+      smooth: in pixels; smooths the loss of images whose mask and prediction are empty.
 
-    Source: Milletari et al. 2016, V-Net (arXiv:1606.04797), equation 2, without its squares, as SAM has it.
+    Source: Milletari et al. 2016, V-Net (arXiv:1606.04797), equation 2, without its squares, as in SAM.
     """
     x, truth, counts = _parts(logits, mask)
     p = jax.nn.sigmoid(x) * counts
@@ -43,9 +43,9 @@ def dice_loss(logits: jax.Array, mask: jax.Array, weight: jax.Array, smooth: flo
 
 
 def bce_loss(logits: jax.Array, mask: jax.Array, weight: jax.Array) -> jax.Array:
-    """Binary cross entropy from logits: the mean over an image's pixels that count, 0 where none does.
+    """Compute binary cross entropy from logits: the mean over an image's valid pixels, 0 if there are none.
 
-    A scalar, float32; shapes as `dice_loss`'s.
+    A scalar, float32; shapes as in `dice_loss`.
     """
     x, truth, counts = _parts(logits, mask)
     losses = jax.nn.softplus(x) - x * truth
@@ -53,9 +53,9 @@ def bce_loss(logits: jax.Array, mask: jax.Array, weight: jax.Array) -> jax.Array
 
 
 def iou_loss(predicted: jax.Array, logits: jax.Array, mask: jax.Array, weight: jax.Array) -> jax.Array:
-    """The squared error of the predicted IoU (B,) to that of the mask above 0, to which no gradient flows.
+    """Compute the squared error of the predicted IoU (B,) to the IoU of the mask (logits above 0), without gradient.
 
-    Nothing found where there is nothing has an IoU of 1. A scalar, float32; shapes as `dice_loss`'s.
+    The IoU of an empty prediction with an empty mask is 1. A scalar, float32; shapes as in `dice_loss`.
     """
     x, truth, counts = _parts(jax.lax.stop_gradient(logits), mask)
     found = (x > 0) * counts
@@ -66,16 +66,16 @@ def iou_loss(predicted: jax.Array, logits: jax.Array, mask: jax.Array, weight: j
 
 
 def upsampled(logits: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """logits (B, h, w) at another size (B, H, W), float32: torch's bilinear `interpolate`, align_corners=False."""
+    """Resize logits (B, h, w) to (B, H, W), float32: torch's bilinear `interpolate`, align_corners=False."""
     rows, columns = (jnp.asarray(linear_matrix(a, b)) for a, b in zip(logits.shape[1:], size, strict=True))
     return jnp.einsum("yh,xw,bhw->byx", rows, columns, logits.astype(jnp.float32), precision="highest")
 
 
 def pooled(tokens: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """The mean token of an image: (B, h, w, T) -> (B, T) float32.
+    """Compute the mean token of an image: (B, h, w, T) -> (B, T) float32.
 
     Args:
-      mask: (B, H, W): a token counts by the share of its cell that the mask fills; all count where the mask is empty.
+      mask: (B, H, W): a token is weighted by the share of its cell inside the mask; if the mask is empty, all count.
     """
     tokens = tokens.astype(jnp.float32)
     b, h, w, _ = tokens.shape
@@ -86,13 +86,13 @@ def pooled(tokens: jax.Array, mask: jax.Array | None = None) -> jax.Array:
 
 
 def cell_shares(mask: jax.Array, grid: tuple[int, int]) -> jax.Array:
-    """(B, H, W) -> (B, h, w) float32: the share of each cell's area where the mask is 1."""
+    """Compute the share of each cell's area where the mask is 1: (B, H, W) -> (B, h, w) float32."""
     rows, columns = (jnp.asarray(_overlaps(a, b)) for a, b in zip(mask.shape[1:], grid, strict=True))
     return jnp.einsum("yh,xw,bhw->byx", rows, columns, (mask == 1).astype(jnp.float32), precision="highest")
 
 
 def _overlaps(n_in: int, n_out: int) -> np.ndarray:
-    """(n_out, n_in) float32: which share of an output cell each input cell covers; rows sum to 1."""
+    """Return (n_out, n_in) float32: the share of an output cell that each input cell covers; rows sum to 1."""
     edges = np.arange(n_out + 1) * (n_in / n_out)
     left, right = np.arange(n_in), np.arange(1, n_in + 1)
     low, high = np.maximum(edges[:-1, None], left[None]), np.minimum(edges[1:, None], right[None])
@@ -100,39 +100,38 @@ def _overlaps(n_in: int, n_out: int) -> np.ndarray:
 
 
 def prompted(tokens: jax.Array, mask: jax.Array, has_mask: jax.Array) -> jax.Array:
-    """What of each image is aligned with its prompt: (B, h, w, T) -> (B, T) float32.
+    """Pool the tokens of each image that are aligned with its prompt: (B, h, w, T) -> (B, T) float32.
 
     Args:
-      mask: (B, H, W), where the prompt's object is: tokens are pooled there (see `pooled`).
-      has_mask: (B,), 1 where the mask is known; else the tokens are pooled over the image.
+      mask: (B, H, W), the mask of the prompt's object: tokens are pooled inside it (see `pooled`).
+      has_mask: (B,), 1 if the mask is known; else the tokens are pooled over the image.
     """
     return pooled(tokens, jnp.where(has_mask[:, None, None] > 0, mask, 0))
 
 
 def prompted_weight(mask: jax.Array, has_mask: jax.Array, weight: jax.Array) -> jax.Array:
-    """weight (B,), 0 where a known mask is empty: what the prompt names is not in the image."""
+    """Return weight (B,), 0 if a known mask is empty, since the prompt's object is not in the image."""
     return jnp.where((has_mask > 0) & ~jnp.any(mask == 1, axis=(-2, -1)), 0.0, weight)
 
 
 def alignment_loss(
     image: jax.Array, text: jax.Array, prompt: jax.Array, weight: jax.Array, temperature: float = 0.07
 ) -> jax.Array:
-    """Contrasts images and texts both ways over the whole batch; rows of one prompt are positives of each other.
+    """Compute a contrastive loss of images and texts over the whole batch; rows with the same prompt are positives.
 
-    With s the cosines over the temperature: for each image, minus the mean over its positives j of
+    With s the cosines divided by the temperature: for each image, minus the mean over its positives j of
     log(exp(s_ij) / sum over all texts of exp(s_ik)), and the same for each text over the images; half of each. Images
-    of weight 0 stand in no sum. With one prompt in the batch the texts tell no image apart, and only how alike the
-    images are to it counts.
+    of weight 0 are in no sum. With a single prompt in the batch, the texts do not distinguish images, and only the
+    similarities between that text and the images count.
 
     Args:
-      image: (B, T), as of `prompted`, and text: (B, T), of any length. prompt: (B,) int, the same for the same
-        text.
+      image: (B, T), as returned by `prompted`. text: (B, T), of any length. prompt: (B,) int, equal for equal texts.
 
     Returns:
       A scalar, float32.
 
     Source: Yang et al. 2022, Unified Contrastive Learning in Image-Text-Label Space (arXiv:2204.03610), equations
-    2 to 4, of which CLIP's loss is the case without repeated texts.
+    2 to 4; without repeated texts it is CLIP's loss.
     """
     weight = weight.astype(jnp.float32)
     present = weight > 0
@@ -144,7 +143,7 @@ def alignment_loss(
 
 
 def _contrast(scores: jax.Array, alike: jax.Array, weight: jax.Array) -> jax.Array:
-    """Minus the mean log share of each row's positives, by weight; columns of weight 0 do not count."""
+    """Compute minus the mean log share of each row's positives, by weight; columns of weight 0 are ignored."""
     shares = jax.nn.log_softmax(jnp.where((weight > 0)[None], scores, -1e9), axis=1)
     count = jnp.maximum(jnp.sum(alike, axis=1), 1)
     return weighted_mean(-jnp.sum(jnp.where(alike, shares, 0.0), axis=1) / count, weight)

@@ -1,4 +1,4 @@
-"""Text-prompted segmentation: masks for (image, prompt) pairs, perhaps aligned with the prompts' features.
+"""Text-prompted segmentation: masks for (image, prompt) pairs, optionally aligned with the prompts' features.
 
 Sources: Kirillov et al. 2023, Segment Anything (arXiv:2304.02643), section 3 and appendix A, for Dice, cross entropy
 and the regression of the IoU; Radford et al. 2021, CLIP (arXiv:2103.00020), for the alignment.
@@ -37,9 +37,9 @@ class Segment:
 
     Attributes:
       ids: (n, t, L) int32, the tokens of the n prompts in t templates.
-      features: (n, T) of the prompts, where the stage leaves the text encoder alone; None encodes them anew.
-      skeleton: of the model, for the alignment of a batch in slices.
-      reference: of the image encoder alone, for `ssl`; its leaves are `moving["reference"]`.
+      features: (n, T) of the prompts, if the stage does not train the text encoder; None computes them in each step.
+      skeleton: skeleton of the model, to align a batch that is processed in slices.
+      reference: skeleton of the image encoder alone, for `ssl`; its leaves are `moving["reference"]`.
     """
 
     settings: Segmenting
@@ -50,12 +50,12 @@ class Segment:
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """The names of the losses, beside their sum."""
+        """The names of the individual losses."""
         return tuple(f"{name}_loss" for name in TERMS if getattr(self.settings, name))
 
     def targets(self, moving: State, frozen: Flat, parts: Batch) -> tuple[Batch, State, Batch]:
-        """For the whole batch: what the image encoder answered when the run began, for `ssl`; the alignment of a batch
-        in slices, which contrasts all its pairs."""
+        """Compute for the whole batch: the outputs of the run's initial image encoder, for `ssl`; the alignment, which
+        contrasts all pairs, of a batch in slices."""
         more = {}
         if self.settings.ssl:
             reference = cast(Skeleton, self.reference)
@@ -85,13 +85,12 @@ class Segment:
         )
 
     def loss(self, model: Any, part: Batch, key: jax.Array | None) -> tuple[jax.Array, Batch]:
-        """The weighted sum of the losses over one slice of a batch.
+        """Compute the weighted sum of the losses over one slice of a batch.
 
         Args:
-          model: with a `ClipDinoSam` as its backbone.
-          part: image (b, H, W, 3) float, normalised; mask (b, H, W), 0, 1 or 255 for what does not count; label (b,)
-            the prompt; masked and weight (b,); perhaps points (b, K, 2) and point_labels (b, K).
-
+          model: has a `ClipDinoSam` as its backbone.
+          part: image (b, H, W, 3) float, normalised; mask (b, H, W), 0, 1 or 255 for ignored pixels; label (b,), index
+            of the prompt; masked and weight (b,); optionally points (b, K, 2) and point_labels (b, K).
         Returns:
           (loss, {"dice_loss": ...}), scalars in float32.
         """
@@ -115,13 +114,13 @@ class Segment:
         return alignment_loss(image, text, part["label"], part["align_weight"], self.settings.temperature)
 
     def text(self, net: Any, label: jax.Array) -> jax.Array:
-        """(b,) prompts -> their features (b, T), float32."""
+        """Compute the features of prompts: (b,) -> (b, T), float32."""
         if self.features is None:
             return prompt_features(net, jnp.asarray(self.ids)[label])
         return jnp.asarray(self.features)[label]
 
     def mask_losses(self, logits: jax.Array, iou: jax.Array, part: Batch) -> Batch:
-        """Dice, cross entropy and IoU regression over the pairs that have a mask, as shares of all that count.
+        """Compute Dice, cross entropy and IoU regression over the pairs with a mask, as shares of all pairs.
 
         Args:
           logits: (b, H, W). iou: (b,), predicted.
@@ -137,10 +136,10 @@ class Segment:
 
 
 def predict(net: Any, tokens: jax.Array, text: jax.Array, part: Batch) -> tuple[jax.Array, jax.Array]:
-    """The mask of one prompt for each image.
+    """Predict the mask of one prompt for each image.
 
     Args:
-      net: a `ClipDinoSam`. tokens: (b, h, w, T). text: (b, T). part: image, perhaps points and point_labels.
+      net: a `ClipDinoSam`. tokens: (b, h, w, T). text: (b, T). part: image, optionally points and point_labels.
 
     Returns:
       logits (b, H, W) at the image's size and predicted IoU (b,), float32.
@@ -154,7 +153,7 @@ def predict(net: Any, tokens: jax.Array, text: jax.Array, part: Batch) -> tuple[
 
 
 def prompt_features(net: Any, ids: jax.Array) -> jax.Array:
-    """(n, t, L) tokens of n prompts in t templates -> (n, T) float32: the mean over the templates, of unit length.
+    """Compute prompt features from tokens (n, t, L) in t templates: (n, T) float32, template means of unit length.
 
     Source: openai/CLIP notebooks/Prompt_Engineering_for_ImageNet.ipynb, zeroshot_classifier.
     """

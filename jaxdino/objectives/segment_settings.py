@@ -1,4 +1,4 @@
-"""What a run of text-prompted segmentation may set."""
+"""Settings of text-prompted segmentation."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,17 +13,17 @@ TERMS = ("dice", "bce", "iou", "align", "ssl")
 
 @dataclasses.dataclass(frozen=True)
 class Segmenting:
-    """What is minimised: the weights of the losses, each a mean over the pairs of a batch. 0 leaves one out altogether.
+    """Weights of the losses of segmentation, each a mean over the pairs of a batch; 0 disables a loss.
 
     Attributes:
       dice: weight of the Dice loss of the mask's logits, at the size of the true mask.
       bce: weight of the cross entropy of the mask's logits, at the size of the true mask.
-      iou: weight of the loss of the quality that the decoder predicts.
+      iou: weight of the loss of the mask quality (IoU) that the decoder predicts.
       align: weight of the contrastive loss of the pooled image tokens against the prompt's feature.
-      ssl: weight of what self-distillation holds a backbone with: the patches' similarities and the class token stay
-        near those of the image encoder as the run began (Gram anchoring and feature distance, see `objectives.gram`).
-      smooth: added to both halves of the Dice coefficient, in pixels.
-      temperature: of the alignment.
+      ssl: weight of the anchor of self-distillation: keeps the patches' similarities and the class token near those of
+        the run's initial image encoder (Gram anchoring and feature distance, see `objectives.gram`).
+      smooth: added to numerator and denominator of the Dice coefficient, in pixels.
+      temperature: temperature of the alignment.
     """
 
     dice: float = 1.0
@@ -35,7 +35,7 @@ class Segmenting:
     temperature: float = 0.07
 
     def changed(self, given: Mapping[str, Any], where: str) -> "Segmenting":
-        """The settings with what is given otherwise. Raises UserError for an unknown field or a value out of range."""
+        """Return the settings with `given` applied. Raises UserError for an unknown field or a value out of range."""
         settings = options.read(Segmenting, given, f"{where}: the objective", base=self)
         for name in vars(settings):
             interval = "(0, inf)" if name == "temperature" else "[0, inf)"
@@ -46,5 +46,5 @@ class Segmenting:
 
     @property
     def unmasked(self) -> bool:
-        """Whether an image without a mask teaches anything."""
+        """Return whether an image without a mask contributes to the loss."""
         return self.align > 0 or self.ssl > 0

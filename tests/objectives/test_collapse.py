@@ -113,7 +113,7 @@ def test_without_centring_one_prototype_wins(k):
     run = [reading(k, max(0.5 - 0.05 * i, 0.001), 0.03 * 0.8**i) for i in range(60)]
     step, text = judged(Health(), run)
     assert step < 400
-    assert "collapse (constant)" in text and "nearly the same answer" in text and "centring" in text
+    assert "collapse (constant)" in text and "nearly the same output" in text and "centring" in text
     assert f"of at most {math.log(k):.3f} nats" in text
 
 
