@@ -137,8 +137,8 @@ class Health:
         kind = "uniform" if entropy > self.uniform_share * most else "constant"
         return (
             f"collapse ({kind}): {ANSWERS[kind]}. An output has {entropy:.3f} nats of entropy (at most {most:.3f}) and "
-            f"{now:.4f} nats of information about the image (best so far {best:.4f}); all images together use {used:.1f} "
-            f"prototypes. {FIXES[kind]}"
+            f"{now:.4f} nats of information about the image (best so far {best:.4f}); in all, "
+            f"{used:.1f} prototypes are in use. {FIXES[kind]}"
         )
 
     def _features(self, step: int, seen: dict[str, float]) -> str | None:
