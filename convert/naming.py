@@ -1,4 +1,4 @@
-"""Which published model has the shapes of a checkpoint."""
+"""Find the published model with the shapes of a checkpoint."""
 
 import dataclasses
 from typing import Any
@@ -9,11 +9,11 @@ from jaxdino.models.registry import MODELS
 from jaxdino.models.spec import Config, ModelSpec
 
 CUSTOM = "_custom"
-"""After the family's name, that of a model whose shape none of the published ones has."""
+"""Suffix after the family's name, for a model whose shape is not published."""
 
 
 def spec_of(config: Config, name: str, layout: str, family: Family, mean: tuple[float, ...]) -> ModelSpec:
-    """The published model of these shapes, or a new one named after its family; `mean` tells twins apart."""
+    """Return the published model of this shape, or a new spec named after its family; `mean` separates twins."""
     twins = [twin for twin in family.twins if name in family.twins and (twin, layout) in family.layouts]
     names = dict.fromkeys((name, *twins))
     alike = [
@@ -30,7 +30,7 @@ def spec_of(config: Config, name: str, layout: str, family: Family, mean: tuple[
 
 
 def rivals(spec: ModelSpec, config: Config, family: Family, layout: str) -> list[str]:
-    """Published models of the same family and shapes as the one taken, that see other pixels."""
+    """Return published models with the same family and shape but another preprocessing."""
     found = [
         other
         for other in MODELS.values()
@@ -38,26 +38,26 @@ def rivals(spec: ModelSpec, config: Config, family: Family, layout: str) -> list
         and other.preprocess.mean != spec.preprocess.mean
         and not _differences(other, config, family)
     ]
-    if layout == "meta":  # the one layout that holds what else tells them apart, the norm for local crops
+    if layout == "meta":  # only this layout contains the norm for local crops, which separates them
         found = [other for other in found if _in_common(other.config, config) == _in_common(spec.config, config)]
     return [other.name for other in found]
 
 
 def agree(spec: ModelSpec, config: Config, family: Family) -> ModelSpec:
-    """`spec`; UserError with the fields in which the checkpoint is another model.
+    """Return `spec`, or raise UserError with the fields in which the checkpoint differs.
 
-    A field of None is a part that the checkpoint does not hold (one of CLIP's towers), which is no contradiction.
+    A field of None is a part that the checkpoint does not contain (one of CLIP's towers); it is not a difference.
     """
     if wrong := [text for own, text in _differences(spec, config, family) if own is not None]:
         raise UserError(
-            f"the checkpoint is not a {spec.name}: {'; '.join(wrong)}. (Shapes that nobody published are called "
+            f"the checkpoint is not a {spec.name}: {'; '.join(wrong)}. (Unpublished shapes are called "
             f"{spec.family}{CUSTOM}.)"
         )
     return spec
 
 
 def _differences(spec: ModelSpec, config: Config, family: Family) -> list[tuple[Any, str]]:
-    """The fields of the shape in which a checkpoint is another model than the published one: its value, and a text."""
+    """Return (value, message) for each shape field in which a checkpoint differs from the published model."""
     pairs = ((field, getattr(config, field), getattr(spec.config, field)) for field in family.shape)
     return [
         (own, f"{field}: the checkpoint has {own}, {spec.name} has {its}") for field, own, its in pairs if own != its
@@ -65,5 +65,5 @@ def _differences(spec: ModelSpec, config: Config, family: Family) -> list[tuple[
 
 
 def _in_common(published: Config, config: Config) -> int:
-    """How many fields two configurations of a family share."""
+    """Count the fields that are equal in two configurations of a family."""
     return sum(getattr(published, f.name) == getattr(config, f.name) for f in dataclasses.fields(config))

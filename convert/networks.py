@@ -1,10 +1,10 @@
-"""Which of several networks in a checkpoint is taken, by the words that stand before its keys.
+"""Choose one of several networks in a checkpoint by the words in their prefixes.
 
-What the authors' own evaluation takes: the teacher of DINO, iBOT, DINOv2 and DINOv3 (facebookresearch/dino
+The choice follows the authors' own evaluation: the teacher of DINO, iBOT, DINOv2 and DINOv3 (facebookresearch/dino
 eval_linear.py, facebookresearch/dinov3 train/train.py); the online network, not the momentum one, of BYOL
 (google-deepmind/deepmind-research byol/eval_experiment.py), MoCo (facebookresearch/moco main_lincls.py: encoder_q)
 and MoCo v3 (facebookresearch/moco-v3 main_lincls.py, convert_to_deit.py: base_encoder); the target encoder of I-JEPA
-(facebookresearch/ijepa); the average of the weights wherever one is kept.
+(facebookresearch/ijepa); the averaged weights if a checkpoint has them.
 """
 
 import re
@@ -17,25 +17,25 @@ RANKS = (
     {"teacher"},
     {"ema", "averaged"},
     {"online", "q", "query", "base_encoder"},
-    {"target"},  # where nothing is called online
-    set(),  # a name that says nothing
+    {"target"},  # if no network is called online
+    set(),  # an uninformative name
     {"student", "momentum", "k", "key"},
     {"gram"},  # DINOv3's teacher of the Gram matrices, an earlier one
 )
-"""Words in a prefix, those of the preferred network first."""
+"""Words in a prefix, in order of preference."""
 PLAIN, LEFT, LAST = 4, 5, 6
 PROJECTING = {"encoder_q", "encoder_k"}
-"""MoCo v1's networks, whose last linear layer projects and is no classifier (facebookresearch/moco moco/builder.py)."""
+"""MoCo v1's networks; their last linear layer is a projection (facebookresearch/moco moco/builder.py)."""
 TEACHER, STUDENT = {"teacher", "momentum", "k", "key", "target"}, {"student", "online", "q", "query", "base_encoder"}
 
 
 def words(prefix: str) -> set[str]:
-    """Every dotted part of a prefix, and its own parts: {"model", "teacher_backbone", "teacher", "backbone"}."""
+    """Split a prefix at dots and underscores: {"model", "teacher_backbone", "teacher", "backbone"}."""
     return {word for part in prefix.split(".") for word in (part, *re.split(r"[_-]", part)) if word}
 
 
 def role(prefix: str) -> str | None:
-    """ "teacher" or "student": what a network is in a run of self-distillation; None for neither."""
+    """Return the role of a network in self-distillation: "teacher", "student" or None."""
     own = words(prefix)
     if "gram" in own:
         return None
@@ -46,7 +46,7 @@ def role(prefix: str) -> str | None:
 
 
 def rank(prefix: str, beside: Iterable[str] = ()) -> int:
-    """The place in `RANKS` of the network under a prefix; `beside` are the prefixes of the others."""
+    """Return the index in `RANKS` of the network with a prefix; `beside` are the other networks' prefixes."""
     own = words(prefix)
     if "gram" in own:
         return LAST
@@ -56,7 +56,7 @@ def rank(prefix: str, beside: Iterable[str] = ()) -> int:
 
 
 class Undecided(UserError):
-    """Several networks of which no name prefers one; `places` are their prefixes."""
+    """Several networks, and no name is preferred; `places` are their prefixes."""
 
     def __init__(self, text: str, places: tuple[str, ...] = ()):
         super().__init__(text)
@@ -64,16 +64,16 @@ class Undecided(UserError):
 
 
 def choose(places: Mapping[str, tuple[int, ...]]) -> tuple[str, list[str]]:
-    """(the prefix to take, those that are left) of networks in one file.
+    """Return (the chosen prefix, the other prefixes) of the networks in one file.
 
-    Of networks whose names say as much, one that holds the others is taken. A teacher of another shape than the
-    student is one that was distilled from, and comes last.
+    Among networks of equal rank, one that contains the others is chosen. A teacher whose shape differs from the
+    student's is a distillation teacher and comes last.
 
     Args:
       places: {prefix: shape of the network's first kernel}.
 
     Raises:
-      UserError: if no name decides.
+      UserError: if the names do not determine one network.
     """
     ranks = {place: rank(place, places) for place in places}
     students = {shape for place, shape in places.items() if role(place) == "student"}
@@ -91,7 +91,7 @@ def choose(places: Mapping[str, tuple[int, ...]]) -> tuple[str, list[str]]:
 
 
 def taken(prefix: str, left: Iterable[str]) -> tuple[str, ...]:
-    """The assumption that a network is the one wanted; none where it is alone."""
+    """Return the assumption that this network is wanted; () if it is the only one."""
     others = ", ".join(repr(place.rstrip(".")) for place in left)
     name = f"under {prefix.rstrip('.')!r}" if prefix else "at the top of the file"
     return (assume(f"the network wanted is the one {name}", f"left: {others}", "prefix"),) if others else ()

@@ -1,4 +1,4 @@
-"""What happens to a tensor between PyTorch's layout and Flax's: invertible, bit-exact, and without a copy."""
+"""Layout changes between PyTorch and Flax tensors: invertible, bit-exact and without a copy."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,10 +10,10 @@ Change = Callable[[np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Op:
-    """A change of layout and its inverse, both views of their argument.
+    """A change of layout and its inverse; both return views.
 
     Attributes:
-      ours, theirs: dtypes of a leaf and of its tensor where these are no floating-point numbers.
+      ours, theirs: dtypes of the leaf and of its tensor, if they are not floating point.
     """
 
     name: str
@@ -23,7 +23,7 @@ class Op:
     theirs: np.dtype | None = None
 
     def shape(self, source: tuple[int, ...]) -> tuple[int, ...] | None:
-        """The shape `forward` gives a tensor of shape `source`; None if it cannot take one."""
+        """Return the shape that `forward` makes of shape `source`; None if it does not apply."""
         try:
             return self.forward(np.broadcast_to(np.zeros((), bool), source)).shape
         except ValueError:
@@ -32,22 +32,22 @@ class Op:
 
 COPY = Op("copy", lambda a: a, lambda a: a)
 LINEAR = Op("linear", lambda a: a.transpose(1, 0), lambda a: a.transpose(1, 0))
-"""torch.nn.Linear's (out, in) and our (in, out)."""
+"""torch.nn.Linear's (out, in) <-> our (in, out)."""
 CONV = Op("conv", lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))
-"""torch.nn.Conv2d's (out, in, h, w) and our (h, w, in, out)."""
+"""torch.nn.Conv2d's (out, in, h, w) <-> our (h, w, in, out)."""
 TOKEN = Op("token", lambda a: a.reshape(1, a.shape[-1]), lambda a: a.reshape(1, 1, a.shape[-1]))
-"""transformers' (1, 1, D) mask token and Meta's (1, D), which is ours."""
+"""Mask token: transformers' (1, 1, D) <-> our (1, D), which is also Meta's."""
 COUNT = Op("count", lambda a: a.astype(np.int32), lambda a: a.astype(np.int64), np.dtype(np.int32), np.dtype(np.int64))
-"""A counter: torch's int64 scalar and our int32."""
+"""A counter: torch's int64 scalar <-> our int32."""
 COLUMN = Op("column", lambda a: a.reshape(a.shape[:1]), lambda a: a.reshape(-1, 1))
-"""The lengths of torch's weight norm (out, 1) and ours (out,)."""
+"""Norms of weight normalisation: torch's (out, 1) <-> our (out,)."""
 
 
 TILE = 64
 
 
 def put(target: np.ndarray, source: np.ndarray) -> None:
-    """target[...] = source, tile by tile where the one runs across the other: 2.5 x as fast for a large matrix."""
+    """Copy `source` into `target`, tile by tile if their memory orders differ: 2.5 times faster for a large matrix."""
     if source.ndim != 2 or source.flags.c_contiguous or source.size < TILE**2:
         target[...] = source
         return
@@ -58,7 +58,7 @@ def put(target: np.ndarray, source: np.ndarray) -> None:
 
 
 def contiguous(array: np.ndarray) -> np.ndarray:
-    """The array itself if it lies in C order, else a copy that does."""
+    """Return the array itself if it is in C order, else a copy in C order."""
     if array.flags.c_contiguous:
         return array
     copy = np.empty(array.shape, array.dtype)

@@ -1,4 +1,4 @@
-"""What goes wrong in Orbax, as one clear error instead of its traces."""
+"""Turn Orbax's exceptions into one clear error."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +9,9 @@ from jaxdino.core.errors import UserError
 
 @contextmanager
 def writable(folder: Path) -> Iterator[None]:
-    """What Orbax says of a disk that fails, as one clear error.
+    """Raise a clear UserError when Orbax cannot write to the disk.
 
-    Its threads' own log lines are held back, and stay so after a failure or Ctrl-C, which these threads outlive.
+    The log lines of its threads are suppressed, also after a failure or Ctrl-C, because the threads run longer.
     """
     from absl import logging
 
@@ -28,7 +28,7 @@ def writable(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def readable(folder: Path) -> Iterator[None]:
-    """What Orbax says of damaged files, as one clear error."""
+    """Raise a clear UserError when Orbax cannot read damaged files."""
     try:
         yield
     except (ValueError, OSError, KeyError) as err:

@@ -1,4 +1,4 @@
-"""The parts of a CLIP-DINO-SAM that PyTorch's libraries know, each as a model of its own family."""
+"""Parts of a CLIP-DINO-SAM that PyTorch libraries support, each as a model of its own family."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -21,23 +21,23 @@ from jaxdino.models.spec import ModelSpec
 
 FAMILY = "clipdinosam"
 PARTS = {"dino": "dino_lora", "clip": "clip_lora"}
-"""{part: the field of the configuration that has its adapters}."""
+"""{part: the configuration field with its adapters}."""
 ADAPTERS = (*PARTS.values(), "decoder_lora")
 
 
 def whole(opened: Opened) -> Opened:
-    """The same; UserError for what no PyTorch library has as one model."""
+    """Return `opened`, or raise UserError for a model that no PyTorch library has."""
     if opened.card.spec.family == FAMILY:
-        raise UserError(f"a CLIP-DINO-SAM is no one model in PyTorch: give a part of it, --part {' or '.join(PARTS)}")
+        raise UserError(f"a CLIP-DINO-SAM is not a single model in PyTorch: export a part, --part {' or '.join(PARTS)}")
     return opened
 
 
 def part_of(opened: Opened, part: str, merge: bool = True) -> Opened:
-    """A part of an opened model, as if it had been opened by itself; its leaves are read when asked for.
+    """Return a part of an opened model as an opened model; its leaves are read on access.
 
     Args:
       part: a key of `PARTS`.
-      merge: put its adapters into the kernels they stand on, for which the part is read whole; otherwise they stay.
+      merge: merge its adapters into the kernels, which reads the whole part; otherwise the adapters stay.
 
     Raises:
       UserError: for a model without such parts.
@@ -67,26 +67,26 @@ def part_of(opened: Opened, part: str, merge: bool = True) -> Opened:
 def export_adapter(
     src: str | Path, out: str | Path, *, part: str, layout: str = "hf", overwrite: bool = False
 ) -> list[str]:
-    """Write the adapters of a part as PEFT does, for the part without them in a layout (see `peft.save_adapter`).
+    """Write the adapters of a part in PEFT's format, for the part without adapters (see `peft.save_adapter`).
 
     Returns:
-      What a user should know, a line each.
+      Notes to the user, a line each.
 
     Raises:
-      UserError: for a model without such a part, a part without adapters, and as `save_adapter`.
+      UserError: if the model has no such part, the part has no adapters, or `save_adapter` raises it.
     """
     with open_pretrained(src) as opened:
         found = part_of(opened, part, merge=False)
         flat = {path: jnp.asarray(np.asarray(leaf)) for path, leaf in found.flat.items()}
     if not lora.leaves(flat):
-        raise UserError(f"the {part} part has no adapter, or it is merged already: export the part itself")
+        raise UserError(f"the {part} part has no adapter, or the adapter is already merged: export the part itself")
     save_adapter(out, found.card.spec, found.skeleton, flat, layout=layout, overwrite=overwrite)
-    note = "it goes on the weights that the run began with, and on no others"
+    note = "the adapter fits only the weights that the run started from"
     return [*opened.notes, note, f"wrote the adapter of {part} ({found.card.spec.name}, {layout} layout) into {out}"]
 
 
 def shape_of(spec: ModelSpec) -> str:
-    """A line on what makes a model the published one it is; of a CLIP-DINO-SAM, on its parts and adapters."""
+    """Describe the shape of a model in one line; for a CLIP-DINO-SAM, its parts and adapters."""
     if spec.family != FAMILY:
         return ", ".join(f"{field} {getattr(spec.config, field)}" for field in serving()[spec.family].shape)
     parts = [f"{part}: {shape_of(_spec(spec, part))}" for part in PARTS]
@@ -96,7 +96,7 @@ def shape_of(spec: ModelSpec) -> str:
 
 
 def _spec(whole: ModelSpec, part: str) -> ModelSpec:
-    """The part as a model: the published one of its shape, or a custom one of its family."""
+    """Return the spec of the part: the published model of its shape, or a custom one of its family."""
     name, config = ("clip", whole.config.text) if part == "clip" else (whole.config.image_family, whole.config.image)
     spec = spec_of(config, name, "", serving()[name], whole.preprocess.mean)
     preprocess = whole.preprocess if part == "dino" else spec.preprocess

@@ -1,7 +1,7 @@
-"""LoRA adapters in PEFT's format, both ways: `adapter_config.json` and `adapter_model.safetensors`.
+"""Read and write LoRA adapters in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
 
-PEFT names an adapter after the torch module that it stands on, so the names come from the weight tables; of
-transformers' classes they are those that transformers 5 has in memory, and on reading the published ones too.
+PEFT names an adapter after its torch module, so the names come from the weight tables. For transformers' classes they
+are the in-memory names of transformers 5; reading also accepts the published names.
 
 Source: huggingface/peft src/peft/{tuners/lora,utils/save_and_load.py,utils/other.py}, version 0.21.
 """
@@ -55,21 +55,21 @@ def save_adapter(
     base: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a model's adapters as PEFT does; the torch model with them computes what ours does.
+    """Write a model's adapters in PEFT's format; the torch model with them computes the same outputs as ours.
 
-    What PEFT cannot say is written as what is equal to it: adapters on some parts of a projection that is fused in
-    the layout too become one of their ranks' sum, and one on the whole of a projection that is several modules there
-    becomes one on each. Dropout is drawn for each module apart in PEFT.
+    What PEFT cannot express is written in an equivalent form. If a projection is also fused in the layout, adapters
+    on some of its parts become one adapter whose rank is the sum of theirs. If a projection is several modules in the
+    layout, an adapter on it becomes one adapter per module. PEFT draws dropout separately for each module.
 
     Args:
-      skeleton, flat: of the model with its adapters, paths as `spec.build` has them.
-      layout: of the torch model; "hf" is transformers 5, "published" its checkpoints' names and transformers 4.
-      prefix: what stands before the backbone's modules; by default as in the layout's class, with a head or without.
-      base: the base model's name for the config; by default the hub's.
+      skeleton, flat: of the model with its adapters, with the paths of `spec.build`.
+      layout: of the torch model; "hf" is transformers 5, "published" is its checkpoints' names and transformers 4.
+      prefix: prefix of the backbone's modules; by default that of the layout's class, with or without a head.
+      base: the base model's name for the config; by default its hub name.
 
     Raises:
-      UserError: for a layer that is no linear module there, adapters that one config cannot hold, or an occupied
-        folder.
+      UserError: if a layer is not a linear module in the layout, one config cannot express the adapters, or the folder
+        is not empty.
     """
     head = skeleton.entries.get("head.kernel")
     names = torch_names(spec, layout, head is not None)
@@ -99,7 +99,7 @@ def _pieces(skeleton: Skeleton, flat: Flat, names: Mapping[str, tuple], layout: 
     kinds = {(a.spec.dropout, a.spec.rslora, a.spec.dora): a.spec for a in found.values()}
     if len(kinds) > 1:
         raise UserError(
-            "adapters of different dropout, rslora or dora do not go into one PEFT config: write them apart"
+            "adapters with different dropout, rslora or dora do not fit into one PEFT config: write them separately"
         )
     if gone := [path for path in found if path not in names]:
         raise UserError(
@@ -113,7 +113,7 @@ def _pieces(skeleton: Skeleton, flat: Flat, names: Mapping[str, tuple], layout: 
 
 
 def _one(adapter: lora.Adapter, kernel: np.ndarray, names: tuple[str]) -> list[Piece]:
-    """Everything on a kernel as one adapter, of the sum of its parts' ranks."""
+    """Combine all adapters on a kernel into one; its rank is the sum of their ranks."""
     spec, factors = adapter.spec, adapter.factors(kernel.shape[1])
     up = np.zeros((spec.rank * len(factors), kernel.shape[1]), np.asarray(factors[0][1].b[...]).dtype)
     lengths = np.linalg.norm(kernel.astype(np.float32), axis=0) if spec.dora else None
@@ -127,7 +127,7 @@ def _one(adapter: lora.Adapter, kernel: np.ndarray, names: tuple[str]) -> list[P
 
 
 def _split(path: str, adapter: lora.Adapter, names: tuple[str, ...]) -> list[Piece]:
-    """One adapter for each of the modules that we have fused."""
+    """Split an adapter on a fused kernel into one adapter per torch module."""
     pieces = []
     for part, name in zip(PARTS[path.rpartition(".")[2]], names, strict=True):
         if adapter.parts and part not in adapter.parts:
@@ -141,7 +141,7 @@ def _split(path: str, adapter: lora.Adapter, names: tuple[str, ...]) -> list[Pie
 
 
 class Read(NamedTuple):
-    """A model with adapters: its skeleton and parameters, and what was added, one `LoRA` for each rank and alpha."""
+    """A model with adapters: its skeleton and parameters, and one `LoRA` for each rank and alpha that was added."""
 
     skeleton: Skeleton
     flat: Flat
@@ -151,19 +151,19 @@ class Read(NamedTuple):
 def load_adapter(
     folder: str | Path, spec: ModelSpec, skeleton: Skeleton, flat: Flat, *, layout: str | None = None
 ) -> Read:
-    """Put PEFT's adapters on a model without any; it computes what the torch model with them does.
+    """Add PEFT's adapters to a model without adapters; it computes the same outputs as the torch model with them.
 
     Args:
-      folder: holds `adapter_config.json` and `adapter_model.safetensors` or `.bin`.
-      skeleton, flat: of the model, paths as `spec.build` has them.
-      layout: of the torch model they were trained on; told from the names by default.
+      folder: folder with `adapter_config.json` and `adapter_model.safetensors` or `.bin`.
+      skeleton, flat: of the model, with the paths of `spec.build`.
+      layout: of the torch model they were trained on; by default detected from the names.
 
     Returns:
       `Read`; the adapters' leaves are float32.
 
     Raises:
-      UserError: if a file is missing or damaged, for adapters of another kind or on what is no linear layer of the
-        model, and where ranks, shapes or targets of the config and the tensors are at odds. Nothing is loaded in part.
+      UserError: if a file is missing or damaged, an adapter is of another kind or not on a linear layer of the model,
+        or the config and the tensors disagree on ranks, shapes or targets. There is no partial load.
     """
     folder = Path(folder).expanduser()
     settings = read_config(folder / CONFIG)
@@ -177,7 +177,7 @@ def load_adapter(
         for name, (path, part) in places.items():
             shape = settings.shape(name)
             if groups.setdefault(path, shape) != shape:
-                raise UserError(f"{folder}: the parts of {path} have different ranks or alphas, which ours cannot")
+                raise UserError(f"{folder}: the parts of {path} have different ranks or alphas, which is not supported")
             keys, stem = tensors[name], ".".join(filter(None, (path, "lora", part)))
             wanted = _shapes(skeleton.entries[f"{path}.kernel"].shape, part, shape[0], settings.dora)
             _check_shapes(name, path, {leaf: source.shape(key) for leaf, key in keys.items()}, wanted)
@@ -192,22 +192,22 @@ def load_adapter(
 
 
 def _read(source: Source, key: str) -> np.ndarray:
-    """A tensor as ours, float32, in which half precision loses nothing."""
+    """Read a tensor as float32, which represents half precision exactly."""
     if not jax.dtypes.issubdtype(source.dtype(key), np.floating):
-        raise UserError(f"{source.origin['path']}: {key} is {source.dtype(key)}, no floating-point numbers")
+        raise UserError(f"{source.origin['path']}: {key} is {source.dtype(key)}, not floating point")
     return np.ascontiguousarray(source.read(key).T.astype(np.float32))
 
 
 def _grouped(source: Source) -> dict[str, dict[str, str]]:
-    """{torch module: {leaf of ours: key}}."""
+    """Group the keys: {torch module: {our leaf name: key}}."""
     endings = {f".{ending}": leaf for leaf, ending in TENSORS.items()}
     endings[".lora_magnitude_vector.weight"] = "magnitude"
     found: dict[str, dict[str, str]] = {}
-    for key in source.keys():  # noqa: SIM118 (a method of ours)
+    for key in source.keys():  # noqa: SIM118 (our own method)
         ending = next((ending for ending in endings if key.endswith(ending)), None)
         if ending is None or not key.startswith(STEM):
             raise UserError(
-                f"{source.origin['path']}: {key} is no tensor of a LoRA adapter on a linear layer; its keys are "
+                f"{source.origin['path']}: {key} is not a tensor of a LoRA adapter on a linear layer; expected: "
                 f"{STEM}<module>.lora_A.weight, .lora_B.weight and .lora_magnitude_vector"
             )
         found.setdefault(key.removeprefix(STEM).removesuffix(ending), {})[endings[ending]] = key
@@ -215,7 +215,7 @@ def _grouped(source: Source) -> dict[str, dict[str, str]]:
 
 
 def _shapes(kernel: tuple[int, ...], part: str, rank: int, dora: bool) -> dict[str, tuple[int, ...]]:
-    """What PEFT holds of an adapter on a kernel of ours, or on a part of it."""
+    """Return the shapes of PEFT's tensors for an adapter on one of our kernels, or on a part of it."""
     n_in, n_out = kernel
     if part:
         where = columns(part, n_out)
@@ -226,11 +226,13 @@ def _shapes(kernel: tuple[int, ...], part: str, rank: int, dora: bool) -> dict[s
 def _check_shapes(name: str, path: str, given: dict[str, tuple], wanted: dict[str, tuple]) -> None:
     if given != wanted:
         have, want = (", ".join(f"{TENSORS[leaf]} {s}" for leaf, s in shapes.items()) for shapes in (given, wanted))
-        raise UserError(f"the adapter of {name} holds {have}; the config's rank and {path} of this model want {want}")
+        raise UserError(
+            f"the adapter of {name} holds {have}; the config's rank and {path} of this model require {want}"
+        )
 
 
 def _named(model, spec: ModelSpec, places: list[tuple[str, str]], rest: LoRA) -> LoRA:
-    """`rest` with targets that name exactly these places: short ones if some do, everywhere or in the last blocks."""
+    """Return `rest` with targets that match exactly these places: short names if possible, else full names."""
     wanted: dict[str, set[str]] = {}
     full = [".".join(filter(None, place)) for place in places]
     for path, part in places:

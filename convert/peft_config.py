@@ -1,4 +1,4 @@
-"""PEFT's `adapter_config.json`: what of it ours can be, and what is refused because it would change the numbers."""
+"""PEFT's `adapter_config.json`: read the supported settings, refuse those that would change the outputs."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.models.lora import LoRA
 
 STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
-"""Values of `init_lora_weights` that leave the base weights what they are."""
+"""Values of `init_lora_weights` that leave the base weights unchanged."""
 WITHOUT_MEANING = {
     "alpha_pattern",
     "auto_mapping",
@@ -38,17 +38,17 @@ WITHOUT_MEANING = {
     "use_dora",
     "use_rslora",
 }
-"""Fields that are read here, or that say nothing of what an adapter computes; any other must be empty."""
+"""Fields that are read here, or that do not affect an adapter's outputs; any other field must be empty."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the config says of the adapters.
+    """Settings of the adapters in the config.
 
     Attributes:
       where: the file, for errors.
-      targets: a regular expression on whole module names, or names' ends, as PEFT matches them; None if not checked.
-      ranks, alphas: {pattern on the end of a module's name: its own}.
+      targets: a regular expression for full module names, or endings of names, as in PEFT; None to skip the check.
+      ranks, alphas: {pattern for the end of a module's name: value}.
     """
 
     where: Path
@@ -62,28 +62,28 @@ class Settings:
     alphas: Mapping[str, float]
 
     def shape(self, module: str) -> tuple[int, float]:
-        """Rank and alpha of a module."""
+        """Return rank and alpha of a module."""
         return _of(self.ranks, module, self.rank), _of(self.alphas, module, self.alpha)
 
     def lora(self, rank: int, alpha: float) -> LoRA:
-        """Ours, but for the targets."""
+        """Return our settings, without targets."""
         return LoRA(rank=rank, alpha=alpha, dropout=self.dropout, rslora=self.rslora, dora=self.dora)
 
     def check_targets(self, modules: list[str]) -> None:
-        """UserError if a target has no tensors, or tensors are there that no target means."""
+        """Raise UserError if a target has no tensors, or tensors match no target."""
         if self.targets is None:
             return
         whole = isinstance(self.targets, str)
         targets = (self.targets,) if whole else self.targets
 
-        def means(target: str, module: str) -> bool:
+        def matches(target: str, module: str) -> bool:
             return bool(re.fullmatch(target, module)) if whole else f".{module}".endswith(f".{target}")
 
         for target in targets:
-            if not any(means(target, module) for module in modules):
+            if not any(matches(target, module) for module in modules):
                 raise UserError(f"{self.where}: there is no tensor for the target {target!r}")
         for module in modules:
-            if not any(means(target, module) for target in targets):
+            if not any(matches(target, module) for target in targets):
                 raise UserError(f"{self.where}: {module} has tensors, but is none of target_modules {self.targets}")
 
 
@@ -92,7 +92,7 @@ def _of(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
 
 
 def read_config(path: Path) -> Settings:
-    """The settings in a file; UserError if it is missing, damaged, or of what ours cannot be."""
+    """Read the settings in a file. Raise UserError if it is missing, damaged or not supported."""
     try:
         config = json.loads(path.read_text())
     except FileNotFoundError:
@@ -101,7 +101,7 @@ def read_config(path: Path) -> Settings:
         raise UserError(f"{path}: cannot be read: {err}") from err
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
-        raise UserError(f"{path}: peft_type is {kind!r}; LORA is what can be read")
+        raise UserError(f"{path}: peft_type is {kind!r}; only LORA can be read")
     if config.get("init_lora_weights", True) not in STARTS:
         raise UserError(
             f"{path}: init_lora_weights={config['init_lora_weights']!r} changes the base weights too: convert the "
@@ -109,11 +109,13 @@ def read_config(path: Path) -> Settings:
         )
     for name, value in config.items():
         if name not in WITHOUT_MEANING and value and not (name == "bias" and value == "none"):
-            raise UserError(f"{path}: {name}={value!r} is more than low-rank factors on linear layers: not read")
+            raise UserError(
+                f"{path}: {name}={value!r} needs more than low-rank factors on linear layers: not supported"
+            )
     try:
         return _settings(path, config)
     except (KeyError, TypeError, ValueError, AttributeError, re.error) as err:
-        raise UserError(f"{path}: does not hold what PEFT writes: {err!r}") from err
+        raise UserError(f"{path}: not in the form that PEFT writes: {err!r}") from err
 
 
 def _settings(path: Path, config: Mapping[str, Any]) -> Settings:
@@ -137,12 +139,12 @@ def _settings(path: Path, config: Mapping[str, Any]) -> Settings:
         re.compile(key)
     for rank in (settings.rank, *settings.ranks.values()):
         for alpha in (settings.alpha, *settings.alphas.values()):
-            settings.lora(rank, alpha)  # which looks at their values
+            settings.lora(rank, alpha)  # validates the values
     return settings
 
 
 def config_of(shapes: Mapping[str, tuple[int, float]], common: LoRA, base: str | None) -> dict[str, Any]:
-    """PEFT's config for {module: (rank, alpha)}: what most of them have, and a pattern for each other."""
+    """Build PEFT's config for {module: (rank, alpha)}: the most common values, and a pattern for each exception."""
     (rank, alpha), _ = Counter(shapes.values()).most_common(1)[0]
     return {
         "peft_type": "LORA",

@@ -1,4 +1,4 @@
-"""Which of our linear layers a torch module of a layout is, as PEFT names modules."""
+"""Map our linear layers to the torch modules of a layout, with PEFT's module names."""
 
 import re
 from collections import Counter
@@ -14,7 +14,7 @@ from jaxdino.models.lora import PARTS
 from jaxdino.models.spec import ModelSpec
 
 PUBLISHED = "published"
-"""Layout "hf" under the names that its checkpoints have, as transformers 4 has them in memory."""
+"""Layout "hf" with the names in its checkpoints, which are also the in-memory names of transformers 4."""
 _ATTENTION = (
     (r"attention\.attention\.(q|k|v)(uery|ey|alue)", r"attention.\1_proj"),
     (r"attention\.output\.dense", "attention.o_proj"),
@@ -31,11 +31,11 @@ RENAMED = {
     "dinov2": (*_ATTENTION, (r"mlp\.weights_out", "mlp.down_proj")),
     "dinov3": ((r"^layer\.", "model.layer."),),
 }
-"""{family: what transformers 5 calls the modules of layout "hf" in memory}. Source: its conversion_mapping.py."""
+"""{family: in-memory module names of layout "hf" in transformers 5}. Source: its conversion_mapping.py."""
 
 
 def torch_names(spec: ModelSpec, layout: str, head: bool) -> dict[str, tuple[str, ...]]:
-    """{path of a linear layer of ours: its torch module, or the modules that are fused in it, in order}.
+    """Return {path of our linear layer: its torch module, or the modules that are fused in it, in order}.
 
     Args:
       layout: one of the family's, or "published".
@@ -53,7 +53,7 @@ def torch_names(spec: ModelSpec, layout: str, head: bool) -> dict[str, tuple[str
 
 
 def _in_memory(spec: ModelSpec, names: tuple[str, ...]) -> tuple[str, ...]:
-    if len(names) == 1 and names[0].endswith("mlp.weights_in"):  # DINOv2's, which transformers 5 takes apart
+    if len(names) == 1 and names[0].endswith("mlp.weights_in"):  # DINOv2's, which transformers 5 splits
         return tuple(names[0].replace("weights_in", part) for part in ("gate_proj", "up_proj"))
     for pattern, name in RENAMED.get(spec.family, ()):
         names = tuple(re.sub(pattern, name, old) for old in names)
@@ -63,7 +63,7 @@ def _in_memory(spec: ModelSpec, names: tuple[str, ...]) -> tuple[str, ...]:
 def places_of(
     names: list[str], spec: ModelSpec, skeleton: Skeleton, layout: str | None, where: Path
 ) -> dict[str, tuple[str, str]]:
-    """{torch module: (path of ours, part of it or "")}, in the first layout whose modules these all are."""
+    """Return {torch module: (our path, part of it or "")}, for the first layout that has all these modules."""
     head, closest = "head.kernel" in skeleton.entries, (len(names) + 1, "")
     known = layouts(spec)
     for one in (layout,) if layout else (*known, *((PUBLISHED,) if "hf" in known else ())):
@@ -79,5 +79,5 @@ def places_of(
                 return found
             closest = min(closest, (len(gone), f"{gone[0]} ({did_you_mean(gone[0], ours)})"))
     raise UserError(
-        f"{where}: {closest[0]} of the {len(names)} adapted modules are no linear layers of {spec.name}: {closest[1]}"
+        f"{where}: {closest[0]} of the {len(names)} adapted modules are not linear layers of {spec.name}: {closest[1]}"
     )

@@ -1,8 +1,8 @@
-"""A small machine for the pickle opcodes that checkpoints are made of; it never imports and never runs code.
+"""A small interpreter for the pickle opcodes in checkpoints; it never imports modules or runs code.
 
-Python's own unpickler is a language with imports, calls and attribute writes. This one knows values,
-containers, and a closed list of names (convert/torch_names.py) whose calls are our own checked functions.
-Every step is bounded, so that a hostile file ends in an error: steps, integers, text, what calls may build.
+Python's own unpickler can import modules, call functions and set attributes. This one supports values, containers and
+a fixed list of names (convert/torch_names.py), whose calls run our own checked functions. The number of steps and the
+sizes of integers, text and built objects are limited, so a hostile file ends in an error.
 Source: the opcode table of CPython's Lib/pickletools.py.
 """
 
@@ -30,9 +30,9 @@ FAULTS = (
 
 
 class Machine:
-    """Run one pickle from `stream` (which stays just behind its end) of at most `size` bytes.
+    """Run one pickle of at most `size` bytes from `stream`, which stops just after the pickle.
 
-    `persistent` turns the id of a storage into our stand-in for it, `find` a name into its. UserError names the file
+    `persistent` maps the id of a storage to our stand-in, `find` maps a name to its stand-in. UserError names the file
     `where`, the byte, and the opcode or global that was refused.
     """
 
@@ -63,7 +63,7 @@ class Machine:
 
     def take(self, length: int) -> bytes:
         if length > self.left:
-            raise ValueError(f"it wants {length} bytes more, {self.left} are left: truncated?")
+            raise ValueError(f"it needs {length} more bytes, {self.left} are left: truncated?")
         data = self.stream.read(length)
         if len(data) != length:
             raise ValueError("it ends early: truncated?")
@@ -101,11 +101,11 @@ class Machine:
 
     def top(self, kind: type):
         if not self.stack or not isinstance(self.stack[-1], kind):
-            raise TypeError(f"it fills something that is no {kind.__name__}")
+            raise TypeError(f"it fills an object that is not a {kind.__name__}")
         return self.stack[-1]
 
     def spend(self, *values: object) -> None:
-        """Count what calls are fed, since a few bytes may ask for one large value again and again."""
+        """Count the arguments of calls, because a few bytes can request a large value many times."""
         self.built += sum(len(v) for v in values if hasattr(v, "__len__"))
         if self.built > MAX_BUILT:
             raise ValueError(f"its calls build more than {MAX_BUILT} entries")
@@ -125,7 +125,7 @@ def _key(value: object):
     # Flat keys only: the hash of a deeply nested tuple recurses in C and would end the process.
     flat = isinstance(value, SCALARS) or (type(value) is tuple and all(isinstance(v, SCALARS) for v in value))
     if not flat:
-        raise TypeError(f"a {type(value).__name__} is no key of a dictionary or set")
+        raise TypeError(f"a {type(value).__name__} cannot be a key of a dictionary or set")
     return value
 
 
@@ -166,7 +166,7 @@ def _stack_global(machine: Machine) -> None:
 def _call(machine: Machine) -> None:
     callee, args = machine.pop_last(2)
     if not isinstance(callee, Callee) or type(args) is not tuple:
-        raise TypeError(f"it calls a {type(callee).__name__}, which is nothing to call")
+        raise TypeError(f"it calls a {type(callee).__name__}, which cannot be called")
     machine.spend(*args)
     machine.push(callee.call(*args))
 

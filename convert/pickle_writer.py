@@ -1,4 +1,4 @@
-"""The pickle inside a .pth file, written opcode by opcode, as torch.save lays it out and torch.load reads it.
+"""Write the pickle inside a .pth file opcode by opcode, in the form of torch.save that torch.load reads.
 
 Source: pytorch/pytorch torch/_tensor.py (the rebuild calls) and torch/serialization.py (storage ids).
 """
@@ -15,7 +15,7 @@ ORDERED_DICT = b"ccollections\nOrderedDict\n)R"
 
 
 def pickle_state_dict(tensors: Iterable[tuple[str, tuple[int, ...], np.dtype]], wrap: str | None) -> bytes:
-    """A state dict of contiguous tensors, the n-th in storage "n"; with `wrap`, inside {wrap: ...}."""
+    """Pickle a state dict of contiguous tensors, the n-th in storage "n"; with `wrap`, inside {wrap: ...}."""
     items = b"".join(_text(key) + _tensor(str(i), tuple(shape), dtype) for i, (key, shape, dtype) in enumerate(tensors))
     body = ORDERED_DICT + b"(" + items + b"u"
     if wrap is not None:
@@ -26,7 +26,7 @@ def pickle_state_dict(tensors: Iterable[tuple[str, tuple[int, ...], np.dtype]], 
 def pickle_checkpoint(
     tensors: Iterable[tuple[str, tuple[int, ...], np.dtype]], groups: Sequence[str], numbers: Mapping[str, int]
 ) -> bytes:
-    """{group: state dict} of tensors whose keys begin with "group.", and whole numbers beside them."""
+    """Pickle {group: state dict} for tensors whose keys begin with "group.", and integers beside the groups."""
     inside: dict[str, list[bytes]] = {group: [] for group in groups}
     for i, (key, shape, dtype) in enumerate(tensors):
         group, _, rest = key.partition(".")

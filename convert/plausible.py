@@ -1,4 +1,4 @@
-"""What JSON beside the weights may say: anything a stranger wrote, so nothing of it is believed unseen."""
+"""Validate the JSON files beside the weights, which come from untrusted sources."""
 
 import dataclasses
 import math
@@ -14,12 +14,12 @@ from jaxdino.models.spec import ModelSpec
 
 FAULTS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 LARGEST = 1 << 24
-"""Of any width, depth or length that a configuration may tell."""
+"""Limit for any width, depth or length in a configuration."""
 
 
 @contextmanager
 def understood(what: str) -> Iterator[None]:
-    """Turn what goes wrong over JSON of an unexpected form into a UserError that names `what` was read."""
+    """Turn exceptions caused by JSON of an unexpected form into a UserError that names `what` was read."""
     try:
         yield
     except UserError:
@@ -29,13 +29,13 @@ def understood(what: str) -> Iterator[None]:
 
 
 def check_spec(spec: ModelSpec, what: str) -> None:
-    """UserError if a field of the configuration or the preprocessing is not what it is declared to be."""
+    """Raise UserError if a field of the configuration or the preprocessing does not have its declared type."""
     for part in (spec.config, spec.preprocess):
         hints = typing.get_type_hints(type(part))
         for field in dataclasses.fields(part):
             value = getattr(part, field.name)
             if not _fits(value, hints[field.name]):
-                raise UserError(f"{what}: {field.name} is {value!r}, which cannot be")
+                raise UserError(f"{what}: {field.name} is {value!r}, which is not valid")
     how = spec.preprocess
     for name, value, known in (
         ("crop_mode", how.crop_mode, CROP_MODES),
@@ -46,14 +46,16 @@ def check_spec(spec: ModelSpec, what: str) -> None:
             raise UserError(f"{what}: {name} is {value!r}; {did_you_mean(value, known)}")
     if len(how.mean) != len(how.std) or len(how.mean) not in (spec.config.in_channels, 3):
         raise UserError(
-            f"{what}: mean {how.mean} and deviation {how.std} are not those of {spec.config.in_channels} channels"
+            f"{what}: mean {how.mean} and deviation {how.std} do not have {spec.config.in_channels} channels"
         )
     if len(how.size) != 2 or min(how.size) < 1 or not how.crop_pct > 0 or 0 in how.std:
-        raise UserError(f"{what}: no image can be made of size {how.size}, crop {how.crop_pct}, deviation {how.std}")
+        raise UserError(
+            f"{what}: images cannot be prepared with size {how.size}, crop {how.crop_pct}, deviation {how.std}"
+        )
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type as our dataclasses declare them; numbers also finite and not absurd."""
+    """Return whether a value has its declared type; numbers must also be finite and below the limit."""
     inner = typing.get_args(hint)
     if inner and typing.get_origin(hint) is tuple:
         inner = inner[:1] if Ellipsis in inner else inner

@@ -1,7 +1,7 @@
-"""How images are prepared, as transformers' processor files and timm's config.json say it, both ways.
+"""Read and write preprocessing as transformers' processor files and timm's config.json.
 
-A processor computes (rescale_factor * x - mean) / std of pixels x in 0..255; ours (x / 255 - mean) / std. Both are the
-same with ours = theirs / (255 * rescale_factor), which is how another factor, or none, is followed.
+For pixels x in 0..255, a processor computes (rescale_factor * x - mean) / std, and we compute (x / 255 - mean) / std.
+The two agree if our mean and std are theirs / (255 * rescale_factor); this supports any factor, or none.
 """
 
 import dataclasses
@@ -17,29 +17,27 @@ from jaxdino.models.spec import Preprocess
 
 Json = Mapping[str, Any]
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
-"""Pillow's numbers of its filters."""
+"""Pillow's filter numbers."""
 PROCESSOR, TIMM_FILE = "the image processor's file", "config.json"
 WARPED_FROM = 384
-"""ConvNextImageProcessor squashes from this size on, and crops below."""
+"""ConvNextImageProcessor squashes images from this size on, and crops below it."""
 
 
 def from_json(own: Preprocess, json: Json | None) -> tuple[Preprocess, list[str]]:
-    """The family's preprocessing, replaced by what a processor's file says, and notes on what is not followed.
+    """Update the family's preprocessing from a processor file; also return notes on ignored fields.
 
     Args:
-      own: the family's.
-      json: preprocessor_config.json, or "image_processor" of processor_config.json; None where there is none.
+      own: the family's preprocessing.
+      json: preprocessor_config.json, or "image_processor" of processor_config.json; None if there is none.
 
     Raises:
-      UserError: for what would change the pixels in a way that ours cannot.
+      UserError: if a field changes the pixels in a way that we do not support.
     """
     if not json:
         return own, []
     notes = _unfollowed(json, TRANSFORMERS, PROCESSOR)
     if unknown := unknown_class(json):
-        notes.append(
-            f"{PROCESSOR} is of the class {unknown}, whose defaults are not known: what it leaves out is the model's"
-        )
+        notes.append(f"{PROCESSOR} is of the class {unknown}, whose defaults are not known: the model's are used")
     given = class_defaults(json) | {name: value for name, value in json.items() if value is not None}
     how, more = _geometry(own, given)
     mean, std = _statistics(own, given)
@@ -55,7 +53,7 @@ def from_json(own: Preprocess, json: Json | None) -> tuple[Preprocess, list[str]
 
 
 def _unfollowed(json: Json, fields: Mapping[str, Field], where: str) -> list[str]:
-    """A note for each field that is not known or not followed. Raises UserError for a field that is refused."""
+    """Return a note for each field that is unknown or ignored. Raise UserError for a field that is refused."""
     notes = []
     for name, value in json.items():
         field = fields.get(name)
@@ -64,7 +62,7 @@ def _unfollowed(json: Json, fields: Mapping[str, Field], where: str) -> list[str
         elif field.action in (NAMED, REFUSED) and not any(value is ok or value == ok for ok in NONE):
             text = f"{where} says {name}={_short(value)}: {field.why}"
             if field.action == REFUSED:
-                raise UserError(f"{text}. Prepare the images so, and remove the field")
+                raise UserError(f"{text}. Prepare the images this way yourself, and remove the field")
             notes.append(f"{text}; it was not followed")
     return notes
 
@@ -79,7 +77,7 @@ def _listed(names: Mapping[int, str]) -> str:
 
 
 def _statistics(own: Preprocess, given: Json) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation for pixels of 0..1; see the module."""
+    """Return mean and standard deviation for pixels in 0..1; see the module docstring."""
     channels = len(own.mean)
     factor = float(given.get("rescale_factor", 1 / 255)) if given.get("do_rescale", True) else 1.0
     scale = 1.0 if math.isclose(255 * factor, 1.0, rel_tol=1e-9) else 255 * factor
@@ -93,7 +91,7 @@ def _statistics(own: Preprocess, given: Json) -> tuple[tuple[float, ...], tuple[
 
 
 def _geometry(own: Preprocess, given: Json) -> tuple[Preprocess, list[str]]:
-    """Size, crop_pct and crop_mode."""
+    """Read size, crop_pct and crop_mode; also return notes."""
     crop = _sides(given["crop_size"], "crop_size") if given.get("crop_size") is not None else None
     cropped = crop is not None and given.get("do_center_crop", True)
     notes = []
@@ -151,7 +149,7 @@ def _squashed(own: Preprocess, size: tuple[int, int], crop: tuple[int, int] | No
 
 
 def _size(given: Json) -> dict[str, int] | None:
-    """`size` as a dict; a single number means the shorter side, or both, as the processor's class says."""
+    """Return `size` as a dict; a single number is the shorter side or both sides, depending on the class."""
     size = given.get("size")
     if size is None:
         return None
@@ -181,10 +179,10 @@ def _sides(size: Any, name: str) -> tuple[int, int]:
 
 
 def from_timm(json: Json) -> tuple[Preprocess | None, list[str]]:
-    """What the config.json of a timm folder says, and notes on what is not followed; None if it says nothing.
+    """Read the preprocessing in a timm folder's config.json (None if absent), and notes on ignored fields.
 
     Raises:
-      UserError: for a crop_mode or interpolation that timm does not have.
+      UserError: if timm does not have the crop_mode or interpolation.
     """
     given = json.get("pretrained_cfg") or (json if "architecture" in json and "input_size" in json else {})
     given = {name: value for name, value in given.items() if value is not None}
@@ -214,10 +212,10 @@ def from_timm(json: Json) -> tuple[Preprocess | None, list[str]]:
 
 
 def _timm_size(args: Json, given: Json, default: tuple[int, int]) -> tuple[tuple[int, int], list[str]]:
-    """Height and width of the images: `img_size` of model_args counts, unless the model takes images of any size.
+    """Return (height, width) of the images; `img_size` of model_args has priority, unless the model takes any size.
 
-    timm 1.0.31 replaces `input_size` by it where `fixed_input_size` is true (timm/models/_hub.py), and builds a model
-    that refuses every other size where it is not.
+    timm 1.0.31 replaces `input_size` with it if `fixed_input_size` is true (timm/models/_hub.py); otherwise it builds a
+    model that refuses every other size.
     """
     size = tuple(given["input_size"][1:]) if "input_size" in given else default
     own = args.get("img_size")
@@ -232,10 +230,10 @@ def _timm_size(args: Json, given: Json, default: tuple[int, int]) -> tuple[tuple
 
 
 def to_timm(card: Any, first_conv: str, classifier: str) -> dict[str, Any]:
-    """The `pretrained_cfg` of a timm folder's config.json.
+    """Build the `pretrained_cfg` of a timm folder's config.json.
 
     Args:
-      first_conv, classifier: timm's names of the layers that take in images and give out classes.
+      first_conv, classifier: timm's names of the first convolution and the classification layer.
     """
     how = card.spec.preprocess
     return {
@@ -255,7 +253,7 @@ def to_timm(card: Any, first_conv: str, classifier: str) -> dict[str, Any]:
 
 
 def to_json(how: Preprocess) -> dict[str, Any]:
-    """preprocessor_config.json: for transformers' resize, centre crop, rescale and normalise processor."""
+    """Build preprocessor_config.json for transformers' processor: resize, centre crop, rescale, normalise."""
     height, width = how.size
     target = [math.floor(side / how.crop_pct + 1e-6) for side in how.size]
     squash = how.crop_mode == "squash"
@@ -277,21 +275,23 @@ def to_json(how: Preprocess) -> dict[str, Any]:
 
 
 def unlike(how: Preprocess, files: Iterable[str]) -> list[str]:
-    """What the files that an export writes cannot say of the preprocessing, a line each."""
+    """Return a line for each part of the preprocessing that the exported files cannot express."""
     notes = []
     if how.sixteen_bit != "auto":
         notes.append(
             f"only jaxdino.json says that 16-bit and float pixels were read with sixteen_bit={how.sixteen_bit}: "
-            "elsewhere, bring images to 8 bits so first"
+            "for other tools, convert images to 8 bits first"
         )
     if "preprocessor_config.json" in files:
         if how.crop_mode == "border":
-            notes.append("transformers has no crop_mode 'border': its processor crops the centre, to other pixels")
+            notes.append("transformers has no crop_mode 'border': its processor crops the centre, so pixels differ")
         if how.crop_mode == "center" and how.size[0] != how.size[1]:
-            notes.append(f"transformers' processor cuts {how.size} out otherwise than ours, to other pixels")
+            notes.append(f"transformers' processor crops {how.size} differently from ours, so pixels differ")
     elif "open_clip_config.json" in files:
         if how.crop_mode in ("border", "none") or how.crop_pct != 1:
-            notes.append("open_clip resizes the shorter side to the model's size and crops the centre: to other pixels")
+            notes.append(
+                "open_clip resizes the shorter side to the model's size and crops the centre, so pixels differ"
+            )
     elif "config.json" in files and how.crop_mode == "none":
-        notes.append("timm has no crop_mode 'none': its transform resizes and crops the centre, to other pixels")
+        notes.append("timm has no crop_mode 'none': its transform resizes and crops the centre, so pixels differ")
     return notes

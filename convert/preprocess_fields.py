@@ -1,4 +1,4 @@
-"""What is done with each field of the files that say how images are prepared: data, from which errors and docs come.
+"""Table of preprocessing fields and how each is handled; errors and docs are generated from it.
 
 Sources: huggingface/transformers image_processing_utils.py, image_processing_backends.py and
 models/*/image_processing_*.py; huggingface/pytorch-image-models timm/models/_pretrained.py and timm/data/config.py.
@@ -11,16 +11,16 @@ from jaxdino.models.published.clip import CLIP
 from jaxdino.models.spec import IMAGENET, INCEPTION
 
 FOLLOWED, IGNORED, NAMED, REFUSED = "followed", "ignored", "named", "refused"
-"""Followed: the model's preprocessing has it. Ignored: it changes no pixel. Named: it is not followed, and a note says
-so. Refused: it would change the pixels in a way that ours cannot."""
+"""Followed: part of the model's preprocessing. Ignored: it does not change pixels. Named: not followed, with a note.
+Refused: it would change the pixels in a way that we do not support."""
 
 
 class Field(NamedTuple):
-    """What is done with a field.
+    """How a field is handled.
 
     Attributes:
-      action: one of the four words above; NAMED and REFUSED hold for values other than `NONE`.
-      why: what it becomes, or the reason.
+      action: one of the four words above; NAMED and REFUSED apply to values other than `NONE`.
+      why: what the field becomes, or the reason.
     """
 
     action: str
@@ -45,7 +45,7 @@ TRANSFORMERS: dict[str, Field] = {
     "image_processor_type": Field(FOLLOWED, "the defaults of fields that the file leaves out"),
     "feature_extractor_type": Field(FOLLOWED, "the older name of image_processor_type"),
     "do_convert_rgb": Field(IGNORED, "images always get the model's channels"),
-    "do_flip_channel_order": Field(REFUSED, "blue, green, red is an order that ours does not make"),
+    "do_flip_channel_order": Field(REFUSED, "the channel order blue, green, red is not supported"),
     "do_pad": Field(NAMED, "images are not padded (SAM's `encode` pads as SAM does)"),
     "pad_size": Field(NAMED, "images are not padded (SAM's `encode` pads as SAM does)"),
     "size_divisor": Field(NAMED, "images are not padded to multiples"),
@@ -106,7 +106,7 @@ TIMM: dict[str, Field] = {
 
 
 def stats(pair: tuple[tuple[float, ...], tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
-    """Mean and deviation under transformers' names."""
+    """Return mean and standard deviation with transformers' names."""
     return {"image_mean": pair[0], "image_std": pair[1]}
 
 
@@ -121,28 +121,28 @@ CLASSES: dict[str, dict[str, Any]] = {
     "ConvNext": dict(size={"shortest_edge": 384}, crop_pct=224 / 256, resample=3, **stats(INCEPTION)),
     "Sam": dict(size={"longest_edge": 1024}, resample=2, **stats(IMAGENET)),
 }
-"""What transformers' processor classes take for fields that a file leaves out."""
+"""Defaults of transformers' processor classes for missing fields."""
 TOLD = ("size", "resample", "image_mean", "image_std")
-"""Fields without which the pixels are not known."""
+"""Fields that are needed to know the pixels."""
 ENDINGS = ("ImageProcessorFast", "ImageProcessorPil", "ImageProcessor", "FeatureExtractor")
-"""Of the classes' names."""
+"""Suffixes of the class names."""
 
 
 def _named(json: Mapping[str, Any]) -> tuple[str, str | None]:
-    """The processor's class that a file names, and which of `CLASSES` it is."""
+    """Return the processor class that a file names, and the matching key of `CLASSES`."""
     name = str(json.get("image_processor_type") or json.get("feature_extractor_type") or "")
     stem = next((name.removesuffix(end) for end in ENDINGS if name.endswith(end)), name)
     return name, next((known for known in CLASSES if known.casefold() == stem.casefold()), None)
 
 
 def unknown_class(json: Mapping[str, Any]) -> str:
-    """The class that a file names, where it leaves fields out and their defaults are not known; else ""."""
+    """Return the class that a file names if fields are missing and its defaults are unknown, else ""."""
     name, known = _named(json)
     return "" if known or all(field in json for field in TOLD) else name
 
 
 def class_defaults(json: Mapping[str, Any]) -> dict[str, Any]:
-    """What the processor's class of a file takes for fields that the file leaves out; {} for a class not known."""
+    """Return the defaults of the file's processor class for missing fields; {} for an unknown class."""
     _, found = _named(json)
     if found is None:
         return {}

@@ -1,4 +1,4 @@
-"""The files beside weights that say how images are prepared: which of them counts."""
+"""Choose between the preprocessing files beside the weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,21 +7,21 @@ from typing import Any
 from jaxdino.core.errors import UserError
 
 PREPROCESSOR, NESTED = "preprocessor_config.json", "processor_config.json"
-"""transformers' files: until version 4 and, with the image processor inside, from version 5 on."""
+"""transformers' files: up to version 4, and from version 5 on, with the image processor nested inside."""
 INSIDE = ("image_processor", "feature_extractor")
-"""What holds the image processor in `NESTED`: today, and in files of older versions."""
+"""Keys of the image processor in `NESTED`: current, and of older versions."""
 
 Json = Mapping[str, Any]
 
 
 def processor(plain: Json | None, nested: Json | None) -> tuple[dict[str, Any] | None, list[str]]:
-    """The image processor's settings, and a note where two files differ.
+    """Return the image processor's settings, and a note if two files differ.
 
-    Settings inside processor_config.json count first, as in transformers
+    Settings inside processor_config.json have priority, as in transformers
     (image_processing_base.py get_image_processor_dict).
 
     Args:
-      plain, nested: the contents of `PREPROCESSOR` and `NESTED`, None for a file that is not there.
+      plain, nested: the contents of `PREPROCESSOR` and `NESTED`, None for a missing file.
     """
     inside = next((name for name in INSIDE if nested and nested.get(name) is not None), None)
     if inside is None:
@@ -38,7 +38,7 @@ def processor(plain: Json | None, nested: Json | None) -> tuple[dict[str, Any] |
 
 
 def unread(folder: Path) -> list[str]:
-    """A note on files beside a weights file that are read only with their folder."""
+    """Return a note on files beside a weights file that are read only when the folder is given."""
     found = [name for name in ("config.json", PREPROCESSOR, NESTED) if (folder / name).is_file()]
     if not found:
         return []

@@ -1,4 +1,4 @@
-"""Open a checkpoint, whatever its layout, as one Source: keys and shapes at once, each tensor when asked."""
+"""Open a checkpoint of any format as a Source: keys and shapes at once, each tensor on access."""
 
 import json
 import re
@@ -30,7 +30,7 @@ FOLDER_FILES = (
 HEAD = "head.safetensors"
 HEAD_KEYS = r"(linear_head|head|head\.fc|fc|classifier|classifier\.1)\.(weight|bias)"
 HEAD_FILES = r"head\.safetensors|.*_linear4?_head(-[0-9a-f]+)?\.pth"
-"""Names of files with a classification head alone, ours and Meta's."""
+"""Name patterns of files that contain only a classification head, ours and Meta's."""
 NOTES = "jaxdino.json"
 VARIANT = r"model\.(?!safetensors)[^.]+\.safetensors"
 """transformers' `save_pretrained(variant="fp16")`."""
@@ -41,9 +41,9 @@ LFS_POINTER = b"version https://git-lfs"
 class Source:
     """An open checkpoint. `kind` is "safetensors", "pth" or "hf_folder".
 
-    `extras` holds what is no tensor in a .pth (epoch, args, optimiser settings) by joined key, `config` and
-    `preprocessor` the JSON files of a Hugging Face folder (None where absent), `notes` what our own export says of
-    these weights, `origin` the path and the weights' size in bytes; `said` how the file was understood, a line each.
+    `extras` holds the values in a .pth that are not tensors (epoch, args, optimiser settings) by joined key; `config`
+    and `preprocessor` the JSON files of a Hugging Face folder (None if absent); `notes` the notes of our own export;
+    `origin` the path and the weights' size in bytes; `said` how the file was interpreted, a line each.
     """
 
     kind: str
@@ -67,7 +67,7 @@ class Source:
         return self._span(key).dtype
 
     def read(self, key: str) -> np.ndarray:
-        """One tensor, fetched now: a fresh contiguous array that nothing else holds."""
+        """Read one tensor into a new contiguous array that is not shared."""
         return self._span(key).read()
 
     def _span(self, key: str) -> ByteRange | Joined:
@@ -88,12 +88,12 @@ class Source:
 
 
 def open_source(path: str | Path, head: str | Path | None = None) -> Source:
-    """Open a .safetensors, .pth, .pt, .bin or .ckpt file, a Hugging Face folder, or one with a single .pth in it.
+    """Open a .safetensors, .pth, .pt, .bin or .ckpt file, a Hugging Face folder, or a folder with a single .pth.
 
-    A linear classification head joins it: from the file `head`, or from one that our own export wrote beside it.
+    A linear classification head is added from the file `head`, or from the one that our own export wrote beside it.
 
-    The layout is told from the content, not the name. UserError when nothing is there (with the nearest
-    names), when it is no checkpoint (with what it is instead), and when it is damaged or hostile.
+    The format is detected from the content, not the name. Raise UserError if the path does not exist (with the nearest
+    names), if it is not a checkpoint (with what it is instead), or if it is damaged or hostile.
     """
     path = Path(path).expanduser()
     refuse_broken(_read_by_us(path) if path.is_dir() else [path])
@@ -122,7 +122,7 @@ def _read_by_us(folder: Path) -> list[Path]:
 
 
 def _head_beside(path: Path, source: Source) -> Path | None:
-    """The file with a head that our export's notes name, or the one in the folder."""
+    """Return the head file named in our export's notes, or the one in the folder."""
     noted = source.notes.get("head_file")
     if isinstance(noted, str) and re.fullmatch(HEAD_FILES, noted):
         return (path if path.is_dir() else path.parent) / noted
@@ -135,7 +135,7 @@ def _head_beside(path: Path, source: Source) -> Path | None:
 
 
 def missing(path: Path) -> str:
-    """What to say of a path where nothing lies, with the nearest names."""
+    """Return the error message for a path that does not exist, with the nearest names."""
     parent = path.parent
     if not parent.is_dir():
         return f"{path}: not found; its folder {parent} does not exist either"
@@ -195,7 +195,7 @@ def _open_folder(folder: Path) -> Source:
 
 
 def _only_checkpoint(folder: Path) -> str:
-    """The file that our export's notes name, or the one checkpoint in the folder."""
+    """Return the file named in our export's notes, or the only checkpoint in the folder."""
     noted = (_json(folder / NOTES) or {}).get("file")
     if isinstance(noted, str) and Path(noted).name == noted and (folder / noted).is_file():
         return noted
@@ -208,7 +208,7 @@ def _only_checkpoint(folder: Path) -> str:
 
 
 def _add_head(source: Source, path: Path) -> None:
-    """Join a classification head from a file of its own: no class of the format has a place for it."""
+    """Add a classification head from a separate file, for formats whose classes do not include it."""
     try:
         head = _open_file(path) if path.exists() else None
         if head is None:
@@ -222,12 +222,12 @@ def _add_head(source: Source, path: Path) -> None:
     if not all(re.fullmatch(HEAD_KEYS, key) for key in head.spans):
         source.close()
         raise UserError(
-            f"{path}: holds {', '.join(sorted(head.spans)[:5])}, which is no linear classification head: the weight "
-            f"and bias of a linear layer, or of one called linear_head, head or classifier, are wanted"
+            f"{path}: holds {', '.join(sorted(head.spans)[:5])}, which is not a linear classification head: "
+            f"expected the weight and bias of a linear layer, or of one called linear_head, head or classifier"
         )
     if twice := sorted(source.spans.keys() & head.spans.keys()):
         source.close()
-        raise UserError(f"{path}: holds {twice[0]}, which the backbone's file holds too")
+        raise UserError(f"{path}: holds {twice[0]}, which the backbone's file also holds")
     source.spans |= head.spans
 
 
@@ -257,7 +257,7 @@ def _open_shards(folder: Path, index_name: str) -> Source:
     names = sorted(set(weight_map.values()))
     lacking = [name for name in names if not (folder / name).is_file()]
     if lacking:
-        raise UserError(f"{folder}: {index_name} names shards that are not there: {', '.join(lacking[:5])}")
+        raise UserError(f"{folder}: {index_name} names missing shards: {', '.join(lacking[:5])}")
     whole = Source("hf_folder", dict.fromkeys(weight_map), [], {"path": str(folder), "bytes": 0})
     try:
         for name in names:
@@ -280,7 +280,7 @@ def _open_shards(folder: Path, index_name: str) -> Source:
 def _weight_map(path: Path) -> dict[str, str]:
     weight_map = _json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise UserError(f"{path}: has no weight_map")
+        raise UserError(f"{path}: weight_map is missing")
     for key, name in weight_map.items():
         if not isinstance(name, str) or Path(name).name != name:
             raise UserError(f"{path}: the shard of {key!r} is {name!r}, not a file name in this folder")

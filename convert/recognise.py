@@ -1,4 +1,4 @@
-"""Which model and layout a checkpoint is: the network in it is found here, its family tells the rest."""
+"""Recognise the model and layout of a checkpoint: find the network here, then ask its family."""
 
 import dataclasses
 import re
@@ -18,21 +18,21 @@ from jaxdino.models.spec import ModelSpec
 
 LINEAR_HEAD = re.compile(r"(module\.|model\.|state_dict\.)*linear_head\.(weight|bias)")
 CHUNK = re.compile(r"(?<=^blocks\.)\d+\.(?=\d+\.)")
-"""DINOv2's training code may part the blocks into chunks, blocks.CHUNK.BLOCK., each block under its own number."""
+"""DINOv2's training code may group blocks into chunks, blocks.CHUNK.BLOCK.; each block keeps its own number."""
 NO_HINTS = Hints()
 
 
 @dataclasses.dataclass(frozen=True)
 class Recognised:
-    """What a checkpoint was found to be.
+    """Result of recognising a checkpoint.
 
     Attributes:
-      layout: as the family names it ("hf", "meta", "timm", ...).
+      layout: the family's name for it ("hf", "meta", "timm", ...).
       keys: {key of the layout: key in the file} of the chosen network, prefix removed.
       aside: keys of the file that belong to another network, an optimiser or a projection head.
       num_classes: of the classification head, 0 without one.
-      assumed: facts that nothing in or beside the file holds, a line each.
-      notes: what the files beside it say and was not followed, a line each.
+      assumed: facts that are neither in the file nor beside it, a line each.
+      notes: settings in the files beside it that were ignored, a line each.
     """
 
     spec: ModelSpec
@@ -52,16 +52,16 @@ def recognise(
     prefix: str | None = None,
     hints: Hints = NO_HINTS,
 ) -> Recognised:
-    """Tell model, layout and network from the header of a checkpoint.
+    """Recognise model, layout and network from the header of a checkpoint.
 
     Args:
       shapes: {key: shape} of the whole file.
-      preprocessor: preprocessor_config.json, where the file has one beside it.
-      prefix: of the network to take, where the file holds several.
-      hints: what else is known; what the user named overrules what keys and shapes say.
+      preprocessor: preprocessor_config.json, if there is one beside the file.
+      prefix: of the network to take, if the file holds several.
+      hints: other known facts; the user's choices override what keys and shapes show.
 
     Raises:
-      UserError: if there is no network in it, or it is not the model or layout that was named.
+      UserError: if it contains no network, or is not the given model or layout.
     """
     if hints.layout is not None and hints.layout not in LAYOUTS:
         raise UserError(f"there is no layout {hints.layout!r}; {did_you_mean(hints.layout, LAYOUTS)}")
@@ -73,7 +73,9 @@ def recognise(
     own = {key: shapes[full] for key, full in keys.items()}
     told = family.detect(own, hints._replace(prefix=prefix))
     if hints.pos_grid and getattr(told.config, "positions", "") != "learned":
-        raise UserError(f"--pos_grid is for plain ViTs with a position table; a {told.family} checkpoint says its own")
+        raise UserError(
+            f"--pos_grid is for plain ViTs with a position table; a {told.family} checkpoint does not need it"
+        )
     mean = _mean(preprocessor)
     if hints.model:
         spec = agree(get(hints.model), told.config, family)
@@ -97,7 +99,7 @@ def recognise(
 
 
 def _unsaid(spec: ModelSpec, told: Told, family: Family, hints: Hints) -> tuple[str, ...]:
-    """What is assumed of the images, where no file says how they are prepared."""
+    """Return the assumptions about the images, if no file describes the preprocessing."""
     lines = list(told.unsaid)
     if others := [] if hints.model else rivals(spec, told.config, family, told.layout):
         what = f"the weights of {spec.name}, not of {' or '.join(others)}, which has another mean and deviation"
@@ -110,13 +112,13 @@ def _unsaid(spec: ModelSpec, told: Told, family: Family, hints: Hints) -> tuple[
 
 
 def _mean(preprocessor: Mapping[str, Any] | None) -> tuple[float, ...]:
-    """The mean that a processor's file says, () where it says none."""
+    """Return the mean in a processor file, () if there is none."""
     mean = (preprocessor or {}).get("image_mean") or ()
     return (mean,) * 3 if isinstance(mean, int | float) else tuple(mean)
 
 
 def _linear_head(head: list[str], keys: dict[str, str], aside: list[str]) -> tuple[dict[str, str], list[str]]:
-    """The head under the layout's names where it is called `linear_head`, as beside DINOv2's and DINOv3's backbones.
+    """Rename a head called `linear_head`, as in DINOv2's and DINOv3's files, to the layout's names.
 
     Raises:
       UserError: if there is another head.
@@ -133,23 +135,23 @@ def _linear_head(head: list[str], keys: dict[str, str], aside: list[str]) -> tup
 
 
 def head_keys(rules: Iterable) -> list[str]:
-    """The keys of a classification head, its weight first."""
+    """Return the keys of a classification head, its weight first."""
     return [key for rule in rules for key in rule.keys]
 
 
 def prefixes(keys: Iterable[str], family: Family) -> list[str]:
-    """The prefixes under which the file holds a network of the family, the preferred one first."""
+    """Return the prefixes of the family's networks in the file, the preferred one first."""
     found = {key[: -len(anchor)] for key in keys for anchor in family.anchors if _ends(key, anchor)}
     return sorted(found, key=lambda prefix: (prefix != "", networks.rank(prefix, found), prefix))
 
 
 def _ends(key: str, anchor: str) -> bool:
-    """Whether what stands before the anchor in a key ends at a dot, or is empty."""
+    """Return whether the part of a key before the anchor is empty or ends with a dot."""
     return key == anchor or key.endswith("." + anchor)
 
 
 def _found(shapes: Shapes, families: Iterable[Family]) -> dict[Family, dict[str, tuple[int, ...]]]:
-    """{family: {prefix: shape of its first kernel}}; each key speaks for the first family and its longest anchor."""
+    """Return {family: {prefix: shape of its first kernel}}; a key counts for the first family and longest anchor."""
     found: dict[Family, dict[str, tuple[int, ...]]] = {}
     for key, shape in shapes.items():
         for family in families:
@@ -160,16 +162,16 @@ def _found(shapes: Shapes, families: Iterable[Family]) -> dict[Family, dict[str,
 
 
 def _network(shapes: Shapes, prefix: str | None, named: str | None) -> tuple[Family, str, tuple[str, ...]]:
-    """The family and prefix of the network to take, and what was assumed in taking it.
+    """Choose the network: return its family, its prefix and the assumptions.
 
-    A named family's networks come first; projection heads are taken where nothing else is there, or by name.
+    Networks of a given family come first; projection heads are taken only if there is no other network, or by name.
     """
     found = _found(shapes, FAMILIES)
     wanted = [family for family in found if named in family.names] if named else []
     wanted = wanted or [family for family in found if family is not heads.FAMILY] or list(found)
     if not wanted:
         raise UserError(
-            f"no network that we know in this file of {len(shapes)} keys, which begins with "
+            f"no known network in this file of {len(shapes)} keys, which begins with "
             f"{', '.join(sorted(shapes)[:5]) or 'nothing'}; known families: {', '.join(serving())}"
         )
     if prefix is None:
@@ -185,7 +187,7 @@ def _network(shapes: Shapes, prefix: str | None, named: str | None) -> tuple[Fam
 
 
 def _select(keys: Shapes, prefix: str, family: Family) -> tuple[dict[str, str], list[str]]:
-    """The network's keys without their prefix; a classification head may stand outside (as in transformers)."""
+    """Return the network's keys without prefix; a classification head may be outside it (as in transformers)."""
     chosen = {CHUNK.sub("", key[len(prefix) :]): key for key in keys if key.startswith(prefix)}
     outer = re.sub(r"[^.]+\.$", "", prefix)
     for name in {key for layout in family.layouts.values() for key in head_keys(layout.head)}:

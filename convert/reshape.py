@@ -1,4 +1,4 @@
-"""A published model in another shape: what random weights may have."""
+"""Change the shape of a published model, for random weights."""
 
 import dataclasses
 import json
@@ -16,13 +16,13 @@ from jaxdino.models.spec import ModelSpec
 
 
 def reshaped(spec: ModelSpec, shape: str) -> ModelSpec:
-    """`spec` with other sizes, named after its family.
+    """Return `spec` with other sizes, named after its family.
 
     Args:
-      shape: the fields of its configuration that differ, as JSON: '{"depths": [1, 1, 1], "widths": [64, 128, 256]}'.
+      shape: the configuration fields to change, as JSON: '{"depths": [1, 1, 1], "widths": [64, 128, 256]}'.
 
     Raises:
-      UserError: for what is no JSON, fields that there are not, with the nearest, and a shape that cannot be.
+      UserError: for invalid JSON, unknown fields (with the nearest names), and an impossible shape.
     """
     what, own = f"model.shape={shape}", dataclasses.asdict(spec.config)
     with understood(what):
@@ -40,14 +40,16 @@ def reshaped(spec: ModelSpec, shape: str) -> ModelSpec:
     try:
         width = _width(custom)
     except FAULTS as err:
-        raise UserError(f"{what} makes no {spec.family}: {type(err).__name__}: {err}") from err
+        raise UserError(f"{what} is not a valid {spec.family}: {type(err).__name__}: {err}") from err
     if width != custom.config.width:
-        raise UserError(f"{what} makes no {spec.family}: its features would be {width} wide, not {custom.config.width}")
+        raise UserError(
+            f"{what} is not a valid {spec.family}: its features would be {width} wide, not {custom.config.width}"
+        )
     return custom
 
 
 def _width(spec: ModelSpec) -> int:
-    """Of the features that the network gives, without making it."""
+    """Return the width of the network's features, without building it."""
     skeleton, patch = spec.skeleton(), getattr(spec.config, "patch_size", 1)
     sides = (side // patch * patch for side in spec.preprocess.size)
     images = jax.ShapeDtypeStruct((1, *sides, spec.config.in_channels), jnp.float32)

@@ -1,4 +1,4 @@
-"""The size of the images that a model is used at, where the user says it."""
+"""Set the image size of a model."""
 
 import dataclasses
 
@@ -9,18 +9,20 @@ Size = int | tuple[int, int]
 
 
 def resized(spec: ModelSpec, size: Size | None) -> ModelSpec:
-    """The spec for images of `size`, (height, width) or one number for both; None leaves it as it is.
+    """Return the spec for images of `size`, (height, width) or one number for both; None keeps the spec unchanged.
 
     Raises:
-      UserError: if it is not made of whole patches, or the model takes one size alone.
+      UserError: if `size` is not a multiple of the patch size, or the model has a fixed size.
     """
     if size is None:
         return spec
     height, width = (size, size) if isinstance(size, int) else size
     patch, fixed = getattr(spec.config, "patch_size", 1), getattr(spec.config, "image_size", None)
     if fixed is not None and (height, width) != (fixed, fixed):
-        raise UserError(f"--image_size {height}x{width}: a {spec.name} takes images of {fixed} x {fixed} alone")
+        raise UserError(f"--image_size {height}x{width}: a {spec.name} takes only images of {fixed} x {fixed}")
     if min(height, width) < patch or height % patch or width % patch:
         near = "x".join(str(max(1, round(side / patch)) * patch) for side in (height, width))
-        raise UserError(f"--image_size {height}x{width}: sides are multiples of the patch size {patch}, such as {near}")
+        raise UserError(
+            f"--image_size {height}x{width}: sides must be multiples of the patch size {patch}, such as {near}"
+        )
     return dataclasses.replace(spec, preprocess=dataclasses.replace(spec.preprocess, size=(height, width)))

@@ -1,7 +1,7 @@
-"""The header of a safetensors file, checked before a single tensor is believed.
+"""Read and validate the header of a safetensors file before any tensor is used.
 
 Format: eight bytes of header length (little endian), the header as JSON, then the tensors' bytes, which the
-entries' `data_offsets` must tile without hole or overlap. Source: huggingface/safetensors README.md.
+entries' `data_offsets` must cover without gap or overlap. Source: huggingface/safetensors README.md.
 """
 
 import json
@@ -16,7 +16,7 @@ MAX_AXES = 64
 
 
 def read_safetensors(file: BinaryFile) -> tuple[dict[str, ByteRange], dict[str, str]]:
-    """Byte ranges by key, in the header's order, and the file's metadata. UserError names what is wrong."""
+    """Return the byte ranges by key, in the header's order, and the file's metadata. Raise UserError if damaged."""
     header, start = _header(file)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
@@ -67,7 +67,7 @@ def _span(file: BinaryFile, start: int, key: str, entry: object) -> tuple[ByteRa
     if not _is_sizes(shape) or len(shape) > MAX_AXES:
         raise UserError(f"{where}: shape {shape!r} is not a list of at most {MAX_AXES} sizes")
     if not _is_sizes(offsets) or len(offsets) != 2 or not offsets[0] <= offsets[1] <= file.size - start:
-        raise UserError(f"{where}: data_offsets {offsets!r} leave the {file.size - start} data bytes: truncated?")
+        raise UserError(f"{where}: data_offsets {offsets!r} are outside the {file.size - start} data bytes: truncated?")
     dtype = BY_SAFETENSORS[name]
     need, have = math.prod(shape) * dtype.itemsize, offsets[1] - offsets[0]
     if not is_addressable(shape, dtype):

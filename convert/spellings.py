@@ -1,4 +1,4 @@
-"""Free a checkpoint of names that exist in memory alone: what `state_dict()` gives where files hold other names."""
+"""Rename the keys of a checkpoint that was saved with in-memory names (`state_dict()`) to the published names."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,15 +8,15 @@ from convert.family import Spelling
 from jaxdino.core.errors import UserError
 
 WRAPPERS = re.compile(r"(?<=\.\d)(\d*)\.(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)")
-"""What torch.compile, FSDP and activation checkpointing put after a block's number when they wrap each block."""
+"""Words that torch.compile, FSDP and activation checkpointing add after a block's number."""
 ByteRanges = Mapping[str, ByteRange | Joined]
 
 
 def published(spans: ByteRanges, spellings: Iterable[Spelling]) -> tuple[dict[str, ByteRange | Joined], list[str]]:
-    """The same tensors under the published names, and a line for each network that was renamed.
+    """Return the tensors with their published names, and a line for each network that was renamed.
 
     Raises:
-      UserError: if a tensor stands there under both names.
+      UserError: if the file has a tensor under both names.
     """
     found = {WRAPPERS.sub(r"\1", key): span for key, span in spans.items()}
     found, said = (found if len(found) == len(spans) else dict(spans)), []
@@ -35,7 +35,7 @@ def _prefixes(spans: ByteRanges, spelling: Spelling) -> list[str]:
 
 
 def _renamed(spans: ByteRanges, prefix: str, spelling: Spelling) -> dict[str, ByteRange | Joined]:
-    """Each key under its published name; parts that the published layout holds as one are joined."""
+    """Rename each key to its published name; join parts that are one tensor in the published layout."""
     named: dict[str, ByteRange | Joined] = {}
     parts: dict[str, dict[int, str]] = {}
     for key, span in spans.items():
@@ -54,7 +54,7 @@ def _renamed(spans: ByteRanges, prefix: str, spelling: Spelling) -> dict[str, By
 
 
 def _translated(key: str, spelling: Spelling) -> tuple[str | None, int | None]:
-    """(published name, the part's place if it is one of several); (None, None) for a key of another name."""
+    """Return (published name, index of the part if there are several); (None, None) for other keys."""
     for memory, name in spelling.names:
         several = isinstance(memory, tuple)
         for n, template in enumerate(memory if several else (memory,)):

@@ -1,6 +1,6 @@
-"""A model on disk in jaxdino's own form: `model.json`, and the parameters as Orbax checkpoints in `params/`.
+"""Save and load a model in jaxdino's own format: `model.json`, and Orbax checkpoints in `params/`.
 
-The parameters are parted, since Orbax copies what it writes: a part at a time, not the model, is held twice.
+The parameters are split into parts, because Orbax copies what it writes: only one part, not the model, is held twice.
 """
 
 import dataclasses
@@ -34,15 +34,15 @@ PART_BYTES = 1 << 27
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """What travels with a model's weights.
+    """Description of a model's weights, saved with them.
 
     Attributes:
       spec: the model, its shape and preprocessing.
-      num_classes, pool, class_names: of the classification head; 0, the family's and () without one.
-      layout: of the checkpoint the weights came from ("hf", "meta", "timm"), None for random weights.
-      source: where they came from: path and prefix.
+      num_classes, pool, class_names: of the classification head; 0, the family's pool and () without one.
+      layout: of the original checkpoint ("hf", "meta", "timm"), None for random weights.
+      source: path and prefix of the original weights.
       digest: SHA-256 of the parameters (see `jaxdino.core.params.digest`).
-      assumed: facts that the weights did not hold when they came in, a line each (`convert.assumptions`).
+      assumed: facts that were assumed on import, a line each (`convert.assumptions`).
     """
 
     spec: ModelSpec
@@ -56,16 +56,16 @@ class Card:
 
     @property
     def began_at_random(self) -> bool:
-        """Whether the weights were never anyone's published ones; an export and its import keep this."""
+        """Whether the weights were initialised at random; an export followed by an import keeps this."""
         return self.layout is None or bool(self.source.get("random"))
 
     def to_json(self) -> str:
-        """The card as JSON text."""
+        """Return the card as JSON text."""
         return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> "Card":
-        """The inverse of `to_json`."""
+        """Parse JSON text; the inverse of `to_json`."""
         fields = json.loads(text)
         spec = registry.from_json(fields.pop("spec"))
         names, assumed = tuple(fields.pop("class_names")), tuple(fields.pop("assumed", ()))
@@ -73,12 +73,12 @@ class Card:
 
 
 def is_model(folder: Path) -> bool:
-    """Whether the folder holds a model in this form."""
+    """Return whether the folder holds a model in this format."""
     return (folder / CARD).is_file() and (folder / PARAMS).is_dir()
 
 
 def refuse_foreign(folder: str | Path, overwrite: bool) -> None:
-    """Raise UserError if something is in the folder that is not to be overwritten, or is none of a model's files."""
+    """Raise UserError if the folder has files that must not be overwritten or do not belong to a model."""
     refuse_occupied(folder, overwrite, {CARD, PARAMS, COMPANIONS}.__contains__)
 
 
@@ -91,18 +91,18 @@ def save_model(
     mesh: Mesh | None = None,
     overwrite: bool = False,
 ) -> Card:
-    """Write the model beside the folder and then renames it there, so that it is there whole or not at all.
+    """Save a model atomically: write it beside the folder, then rename it.
 
     Args:
-      flat: arrays, or leaves that are read when their turn comes (`convert.lazy_array`).
-      companions: files to keep a copy of beside the weights (a tokenizer's).
-      mesh: devices over which the arrays are written sharded, each device its own slices.
+      flat: arrays, or lazy leaves that are read when they are written (`convert.lazy_array`).
+      companions: files to copy beside the weights (a tokenizer's).
+      mesh: devices for a sharded write, each device its own slices.
 
     Returns:
-      The card as written, with the digest of `flat`.
+      The written card, with the digest of `flat`.
 
     Raises:
-      UserError: if the folder is there already and not to be overwritten, or holds what is none of a model's files.
+      UserError: if the folder exists and must not be overwritten, or holds files that do not belong to a model.
     """
     refuse_foreign(folder, overwrite)
     with atomic_folder(folder) as beside:
@@ -113,10 +113,10 @@ def save_model(
 
 
 def write_model(folder: Path, card: Card, flat: Mapping[str, Any], mesh: Mesh | None = None) -> Card:
-    """Write a model into an empty folder, a part in memory at a time; see `save_model`.
+    """Write a model into an empty folder, with one part in memory at a time; see `save_model`.
 
     Raises:
-      UserError: if the disk has no room for it, or it cannot be written for another reason.
+      UserError: if the disk is full, or the model cannot be written for another reason.
     """
     digest, need, free = Digest(), sum(leaf.nbytes for leaf in flat.values()), shutil.disk_usage(folder).free
     if need > free:
@@ -142,7 +142,7 @@ def write_model(folder: Path, card: Card, flat: Mapping[str, Any], mesh: Mesh | 
 
 
 def _checkpointer() -> Any:
-    """Orbax as weights need it: they do not compress, and nobody changes them while they are written."""
+    """Return an Orbax checkpointer for weights: no compression, since they do not compress, and no defensive copy."""
     import orbax.checkpoint as ocp
 
     kinds = ocp.type_handlers.create_type_handler_registry(
@@ -153,15 +153,15 @@ def _checkpointer() -> Any:
 
 
 def companions_of(folder: Path) -> tuple[Path, ...]:
-    """The files that travel with a model of ours."""
+    """Return the companion files of a model in our own format."""
     return tuple(sorted((folder / COMPANIONS).iterdir())) if (folder / COMPANIONS).is_dir() else ()
 
 
 def load_card(folder: str | Path) -> Card:
-    """Read `model.json` alone.
+    """Read only `model.json`.
 
     Raises:
-      UserError: if it is not as we write it.
+      UserError: if it is not in the form that we write.
     """
     file = Path(folder) / CARD
     with understood(str(file)):
@@ -176,20 +176,20 @@ def load_card(folder: str | Path) -> Card:
 
 
 def load_model(folder: str | Path) -> tuple[Card, dict[str, np.ndarray]]:
-    """Read a model back: its card and its parameters as numpy arrays.
+    """Load a model: its card and its parameters as numpy arrays.
 
     Raises:
-      UserError: if the parameters are damaged: they do not have the digest that the card tells.
+      UserError: if the parameters are damaged: their digest differs from the card's.
     """
     with open_model(folder) as (card, flat):
         return card, {path: np.asarray(leaf) for path, leaf in flat.items()}
 
 
 def load_sharded(folder: str | Path, mesh: Mesh, rules: sharding.Rules = ()) -> tuple[Card, dict[str, jax.Array]]:
-    """Read a model straight onto the devices of a mesh, each device its own slices, however it was written.
+    """Load a model directly onto the devices of a mesh, each device its own slices; any saved sharding works.
 
     Raises:
-      UserError: as `load_model`; several processes, none of which sees the whole, leave the digest unchecked.
+      UserError: as in `load_model`; with several processes the digest is not checked, since none reads all the data.
     """
     import orbax.checkpoint as ocp
 
@@ -219,11 +219,10 @@ def _check_digest(folder: Path, card: Card, digest: Digest) -> None:
 
 @contextmanager
 def open_model(folder: str | Path) -> Iterator[tuple[Card, dict[str, LazyArray]]]:
-    """A model's card and its leaves in natural order, each read when asked for.
+    """Open a model: its card and its leaves in natural order, each read on access.
 
     Raises:
-      UserError: on leaving, if what was read does not have the digest that the card tells. Leaves that nobody asked
-        for are read then.
+      UserError: on exit, if the digest differs from the card's. Leaves that were not accessed are read then.
     """
     folder = Path(folder).absolute()
     card = load_card(folder)
@@ -248,7 +247,7 @@ def _check_leaves(folder: Path, skeleton: Skeleton, leaves: Mapping[str, LazyArr
 
 
 class _Parts:
-    """The parts of a model on disk; the one read last is held."""
+    """The parts of a model on disk; the last one read is cached."""
 
     def __init__(self, checkpointer: Any, folder: Path):
         self.checkpointer, self.folder = checkpointer, folder
@@ -262,7 +261,7 @@ class _Parts:
         self._held: tuple[Path | None, dict[str, np.ndarray]] = (None, {})
 
     def leaves(self, skeleton: Skeleton) -> dict[str, LazyArray]:
-        """Leaves in the skeleton's order."""
+        """Return the leaves in the skeleton's order."""
         found = {path: self.places[path][1] for path in skeleton.entries if path in self.places}
         return {
             path: LazyArray(tuple(entry.shape), np.dtype(entry.dtype), functools.partial(self.read, path))
@@ -270,7 +269,7 @@ class _Parts:
         }
 
     def read(self, path: str) -> np.ndarray:
-        """One leaf; its part is read if it is not the one held."""
+        """Read one leaf; its part is read unless it is cached."""
         part, _ = self.places[path]
         if self._held[0] != part:
             self._held = (None, {})
@@ -289,7 +288,7 @@ class _Parts:
 
 
 def _parts(flat: Mapping[str, Any]) -> Iterator[list[str]]:
-    """The paths in groups whose arrays have at most PART_BYTES, or one each."""
+    """Group the paths so that the arrays of a group have at most PART_BYTES; a larger array is a group of its own."""
     part, size = [], 0
     for path, leaf in flat.items():
         if part and size + leaf.nbytes > PART_BYTES:

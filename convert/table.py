@@ -1,9 +1,8 @@
-"""A weight mapping is one table of invertible rules, read forwards on import and backwards on export.
+"""Weight tables: invertible rules, applied forwards on import and backwards on export.
 
-Keys and paths are templates over the places of a configuration: `{i}` is each block's number, `{s}.{i}` each stage's
-and block's. A rule that joins several keys fuses them along the output axis, which is the last axis on our side. What
-a layout does not hold is said with `absent`, what it holds and we can compute with `derive`, and what carries no
-information with `drop`.
+Keys and paths are templates that are filled in for each place of a configuration: `{i}` is a block's number, `{s}.{i}`
+a stage's and a block's. A rule with several keys fuses them along the output axis, our last axis. `absent` marks a leaf
+that the layout does not contain, `derive` a key that we can compute, and `drop` keys without information.
 """
 
 import dataclasses
@@ -29,7 +28,7 @@ Reader = Callable[[str], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One leaf of ours from one or several source keys; a key of None is a part that the layout leaves out as zeros."""
+    """One leaf from one or several source keys; a key of None is a part that is zero and missing in the layout."""
 
     keys: tuple[str | None, ...]
     path: str
@@ -37,14 +36,14 @@ class Rule:
     when: When
 
     def at(self, place: Mapping[str, int]) -> "Rule":
-        """The rule for one place."""
+        """Return the rule for one place."""
         keys = tuple(key and key.format(**place) for key in self.keys)
         return dataclasses.replace(self, keys=keys, path=self.path.format(**place))
 
 
 @dataclasses.dataclass(frozen=True)
 class Derived:
-    """A key that export computes: `make(config)`, in the dtype of the leaf `like` if any; imports must hold it."""
+    """A key that export computes as `make(config)`, in the dtype of the leaf `like` if given; import requires it."""
 
     key: str
     make: Callable[[Any], np.ndarray]
@@ -58,7 +57,7 @@ class Derived:
 
 @dataclasses.dataclass(frozen=True)
 class Repeated:
-    """A key that holds the leaf of another rule once more: an import must hold the same, export writes it again."""
+    """A key that repeats the leaf of another rule: import requires equal values, export writes it again."""
 
     key: str
     path: str
@@ -72,52 +71,52 @@ class Repeated:
 
 @dataclasses.dataclass(frozen=True)
 class Absent:
-    """A leaf the layout has no key for: import fills it with `make(config)`; export leaves it out."""
+    """A leaf without a key in the layout: import fills it with `make(config)`, export leaves it out."""
 
     path: str
     make: Callable[[Any], np.ndarray]
     when: When
 
     def at(self, place: Mapping[str, int]) -> "Absent":
-        """The leaf at one place."""
+        """Return the leaf at one place."""
         return dataclasses.replace(self, path=self.path.format(**place))
 
 
 @dataclasses.dataclass(frozen=True)
 class Dropped:
-    """Source keys (a shell pattern) that carry nothing the model uses, and why."""
+    """Source keys (a shell pattern) that the model does not use, and the reason."""
 
     pattern: str
     why: str
 
 
 def always(config) -> bool:
-    """The condition of a rule that holds for every configuration."""
+    """Return True: the condition of a rule for every configuration."""
     return True
 
 
 def rule(key: str, path: str, op: Op, when: When = always) -> Rule:
-    """One key to one leaf."""
+    """Map one key to one leaf."""
     return Rule((key,), path, op, when)
 
 
 def fuse(keys: Sequence[str | None], path: str, op: Op, when: When = always) -> Rule:
-    """Several keys to one leaf, side by side on our last axis."""
+    """Map several keys to one leaf, concatenated on our last axis."""
     return Rule(tuple(keys), path, op, when)
 
 
 def derive(key: str, make: Callable, like: str | None, when: When = always) -> Derived:
-    """A buffer of the layout that follows from the configuration, in the dtype of the leaf `like` or its own."""
+    """Declare a buffer that follows from the configuration, in the dtype of the leaf `like` or its own."""
     return Derived(key, make, like, when)
 
 
 def repeat(key: str, path: str, op: Op, when: When = always) -> Repeated:
-    """A second key of a leaf: one module under two names."""
+    """Declare a second key of a leaf: one module with two names."""
     return Repeated(key, path, op, when)
 
 
 def absent(path: str, make: Callable, when: When = always) -> Absent:
-    """A leaf of ours that the layout does not hold."""
+    """Declare a leaf that the layout does not contain."""
     return Absent(path, make, when)
 
 
@@ -125,12 +124,12 @@ MLP_HEAD = "a head of several layers (projection or prediction of pre-training),
 
 
 def drop(pattern: str, why: str) -> Dropped:
-    """Keys to leave aside knowingly."""
+    """Declare keys to leave out."""
     return Dropped(pattern, why)
 
 
 class BoundTable:
-    """A table bound to a configuration: places filled in, conditions decided."""
+    """A table bound to a configuration: places are filled in and conditions are evaluated."""
 
     def __init__(self, table: Iterable, config):
         self.config = config
@@ -147,7 +146,7 @@ class BoundTable:
         self.keys |= {entry.key for entry in (*self.derived, *self.repeated)}
 
     def why_dropped(self, key: str, shape: tuple[int, ...] = ()) -> str | None:
-        """The reason a key is left aside, or None if no rule says so; an empty tensor says nothing."""
+        """Return why a key is left out, or None if it is not; empty tensors are always left out."""
         if 0 in shape and key not in self.keys:
             return f"an empty tensor of shape {shape}"
         return next((entry.why for entry in self.dropped if fnmatch.fnmatchcase(key, entry.pattern)), None)
@@ -155,7 +154,7 @@ class BoundTable:
     def check(
         self, shapes: Mapping[str, tuple[int, ...]], skeleton: Skeleton, dtypes: Mapping[str, np.dtype] | None = None
     ) -> list[str]:
-        """What is wrong with the source, from its header alone: a line for each key or leaf, empty if nothing is."""
+        """Check the source's header; return a line for each key or leaf with a problem."""
         dtypes = dtypes or {}
         problems = []
         for r in self.rules:
@@ -171,17 +170,17 @@ class BoundTable:
         return [problem for problem in problems if problem]
 
     def read(self, read: Reader, dtypes: Mapping[str, np.dtype], skeleton: Skeleton) -> dict[str, LazyArray]:
-        """Every leaf by path, each read when asked for.
+        """Return every leaf by path, each read on access.
 
         Args:
           dtypes: of the source's keys.
 
         Raises:
-          UserError: if a key that `derive` speaks of does not hold what it should.
+          UserError: if a key of `derive` does not hold the expected values.
         """
         for entry in self.derived:
             if entry.key in dtypes and not np.array_equal(read(entry.key), entry.make(self.config)):
-                raise UserError(f"{entry.key} does not hold the values that this model's forward pass stands for")
+                raise UserError(f"{entry.key} does not hold the values that this model's forward pass assumes")
         leaves = {}
         for r in self.rules:
             dtype = r.op.ours or np.result_type(*(dtypes[key] for key in r.keys if key))
@@ -197,7 +196,7 @@ class BoundTable:
         return leaves
 
     def write(self, flat: Mapping[str, Any]) -> list[Tensor]:
-        """The source tensors that `flat` holds, each made when asked for; leaves without a key are left out."""
+        """Return the source tensors of `flat`, each computed on access; leaves without a key are left out."""
         tensors = []
         for r in self.rules:
             leaf = Shared(flat[r.path], sum(key is not None for key in r.keys))
@@ -216,7 +215,7 @@ class BoundTable:
         return tensors
 
     def lost(self, flat: Mapping[str, Any]) -> list[str]:
-        """Leaves of `flat` that the layout has no key for and no import would make again."""
+        """Return leaves of `flat` without a key in the layout that an import would not restore."""
         kept = {r.path for r in self.rules} | {entry.path for entry in self.absent}
         return [path for path in flat if path not in kept]
 
@@ -228,7 +227,7 @@ def _mistyped(r: Rule, key: str, dtype: np.dtype) -> str | None:
 
 
 def _places(entry: Rule | Derived | Repeated | Absent, places: Iterable[Mapping[str, int]]) -> list[dict[str, int]]:
-    """The distinct places that the entry's template speaks of; one empty place if it has no placeholder."""
+    """Return the distinct places in the entry's template; one empty place if it has no placeholder."""
     templates = [*getattr(entry, "keys", ()), getattr(entry, "key", None), getattr(entry, "path", None)]
     names = dict.fromkeys(re.findall(r"{(\w+)}", " ".join(filter(None, templates))))
     if not names:
@@ -238,7 +237,7 @@ def _places(entry: Rule | Derived | Repeated | Absent, places: Iterable[Mapping[
 
 
 def _joined(r: Rule, read: Reader, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """The leaf; of several source tensors, one is held beside it at a time."""
+    """Build the leaf; if it has several source tensors, only one is in memory at a time."""
     if len(r.keys) == 1:
         return contiguous(r.op.forward(read(r.keys[0])))
     leaf = np.zeros(shape, dtype)

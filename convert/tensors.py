@@ -1,4 +1,4 @@
-"""Tensors on their way out: announced by key, shape and dtype, made one at a time."""
+"""Tensors to be written: declared with key, shape and dtype, computed one at a time."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from convert.ops import Op, contiguous
 
 
 class Tensor(NamedTuple):
-    """A tensor to be written: its key, shape, dtype, and the function that makes it when its turn comes."""
+    """A tensor to be written: its key, shape, dtype, and the function that computes it."""
 
     key: str
     shape: tuple[int, ...]
@@ -19,13 +19,13 @@ class Tensor(NamedTuple):
 
 
 class Shared:
-    """A leaf that several keys are cut from: read for the first, let go of after the last."""
+    """A leaf that is split into several keys: read for the first, released after the last."""
 
     def __init__(self, array: Any, uses: int):
         self.array, self.uses, self._held = array, uses, None
 
     def take(self) -> np.ndarray:
-        """The whole leaf."""
+        """Return the whole leaf."""
         held = np.asarray(self.array) if self._held is None else self._held
         self.uses -= 1
         self._held = held if self.uses > 0 else None
@@ -34,7 +34,7 @@ class Shared:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """The n-th of `count` even slices of a leaf's last axis, on its way out."""
+    """The n-th of `count` equal slices of a leaf's last axis, to be written."""
 
     leaf: Shared
     op: Op
@@ -48,7 +48,7 @@ class Part:
         return array[..., self.n * size : (self.n + 1) * size]
 
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor that it becomes."""
+        """Shape of the written tensor."""
         return self.op.inverse(self._cut(np.broadcast_to(np.zeros((), bool), self.leaf.array.shape))).shape
 
     def __call__(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What timm's config.json and training checkpoints say of a network, which its keys and shapes do not show.
+"""Model arguments in timm's config.json and training checkpoints that keys and shapes do not show.
 
 Sources: huggingface/pytorch-image-models timm/models/{vision_transformer,eva,convnext,resnet}.py (the classes'
 arguments) and train.py (`--gp`, `--model-kwargs`).
@@ -12,7 +12,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.models.spec import Config
 
 KWARGS = "args.model_kwargs."
-"""Where timm's train.py keeps the arguments that it was called with."""
+"""Keys of the command-line arguments in checkpoints of timm's train.py."""
 _GELU = ("gelu",)
 _NORM = ("layernorm",)
 _SWIGLU = {"act_layer": ("silu", "swish")}
@@ -68,9 +68,9 @@ OURS: dict[str, dict[str, tuple]] = {
         "block_args": ({},),
     },
 }
-"""Code of timm's -> its arguments that change the network -> the values that are ours; None is one everywhere."""
+"""timm module -> arguments that change the network -> the supported values; None is always supported."""
 CODES = {"dino": "vit", "dinov2": "vit", "dinov3": "eva", "dino_resnet": "resnet"}
-"""Families whose code in timm has another name than theirs."""
+"""Families whose timm module has another name."""
 SHOWN = (
     *("img_size", "patch_size", "in_chans", "num_classes", "global_pool", "embed_dim", "depth", "num_heads"),
     *("mlp_ratio", "qkv_bias", "qkv_fused", "init_values", "no_embed_class", "reg_tokens", "num_reg_tokens"),
@@ -78,7 +78,7 @@ SHOWN = (
     *("depths", "dims", "kernel_sizes", "ls_init_value", "head_hidden_size", "conv_bias", "layers", "channels"),
     *("stem_width", "base_width", "cardinality", "block_reduce_first", "down_kernel_size", "layer_scale_init_value"),
 )
-"""Arguments that are followed, or that keys and shapes show."""
+"""Arguments that are followed, or visible in keys and shapes."""
 TRAINING = (
     *("drop_rate", "drop_path_rate", "drop_block_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate"),
     *("attn_drop_rate", "weight_init", "fix_init", "head_init_scale", "zero_init_last", "dynamic_img_size"),
@@ -93,21 +93,21 @@ TRAINING = (
         "features_only",
     ),
 )
-"""Arguments that change no output of a trained network."""
+"""Arguments that do not change the output of a trained network."""
 
 
 def model_args(hints: Hints) -> dict[str, Any]:
-    """The arguments of timm's class as config.json says them, or the training checkpoint, None left out."""
+    """Return the arguments of timm's class from config.json or the training checkpoint, without None values."""
     given: Mapping[str, Any] = hints.json.get("model_args") or {}
     trained = {key.removeprefix(KWARGS): v for key, v in hints.extras.items() if key.startswith(KWARGS)}
     return {name: value for name, value in {**trained, **given}.items() if value is not None}
 
 
 def check(family: str, config: Config, hints: Hints) -> list[str]:
-    """A note for each argument that is not known.
+    """Return a note for each unknown argument.
 
     Raises:
-      UserError: for an argument that makes another network of the same keys.
+      UserError: for an argument that makes a different network with the same keys.
     """
     code = CODES.get(family, family)
     ours = OURS.get(code, {})
@@ -132,10 +132,10 @@ def _same(value: Any, known: Any) -> bool:
 
 
 def said_pool(hints: Hints, known: Iterable[str]) -> str | None:
-    """The pooling that config.json or the training checkpoint says, None where neither does.
+    """Return the pooling in config.json or the training checkpoint, None if absent.
 
     Raises:
-      UserError: for one that is not among `known`.
+      UserError: if it is not in `known`.
     """
     said = hints.json.get("global_pool") or model_args(hints).get("global_pool") or hints.extras.get("args.gp")
     if said and said not in known:
@@ -147,10 +147,10 @@ def said_pool(hints: Hints, known: Iterable[str]) -> str | None:
 
 
 def averages(spec: Any, layout: str, widths: int, hints: Hints) -> tuple[str, tuple[str, ...]]:
-    """What the head of a convolutional network looks at, its mean place; see `convert.family.Family.pool`.
+    """Return mean pooling for the head of a convolutional network; see `convert.family.Family.pool`.
 
     Raises:
-      UserError: if config.json says another pooling.
+      UserError: if config.json names another pooling.
     """
     if layout == "timm" or hints.extras:
         said_pool(hints, ("avg",))

@@ -1,8 +1,8 @@
-"""PyTorch's checkpoint formats, read without torch: where each tensor lies, and what else is there.
+"""Read PyTorch's checkpoint formats without torch: the byte range of each tensor, and the other values.
 
 The zip format (torch 1.6 and later) keeps a pickle in `<root>/data.pkl` and each storage, uncompressed, in
 `<root>/data/<key>`; a TorchScript archive (see convert/torchscript.py) does so too. The older format is five pickles
-in a row, then the storages, each behind its length.
+in a row, then the storages, each preceded by its length.
 Source: pytorch/pytorch torch/serialization.py.
 """
 
@@ -28,12 +28,12 @@ Records = dict[str, tuple[int, int]]
 
 
 def read_torch(file: BinaryFile) -> tuple[dict[str, ByteRange], dict[str, object], list[str]]:
-    """Byte ranges by joined key, the leaves that are no tensors, and what to tell the user of a list around them.
+    """Return byte ranges by joined key, the values that are not tensors, and notes about a list around them.
 
-    Of a TorchScript archive the one leaf is "torchscript", the name of the model's class.
+    A TorchScript archive has one such value, "torchscript", the name of the model's class.
 
     Raises:
-      UserError: names what is wrong or refused.
+      UserError: if the file is damaged or refused.
     """
     if file.read(0, 4) == b"PK\x03\x04":
         tree, starts, swap = _read_zip(file)
@@ -52,18 +52,18 @@ def _span(file: BinaryFile, key: str, tensor: Tensor, starts: dict[str, int], sw
     skip = tensor.storage.skip * tensor.storage.itemsize
     size = math.prod(tensor.shape) * item
     if size > max(file.size, EXPAND_ROOM):
-        raise UserError(f"{file.path}: tensor {key!r} unfolds to {size} bytes, more than the whole file")
+        raise UserError(f"{file.path}: tensor {key!r} expands to {size} bytes, more than the whole file")
     if len(tensor.shape) > 32 or not is_addressable(tensor.shape, tensor.dtype):
-        raise UserError(f"{file.path}: tensor {key!r} has {len(tensor.shape)} axes, or larger ones than any memory")
+        raise UserError(f"{file.path}: tensor {key!r} has {len(tensor.shape)} axes, or axes larger than any memory")
     stride = None if is_row_major(tensor.shape, tensor.stride) else tensor.stride
     start = starts[tensor.storage.key] + skip + tensor.offset * item
     return ByteRange(file, start, tensor.dtype, tensor.shape, stride, swap)
 
 
 def _storage(pid: object) -> Storage:
-    """The stand-in for a persistent id ("storage", type, key, place, count[, view])."""
+    """Return the stand-in for a persistent id ("storage", type, key, place, count[, view])."""
     if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage":
-        raise ValueError("it refers to something that is no storage (a whole module was saved?)")
+        raise ValueError("it refers to an object that is not a storage (a whole module was saved?)")
     kind, key, count = pid[1], pid[2], pid[4]
     if not isinstance(kind, StorageType) or not isinstance(key, str) or len(key) > 64:
         raise ValueError("a storage's description is not type, key, place and count")
@@ -73,12 +73,12 @@ def _storage(pid: object) -> Storage:
         return Storage(key, kind.dtype, count)
     _, skip, length = pid[5]
     if type(skip) is not int or type(length) is not int or min(skip, length) < 0 or skip + length > count:
-        raise ValueError(f"a view of storage {key!r} leaves it")
+        raise ValueError(f"a view of storage {key!r} is out of bounds")
     return Storage(key, kind.dtype, length, skip)
 
 
 class _Storages:
-    """Collect the blocks that a pickle refers to: key -> elements, and bytes, they must have."""
+    """Collect the storages that a pickle refers to, with the numbers of elements and bytes they must have."""
 
     def __init__(self):
         self.counts: dict[str, int] = {}
@@ -98,7 +98,7 @@ def _read_zip(file: BinaryFile) -> tuple[object, dict[str, int], bool]:
     roots = [name[: -len("data.pkl")] for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(roots) != 1:
         found = ", ".join(sorted(records)[:5]) or "nothing"
-        raise UserError(f"{file.path}: a zip without one data.pkl, so no PyTorch checkpoint (holds {found})")
+        raise UserError(f"{file.path}: a zip without one data.pkl is not a PyTorch checkpoint (holds {found})")
     root = roots[0]
     program = is_program(name.removeprefix(root) for name in records)
     start, size = records[f"{root}data.pkl"]
@@ -128,7 +128,7 @@ def _byte_order(file: BinaryFile, record: tuple[int, int] | None) -> str:
 
 
 def _records(file: BinaryFile) -> Records:
-    """Name -> (first byte, length) of every record; only plain, whole, separate records are accepted."""
+    """Return {name: (first byte, length)} of every record; compressed, truncated or overlapping records are refused."""
     try:
         with zipfile.ZipFile(file.path) as archive:
             infos = archive.infolist()
@@ -141,7 +141,7 @@ def _records(file: BinaryFile) -> Records:
             raise UserError(f"{file.path}: the zip names {name!r} twice")
         plain = info.compress_type == zipfile.ZIP_STORED and info.file_size == info.compress_size
         if info.flag_bits & 1 or not (plain or name.partition("/")[2].startswith(CODE)):
-            raise UserError(f"{file.path}: record {name!r} is compressed or encrypted; torch.save stores plainly")
+            raise UserError(f"{file.path}: record {name!r} is compressed or encrypted; torch.save does neither")
         records[name] = (_first_byte(file, info), info.compress_size)
     at, last = 0, ""
     for (start, size), name in sorted((place, name) for name, place in records.items()):
@@ -188,5 +188,5 @@ def _read_legacy(file: BinaryFile) -> tuple[object, dict[str, int], bool]:
     missing = sorted(set(storages.bytes) - set(starts))
     if missing:
         raise UserError(f"{where}: the file lacks the storage {missing[0]!r}: truncated?")
-    # This format writes storages in little endian whatever the machine.
+    # This format writes storages in little endian on every machine.
     return tree, starts, sys.byteorder != "little"

@@ -1,7 +1,7 @@
-"""The closed list of names a PyTorch checkpoint may mention, each with a harmless stand-in of ours.
+"""The fixed list of names that a PyTorch checkpoint may use, each with a harmless stand-in.
 
-No entry here is the real class or function: a call builds a description (a tensor is a storage, an offset,
-a shape and strides), and whatever has no entry is refused by name before anything is made of it.
+No entry is the real class or function: a call builds a description (a tensor is a storage, an offset, a shape and
+strides). A name without an entry is refused before anything is built.
 """
 
 import re
@@ -21,21 +21,21 @@ NUMPY_CODE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248]|c(8|16)|[SU]\d{1,6}|\?)")
 
 @dataclass(frozen=True)
 class Callee:
-    """A name that a pickle may call, or only mention; `call` is our own function."""
+    """A name that a pickle may call or refer to; `call` is our own function."""
 
     name: str
     call: Callable = field(repr=False)
 
 
 class Standin:
-    """Something that a pickle may fill after making it."""
+    """An object that a pickle may fill after creating it."""
 
     def set_state(self, state: object) -> None:
         raise NotImplementedError
 
 
 class StateDict(dict, Standin):
-    """collections.OrderedDict; the attributes of a state dict (`_metadata`) say nothing about weights."""
+    """collections.OrderedDict; the attributes of a state dict (`_metadata`) are ignored."""
 
     def set_state(self, state: object) -> None:
         return None
@@ -46,27 +46,27 @@ class Record(dict, Standin):
 
     def set_state(self, state: object) -> None:
         if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-            raise TypeError("a Namespace's attributes are not named by text")
+            raise TypeError("the names of a Namespace's attributes are not text")
         self.update(state)
 
 
 class NumpyType(Standin):
-    """numpy.dtype of numbers, truth values or text."""
+    """numpy.dtype of numbers, booleans or text."""
 
     def __init__(self, code: str, *_):
         if not isinstance(code, str) or not NUMPY_CODE.fullmatch(code):
-            raise ValueError(f"numpy dtype {code if isinstance(code, str) else type(code)} is no number or text")
+            raise ValueError(f"numpy dtype {code if isinstance(code, str) else type(code)} is not a number or text")
         self.value = np.dtype(code)
 
     def set_state(self, state: object) -> None:
         order = state[1]
         if order not in ("<", ">", "|", "="):
-            raise ValueError("a numpy byte order is unknown")
+            raise ValueError("unknown numpy byte order")
         self.value = self.value.newbyteorder(order)
 
 
 class NumpyArray(Standin):
-    """numpy.ndarray that gets its shape and bytes from its state."""
+    """numpy.ndarray whose shape and bytes come from its state."""
 
     def __init__(self, *_):
         self.value = np.empty(0)
@@ -81,7 +81,7 @@ class NumpyArray(Standin):
 
 @dataclass(frozen=True)
 class StorageType:
-    """torch.FloatStorage and so on; `dtype` is None for untyped bytes."""
+    """torch.FloatStorage and similar classes; `dtype` is None for untyped bytes."""
 
     name: str
     dtype: np.dtype | None
@@ -89,7 +89,7 @@ class StorageType:
 
 @dataclass(frozen=True)
 class Storage:
-    """A run of `count` elements (bytes when `dtype` is None), `skip` elements into the stored block `key`."""
+    """`count` elements (bytes if `dtype` is None) of the stored block `key`, starting at element `skip`."""
 
     key: str
     dtype: np.dtype | None
@@ -113,14 +113,14 @@ class Tensor:
 
 
 def find_name(module: str, name: str, where: str) -> object:
-    """The stand-in for `module.name`. UserError names whatever is not on the list."""
+    """Return the stand-in for `module.name`. Raise UserError for a name that is not on the list."""
     module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)
     full = f"{module}.{name}"[:MAX_NAME]
     if full not in NAMES:
         raise UserError(
             f"{where}: the pickle refers to {full}, which is not one of the tensors, containers and numbers "
-            f"that are read without running code. Load the file where you trust it, and save the weights "
-            f"alone: torch.save(model.state_dict(), 'weights.pth')"
+            f"that are read without running code. If you trust the file, load it with torch and save only "
+            f"the weights: torch.save(model.state_dict(), 'weights.pth')"
         )
     return NAMES[full]
 
@@ -142,7 +142,7 @@ def _tensor(storage, offset, shape, stride, dtype=None) -> Tensor:
     room = storage.count * storage.itemsize // dtype.itemsize
     if offset + extent(shape, stride) > room:
         view = f"shape {shape}, stride {stride}, offset {offset}"
-        raise ValueError(f"a tensor ({view}) leaves its storage of {room} elements")
+        raise ValueError(f"a tensor ({view}) exceeds its storage of {room} elements")
     return Tensor(storage, dtype, offset, shape, stride)
 
 
@@ -187,7 +187,7 @@ def _set(kind: type) -> Callable:
 def _same(kind: type) -> Callable:
     def build(*args):
         if args and (len(args) > 1 or type(args[0]) is not kind):
-            raise TypeError(f"{kind.__name__}() is called with something else")
+            raise TypeError(f"{kind.__name__}() is called with other arguments")
         return args[0] if args else kind()
 
     return build
@@ -205,7 +205,7 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 
 def _numpy_scalar(kind: NumpyType, raw: bytes):
     if not isinstance(kind, NumpyType) or not isinstance(raw, bytes) or len(raw) != kind.value.itemsize:
-        raise TypeError("a numpy number needs a dtype and as many bytes")
+        raise TypeError("a numpy number needs a dtype and the matching number of bytes")
     return np.frombuffer(raw, kind.value)[0]
 
 
@@ -214,7 +214,7 @@ def _factory_dict(factory=None, *rest) -> dict:
 
 
 def _never(*_):
-    raise TypeError("it calls a class that is only ever mentioned")
+    raise TypeError("it calls a class that may only be referred to")
 
 
 CALLS: dict[str, Callable] = {

@@ -1,7 +1,7 @@
-"""The tensors of a TorchScript archive (torch.jit.save), read without running or even unpacking its program.
+"""Read the tensors of a TorchScript archive (torch.jit.save) without running or unpacking its program.
 
-The archive's data.pkl holds the model as nested objects of classes named `__torch__....`, whose code lies in `code/`.
-To us each object is a dictionary of its attributes, so that a parameter's key is the one that `state_dict()` gives it.
+The archive's data.pkl holds the model as nested objects of classes named `__torch__....`, whose code is in `code/`.
+Here each object is a dictionary of its attributes, so a parameter's key equals its key in `state_dict()`.
 Sources of the format: pytorch/pytorch torch/csrc/jit/serialization/{pickler,export_module}.cpp, torch/jit/_pickle.py.
 """
 
@@ -20,17 +20,17 @@ class ScriptObject(dict, Standin):
 
     def set_state(self, state: object) -> None:
         if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-            raise TypeError(f"a {self.name} keeps its state in a form of its own (quantised?), which is not read")
+            raise TypeError(f"a {self.name} has a custom state (quantised?), which is not supported")
         self.update(state)
 
 
 def is_program(names) -> bool:
-    """Whether records of these names (the archive's root removed) are those of a TorchScript archive."""
+    """Return whether these record names (the archive's root removed) are those of a TorchScript archive."""
     return any(name == "constants.pkl" or name.startswith(CODE) for name in names)
 
 
 def find_script_name(module: str, name: str, where: str) -> object:
-    """As `find_name`, with the classes of the archive's program, and TorchScript's typed lists, beside it."""
+    """Like `find_name`, but also accept the classes of the archive's program and TorchScript's typed lists."""
     full = f"{module}.{name}"[:MAX_NAME]
     if module == "__torch__" or module.startswith("__torch__."):
         return Callee(full, lambda: ScriptObject(full))
@@ -40,10 +40,10 @@ def find_script_name(module: str, name: str, where: str) -> object:
 
 
 def unwrap(tree: object, where: str) -> dict:
-    """The model's attributes.
+    """Return the model's attributes.
 
     Raises:
-      UserError: if the archive holds something else than a model.
+      UserError: if the archive does not hold a model.
     """
     if not isinstance(tree, ScriptObject):
         raise UserError(f"{where}: a TorchScript archive of a {type(tree).__name__}, not of a model")
@@ -52,7 +52,7 @@ def unwrap(tree: object, where: str) -> dict:
 
 def _list(items: object) -> list:
     if not isinstance(items, list):
-        raise TypeError("a typed list is built from something else")
+        raise TypeError("a typed list is not built from a list")
     return items
 
 
@@ -66,4 +66,4 @@ CALLS = {
     **{f"build_{kind}list": _list for kind in ("int", "double", "bool", "tensor")},
     "restore_type_tag": _tagged,
 }
-"""Calls of torch/jit/_pickle.py, which only name the type of what they are given."""
+"""Calls of torch/jit/_pickle.py, which only name the type of their argument."""

@@ -1,7 +1,7 @@
-"""Training checkpoints of DINO, DINOv2 and DINOv3: teacher and student, each a backbone and its heads, and the centres.
+"""Training checkpoints of DINO, DINOv2 and DINOv3: teacher and student with backbone and heads, and the centres.
 
-On our side one is a folder: `teacher/backbone`, `teacher/dino_head`, `student/...`, each a model in our own form,
-`centres.safetensors` and `training.json`. What optimisers hold is left aside.
+Our format is a folder: `teacher/backbone`, `teacher/dino_head`, `student/...`, each a model in our own format,
+`centres.safetensors` and `training.json`. Optimiser states are ignored.
 
 Sources: facebookresearch/dino main_dino.py, facebookresearch/dinov2 and dinov3 train/{train,ssl_meta_arch}.py.
 """
@@ -34,20 +34,20 @@ from jaxdino.core.rules import did_you_mean
 ROLES = ("teacher", "student")
 BACKBONE = "backbone"
 CENTRES = {"dino_head": "dino_loss.center", "ibot_head": "ibot_patch_loss.center"}
-"""Head -> how the key of the centre of its teacher's scores ends."""
+"""Head -> the end of the key of its teacher's centre."""
 KEPT = ("epoch", "iteration", "args")
-"""What is no tensor and kept: how far the run was, and with what flags."""
+"""Values that are kept besides tensors: the progress of the run and its flags."""
 CARD, CENTRES_FILE = "training.json", "centres.safetensors"
 Weights = Opened | Pretrained
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingCheckpoint:
-    """Several networks of one run.
+    """The networks of one training run.
 
     Attributes:
       networks: {"teacher" or "student": {"backbone", "dino_head" or "ibot_head": weights}}.
-      centres: {head: what centres its teacher's scores, (1, K) of DINO and (1, 1, K) of iBOT}.
+      centres: {head: centre of its teacher's scores, (1, K) for DINO and (1, 1, K) for iBOT}.
       extras: the epoch or iteration, and the run's flags ("args.lr").
     """
 
@@ -58,11 +58,11 @@ class TrainingCheckpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """How a training checkpoint is published.
+    """A published format of training checkpoints.
 
     Attributes:
-      file: its usual name. roles: {network: what stands before its keys}. heads: {head: its word}.
-      centres: the heads whose centres it holds.
+      file: usual file name. roles: {network: prefix of its keys}. heads: {head: its name in keys}.
+      centres: the heads whose centres it contains.
     """
 
     file: str
@@ -77,11 +77,11 @@ FORMATS = {
     ),
     "dinov2": Format("teacher_checkpoint.pth", {"teacher": "teacher."}, {name: name for name in CENTRES}),
 }
-"""DINO's has everything; DINOv2 and DINOv3 write the teacher for evaluation, and shards to go on from."""
+"""DINO's file has everything; DINOv2 and DINOv3 write the teacher for evaluation, and shards to resume from."""
 
 
 def read_training(src: str | Path, **overrules) -> TrainingCheckpoint:
-    """A training checkpoint as numpy arrays; see `open_training`."""
+    """Load a training checkpoint as numpy arrays; see `open_training`."""
     with open_training(src, **overrules) as opened:
         networks = {role: {name: _whole(part) for name, part in opened.networks[role].items()} for role in ROLES}
     return dataclasses.replace(opened, networks={role: parts for role, parts in networks.items() if parts})
@@ -91,13 +91,13 @@ def read_training(src: str | Path, **overrules) -> TrainingCheckpoint:
 def open_training(
     src: str | Path, *, model: str | None = None, num_heads: int | None = None
 ) -> Iterator[TrainingCheckpoint]:
-    """Open a training checkpoint, from a `.pth` of the authors' or a folder of ours; leaves are read when asked for.
+    """Open a training checkpoint, the authors' `.pth` or our folder; leaves are read on access.
 
     Args:
-      model, num_heads: overrule what the backbones' keys and shapes say.
+      model, num_heads: override what the backbones' keys and shapes show.
 
     Raises:
-      UserError: if there is no teacher and no student in it, or one of their parts does not fit its model whole.
+      UserError: if it has neither teacher nor student, or one of their parts does not fit its model completely.
     """
     path = Path(src).expanduser()
     with ExitStack() as stack:
@@ -127,7 +127,7 @@ def _from_file(path: Path, stack: ExitStack, overrules: Mapping[str, Any]) -> Tr
         extras = {key: value for key, value in source.extras.items() if _kept(key, value)}
         places = _places(source)
     if not any(BACKBONE in parts for parts in places.values()):
-        raise UserError(f"{path}: no teacher or student with a backbone in it: this is no training checkpoint")
+        raise UserError(f"{path}: no teacher or student with a backbone in it: this is not a training checkpoint")
     networks: dict[str, dict[str, Weights]] = {role: {} for role in ROLES}
     for role, parts in places.items():
         for name, prefix in parts.items():
@@ -141,7 +141,7 @@ def _kept(key: str, value: Any) -> bool:
 
 
 def _places(source: Source) -> dict[str, dict[str, str]]:
-    """{network: {part: the prefix of its keys}}."""
+    """Return {network: {part: the prefix of its keys}}."""
     found: dict[str, dict[str, str]] = {}
     for family in FAMILIES:
         for prefix in prefixes(source.keys(), family):
@@ -163,10 +163,10 @@ def _whole(part: Weights) -> Pretrained:
 
 
 def save_training(folder: str | Path, checkpoint: TrainingCheckpoint, *, overwrite: bool = False) -> None:
-    """Write the folder whole or not at all, leaf by leaf.
+    """Write the folder atomically, leaf by leaf.
 
     Raises:
-      UserError: if it is there already and not to be overwritten, or holds what is none of its files.
+      UserError: if it exists and must not be overwritten, or holds files that do not belong to it.
     """
     refuse_occupied(folder, overwrite, {*ROLES, CARD, CENTRES_FILE}.__contains__)
     with atomic_folder(folder) as beside:
@@ -185,13 +185,13 @@ def write_training(
     """Write a `.pth` that the authors' scripts read.
 
     Args:
-      layout: "dino" (student, teacher, the DINO head's centre) or "dinov2" (the teacher alone, as DINOv3 too).
+      layout: "dino" (student, teacher, the DINO head's centre) or "dinov2" (only the teacher; DINOv3 does the same).
 
     Returns:
-      What the layout has no place for, a line each.
+      A line for each thing that the layout cannot store.
 
     Raises:
-      UserError: on an unknown layout, or if the file is there and not to be overwritten.
+      UserError: on an unknown layout, or if the file exists and must not be overwritten.
     """
     if layout not in FORMATS:
         raise UserError(f"there is no layout {layout!r} of training checkpoints; {did_you_mean(layout, FORMATS)}")
@@ -216,18 +216,20 @@ def write_training(
 
 
 def _wrapped(role: str, layout: str, checkpoint: TrainingCheckpoint) -> str:
-    """DINO wraps the teacher as it does the student where there are batch norms to be synchronised."""
+    """Return the wrapper's prefix: DINO wraps the teacher like the student if it has batch norms to synchronise."""
     parts = checkpoint.networks[role].values()
     normed = any(part.card.spec.skeleton().paths("batch_stat") for part in parts)
     return "module." if layout == "dino" and role == "teacher" and normed else ""
 
 
 def _in_meta(part: Weights) -> list[Tensor]:
-    """A network's tensors under the authors' keys; DINO trains torchvision's ResNets and timm's ViTs under theirs."""
+    """Return a network's tensors with the authors' keys; DINO uses torchvision's for ResNets and timm's for ViTs."""
     card, flat = part.card, part.flat
     layout = next((layout for layout in ("meta", "torchvision", "timm") if layout in layouts(card.spec)), None)
     if layout is None:
-        raise UserError(f"{card.spec.name} is no network that DINO, DINOv2 or DINOv3 train: it has no layout of theirs")
+        raise UserError(
+            f"{card.spec.name} is not a network that DINO, DINOv2 or DINOv3 train: it has none of their layouts"
+        )
     if card.layout != layout:
         card, changes, _ = serving()[card.spec.family].fit(card, flat, layout)
         flat = ChainMap(changes, flat)
@@ -239,12 +241,12 @@ def _tensor(key: str, array: np.ndarray) -> Tensor:
 
 
 def is_training(folder: str | Path) -> bool:
-    """Whether the folder is a training checkpoint in our form."""
+    """Return whether the folder is a training checkpoint in our format."""
     return (Path(folder).expanduser() / CARD).is_file()
 
 
 def main_import(src: str | Path, out: str | Path, *, overwrite: bool = False, **overrules) -> list[str]:
-    """Import a training checkpoint whole into the folder `out`; what was read, a line each."""
+    """Import a complete training checkpoint into the folder `out`; return a line for each part that was read."""
     with open_training(src, **overrules) as opened:
         save_training(out, opened, overwrite=overwrite)
         lines = [
@@ -258,7 +260,7 @@ def main_import(src: str | Path, out: str | Path, *, overwrite: bool = False, **
 
 
 def main_export(src: str | Path, out: str | Path, *, layout: str = "dino", overwrite: bool = False) -> list[str]:
-    """Write a training checkpoint into the folder `out`, under its usual name; what was left out, a line each."""
+    """Write a training checkpoint into the folder `out` with its usual name; return a line for each part left out."""
     files = {how.file for how in FORMATS.values()}
     refuse_occupied(out, overwrite, files.__contains__)
     with atomic_folder(out) as beside, open_training(src) as opened:

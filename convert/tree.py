@@ -1,4 +1,4 @@
-"""A checkpoint's nested containers, laid flat: tensors by joined key, and the rest beside them."""
+"""Flatten a checkpoint's nested containers: tensors by joined key, and the other values."""
 
 import numpy as np
 
@@ -14,9 +14,9 @@ LEAVES = (str, bytes, bool, int, float, complex, type(None), np.generic, np.dtyp
 
 
 def unlisted(tree: object, where: str) -> tuple[object, list[str]]:
-    """The one network's state in a list or tuple, and a line that says which item it is; anything else as it is.
+    """Return the only network's state in a list or tuple, and a note on which item it is; return others unchanged.
 
-    Optimisers' states (`state` and `param_groups`) are passed over.
+    Optimiser states (`state` and `param_groups`) are skipped.
 
     Raises:
       UserError: if several items, or none, hold named tensors.
@@ -39,7 +39,7 @@ def unlisted(tree: object, where: str) -> tuple[object, list[str]]:
 
 
 def _names(item: object) -> list[str]:
-    """The first names of the tensors in an item, [] if it holds none."""
+    """Return the first tensor names in an item, [] if it has none."""
     found, seen, todo = [], 0, [("", item, 0)]
     while todo and len(found) < 2 and seen < MAX_ENTRIES:
         (name, node, depth), seen = todo.pop(), seen + 1
@@ -56,10 +56,10 @@ def _is_optimiser(item: object) -> bool:
 
 
 def flatten(tree: object, where: str) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """Join nested keys with "." and parts tensors from the rest.
+    """Join nested keys with "." and separate the tensors from the other values.
 
-    Lists are followed where they hold more than plain values. UserError when two joined keys are the same,
-    when there is no tensor at all, and when the tree is too deep, too large, or contains itself.
+    Lists are flattened if they hold more than plain values. Raise UserError if two joined keys are equal, there is no
+    tensor, or the tree is too deep, too large, or contains itself.
     """
     if not isinstance(tree, dict):
         raise UserError(f"{where}: holds a {type(tree).__name__}, not a dictionary of tensors")

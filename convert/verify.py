@@ -1,4 +1,4 @@
-"""Run the PyTorch original beside our model on one image and tells the largest differences."""
+"""Run the PyTorch original and our model on one image and report the largest differences."""
 
 import dataclasses
 import importlib
@@ -25,7 +25,7 @@ TOLERANCE = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """The largest absolute difference at one place, and that divided by the largest value of the original."""
+    """The largest absolute difference at one place, and the same relative to the original's largest value."""
 
     place: str
     absolute: float
@@ -33,11 +33,11 @@ class Difference:
 
 
 class Verified(NamedTuple):
-    """What a comparison found.
+    """Result of a comparison.
 
     Attributes:
-      original: what our model was held against. differences: at each place, in order.
-      unchecked: facts that no tensor holds, so that both sides have them from the same place, a line each.
+      original: the reference that our model was compared with. differences: at each place, in order.
+      unchecked: facts that no tensor holds, so both models take them from the same source, a line each.
     """
 
     spec: ModelSpec
@@ -47,19 +47,19 @@ class Verified(NamedTuple):
 
 
 def verify(src: str | Path, *, image: str | Path | None = None, pool: str | None = None, **overrules: Any) -> Verified:
-    """Compare at the family's places (the embedding, each block, the output), in float32.
+    """Compare the models at the family's places (the embedding, each block, the output), in float32.
 
     Args:
       src: a PyTorch checkpoint: a file, a Hugging Face folder or a hub name.
-      image: an image file; without one, a fixed random picture at the model's size.
-      pool: what the classification head looks at; only named, since backbones are compared.
+      image: an image file; by default a fixed random image at the model's size.
+      pool: pooling of the classification head; only reported, since backbones are compared.
 
     Raises:
-      UserError: if torch is not installed, or SRC is no PyTorch checkpoint.
+      UserError: if torch is not installed, or SRC is not a PyTorch checkpoint.
     """
     path = find(src)
     if is_model(path):
-        raise UserError(f"{path} is a model of ours: give verify the PyTorch checkpoint it came from")
+        raise UserError(f"{path} is a model in our own format: give verify the original PyTorch checkpoint")
     try:
         import torch  # noqa: F401
     except ImportError:
@@ -68,7 +68,7 @@ def verify(src: str | Path, *, image: str | Path | None = None, pool: str | None
         found = recognise_source(source, **overrules)
         reference = importlib.import_module(serving()[found.spec.family].reference)
         inputs = reference.inputs(found.spec, _pixels(found.spec, image))
-        from convert.references.folder import hf_folder  # torch is there
+        from convert.references.folder import hf_folder  # needs torch
 
         with hf_folder(path, found, source) as (folder, made):
             original, theirs = reference.original(found, source, folder, inputs)
@@ -79,14 +79,14 @@ def verify(src: str | Path, *, image: str | Path | None = None, pool: str | None
 
 
 def _unchecked(found: Recognised, reference: ModuleType, pool: str | None) -> list[str]:
-    """What the original and ours share: assumptions, what the reference takes from us, the head, the pixels."""
+    """List what the comparison cannot check: assumptions, values shared with the reference, the head, the pixels."""
     facts = list(found.assumed)
     if found.layout != "hf" and (shared := getattr(reference, "shared", None)):
-        facts.append(f"{shared(found)}: no tensor holds them, and the original runs with ours")
+        facts.append(f"{shared(found)}: no tensor holds them, so the original runs with our values")
     if found.num_classes:
-        on = f" on {pool}" if pool else ", and what it looks at"
-        facts.append(f"the head of {found.num_classes} classes{on}: the networks before it are compared")
-    return [*facts, "how images are prepared: both see the same pixels"]
+        on = f" on {pool}" if pool else "and its pooling"
+        facts.append(f"the head of {found.num_classes} classes{on}: only the networks before it are compared")
+    return [*facts, "the preprocessing: both models get the same pixels"]
 
 
 def _pixels(spec: ModelSpec, image: str | Path | None) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Write checkpoints tensor by tensor: safetensors, as one file or a folder, and .pth without torch.
 
-The tensors come as `(key, shape, dtype, fetch)`: headers are written from the first three, and `fetch()` is
-called once, when its bytes are due, so that never more than one tensor is held here.
+The tensors are given as `(key, shape, dtype, fetch)`: headers are written from the first three, and `fetch()` is
+called once, when its bytes are written, so at most one tensor is in memory here.
 """
 
 import json
@@ -31,7 +31,7 @@ INDEX = "model.safetensors.index.json"
 
 
 class Item(NamedTuple):
-    """A tensor to be written; `fetch()` gives it, of exactly this shape and dtype."""
+    """A tensor to be written; `fetch()` returns it with exactly this shape and dtype."""
 
     key: str
     shape: tuple[int, ...]
@@ -50,12 +50,11 @@ def write_safetensors(
     max_shard_bytes: int | None = MAX_SHARD_BYTES,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write one `.safetensors` file, or the weights of a Hugging Face folder; gives the files written.
+    """Write one `.safetensors` file, or the weights of a Hugging Face folder; return the files written.
 
-    A target that ends in .safetensors is always one file. In a folder, weights above `max_shard_bytes` are
-    parted into model-00001-of-0000N.safetensors with an index. Raises UserError on an existing target
-    (unless `overwrite`), a repeated key, a dtype the format lacks, or a tensor unlike its announcement; in
-    every case nothing is left behind.
+    A target that ends in .safetensors is always one file. In a folder, weights above `max_shard_bytes` are split into
+    model-00001-of-0000N.safetensors with an index. Raise UserError for an existing target (unless `overwrite`), a
+    repeated key, an unsupported dtype, or a tensor that differs from its declared shape or dtype; no file is left then.
     """
     target, items = Path(target), _items(tensors, TO_SAFETENSORS, "safetensors")
     metadata = {"format": "pt", **(metadata or {})}
@@ -94,11 +93,11 @@ def write_pth(
 ) -> Path:
     """Write a state dict in torch.save's zip format, without torch; `wrap` is a key to nest it under.
 
-    With `groups`, it is several: each key begins with one of them and a dot, and {group: state dict} is written,
-    with whole `numbers` beside the groups.
+    With `groups`, several state dicts are written: each key begins with a group and a dot, and the file holds
+    {group: state dict}, with the integers `numbers` beside the groups.
 
-    torch.load(..., weights_only=True) reads it, and so does mmap=True (storages start at multiples of 64).
-    Raises UserError as write_safetensors does, and leaves nothing half-written.
+    torch.load reads it with weights_only=True and with mmap=True (storages start at multiples of 64). Raise UserError
+    as in write_safetensors; no partial file is left.
     """
     target, items = Path(target), _items(tensors, TO_TORCH, "PyTorch")
     refuse_existing([target], overwrite)
@@ -126,7 +125,7 @@ def _items(tensors: Iterable[tuple], known: dict[np.dtype, str], what: str) -> l
         if item.dtype not in known:
             raise UserError(f"tensor {key!r}: {what} has no dtype {item.dtype}; it knows {', '.join(known.values())}")
         if key in keys or (known is TO_SAFETENSORS and key == "__metadata__"):
-            raise UserError(f"tensor {key!r}: the name is given twice, or reserved")
+            raise UserError(f"tensor {key!r}: the name is a duplicate, or reserved")
         keys.add(key)
         items.append(item)
     if not items:
@@ -135,7 +134,7 @@ def _items(tensors: Iterable[tuple], known: dict[np.dtype, str], what: str) -> l
 
 
 def _chunks(item: Item, watched: tqdm) -> Iterable[memoryview]:
-    """The tensor's bytes, in pieces, each told to a bar; fetched when the first is asked for."""
+    """Yield the tensor's bytes in pieces and update the progress bar; the tensor is fetched at the first piece."""
     array = np.asarray(item.fetch())
     if array.shape != item.shape or array.dtype != item.dtype:
         given = f"{array.dtype} {array.shape}"
@@ -168,7 +167,7 @@ def _index(shards: dict[str, list[Item]]) -> bytes:
 
 
 def _write_shard(file: BinaryIO, items: list[Item], metadata: dict[str, str], watched: tqdm) -> None:
-    # Wide types first, so that every tensor starts at a multiple of its own width.
+    # Wide types first, so every tensor starts at a multiple of its item size.
     items = sorted(items, key=lambda item: -item.dtype.itemsize)
     header: dict = {"__metadata__": metadata}
     at = 0
@@ -195,6 +194,6 @@ def _add_record(
 
 
 def _padding(end: int) -> bytes:
-    """An extra field, as torch.save writes it, that moves the record's first byte to a multiple of 64."""
+    """Return an extra field, as in torch.save, that moves the record's first byte to a multiple of 64."""
     length = -(end + 4) % ALIGNMENT
     return b"FB" + length.to_bytes(2, "little") + b"Z" * length

@@ -267,7 +267,11 @@ def test_verify_says_what_it_shares(tmp_path, capsys):
     assert main(["verify", str(tmp_path / "w.pth")]) == 0
     out = capsys.readouterr().out
     assert "the models agree" in out
-    for fact in ("1 attention head (width 64 / 64)", "the head of 3 classes, and what it looks at", "how images are"):
+    for fact in (
+        "1 attention head (width 64 / 64)",
+        "the head of 3 classes and its pooling",
+        "the preprocessing: both",
+    ):
         assert f"not checked: {fact}" in out
     assert main(["verify", str(tmp_path / "w.pth"), "--num_heads", "2"]) == 0
     assert "not checked: 2 attention heads, norms with an epsilon of 1e-06" in capsys.readouterr().out

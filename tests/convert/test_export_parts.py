@@ -132,7 +132,7 @@ def test_files_of_the_tokenizer_go_with_clip_alone(tmp_path):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ([], "give a part of it, --part dino or clip"),
+        ([], "export a part, --part dino or clip"),
         (["--part", "dina"], "no part 'dina'; nearest: dino"),
         (["--part", "dino", "--format", "onnx"], "no dinov3 layout 'onnx'"),
         (["--adapter"], "give --part dino or --part clip"),
@@ -150,7 +150,7 @@ def test_other_models_have_no_parts_and_merged_parts_no_adapter(tmp_path, capsys
     assert "this is a dinov3_digits" in capsys.readouterr().err
     tiny_segmenter.save(tmp_path / "run", dino_lora=None)
     args = ["export", str(tmp_path / "run"), "--part", "dino", "--adapter", "--out", str(tmp_path / "out")]
-    assert main(args) == 2 and "merged already" in capsys.readouterr().err
+    assert main(args) == 2 and "already merged" in capsys.readouterr().err
 
 
 def test_inspect_tells_parts_and_adapters(run, capsys):

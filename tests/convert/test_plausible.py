@@ -47,8 +47,8 @@ JSON = [
     ("preprocessor_config.json", {"rescale_factor": "x"}, "cannot be understood"),
     ("preprocessor_config.json", {"size": {"shortest_edge": "x"}}, "cannot be understood"),
     ("jaxdino.json", {"preprocess": 3}, "cannot be understood"),
-    ("jaxdino.json", {"preprocess": {"std": [0.1, 0, 0.1]}}, "no image can be made"),
-    ("jaxdino.json", {"preprocess": {"size": [0, 8]}}, "no image can be made"),
+    ("jaxdino.json", {"preprocess": {"std": [0.1, 0, 0.1]}}, "images cannot be prepared"),
+    ("jaxdino.json", {"preprocess": {"size": [0, 8]}}, "images cannot be prepared"),
     ("jaxdino.json", {"preprocess": {"mean": "red"}}, "mean is 'red'"),
     ("jaxdino.json", {"layout": 3}, "cannot be understood"),
     ("jaxdino.json", {"model": []}, "cannot be understood"),
@@ -77,7 +77,7 @@ CARDS = [
     (lambda card: spec(card, "config", width="x"), "width is 'x'"),
     (lambda card: spec(card, "config", depth=10**9), "depth is 1000000000"),
     (lambda card: spec(card, "config", depth=0), "differ in backbone.blocks.0"),
-    (lambda card: spec(card, "preprocess", size=[0, 0]), "no image can be made"),
+    (lambda card: spec(card, "preprocess", size=[0, 0]), "images cannot be prepared"),
 ]
 
 

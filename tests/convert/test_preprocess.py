@@ -224,7 +224,7 @@ def test_the_exported_processor_resizes_as_ours_does(pct):
 def test_what_an_export_cannot_say_is_said():
     assert "sixteen_bit=0,4095" in unlike(Preprocess(sixteen_bit="0,4095"), ["model.pth"])[0]
     assert "no crop_mode 'border'" in unlike(Preprocess(crop_mode="border"), ["preprocessor_config.json"])[0]
-    assert "otherwise than ours" in unlike(Preprocess(size=(64, 96)), ["preprocessor_config.json"])[0]
+    assert "differently from ours" in unlike(Preprocess(size=(64, 96)), ["preprocessor_config.json"])[0]
     assert "timm has no crop_mode 'none'" in unlike(Preprocess(crop_mode="none"), ["config.json"])[0]
 
 

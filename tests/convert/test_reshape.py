@@ -34,9 +34,9 @@ def test_what_is_said_differs_and_nothing_else(name, shape):
         ("resnet18", '{"depth": [1]}', "no 'depth'; nearest: depths"),
         ("resnet18", '{"depths": 1}', "depths is 1"),
         ("resnet18", '{"depths": [1, 1, 1]}', "256 wide, not 512"),
-        ("resnet18", '{"depths": [1, 1, 1, 1, 1]}', "makes no resnet"),
-        ("resnet18", '{"stem": 0}', "makes no resnet"),
-        ("dinov3_vits16", '{"width": 100}', "makes no dinov3"),
+        ("resnet18", '{"depths": [1, 1, 1, 1, 1]}', "is not a valid resnet"),
+        ("resnet18", '{"stem": 0}', "is not a valid resnet"),
+        ("dinov3_vits16", '{"width": 100}', "is not a valid dinov3"),
     ],
 )
 def test_refusals(name, shape, words):

@@ -157,7 +157,7 @@ def test_hostile_archives_are_refused(archive, tmp_path):
     assert "system" in refusal(with_pickle(path, out, pickle.dumps(Evil(), 2)))
     call = b"\x80\x02c__torch__.a\nB\n(K\x01tR."  # a class called with an argument
     assert "damaged" in refusal(with_pickle(path, out, call))
-    assert "form of its own" in refusal(with_pickle(path, out, b"\x80\x02c__torch__.a\nB\n)\x81(K\x01K\x02tb."))
+    assert "custom state" in refusal(with_pickle(path, out, b"\x80\x02c__torch__.a\nB\n)\x81(K\x01K\x02tb."))
     assert "not of a model" in refusal(with_pickle(path, out, b"\x80\x02}."))
     own = b"\x80\x02c__torch__.a\nB\n)\x81q\x00}X\x01\x00\x00\x00ah\x00sb."  # an object that is its own attribute
     assert "contains itself" in refusal(with_pickle(path, out, own)) or "deep" in refusal(out)

@@ -86,7 +86,7 @@ def test_weights_that_are_not_finite(state, tmp_path, value, dtype):
 
 def test_no_network_in_the_file(tmp_path):
     message = refusal({"fc.weight": torch.zeros(2, 2)}, tmp_path)
-    assert "no network that we know in this file of 1 keys, which begins with fc.weight" in message
+    assert "no known network in this file of 1 keys, which begins with fc.weight" in message
 
 
 def test_wrong_name(state, tmp_path):

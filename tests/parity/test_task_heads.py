@@ -172,10 +172,10 @@ def test_refusals(tmp_path):
     backbone, head = save(model, tmp_path)
     with pytest.raises(UserError, match=r"nowhere\.pth: not found"):
         load_pretrained(backbone, head=tmp_path / "nowhere.pth", num_heads=HEADS)
-    with pytest.raises(UserError, match="which is no linear classification head"):
+    with pytest.raises(UserError, match="which is not a linear classification head"):
         load_pretrained(backbone, head=backbone, num_heads=HEADS)
     torch.save({"state_dict": {"module.linear.weight": torch.ones(2, 2)}}, tmp_path / "dino_linear.pth")
-    with pytest.raises(UserError, match="which is no linear classification head"):
+    with pytest.raises(UserError, match="which is not a linear classification head"):
         load_pretrained(backbone, head=tmp_path / "dino_linear.pth", num_heads=HEADS)
     torch.save(nn.Linear(3 * WIDTH, CLASSES).state_dict(), tmp_path / "odd.pth")
     with pytest.raises(UserError, match=r"mismatched head\.weight \(7, 192\)"):
