@@ -129,7 +129,7 @@ def test_another_frame(model):
 
 
 MISTAKES = {
-    "nothing is asked for": {},
+    "there is no prompt": {},
     "points are given without labels": {"points": [[1, 2]]},
     "labels are given without points": {"labels": [1], "boxes": [1, 2, 3, 4]},
     "labels hold 2; known are": {"points": [[1, 2]], "labels": [2]},

@@ -33,7 +33,7 @@ class HeadModel(Model):
 
     def preprocess(self, images) -> np.ndarray:
         """Raise UserError: a head takes features."""
-        raise UserError("a projection head sees features, no images: load the backbone beside it")
+        raise UserError("a projection head takes features, not images: load the backbone beside it")
 
     def intermediate_layers(self, images, n=1) -> list:
         """Raise UserError: a head has no blocks."""

@@ -22,7 +22,7 @@ def checked_prompts(
       UserError: as in `SamModel.masks`.
     """
     if points is None and boxes is None and masks is None:
-        raise UserError("nothing is asked for: give points (with labels), boxes or masks")
+        raise UserError("there is no prompt: give points (with labels), boxes or masks")
     if (points is None) != (labels is None):
         given, other = ("points", "labels") if labels is None else ("labels", "points")
         raise UserError(f"{given} are given without {other}: each point needs a label, 1 in the object or 0 not in it")
@@ -44,7 +44,7 @@ def _numbers(name: str, value: Any) -> np.ndarray:
     try:
         array = np.asarray(value, np.float64)
     except (TypeError, ValueError, RuntimeError) as err:  # RuntimeError: a torch tensor with a gradient
-        raise UserError(f"{name} are no array of numbers: {err}") from err
+        raise UserError(f"{name} are not an array of numbers: {err}") from err
     if not np.isfinite(array).all():
         raise UserError(f"{name} hold NaN or infinity")
     return array

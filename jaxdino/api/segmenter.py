@@ -130,7 +130,7 @@ class Segmenter(Model):
             raise UserError('prompts are a list with at least one text in it: ["red circle"]')
         for prompt in prompts:
             if not isinstance(prompt, str) or not prompt.strip():
-                raise UserError(f"the prompt {prompt!r} is no text: say what is looked for, such as 'red circle'")
+                raise UserError(f"the prompt {prompt!r} is not a text or is blank: give words, such as 'red circle'")
             if prompt not in self._known:
                 self._known[prompt] = np.asarray(self._text(self.flat, self._ids(prompt)[None])[0])
         return np.stack([self._known[prompt] for prompt in prompts])

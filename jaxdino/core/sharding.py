@@ -35,7 +35,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = Non
     count = len(devices)
     wrong = UserError(
         f"mesh.data={data} x mesh.fsdp={fsdp} does not fit {count} device{'s' if count > 1 else ''}: "
-        f"give two factors of {count}, or -1 for the one that takes what is left"
+        f"give two factors of {count}, or -1 for the one that gets the remaining devices"
     )
     free = [axis for axis, size in sizes.items() if size == -1]
     fixed = int(np.prod([size for size in sizes.values() if size != -1]))

@@ -28,7 +28,7 @@ def check_read(bad: BadImages, unread: int, images: int, warn: Callable[[str], N
       UserError: if no image could be read.
     """
     if unread and unread >= images:
-        raise UserError(f"no image of {bad.split.name} could be read: {bad.report()}. Mend or remove these files")
+        raise UserError(f"no image of {bad.split.name} could be read: {bad.report()}. Fix or remove these files")
     if unread > MANY * images:
         warn(f"WARNING: {unread} of {images} images could not be read in this pass. {bad.report()}")
 
@@ -54,7 +54,7 @@ class BadImages:
         """Record a bad image. Return True the first time. Raise UserError if `on_bad` is "stop"."""
         if self.on_bad == "stop":
             raise UserError(
-                f'bad image {self.split.record_name(index)}: {reason}. Mend or remove it, or set on_bad to "skip"'
+                f'bad image {self.split.record_name(index)}: {reason}. Fix or remove it, or set on_bad to "skip"'
             )
         new = index not in self.reasons
         self.reasons.setdefault(index, reason)

@@ -138,7 +138,7 @@ def _checked(file: Path) -> dict[str, Any]:
         entries = given.get(part) if isinstance(given, dict) else None
         if not isinstance(entries, list) or not all(isinstance(e, dict) and {*fields} <= e.keys() for e in entries):
             raise UserError(
-                f"{file} is no COCO file of instances: its {part!r} must be a list of entries with {', '.join(fields)}"
+                f"{file} is not a COCO instances file: its {part!r} must be a list of entries with {', '.join(fields)}"
             )
         if not entries:
             raise UserError(f"{file} has no {part}")
@@ -146,7 +146,7 @@ def _checked(file: Path) -> dict[str, Any]:
         if odd := [entry[field] for entry in given[part] if not isinstance(entry[field], int | str)]:
             raise UserError(f"{file}: {field}={odd[0]!r} in {part!r} is neither a number nor a text")
     if odd := [entry["name"] for entry in given["categories"] if not isinstance(entry["name"], str)]:
-        raise UserError(f"{file}: the category name {odd[0]!r} is no text")
+        raise UserError(f"{file}: the category name {odd[0]!r} is not a text")
     if not any(note.get("segmentation") for note in given["annotations"]):
         raise UserError(f"{file} has boxes but no segmentation: masks need polygons or run lengths")
     return {
@@ -177,7 +177,7 @@ def _scenes(given: Mapping[str, Any], folder: Path, ignored: Counter) -> list[Sc
     for note in given["annotations"]:
         name, image = given["categories"].get(note["category_id"]), things.get(note["image_id"])
         if name is None or image is None:
-            ignored["annotation of no known image or category"] += 1
+            ignored["annotation of an unknown image or category"] += 1
             continue
         known = image.setdefault(name, ([], []))  # it is in the image, whatever is known of where
         if drawn(note.get("segmentation")):

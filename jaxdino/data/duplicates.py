@@ -88,7 +88,7 @@ def _across(splits: Sequence[Split], found: Sequence[Sequence[Place]]) -> list[s
             copy, original = pairs[0]
             lines.append(
                 f"WARNING: {len(pairs)} of the {len(split)} images of {split.name} are copies of training images, such "
-                f"as {_name(copy)} of {_name(original)}: the figures of {split.name} come out too high; remove them "
+                f"as {_name(copy)} of {_name(original)}: the metrics of {split.name} will be too high; remove them "
                 "from one of the two"
             )
     return lines
@@ -101,7 +101,7 @@ def _contradicting(found: Sequence[Sequence[Place]]) -> list[str]:
     first = groups[0][0]
     other = next(place for place in groups[0] if _label(place) != _label(first))
     return [
-        f"WARNING: {len(groups)} image(s) stand in several classes, such as {_name(first)} and {_name(other)}: labels "
+        f"WARNING: {len(groups)} image(s) are in several classes, such as {_name(first)} and {_name(other)}: labels "
         "that contradict each other; keep the right one"
     ]
 

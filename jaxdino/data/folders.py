@@ -269,7 +269,7 @@ def _bands(files: Mapping[str, list[str]]) -> list[str]:
     shown = ", ".join(first[:SHOWN] + ["..."] * (len(first) > SHOWN))
     return [
         f"all {len(names)} classes hold files of the same names ({shown}): if these are bands or views of one image, "
-        "the folders are no classes"
+        "the folders are not classes"
     ]
 
 

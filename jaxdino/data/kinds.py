@@ -242,7 +242,7 @@ def _png(path: str) -> np.ndarray:
         import imagecodecs
     except ImportError:
         raise BadImage(
-            f"16-bit colours, of which Pillow keeps 8 bits: {INSTALL}, or data.sixteen_bit=full if 8 bits are enough"
+            f"16-bit colours, reduced to 8 bits by Pillow: {INSTALL}, or data.sixteen_bit=full if 8 bits are enough"
         ) from None
     with open(path, "rb") as file:
         return imagecodecs.png_decode(file.read())

@@ -157,7 +157,7 @@ def _check_repeated(top: Folder) -> None:
         )
     raise UserError(
         f"{found}, so they look like splits, variants, patients or places, not classes. Say which is which with "
-        f"{flag('train', next(iter(inside)))} and, if there are such, val_split and test_split; if {_shown(every)} are "
+        f"{flag('train', next(iter(inside)))} and, if they exist, val_split and test_split; if {_shown(every)} are "
         f"the classes in each, make one folder of each class; if {_shown(inside)} are the classes, give {THE_ROOT}"
     )
 

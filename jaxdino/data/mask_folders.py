@@ -198,7 +198,7 @@ def _of_values(
     classes = read_classes(file)
     files = [(images[stem], path) for stem, path in masks.items()]
     scenes = indexed_scenes(files, classes, str(file), cfg.max_pixels)
-    ignored["mask without any value that is named"] += sum(not scene.masks for scene in scenes)
+    ignored["mask without a named value"] += sum(not scene.masks for scene in scenes)
     return scenes, list(dict.fromkeys(classes.values()))
 
 

@@ -55,7 +55,7 @@ def check_fit(files: Sequence[tuple[str, str]], sizes: Sequence[tuple[int, int] 
     wrong = [file for file, fit in zip(files, fits, strict=True) if not fit]
     if len(wrong) > len(files) / 2:
         raise UserError(
-            f"{len(wrong)} of {len(files)} masks are not of their image's size, such as {wrong[0][1]} for "
+            f"{len(wrong)} of {len(files)} masks differ in size from their images, such as {wrong[0][1]} for "
             f"{wrong[0][0]}: a mask has a value for each pixel of its image"
         )
 

@@ -62,7 +62,7 @@ class Masking:
         if size % self.patch:
             fit = max(self.patch, round(size / self.patch) * self.patch)
             raise UserError(
-                f"global views of {size} pixels are no whole number of {self.patch}-pixel patches; try {fit}"
+                f"global views of {size} pixels are not a whole number of {self.patch}-pixel patches; try {fit}"
             )
         return size // self.patch, size // self.patch
 

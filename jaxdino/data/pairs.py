@@ -142,5 +142,5 @@ def _opened(path: str, max_pixels: int) -> Image.Image:
     except BadImage:
         raise
     except Exception as err:  # decoders raise many error types for broken files
-        what = "is gone" if isinstance(err, FileNotFoundError) else f"cannot be read: {type(err).__name__}"
+        what = "does not exist" if isinstance(err, FileNotFoundError) else f"cannot be read: {type(err).__name__}"
         raise BadImage(f"its mask {shown(path)} {what}") from err

@@ -103,7 +103,7 @@ class Range:
             raise BadImage(f"pixels of type {values.dtype}: store integers or floats")
         if not self.chosen:
             raise BadImage(
-                f"{values.dtype} pixels, and the images looked at first had only 8 bits: say their range, {FLAG}=full, "
+                f"{values.dtype} pixels, and the images looked at first had only 8 bits: set their range, {FLAG}=full, "
                 "image, percentiles or two numbers"
             )
         finite = _finite(values)
@@ -181,14 +181,14 @@ def fitting(low: float, high: float, floats: bool, whole: bool, what: str, flag:
             whole_range = bits == BITS[-1] and not floats
             return Range("full") if whole_range else Range("numbers", 0, 2**bits - 1), f"{bits}-bit"
     raise UserError(
-        f"{what} hold values from {low:.6g} to {high:.6g}, which is no bit depth: say which value is black and "
-        f"which white, {flag}={low:.6g},{high:.6g}, or take each image's own, percentiles or image"
+        f"{what} hold values from {low:.6g} to {high:.6g}, which is not a bit depth: set the values of black and "
+        f"white, {flag}={low:.6g},{high:.6g}, or take each image's own, percentiles or image"
     )
 
 
 def unlike(dtypes: Sequence[str], flag: str) -> UserError:
     """Return the error for a mix of float and integer images, whose values have no common unit."""
     return UserError(
-        f"there are images of {' and '.join(dtypes)}, which one range cannot suit: {flag}=percentiles or image takes "
+        f"there are images of {' and '.join(dtypes)}, which need different ranges: {flag}=percentiles or image takes "
         "each image's own"
     )

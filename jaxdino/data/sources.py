@@ -261,7 +261,7 @@ def images(cfg: DataConfig) -> Source:
 def _all_taken(top: str) -> tuple[str, ...]:
     """Return a line if validation or test folders are among the folders that are read."""
     found = [path.name for path in visible_folders(Path(top)) if split_of(path.name) in ("val", "test")]
-    return (f"all folders are read, {' and '.join(found)} too: point the root lower to leave them out",) * bool(found)
+    return (f"all folders are read, {' and '.join(found)} too: to leave them out, set a lower root",) * bool(found)
 
 
 SOURCES: dict[str, Callable[[DataConfig], Source]] = {"digits": digits, "folder": folder, "images": images}

@@ -108,7 +108,7 @@ def check(views: Sequence[Mapping | View]) -> tuple[View, ...]:
         if len(sizes) > 1:
             raise UserError(
                 f"the {kind} views have the sizes {sizes}; those of one kind go through the network "
-                f"as one batch: give all of them one size, say {sizes[-1]}"
+                f"as one batch: give all of them one size, such as {sizes[-1]}"
             )
     return views
 

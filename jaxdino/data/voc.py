@@ -36,7 +36,7 @@ def voc(cfg: DataConfig, prompts: PromptConfig) -> Source:
         if not (top / name).is_dir():
             near = ", ".join(path.name for path in visible_folders(top)[:6]) or "no folders"
             inner = next((path for path in sorted(top.glob("**/SegmentationClass")) if path.is_dir()), None)
-            hint = f"; there is one in {inner.parent}: point the root there" if inner else ""
+            hint = f"; there is one in {inner.parent}: set the root to it" if inner else ""
             raise UserError(f"{top} has no folder {name}; found: {near}{hint}")
     file = top / "classes.txt"
     classes = read_classes(file) if file.is_file() else dict(enumerate((WORDS.get(n, n) for n in CLASSES), 1))

@@ -42,7 +42,7 @@ def extract(
         features.append(np.asarray(found["features"], np.float32)[read])
         labels.append(np.asarray(found["label"], np.int32)[read])
     if not sum(map(len, labels)):
-        raise NoImages("no image to take features of: the split is empty, or every image in it was skipped")
+        raise NoImages("no image to extract features from: the split is empty, or every image in it was skipped")
     return np.concatenate(features), np.concatenate(labels)
 
 

@@ -54,5 +54,5 @@ def check_shots(shots: Sequence[int], labels: np.ndarray, num_classes: int) -> N
     for n in shots:
         if not 1 <= n <= fewest:
             raise UserError(
-                f"shots={n}: the smallest class of train has {fewest} images, give at least 1 and at most so many"
+                f"shots={n}: the smallest class of train has {fewest} images: give a number from 1 to {fewest}"
             )

@@ -83,7 +83,7 @@ def knn_predictions(
     counts = tuple(dict.fromkeys(int(count) for count in np.atleast_1d(k)))
     train_labels = check_labels(train_labels, train_features, num_classes, "bank")
     if not counts:
-        raise UserError("k names no number of neighbours: k=(10, 20), say")
+        raise UserError("k is empty: give at least one number of neighbours, such as k=(10, 20)")
     if not temperature > 0:
         raise UserError(f"the temperature of the votes is {temperature}: it must be above 0")
     how: dict[str, Any] = dict(chunk=chunk, bank_chunk=bank_chunk, mesh=mesh, poll=poll)
@@ -194,7 +194,7 @@ def check_labels(labels: np.ndarray, features: np.ndarray, num_classes: int, wha
         )
     if labels.size and not (labels.min() >= 0 and labels.max() < num_classes):
         span = f"{labels.min()} to {labels.max()}"
-        raise UserError(f"labels of the {what} go from {span}, which are no indices into {num_classes} classes")
+        raise UserError(f"labels of the {what} go from {span}, but must be indices into {num_classes} classes")
     return labels.astype(np.int32)
 
 

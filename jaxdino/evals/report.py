@@ -104,7 +104,7 @@ def check(model: Any, source: Source, split: str, k: Sequence[int], pool: str, b
 def _check_sight(model: Any) -> None:
     config = model.card.spec.config
     if config.input_kernel not in model.flat:
-        raise UserError(f"the weights are of a {model.name}, which sees no images: give a backbone or an image tower")
+        raise UserError(f"the weights are of a {model.name}, which takes no images: give a backbone or an image tower")
 
 
 def untrained(model: Any, seed: int) -> Any:

@@ -77,7 +77,7 @@ class DINOHeadConfig:
 
     def with_channels(self, channels: int) -> "DINOHeadConfig":
         """Raise UserError: a head takes features."""
-        raise UserError(f"in_channels={channels}: a projection head sees features, no images")
+        raise UserError(f"in_channels={channels}: a projection head takes features, not images")
 
     def build(
         self,

@@ -43,7 +43,7 @@ def places(model: nnx.Module, cfg: Any, spec: LoRA) -> dict[str, tuple[str, ...]
         if not kept:
             raise UserError(
                 f"the LoRA target {target!r} names layers such as {found[0][0]}, but none of the last "
-                f"{spec.last_blocks} block(s) that the model lists: leave last_blocks away, or give more"
+                f"{spec.last_blocks} block(s) that the model lists: leave last_blocks out, or increase it"
             )
         for path, part in kept:
             chosen.setdefault(path, set()).add(part)
@@ -98,6 +98,6 @@ def _last_blocks(cfg: Any, count: int | None) -> Callable[[str], bool]:
 def _unmatched(model: nnx.Module, target: str, regex: re.Pattern, named: Mapping[str, Any]) -> str:
     other = [path for path, module in modules(model) if regex.fullmatch(path) and hasattr(module, "kernel")]
     if other:
-        return f"the LoRA target {target!r} names {other[0]}, a convolution: adapters stand on linear layers only"
+        return f"the LoRA target {target!r} names {other[0]}, a convolution: only linear layers can have adapters"
     short = dict.fromkeys(re.sub(r"^.*\.\d+\.", "", name) for name in named)
     return f"the LoRA target {target!r} names no linear layer of the model; {did_you_mean(target, [*short, *KINDS])}"

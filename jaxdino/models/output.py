@@ -39,5 +39,5 @@ def chosen(n: int | Sequence[int], count: int, what: str) -> list[int]:
     """
     places = list(range(count - n, count) if isinstance(n, int) else n)
     if not places or not all(0 <= place < count for place in places):
-        raise UserError(f"n={n} asks for other {what} than the model has: it has {what} 0 to {count - 1}")
+        raise UserError(f"n={n} asks for {what} that the model does not have: it has {what} 0 to {count - 1}")
     return places

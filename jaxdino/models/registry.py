@@ -51,7 +51,7 @@ def from_json(fields: Mapping[str, Any]) -> ModelSpec:
     """
     family, name = fields["family"], fields["name"]
     if not re.fullmatch(r"\w[\w.-]*", name):
-        raise UserError(f"{name!r} is no name of a model: letters, digits, '_', '-' and '.' make one")
+        raise UserError(f"{name!r} is not a valid name of a model: use letters, digits, '_', '-' and '.'")
     if family not in CONFIGS:
         raise UserError(f"there is no family {family!r}; {did_you_mean(family, CONFIGS)}")
     own = {"config": _from_json(CONFIGS[family], fields["config"]), "preprocess": Preprocess.of(fields["preprocess"])}

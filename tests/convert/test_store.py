@@ -63,7 +63,7 @@ def test_a_name_that_leaves_the_folder_is_refused(ours, tmp_path, name):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "params").symlink_to(ours / "params")
     (tmp_path / "in" / "model.json").write_text(json.dumps(card))
-    with pytest.raises(UserError, match="is no name of a model"):
+    with pytest.raises(UserError, match="is not a valid name of a model"):
         load_model(tmp_path / "in")
     assert main(["export", str(tmp_path / "in"), "--format", "meta", "--out", str(tmp_path / "out")]) == 2
     assert not (tmp_path / "out").exists()

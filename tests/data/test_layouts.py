@@ -149,7 +149,7 @@ def told(root, **options):
             {},
             " ".join(f"S2_{i}/S2_{i}_{band}.tif" for i in range(3) for band in ("B02", "B03", "B8A")),
             "3 classes; images: train 9\ndata: all 3 classes hold files of the same names (B02, B03, B8A): if these "
-            "are bands or views of one image, the folders are no classes",
+            "are bands or views of one image, the folders are not classes",
         ),
         ({"cat *.JPG": 3, "dog/images *.Tiff": 3}, "", "2 classes; images: train 6"),
     ],
@@ -328,5 +328,5 @@ def test_unlabelled_images_say_that_splits_are_read_too(tmp_path):
     lines = summary(load_source({"name": "images", "root": str(tmp_path)}))
     assert lines == (
         "data: images, no labels; images: train 5\n"
-        "data: all folders are read, Testing too: point the root lower to leave them out"
+        "data: all folders are read, Testing too: to leave them out, set a lower root"
     )

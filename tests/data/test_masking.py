@@ -108,7 +108,7 @@ def test_read_from_a_config():
         (lambda: Masking(ratio=(0.5, 0.1)), "the smaller ratio first"),
         (lambda: Masking(patch=0), "patch=0"),
         (lambda: Masking(min_aspect=0.0), "min_aspect=0.0"),
-        (lambda: Masking(patch=14).grid(96), "96 pixels are no whole number of 14-pixel patches; try 98"),
+        (lambda: Masking(patch=14).grid(96), "96 pixels are not a whole number of 14-pixel patches; try 98"),
         (lambda: Masking().capacity(10, GRID, 2, groups=4), "multiple of 1 slice"),
         (lambda: Masking().counts(0, GRID, 2), "at least 1"),
     ],

@@ -284,7 +284,7 @@ def test_turned_crops_of_a_jpeg_decoded_smaller(tmp_path):
         ({"batch_size": 0}, "batch_size 0 must be"),
         ({"batch_size": 9, "process_count": 2}, r"multiple of the 2 host\(s\)"),
         ({"views": SMALL[1:]}, "at least 2"),
-        ({"masking": {"patch": 7}}, "32 pixels are no whole number of 7-pixel patches; try 35"),
+        ({"masking": {"patch": 7}}, "32 pixels are not a whole number of 7-pixel patches; try 35"),
         ({"masking": {"prb": 1}}, "nearest: prob"),
         ({"interpolation": "cubic"}, "nearest: bicubic"),
     ],

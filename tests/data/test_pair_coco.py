@@ -65,7 +65,7 @@ def test_coco(tmp_path, place, images):
     assert [pair.present for pair in split.records] == [(0, 1), (0, 1)]
     assert source.ignored == {
         "annotation without segmentation": 1,
-        "annotation of no known image or category": 1,
+        "annotation of an unknown image or category": 1,
         "image without annotation": 1,
         "crowd alone": 1,
     }
@@ -136,7 +136,7 @@ def without(given, part, field=None):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([1], "is no COCO file of instances: its 'images' must be a list of entries with id, file_name"),
+        ([1], "is not a COCO instances file: its 'images' must be a list of entries with id, file_name"),
         (without(coco_file(), "images", "height"), "its 'images' must be a list"),
         (without(coco_file(), "categories", "id"), "its 'categories' must be a list of entries with id, name"),
         (without(coco_file(), "annotations"), "has no annotations"),
@@ -170,5 +170,5 @@ def test_a_coco_file_of_other_sizes(tmp_path):
     split = load(coco_folder(tmp_path, given=given), name="coco").split("train")
     assert len(split) == 2
     given["images"][1]["height"] = 21
-    with pytest.raises(UserError, match=r"2 of 2 masks are not of their image's size, such as the entry 1 of"):
+    with pytest.raises(UserError, match=r"2 of 2 masks differ in size from their images, such as the entry 1 of"):
         load(coco_folder(tmp_path, given=given), name="coco")

@@ -70,7 +70,7 @@ def test_values_stand_for_prompts(tmp_path, file, palette):
         ("images/d.png", "cat", (10, 0)),
     ]
     assert [pair.present for pair in source.split("train").records] == [(0, 1), (0, 1), (1,), (0,)]
-    assert source.ignored == {"mask without any value that is named": 1}
+    assert source.ignored == {"mask without a named value": 1}
 
 
 def test_sixteen_bit_values_and_a_named_255(tmp_path):
@@ -206,7 +206,7 @@ def test_layouts_that_lack_something(tmp_path):
     with pytest.raises(UserError, match=r"has no folder JPEGImages; found: images, masks"):
         load(tmp_path, name="voc")
     voc_folder(tmp_path / "VOCdevkit" / "VOC2012")
-    with pytest.raises(UserError, match=r"there is one in .*VOC2012: point the root there"):
+    with pytest.raises(UserError, match=r"there is one in .*VOC2012: set the root to it"):
         load(tmp_path, name="voc")
     with pytest.raises(UserError, match=r"val_split is 'vall', which is not in .*Segmentation; found: train, val"):
         load(tmp_path / "VOCdevkit" / "VOC2012", name="voc", val_split="vall")
@@ -246,7 +246,7 @@ def test_sizes_that_differ_are_left_to_reading_unless_most_do(tmp_path):
     masks_folder(tmp_path, {"a": with_ones(1), "b": with_ones(1), "c": with_ones(1, size=(10, 8))})
     assert len(load(tmp_path, {"prompt": "x"}).split("train")) == 3
     masks_folder(tmp_path, {"b": with_ones(1, size=(9, 10))})
-    with pytest.raises(UserError, match=r"2 of 3 masks are not of their image's size, such as .*b.png for .*b.png"):
+    with pytest.raises(UserError, match=r"2 of 3 masks differ in size from their images, such as .*b.png for .*b.png"):
         load(tmp_path, {"prompt": "x"})
 
 
@@ -276,7 +276,7 @@ def test_a_mask_is_turned_upright_as_its_image_is(tmp_path, suffix, orientation)
     assert np.array_equal(mask == 1, upright > 127)
     save(tmp_path / "masks" / "a.png", pixels[..., 0])  # without the tag
     if orientation >= 5:
-        with pytest.raises(UserError, match="1 of 1 masks are not of their image's size"):
+        with pytest.raises(UserError, match="1 of 1 masks differ in size from their images"):
             load(tmp_path, {"prompt": "x"})
 
 

@@ -278,5 +278,5 @@ def test_pixels_that_a_geotiff_names_as_no_data_are_no_values(tmp_path):
 
 
 def test_floats_and_integers_have_no_range_in_common():
-    with pytest.raises(UserError, match="float32 and uint16, which one range cannot suit: sixteen_bit=percentiles or"):
+    with pytest.raises(UserError, match="float32 and uint16, which need different ranges: sixteen_bit=percentiles or"):
         survey.range_of([np.ones((2, 2), np.float32), np.full((2, 2), 200, np.uint16)])

@@ -44,8 +44,8 @@ def test_copies_of_training_images_and_contradicting_labels_are_said(pets):
     (pets / "test/cat/8.png").touch()  # two empty files are no copies
     assert duplicates(list(source(pets).splits.values())) == [
         "WARNING: 1 of the 14 images of test are copies of training images, such as test/dog/9.png of train/dog/3.png: "
-        "the figures of test come out too high; remove them from one of the two",
-        "WARNING: 1 image(s) stand in several classes, such as train/cat/9.png and train/dog/4.png: labels that "
+        "the metrics of test will be too high; remove them from one of the two",
+        "WARNING: 1 image(s) are in several classes, such as train/cat/9.png and train/dog/4.png: labels that "
         "contradict each other; keep the right one",
     ]
 

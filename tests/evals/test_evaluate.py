@@ -148,4 +148,4 @@ def test_a_text_tower_sees_no_images(tmp_path, capsys):
     _, flat = split(spec.build())
     save_model(tmp_path / "text", Card(spec), {path: np.asarray(array) for path, array in flat.items()})
     assert main(["--weights", str(tmp_path / "text")]) == 2
-    assert "sees no images" in capsys.readouterr().err
+    assert "takes no images" in capsys.readouterr().err
