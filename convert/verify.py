@@ -84,7 +84,7 @@ def _unchecked(found: Recognised, reference: ModuleType, pool: str | None) -> li
     if found.layout != "hf" and (shared := getattr(reference, "shared", None)):
         facts.append(f"{shared(found)}: no tensor holds them, so the original runs with our values")
     if found.num_classes:
-        on = f" on {pool}" if pool else "and its pooling"
+        on = f" on {pool}" if pool else " and its pooling"
         facts.append(f"the head of {found.num_classes} classes{on}: only the networks before it are compared")
     return [*facts, "the preprocessing: both models get the same pixels"]
 

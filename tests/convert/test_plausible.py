@@ -117,7 +117,7 @@ def test_warnings_reach_the_user_of_export(hf, tmp_path, capsys):
     tensors[NORM] = np.where(np.arange(len(tensors[NORM])) == 1, np.float32(1e6), tensors[NORM])
     save_file(tensors, tmp_path / "in" / WEIGHTS, metadata={"format": "pt"})
     assert main(["export", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--dtype", "float16"]) == 0
-    assert f"numbers of {NORM} are too large for float16" in capsys.readouterr().out
+    assert f"values of {NORM} are too large for float16" in capsys.readouterr().out
     assert main(["export", str(tmp_path / "out"), "--out", str(tmp_path / "again")]) == 0
     assert f"warning: NaN or infinity in {OURS}" in capsys.readouterr().out
 
