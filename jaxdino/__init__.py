@@ -1,4 +1,4 @@
-"""jaxdino: public vision backbones in JAX, with exact two-way PyTorch weights, and the ways to adapt them.
+"""jaxdino: public vision backbones in JAX, with exact two-way conversion of PyTorch weights, and fine-tuning.
 
     import jaxdino
 
@@ -6,11 +6,11 @@
     model.predict(["a.jpg", "b.jpg"], topk=3)       # [[("cat", 0.91), ...], ...], of a model with a head
     out = model(model.preprocess(["a.jpg"]))        # out.cls, out.patches, out.pooled, out.logits
 
-load      loads a model; see `help(jaxdino.load)`
-Model     what it gives: `preprocess`, `predict`, `intermediate_layers`, and calling it
-UserError what is raised for a mistake that the message says how to mend
+load      load a model; see `help(jaxdino.load)`
+Model     a loaded model: `preprocess`, `predict`, `intermediate_layers`, and calling it
+UserError raised for a mistake of the user; the message says how to fix it
 
-Commands: `jaxdino` lists them; each is a module too, python -m jaxdino.main (training), jaxdino.predict,
+Commands: `jaxdino` lists them. Each is also a module: python -m jaxdino.main (training), jaxdino.predict,
 jaxdino.segment, jaxdino.evaluate, and python -m convert.
 """
 
@@ -31,7 +31,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:  # the names above import jax only when they are used
+def __getattr__(name: str) -> Any:  # import the names above, and with them jax, only when they are used
     import importlib
     import importlib.util
 

@@ -1,4 +1,4 @@
-"""`python -m jaxdino COMMAND ...`, as `jaxdino COMMAND ...`."""
+"""Run `python -m jaxdino COMMAND ...`, the same as `jaxdino COMMAND ...`."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""The command `jaxdino`: one name for training, prediction, evaluation and conversion.
+"""The command `jaxdino`: training, prediction, segmentation, evaluation and conversion.
 
-`jaxdino train` is `python -m jaxdino.main`, `jaxdino convert` is `python -m convert`, and so on; arguments and exit
-statuses are the same. jax is imported only by what a command does.
+`jaxdino train` is `python -m jaxdino.main`, `jaxdino convert` is `python -m convert`, and so on, with the same
+arguments and exit statuses. jax is imported only by commands that use it.
 """
 
 import importlib
@@ -14,25 +14,25 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 
 LINES = {
-    "train": "train by a config: adapt a backbone, or learn one without labels",
+    "train": "train with a config: adapt a backbone, or learn one without labels",
     "predict": "classify images with a trained model",
-    "segment": "write the masks of text prompts",
-    "evaluate": "measure frozen features: k-NN, linear probe",
-    "convert": "weights between PyTorch and jaxdino: import, export, inspect, verify, list",
+    "segment": "segment images by text prompts",
+    "evaluate": "evaluate frozen features: k-NN, linear probe",
+    "convert": "convert weights between PyTorch and jaxdino: import, export, inspect, verify, list",
     "configs": "list the configs that `jaxdino train --config=NAME` takes",
 }
 """Command -> what it does."""
 HOMES = {"main": "train", "fit": "train", "classify": "predict"} | {
     name: f"convert {name}" for name in ("import", "export", "inspect", "verify", "list")
 }
-"""What users type that is the name of no command -> the command that does it."""
+"""Names that users may type but that are not commands -> the command to use."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `jaxdino NAME ARGUMENTS...`; return the exit status.
 
     Args:
-      argv: what follows `jaxdino`; by default the command line's.
+      argv: the arguments after `jaxdino`; by default those of the command line.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "-help", "--help", "help"):
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def usage() -> str:
-    """The commands, a line each."""
+    """Format the list of commands, one line each."""
     wide = max(map(len, LINES))
     return "\n".join(
         [
@@ -74,14 +74,14 @@ def _configs(args: Sequence[str]) -> None:
     if args:
         asked = args[0] in ("-h", "--help")
         if not asked:
-            raise UserError(f"jaxdino configs takes no arguments, {args[0]!r} is one")
+            raise UserError(f"jaxdino configs takes no arguments, but got {args[0]!r}")
         print("usage: jaxdino configs\n\nList the installed configs and those in ./configs, a line each.")
         return
-    print("\n".join([*lines(), "", f"installed in {INSTALLED}; one of the same name in ./configs comes first"]))
+    print("\n".join([*lines(), "", f"installed in {INSTALLED}; a config of the same name in ./configs comes first"]))
 
 
 def _refuse(name: str) -> None:
-    """Say which command was meant."""
+    """Raise UserError for an unknown command, with the nearest one."""
     if name.startswith("-"):
         raise UserError(f"{name} comes after a command, as in jaxdino train {name}; jaxdino --help lists the commands")
     meant = f"use jaxdino {HOMES[name]}" if name in HOMES else did_you_mean(name, LINES)

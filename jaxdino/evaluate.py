@@ -1,7 +1,7 @@
-"""Measures frozen features: `python -m jaxdino.evaluate --weights SRC --root DIR`.
+"""Evaluate frozen features: `python -m jaxdino.evaluate --weights SRC --root DIR`.
 
-Prints the accuracy of k nearest neighbours and, with --probe, of a linear classifier, beside what raw pixels reach.
-Without --root, on the embedded digits.
+Prints the accuracy of k nearest neighbours and, with --probe, of a linear classifier, compared with raw pixels.
+Without --root, the embedded digits are used.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
 
 OF_HEAD = ("pool",)
-"""Flags of weights that only their classification head needs; --pool here says what features are."""
+"""Flags of weights that only concern their classification head; --pool here chooses the features."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints a table of figures; returns the exit status, as `finish` says."""
+    """Print a table of results; return the exit status, see `finish`."""
     return finish(lambda: _run(argv))
 
 
@@ -55,18 +55,18 @@ def _run(argv: list[str] | None) -> int:
     )
     parser.add_argument("--k", type=int, nargs="+", default=[10, 20], help="numbers of neighbours (default 10 20)")
     parser.add_argument(
-        "--shots", type=int, nargs="+", default=[], help="k-NN with so few labelled images of each class too"
+        "--shots", type=int, nargs="+", default=[], help="also k-NN with only N labelled images of each class"
     )
-    parser.add_argument("--temperature", type=float, default=0.07, help="of the neighbours' votes (default 0.07)")
+    parser.add_argument("--temperature", type=float, default=0.07, help="temperature of the votes (default 0.07)")
     parser.add_argument("--pool", default="cls", help="features: cls (default), mean, cls_mean, cls4_mean or grid")
-    parser.add_argument("--probe", action="store_true", help="train a linear classifier too")
-    parser.add_argument("--random", action="store_true", help="compare with the same model's random weights too")
+    parser.add_argument("--probe", action="store_true", help="also train a linear classifier")
+    parser.add_argument("--random", action="store_true", help="also evaluate the same model with random weights")
     parser.add_argument("--pictures", metavar="DIR", help="draw attention and patch features of some images there")
     parser.add_argument("--picture_size", type=int, help="pixels a side of the images drawn (default the model's)")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there")
+    parser.add_argument("--json", metavar="FILE", help="write the results there")
     parser.add_argument("--dtype", default="float32", help="float32 (default), bfloat16 or float16")
-    parser.add_argument("--batch_size", type=int, default=64, help="images that go through the model together")
-    parser.add_argument("--seed", type=int, default=0, help="of the linear classifier and the random weights")
+    parser.add_argument("--batch_size", type=int, default=64, help="images per batch")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the linear classifier and the random weights")
     args = parser.parse_args(expanded(argv))
     keep_freed()
     try:
@@ -78,10 +78,10 @@ def _run(argv: list[str] | None) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Does what the flags say: prints the table, writes the JSON file and the pictures.
+    """Evaluate as the flags say: print the table, write the JSON file and the pictures.
 
     Raises:
-      UserError: for what cannot be, before long work.
+      UserError: for invalid arguments, before any long work.
     """
     from jaxdino.data.ranges import ARGUMENT, Range
     from jaxdino.data.sources import DataConfig, load_source
@@ -120,7 +120,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def opened(args: argparse.Namespace) -> Any:
-    """The model. Features do not pass its classification head, so nothing need be known of that."""
+    """Open the model, without its classification head if the head cannot be read: features do not need it."""
     from convert import assumptions
     from convert.describe import UnknownPool
     from jaxdino.api.opening import open_model
@@ -142,7 +142,7 @@ def opened(args: argparse.Namespace) -> Any:
 
 
 def say(line: str) -> None:
-    """Print a line beside the table, the settings in it spelled as flags of this command."""
+    """Print a note; settings in it are spelled as flags of this command."""
     line = re.sub(r"--config\.data\.(val|test)_ratio", "--put_aside", line)
     print(line.replace("--config.data.", "--"), file=sys.stderr)
 

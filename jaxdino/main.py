@@ -1,9 +1,9 @@
-"""Trains by a config: `python -m jaxdino.main --config=configs/gradual.py:dinov3_vits16 --workdir=DIR`.
+"""Train with a config: `python -m jaxdino.main --config=configs/gradual.py:dinov3_vits16 --workdir=DIR`.
 
-`--config=gradual` is `configs/gradual.py`: that of the current folder, else the installed one. Settings change by
-flags, `--config.stages[0].epochs=3`; `--help-config` lists them all, with their defaults, for the config that is named:
+`--config=gradual` is `configs/gradual.py` in the current folder, or else the installed one. Settings are changed by
+flags, as in `--config.stages[0].epochs=3`; `--help-config` lists them all with their defaults for the given config:
 `--config=configs/ssl.py --help-config`. A word narrows the list: `--help-config=optimizer`.
-The same command again goes on where the run stopped.
+The same command again resumes the run where it stopped.
 """
 
 import difflib
@@ -35,7 +35,7 @@ flags.DEFINE_flag(
         flags.ArgumentSerializer(),
         HELP,
         None,
-        "List every setting of --config with its default and what it means, or those that a word finds: "
+        "List every setting of --config with its default and a description, or those that match a word: "
         "--help-config=optimizer.",
         boolean=True,
     )
@@ -43,17 +43,17 @@ flags.DEFINE_flag(
 
 
 def main(argv: list[str]) -> int:
-    """Runs the config of the flags; returns the exit status."""
+    """Run the config of the flags; return the exit status."""
     return finish(lambda: obey(argv))
 
 
 def obey(argv: list[str]) -> None:
-    """Lists the settings, or trains."""
+    """List the settings, or train."""
     given = command(CONFIG.value, argv[1:])
     if given.installed:
         print(f"config: {given.file} (installed)", file=sys.stderr)
     if not given.weights_name_it:
-        given.config()  # refuses misspelt settings before jax is imported
+        given.config()  # raises for misspelt settings before jax is imported
     if flags.FLAGS[HELP].present:
         show(given)
     else:
@@ -61,7 +61,7 @@ def obey(argv: list[str]) -> None:
 
 
 def show(given: Command) -> None:
-    """Prints the settings."""
+    """Print the settings."""
     word, width = flags.FLAGS[HELP].value, shutil.get_terminal_size((120, 0)).columns
     config = settled(given) if given.weights_name_it else given.config()
     print(listing(config, None if word == "true" else word, width))
@@ -70,13 +70,13 @@ def show(given: Command) -> None:
 def run(given: Command) -> None:
     """Trains."""
     keep_freed()
-    from jaxdino.train.loop import run  # jax and all: --help does not wait for them
+    from jaxdino.train.loop import run  # imports jax, which --help does not need
 
     run(settled(given), WORKDIR.value, name=given.file.stem)
 
 
 def settled(given: Command) -> ConfigDict:
-    """The config, for the model that its weights are."""
+    """Return the config, for the model of its weights."""
     from jaxdino.train.origin import settle
     from jaxdino.train.workdir import say
 
@@ -84,12 +84,12 @@ def settled(given: Command) -> ConfigDict:
 
 
 def start(argv: list[str]) -> NoReturn:
-    """Trains as `python -m jaxdino.main` does, for a program that has another module as its main one; exits.
+    """Train as `python -m jaxdino.main` does, from a program with another main module; exit.
 
     Args:
       argv: the flags.
     """
-    name = sys.argv[0] = program("train")  # absl describes sys.argv[0], by the docstring of __main__
+    name = sys.argv[0] = program("train")  # absl describes sys.argv[0], with the docstring of __main__
     sys.modules["__main__"].__doc__ = described("train", __doc__)
     for flag in flags.FLAGS.get_key_flags_for_module(__name__):
         flags.FLAGS.register_key_flag_for_module(name, flag)
@@ -99,7 +99,7 @@ def start(argv: list[str]) -> NoReturn:
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Reads the flags, and leaves those of the config to `main`; a misspelt one ends in one line and status 2."""
+    """Parse the flags, and leave those of the config to `main`; a misspelt flag prints one line and exits with 2."""
     flags.FLAGS.set_gnu_getopt(True)
     given, rest = split([argv[0], *flags.FLAGS.read_flags_from_files(expanded(argv[1:]), force_gnu=True)])
     try:
@@ -107,7 +107,7 @@ def parse(argv: list[str]) -> list[str]:
     except (flags.Error, ValueError) as err:
         refuse(" ".join(str(err).split()))
     if not flags.FLAGS["verbosity"].present:
-        flags.FLAGS.verbosity = logging.WARNING  # Orbax tells a page about each checkpoint
+        flags.FLAGS.verbosity = logging.WARNING  # Orbax logs a page per checkpoint
     if len(rest) > 1 and flags.FLAGS[HELP].value == "true":
         flags.FLAGS[HELP].value, rest = rest[1], rest[:1]  # --help-config WORD
     if len(rest) > 1:
@@ -116,7 +116,7 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def unknown(arg: str, after: str = "-") -> str:
-    """What to say of an argument that is neither a flag nor a setting; `after` may be its value."""
+    """Return the message for an argument that is neither a flag nor a setting; `after` may be its value."""
     name, equals, text = arg.lstrip("-").partition("=")
     if not arg.startswith("-") and name.split(":")[0].endswith(".py"):
         return f"{arg!r} is not a flag: the config is given as --config={arg}"
@@ -126,13 +126,13 @@ def unknown(arg: str, after: str = "-") -> str:
     value = text if equals else None if after.startswith("-") else after
     try:
         meant = as_setting(name, value, settings(command(CONFIG.value, []).config()))
-    except UserError:  # of the config, which is said once the flags are right
+    except UserError:  # an error in the config, which is reported once the flags are right
         meant = None
     return f"{arg} is not a flag: {meant or 'settings are given as --config.NAME=VALUE; --help-config lists them'}"
 
 
 def refuse(why: object) -> NoReturn:
-    """Prints the error and exits with status 2."""
+    """Print the error and exit with status 2."""
     print(f"error: {why}", file=sys.stderr)
     sys.exit(2)
 

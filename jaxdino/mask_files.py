@@ -1,4 +1,4 @@
-"""The files of masks: a PNG for each mask, a picture of all masks of an image, and masks.json, which lists them."""
+"""Write mask files: a PNG per mask, an overlay of all masks of an image, and masks.json, which lists them."""
 
 import json
 import os
@@ -18,7 +18,7 @@ OVERLAY, MASKS = "overlay", "masks.json"
 
 
 class Query(NamedTuple):
-    """One mask that is asked of every image. `name`: what stands in the names of its files."""
+    """One mask to predict for every image. `name`: part of its files' names."""
 
     prompt: str
     box: tuple[float, ...] | None
@@ -26,10 +26,10 @@ class Query(NamedTuple):
 
 
 class MaskFiles:
-    """Write masks into a folder, with the sub-folders that the images were found in.
+    """Write masks into a folder, keeping the sub-folders of the images.
 
-    A context manager. However it is left, masks.json lists exactly the masks that were written with it; it is not
-    written if there are none. Ctrl-C waits for the files of one image, which appear together.
+    A context manager. On exit, also after an error, it writes masks.json with exactly the masks that were written, if
+    there are any. Ctrl-C waits until all files of the current image are written.
     """
 
     def __init__(self, folder: Path, queries: Sequence[Query]):
@@ -47,12 +47,12 @@ class MaskFiles:
             file.write((json.dumps(self._coco.data) + "\n").encode())
 
     def path(self, image: Input, name: str) -> Path:
-        """The file of a query's name, or of the `OVERLAY`, of an image."""
+        """Return the file of a query's mask, or of the `OVERLAY`, for an image."""
         below = Path(image.below)
         return self.folder / below.parent / f"{below.stem}.{name}.png"
 
     def write(self, image: Input, picture: Image.Image, masks: np.ndarray, scores: np.ndarray) -> list[Path]:
-        """Write the masks (P, H, W) bool of an image, and the picture of them all; returns the files of the masks."""
+        """Write the masks (P, H, W) bool of an image and its overlay; return the files of the masks."""
         from jaxdino.evals.segmentation_pictures import draw_overlay
 
         files = [self.path(image, query.name) for query in self.queries]
@@ -70,13 +70,13 @@ class MaskFiles:
         return files
 
     def check(self, images: Sequence[Input], table: str | None = None) -> None:
-        """Raises UserError if a file would be written twice, over an image or over the table, or cannot be written."""
+        """Raise UserError if a file would be written twice, over an image or over the table, or cannot be written."""
         if table is not None and Path(table).resolve() == (self.folder / MASKS).resolve():
-            raise UserError(f"--table {table}: the list of the masks goes there: give another file")
+            raise UserError(f"--table {table}: the list of the masks is written there: give another file")
         for folder in {self.path(image, OVERLAY).parent: None for image in images}:
             there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
             if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-                raise UserError(f"--out {self.folder} cannot be written: {there} is no folder that lets you")
+                raise UserError(f"--out {self.folder} cannot be written: {there} is not a writable folder")
         given = {Path(image.path).resolve() for image in images}
         seen: dict[Path, str] = {}
         for image, path in self._planned(images):
@@ -86,8 +86,8 @@ class MaskFiles:
             if path in seen:
                 same = seen[path] == image.path
                 both = f"two masks of {image.path}" if same else f"{seen[path]} and {image.path}"
-                hint = "give them in two calls, each its own --out" + (
-                    "" if same else "; a pattern such as 'photos/**/*.jpg' takes one kind of file"
+                hint = "segment them in two calls with different --out" + (
+                    "" if same else "; a pattern such as 'photos/**/*.jpg' selects one file type"
                 )
                 raise UserError(f"{both} would both be written to {file}: {hint}")
             seen[path] = image.path
@@ -99,9 +99,9 @@ class MaskFiles:
 
 
 class Coco:
-    """A COCO data set of masks: images, categories (the prompts) and annotations, each with its score.
+    """A COCO dataset of masks: images, categories (the prompts) and annotations with scores.
 
-    Source: https://cocodataset.org/#format-data; masks are run lengths, as pycocotools packs them.
+    Source: https://cocodataset.org/#format-data; masks are run-length encoded, as by pycocotools.
     """
 
     def __init__(self, prompts: Sequence[str]):
@@ -110,12 +110,12 @@ class Coco:
         self.data: dict[str, list] = {"images": [], "categories": categories, "annotations": []}
 
     def add_image(self, name: str, image: Image.Image) -> None:
-        """The image that the next masks are of."""
+        """Add the image that the next masks belong to."""
         number = len(self.data["images"]) + 1
         self.data["images"].append({"id": number, "file_name": name, "width": image.width, "height": image.height})
 
     def add_mask(self, prompt: str, mask: np.ndarray, score: float) -> None:
-        """A mask (H, W) bool; its box is x, y, width, height in pixels."""
+        """Add a mask (H, W) bool; its box is x, y, width, height in pixels."""
         from pycocotools import mask as runs
 
         packed: Any = runs.encode(np.asfortranarray(mask, np.uint8))

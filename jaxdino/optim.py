@@ -1,7 +1,7 @@
 """The optimiser of a stage: schedules, one `optax.multi_transform`, and its state across stages.
 
-The only room that sees optax. It works on flat dicts {path: array} of the trainable leaves, and its state
-holds flat dicts under the same paths, so that sharding rules and checkpoints address both alike.
+Only this module uses optax. It works on flat dicts {path: array} of the trainable leaves, and its state holds flat
+dicts with the same paths, so that sharding rules and checkpoints address both in the same way.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -35,8 +35,8 @@ def step(spec: Schedule, steps: int, epoch: float | None) -> optax.Schedule:
 
 
 def cosine_restarts(spec: Schedule, steps: int, epoch: float | None) -> optax.Schedule:
-    """The cosine anew in each period, each `period_mult` times as long as the last: SGDR (arXiv:1608.03983)
-    and torch's CosineAnnealingWarmRestarts."""
+    """The cosine, restarted in each period; each period is `period_mult` times as long as the last: SGDR
+    (arXiv:1608.03983) and torch's CosineAnnealingWarmRestarts."""
     length, start, parts, starts = _period(spec, epoch), 0, [], []
     while not parts or start < steps:
         parts.append(cosine(spec, length, epoch))
@@ -59,18 +59,18 @@ def _steps(epochs: float | None, epoch: float | None) -> int:
     if not epochs:
         return 0
     if epoch is None:
-        raise UserError(f"{epochs:g} epochs of a schedule cannot be told in steps: give steps_per_epoch")
+        raise UserError(f"a schedule has a length of {epochs:g} epochs: give steps_per_epoch to convert it to steps")
     return round(epochs * epoch)
 
 
 def schedule(spec: Schedule, total_steps: int, steps_per_epoch: float | None = None) -> optax.Schedule:
-    """The multiplier of the peak rate at each step of a stage: linear warm-up, then the named course.
+    """Return the multiplier of the peak rate at each step of a stage: linear warm-up, then the named schedule.
 
-    m(t) = t / W for t < W, with W the warm-up in steps; from there the course, over the steps that are left.
+    m(t) = t / W for t < W, with W the warm-up in steps; after that the schedule, over the remaining steps.
     transformers' get_cosine_schedule_with_warmup is the same (a torch LambdaLR).
 
     Raises:
-      UserError: for an unknown name, a period of no length, epochs without `steps_per_epoch`.
+      UserError: for an unknown name, a period without length, or epochs without `steps_per_epoch`.
     """
     if spec.name not in SCHEDULES:
         raise UserError(f"unknown schedule {spec.name!r}; {did_you_mean(spec.name, SCHEDULES)}")
@@ -85,13 +85,13 @@ Decay = float | optax.Schedule
 
 
 def adamw(spec: Optimizer, rate: optax.Schedule, weight_decay: Decay) -> optax.GradientTransformation:
-    """torch.optim.AdamW: bias-corrected moments, decay decoupled from them (arXiv:1711.05101)."""
+    """torch.optim.AdamW: bias-corrected moments, decoupled weight decay (arXiv:1711.05101)."""
     moments = optax.scale_by_adam(*spec.betas, eps=spec.eps)
     return optax.chain(moments, _decay(weight_decay), optax.scale_by_learning_rate(rate))
 
 
 def sgd(spec: Optimizer, rate: optax.Schedule, weight_decay: Decay) -> optax.GradientTransformation:
-    """torch.optim.SGD: decay is part of the gradient, momentum without dampening."""
+    """torch.optim.SGD: weight decay is part of the gradient, momentum without dampening."""
     moments = optax.trace(spec.momentum, nesterov=spec.nesterov)
     return optax.chain(_decay(weight_decay), moments, optax.scale_by_learning_rate(rate))
 
@@ -110,18 +110,18 @@ def build(
     ages: Mapping[str, int] | None = None,
     steps_per_epoch: float | None = None,
 ) -> optax.GradientTransformation:
-    """The optimiser of a stage, over the flat dict of its trainable leaves and nothing else.
+    """Build the optimiser of a stage, over the flat dict of its trainable leaves only.
 
-    Leaves of equal peak rate, weight decay and age share one inner optimiser, under the label
-    "lr=...,wd=...,age=...". Age keeps the step counts of old and new leaves apart, for bias correction.
-    Gradients are clipped before: by the global norm over the trainable leaves, or each by its own.
+    Leaves with the same peak rate, weight decay and age share one inner optimiser, with the label
+    "lr=...,wd=...,age=...". The age keeps the step counts of old and new leaves separate, for bias correction.
+    Gradients are clipped first: by the global norm over the trainable leaves, or each by its own norm.
 
     Args:
-      plan: the stage, resolved.
-      stage: gives the optimiser, the schedule and `clip_norm`.
-      total_steps: the stage's length, in optimiser steps.
+      plan: the resolved stage.
+      stage: its optimiser, schedule and `clip_norm` are used.
+      total_steps: length of the stage in optimiser steps.
       ages: `ages(plans)`; None in a first stage, where all leaves are new.
-      steps_per_epoch: for lengths given in epochs; by default total_steps / stage.epochs.
+      steps_per_epoch: to convert lengths in epochs; by default total_steps / stage.epochs.
 
     Raises:
       UserError: for an unknown optimiser or schedule.
@@ -145,14 +145,14 @@ def build(
 
 
 def _label(leaf: LeafPlan, age: int) -> str:
-    """What the leaves of one inner optimiser have in common."""
+    """Return the label that the leaves of one inner optimiser share."""
     label = f"lr={leaf.lr!r},wd={leaf.weight_decay!r},age={age}"
     label += f",wd_end={leaf.weight_decay_end!r}" if leaf.weight_decay_end is not None else ""
     return label + (f",freeze={leaf.freeze_epochs!r}" if leaf.freeze_epochs else "")
 
 
 def clip_by_parameter_norm(limit: float) -> optax.GradientTransformation:
-    """Each gradient g times min(1, limit / (|g| + 1e-6)). Source: facebookresearch/dino utils.py clip_gradients."""
+    """Scale each gradient g by min(1, limit / (|g| + 1e-6)). Source: facebookresearch/dino utils.py clip_gradients."""
 
     def one(grad: jax.Array) -> jax.Array:
         return grad * jnp.minimum(1.0, limit / (jnp.linalg.norm(grad.astype(jnp.float32).reshape(-1)) + 1e-6))
@@ -164,7 +164,7 @@ CLIPS = {"global": optax.clip_by_global_norm, "parameter": clip_by_parameter_nor
 
 
 def cosine_between(start: float, end: float, steps: int) -> optax.Schedule:
-    """end + (start - end) (1 + cos(pi t / steps)) / 2: the course of DINO's weight decay and teacher momentum.
+    """end + (start - end) (1 + cos(pi t / steps)) / 2: the schedule of DINO's weight decay and teacher momentum.
 
     Source: facebookresearch/dino utils.py cosine_scheduler.
     """
@@ -176,7 +176,7 @@ def cosine_between(start: float, end: float, steps: int) -> optax.Schedule:
 
 
 def linear_between(start: float, end: float, steps: float) -> optax.Schedule:
-    """From `start` to `end` linearly over `steps`, reached with the last of them; then `end`."""
+    """Interpolate linearly from `start` to `end`, which is reached at the last of `steps`; then `end`."""
     return lambda count: start + (end - start) * jnp.minimum((count + 1) / max(steps, 1.0), 1.0)
 
 
@@ -187,7 +187,7 @@ def _decay_course(leaf: LeafPlan, steps: int) -> Decay:
 
 
 def _rate(course: optax.Schedule, leaf: LeafPlan, steps_per_epoch: float | None) -> optax.Schedule:
-    """A leaf's rate at each step: its peak times the course, and 0 while it is frozen."""
+    """Return a leaf's rate at each step: its peak times the schedule, and 0 while it is frozen."""
     frozen = _steps(leaf.freeze_epochs, steps_per_epoch)
     if not frozen:
         return lambda count: leaf.lr * course(count)
@@ -203,7 +203,7 @@ def _steps_per_epoch(stage: Stage, total_steps: int, steps_per_epoch: float | No
 def learning_rates(
     plan: Plan, stage: Stage, total_steps: int, steps_per_epoch: float | None = None
 ) -> Callable[[int], dict[str, float]]:
-    """A function from the stage's step to {group: its rate}; with layer decay, that of its topmost layer."""
+    """Return a function from the stage's step to {group: its rate}; with layer decay, the rate of its topmost layer."""
     steps_per_epoch = _steps_per_epoch(stage, total_steps, steps_per_epoch)
     course = schedule(stage.schedule, total_steps, steps_per_epoch)
     tops: dict[str, LeafPlan] = {}
@@ -215,13 +215,13 @@ def learning_rates(
 
 
 def ages(plans: Sequence[Plan], anew: Collection[str] = ()) -> dict[str, int]:
-    """{path: in how many stages before the last of `plans` the leaf was trained without a break}.
+    """Return {path: number of stages just before the last of `plans` in which the leaf was trained without a break}.
 
-    It follows from the plans alone, so that a resumed run builds the same optimiser as the first one did.
+    It depends only on the plans, so that a resumed run builds the same optimiser.
 
     Args:
-      plans: of all stages so far, in order, the present one last.
-      anew: paths that start anew in the present one, though an earlier one had such (adapters, merged meanwhile).
+      plans: plans of all stages so far, in order; the current stage is the last.
+      anew: paths that restart in the current stage even if an earlier stage trained them (adapters merged in between).
     """
     *before, now = plans
     found = dict.fromkeys(now.trainable, 0)
@@ -234,15 +234,15 @@ def ages(plans: Sequence[Plan], anew: Collection[str] = ()) -> dict[str, int]:
 
 
 def carry(old: State, new: State, anew: Collection[str] = ()) -> State:
-    """The state a stage starts from: `new = tx.init(params)`, with what `old` holds of the leaves that go on.
+    """Return the optimiser state of a new stage: `new = tx.init(params)`, with the state in `old` of continued leaves.
 
-    Moments and counts travel, new leaves keep their zeros, leaves that have left are dropped, and the schedule
-    starts anew. So does a leaf that was frozen in between, and everything under another update rule. The
-    moments are handed over, not copied: `old` is spent once a step has donated the result. What is `anew` (see `ages`)
-    takes over nothing.
+    Moments and counts are kept for leaves that continue; new leaves keep their zeros, leaves no longer trained are
+    dropped, and the schedule restarts. A leaf that was frozen in between also restarts, and so does everything if the
+    update rule changes. The moments are not copied: `old` is invalid once a step has donated the result. Leaves in
+    `anew` (see `ages`) restart.
 
     Raises:
-      ValueError: when leaves of different counts share a label (`build` was not given the `ages`).
+      ValueError: if leaves with different counts share a label (`build` was not given the `ages`).
     """
     known = {}
     for position, part in _parts(old):
@@ -263,12 +263,12 @@ def carry(old: State, new: State, anew: Collection[str] = ()) -> State:
 
 
 def _parts(state: State) -> list[tuple[int, Any]]:
-    """(position in its chain, state) of every inner state of every label."""
+    """Return (position in its chain, state) of every inner state of every label."""
     return [pair for masked in state[1].inner_states.values() for pair in enumerate(masked.inner_state)]
 
 
 def _slots(part: Any) -> dict[str, dict[str, jax.Array]]:
-    """{name: {path: moment}} of an inner state: Adam's mu and nu, momentum's trace, none of a schedule."""
+    """Return {name: {path: moment}} of an inner state: Adam's mu and nu, momentum's trace; {} for a schedule."""
     return {
         name: {path: value for path, value in moments.items() if not isinstance(value, optax.MaskedNode)}
         for name, moments in part._asdict().items()
@@ -277,7 +277,7 @@ def _slots(part: Any) -> dict[str, dict[str, jax.Array]]:
 
 
 def _taken_over(position: int, part: Any, known: Mapping[tuple, Any]) -> Any:
-    """A new inner state with the known moments and count of its leaves."""
+    """Return a new inner state with the known moments and count of its leaves."""
     fields: dict[str, Any] = {}
     for slot, moments in _slots(part).items():
         found = {path: known.get((position, slot, path), value) for path, value in moments.items()}

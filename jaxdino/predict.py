@@ -1,4 +1,4 @@
-"""Classifies images with a trained model: `python -m jaxdino.predict --workdir DIR IMAGE...`.
+"""Classify images with a trained model: `python -m jaxdino.predict --workdir DIR IMAGE...`.
 
 IMAGE is a file, a folder (all images in it and below) or a pattern in quotes, such as 'photos/**/*.jpg'.
 Prints a line for each image: its path, then class and probability, tab-separated; or writes a table with --out.
@@ -19,7 +19,7 @@ from jaxdino.core.host_memory import keep_freed
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns 1 if an image could not be read, else as `finish` says."""
+    """Run the command; return 1 if an image could not be read, else see `finish`."""
     return finish(lambda: _run(argv))
 
 
@@ -31,14 +31,12 @@ def _run(argv: list[str] | None) -> int:
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or a pattern in quotes")
     parser.add_argument("--workdir", required=True, help="the folder of a training run")
-    parser.add_argument("--top", type=int, default=1, metavar="K", help="how many classes of each image (default 1)")
+    parser.add_argument("--top", type=int, default=1, metavar="K", help="number of classes per image (default 1)")
     parser.add_argument(
-        "--out", metavar="FILE", help="write a table there, .csv, .json or .jsonl, in place of the lines"
+        "--out", metavar="FILE", help="write a table there (.csv, .json or .jsonl) instead of printing lines"
     )
     parser.add_argument("--overwrite", action="store_true", help="let --out replace a file")
-    parser.add_argument(
-        "--batch_size", type=int, default=32, help="images that go through the model together (default 32)"
-    )
+    parser.add_argument("--batch_size", type=int, default=32, help="images per batch (default 32)")
     parser.add_argument(
         "--sixteen_bit",
         help="black and white of 16-bit and float images: full, image, percentiles or 0,4095 (default the model's)",
@@ -57,18 +55,18 @@ def predict(
     overwrite: bool = False,
     sixteen_bit: str | None = None,
 ) -> int:
-    """Prints or writes the `top` classes of each image, with their probabilities.
+    """Print or write the `top` classes of each image, with their probabilities.
 
     Args:
       names: files, folders and patterns, as `data.inputs.find_inputs` takes them.
-      out: a .csv, .json or .jsonl file for the results, unread images among them; None prints a line for each.
-      sixteen_bit: as `Model.preprocess` takes it.
+      out: a .csv, .json or .jsonl file for the results, including unread images; None prints a line for each image.
+      sixteen_bit: see `Model.preprocess`.
 
     Returns:
-      0, or 1 if an image could not be read; each one is named on the standard error.
+      0, or 1 if an image could not be read; these are named on standard error.
 
     Raises:
-      UserError: for what cannot be, before an image is read: a workdir that holds no model with a head, `top` or
+      UserError: before an image is read, for invalid arguments: a workdir without a model with a head, `top` or
         `batch_size` below 1, no images, an `out` that exists.
     """
     from convert import assumptions
@@ -99,7 +97,7 @@ def predict(
     reading = model.reading(paths, sixteen_bit, ARGUMENT, say)
     with _written(out, min(top, model.card.num_classes)) as write:
         found = classify.classify(model, paths, reading, top, batch_size, changed)
-        shown = out is None and sys.stdout.isatty()  # the lines are progress enough
+        shown = out is None and sys.stdout.isatty()  # no progress bar if the lines show the progress
         for path, classes in zip(paths, found if shown else bar(found, "predicting", total=len(paths)), strict=True):
             if isinstance(classes, BadImage):
                 skip(path, classes)
@@ -113,12 +111,12 @@ def predict(
 
 
 def say(line: str) -> None:
-    """Print a line about the work, beside the results."""
+    """Print a note, separate from the results."""
     print(line, file=sys.stderr)
 
 
 def skip(path: str, why: Exception) -> None:
-    """Names an image that could not be read, above the bar if one is shown."""
+    """Name an image that could not be read, above the progress bar if there is one."""
     from tqdm import tqdm
 
     tqdm.write(f"skipped {path}: {why}", file=sys.stderr)
@@ -126,7 +124,7 @@ def skip(path: str, why: Exception) -> None:
 
 @contextmanager
 def _written(out: str | None, top: int) -> Iterator[Callable[[str, Any], None]]:
-    """What takes an image's path and classes, or why it has none."""
+    """Yield the function that takes an image's path and its classes, or the error if it has none."""
     if out is None:
         yield _print
         return
@@ -141,7 +139,7 @@ def _print(path: str, classes: Any) -> None:
 
 
 def _row(path: str, classes: Any, flat: bool) -> dict[str, Any]:
-    """A row of the table; `flat` has a column for each of the classes, else they are a list under "top"."""
+    """Make a row of the table; `flat` has a column for each class, else the classes are a list under "top"."""
     if isinstance(classes, Exception):
         return {"path": path, "error": str(classes)}
     rounded = [(name, round(odds, 6)) for name, odds in classes]

@@ -1,4 +1,4 @@
-"""Results of many images as a table: CSV, JSON or JSONL, written beside its place and renamed when it is whole."""
+"""Write results of many images as a table: CSV, JSON or JSONL, to a temporary file that is renamed when complete."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ SUFFIXES = (".csv", ".json", ".jsonl")
 
 
 def check(flag: str, file: str | None, overwrite: bool) -> None:
-    """UserError for a file that a table cannot be written to; None is no table."""
+    """Raise UserError for a file that a table cannot be written to; None means no table."""
     if file is None:
         return
     path = Path(file)
@@ -29,11 +29,11 @@ def check(flag: str, file: str | None, overwrite: bool) -> None:
 
 
 class Table:
-    """A context manager; each row is written at once. When it is left by an error, no file is there.
+    """Write a table. A context manager; each row is written at once. After an error, no file is left.
 
     Args:
-      file: its suffix, one of `SUFFIXES`, says the format.
-      columns: of the CSV file. A row of JSON has the keys that it has.
+      file: its suffix, one of `SUFFIXES`, sets the format.
+      columns: columns of a CSV file. In JSON, each row keeps its own keys.
     """
 
     def __init__(self, file: str | Path, columns: Sequence[str]):
@@ -57,7 +57,7 @@ class Table:
         return self
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Writes a row."""
+        """Write a row."""
         if self.kind == ".csv":
             self._csv([row.get(name, "") for name in self.columns])
         else:

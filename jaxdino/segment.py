@@ -1,8 +1,8 @@
-"""Masks of what a text names in images: `python -m jaxdino.segment --workdir DIR --prompt "red circle" IMAGE...`.
+"""Segment images by text prompts: `python -m jaxdino.segment --workdir DIR --prompt "red circle" IMAGE...`.
 
 IMAGE is a file, a folder (all images in it and below) or a pattern in quotes, such as 'photos/**/*.jpg'.
-Writes, for each image, a mask for each prompt (<image>.<prompt>.png, 0 and 255) and a picture of them all
-(<image>.overlay.png); and masks.json, the masks of all images as a COCO data set.
+Writes, for each image, a mask for each prompt (<image>.<prompt>.png, 0 and 255) and a picture with all masks
+(<image>.overlay.png); and masks.json, the masks of all images as a COCO dataset.
 """
 
 import argparse
@@ -31,7 +31,7 @@ COLUMNS = ("path", "prompt", "mask", "area", "share", "score", "error")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints a line for each mask; returns 1 if an image could not be segmented, else as `finish` says."""
+    """Print a line for each mask; return 1 if an image could not be segmented, else see `finish`."""
     return finish(lambda: _run(argv))
 
 
@@ -45,15 +45,15 @@ def _run(argv: list[str] | None) -> int:
     parser.add_argument("--workdir", required=True, help="the folder of a segmentation run")
     parser.add_argument("--prompt", required=True, action="append", metavar="TEXT", help="may be given several times")
     parser.add_argument(
-        "--points", metavar="X,Y;...", help="pixels in the object, or with a third number 0 not in it: '12,30;40,8,0'"
+        "--points", metavar="X,Y;...", help="pixels in the object, or with a third number 0 outside it: '12,30;40,8,0'"
     )
     parser.add_argument(
         "--boxes", metavar="X1,Y1,X2,Y2;...", help="one for all prompts, one for each, or several for one prompt"
     )
     parser.add_argument("--threshold", type=float, default=0.0, help="logits above it are the mask (default 0)")
-    parser.add_argument("--out", default="segmented", metavar="DIR", help="where the files go (default segmented)")
+    parser.add_argument("--out", default="segmented", metavar="DIR", help="folder for the files (default segmented)")
     parser.add_argument(
-        "--table", metavar="FILE", help="write a table there, .csv, .json or .jsonl, in place of the lines"
+        "--table", metavar="FILE", help="write a table there (.csv, .json or .jsonl) instead of printing lines"
     )
     parser.add_argument("--overwrite", action="store_true", help="let --table replace a file")
     parser.add_argument(
@@ -68,10 +68,10 @@ def _run(argv: list[str] | None) -> int:
 
 
 def parsed(flag: str, text: str | None, lengths: Sequence[int]) -> list[tuple[float, ...]]:
-    """A flag's rows of numbers, "1,2;3,4" -> [(1.0, 2.0), (3.0, 4.0)].
+    """Parse a flag's rows of numbers, "1,2;3,4" -> [(1.0, 2.0), (3.0, 4.0)].
 
     Raises:
-      UserError: for a row that is not as long as one of the `lengths`, or holds what is no number.
+      UserError: for a row with a length not in `lengths`, or with text that is not a number.
     """
     rows = []
     for one in text.split(";") if text is not None else ():
@@ -82,7 +82,7 @@ def parsed(flag: str, text: str | None, lengths: Sequence[int]) -> list[tuple[fl
         if len(row) not in lengths or not all(map(math.isfinite, row)):
             wanted = " or ".join(map(str, lengths))
             raise UserError(
-                f"{flag} {text!r}: {one!r} is not {wanted} numbers with a comma between, ';' after each row"
+                f"{flag} {text!r}: {one!r} is not {wanted} numbers separated by commas, with ';' between rows"
             )
         rows.append(row)
     return rows
@@ -100,23 +100,23 @@ def segment(
     overwrite: bool = False,
     sixteen_bit: str | None = None,
 ) -> int:
-    """Writes the masks and pictures into `out`; prints a line for each mask, tab-separated: the image, the prompt, the
+    """Write the masks and pictures into `out`; print a line for each mask, tab-separated: the image, the prompt, the
     share of the image that is covered, the score.
 
     Args:
-      names: files, folders and patterns, as `data.inputs.find_inputs` takes them; files in `out` are passed over.
-      points: (x, y) or (x, y, label), in pixels of every image, for every prompt; label 1 where there is none.
-      boxes: (x1, y1, x2, y2) in pixels of every image: one for all prompts, one for each in order, or several for the
-        only prompt, which is then looked for in each.
-      threshold: of the logits.
-      table: a .csv, .json or .jsonl file with a row for each mask, in place of the lines.
-      sixteen_bit: as `Model.preprocess` takes it.
+      names: files, folders and patterns, as `data.inputs.find_inputs` takes them; files in `out` are ignored.
+      points: (x, y) or (x, y, label), in pixels, for every image and prompt; the default label is 1.
+      boxes: (x1, y1, x2, y2) in pixels, for every image: one for all prompts, one for each in order, or several for a
+        single prompt, which is then segmented in each box.
+      threshold: logits above it are the mask.
+      table: a .csv, .json or .jsonl file with a row for each mask, instead of printed lines.
+      sixteen_bit: see `Model.preprocess`.
 
     Returns:
-      0, or 1 if an image could not be segmented; each one is named on the standard error.
+      0, or 1 if an image could not be segmented; these are named on standard error.
 
     Raises:
-      UserError: for what cannot be, before an image is segmented.
+      UserError: for invalid arguments, before an image is segmented.
     """
     from convert import assumptions
     from jaxdino.api.opening import open_model
@@ -151,15 +151,15 @@ def segment(
 
 
 def _segment(model: Any, images: list[Input], reading: Any, how: dict[str, Any], files: MaskFiles, add: Any) -> int:
-    """Segment each image and `add` its rows; returns how many images failed."""
-    failed, shown = 0, add is _print and sys.stdout.isatty()  # the lines are progress enough
+    """Segment each image and `add` its rows; return the number of images that failed."""
+    failed, shown = 0, add is _print and sys.stdout.isatty()  # no progress bar if the lines show the progress
     for image in images if shown else bar(images, "segmenting"):
         picture = _opened(image.path, reading)
         try:
             if isinstance(picture, Exception):
                 raise UserError(str(picture))
             found = model.segment(picture, files.prompts, **how)
-        except UserError as err:  # of the image: all else is checked
+        except UserError as err:  # an error of this image: everything else is checked
             skip(image.path, err)
             add({"path": image.path, "error": str(err)})
             failed += 1
@@ -181,7 +181,7 @@ def _segment(model: Any, images: list[Input], reading: Any, how: dict[str, Any],
 
 @contextmanager
 def _rows(table: str | None) -> Iterator[Any]:
-    """What takes a row for each mask, or for an image that has none."""
+    """Yield the function that takes a row for each mask, or for an image without masks."""
     if table is None:
         yield _print
         return
@@ -195,21 +195,21 @@ def _print(row: dict[str, Any]) -> None:
 
 
 def _opened(path: str, reading: Any) -> Image.Image | Exception:
-    """An upright image, or why it cannot be read."""
+    """Open an image with its EXIF orientation applied, or return the error."""
     from jaxdino.data.bad_images import BadImage
     from jaxdino.data.checks import open_image
 
     try:
-        return cast(Image.Image, open_image(path, reading))  # of three channels
+        return cast(Image.Image, open_image(path, reading))  # three channels
     except BadImage as err:
         return err
 
 
 def _queries(prompts: list[str], boxes: Sequence[tuple[float, ...]]) -> list[Query]:
-    """A query for each prompt, or for each box of the only one; names are letters, digits, "_" and "-"."""
+    """Make a query for each prompt, or for each box of a single prompt; names are letters, digits, "_" and "-"."""
     for prompt in prompts:
         if not prompt.strip():
-            raise UserError(f"--prompt {prompt!r} is empty: say what is looked for, such as 'red circle'")
+            raise UserError(f"--prompt {prompt!r} is empty: name the object to segment, such as 'red circle'")
     if len(prompts) > 1 and len(boxes) not in (0, 1, len(prompts)):
         raise UserError(
             f"--boxes has {len(boxes)} boxes for {len(prompts)} prompts: give one for all, one for each, or one prompt"
@@ -222,7 +222,7 @@ def _queries(prompts: list[str], boxes: Sequence[tuple[float, ...]]) -> list[Que
 
 
 def _check_run(workdir: Path) -> None:
-    """Raises UserError unless the folder holds a segmenter."""
+    """Raise UserError unless the folder holds a segmenter."""
     from convert.hub import find
     from convert.store import is_model, load_card
 
@@ -240,7 +240,7 @@ def _check_run(workdir: Path) -> None:
 
 
 def _check_spatial(names: list[str], count: int, spatial: dict[str, Any]) -> None:
-    """Raises UserError if points or boxes do not fit one of the images; what cannot be read is passed over."""
+    """Raise UserError if points or boxes do not fit one of the images; unreadable images are ignored."""
     from jaxdino.api.segmenter import spatial_prompts
     from jaxdino.data.bad_images import BadImage
     from jaxdino.data.checks import open_rgb

@@ -1,8 +1,8 @@
 """A stage of a strategy, as data: how long it lasts, which parameters it trains, and how.
 
-A stage is read from a config (`Stage.of`), strictly: a misspelt field is an error that names the nearest.
-What a stage leaves open (None) it inherits from the config's own settings, by the tables below. The values
-that stand in the classes here are the defaults; configs/common.py takes them over and declares none twice.
+A stage is read strictly from a config (`Stage.of`): a misspelt field is an error that names the nearest field.
+Fields that a stage leaves open (None) are inherited from the config's own settings, by the tables below. The default
+values are declared in the classes here and nowhere else; configs/common.py reads them.
 """
 
 import math
@@ -21,7 +21,7 @@ NO_DECAY = (
     r"(.*\.)?gamma",
     r"(.*\.)?(cls_token|pos_embed|register_tokens|mask_token|embedding|rel_pos_[hw]|logit_scale)",
 )
-# Where a stage's field is looked up in the config when the stage leaves it open (None).
+# Where the config holds the value of a field that a stage leaves open (None).
 STAGE_INHERITS = {
     "patience": "early_stopping.patience",
     "min_delta": "early_stopping.min_delta",
@@ -42,7 +42,7 @@ GROUP_INHERITS = {
     "weight_decay": "optimizer.weight_decay",
     "weight_decay_end": "optimizer.weight_decay_end",
 }
-# The values that a number may take, in any of the classes below; a round bracket leaves its end out.
+# Valid ranges of the numbers in the classes below; a round bracket excludes its end.
 RANGES = {
     "lr": "[0, inf)",
     "layer_decay": "(0, 1]",
@@ -77,12 +77,12 @@ class Group:
     """How the parameters of one group are trained.
 
     Attributes:
-      lr: peak learning rate, of the group's topmost layer where the rate decays.
-      layer_decay: factor on the rate per layer, from the head down; 1 is none.
-      weight_decay: of AdamW or SGD.
-      weight_decay_end: reached by a cosine at the stage's end; None: weight_decay throughout.
-      freeze_epochs: the learning rate is 0 for so long (DINO's last layer).
-      frozen: whether the parameters stay as they are.
+      lr: peak learning rate; with layer decay, the rate of the group's topmost layer.
+      layer_decay: factor on the rate per layer, from the head down; 1 disables it.
+      weight_decay: weight decay of AdamW or SGD.
+      weight_decay_end: weight decay at the stage's end, reached by a cosine; None: weight_decay throughout.
+      freeze_epochs: number of epochs with a learning rate of 0 (DINO's last layer).
+      frozen: whether the parameters are not trained.
     """
 
     lr: float | None = None
@@ -95,16 +95,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The course of the learning rate over a stage, as a multiplier of each group's peak rate.
+    """Learning-rate schedule of a stage, as a multiplier of each group's peak rate.
 
     Attributes:
       name: cosine, step, cosine_restarts or constant.
-      warmup_epochs: the rate rises linearly from 0 for so long.
-      warmup_steps: counts when above 0, in place of warmup_epochs.
+      warmup_epochs: length of the linear warm-up from 0.
+      warmup_steps: length of the warm-up in steps; if above 0, it replaces warmup_epochs.
       final: the multiplier at the end of a period (cosine, cosine_restarts).
-      period_epochs: length of a stair (step) or of the first period (cosine_restarts).
-      period_mult: each period is so many times as long as the one before (cosine_restarts).
-      factor: the multiplier from one stair to the next (step).
+      period_epochs: epochs between drops (step), or length of the first period (cosine_restarts).
+      period_mult: factor on the length of each next period (cosine_restarts).
+      factor: factor on the rate at each drop (step).
     """
 
     name: str = "cosine"
@@ -118,14 +118,14 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """The update rule and its constants; the names and defaults are torch's.
+    """The update rule and its hyperparameters; names and defaults are torch's.
 
     Attributes:
       name: adamw or sgd.
-      betas: decay of the two moments (adamw).
+      betas: decay rates of the two moments (adamw).
       eps: added to the root of the second moment (adamw).
-      momentum: of the gradients (sgd).
-      nesterov: whether the momentum is Nesterov's (sgd).
+      momentum: momentum of the gradients (sgd).
+      nesterov: whether to use Nesterov momentum (sgd).
     """
 
     name: str = "adamw"
@@ -140,30 +140,30 @@ class Stage:
     """One stage of a strategy. It ends at `epochs` or `steps`, whichever comes first, or at a plateau.
 
     Attributes:
-      name: of the stage, in tables and plots.
-      rules: ordered (pattern, group): which group a parameter belongs to; the first match wins.
+      name: name of the stage, in tables and plots.
+      rules: ordered (pattern, group): the group of each parameter; the first match wins.
       groups: how each group is trained.
       epochs: limit of the stage, in passes over the training data.
-      steps: limit of the stage, in steps of the optimiser.
-      patience: epochs without a gain of min_delta that end the stage; 0 is no plateau rule.
+      steps: limit of the stage, in optimiser steps.
+      patience: number of epochs without a gain of min_delta after which the stage ends; 0 disables this.
       min_delta: the smallest gain that counts; at 0, any.
-      monitor: metric that chooses the best weights: higher is better, unless the name ends in "loss"; "": the latest
+      monitor: metric that selects the best weights: higher is better, unless the name ends in "loss"; "": the latest
         are the best.
       optimizer: the update rule.
-      schedule: the course of the learning rate.
+      schedule: the learning-rate schedule.
       no_decay: patterns of the parameters without weight decay.
-      clip_norm: largest norm of the gradients; 0 is none.
-      clip_by: global: the norm of all trainable gradients together; parameter: of each one.
+      clip_norm: largest norm of the gradients; 0 disables clipping.
+      clip_by: global: the norm of all trainable gradients together; parameter: the norm of each one.
       accumulate: slices of a batch whose gradients are averaged into one step.
-      label_smoothing: of the cross entropy.
+      label_smoothing: label smoothing of the cross entropy.
       augment: preset of augmentation: none, light, medium or strong.
-      drop_path: chance that a block is left out for an image (stochastic depth), rising to it with the depth.
-      batch_size: images of one step, over all devices and slices.
-      image_size: pixels; None is the model's own.
-      ema_decay: of the average of the weights, which is then what is measured and saved; 0 is none.
-      objective: what this stage sets otherwise than config.objective.
-      lora: adapters (`LoRA`), or {part of the model: such}.
-      optional: left out by config.skip_optional.
+      drop_path: probability that a block is skipped for an image (stochastic depth); grows with depth to this value.
+      batch_size: images per step, over all devices and slices.
+      image_size: image size in pixels; None is the model's own.
+      ema_decay: decay of the moving average of the weights, which is then validated and saved; 0 disables it.
+      objective: settings of config.objective that this stage overrides.
+      lora: settings of the adapters (`LoRA`), or {part of the model: settings}.
+      optional: whether config.skip_optional leaves the stage out.
     """
 
     name: str
@@ -192,10 +192,10 @@ class Stage:
 
     @classmethod
     def of(cls, given: Mapping, base: Mapping | None = None) -> "Stage":
-        """A stage from its config; what it leaves open (None) is inherited from the config `base`.
+        """Read a stage from its config; fields left open (None) are inherited from the config `base`.
 
         Raises:
-          UserError: for an unknown field, a rule without its group, a group without a rule, no length.
+          UserError: for an unknown field, a rule without its group, a group without a rule, or no length.
         """
         name = given.get("name") or "without a name"
         where = f"stage {name!r}"
@@ -243,29 +243,29 @@ class Stage:
 
     @property
     def plateaus(self) -> bool:
-        """Whether the stage ends at a plateau of the monitored metric."""
+        """Return whether the stage ends at a plateau of the monitored metric."""
         return self.patience > 0
 
     def gain(self, value: float, best: float | None) -> float:
-        """How much better `value` of the monitored metric is than `best`; infinite when there is no best yet.
+        """Return how much better `value` of the monitored metric is than `best`; inf if there is no best yet.
 
-        The best weights are those of the last gain above 0; a gain below `min_delta` uses up patience.
+        The best weights are those of the last gain above 0. A gain below `min_delta` counts towards `patience`.
         """
         if best is None or not self.monitor:
             return math.inf
         return best - value if self.monitor.endswith("loss") else value - best
 
     def length(self, steps_per_epoch: int) -> int:
-        """The stage's limit in optimiser steps."""
+        """Return the stage's limit in optimiser steps."""
         limits = [self.steps, self.epochs and self.epochs * steps_per_epoch]
         return min(limit for limit in limits if limit is not None)
 
 
 def stages(config: Mapping) -> tuple[Stage, ...]:
-    """All stages of a config, in order, without the optional ones if `config.skip_optional`; or one, `config.stage`.
+    """Read the stages of a config in order: without optional ones if `config.skip_optional`; one with `config.stage`.
 
     Raises:
-      UserError: for a stage that does not parse, two stages of one name, no stage at all, or none of that number.
+      UserError: for an invalid stage, two stages with the same name, no stages, or an unknown stage number.
     """
     chosen = [Stage.of(given, config) for given in config["stages"]]
     if config.get("skip_optional"):
@@ -283,20 +283,20 @@ def stages(config: Mapping) -> tuple[Stage, ...]:
 
 
 def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What is set of it, at any depth: a part with nothing set in it is not there."""
+    """Return the settings that are set, at any depth, without empty parts."""
     inner = {key: _given(one) if hasattr(one, "items") else one for key, one in settings.items()}
     return {key: one for key, one in inner.items() if one is not None and one != {}}
 
 
 def _inherited(group: Any) -> Mapping[str, str]:
-    """What a group inherits: where it says its own weight decay, not the config's end of one."""
+    """Return the fields that a group inherits; with its own weight decay it does not inherit weight_decay_end."""
     group = vars(group) if isinstance(group, Group) else group
     own = {"weight_decay_end"} if group.get("weight_decay") is not None else set()
     return {name: path for name, path in GROUP_INHERITS.items() if name not in own}
 
 
 def _read(cls: type, given: Any, base: Any, inherits: Mapping[str, str], where: str) -> dict[str, Any]:
-    """The fields of `cls` that `given` or, for want of it, the config `base` sets to something."""
+    """Return the fields of `cls` set in `given`, or else in the config `base`."""
     given = vars(given) if isinstance(given, cls) else given
     options.check_names(cls, given, where)
     found = dict(given.items())

@@ -1,13 +1,13 @@
-"""A strategy is an ordered list of stages, and `resolve` turns a stage into a plan for one model.
+"""Resolve strategies: a strategy is an ordered list of stages, and `resolve` turns a stage into a plan for one model.
 
-A stage's rules are ordered (pattern, group) pairs, of which the first match wins. A pattern is a regular
-expression on the whole parameter path, or a selector against the model's own list of layers:
+A stage's rules are ordered (pattern, group) pairs; the first match wins. A pattern is a regular expression on the whole
+parameter path, or a selector for the model's list of layers:
 
     @all @head @norm @stem @blocks   every layer, or every layer of that kind
     @last @last:4                    the model's last blocks (2 for a ViT, layer4 for a ResNet), the last 4
     @blocks[2:5]                     a slice of the blocks
 
-A selector never names an architecture, so that one strategy serves them all.
+A selector never names an architecture, so that one strategy works for all of them.
 """
 
 import math
@@ -27,13 +27,13 @@ __all__ += ["format_plan", "resolve", "select", "stages"]
 
 SELECTORS = ("@all", "@head", "@norm", "@stem", "@blocks", "@blocks[2:5]", "@last", "@last:4")
 KINDS = {"@head": "head", "@norm": "norm", "@stem": "stem", "@blocks": "block"}
-# A ResNet has no final norm: "@norm" then selects nothing, and that is no mistake.
+# A ResNet has no final norm: "@norm" then selects nothing, which is not an error.
 DISPENSABLE_KINDS = ("norm",)
 
 
 @dataclass(frozen=True)
 class LeafPlan:
-    """What a stage does with one parameter. `lr` is its own peak rate, `scale` the layer decay within it.
+    """How a stage trains one parameter. `lr` is its own peak rate, which includes the layer decay `scale`.
 
     The weight decay goes from `weight_decay` to `weight_decay_end` over the stage; the rate is 0 for `freeze_epochs`.
     """
@@ -51,7 +51,7 @@ class LeafPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """A stage resolved against a model: {path: LeafPlan} for every parameter (buffers are not in it)."""
+    """A stage resolved for a model: {path: LeafPlan} for every parameter (not for buffers)."""
 
     stage: str
     leaves: Mapping[str, LeafPlan]
@@ -73,7 +73,7 @@ class Plan:
 
 
 def resolve(spec: Any, skeleton: Any, stage: Stage | Mapping, base: Mapping | None = None) -> Plan:
-    """The plan of a stage for a model.
+    """Resolve a stage for a model.
 
     Layer decay is BEiT's: the stem is layer 0, block i layer i + 1, the final norm and the head are both the
     top layer, depth + 1; a leaf's rate is lr * layer_decay ** (depth + 1 - layer). Source: microsoft/unilm
@@ -82,10 +82,10 @@ def resolve(spec: Any, skeleton: Any, stage: Stage | Mapping, base: Mapping | No
     Args:
       spec: the model's `.name`, ordered `.layers` (name, kind, prefixes) and `.last_layers`.
       skeleton: `.entries` {path: shape, dtype, kind}; only entries of kind "param" are planned.
-      stage: a Stage, or its config, which then inherits from the config `base`.
+      stage: a Stage, or its config, which inherits from the config `base`.
 
     Raises:
-      UserError: for a parameter no rule covers, a rule or selector that matches nothing, nothing to train.
+      UserError: for a parameter without a rule, a rule or selector that matches nothing, or nothing to train.
     """
     stage = stage if isinstance(stage, Stage) else Stage.of(stage, base)
     params = {path: entry for path, entry in skeleton.entries.items() if entry.kind == "param"}
@@ -105,7 +105,7 @@ def resolve(spec: Any, skeleton: Any, stage: Stage | Mapping, base: Mapping | No
             group=group_of[path],
             layer=layers[path],
             frozen=frozen,
-            lr=0.0 if frozen else cast(float, group.lr) * scale,  # `Stage` refuses None
+            lr=0.0 if frozen else cast(float, group.lr) * scale,  # `Stage` does not allow None
             scale=scale,
             weight_decay=0.0 if bare else group.weight_decay,
             size=math.prod(params[path].shape),
@@ -114,12 +114,12 @@ def resolve(spec: Any, skeleton: Any, stage: Stage | Mapping, base: Mapping | No
         )
     plan = Plan(stage.name, leaves)
     if not plan.trainable:
-        raise UserError(f"stage {stage.name!r} trains nothing: every group that its rules reach is frozen")
+        raise UserError(f"stage {stage.name!r} trains nothing: every group that its rules match is frozen")
     return plan
 
 
 def select(selector: str, spec: Any) -> list[str]:
-    """The names of the layers that a selector means, in the model's order. Raises UserError if unknown."""
+    """Return the names of the layers that a selector matches, in the model's order. Raises UserError if unknown."""
     blocks = [layer.name for layer in spec.layers if layer.kind == "block"]
     if selector == "@all":
         return [layer.name for layer in spec.layers]
@@ -136,7 +136,7 @@ def select(selector: str, spec: Any) -> list[str]:
 
 
 def _regex(pattern: str, spec: Any, layer_of: Mapping[str, str]) -> str | None:
-    """The pattern as a regular expression; None for a selector of a kind that the model does without."""
+    """Convert a pattern to a regular expression; None for a selector of a kind of layer that the model may lack."""
     if not pattern.startswith("@"):
         return pattern
     chosen = select(pattern, spec)
@@ -156,7 +156,7 @@ def _layer_of(paths: Iterable[str], spec: Any) -> dict[str, str]:
 
 
 def _heights(layers: Sequence[Any]) -> dict[str, int]:
-    """{layer name: its number from the input}, the final norm and the head both on top."""
+    """Return {layer name: its number from the input}; the final norm and the head are both at the top."""
     heights, block = {}, 0
     top = 1 + sum(layer.kind == "block" for layer in layers)
     for layer in layers:
@@ -169,7 +169,7 @@ COLUMNS = ("layer", "group", "lr", "lr x", "wd", "no wd", "leaves", "parameters"
 
 
 def format_plan(plan: Plan) -> str:
-    """The plan as a table: a row for each layer and group, then the trainable share.
+    """Format the plan as a table: a row for each layer and group, then the trainable share.
 
     Columns: layer; group; lr: peak rate; lr x: the layer decay within it; wd: weight decay; no wd: leaves
     without it; leaves; parameters: elements; share: of the model's parameters, in %. Neighbouring frozen
@@ -199,7 +199,7 @@ def format_plan(plan: Plan) -> str:
 
 
 def _rows(plan: Plan) -> list[tuple[tuple[str, str], list[LeafPlan]]]:
-    """((layer, group), its leaves), with runs of wholly frozen layers of one group drawn together."""
+    """Return ((layer, group), its leaves), with consecutive frozen layers of one group merged."""
     table: dict[tuple[str, str], list[LeafPlan]] = {}
     for leaf in plan.leaves.values():
         table.setdefault((leaf.layer, leaf.group), []).append(leaf)
