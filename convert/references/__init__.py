@@ -1,6 +1,6 @@
-"""The original PyTorch forward passes, to hold ours against: one module a family. Only they (and the tests) use torch.
+"""The original PyTorch forward passes for comparison, one module per family. Only they (and the tests) use torch.
 
-Each module has three functions that speak of the same places in the same order and with the same axes:
+Each module has three functions that use the same places, in the same order and with the same axes:
 `inputs(spec, pixels)`, `ours(model, inputs)` and `original(found, source, folder, inputs)`.
 """
 
@@ -16,15 +16,15 @@ from jaxdino.core.errors import UserError
 
 
 def state_dict(found: Recognised, source: Source) -> dict[str, torch.Tensor]:
-    """The network's tensors under the keys of its layout, float32."""
+    """Return the network's tensors in float32, with the keys of its layout."""
     return {key: torch.from_numpy(source.read(full).astype(np.float32)) for key, full in found.keys.items()}
 
 
 def from_folder(folder: Path, auto: str = "AutoModel") -> Any:
-    """transformers' own class, loaded from a Hugging Face folder, in float32 and evaluation mode.
+    """Load transformers' own class from a Hugging Face folder, in float32 and evaluation mode.
 
     Raises:
-      UserError: if there is no config.json, transformers is not installed, or cannot load it.
+      UserError: if config.json is missing, or transformers is not installed or cannot load the folder.
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: transformers needs the Hugging Face folder, with config.json beside the weights")

@@ -23,7 +23,7 @@ Seen = dict[str, Any]
 
 
 def inputs(spec: ModelSpec, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """The pixels (1, H, W, C), and ids (2, L) of two texts of different lengths, for the towers that are there."""
+    """Return the pixels (1, H, W, C), and ids (2, L) of two texts of different lengths, for the existing towers."""
     given: dict[str, np.ndarray] = {}
     if spec.config.vision:
         given["pixels"] = pixels
@@ -42,7 +42,7 @@ def _ids(config: CLIPConfig) -> np.ndarray:
 
 
 def ours(model: Any, given: Mapping[str, jax.Array]) -> Seen:
-    """Tokens after the embeddings and each block, the towers' features, and the logits per image."""
+    """Return our tokens after the embeddings and each block, the towers' features, and the logits per image."""
     backbone, seen = model.backbone, {}
     if "pixels" in given:
         states, grid = backbone.hidden_states(given["pixels"])
@@ -59,7 +59,7 @@ def ours(model: Any, given: Mapping[str, jax.Array]) -> Seen:
 
 
 def shared(found: Recognised) -> str:
-    """What a state dict does not hold and `_StateDict` takes from our configuration."""
+    """List the values that `_StateDict` takes from our configuration, since a state dict does not hold them."""
     c = found.spec.config
     heads = [f"{tower.num_heads} heads" for tower in (c.vision, c.text) if tower]
     return f"{' and '.join(heads)}, the {'quick' if c.quick_gelu else 'exact'} GELU"
@@ -72,7 +72,7 @@ def _named(tower: str, states: list) -> Seen:
 
 @torch.no_grad()
 def original(found: Recognised, source: Source, folder: Path, given: Mapping[str, np.ndarray]) -> tuple[str, Seen]:
-    """What ran, and its values at the same places."""
+    """Return a description of the original, and its values at the same places."""
     config = found.spec.config
     pixels = torch.from_numpy(given["pixels"].transpose(0, 3, 1, 2).copy()) if "pixels" in given else None
     ids = torch.from_numpy(given["ids"]) if "ids" in given else None
@@ -94,7 +94,7 @@ def original(found: Recognised, source: Source, folder: Path, given: Mapping[str
 
 
 class _Transformers:
-    """transformers' class for the towers that are there; blocks are watched from outside."""
+    """transformers' class for the existing towers; hooks record the blocks."""
 
     def __init__(self, folder: Path, config: CLIPConfig):
         name = "CLIPModel" if config.vision and config.text else "CLIPVisionModel" if config.vision else "CLIPTextModel"
@@ -121,7 +121,7 @@ class _Transformers:
 
 
 class _StateDict:
-    """OpenAI's and open_clip's modules, run from their tensors; what no tensor tells comes from the configuration."""
+    """Run OpenAI's and open_clip's modules from their tensors; other values come from the configuration."""
 
     def __init__(self, state: Mapping[str, torch.Tensor], config: CLIPConfig):
         self.state, self.config = state, config

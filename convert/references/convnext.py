@@ -23,12 +23,12 @@ _WORDS = {  # layout -> the stem, the later downsampling, a block; its convoluti
 
 
 def inputs(spec: ModelSpec, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """The pixels (1, H, W, C) alone."""
+    """Return only the pixels (1, H, W, C)."""
     return {"pixels": pixels}
 
 
 def ours(model: Any, given: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Our values after the stem, after each stage and of the output."""
+    """Return our values after the stem, after each stage and at the output."""
     out = model.backbone(given["pixels"])
     stages = {f"stage {s}": x for s, x in enumerate(out.stages)}
     return {"stem": model.backbone.stem(given["pixels"]), **stages, "pooled": out.pooled, "patches": out.patches}
@@ -37,7 +37,7 @@ def ours(model: Any, given: dict[str, jax.Array]) -> dict[str, jax.Array]:
 def original(
     found: Recognised, source: Source, folder: Path, given: dict[str, np.ndarray]
 ) -> tuple[str, dict[str, np.ndarray]]:
-    """What ran, and its values at the same places."""
+    """Return a description of the original, and its values at the same places."""
     pixels = torch.from_numpy(np.ascontiguousarray(given["pixels"].transpose(0, 3, 1, 2)))
     with torch.no_grad():
         if found.layout == "hf":
@@ -68,7 +68,7 @@ def _size(seen: dict[str, np.ndarray]) -> tuple[int, int]:
 
 
 def _run(state: dict[str, torch.Tensor], found: Recognised, x: torch.Tensor) -> dict[str, np.ndarray]:
-    """Images (B, C, H, W) through a state dict."""
+    """Run a state dict on images (B, C, H, W)."""
     stem, down, block, words, norm = _WORDS[found.layout]
     dwconv, norm1, pwconv1, pwconv2 = words.split()
     eps = found.spec.config.norm_eps

@@ -1,4 +1,4 @@
-"""The folder that transformers' own class is loaded from: the one given, or one made around a state dict alone."""
+"""Provide the folder to load transformers' class from: the given one, or a temporary one for a bare state dict."""
 
 import json
 import tempfile
@@ -14,15 +14,15 @@ from convert.tensors import Tensor
 from convert.writers import write_safetensors
 
 STANDARD = ("model.safetensors", "pytorch_model.bin")
-"""Names of weights that transformers opens in a folder."""
+"""Names of weights files that transformers opens in a folder."""
 
 
 @contextmanager
 def hf_folder(path: Path, found: Recognised, source: Source) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """The folder, and what it shares with our model, a line each.
+    """Yield the folder, and a line for each fact that it shares with our model.
 
-    A state dict without `config.json` gets one that says what was recognised, in a temporary folder with the file's
-    own tensors. transformers then runs the tensors; what no tensor holds, both sides have from us.
+    For a state dict without `config.json`, one with the recognised configuration is written to a temporary folder with
+    the file's own tensors. transformers then runs these tensors; both models take all other facts from us.
     """
     folder = path if path.is_dir() else path.parent
     standard = path.is_dir() or path.name in STANDARD
@@ -42,5 +42,5 @@ def hf_folder(path: Path, found: Recognised, source: Source) -> Iterator[tuple[P
         write_safetensors(made, [tensor(key, full) for key, full in found.keys.items()])
         for file, content in how.files(card, "float32").items():
             (made / file).write_text(json.dumps(content))
-        text = "config.json is missing beside the weights: heads, epsilon, activation and positions that it would say"
-        yield made, (f"{text} are those that were recognised, on both sides",)
+        text = "config.json is missing beside the weights: its heads, epsilon, activation and positions"
+        yield made, (f"{text} are the recognised ones, in both models",)

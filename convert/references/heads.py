@@ -18,12 +18,12 @@ FEATURES = 16
 
 
 def inputs(spec: ModelSpec, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """Normal features (16, in_dim): a head sees no pixels."""
+    """Return normally distributed features (16, in_dim): a head has no pixels as input."""
     return {"features": np.random.default_rng(0).normal(size=(FEATURES, spec.config.in_dim)).astype(np.float32)}
 
 
 def ours(model: Any, given: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Our values at the bottleneck and of the output."""
+    """Return our values at the bottleneck and at the output."""
     head = model.backbone
     return {"bottleneck": head.bottleneck(given["features"]), "prototypes": head(given["features"])}
 
@@ -31,7 +31,7 @@ def ours(model: Any, given: dict[str, jax.Array]) -> dict[str, jax.Array]:
 def original(
     found: Recognised, source: Source, folder: Path, given: dict[str, np.ndarray]
 ) -> tuple[str, dict[str, np.ndarray]]:
-    """What ran, and its values at the same places."""
+    """Return a description of the original, and its values at the same places."""
     state, config = state_dict(found, source), found.spec.config
     step = 3 if config.use_bn else 2
     names = ["mlp"] if config.num_layers == 1 else [f"mlp.{step * n}" for n in range(config.num_layers)]

@@ -18,12 +18,12 @@ from jaxdino.models.spec import ModelSpec
 
 
 def inputs(spec: ModelSpec, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """The pixels (1, H, W, C) alone."""
+    """Return only the pixels (1, H, W, C)."""
     return {"pixels": pixels}
 
 
 def ours(model: Any, given: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Our values after the stem, after each stage and of the output."""
+    """Return our values after the stem, after each stage and at the output."""
     out = model.backbone(given["pixels"])
     stages = {f"stage {s}": x for s, x in enumerate(out.stages)}
     return {"stem": model.backbone.stem(given["pixels"]), **stages, "pooled": out.pooled}
@@ -32,7 +32,7 @@ def ours(model: Any, given: dict[str, jax.Array]) -> dict[str, jax.Array]:
 def original(
     found: Recognised, source: Source, folder: Path, given: dict[str, np.ndarray]
 ) -> tuple[str, dict[str, np.ndarray]]:
-    """What ran, and its values at the same places."""
+    """Return a description of the original, and its values at the same places."""
     pixels = torch.from_numpy(np.ascontiguousarray(given["pixels"].transpose(0, 3, 1, 2)))
     with torch.no_grad():
         if found.layout == "hf":
@@ -48,7 +48,7 @@ def original(
 
 
 def _run(state: dict[str, torch.Tensor], found: Recognised, x: torch.Tensor) -> list[torch.Tensor]:
-    """Images (B, C, H, W) through a state dict: the maps after the stem and each stage."""
+    """Run a state dict on images (B, C, H, W); return the maps after the stem and each stage."""
 
     def step(x: torch.Tensor, conv: str, norm: str, stride: int = 1) -> torch.Tensor:
         weight = state[f"{conv}.weight"]

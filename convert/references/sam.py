@@ -25,7 +25,7 @@ Given = Mapping[str, Any]
 
 
 def inputs(spec: ModelSpec, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """The pixels (1, H, W, C), and two prompts of two points, a box and a mask each, drawn at random."""
+    """Return the pixels (1, H, W, C), and two random prompts with two points, a box and a mask each."""
     rng = np.random.default_rng(0)
     _, height, width, _ = pixels.shape
     side, patch = np.array([width, height], np.float32), spec.config.patch_size
@@ -45,17 +45,17 @@ PROMPTS = (
     ("boxes", ("boxes",), True),
     ("all", ("points", "labels", "boxes", "masks"), True),
 )
-"""What is compared: its name, the prompts given, and whether several masks are asked for."""
+"""Comparisons: name, the prompts given, and whether several masks are predicted."""
 
 
 def chosen(given: Given) -> Iterator[tuple[str, dict[str, Any], bool]]:
-    """Name, prompts and multimask of each comparison."""
+    """Yield name, prompts and multimask of each comparison."""
     for name, parts, multimask in PROMPTS:
         yield name, {part: given[part] for part in parts}, multimask
 
 
 def ours(model: Any, given: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Our values after each block, of the image embedding, and of the masks and their quality."""
+    """Return our values after each block, the image embedding, and the masks with their predicted quality."""
     states = model.backbone.image_encoder.hidden_states(given["pixels"])
     embedding = model.backbone.encode(given["pixels"])
     seen = _named(states, embedding)
@@ -68,7 +68,7 @@ def ours(model: Any, given: dict[str, jax.Array]) -> dict[str, jax.Array]:
 def original(
     found: Recognised, source: Source, folder: Path, given: dict[str, np.ndarray]
 ) -> tuple[str, dict[str, np.ndarray]]:
-    """What ran, and its values at the same places."""
+    """Return a description of the original, and its values at the same places."""
     tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in given.items()}
     tensors["pixels"] = tensors["pixels"].permute(0, 3, 1, 2)
     with torch.no_grad():
@@ -86,7 +86,7 @@ def _named(states: list, embedding) -> dict[str, Any]:
 
 
 def run_transformers(model: torch.nn.Module, given: Given) -> dict[str, torch.Tensor]:
-    """The places from transformers' SamModel; given["pixels"] (B, C, H, W)."""
+    """Return the values at the places from transformers' SamModel; given["pixels"] is (B, C, H, W)."""
     states: list[torch.Tensor] = []
     layers = model.vision_encoder.layers
     hooks = [layers[0].register_forward_pre_hook(lambda _, args: states.append(args[0]))]
@@ -103,7 +103,7 @@ def run_transformers(model: torch.nn.Module, given: Given) -> dict[str, torch.Te
 
 
 def run_meta(state: Tensors, cfg: SamConfig, given: Given) -> dict[str, torch.Tensor]:
-    """The places from a state dict in Meta's layout; given["pixels"] (B, C, H, W)."""
+    """Return the values at the places from a state dict in Meta's layout; given["pixels"] is (B, C, H, W)."""
     net = StateDictSam(state, cfg)
     states, embedding = net.encode(given["pixels"])
     seen = _named(states, embedding)
@@ -114,7 +114,7 @@ def run_meta(state: Tensors, cfg: SamConfig, given: Given) -> dict[str, torch.Te
 
 
 class StateDictSam:
-    """Run a SAM's state dict in Meta's layout. What no tensor tells comes from `cfg`."""
+    """Run a SAM state dict in Meta's layout. Facts that no tensor holds come from `cfg`."""
 
     def __init__(self, state: Tensors, cfg: SamConfig):
         self.state, self.cfg = state, cfg
@@ -132,7 +132,7 @@ class StateDictSam:
         return F.conv2d(x, self.state[f"{name}.weight"], self.state.get(f"{name}.bias"), **how)
 
     def encode(self, images: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """images (B, C, H, W) -> (B, h, w, D) after the embedding and each block, and the image embedding."""
+        """Encode images (B, C, H, W): (B, h, w, D) after the embedding and each block, and the image embedding."""
         name, cfg = "image_encoder", self.cfg
         x = self._conv(images, f"{name}.patch_embed.proj", stride=cfg.patch_size).permute(0, 2, 3, 1)
         table = self.state[f"{name}.pos_embed"]
@@ -163,7 +163,7 @@ class StateDictSam:
         return x + self._linear(hidden, f"{name}.mlp.lin2")
 
     def _relative(self, name: str, n: int) -> torch.Tensor:
-        """(n, n, d): for each query and key of an axis."""
+        """Return relative positions (n, n, d) for each query and key of an axis."""
         table = self.state[name]
         if len(table) != 2 * n - 1:
             table = F.interpolate(table.T[None], 2 * n - 1, mode="linear")[0].T
@@ -181,13 +181,13 @@ class StateDictSam:
         return self._linear(out.transpose(1, 2).reshape(b, h, w, width), f"{name}.proj")
 
     def _placed(self, xy: torch.Tensor) -> torch.Tensor:
-        """Shares of the frame (..., 2) -> (..., D)."""
+        """Encode positions relative to the frame (..., 2) -> (..., D)."""
         matrix = self.state["prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"]
         angles = 2 * math.pi * ((2 * xy - 1).to(matrix.dtype) @ matrix)
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
     def prompts(self, grid, points=None, labels=None, boxes=None, masks=None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prompts (B, P, ...) in pixels -> sparse (B, P, N, D) and dense, ready to be added to (B, P, h, w, D)."""
+        """Encode prompts (B, P, ...) in pixels: sparse (B, P, N, D) and dense, to be added to (B, P, h, w, D)."""
         name, tokens = "prompt_encoder", []
         size = torch.tensor([grid[1], grid[0]]) * self.cfg.patch_size
         vectors = [self.state[f"{name}.point_embeddings.{n}.weight"][0] for n in range(4)]
@@ -218,7 +218,7 @@ class StateDictSam:
         return self._linear((weights @ v).transpose(2, 3).flatten(3), f"{name}.out_proj")
 
     def _two_way(self, image, places, tokens) -> tuple[torch.Tensor, torch.Tensor]:
-        """Image (B, P, h w, D), its positions, tokens (B, P, N, D) -> tokens and image after the transformer."""
+        """Run the transformer on image (B, P, h w, D), its positions, tokens (B, P, N, D); return tokens and image."""
         given, name, eps = tokens, "mask_decoder.transformer", self.cfg.decoder_eps
         for j in range(self.cfg.decoder_depth):
             layer = f"{name}.layers.{j}"
@@ -239,7 +239,7 @@ class StateDictSam:
         return self._linear(x, f"{name}.layers.2")
 
     def masks(self, embedding: torch.Tensor, *, multimask: bool, **prompts) -> tuple[torch.Tensor, torch.Tensor]:
-        """embedding (B, h, w, D) -> logits (B, P, M, 4 h, 4 w) and predicted IoU (B, P, M)."""
+        """Decode embedding (B, h, w, D) into logits (B, P, M, 4 h, 4 w) and predicted IoU (B, P, M)."""
         name, (b, h, w, _) = "mask_decoder", embedding.shape
         sparse, dense = self.prompts((h, w), **prompts)
         p = sparse.shape[1]

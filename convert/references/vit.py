@@ -1,7 +1,7 @@
-"""The ViTs' PyTorch forward passes: transformers' classes, or a state dict read as it is.
+"""The ViTs' PyTorch forward passes: transformers' classes, or a state dict.
 
-Meta's and timm's layouts need neither repository: the state dict itself says what the forward pass is, and
-`StateDictViT` runs it with torch functions, key by key, without our table or our model in between.
+Meta's and timm's layouts need neither repository: the state dict itself determines the forward pass, and
+`StateDictViT` runs it with torch functions, key by key, without our table or our model.
 Sources: facebookresearch/dino vision_transformer.py; facebookresearch/dinov2, dinov3 models/vision_transformer.py;
 huggingface/pytorch-image-models timm/models/vision_transformer.py, eva.py.
 """
@@ -26,7 +26,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 class StateDictViT:
-    """Run a ViT's state dict in Meta's or timm's layout. What no tensor tells comes from `cfg`."""
+    """Run a ViT state dict in Meta's or timm's layout. Facts that no tensor holds come from `cfg`."""
 
     def __init__(self, state: Tensors, cfg: ViTConfig):
         self.state, self.cfg = {key: tensor.float() for key, tensor in state.items()}, cfg
@@ -44,7 +44,7 @@ class StateDictViT:
         )
 
     def embed(self, images: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
-        """images (B, 3, H, W) -> tokens (B, N, D) and the patch grid."""
+        """Embed images (B, 3, H, W); return tokens (B, N, D) and the patch grid."""
         weight = self.state["patch_embed.proj.weight"]
         maps = F.conv2d(images, weight, self.state["patch_embed.proj.bias"], stride=weight.shape[-1])
         b, width, h, w = maps.shape
@@ -121,7 +121,7 @@ class StateDictViT:
 
     @torch.no_grad()
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
-        """images (B, 3, H, W) -> tokens after the embedding, each block and the final norm: depth + 2 arrays."""
+        """Map images (B, 3, H, W) to tokens after the embedding, each block and the final norm: depth + 2 arrays."""
         x, grid = self.embed(torch.from_numpy(images))
         rope, states = self._rope(*grid), [x]
         for i in range(self.cfg.depth):
@@ -132,7 +132,7 @@ class StateDictViT:
 
 
 def shared(found: Recognised) -> str:
-    """What a state dict does not hold and `StateDictViT` takes from our configuration."""
+    """List the values that `StateDictViT` takes from our configuration, since a state dict does not hold them."""
     c = found.spec.config
     heads = [] if "rope_embed.periods" in found.keys else [f"{c.num_heads} attention heads"]
     table = [] if c.positions == "rope" else ["the resampling of positions"]
@@ -140,19 +140,19 @@ def shared(found: Recognised) -> str:
 
 
 def inputs(spec: ModelSpec, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """pixels (1, H, W, C) float32, normalised: all that a ViT takes."""
+    """Return only the pixels (1, H, W, C), float32, normalised."""
     return {"images": pixels}
 
 
 def ours(model: Any, inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Tokens (1, N, D) after the embedding, each block and the final norm."""
+    """Return our tokens (1, N, D) after the embedding, each block and the final norm."""
     states, _ = model.backbone.hidden_states(inputs["images"])
     return _named([*states, model.backbone.norm(states[-1])])
 
 
 @torch.no_grad()
 def original(found: Recognised, source: Source, folder: Path, inputs: Mapping[str, np.ndarray]) -> tuple[str, dict]:
-    """What the original is, and its tokens at the same places."""
+    """Return a description of the original, and its tokens at the same places."""
     images = np.ascontiguousarray(inputs["images"].transpose(0, 3, 1, 2))
     if found.layout != "hf":
         run = StateDictViT(state_dict(found, source), found.spec.config)

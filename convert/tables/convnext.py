@@ -1,7 +1,7 @@
-"""How DINOv3's ConvNeXts are published: by Meta, in transformers and in timm.
+"""Layouts of DINOv3's ConvNeXts: Meta's, transformers' and timm's.
 
 Sources of the names: facebookresearch/dinov3 dinov3/models/convnext.py; huggingface/transformers
-models/dinov3_convnext as its checkpoints are published (transformers 5 puts `model.` before `stages` in memory alone);
+models/dinov3_convnext, with the names in its checkpoints (transformers 5 adds `model.` before `stages` in memory only);
 huggingface/pytorch-image-models timm/models/convnext.py. The first ConvNeXts (facebookresearch/ConvNeXt, timm's
 `fb_in1k`) have the same keys and the same forward pass.
 """
@@ -21,7 +21,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.models.convnext import STEM, ConvNeXtConfig
 
 EPS = 1e-6
-"""The norms' epsilon in Meta's code, and in timm's where nothing else is said."""
+"""Epsilon of the norms in Meta's code, and the default in timm's."""
 D, S = "backbone.downsample_layers.", "backbone.stages.{s}.{i}."
 
 
@@ -34,11 +34,11 @@ def _norm(key: str, path: str) -> list:
 
 
 def _table(stem: str, down: str, block: str, words: tuple[str, str, str, str], norm: str) -> tuple:
-    """The rules of a layout.
+    """Build the rules of a layout.
 
     Args:
-      stem, down: of the stem's and the later downsampling's two layers. block: of a block.
-      words: within it, the depthwise convolution, its norm and the two linear layers.
+      stem, down: names of the two layers of the stem and of the later downsampling. block: name of a block.
+      words: within a block, the depthwise convolution, its norm and the two linear layers.
     """
     dwconv, norm1, pwconv1, pwconv2 = words
     return (
@@ -70,7 +70,7 @@ META = (
     repeat("norms.{last}.weight", "backbone.norm.scale", COPY, _twice),
     repeat("norms.{last}.bias", "backbone.norm.bias", COPY, _twice),
 )
-"""Meta's list `norms` holds nothing but the final norm again, at the last stage: `norm` under a second name."""
+"""Meta's list `norms` has only one entry, at the last stage: the final norm `norm` under a second name."""
 HF = _table(
     "stages.0.downsample_layers",
     "stages.{d}.downsample_layers",
@@ -98,10 +98,10 @@ _STYLES = {  # layout -> the first block's depthwise convolution, the pattern of
 
 
 def detect(shapes: Shapes, hints: Hints) -> Told:
-    """Layout and shape of a ConvNeXt.
+    """Detect layout and shape of a ConvNeXt.
 
     Raises:
-      UserError: if the checkpoint is not of the named layout, or is a ConvNeXt of another kind.
+      UserError: if the checkpoint is not of the given layout, or is an unsupported ConvNeXt.
     """
     layout = next(name for name, (first, _, _) in _STYLES.items() if first in shapes)
     if hints.layout not in (None, layout):
@@ -130,7 +130,7 @@ def _timm_eps(json: Mapping[str, Any]) -> float:
 
 
 def _stages(shapes: Shapes, pattern: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(depths, widths) from the blocks' depthwise convolutions."""
+    """Return (depths, widths) from the blocks' depthwise convolutions."""
     depths: dict[int, int] = {}
     widths: dict[int, int] = {}
     for key, shape in shapes.items():
@@ -144,7 +144,7 @@ def _stages(shapes: Shapes, pattern: str) -> tuple[tuple[int, ...], tuple[int, .
 
 
 def hf_files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
-    """config.json and preprocessor_config.json for transformers' DINOv3ConvNextModel."""
+    """Build config.json and preprocessor_config.json for transformers' DINOv3ConvNextModel."""
     c, size = card.spec.config, card.spec.preprocess.size
     config = {
         "architectures": ["DINOv3ConvNextModel"],
@@ -163,7 +163,7 @@ def hf_files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
 
 
 def timm_files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
-    """config.json for `timm.create_model("local-dir:DIR")`; shapes that timm has no name for are told in full."""
+    """Build config.json for `timm.create_model("local-dir:DIR")`; unnamed shapes are written in full."""
     c, name = card.spec.config, card.spec.name
     word = name.removeprefix("dinov3_")
     published = word.removeprefix("convnext_") in ("tiny", "small", "base", "large")
@@ -181,12 +181,12 @@ def timm_files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
 
 
 def _head_file(card: Card) -> str | None:
-    """Meta's and timm's heads see the pooled map after its norm; a mean of normed patches is another thing."""
+    """Return the head file: Meta's and timm's heads use norm(mean), which differs from our mean of normed patches."""
     return None if card.pool == "cls" else f"{card.spec.name}_linear_head.pth"
 
 
 def meta_notes(card: Card) -> list[str]:
-    """The arguments of Meta's class for a shape that its hub has no name for."""
+    """Return the arguments of Meta's class for a shape without a name in its hub."""
     c = card.spec.config
     if not card.spec.name.endswith("_custom") and c.in_channels == 3:
         return []
@@ -195,7 +195,7 @@ def meta_notes(card: Card) -> list[str]:
 
 
 def fit(card: Card, flat: Mapping[str, Any], layout: str) -> tuple[Card, dict[str, Any], list[str]]:
-    """The card for another layout: Meta's code has one epsilon, and no place to tell another."""
+    """Adapt the card to another layout: Meta's code has a fixed epsilon."""
     config = card.spec.config
     if layout != "meta" or config.norm_eps == EPS:
         return card, {}, []

@@ -1,8 +1,8 @@
-"""How the projection heads of DINO, DINOv2 and DINOv3 are published: inside training checkpoints, under `head.`,
+"""Layouts of the projection heads of DINO, DINOv2 and DINOv3: inside training checkpoints, under `head.`,
 `dino_head.` and `ibot_head.` beside the backbone.
 
-A head is taken only where it is asked for (`--model dino_head`, `--prefix teacher.head`), or where a file holds
-nothing else: its family comes last.
+A head is read only on request (`--model dino_head`, `--prefix teacher.head`), or if the file holds nothing else: its
+family comes last.
 
 Sources of the names: facebookresearch/dino vision_transformer.py; facebookresearch/dinov2 and dinov3
 layers/dino_head.py; pytorch/pytorch torch/nn/utils/weight_norm.py and parametrizations.py.
@@ -22,7 +22,7 @@ SPELLINGS = {
     "parametrized": tuple(f"last_layer.parametrizations.weight.original{n}" for n in (0, 1)),
     "plain": (None, "last_layer.weight"),
 }
-"""last_layer -> the keys of the prototypes' lengths and of the weight."""
+"""Spelling of last_layer -> the keys of the prototypes' norms and of the weight."""
 
 
 def _single(config: DINOHeadConfig) -> bool:
@@ -61,10 +61,10 @@ META = (
 
 
 def detect(shapes: Shapes, hints: Hints) -> Told:
-    """The shape of a projection head.
+    """Detect the shape of a projection head.
 
     Raises:
-      UserError: if the checkpoint has a last layer, but not the layers before it that a projection head has.
+      UserError: if the checkpoint has a last layer, but not the other layers of a projection head.
     """
     linears = sorted(int(m[1]) for key, shape in shapes.items() if (m := _linear(key)) and len(shape) == 2)
     first, last = (f"mlp.{linears[0]}.", f"mlp.{linears[-1]}.") if linears else ("mlp.", "mlp.")

@@ -1,4 +1,4 @@
-"""How ResNets are published: torchvision's names, which timm and DINO share, and transformers'.
+"""Layouts of ResNets: torchvision's names, also used by timm and DINO, and transformers'.
 
 Sources of the names: pytorch/vision torchvision/models/resnet.py; huggingface/pytorch-image-models
 timm/models/resnet.py; facebookresearch/dino hubconf.py; huggingface/transformers models/resnet.
@@ -25,9 +25,9 @@ B, S, P = "backbone.", "backbone.layer{s}.{i}.", "backbone.layer{p}.0.downsample
 DINO, PLAIN = "dino_resnet", "resnet"
 ANCHORS = ("layer1.0.conv1.weight", "encoder.stages.0.layers.0.layer.0.convolution.weight")
 MOCO = {"encoder_q", "encoder_k", "base_encoder", "momentum_encoder"}
-"""Names of networks in MoCo's checkpoints, whose images are resized bilinearly."""
+"""Names of networks in MoCo's checkpoints; their images are resized with a bilinear filter."""
 TIMM_NAMES = r"(resnet(18|26|34|50|101|152|200)|wide_resnet(50|101)_2)(\..*)?"
-"""timm's architectures that are these networks; others (anti-aliased, gated) can have the same keys."""
+"""Supported timm architectures; others (anti-aliased, gated) can have the same keys."""
 
 
 def _counts(config: ResNetConfig) -> bool:
@@ -46,7 +46,7 @@ def _norm(key: str, path: str, when=lambda config: True) -> list:
 
 
 def _step(conv: str, norm: str, path: str, n: str = "", when=lambda config: True) -> list:
-    """A convolution and its batch norm, `conv{n}` and `bn{n}` of ours."""
+    """Build the rules of a convolution and its batch norm, our `conv{n}` and `bn{n}`."""
     return [rule(f"{conv}.weight", f"{path}conv{n}.kernel", CONV, when), *_norm(norm, f"{path}bn{n}", when)]
 
 
@@ -80,7 +80,7 @@ CHILDREN = Spelling(
     ("4.0.conv1.weight", "0.weight"),
     (("0", "conv1"), ("1", "bn1"), *((f"{n + 3}.{{i}}", f"layer{n}.{{i}}") for n in range(1, 5))),
 )
-"""Source: lightly-ai/lightly docs, examples/pytorch/*.py, which leave the last child, `fc`, out."""
+"""Source: lightly-ai/lightly docs, examples/pytorch/*.py, which leave out the last child, `fc`."""
 
 
 def _head(key: str) -> tuple:
@@ -88,13 +88,13 @@ def _head(key: str) -> tuple:
 
 
 def detect(shapes: Shapes, hints: Hints) -> Told:
-    """Which ResNet a checkpoint is.
+    """Detect which ResNet a checkpoint holds.
 
-    The layouts of torchvision, timm and DINO have the same keys: config.json tells timm's, a ResNet-50 without
-    classification head is taken for DINO's, and what the user names overrules that.
+    The layouts of torchvision, timm and DINO have the same keys: config.json identifies timm's, a ResNet-50 without a
+    classification head is assumed to be DINO's, and the user's choice has priority.
 
     Raises:
-      UserError: if the checkpoint is not of the named model or layout, or has the keys of a ResNet and is another.
+      UserError: if the checkpoint is not of the given model or layout, or is another network with a ResNet's keys.
     """
     config, hf = _config(shapes), ANCHORS[1] in shapes
     family, layout = (_family(shapes, config, hints), "hf") if hf else _same_keys(shapes, config, hints)
@@ -117,7 +117,7 @@ def _unsaid(shapes: Shapes, config: ResNetConfig, hints: Hints) -> tuple[str, ..
 
 
 def _is_guess(shapes: Shapes, config: ResNetConfig, hints: Hints) -> bool:
-    """Whether the network is taken for DINO's by its shape alone."""
+    """Return whether the network is assumed to be DINO's only because of its shape."""
     published = config.bottleneck and config.depths == (3, 4, 6, 3) and config.width == 2048 and config.reduction == 4
     headless = "fc.weight" not in shapes and "classifier.1.weight" not in shapes
     other = (
@@ -133,7 +133,7 @@ def _family(shapes: Shapes, config: ResNetConfig, hints: Hints) -> str:
 
 
 def _same_keys(shapes: Shapes, config: ResNetConfig, hints: Hints) -> tuple[str, str]:
-    """(family, layout) of torchvision's keys."""
+    """Return (family, layout) of torchvision's keys."""
     family = _family(shapes, config, hints)
     if "architecture" in hints.json or hints.layout == "timm":
         return family, "timm"
@@ -141,7 +141,7 @@ def _same_keys(shapes: Shapes, config: ResNetConfig, hints: Hints) -> tuple[str,
 
 
 def _config(shapes: Shapes) -> ResNetConfig:
-    """The shape, from torchvision's or transformers' keys."""
+    """Read the configuration from torchvision's or transformers' keys."""
     hf = ANCHORS[1] in shapes
     stem = "embedder.embedder.convolution.weight" if hf else "conv1.weight"
     block = "encoder.stages.{t}.layers.0.layer.{n}.convolution.weight" if hf else "layer{s}.0.conv{m}.weight"
@@ -184,18 +184,18 @@ def _depths(shapes: Shapes, pattern: str, first: int) -> tuple[int, ...]:
 
 
 def _check_json(json: Mapping[str, Any]) -> None:
-    """Refuse what config.json tells of another forward pass with the same keys."""
+    """Refuse a config.json that describes another forward pass with the same keys."""
     wanted = {"hidden_act": "relu", "downsample_in_first_stage": False, "downsample_in_bottleneck": False}
     for name, value in wanted.items():
         if json.get("model_type") == "resnet" and json.get(name, value) != value:
             raise UserError(f"config.json says {name}={json[name]!r}; only {value!r} is known for ResNets")
     architecture = json.get("architecture") or "resnet50"
     if not re.fullmatch(TIMM_NAMES, architecture):
-        raise UserError(f"config.json says that this is timm's {architecture}, which is no plain ResNet")
+        raise UserError(f"config.json says that this is timm's {architecture}, which is not a plain ResNet")
 
 
 def hf_files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
-    """config.json and preprocessor_config.json for transformers' ResNet classes."""
+    """Build config.json and preprocessor_config.json for transformers' ResNet classes."""
     c = card.spec.config
     fields: dict[str, Any] = {
         "architectures": ["ResNetForImageClassification" if card.num_classes else "ResNetModel"],
@@ -218,7 +218,7 @@ def hf_files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
 
 
 def timm_files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
-    """config.json for `timm.create_model("local-dir:DIR")`; what its architecture does not tell is in model_args."""
+    """Build config.json for `timm.create_model("local-dir:DIR")`; model_args has what differs from the architecture."""
     c = card.spec.config
     expansion = 4 if c.bottleneck else 1
     shape = {
@@ -240,7 +240,7 @@ def timm_files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
 
 
 def torchvision_notes(card: Card) -> list[str]:
-    """What torchvision's class has no argument for."""
+    """Return a note for shapes that torchvision's constructors do not cover."""
     c, block = card.spec.config, "Bottleneck" if card.spec.config.bottleneck else "BasicBlock"
     if not card.spec.name.endswith("_custom") and c.in_channels == 3:
         return []
@@ -256,7 +256,7 @@ def fit(card: Card, flat: Mapping[str, Any], layout: str) -> tuple[Card, dict, l
     """Refuse shapes that a layout's class cannot have.
 
     Raises:
-      UserError: for bottlenecks of another width in transformers, and for another stem in timm.
+      UserError: for bottlenecks with another width in transformers, and for another stem in timm.
     """
     c = card.spec.config
     if layout == "hf" and c.bottleneck and c.reduction != 4:
@@ -267,7 +267,7 @@ def fit(card: Card, flat: Mapping[str, Any], layout: str) -> tuple[Card, dict, l
 
 
 def _prefix(network: str):
-    """The classes' heads see the pooled map, and nothing beside it."""
+    """Return the prefix function: the classes' heads see only the pooled map."""
     return lambda card: network if POOLS[card.pool].widths == 1 else None
 
 

@@ -114,7 +114,7 @@ def test_timm_knows_every_published_architecture():
     [
         ("vit", {"num_registers": 2}, "timm", "no place for, or requires, backbone.register_tokens"),
         ("vit", {"swiglu": True}, "hf", r"blocks\.0\.mlp\.w12"),
-        ("dinov2", {"mlp_dim": 100}, "hf", "whole mlp_ratio; none makes 100 of 64"),
+        ("dinov2", {"mlp_dim": 100}, "hf", "integer mlp_ratio; none gives 100 for 64"),
         ("dinov2", {"pos_grid": (2, 8)}, "hf", "square table of positions, this model's is 2 x 8"),
         ("dino", {"pos_grid": (2, 8)}, "meta", "square table of positions"),
         ("dinov3", {"mask_k_bias": False}, "timm", "no bias of the keys"),

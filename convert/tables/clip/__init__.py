@@ -1,4 +1,4 @@
-"""CLIP as OpenAI, open_clip and transformers publish it."""
+"""Layouts of CLIP: OpenAI's, open_clip's and transformers'."""
 
 from convert.family import Family, Layout
 from convert.tables.clip import hf, open_clip, rules
@@ -13,7 +13,7 @@ def _no_class(card) -> None:
 
 def _openai_notes(card) -> list[str]:
     if not (card.spec.config.vision and card.spec.config.text):
-        return ["the file holds one tower; OpenAI's own code builds both only"]
+        return ["the file holds one tower; OpenAI's own code only builds both"]
     return ["the file is a state dict: clip.model.build_model(torch.load(file)) takes it, clip.load(file) does so too"]
 
 

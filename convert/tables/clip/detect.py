@@ -1,8 +1,8 @@
-"""Which CLIP a checkpoint is, told from its keys, its shapes and the configuration beside it.
+"""Detect which CLIP a checkpoint holds, from its keys, its shapes and the configuration beside it.
 
-No tensor tells the activation, and a wrong one costs some accuracy and no error: OpenAI trained with the quick GELU,
-LAION mostly with the exact one. It is taken from what does tell: OpenAI's own archive, config.json's hidden_act,
-open_clip_config.json's quick_gelu, or the model or layout that the user names. Nothing is guessed.
+No tensor shows the activation, and a wrong one lowers accuracy without an error: OpenAI trained with the quick GELU,
+LAION mostly with the exact one. It is read from OpenAI's own archive, config.json's hidden_act,
+open_clip_config.json's quick_gelu, or the model or layout that the user gives. It is never guessed.
 """
 
 import dataclasses
@@ -27,11 +27,11 @@ ANCHORS = (
     "embeddings.token_embedding.weight",
 )
 HEAD_WIDTH = 64
-"""Of one attention head, in all of OpenAI's models and by default in open_clip's."""
+"""Width of one attention head, in all of OpenAI's models and by default in open_clip's."""
 
 
 class Keys(NamedTuple):
-    """The keys of one layout that tell the shape."""
+    """The keys of one layout that determine the shape."""
 
     patch: str
     image_positions: str
@@ -77,10 +77,10 @@ def _hf_keys(vision: str, text: str) -> Keys:
 
 
 def detect(shapes: Shapes, hints: Hints) -> Told:
-    """Layout and configuration of a CLIP checkpoint.
+    """Detect layout and configuration of a CLIP checkpoint.
 
     Raises:
-      UserError: if it is none of the supported CLIPs, or what beside the tensors says which is missing or contradicts.
+      UserError: if it is not a supported CLIP, or the files beside it are missing or contradict it.
     """
     if any(key.startswith(("visual.layer1.", "visual.attnpool.")) for key in shapes):
         raise UserError("this CLIP's image tower is a ResNet (RN50 and kin), which is not supported: the ViTs are")
@@ -97,7 +97,7 @@ def detect(shapes: Shapes, hints: Hints) -> Told:
 
 
 def _preprocess(config: CLIPConfig) -> Preprocess | None:
-    """Of a shape that is not published: OpenAI's statistics at the size of the position table."""
+    """Return the preprocessing of an unpublished shape: OpenAI's statistics at the position table's image size."""
     published = any(_alike(spec.config, config) for spec in SPECS)
     return None if published or not config.vision else preprocess(_side(config.vision))
 
@@ -108,7 +108,7 @@ def _alike(a: CLIPConfig, b: CLIPConfig) -> bool:
 
 PROCESSORS = {"hf": "preprocessor_config.json", "open_clip": "open_clip_config.json with preprocess_cfg"}
 SHAPE = ("image_tower", "text_tower", "embed_dim", "quick_gelu")
-"""What makes two checkpoints the same published model."""
+"""Fields that identify a published model."""
 
 
 def _side(vision: VisionConfig) -> tuple[int, int]:
@@ -163,7 +163,7 @@ def _tell_openai(shapes: Shapes, hints: Hints) -> Told:
 
 
 def _trained(config: CLIPConfig, json: dict[str, Any], hints: Hints) -> tuple[str, bool]:
-    """(layout, quick GELU?) from what tells it."""
+    """Return (layout, whether the quick GELU is used)."""
     archive = "torchscript" in hints.extras or config.buffers
     says = open_clip.quick_gelu(json) if json else None
     if archive or hints.layout == "openai":
@@ -173,7 +173,7 @@ def _trained(config: CLIPConfig, json: dict[str, Any], hints: Hints) -> tuple[st
         if says is False:
             raise UserError(
                 f"{what}, which means the quick GELU, but open_clip_config.json says quick_gelu is false: with the "
-                "wrong activation every output is off. Mend the configuration, or take it away"
+                "wrong activation every output is off. Correct the configuration, or remove it"
             )
         if hints.model and not _published(hints.model).quick_gelu:
             raise UserError(f"{what}, which means the quick GELU, but {hints.model} was trained with the exact one")
@@ -192,12 +192,12 @@ def _trained(config: CLIPConfig, json: dict[str, Any], hints: Hints) -> tuple[st
 
 
 def _antialiased(config: CLIPConfig) -> dict[str, Any]:
-    """open_clip resamples positions with antialiasing; OpenAI's own code takes one size alone."""
+    """Return the antialiasing fields: open_clip resamples positions with it; OpenAI's code has a fixed size."""
     return {"vision": config.vision and dataclasses.replace(config.vision, pos_antialias=True)}
 
 
 def _with_heads(config: CLIPConfig, given: int | None) -> CLIPConfig:
-    """Heads of 64 each, as OpenAI's code has them; a tower alone may be given another number."""
+    """Set the heads to a width of 64, as in OpenAI's code; for a single tower the user may give another number."""
     towers = {"vision": config.vision, "text": config.text}
     if given and config.vision and config.text:
         raise UserError("--num_heads is one number, and this CLIP has two towers: say it in open_clip_config.json")
@@ -210,7 +210,7 @@ def _with_heads(config: CLIPConfig, given: int | None) -> CLIPConfig:
 
 
 def refuse_openai(config: CLIPConfig) -> None:
-    """Raise UserError for what OpenAI's code could not build: it has no place to say it."""
+    """Raise UserError for a model that OpenAI's code cannot build."""
     wrong = [] if config.quick_gelu else ["its activation is the exact GELU"]
     for tower in filter(None, (config.vision, config.text)):
         wrong += ["heads are not 64 wide"] if tower.num_heads * HEAD_WIDTH != tower.width else []
@@ -233,7 +233,7 @@ def _published(model: str) -> CLIPConfig:
 
 
 def _as_published(config: CLIPConfig, hints: Hints) -> CLIPConfig:
-    """Heads and activation of the model that the user named; that the shapes agree is seen later."""
+    """Take heads and activation from the model that the user gave; the shapes are checked later."""
     named = _published(hints.model)
     towers = {}
     for name in ("vision", "text"):
@@ -243,7 +243,7 @@ def _as_published(config: CLIPConfig, hints: Hints) -> CLIPConfig:
 
 
 def _shape(shapes: Shapes, keys: Keys) -> CLIPConfig:
-    """Both towers as far as they are there; heads and activation are still to be told."""
+    """Read the shapes of the existing towers; heads and activation are set later."""
     vision = _vision(shapes, keys) if keys.patch in shapes else None
     text = _text(shapes, keys) if keys.tokens in shapes else None
     if not (vision or text):
@@ -268,7 +268,7 @@ def _vision(shapes: Shapes, keys: Keys) -> VisionConfig:
         raise UserError(f"a patch embedding of shape {patch} is not a convolution with square patches")
     rows = _rows(shapes, keys.image_positions)
     side = math.isqrt(max(rows - 1, 0))
-    # a table that is no square is one row of patches until a configuration tells its sides
+    # a table that is not square is one row of patches until a configuration gives its sides
     grid = (side, side) if side * side == rows - 1 else (1, rows - 1)
     depth, hidden = _blocks(shapes, keys.image_block, keys.image_mlp)
     return VisionConfig(patch[2], patch[0], depth, mlp_dim=hidden, pos_grid=grid)
@@ -288,7 +288,7 @@ def _rows(shapes: Shapes, key: str) -> int:
 
 
 def _blocks(shapes: Shapes, prefix: str, mlp: str) -> tuple[int, int]:
-    """(number of blocks, width of the feed-forward layer)."""
+    """Return (number of blocks, width of the feed-forward layer)."""
     numbers = [int(m[1]) for key in shapes if (m := re.match(re.escape(prefix) + r"(\d+)\.", key))]
     hidden = shapes.get(f"{prefix}0.{mlp}")
     if not numbers or hidden is None:

@@ -1,4 +1,4 @@
-"""Fits a CLIP to another layout than it came from: what the layout cannot say is refused, not bent."""
+"""Fit a CLIP to another layout; what the layout cannot express is refused, never approximated."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ EOT = 49407
 
 
 def fit(card: Card, flat: Mapping[str, Any], layout: str) -> tuple[Card, dict[str, Any], list[str]]:
-    """Card as `layout` can hold it, no leaf changed, and notes.
+    """Return the card for `layout`, no changed leaves, and notes.
 
     Raises:
-      UserError: if the layout means another activation, norm or pooling than the model's.
+      UserError: if the layout implies another activation, norm or pooling than the model's.
     """
     config, notes = dataclasses.replace(card.spec.config, keys="", buffers=False), []
     if layout in ("openai", "open_clip"):
@@ -35,14 +35,14 @@ def fit(card: Card, flat: Mapping[str, Any], layout: str) -> tuple[Card, dict[st
         how = layout != "hf"
         if config.vision.pos_antialias != how:
             notes.append(
-                "at other image sizes than the table's, this layout's code resamples positions a little otherwise"
+                "at other image sizes than the table's, this layout's code resamples positions slightly differently"
             )
         config = dataclasses.replace(config, vision=dataclasses.replace(config.vision, pos_antialias=how))
     return dataclasses.replace(card, spec=dataclasses.replace(card.spec, config=config)), {}, notes
 
 
 def _argmax(config: CLIPConfig, layout: str) -> CLIPConfig:
-    """OpenAI's and open_clip's code looks at the largest id of a text: the same, if that is the end-of-text token."""
+    """Check that the end-of-text token has the largest id, because OpenAI's and open_clip's code pools that id."""
     if not config.text or config.text.eot is None:
         return config
     if config.text.eot != config.text.vocab_size - 1:

@@ -1,4 +1,4 @@
-"""CLIP as transformers has it: config.json, read and written.
+"""Read and write the config.json of transformers' CLIP.
 
 Source: huggingface/transformers models/clip/configuration_clip.py.
 """
@@ -38,26 +38,26 @@ VISION = {
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
 }
-"""What transformers takes where config.json is silent."""
+"""transformers' defaults for fields missing in config.json."""
 
 TYPES = ("clip", "clip_text_model", "clip_vision_model")
 ACTIVATIONS = {"quick_gelu": True, "gelu": False}
 OLD_EOS = 2
-"""The id that old configurations hold by mistake: transformers then looks at the largest id instead."""
+"""A wrong id in old configurations: transformers then uses the largest id instead."""
 
 
 def settled(config: CLIPConfig, json: Json) -> CLIPConfig:
-    """The configuration that shapes tell, completed from config.json.
+    """Complete the configuration, read from shapes, with config.json.
 
     Raises:
-      UserError: if config.json is of another kind of model, or says otherwise than the tensors.
+      UserError: if config.json describes another kind of model, or contradicts the tensors.
     """
     if json.get("model_type") not in TYPES:
         raise UserError(f"config.json says model_type={json.get('model_type')!r}; CLIP's are {', '.join(TYPES)}")
     if "CLIPForImageClassification" in json.get("architectures", ()):
         raise UserError(
-            "CLIPForImageClassification pools patches before their norm, which no head of ours does: its image tower "
-            "can be had with CLIPVisionModel.from_pretrained(...).save_pretrained(...)"
+            "CLIPForImageClassification pools patches before their norm, which is not supported: get its image tower "
+            "with CLIPVisionModel.from_pretrained(...).save_pretrained(...)"
         )
     towers = {
         name: {**defaults, **_own(json, f"{name}_config")}
@@ -81,7 +81,7 @@ def settled(config: CLIPConfig, json: Json) -> CLIPConfig:
 
 
 def _own(json: Json, name: str) -> Json:
-    """A tower's part of config.json; the older `..._config_dict` beside it wins with all its defaults."""
+    """Return a tower's part of config.json; the older `..._config_dict` has priority, with all its defaults."""
     if json["model_type"] != "clip":
         return json
     defaults = TEXT if name == "text_config" else VISION
@@ -130,7 +130,7 @@ def _heads_and_eps(cfg: VisionConfig | TextConfig, json: Json) -> dict[str, Any]
 
 
 def files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
-    """config.json and preprocessor_config.json."""
+    """Build config.json and preprocessor_config.json."""
     c = card.spec.config
     written = {"config.json": {**_config(c), "dtype": dtype}}
     if c.vision:
@@ -158,7 +158,7 @@ def _fields(c: VisionConfig | TextConfig) -> dict[str, Any]:
 def _text_fields(c: TextConfig) -> dict[str, Any]:
     eot = OLD_EOS if c.eot is None else c.eot
     sizes = {"vocab_size": c.vocab_size, "max_position_embeddings": c.context_length}
-    # transformers wants ids within the vocabulary, though it looks at the last one alone
+    # transformers requires ids within the vocabulary, though it uses only the last one
     marks = {name: min(value, c.vocab_size - 1) for name, value in (("bos_token_id", 49406), ("pad_token_id", 1))}
     return {**_fields(c), **sizes, **marks, "eos_token_id": eot}
 

@@ -1,4 +1,4 @@
-"""CLIP as open_clip has it: open_clip_config.json, read and written.
+"""Read and write open_clip's open_clip_config.json.
 
 Source: mlfoundations/open_clip src/open_clip/model.py (CLIPVisionCfg, CLIPTextCfg) and push_to_hf_hub.py.
 """
@@ -17,21 +17,21 @@ Json = Mapping[str, Any]
 
 VISION = {"layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16, "image_size": 224}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0}
-"""What open_clip takes where the configuration is silent."""
+"""open_clip's defaults for missing fields."""
 
 HARMLESS = {
     "vision_cfg": {"pool_type": "tok", "pos_embed_type": "learnable", "block_type": "default"},
     "text_cfg": {"pool_type": "argmax", "proj_type": "linear", "text_arch": "clip", "block_type": "default"},
     "model_cfg": {},
 }
-"""Values of other options that leave the model what it is; a false one, None or 0 does so too."""
+"""Values of other options that do not change the model; False, None and 0 do not either."""
 
 UNUSED = {
     "vision_cfg": ("patch_dropout", "attn_pooler_queries", "attn_pooler_heads", "timm_pool", "timm_proj"),
     "text_cfg": ("eos_id", "bos_id"),
     "model_cfg": ("custom_text",),
 }
-"""Options that training or towers of other kinds alone look at."""
+"""Options that only affect training or other kinds of towers."""
 
 CROP_MODES = {"shortest": "center", "squash": "squash"}
 """open_clip's resize_mode -> our crop_mode; its "longest" pads with black, before normalising. Source:
@@ -41,15 +41,15 @@ PREPROCESS = {"size", "mode", "mean", "std", "interpolation", "resize_mode", "fi
 
 
 def quick_gelu(json: Json) -> bool:
-    """Whether open_clip_config.json asks for the quick GELU."""
+    """Return whether open_clip_config.json sets the quick GELU."""
     return bool(json["model_cfg"].get("quick_gelu", False))
 
 
 def settled(config: CLIPConfig, json: Json) -> tuple[CLIPConfig, Preprocess | None]:
-    """The configuration that shapes tell, completed from open_clip_config.json, and its preprocessing if it says one.
+    """Complete the configuration, read from shapes, with open_clip_config.json; also return its preprocessing, if any.
 
     Raises:
-      UserError: if it asks for what is not supported, or says otherwise than the tensors.
+      UserError: if it needs something unsupported, or contradicts the tensors.
     """
     model = json["model_cfg"]
     towers = {name: model.get(name) or {} for name in ("vision_cfg", "text_cfg")}

@@ -1,7 +1,7 @@
-"""How CLIP's published layouts name their tensors.
+"""Tensor names of CLIP's published layouts.
 
 Sources of the names: openai/CLIP clip/model.py; mlfoundations/open_clip src/open_clip/model.py (`CLIP`, and
-`CustomTextCLIP`, whose text tower stands under "text."); huggingface/transformers models/clip/modeling_clip.py.
+`CustomTextCLIP`, whose text tower is under "text."); huggingface/transformers models/clip/modeling_clip.py.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ def _text(c: CLIPConfig) -> bool:
 
 
 def _both(key: str, path: str, when) -> list:
-    """The weight and bias of a linear layer."""
+    """Build the rules for the weight and bias of a linear layer."""
     return [rule(f"{key}.weight", f"{path}.kernel", LINEAR, when), rule(f"{key}.bias", f"{path}.bias", COPY, when)]
 
 
@@ -72,7 +72,7 @@ OPEN_CLIP = [
     rule("visual.proj", f"{V}proj.kernel", COPY, _projected(_vision)),
     *_openai_text("", lambda c: c.text is not None and c.keys != "custom"),
     *_openai_text("text.", lambda c: c.text is not None and c.keys == "custom"),
-    drop("*attn_mask", "the causal mask, which is built anew"),
+    drop("*attn_mask", "the causal mask, which is recomputed"),
 ]
 
 
@@ -148,4 +148,4 @@ HF = [
 ]
 
 HEAD = [rule("head.weight", "head.kernel", LINEAR), rule("head.bias", "head.bias", COPY)]
-"""A classification head of ours, in a file of its own: no CLIP class has a place for it."""
+"""Our classification head, in a separate file: no CLIP class includes one."""

@@ -1,4 +1,4 @@
-"""Which SAM a checkpoint is, told from its keys and shapes and from config.json; and what another layout demands."""
+"""Detect which SAM a checkpoint holds, from keys, shapes and config.json, and fit it to another layout."""
 
 import dataclasses
 import re
@@ -20,16 +20,16 @@ _KEYS = {  # layout -> the encoder, its patches, blocks and neck; the last mask 
     "hf": ("vision_encoder", "patch_embed.projection", "layers", "neck.conv1", "mask_embed.conv3", "proj_in"),
 }
 META_HEADS, META_EPS = 8, 1e-5
-"""The decoder's heads and the epsilon of its blocks' norms in Meta's code, which no checkpoint of Meta's tells."""
+"""Heads of the decoder and epsilon of its norms in Meta's code; Meta's checkpoints do not show them."""
 CONFIG = "transformers' config.json"
 _ACTIVATIONS = {"vision_config": "gelu", "prompt_encoder_config": "gelu", "mask_decoder_config": "relu"}
 
 
 def detect(shapes: Shapes, hints: Hints) -> Told:
-    """Layout and shape of a SAM; heads and windows follow from the tables of relative positions.
+    """Detect layout and shape of a SAM; heads and windows follow from the tables of relative positions.
 
     Raises:
-      UserError: if the checkpoint is not of the named layout, or is a SAM of another kind.
+      UserError: if the checkpoint is not of the given layout, or is an unsupported SAM.
     """
     layout = "hf" if "vision_encoder.patch_embed.projection.weight" in shapes else "meta"
     if hints.layout not in (None, layout):
@@ -45,7 +45,7 @@ def detect(shapes: Shapes, hints: Hints) -> Told:
 
 
 def _assumed(config: SamConfig, layout: str, json: Mapping[str, Any]) -> tuple[str, ...]:
-    """What config.json alone could hold, of a shape that is not published."""
+    """Return the assumptions about facts that only config.json holds, for an unpublished shape."""
     sizes = {(c.encoder_width, c.depth, c.width) for c in (s.config for s in MODELS.values() if s.family == "sam")}
     if json or (config.encoder_width, config.depth, config.width) in sizes:
         return ()
@@ -57,7 +57,7 @@ def _assumed(config: SamConfig, layout: str, json: Mapping[str, Any]) -> tuple[s
 
 
 class _Shapes(dict):
-    """The checkpoint's shapes; a key that is not there is the user's error."""
+    """The checkpoint's shapes; a missing key raises UserError."""
 
     def __missing__(self, key: str):
         raise UserError(f"the checkpoint looks like a SAM, but has no {key}")
@@ -105,9 +105,9 @@ def _position_names(shapes: Shapes) -> str:
 
 
 def _windows(fields: Mapping[str, Any], rows: list[int], vision: Mapping[str, Any]) -> dict[str, Any]:
-    """Window and global blocks: from config.json, a published model that fits, or the tables' lengths.
+    """Find window and global blocks from config.json, a matching published model, or the tables' lengths.
 
-    Where a window is as large as the image, lengths alone do not tell, and at the checkpoint's own size nothing else.
+    If a window is as large as the image, the lengths are ambiguous, but results at the checkpoint's size are equal.
     """
     grid = fields["image_size"] // fields["patch_size"]
     known = [spec.config for spec in MODELS.values() if spec.family == "sam"]
@@ -129,7 +129,7 @@ def _windows(fields: Mapping[str, Any], rows: list[int], vision: Mapping[str, An
 
 
 def _check_json(json: Mapping[str, Any]) -> None:
-    """Refuse a Hugging Face folder whose config.json asks for what no published SAM does."""
+    """Refuse a Hugging Face folder whose config.json has settings that no published SAM has."""
     wanted = [(part, "hidden_act", word) for part, word in _ACTIVATIONS.items()]
     wanted += [("prompt_encoder_config", "layer_norm_eps", 1e-6), ("mask_decoder_config", "iou_head_depth", 3)]
     wanted += [("vision_config", "use_rel_pos", True), ("vision_config", "use_abs_pos", True)]
@@ -141,10 +141,10 @@ def _check_json(json: Mapping[str, Any]) -> None:
 
 
 def fit(card: Card, flat: Mapping[str, Any], layout: str) -> tuple[Card, dict[str, Any], list[str]]:
-    """The card for another layout. Meta's code has numbers of its own where transformers' have a place to be told.
+    """Adapt the card to another layout. Meta's code has fixed values where transformers' has configuration fields.
 
     Raises:
-      UserError: if Meta's code would compute something else altogether.
+      UserError: if Meta's code would compute a different function.
     """
     c, notes = card.spec.config, []
     if layout != "meta":

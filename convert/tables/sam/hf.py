@@ -1,4 +1,4 @@
-"""A SAM as transformers wants it: config.json and preprocessor_config.json."""
+"""Write a SAM's config.json and preprocessor_config.json for transformers."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from convert.store import Card
 
 
 def files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
-    """Both files for `SamModel` and `SamImageProcessor`."""
+    """Build both files, for `SamModel` and `SamImageProcessor`."""
     return {"config.json": _config(card, dtype), "preprocessor_config.json": _preprocessor(card)}
 
 
@@ -65,7 +65,7 @@ def _config(card: Card, dtype: str) -> dict[str, Any]:
 
 
 def _preprocessor(card: Card) -> dict[str, Any]:
-    """The longest side to the frame's, normalised, padded at the bottom and the right."""
+    """Build the processor file: resize the longest side to the frame, normalise, pad at the bottom and right."""
     how, side = card.spec.preprocess, card.spec.config.image_size
     masks = 4 * card.spec.config.grid
     return {

@@ -1,4 +1,4 @@
-"""How Segment Anything's tensors are named by Meta and in transformers.
+"""Tensor names of Segment Anything in Meta's code and in transformers.
 
 Sources of the names: facebookresearch/segment-anything segment_anything/modeling/; huggingface/transformers
 models/sam, whose published checkpoints hold the matrix of the random positions under two names.
@@ -8,7 +8,7 @@ from convert.ops import CONV, COPY, LINEAR, Op
 from convert.table import repeat, rule
 
 CONV_TRANSPOSE = Op("conv_transpose", lambda a: a.transpose(2, 3, 0, 1), lambda a: a.transpose(2, 3, 0, 1))
-"""torch.nn.ConvTranspose2d's (in, out, h, w) and our (h, w, in, out)."""
+"""torch.nn.ConvTranspose2d's (in, out, h, w) <-> our (h, w, in, out)."""
 
 E, P, D = "backbone.image_encoder.", "backbone.prompt_encoder.", "backbone.mask_decoder."
 MATRIX = P + "pe_layer.positional_encoding_gaussian_matrix"
@@ -121,4 +121,4 @@ HF = (
 
 HEAD = _both("head", "head")
 HF_HEAD = _both("classifier", "head")
-"""A linear classification head over the mean of the embedding, which no published SAM has."""
+"""A linear classification head on the mean of the embedding; no published SAM has one."""

@@ -13,12 +13,12 @@ def _meta(table: list, head_file=lambda card: None) -> Layout:
 
 
 def _wide_head(card: Card) -> str | None:
-    """DINO's module has a head for its class token alone."""
+    """Return the head file: DINO's module only has a head on its class token."""
     return None if card.pool == "cls" else f"{card.spec.name}_linear_head.pth"
 
 
 def _linear_head(card: Card) -> str:
-    """DINOv2 and DINOv3 publish linear heads apart from their backbones, which have no place for one."""
+    """Return the head file: DINOv2 and DINOv3 publish linear heads separately from their backbones."""
     return f"{card.spec.name}_linear{'4' if card.pool == 'cls4_mean' else ''}_head.pth"
 
 

@@ -1,4 +1,4 @@
-"""Which ViT a checkpoint is, told from its keys and shapes, and from config.json where there is one."""
+"""Detect which ViT a checkpoint holds, from its keys, its shapes and config.json, if present."""
 
 import dataclasses
 import re
@@ -21,16 +21,16 @@ ANCHORS = (
     "embeddings.patch_embeddings.projection.weight",
     "embeddings.patch_embeddings.weight",
 )
-"""A key that every checkpoint of the layouts ends in once."""
+"""Key endings; each checkpoint of the layouts has exactly one such key."""
 HF_EPS = 1e-12
-"""The norms' epsilon of transformers' ViT where config.json is silent."""
+"""Default epsilon of the norms in transformers' ViT."""
 
 
 def detect(shapes: Shapes, hints: Hints) -> Told:
-    """Family, layout and shape of a ViT.
+    """Detect family, layout and shape of a ViT.
 
     Raises:
-      UserError: if the checkpoint is not the model or layout that was named, or is no ViT that we know.
+      UserError: if the checkpoint is not the given model or layout, or is an unknown ViT.
     """
     refuse(shapes)
     hints = hints._replace(json=described(hints.json))
@@ -56,7 +56,7 @@ def detect(shapes: Shapes, hints: Hints) -> Told:
 
 
 def _style(keys) -> tuple[str, str]:
-    """(family, layout) from the words that only one layout uses."""
+    """Return (family, layout) from keys that only one layout has."""
     if "embeddings.patch_embeddings.weight" in keys:
         return "dinov3", "hf"
     if "encoder.layer.0.layer_scale1.lambda1" in keys:
@@ -86,7 +86,7 @@ def _depth(shapes: Shapes) -> int:
 
 
 def _feed_forward(shapes: Shapes, width: int) -> tuple[int, bool]:
-    """(hidden width, SwiGLU?) from the first block."""
+    """Return (hidden width, whether it is a SwiGLU) from the first block."""
     gated = {
         "blocks.0.mlp.w12.weight": 2,
         "blocks.0.mlp.w1.weight": 1,
@@ -112,7 +112,7 @@ def _feed_forward(shapes: Shapes, width: int) -> tuple[int, bool]:
 
 
 def _config(shapes: Shapes, family: str, layout: str, json: Mapping[str, Any], timm: Mapping[str, Any]) -> ViTConfig:
-    """The shape, except for the heads and the grid of learned positions; `timm` are its class's arguments."""
+    """Read the configuration, except heads and position grid; `timm` are the arguments of timm's class."""
     patch_shape = _first(shapes, *ANCHORS)
     if len(patch_shape) != 4 or patch_shape[2] != patch_shape[3]:
         raise UserError(f"a patch embedding of shape {patch_shape} is not a convolution with square patches")
@@ -149,7 +149,7 @@ def _config(shapes: Shapes, family: str, layout: str, json: Mapping[str, Any], t
 
 
 def _check_activation(config: ViTConfig, family: str, json: Mapping[str, Any]) -> None:
-    """Refuse a Hugging Face folder whose config.json asks for another activation than the family's."""
+    """Refuse a Hugging Face folder whose config.json sets another activation than the family's."""
     expected = "silu" if family == "dinov3" and config.swiglu else "gelu"
     if json.get("hidden_act", expected) != expected:
         raise UserError(f"config.json says hidden_act={json['hidden_act']!r}; only {expected!r} is known for {family}")
@@ -160,12 +160,12 @@ def _plain_hf(family: str, layout: str) -> bool:
 
 
 def norm_eps(family: str) -> float:
-    """The norms' epsilon in Meta's and timm's code, which have no place to tell another."""
+    """Return the fixed epsilon of the norms in Meta's and timm's code."""
     return 1e-5 if family == "dinov3" else 1e-6
 
 
 def resampling(family: str, layout: str, registers: bool) -> dict[str, Any]:
-    """How the layout's own code resamples learned positions: they differ, and each is reproduced."""
+    """Return how the layout's own code resamples learned positions; each layout is reproduced."""
     if layout == "timm":
         return {"pos_offset": 0.0, "pos_antialias": True}
     if layout == "hf":
@@ -175,7 +175,7 @@ def resampling(family: str, layout: str, registers: bool) -> dict[str, Any]:
 
 
 def _overruled(family: str, found: str, model: str | None, layout: str | None) -> tuple[str, str]:
-    """(family, layout) as the keys tell them, corrected by a named model and layout that fit the same keys."""
+    """Return (family, layout), replaced by the user's model and layout if these have the same keys."""
     if model is not None:
         named = get(model).family
         if named != family and not {named, family} <= {"vit", "dino"}:

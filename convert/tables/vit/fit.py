@@ -1,4 +1,4 @@
-"""Fits a ViT to another layout than it came from: what the layout demands is added, what it resamples is baked."""
+"""Fit a ViT to another layout: add required tensors, and resample positions where layouts differ."""
 
 import dataclasses
 from collections import ChainMap
@@ -18,7 +18,7 @@ B = "backbone."
 
 
 def fit(card: Card, flat: Mapping[str, Any], layout: str) -> tuple[Card, dict[str, Any], list[str]]:
-    """Card, leaves that change, and notes: what `layout`, another than the model came from, demands."""
+    """Return the card, the changed leaves, and notes for export to another layout than the model's own."""
     changes: dict[str, Any] = {}
     flat, config, notes = ChainMap(changes, flat), card.spec.config, []
     for step in STEPS:
@@ -28,7 +28,7 @@ def fit(card: Card, flat: Mapping[str, Any], layout: str) -> tuple[Card, dict[st
 
 
 def _layer_scale(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTConfig:
-    """DINOv2 and DINOv3 have layer scales everywhere, DINO and plain ViTs nowhere.
+    """Add or remove layer scales: DINOv2 and DINOv3 have them everywhere, DINO and plain ViTs nowhere.
 
     Scales of one are added, others are multiplied into the kernel and bias of the branch's last layer.
     """
@@ -53,7 +53,7 @@ def _layer_scale(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViT
 
 
 def _no_key_bias(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTConfig:
-    """Refuse what timm's DINOv3 has no place for: a bias of the keys, which rotation makes visible."""
+    """Refuse a bias of the keys, which timm's DINOv3 lacks; with rotary positions it changes the outputs."""
     if layout != "timm" or card.spec.family != "dinov3" or not config.qkv_bias or config.mask_k_bias:
         return config
     for i in range(config.depth):
@@ -67,7 +67,7 @@ def _like(flat: Mapping[str, Any], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _tokens(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTConfig:
-    """Meta's and transformers' DINOv2 and DINOv3 hold a mask token; timm's do not."""
+    """Add a mask token: Meta's and transformers' DINOv2 and DINOv3 have one; timm's do not."""
     if layout == "timm" or card.spec.family not in ("dinov2", "dinov3") or config.mask_token:
         return config
     flat[f"{B}mask_token"] = _like(flat, (1, config.width))
@@ -75,7 +75,7 @@ def _tokens(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTConfi
 
 
 def _key_bias(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTConfig:
-    """timm leaves DINOv3's zero biases of q, k, v away; Meta's module wants them (but for the 7B)."""
+    """Add zero biases of q, k, v: timm's DINOv3 omits them; Meta's module requires them (except the 7B)."""
     published = MODELS.get(card.spec.name)
     wanted = published.config.qkv_bias if published else True
     if layout != "meta" or card.spec.family != "dinov3" or config.qkv_bias or not wanted:
@@ -86,7 +86,7 @@ def _key_bias(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTCon
 
 
 def _local_norm(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTConfig:
-    """Meta's 7B and satellite ViT-L hold a norm for local crops, used in pre-training only; others lost it."""
+    """Add the norm for local crops of Meta's 7B and satellite ViT-L (pre-training only); other layouts drop it."""
     published = MODELS.get(card.spec.name)
     if layout != "meta" or config.local_cls_norm or not (published and published.config.local_cls_norm):
         return config
@@ -97,7 +97,7 @@ def _local_norm(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTC
 
 
 def _class_position(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTConfig:
-    """timm's DINOv2 with registers adds the class token's position to the token itself; nobody else does."""
+    """Adapt the class token's position: only timm's DINOv2 with registers adds it to the token itself."""
     if config.positions != "learned":
         return config
     merged = layout == "timm" and card.spec.family == "dinov2" and config.num_registers > 0
@@ -111,7 +111,7 @@ def _class_position(card: Card, config: ViTConfig, flat, layout: str, notes) -> 
 
 
 def _baked_positions(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTConfig:
-    """Where the layouts resample positions differently, the table is written at the model's own image size."""
+    """Resample the position table to the model's image size if the layouts resample differently."""
     if config.positions != "learned":
         return config
     how = resampling(card.spec.family, layout, config.num_registers > 0)
@@ -125,39 +125,39 @@ def _baked_positions(card: Card, config: ViTConfig, flat, layout: str, notes) ->
         grid = np.asarray(grid).astype(table.dtype).reshape(1, -1, config.width)
         flat[path] = np.concatenate([table[:, :first], grid], axis=1)
         notes.append(
-            f"positions were resampled from {config.pos_grid} to {size}: the {layout} layout resamples otherwise"
+            f"positions were resampled from {config.pos_grid} to {size}: the {layout} layout resamples differently"
         )
         how["pos_grid"] = size
     return dataclasses.replace(config, **how)
 
 
 def _square(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTConfig:
-    """Refuse a table of positions that is not square where the code takes the square root of its length."""
+    """Refuse a position table that is not square if the layout's code takes the square root of its length."""
     code = layout == "meta" or (layout, card.spec.family) == ("hf", "dinov2")
     if config.positions == "learned" and code and config.pos_grid[0] != config.pos_grid[1]:
         raise UserError(
-            f"the {layout} layout of {card.spec.family} means a square table of positions, this model's is "
+            f"the {layout} layout of {card.spec.family} needs a square table of positions, this model's is "
             f"{config.pos_grid[0]} x {config.pos_grid[1]}: export to timm"
         )
     return config
 
 
 def _compare_periods(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTConfig:
-    """Only Meta's layout holds RoPE's periods, and its published files hold them rounded."""
+    """Note differing RoPE periods: only Meta's layout stores them, rounded in its published files."""
     if config.positions != "rope" or layout == "meta":
         return config
     formula = positions.rope_periods(config.head_dim, config.rope_base)
     off = float(np.max(np.abs(np.asarray(flat[f"{B}rope.periods"], np.float32) / formula - 1)))
     if off > 1e-6:
         notes.append(
-            f"the {layout} layout computes RoPE's periods anew; this model's differ from that by up to {off:.1e} "
+            f"the {layout} layout recomputes RoPE's periods; this model's differ from that by up to {off:.1e} "
             f"(Meta's files hold them rounded to bfloat16), so outputs will differ slightly"
         )
     return config
 
 
 def _norm_eps(card: Card, config: ViTConfig, flat, layout: str, notes) -> ViTConfig:
-    """Only transformers' config.json tells the norms' epsilon."""
+    """Note another epsilon of the norms: only transformers' config.json stores it."""
     own = norm_eps(card.spec.family)
     if layout == "hf" or config.norm_eps == own:
         return config
@@ -179,4 +179,4 @@ STEPS = (
     _compare_periods,
     _norm_eps,
 )
-"""What `fit` does in turn: each takes (card, config, flat, layout, notes) and gives the configuration."""
+"""Steps of `fit`, in order: each takes (card, config, flat, layout, notes) and returns the configuration."""

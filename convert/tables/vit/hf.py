@@ -1,4 +1,4 @@
-"""A ViT as transformers wants it: config.json, and where its classification classes keep the backbone."""
+"""Write a ViT for transformers: config.json, and the backbone's prefix in the classification classes."""
 
 from typing import Any
 
@@ -56,11 +56,11 @@ CLASSES = {
     ),
     "dinov3_vit": ("DINOv3ViTModel", None, None),
 }
-"""model_type -> backbone class, classification class, and what the latter's head looks at."""
+"""model_type -> backbone class, classification class, and the pooling of its head."""
 
 
 def model_type(card: Card) -> str:
-    """transformers' word for the model."""
+    """Return transformers' model_type."""
     family, c = card.spec.family, card.spec.config
     if family == "dinov2":  # of two classes without registers, the one that resamples positions as the model does
         return "dinov2_with_registers" if c.num_registers or c.pos_antialias else "dinov2"
@@ -68,18 +68,18 @@ def model_type(card: Card) -> str:
 
 
 def head_class(card: Card) -> str | None:
-    """transformers' classification class, if the model has a head and the class pools as the model does."""
+    """Return transformers' classification class, if the model has a head and the class has the same pooling."""
     _, name, pool = CLASSES[model_type(card)]
     return name if card.num_classes and pool == card.pool else None
 
 
 def prefix(card: Card) -> str | None:
-    """What stands before the backbone's keys in the classification class; None if there is no such class."""
+    """Return the prefix of the backbone's keys in the classification class; None if there is no such class."""
     return f"{PREFIXES[model_type(card)]}." if head_class(card) else None
 
 
 def notes(card: Card) -> list[str]:
-    """What transformers' classes do of their own accord."""
+    """Return notes on the defaults of transformers' classes."""
     c, said = card.spec.config, []
     if model_type(card) != "vit":
         return said
@@ -88,12 +88,12 @@ def notes(card: Card) -> list[str]:
             "transformers' ViTModel adds a pooler with random weights: use last_hidden_state or add_pooling_layer=False"
         )
     if tuple(n * c.patch_size for n in c.pos_grid) != tuple(card.spec.preprocess.size):
-        said.append("at other sizes than the position table's, transformers' ViT wants interpolate_pos_encoding=True")
+        said.append("at other sizes than the position table's, transformers' ViT needs interpolate_pos_encoding=True")
     return said
 
 
 def files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
-    """config.json and preprocessor_config.json."""
+    """Build config.json and preprocessor_config.json."""
     return {"config.json": config(card, dtype), "preprocessor_config.json": to_json(card.spec.preprocess)}
 
 
@@ -130,24 +130,24 @@ def _image_size(card: Card) -> int | list[int]:
 
 
 def _dinov2(c) -> dict[str, Any]:
-    """The class computes the hidden width from a whole number.
+    """Return DINOv2's fields; its class computes the hidden width from an integer ratio.
 
     Raises:
-      UserError: for a hidden width that no whole number makes.
+      UserError: if no integer ratio gives the hidden width.
     """
     hidden = _swiglu_dim if c.swiglu else int
     ratio = next((n for n in range(1, 65) if hidden(c.width * n) == c.mlp_dim), None)
     if ratio is None:
         what = "a SwiGLU" if c.swiglu else "a feed-forward layer"
         raise UserError(
-            f"transformers' DINOv2 has {what} whose width follows from a whole mlp_ratio; none makes {c.mlp_dim} of "
-            f"{c.width}: export to meta or timm"
+            f"transformers' DINOv2 has {what} whose width follows from an integer mlp_ratio; none gives "
+            f"{c.mlp_dim} for {c.width}: export to meta or timm"
         )
     return {"mlp_ratio": ratio, "use_swiglu_ffn": c.swiglu, "qkv_bias": c.qkv_bias}
 
 
 def _swiglu_dim(hidden: int) -> int:
-    """Two thirds, rounded up to a multiple of 8."""
+    """Return two thirds of `hidden`, rounded up to a multiple of 8."""
     return (int(hidden * 2 / 3) + 7) // 8 * 8
 
 

@@ -1,4 +1,4 @@
-"""How the images of a ViT are prepared, and its constants, where no file beside the tensors says it."""
+"""Preprocessing and constants of a ViT that has no file beside its tensors."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,14 +12,14 @@ from jaxdino.models.spec import IMAGENET, Preprocess
 from jaxdino.models.vit import ViTConfig
 
 DINOV2_TABLE = (518, 518)
-"""The size of DINOv2's position table, which is used at 224 by convention."""
+"""Image size of DINOv2's position table; by convention the model is used at 224."""
 LARGE = 384
-"""From this size on timm's ViTs see the image whole, not its centre."""
+"""From this size on, timm's ViTs use the whole image, not a centre crop."""
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 
 
 def trained_size(own: Shape, config: ViTConfig, json: Mapping[str, Any]) -> tuple[tuple[int, int], str] | None:
-    """(height, width) of the images it was trained on, and what tells it."""
+    """Return (height, width) of the training images, and the source of this fact."""
     if config.positions == "rope":
         size = json.get("image_size")
         return (tuple(size) if isinstance(size, list) else (size, size), f"image_size in {CONFIG}") if size else None
@@ -30,7 +30,7 @@ def trained_size(own: Shape, config: ViTConfig, json: Mapping[str, Any]) -> tupl
 
 
 def trained_on(own: Shape, shapes: Shapes, hints: Hints) -> Preprocess | None:
-    """Masked auto-encoders and DeiT see ImageNet's mean and deviation, unlike timm's own ViTs."""
+    """Return the preprocessing of masked auto-encoders and DeiT: ImageNet's statistics, unlike timm's own ViTs."""
     if own.family == "vit" and (_masked(shapes) or _is_deit(hints)):
         return Preprocess(mean=IMAGENET[0], std=IMAGENET[1], crop_pct=0.875)
     return None
@@ -45,7 +45,7 @@ def _is_deit(hints: Hints) -> bool:
 
 
 def pixels(own: Shape, layout: str, config: ViTConfig, shapes: Shapes, hints: Hints) -> tuple[str, ...]:
-    """What is assumed of the images: DINO's plain ViT and timm's have the same keys."""
+    """Return the assumptions about the images: DINO's plain ViT and timm's have the same keys."""
     lines = ()
     table = own.family == "dinov2" and config.pos_grid == tuple(side // config.patch_size for side in DINOV2_TABLE)
     if table and layout == "timm" and not hints.sized:
@@ -63,7 +63,7 @@ def pixels(own: Shape, layout: str, config: ViTConfig, shapes: Shapes, hints: Hi
 
 
 def constants(own: Shape, layout: str, config: ViTConfig, shapes: Shapes, json: Mapping[str, Any]) -> tuple[str, ...]:
-    """What only config.json holds, where it is missing and no published shape leaves it beyond doubt."""
+    """Return the assumptions about facts that only config.json holds, if it is missing and the shape is unpublished."""
     lines = ()
     if layout == "hf" and own.family in ("dino", "vit") and "layer_norm_eps" not in json:
         lines += (assume(f"norms with an epsilon of {config.norm_eps:g}", "transformers' default", file=CONFIG),)

@@ -1,4 +1,4 @@
-"""What a user of Meta's `.pth` files must know: a state dict says no shape."""
+"""Notes for users of Meta's `.pth` files: a state dict does not describe the shape."""
 
 from convert.store import Card
 
@@ -28,11 +28,11 @@ _MORE = {
         "pos_embed_rope_base": c.rope_base,
     },
 }
-"""What each class calls the rest of a shape."""
+"""Names of the other shape arguments in each class."""
 
 
 def notes(card: Card) -> list[str]:
-    """The arguments of Meta's class for a shape that its hub has no name for."""
+    """Return the arguments of Meta's class for a shape without a name in its hub."""
     c, family = card.spec.config, card.spec.family
     if not card.spec.name.endswith("_custom") and c.in_channels == 3:
         return []

@@ -1,4 +1,4 @@
-"""Attention heads of a ViT, which no shape tells: what says them, and what is assumed where nothing does."""
+"""Find the number of attention heads of a ViT, which shapes do not show; assume it if it is unknown."""
 
 import re
 from collections.abc import Mapping
@@ -19,16 +19,16 @@ SIZES = {
     "giant2": (1536, 24),
     "gigantic": (1664, 16),
 }
-"""{word in the name of an architecture: (width, heads)}, in DINO, DeiT, MAE, DINOv2 and timm."""
+"""{word in an architecture's name: (width, heads)}, in DINO, DeiT, MAE, DINOv2 and timm."""
 ARCHITECTURES = ("arch", "args.arch", "args.model")
-"""Where training checkpoints of timm, DeiT, MAE and DINO name the architecture."""
+"""Keys of the architecture's name in training checkpoints of timm, DeiT, MAE and DINO."""
 MOCO = {"base_encoder", "momentum_encoder"}
 MOCO_SMALL = (384, 12)
 """MoCo v3's `vit_small` has 12 heads where everyone else's has 6. Source: facebookresearch/moco-v3 vits.py."""
 
 
 class Shape(NamedTuple):
-    """What the tensors tell of a ViT, as far as its heads depend on it."""
+    """The facts in the tensors of a ViT that its heads depend on."""
 
     family: str
     width: int
@@ -37,10 +37,10 @@ class Shape(NamedTuple):
 
 
 def num_heads(own: Shape, shapes: Shapes, json: Mapping[str, Any], hints: Hints) -> tuple[int, tuple[str, ...]]:
-    """The number of heads, and the assumption if it is one.
+    """Return the number of heads, and the assumption if it was assumed.
 
     Raises:
-      UserError: if nothing tells it, or it does not divide the width.
+      UserError: if it is unknown, or does not divide the width.
     """
     heads, assumed = _said(own.width, shapes, json, hints), ()
     if heads is None:
@@ -59,7 +59,7 @@ def num_heads(own: Shape, shapes: Shapes, json: Mapping[str, Any], hints: Hints)
 
 
 def _said(width: int, shapes: Shapes, json: Mapping[str, Any], hints: Hints) -> int | None:
-    """From the flag, config.json, the rotary periods, the architecture's name in the file, or the named model."""
+    """Read it from the flag, config.json, the rotary periods, the architecture's name, or the user's model."""
     if heads := hints.num_heads or json.get("num_attention_heads"):
         return heads
     if "rope_embed.periods" in shapes:
@@ -75,13 +75,13 @@ def _said(width: int, shapes: Shapes, json: Mapping[str, Any], hints: Hints) -> 
 
 
 def _named(architecture: Any, width: int) -> int | None:
-    """Heads of an architecture whose name has one of `SIZES` in it, with its width."""
+    """Return the heads of an architecture whose name contains one of `SIZES` with the same width."""
     words = re.split(r"[_-]", architecture) if isinstance(architecture, str) else ()
     return next((heads for word in words for size, heads in [SIZES.get(word, (0, 0))] if size == width), None)
 
 
 def _guessed(own: Shape, hints: Hints) -> tuple[int, str]:
-    """Heads and why; the reason is empty where a published shape leaves no doubt."""
+    """Return the heads and the reason; the reason is empty if a published shape determines them."""
     if MOCO & set(hints.prefix.split(".")) and own.width == MOCO_SMALL[0]:
         return MOCO_SMALL[1], "MoCo v3's ViT-S"
     for spec in MODELS.values():

@@ -1,4 +1,4 @@
-"""What the classification head of a ViT looks at, where no shape tells it."""
+"""Find the pooling of a ViT's classification head, if shapes do not show it."""
 
 from typing import Any
 
@@ -18,12 +18,12 @@ REASONS = {
 
 
 def pool(spec: ModelSpec, layout: str, widths: int, hints: Hints) -> tuple[str | None, tuple[str, ...]]:
-    """The pool, None if it cannot be known; and the assumption if it is one.
+    """Return the pooling, None if unknown, and the assumption if it was assumed.
 
-    timm's DINOv3 averages or takes the class token with the same keys, so that nothing is assumed there.
+    timm's DINOv3 has the same keys for both poolings, mean and class token, so nothing is assumed for it.
 
     Raises:
-      UserError: if config.json asks for a pooling that is not known.
+      UserError: if config.json names an unknown pooling.
     """
     if widths in BY_WIDTH:
         return BY_WIDTH[widths], ()
@@ -37,7 +37,7 @@ def pool(spec: ModelSpec, layout: str, widths: int, hints: Hints) -> tuple[str |
 
 
 def _timm(hints: Hints) -> str | None:
-    """The pool that timm's config.json or training checkpoint says; left open, it is the architecture's own."""
+    """Return the pooling in timm's config.json or training checkpoint; by default the architecture's own."""
     json, extras = hints.json, hints.extras
     if said := said_pool(hints, TIMM):
         return TIMM[said]

@@ -1,4 +1,4 @@
-"""The grid of a position table, whose number of rows alone does not tell height from width."""
+"""Find the grid of a position table; its number of rows does not determine height and width."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -13,16 +13,16 @@ Grid = tuple[int, int]
 
 
 def pos_grid(rows: int, patch: int, hints: Hints) -> tuple[Grid, bool, tuple[str, ...]]:
-    """Height and width of the grid, whether the class token has a row of its own, and the assumption if it is one.
+    """Return (height, width), whether the class token has its own row, and the assumption if the grid was assumed.
 
-    A square is assumed where nothing says the grid. That is said, except for the patch and grid of a published model.
+    If nothing gives the grid, a square is assumed and reported, except for the patch and grid of a published model.
 
     Args:
-      rows: of the position table.
+      rows: number of rows of the position table.
       patch: side of a patch in pixels.
 
     Raises:
-      UserError: if --pos_grid does not fit the table, or nothing tells the grid of a table that is not square.
+      UserError: if --pos_grid does not fit the table, or the table is not square and its grid is unknown.
     """
     if hints.pos_grid is not None:
         return _given(hints.pos_grid, rows)
@@ -58,7 +58,7 @@ def _given(grid: Grid, rows: int) -> tuple[Grid, bool, tuple[str, ...]]:
 
 
 def _sizes(json: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What config.json says of the image size, with the field's name; what decides in its library comes first."""
+    """Yield the image sizes in config.json with their field names; the one that its library uses comes first."""
     pretrained = json.get("pretrained_cfg") or {}
     said = {
         "image_size": json.get("image_size") if "model_type" in json else None,
@@ -69,6 +69,6 @@ def _sizes(json: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _published() -> set[tuple[int, Grid]]:
-    """(patch, grid) of the published models with learned positions."""
+    """Return (patch, grid) of the published models with learned positions."""
     configs = (spec.config for spec in MODELS.values() if spec.family in ("dino", "dinov2", "vit"))
     return {(config.patch_size, config.pos_grid) for config in configs}

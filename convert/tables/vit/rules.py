@@ -1,4 +1,4 @@
-"""How the ViT families' published layouts name their tensors.
+"""Tensor names of the ViT families' published layouts.
 
 Sources of the names: facebookresearch/dino vision_transformer.py; facebookresearch/dinov2 and dinov3
 models/vision_transformer.py; huggingface/pytorch-image-models timm/models/{vision_transformer,eva}.py;
@@ -17,7 +17,7 @@ B, S = "backbone.", "backbone.blocks.{i}."
 
 
 def _both(key: str, path: str, op=LINEAR, when=lambda c: True) -> list:
-    """The weight and bias of a linear layer or convolution."""
+    """Build the rules for the weight and bias of a linear layer or convolution."""
     return [
         rule(f"{key}.weight", f"{path}.kernel", op, when),
         rule(f"{key}.bias", f"{path}.bias", COPY, when),
@@ -32,7 +32,7 @@ def _norm(key: str, path: str, when=lambda c: True) -> list:
 
 
 def _fused(keys: tuple, path: str, weight="{}.weight", bias="{}.bias", when=lambda c: True, bias_when=None) -> list:
-    """Linear layers side by side in one."""
+    """Build the rules for linear layers that are fused into one."""
     return [
         fuse([key and weight.format(key) for key in keys], f"{path}.kernel", LINEAR, when),
         fuse([key and bias.format(key) for key in keys], f"{path}.bias", COPY, bias_when or when),
@@ -72,17 +72,17 @@ def _periods(config) -> np.ndarray:
 
 
 def _no_registers(config) -> np.ndarray:
-    """transformers' classes with registers hold an empty tensor where there are none."""
+    """Return the empty register tensor that transformers' classes with registers keep if there are none."""
     return np.zeros((1, 0, config.width), np.float32)
 
 
 def _bias_mask(config) -> np.ndarray:
-    """DINOv3's buffer that zeroes the key's bias."""
+    """Return DINOv3's buffer that zeroes the bias of the keys."""
     return np.repeat(np.array([1, 0, 1], np.float32), config.width)
 
 
 HEAD = _both("head", "head")
-"""The classification head under the name that Meta's and timm's modules give it."""
+"""The classification head with its name in Meta's and timm's modules."""
 
 _TRUNK = [  # shared by Meta and timm
     rule("cls_token", B + "cls_token", COPY),
@@ -106,7 +106,7 @@ _PRETRAINING = [
 ]
 
 PLAIN = [*_TRUNK, _QKV_BIAS, *_PRETRAINING]
-"""DINO as Meta publishes it, and timm's (augreg, MAE) ViTs: the same keys."""
+"""Meta's DINO and timm's (augreg, MAE) ViTs, which have the same keys."""
 
 DINOV2_META = [
     *_TRUNK,

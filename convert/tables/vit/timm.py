@@ -1,4 +1,4 @@
-"""The config.json that timm reads from a folder (`timm.create_model("local-dir:DIR")`)."""
+"""Write the config.json that timm reads from a folder (`timm.create_model("local-dir:DIR")`)."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ _WORDS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1
 
 
 def architecture(card: Card) -> str:
-    """timm's name of the model; of a shape that timm has no name for, one with the same code, to be reshaped."""
+    """Return timm's name of the model; for an unnamed shape, a model with the same code to reshape."""
     spec, c = card.spec, card.spec.config
     if spec.name.endswith("_custom") or c.width not in _WORDS:
         return _like(spec.family, c)
@@ -28,24 +28,24 @@ def architecture(card: Card) -> str:
 def _like(family: str, c: ViTConfig) -> str:
     if family == "dinov3":
         return "vit_small_patch16_dinov3"
-    if family == "dinov2":  # "giant" is the one with a SwiGLU, which model_args cannot name
+    if family == "dinov2":  # only "giant" has a SwiGLU, which model_args cannot set
         return f"vit_{'giant' if c.swiglu else 'small'}_patch14_{'reg4_' if c.num_registers else ''}dinov2"
     return "vit_small_patch16_224"
 
 
 def files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
-    """config.json: architecture and its arguments, head, pooling and preprocessing."""
+    """Build config.json: architecture and its arguments, head, pooling and preprocessing."""
     return {"config.json": _config(card)}
 
 
 def prefix(card: Card) -> str | None:
-    """None for a head that sees more than one token, side by side: timm pools the class token or the patches."""
+    """Return None for a head on concatenated tokens: timm pools either the class token or the patches."""
     return None if POOLS[card.pool].widths > 1 else ""
 
 
 def _config(card: Card) -> dict[str, Any]:
     pool = {"cls": "token", "mean": "avg"}.get(card.pool, "token")
-    # Left alone, timm's ViT norms after averaging, not before; its DINOv3 architectures never do.
+    # By default timm's ViT applies the norm after averaging, not before; its DINOv3 architectures never do.
     norm = {"fc_norm": False} if pool == "avg" and card.spec.family != "dinov3" else {}
     shape = _shape(card.spec.family, card.spec.config)
     return {
@@ -59,14 +59,14 @@ def _config(card: Card) -> dict[str, Any]:
 
 
 def _size(card: Card) -> int | list[int]:
-    """The position table's image size, so that timm takes it as it is; without a table, the model's."""
+    """Return the position table's image size, so timm does not resample it; without a table, the model's size."""
     c = card.spec.config
     size = tuple(n * c.patch_size for n in c.pos_grid) if c.positions == "learned" else card.spec.preprocess.size
     return size[0] if size[0] == size[1] else list(size)
 
 
 def _shape(family: str, c: ViTConfig) -> dict[str, Any]:
-    """The arguments of timm's class that are numbers; norms and activations are those of the architecture."""
+    """Return the numeric arguments of timm's class; norms and activations are those of the architecture."""
     packed = c.swiglu and family != "dinov3"  # both halves of the SwiGLU in one layer
     shape = {
         "patch_size": c.patch_size,
@@ -85,7 +85,7 @@ def _shape(family: str, c: ViTConfig) -> dict[str, Any]:
 
 
 def _ratio(hidden: int, width: int) -> float:
-    """The number that `int(width * ratio)` makes `hidden` of."""
+    """Return a ratio for which `int(width * ratio)` equals `hidden`."""
     found = hidden / width
     while int(width * found) < hidden:
         found = math.nextafter(found, math.inf)

@@ -1,4 +1,4 @@
-"""ViTs that share keys with ours and are other networks: refused by what they are, not by the keys that do not fit."""
+"""Refuse other networks that share keys with our ViTs, with an error that names the variant."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +31,7 @@ VARIANTS: tuple[tuple[str, str], ...] = (
         "pre-trained checkpoints, with norm, are known",
     ),
 )
-"""(a key, what the network with it has)."""
+"""(a key, the feature of networks that have it)."""
 LAYER_SCALES = ("blocks.0.ls1.gamma", "blocks.0.gamma_1")
 TOKENS = ("cls_token", "embeddings.cls_token")
 TABLES = ("pos_embed", "embeddings.position_embeddings")
@@ -44,11 +44,11 @@ ROTARY = (
 )
 """Keys of layer scales, the class token and position tables in every layout, and of DINOv3, which has no table."""
 KNOWN = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit", "vit_msn", "vit_mae")
-"""transformers' model types whose config.json describes a ViT of ours."""
+"""transformers' model types whose config.json describes one of our ViTs."""
 
 
 def described(json: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of config.json that describes the ViT: of a larger model, the one nested there."""
+    """Return the part of config.json that describes the ViT; in a larger model it is nested."""
     if "model_type" not in json or json["model_type"] in KNOWN:
         return json
     inner = [part for part in json.values() if isinstance(part, dict) and part.get("model_type") in KNOWN]
@@ -56,7 +56,7 @@ def described(json: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def refuse(shapes: Shapes) -> None:
-    """Raise UserError for a ViT of another kind than ours, with what it has or lacks."""
+    """Raise UserError for an unsupported kind of ViT, with the feature that it has or lacks."""
     has = next((f"with {what}" for key, what in VARIANTS if key in shapes), None)
     if "reg_token" in shapes and not any(key in shapes for key in LAYER_SCALES):
         has = has or "with registers and no layer scales (timm's reg1 and reg4 ViTs)"
