@@ -1,1 +1,1 @@
-"""Strategies to run: one file each, `--config=configs/NAME.py` or `--config=configs/NAME.py:MODEL`."""
+"""Training strategies, one file each: `--config=configs/NAME.py` or `--config=configs/NAME.py:MODEL`."""

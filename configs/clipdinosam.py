@@ -1,11 +1,11 @@
-"""CLIP-DINO-SAM: masks from a text, trained in four stages; SAM's decoder and DINO learn through LoRA first.
+"""CLIP-DINO-SAM: text-prompted segmentation, trained in four stages; SAM's decoder and DINO learn through LoRA first.
 
     python -m jaxdino.main --config=configs/clipdinosam.py
     python -m jaxdino.main --config=configs/clipdinosam.py:dinov3_vits16 --config.data.root=DIR \\
         --config.prompts.prompt=nucleus
-
-A DINO image encoder gives patch tokens, CLIP's text encoder the prompt's feature, SAM's decoder the mask; two
-projections between them begin anew. The stages, of which `--config.stage=2` runs one from the run of the one before
+A DINO image encoder computes patch tokens, CLIP's text encoder the prompt's feature, and SAM's decoder the mask; the
+two projections between them are new. `--config.stage=2` runs one stage, from the run of the previous stage
+(`--config.model.weights=WORKDIR`). The stages:
 (`--config.model.weights=WORKDIR`):
 
     stage   DINO                CLIP text   projections   SAM's decoder
@@ -14,12 +14,12 @@ projections between them begin anew. The stages, of which `--config.stage=2` run
     refine  the same adapters, lower rates, longer
     full    trained             frozen      trained       LoRA
 
-Adapters that two stages share go on; DINO's are merged before `full`. By flags: DINO partly unfrozen
-(`--config.stages[3].rules`), LoRA on CLIP (`--config.stages[1].lora.clip.rank=8`), CLIP or the decoder trained
+Adapters that two stages share are kept; DINO's are merged before `full`. Flags can unfreeze DINO partly
+(`--config.stages[3].rules`), add LoRA to CLIP (`--config.stages[1].lora.clip.rank=8`), or train CLIP or the decoder
 (`--config.stages[3].groups.clip.frozen=False`, likewise `decoder`).
 
-Without a model, everything is small and embedded: generated scenes of coloured shapes, the digits' backbone, a CLIP and
-a SAM of random weights. Measured with the first command, 352 seconds on two cores:
+Without a model, everything is small and embedded: generated scenes of coloured shapes, the backbone of the digits, and
+a CLIP and a SAM with random weights. Results of the first command, 352 seconds on two cores:
 
     stage    val/miou   val/dice   trainable parameters
     align       0.577      0.736   109,088
@@ -39,7 +39,7 @@ from jaxdino.data.prompts import PromptConfig
 from jaxdino.models.lora_spec import LoRA
 from jaxdino.objectives.segment_settings import Segmenting
 
-PARTS = ("dino", "clip", "decoder")  # that may have adapters
+PARTS = ("dino", "clip", "decoder")  # parts that may have adapters
 RULES = (
     (common.LORA, "lora"),
     (r"backbone\.token_.*", "projections"),
@@ -51,7 +51,7 @@ RULES = (
 
 
 def get_config(model: str | None = None) -> ConfigDict:
-    """Four stages; `--config.stage` chooses one."""
+    """Return a config with four stages; `--config.stage` selects one."""
     config = common.get_config(model)
     tiny = config.model.name == common.DIGITS_MODEL
     config.stage = placeholder(int)
@@ -75,7 +75,7 @@ def get_config(model: str | None = None) -> ConfigDict:
 
 
 def _stage(name: str, epochs: int, rates: dict[str, float], lora: dict[str, dict]) -> ConfigDict:
-    """A stage that trains the groups that have a rate; the others are there, frozen, for flags to thaw."""
+    """Make a stage that trains the groups with a rate; the others are frozen, and flags can unfreeze them."""
     groups = {group: dict(frozen=True, lr=1e-6) for group in ("dino", "clip", "decoder")} | dict(
         frozen=dict(frozen=True)
     )
@@ -97,7 +97,7 @@ def _stage(name: str, epochs: int, rates: dict[str, float], lora: dict[str, dict
 
 
 def _fit_shapes(config: ConfigDict) -> ConfigDict:
-    """Numbers for the shapes and their small models, which are drawn at random and take larger rates."""
+    """Set values for the shapes and their small models with random weights, which need higher rates."""
     config.data.image_size = 64
     config.text.weights = config.sam.weights = "random"
     lengths = dict(align=8, adapt=4, refine=6, full=4)

@@ -1,8 +1,8 @@
-"""What every config shares: the settings and their defaults, each declared once, and `stage` to write stages.
+"""Settings that all configs share, with their defaults, and `stage` to define stages.
 
-A stage inherits whatever it leaves open from here, so `--config.data.batch_size=256` holds for all stages and
-`--config.stages[1].batch_size=64` for one of them. A setting that is None by default keeps its type, so that
-flags can set it. What each setting means stands with its default, in the classes that are read here.
+Fields that a stage leaves open are inherited from here: `--config.data.batch_size=256` applies to all stages and
+`--config.stages[1].batch_size=64` to one of them. A setting that is None by default keeps its type, so that flags can
+set it. The classes used here describe each setting next to its default.
 """
 
 from dataclasses import asdict, fields, replace
@@ -20,12 +20,12 @@ from jaxdino.objectives.health import THRESHOLDS
 from jaxdino.settings.run import Alarms, Checkpoint, Evaluation, Mesh, Model, Run
 from jaxdino.stage import Group, Optimizer, Schedule, Stage
 
-LORA = r"(.*\.)?lora\..*"  # the pattern of all adapters
+LORA = r"(.*\.)?lora\..*"  # pattern of all adapters
 DIGITS_MODEL = "dinov3_digits"  # embedded, as are its weights and the digits
 
 
 def get_config(model: str | None = None) -> ConfigDict:
-    """Every setting except the stages, for a model by its published name; by default the embedded one."""
+    """Return all settings except the stages, for a model by its published name; by default the embedded one."""
     embedded = model in (None, "", DIGITS_MODEL)
     config = ConfigDict(defaults(Run))
     named = defaults(Model, name=model or DIGITS_MODEL, configured_for=model or DIGITS_MODEL)
@@ -56,15 +56,15 @@ def get_config(model: str | None = None) -> ConfigDict:
 
 
 def distill_config(model: str | None = None) -> ConfigDict:
-    """Every setting of self-distillation except the stages: the shared ones, and its own."""
+    """Return all settings of self-distillation except the stages: the shared ones, and its own."""
     config = get_config(model)
-    config.objective = open_fields(Distill, dict(name="distill", method="dino"))  # None: the method's
+    config.objective = open_fields(Distill, dict(name="distill", method="dino"))  # None: the method's value
     config.projection = asdict(Projection())
     del config.data.augment, config.data.image_size
     config.data.views = tuple(ConfigDict(asdict(view)) for view in _fitting(views.DINO, config.model.name))
     config.data.batch_size = 64 if config.model.name == DIGITS_MODEL else 256
     config.optimizer.update(weight_decay=0.04, weight_decay_end=0.4, clip_norm=3.0, clip_by="parameter")
-    config.early_stopping.monitor = ""  # labels choose nothing: the latest teacher is the best
+    config.early_stopping.monitor = ""  # labels do not select the model: the latest teacher is the best
     config.evaluation = defaults(Evaluation)
     config.checkpoint.every_steps = 500
     config.alarms = dict(**defaults(Alarms), **THRESHOLDS)
@@ -72,7 +72,7 @@ def distill_config(model: str | None = None) -> ConfigDict:
 
 
 def stage(name: str, rules: tuple[tuple[str, str], ...], groups: dict[str, dict], **settings: Any) -> ConfigDict:
-    """A stage that leaves open what `settings` do not say. Fields: `jaxdino.stage.Stage`."""
+    """Make a stage; fields that are not in `settings` are open. Fields: `jaxdino.stage.Stage`."""
     parts = {
         "groups": ConfigDict({key: open_fields(Group, values) for key, values in groups.items()}),
         "optimizer": open_fields(Optimizer, settings.pop("optimizer", {})),
@@ -84,7 +84,7 @@ def stage(name: str, rules: tuple[tuple[str, str], ...], groups: dict[str, dict]
 
 
 def _fitting(chosen: tuple[views.View, ...], model: str) -> tuple[views.View, ...]:
-    """The views with their sizes rounded to whole patches of a model: 98 for 96 with patches of 14, as DINOv2."""
+    """Round the sizes of views to whole patches of a model: 98 instead of 96 for patches of 14, as in DINOv2."""
     from jaxdino.models import registry  # imports JAX
 
     patch = getattr(registry.MODELS[model].config, "patch_size", 1) if model in registry.MODELS else 1
@@ -92,35 +92,35 @@ def _fitting(chosen: tuple[views.View, ...], model: str) -> tuple[views.View, ..
 
 
 def distill_stage(*args: Any, objective: dict[str, Any] | None = None, **settings: Any) -> ConfigDict:
-    """A stage of self-distillation; what `objective` leaves open is as in config.objective."""
+    """Make a stage of self-distillation; open fields of `objective` take the values of config.objective."""
     return stage(*args, objective=open_fields(Distill, objective or {}), **settings)
 
 
 def defaults(cls: type, **given: Any) -> dict[str, Any]:
-    """Every field of a dataclass with its default; None becomes a typed, empty place."""
+    """Return every field of a dataclass with its default; None becomes a typed placeholder."""
     hints = get_type_hints(cls)
     values = asdict(cls(**given))
     return {name: placeholder(_plain(hints[name])) if v is None else v for name, v in values.items()}
 
 
 def open_fields(cls: type, given: dict[str, Any]) -> ConfigDict:
-    """A config with every field of `cls`: those given, and the others as typed, empty places."""
+    """Return a config with every field of `cls`: the given ones, and typed placeholders for the others."""
     hints = get_type_hints(cls)
     places = {f.name: placeholder(_plain(hints[f.name])) for f in fields(cls) if f.name not in given}
     return ConfigDict(places | given)
 
 
 def _plain(hint: Any) -> type:
-    """The type that a value of this field has: int for `int | None`, tuple for `tuple[str, ...]`."""
+    """Return the type of this field's values: int for `int | None`, tuple for `tuple[str, ...]`."""
     if isinstance(hint, UnionType):
         hint = next(arg for arg in get_args(hint) if arg is not type(None))
     return get_origin(hint) or hint
 
 
 def fit_digits(config: ConfigDict, epochs: dict[str, int]) -> ConfigDict:
-    """Numbers for the embedded digits and their tiny model; a config of another model passes untouched.
+    """Set values for the embedded digits and their tiny model; a config of another model is not changed.
 
-    A small model takes larger rates, and a mirrored or cut digit is no digit: nothing is augmented.
+    A small model needs higher rates. Images are not augmented, since a flipped or cropped digit is not that digit.
 
     Args:
       epochs: {stage: its limit}.

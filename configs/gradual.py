@@ -3,11 +3,11 @@
     python -m jaxdino.main --config=configs/gradual.py
     python -m jaxdino.main --config=configs/gradual.py:dinov3_vits16 --config.data.root=DIR
 
-A stage ends when the validation metric has not gained `min_delta` for `patience` epochs, or at its limit; its
-best weights go on. For a ViT the stages are head; head, final norm and last 2 blocks; all. For a ResNet the
-same words mean head; head and layer4; all.
+A stage ends when the validation metric has not gained `min_delta` for `patience` epochs, or at its limit; the next
+stage starts from its best weights. For a ViT the stages train: the head; head, final norm and last 2 blocks;
+everything. For a ResNet: the head; head and layer4; everything.
 
-Measured on the embedded digits (first command), and with the same budget from random weights
+Results on the embedded digits (first command), and with the same budget from random weights
 (`--config.model.weights=random --config.rates=public`):
 
     stage   val accuracy   from random weights
@@ -23,7 +23,7 @@ from configs import common
 
 
 def get_config(model: str | None = None) -> ConfigDict:
-    """Three stages, each trained to its plateau."""
+    """Return a config with three stages, each trained to its plateau."""
     config = common.get_config(model)
     config.early_stopping.patience = 3
     config.early_stopping.min_delta = 1e-3

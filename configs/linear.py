@@ -1,9 +1,9 @@
-"""Linear probe: the head alone, on a frozen backbone. A quick check that the features suit the task.
+"""Linear probe: train only the head, on a frozen backbone. A quick check that the features suit the task.
 
 python -m jaxdino.main --config=configs/linear.py
 python -m jaxdino.main --config=configs/linear.py:dinov3_vits16 --config.data.root=DIR
 
-Measured on the embedded digits (first command): val accuracy 0.981, test 0.978; from random weights
+Results on the embedded digits (first command): val accuracy 0.981, test 0.978; from random weights
 (`--config.model.weights=random`) 0.290 and 0.301.
 """
 
@@ -13,7 +13,7 @@ from configs import common
 
 
 def get_config(model: str | None = None) -> ConfigDict:
-    """One stage of at most 10 epochs."""
+    """Return a config with one stage of at most 10 epochs."""
     config = common.get_config(model)
     config.stages = (
         common.stage(

@@ -1,12 +1,12 @@
-"""Progressive fine-tuning: the head; the last 4 blocks, with augmentation; all, with strong augmentation.
+"""Progressive fine-tuning: the head; then the last 4 blocks, with augmentation; then all, with strong augmentation.
 
     python -m jaxdino.main --config=configs/progressive.py
     python -m jaxdino.main --config=configs/progressive.py:dinov3_vits16 --config.data.root=DIR
 
 `--config.skip_optional` leaves the last stage out.
 
-Measured on the embedded digits (first command), which are not augmented: val accuracy 0.981, 0.989, 0.989 after
-the three stages, test 0.989.
+Results on the embedded digits (first command), without augmentation: val accuracy 0.981, 0.989, 0.989 after the three
+stages, test 0.989.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ from configs import common
 
 
 def get_config(model: str | None = None) -> ConfigDict:
-    """Three stages of fixed length, the last one optional."""
+    """Return a config with three stages of fixed length; the last one is optional."""
     config = common.get_config(model)
     frozen = dict(frozen=True)
     head, backbone = dict(lr=1e-3), dict(lr=1e-4, layer_decay=0.9)

@@ -1,13 +1,13 @@
-"""Self-distillation from random weights: a backbone from your own images, without a label.
+"""Self-distillation from random weights: train a backbone on your own images, without labels.
 
     python -m jaxdino.main --config=configs/ssl.py
     python -m jaxdino.main --config=configs/ssl.py:dinov3_vits16 --config.data.name=images --config.data.root=DIR
 
-`--config.objective.method` is dino (arXiv:2104.14294), dinov2 (arXiv:2304.07193: with masked patches and KoLeo) or
+`--config.objective.method` is dino (arXiv:2104.14294), dinov2 (arXiv:2304.07193: adds masked patches and KoLeo) or
 dinov3 (with Sinkhorn-Knopp); its settings are those of `jaxdino.objectives.distill_settings.Distill`. Labels are never
-trained on; where the data has some, they measure the k-NN accuracy. To go on from released weights: ssl_continue.
+trained on; if the data has labels, they measure the k-NN accuracy. To start from released weights, see ssl_continue.
 
-The first command, whose seed is 0, made the embedded weights; they are its teacher:
+The embedded weights are the teacher of the first command, with seed 0:
 
     python -m jaxdino.main --config=configs/ssl.py --workdir=runs/digits
     python -m convert export --workdir runs/digits --format hf --out jaxdino/assets/dinov3_digits
@@ -33,7 +33,7 @@ LAST_LAYER = r"(dino|ibot)_head\.last_layer\..*"
 
 
 def get_config(model: str | None = None) -> ConfigDict:
-    """One stage of 100 epochs."""
+    """Return a config with one stage of 100 epochs."""
     config = common.distill_config(model)
     config.model.weights = "random"
     config.stages = (
@@ -51,14 +51,14 @@ def get_config(model: str | None = None) -> ConfigDict:
 def fit_digits(
     config: ConfigDict, epochs: dict[str, int], rates: dict[str, float], momentum: float | None = None
 ) -> ConfigDict:
-    """Numbers for the embedded digits and their tiny model; a config of another model passes untouched.
+    """Set values for the embedded digits and their tiny model; a config of another model is not changed.
 
-    A digit mirrored or cut is another or none: crops are gentle and a little turned, colours nearly left alone, and
-    there are no local views.
+    A flipped or cropped digit is a different digit or none. Crops are therefore large, with small rotations and weak
+    colour augmentation, and there are no local views.
 
     Args:
       epochs: {stage: its length}. rates: {group: its rate}.
-      momentum: of the last stage, whose teacher would else stay where it was for so few steps; None leaves it.
+      momentum: teacher momentum of the last stage, low enough for few steps; None keeps the default.
     """
     if config.model.name != common.DIGITS_MODEL:
         return config
@@ -81,10 +81,10 @@ def fit_digits(
 
 
 def fit_few_steps(config: ConfigDict) -> None:
-    """What gets a small network going within a thousand steps of 64 images.
+    """Set values with which a small network learns within a thousand steps of 64 images.
 
-    A small head with batch norm, Sinkhorn-Knopp and KoLeo make the first answers differ; a sharp teacher that follows
-    quickly has something to say early; by the end of a stage it averages over many steps all the same.
+    A small head with batch norm, Sinkhorn-Knopp and KoLeo make the first outputs differ. A low teacher temperature and
+    a low momentum give useful targets early; at the end of a stage the teacher still averages over many steps.
     """
     config.projection.update(out_dim=256, hidden_dim=256, bottleneck_dim=64, use_bn=True)
     config.optimizer.weight_decay_end = 0.04

@@ -1,13 +1,13 @@
-"""Self-distillation from released weights: the backbone goes on learning from your own images, and keeps what it knows.
+"""Self-distillation from released weights: continue to train a backbone on your own images, and keep what it knows.
 
     python -m jaxdino.main --config=configs/ssl_continue.py
     python -m jaxdino.main --config=configs/ssl_continue.py:dinov3_vits16 --config.data.name=images \\
         --config.data.root=DIR --config.model.weights=dinov3_vits16.pth
 
-The released weights have no projection head, and a fresh one would pull a good backbone apart. So first the head alone
-learns, then everything at a low rate that falls from layer to layer, held to the weights it started from: patches by
-their similarities (Gram anchoring, arXiv:2508.10104), the class token by its direction.
-`--config.stages[1].objective.gram=2.0` and the like weigh the anchors; adapters in place of the backbone: ssl_lora.
+The released weights have no projection head, and the gradients of a new head would damage a good backbone. So the first
+stage trains only the head. The second trains everything, with a low rate and layer decay, and with anchors to the
+initial weights: to the patches' similarities (Gram anchoring, arXiv:2508.10104) and to the class token's direction.
+`--config.stages[1].objective.gram=2.0` sets the weight of an anchor. To train adapters instead, see ssl_lora.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +16,7 @@ from configs import common, ssl
 
 
 def get_config(model: str | None = None) -> ConfigDict:
-    """Head, then everything."""
+    """Return a config with two stages: the head, then everything."""
     config = common.distill_config(model)
     head, frozen = dict(lr=5e-4), dict(frozen=True)
     anchored = dict(momentum=0.999, gram=1.0, anchor=1.0)

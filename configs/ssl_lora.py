@@ -1,10 +1,10 @@
-"""Self-distillation from released weights through adapters alone: LoRA (arXiv:2106.09685) on every attention.
+"""Self-distillation from released weights through adapters only: LoRA (arXiv:2106.09685) on every attention.
 
     python -m jaxdino.main --config=configs/ssl_lora.py
     python -m jaxdino.main --config=configs/ssl_lora.py:dinov3_vitl16 --config.data.name=images --config.data.root=DIR
 
-As ssl_continue, but the backbone's own weights stay what they are, which needs the least memory and forgets the least.
-The adapters are merged at the end: what is saved is an ordinary backbone.
+As ssl_continue, but the backbone's own weights are frozen, which needs the least memory and forgets the least. The
+adapters are merged at the end: the saved model is an ordinary backbone.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +13,7 @@ from configs import common, ssl, ssl_continue
 
 
 def get_config(model: str | None = None) -> ConfigDict:
-    """Head, then adapters with it."""
+    """Return a config with two stages: the head, then head and adapters."""
     config = ssl_continue.get_config(model)
     config.stages = (
         config.stages[0],

@@ -1,10 +1,10 @@
-"""Self-distillation from random weights where images are few and machines small: a ResNet of 1.2 million parameters.
+"""Self-distillation from random weights with few images on a small machine: a ResNet of 1.2 million parameters.
 
     python -m jaxdino.main --config=configs/ssl_small.py --config.data.root=DIR --config.evaluation.root=LABELLED
 
-learns from every image below DIR at 64 pixels; labels only measure k-NN, on the folders of classes in LABELLED. Photos
-are cropped and recoloured harder than the digits of `configs/ssl.py`, and features keep where things are (`grid`).
-Another model after the colon takes its published shape. What it comes to: docs/self_distillation.md.
+trains on every image below DIR at 64 pixels; labels only measure k-NN, on the class folders in LABELLED. Crops and
+colour augmentation are stronger than for the digits of `configs/ssl.py`, and the features keep positions (`grid`).
+Another model after the colon has its published shape. Results: docs/self_distillation.md.
 """
 
 from dataclasses import asdict
@@ -30,7 +30,7 @@ PHOTOS = View(
 
 
 def get_config(model: str | None = None) -> ConfigDict:
-    """One stage of 90 epochs."""
+    """Return a config with one stage of 90 epochs."""
     config = ssl.get_config(model or "resnet18")
     if not model:
         config.model.shape = SHAPE

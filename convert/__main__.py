@@ -1,4 +1,4 @@
-"""Command line: `python -m convert import | export | inspect | verify | list`."""
+"""`python -m convert import | export | inspect | verify | list`: convert weights between PyTorch and jaxdino."""
 
 import argparse
 import sys

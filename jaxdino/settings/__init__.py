@@ -1,1 +1,1 @@
-"""The settings of a run: what there are, what the command line makes of them, and which of those given have no use."""
+"""The settings of a run: declaration, command line, and a check for settings without effect."""

@@ -1,4 +1,4 @@
-"""The command line as a config: every name and value is checked, and a wrong one ends in the right spelling."""
+"""Read a config from the command line: check every name and value, and suggest the right spelling of a wrong one."""
 
 import dataclasses
 import re
@@ -20,7 +20,7 @@ FLAG = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """What the command line says of a setting: its path, and the values in order."""
+    """A setting on the command line: its path, and its values in order."""
 
     path: str
     texts: list[str]
@@ -28,13 +28,13 @@ class Given:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A config as the command line gives it.
+    """A config with the settings of the command line.
 
     Attributes:
-      file: of the config. model: the name after its colon, if there is one.
-      installed: whether the file is one that came with the package, for want of one in the current folder.
+      file: file of the config. model: the name after its colon, if there is one.
+      installed: whether the file comes with the package, because the current folder has none.
       given: the settings on the command line, in order.
-      make: makes the config of a model's name, or of none, as the file has it.
+      make: makes the config as written in the file, for a model's name or for None.
     """
 
     file: Path
@@ -45,17 +45,17 @@ class Command:
 
     @property
     def weights_name_it(self) -> bool:
-        """Whether the model is yet to be read from weights that the command line names."""
+        """Return whether the model has to be read from the weights on the command line."""
         return self.model is None and any(one.path == "model.weights" for one in self.given)
 
     def config(self, model: str | None = None, part: str = "") -> ConfigDict:
-        """The config with the command line's settings, locked, for a model's name: by default that after the colon.
+        """Return the locked config with the command line's settings, for a model's name (by default after the colon).
 
         Args:
-          part: of the settings alone, those whose path begins so; the others are not even checked.
+          part: only apply the settings whose path begins with this; the others are not checked.
 
         Raises:
-          UserError: for a setting that is not there, or a value of another type.
+          UserError: for an unknown setting, or a value of another type.
         """
         config = self.make(model or self.model)
         known = settings(config)
@@ -70,13 +70,13 @@ class Command:
         return config.lock()
 
     def changed(self, config: ConfigDict, model: str | None = None) -> dict[str, Setting]:
-        """{path: as the file has it} of the settings on the command line that differ from the file's."""
+        """Return {path: setting in the file} of the settings whose value the command line changes."""
         before, after = settings(self.make(model or self.model)), settings(config)
         return {one.path: before[one.path] for one in self.given if after[one.path].value != before[one.path].value}
 
 
 def command(config: str, args: Sequence[str]) -> Command:
-    """Read a config's path and the settings of the command line.
+    """Read a config's path and the settings on the command line.
 
     Args:
       config: "FILE" or "NAME" of a config, as `config_search.find` takes it; ":MODEL" may follow.
@@ -96,7 +96,7 @@ def command(config: str, args: Sequence[str]) -> Command:
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(the arguments that are settings, each as "--config.NAME=VALUE" or "--config.NAME"; the others).
+    """Split arguments into (settings, each as "--config.NAME=VALUE" or "--config.NAME"; the others).
 
     A value may follow its setting after a space.
     """
@@ -113,7 +113,7 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def as_setting(name: str, text: Any, known: dict[str, Setting]) -> str | None:
-    """How a flag that is not there would be a setting, "--data.root" or "--lr"; None if none is like it."""
+    """Return how to write an unknown flag as a setting, "--data.root" or "--lr"; None if no setting is similar."""
     path = re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", name.replace("-", "_").removeprefix("config."))
     value = "" if text is None else f"={text}"
     if path in known:

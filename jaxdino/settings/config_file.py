@@ -1,4 +1,4 @@
-"""Load a config file: a Python file with a function `get_config`; what is wrong in it is one line with its place."""
+"""Load a config file, a Python file with a function `get_config`; report an error in it as one line with its place."""
 
 import importlib.util
 import inspect
@@ -17,27 +17,27 @@ from jaxdino.settings.config_search import INSTALLED
 
 
 def load(file: Path, model: str | None) -> Callable[[str | None], ConfigDict]:
-    """The function that makes the config of a file, for a model's name or for none.
+    """Load the function that makes the config of a file, for a model's name or for None.
 
     Args:
-      model: the name after the colon, which the file must then take.
+      model: the name after the colon; the function must then accept a model.
 
     Raises:
-      UserError: if the file is not Python, raises, or has no such function; the function raises it too.
+      UserError: if the file is not Python, raises, or has no `get_config`; the returned function also raises it.
     """
     spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     loader = spec and spec.loader
     if spec is None or loader is None:
-        raise UserError(f"{file} is not a Python file: a config is one, with a function get_config")
+        raise UserError(f"{file} is not a Python file: a config is a Python file with a function get_config")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses of the file look their annotations up
+    sys.modules[spec.name] = module  # dataclasses in the file resolve their annotations there
     _guarded(file, lambda: loader.exec_module(module))
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
         raise UserError(f"{file} has no function get_config(model=None) that returns a config: see docs/strategies.md")
     takes = inspect.signature(get_config).parameters
     if model is not None and not takes:
-        raise UserError(f"{file}: its get_config takes no model: leave ':{model}' out, or write get_config(model=None)")
+        raise UserError(f"{file}: its get_config takes no model: omit ':{model}', or write get_config(model=None)")
 
     def made(name: str | None) -> ConfigDict:
         config = _guarded(file, lambda: get_config(*([name] if name is not None and takes else [])))
@@ -50,9 +50,9 @@ def load(file: Path, model: str | None) -> Callable[[str | None], ConfigDict]:
 
 @contextmanager
 def _siblings(file: Path) -> Iterator[None]:
-    """Let a config's `from configs import NAME` find the file beside it in a folder `configs`, else the installed one.
+    """Let a config's `from configs import NAME` find the file next to it in a folder `configs`, else the installed one.
 
-    What `import configs` finds elsewhere is another project's, or an installed copy of the files beside it.
+    Otherwise `import configs` may find another project's package, or an installed copy of these files.
     """
     folder = file.resolve().parent
     before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "configs"}
@@ -72,7 +72,7 @@ def _replace(names: Iterable[str], modules: dict[str, ModuleType]) -> None:
 
 
 def _guarded(file: Path, call: Callable[[], Any]) -> Any:
-    """What `call` returns; UserError with file and line of whatever it raises."""
+    """Return the result of `call`; convert any error to a UserError with file and line."""
     try:
         with _siblings(file):
             return call()

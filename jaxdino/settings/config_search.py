@@ -9,9 +9,9 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 
 INSTALLED = Path(__file__).resolve().parents[2] / "configs"
-"""The configs that came with the package."""
+"""Folder of the installed configs."""
 SHARED = "common"
-"""The file of what configs share; it has no stages."""
+"""File shared by the configs; it has no stages."""
 
 
 class Found(NamedTuple):
@@ -24,11 +24,11 @@ class Found(NamedTuple):
 def find(asked: str) -> Found:
     """Find a config.
 
-    A bare name, "gradual", is "configs/gradual.py". A path is taken from the current folder; if there is no such file,
-    "configs/NAME.py" is the installed one.
+    A bare name, "gradual", means "configs/gradual.py". A path is relative to the current folder; if the file does not
+    exist, "configs/NAME.py" is the installed one.
 
     Raises:
-      UserError: if there is none, with the nearest.
+      UserError: if there is no such config, with the nearest one.
     """
     path = Path(asked)
     if len(path.parts) == 1 and not path.suffix:
@@ -41,7 +41,7 @@ def find(asked: str) -> Found:
 
 
 def lines() -> list[str]:
-    """A line for each config that a bare name finds: the name, and the first line of its docstring."""
+    """Return a line for each config that a bare name finds: the name, and the first line of its docstring."""
     files = {file.stem: file for folder in (INSTALLED, Path("configs")) for file in _files(folder)}
     files.pop(SHARED, None)
     wide = max(map(len, files), default=0)
@@ -61,11 +61,11 @@ def _files(folder: Path) -> Iterable[Path]:
 
 
 def _known(asked: str) -> list[str]:
-    """What may have been meant: files beside the one asked for, files in ./configs, and bare names."""
+    """Return names similar to `asked`: files in its folder, files in ./configs, and bare names."""
     path = Path(asked)
     names = sorted({file.stem for folder in (INSTALLED, Path("configs")) for file in _files(folder)} - {SHARED})
     if len(path.parts) == 1 and not path.suffix:
-        return [f"{asked}.py"] if Path(f"{asked}.py").is_file() else names  # a bare name never runs it unasked
+        return [f"{asked}.py"] if Path(f"{asked}.py").is_file() else names  # a bare name does not run this file
     folder = path if path.is_dir() else path.parent
     beside = [str(file) for place in (folder, Path("configs")) for file in _files(place)]
     return list(dict.fromkeys([*beside, *(f"configs/{name}.py" for name in names)]))

@@ -1,4 +1,4 @@
-"""A line for each setting: the "Attributes" of the class that declares it."""
+"""One-line descriptions of settings, from the "Attributes" of the classes that declare them."""
 
 import re
 from functools import cache
@@ -32,16 +32,16 @@ CLASSES: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("checkpoint", (run.Checkpoint,)),
     ("", (run.Run, run.OneStage)),
 )
-"""(part of a config without indices, the classes whose fields stand there)."""
+"""(part of a config without indices, the classes that declare its fields)."""
 
 INHERITED = {path: (Stage, name) for name, path in STAGE_INHERITS.items()} | {
     path: (Group, name) for name, path in GROUP_INHERITS.items()
 }
-"""Settings that hold for all stages -> the field of a stage or group that they stand for."""
+"""Settings for all stages -> the field of a stage or group that they set."""
 
 
 def line_of(path: str) -> str:
-    """What a setting means, by its path in the config ("stages[0].epochs"); "" for one of a user's own."""
+    """Return the description of a setting, by its path in the config ("stages[0].epochs"); "" for a user's own one."""
     path = re.sub(r"\[\d+\]", "[]", path)
     if path in INHERITED:
         cls, name = INHERITED[path]
@@ -60,7 +60,7 @@ def line_of(path: str) -> str:
 
 @cache
 def attributes(cls: type) -> dict[str, str]:
-    """{field: its text} from the "Attributes" of a class's docstring; fields that share an entry have the same text."""
+    """Return {field: text} from the "Attributes" of a class's docstring; fields of a shared entry share its text."""
     _, _, text = (cls.__doc__ or "").partition("Attributes:\n")
     found: dict[str, str] = {}
     names: list[str] = []

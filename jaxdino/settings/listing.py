@@ -1,4 +1,4 @@
-"""The list of all settings of a config: flag, type, default and a line each, in groups."""
+"""List all settings of a config: flag, type, default and description, in groups."""
 
 import re
 import textwrap
@@ -12,33 +12,33 @@ from jaxdino.settings.tree import Setting, settings
 HEADINGS = {
     "": "the run",
     "model": "model: the backbone and its weights",
-    "data": "data: what is read",
+    "data": "data: the input data",
     "data.views[]": "data.views[i]: the crops of an image",
-    "objective": "objective: what is minimised",
-    "projection": "projection: the heads of self-distillation",
-    "prompts": "prompts: what a mask is asked by",
+    "objective": "objective: the losses",
+    "projection": "projection: the projection heads of self-distillation",
+    "prompts": "prompts: text, points and boxes that prompt a mask",
     "text": "text: the text encoder",
     "sam": "sam: the mask decoder",
     "own_rates": "own_rates: learning rates for own weights (rates=own)",
-    "optimizer": "optimizer: of every stage that sets nothing else",
-    "optimizer.schedule": "optimizer.schedule: of every stage that sets nothing else",
-    "early_stopping": "early_stopping: of every stage that sets nothing else",
-    "evaluation": "evaluation: how features are measured",
-    "alarms": "alarms: when a run has collapsed",
+    "optimizer": "optimizer: the default for every stage",
+    "optimizer.schedule": "optimizer.schedule: the default for every stage",
+    "early_stopping": "early_stopping: the default for every stage",
+    "evaluation": "evaluation: how features are evaluated",
+    "alarms": "alarms: how a collapse is detected",
     "mesh": "mesh: the devices",
-    "checkpoint": "checkpoint: what a run is resumed from",
-    "stages[]": "stages[i]: a stage; what it leaves open is as for the whole run",
+    "checkpoint": "checkpoint: when checkpoints are saved",
+    "stages[]": "stages[i]: a stage; open fields take the value for the whole run",
     "stages[].groups": "stages[i].groups: how the parameters of a group are trained",
 }
-"""Part of the config -> its heading; another part stands below its own name."""
+"""Part of the config -> its heading; other parts are shown under their own name."""
 FOLDED = {r"stages\[\]\.groups\.\w+": "stages[].groups"}
 """Parts that share a heading."""
 
 
 def listing(config: ConfigDict, word: str | None = None, width: int = 120) -> str:
-    """All settings, or those whose part is called `word`, or whose flag or line contains it.
+    """List all settings, or those whose part is called `word`, or whose flag or description contains it.
 
-    A setting that several stages (or views) have stands once, with i for their number and all their defaults.
+    A setting of several stages (or views) is listed once, with i for their number and all their defaults.
     """
     known = settings(config)
     alike: dict[str, list[Setting]] = {}
@@ -50,10 +50,10 @@ def listing(config: ConfigDict, word: str | None = None, width: int = 120) -> st
         if word is None or _matches(word, part, general):
             rows.setdefault(part, []).append(_row(general, several))
     if not rows:
-        return f"no setting has {word!r} in its name or its line; --help-config alone lists all"
+        return f"no setting has {word!r} in its name or its description; --help-config alone lists all"
     names = [one.value for path, one in known.items() if re.fullmatch(r"stages\[\d+\]\.name", path)]
     stages = ", ".join(f"{number} {name}" for number, name in enumerate(names))
-    head = [f"stages: {stages}; a value for each, '-' where it is left open", ""] if stages else []
+    head = [f"stages: {stages}; a value for each, '-' if it is open", ""] if stages else []
     return "\n".join(head + [line for part, lines in rows.items() for line in _table(part, lines, width)])
 
 
@@ -69,7 +69,7 @@ def _matches(word: str, part: str, general: str) -> bool:
 
 
 def _row(general: str, several: list[Setting]) -> tuple[str, str, str, str]:
-    """(flag, type, default, line)."""
+    """Return (flag, type, default, description)."""
     values = [_shown(one.value, 40 if len(several) == 1 else 16) for one in several]
     default = values[0] if len(set(values)) == 1 else " / ".join(values)
     kind = several[0].kind.__name__ if several[0].kind is not object else "any"
@@ -84,7 +84,7 @@ def _shown(value: object, most: int) -> str:
 
 
 def _table(part: str, rows: Iterable[tuple[str, str, str, str]], width: int) -> list[str]:
-    """A heading, two lines or more for each setting, and an empty one."""
+    """Format a heading, two lines or more for each setting, and an empty line."""
     lines = [HEADINGS.get(part, part.replace("[]", "[i]"))]
     for flag, kind, default, line in rows:
         lines.append(f"  {flag}={default}  ({kind})")

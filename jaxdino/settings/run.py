@@ -1,6 +1,6 @@
-"""The settings of a run that are not declared elsewhere, with their defaults and a line each.
+"""The settings of a run that are not declared elsewhere, with their defaults and descriptions.
 
-What a stage, a group, the data or an objective may set is declared in classes of their own (`jaxdino.stage`, ...).
+The settings of a stage, a group, the data or an objective are declared in their own classes (`jaxdino.stage`, ...).
 """
 
 import dataclasses
@@ -13,14 +13,14 @@ class Run:
     """Settings of the whole run.
 
     Attributes:
-      seed: of everything that is drawn at random.
-      stages: what is trained, in which order, for how long.
+      seed: seed of all random numbers.
+      stages: the stages to train, in order.
       skip_optional: leave the optional stages out.
       rates: "public": the stages' own learning rates, which suit strong published weights. "own": those of `own_rates`
-        instead. "auto": own for random weights and for those that a run of ours began from random ones.
+        instead. "auto": "own" for random weights and for weights of a run that began with random ones, else "public".
       own_rates: {group: its learning rate in every stage that trains it} for rates=own.
-      precision: of the computation: float32, bfloat16 or float16; the weights are float32.
-      log_every: steps from one line of metrics.jsonl to the next.
+      precision: precision of the computation: float32, bfloat16 or float16; the weights are float32.
+      log_every: number of steps between lines of metrics.jsonl.
       time_limit: save and exit after this time: 2h, 90m, 45s, 1h30m, or a number of seconds; None: no limit.
     """
 
@@ -39,20 +39,20 @@ class Model:
     """The backbone, and where its weights come from.
 
     Attributes:
-      name: a published name; without one after the config's colon, what the weights are.
-      configured_for: the model that lengths and rates of the config were chosen for; not to be set.
+      name: a published name; without one after the config's colon, inferred from the weights.
+      configured_for: the model that lengths and rates of the config were chosen for; do not set it.
       weights: file, folder, workdir of a run, hub name, or "random"; None: the model's published weights.
       shape: random weights of another size: '{"depths": [1, 1, 1, 1], ...}', fields of the model's configuration.
-      num_classes: of the head; None: as many as the data has.
-      pool: what the head looks at; None: as the weights' own head, or the model's family.
-      in_channels: of the images; three-channel weights are adapted to another number; None: as the weights take.
-      layout: of the weights' keys (hf, meta, timm, ...); None: as they are recognised.
-      prefix: which network of a checkpoint, by what stands before its keys ("teacher"); None: as evaluation takes it.
-      num_heads: attention heads of weights that do not say them; None: as they are recognised.
-      pos_grid: (height, width) of a ViT's position table in patches; None: as it is recognised.
-      drop_head: drop the classification head that the weights have, for a new one.
+      num_classes: number of classes of the head; None: as many as the data has.
+      pool: pooling before the head; None: as in the weights' own head, or the model's family.
+      in_channels: number of image channels; three-channel weights are adapted to it; None: as in the weights.
+      layout: layout of the weights' keys (hf, meta, timm, ...); None: recognised.
+      prefix: network to load from a checkpoint, as the prefix of its keys ("teacher"); None: the one for evaluation.
+      num_heads: number of attention heads, for weights that do not say it; None: recognised.
+      pos_grid: (height, width) of a ViT's position table in patches; None: recognised.
+      drop_head: drop the classification head of the weights, and train a new one.
       attention: xla, or cudnn: flash attention, on an NVIDIA GPU in half precision.
-      remat: compute activations again in the backward pass: less memory, more time.
+      remat: recompute activations in the backward pass: less memory, more time.
     """
 
     name: str
@@ -73,11 +73,11 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What a run minimises.
+    """The task and its losses.
 
     Attributes:
-      name: the task: classify, distill or segment; belongs to the config.
-      method: combination of losses and their settings: dino, dinov2 or dinov3.
+      name: the task: classify, distill or segment; set by the config.
+      method: published method of self-distillation, with its losses and settings: dino, dinov2 or dinov3.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Objective:
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """What self-distillation makes of an image.
+    """The views of self-distillation.
 
     Attributes:
       views: the crops of an image; see the settings of a view.
@@ -97,16 +97,16 @@ class Views:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """How self-distillation measures its features by labels that it never trains on.
+    """How self-distillation evaluates its features, with labels that it never trains on.
 
     Attributes:
       root: a folder of labelled images; None: the training data's own labels, if it has any.
-      every_epochs: epochs from one measurement to the next.
-      k: numbers of neighbours of the k-NN accuracy; the largest counts.
-      image_size: pixels; None: the global views'.
-      pool: what is taken as features: cls, mean, cls_mean, cls4_mean or grid.
-      batch_size: images at a time.
-      linear_steps: steps of the linear probe at the run's end; 0 is none.
+      every_epochs: number of epochs between evaluations.
+      k: numbers of neighbours of the k-NN accuracy; the largest is the one reported.
+      image_size: image size in pixels; None: that of the global views.
+      pool: features to use: cls, mean, cls_mean, cls4_mean or grid.
+      batch_size: images per batch.
+      linear_steps: number of steps of the linear probe at the run's end; 0 disables it.
     """
 
     root: str | None = None
@@ -120,7 +120,7 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Alarms:
-    """When self-distillation has collapsed.
+    """What to do when self-distillation has collapsed.
 
     Attributes:
       stop: end the run when it has collapsed.
@@ -131,12 +131,12 @@ class Alarms:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """The devices along each axis; -1: all that are left.
+    """The number of devices along each axis; -1: all remaining devices.
 
     Attributes:
-      data: devices that share out a batch.
-      fsdp: devices that share out parameters, optimiser state and averages too.
-      rules: ((pattern, axes), ...): how parameters are laid out, before the default rules.
+      data: devices that a batch is divided over.
+      fsdp: devices that parameters, optimiser state and averages are divided over as well.
+      rules: ((pattern, axes), ...): sharding of parameters, applied before the default rules.
     """
 
     data: int = -1
@@ -146,12 +146,12 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What a run is resumed from.
+    """When checkpoints are saved.
 
     Attributes:
-      every_epochs: epochs from one checkpoint to the next.
-      every_steps: steps from one to the next besides; None: only at the epochs' ends.
-      keep: how many are kept.
+      every_epochs: number of epochs between checkpoints.
+      every_steps: number of steps between additional checkpoints; None: only at the ends of epochs.
+      keep: number of checkpoints to keep.
     """
 
     every_epochs: int = 1
@@ -177,7 +177,7 @@ class OneStage:
     """Runs that train a single stage.
 
     Attributes:
-      stage: number of the one stage to train, from the run of the one before (model.weights); None: all.
+      stage: number of the only stage to train, from the run of the previous stage (model.weights); None: all.
     """
 
     stage: int | None = None

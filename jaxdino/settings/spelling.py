@@ -1,4 +1,4 @@
-"""The right spelling of a setting, from a wrong one: nearest by its last word, wherever it stands in the config."""
+"""Suggest the right spelling of a wrong setting: the nearest by its last word, anywhere in the config."""
 
 import difflib
 import re
@@ -11,7 +11,7 @@ PLACES = (
     (r"stages\[\]\.groups\.\w+\.\w+", "{} belongs to the groups of a stage"),
     (r"stages\[\]\..*", "{} belongs to a stage"),
 )
-"""Where a setting stands -> what is said of it, when it is found nowhere else."""
+"""Path of a setting -> what to say if it is found nowhere else."""
 ELSEWHERE = {
     **dict.fromkeys(("learning_rate", "base_lr"), "lr"),
     **dict.fromkeys(("num_epochs", "max_epochs", "n_epochs"), "epochs"),
@@ -27,16 +27,16 @@ ELSEWHERE = {
     **dict.fromkeys(("fp16", "bf16", "amp", "dtype"), "precision"),
     **dict.fromkeys(("smoothing",), "label_smoothing"),
 }
-"""What other libraries call a setting -> its last word here."""
+"""Names of settings in other libraries -> the last word of the name here."""
 ALL = "--help-config lists all settings"
 
 
 def advice(path: str, text: str | None, known: Mapping[str, Setting]) -> str:
-    """How a setting that is not there may be meant: its flags with the value that was given.
+    """Suggest settings for an unknown one, as flags with the given value.
 
     Args:
-      path: as it was given, without "--config.".
-      text: the value that was given, if there was one.
+      path: the unknown path, without "--config.".
+      text: the given value, if there is one.
     """
     value = "" if text is None else f"={text}"
     plain = re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", path.replace("-", "_"))
@@ -57,7 +57,7 @@ def advice(path: str, text: str | None, known: Mapping[str, Setting]) -> str:
 
 
 def _alike(path: str, known: Mapping[str, Setting]) -> list[str]:
-    """The paths most like a wrong one: those with its last word or one like it; one of several stages' alike."""
+    """Return the paths most similar to a wrong one: those with the same or a similar last word; one for all stages."""
     last = re.sub(r"\[\d+\]$", "", path).rpartition(".")[2]
     words = {one.name for one in known.values()}
     last = ELSEWHERE.get(last, last)
@@ -79,7 +79,7 @@ def _alike(path: str, known: Mapping[str, Setting]) -> list[str]:
 
 
 def _out_of_range(path: str, known: Mapping[str, Setting]) -> str | None:
-    """What to say of a number that is too large: how many there are."""
+    """Return a message for an index that is too large: how many entries there are."""
     for found in re.finditer(r"\[\d+\]", path):
         start = path[: found.start()]
         numbers = {int(n[1]) for one in known if (n := re.match(rf"{re.escape(start)}\[(\d+)\]\.", one))}
@@ -89,7 +89,7 @@ def _out_of_range(path: str, known: Mapping[str, Setting]) -> str | None:
 
 
 def _names(known: Mapping[str, Setting]) -> str:
-    """The stages with their numbers: "[0] head, [1] all"."""
+    """List the stages with their numbers: "[0] head, [1] all"."""
     named = (re.fullmatch(r"stages(\[\d+\])\.name", path) for path in known)
     return ", ".join(f"{one[1]} {known[one[0]].value}" for one in named if one)
 

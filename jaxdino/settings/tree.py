@@ -1,4 +1,4 @@
-"""The settings of a config as a list: each with its path, the type that it takes, and its value."""
+"""The settings of a config as a list, each with its path, type and value."""
 
 import dataclasses
 import re
@@ -13,8 +13,8 @@ class Setting:
     """One setting.
 
     Attributes:
-      path: in the config, "stages[0].groups.head.lr"; its flag is --config.PATH.
-      kind: the type of its values; object where none is declared.
+      path: path in the config, "stages[0].groups.head.lr"; its flag is --config.PATH.
+      kind: type of its values; object if no type is declared.
     """
 
     path: str
@@ -33,7 +33,7 @@ class Setting:
 
 
 def settings(config: ConfigDict) -> dict[str, Setting]:
-    """{path: setting} of a config, in its order; a stage's own settings come after those of the whole run."""
+    """Return {path: setting} of a config, in order; a stage's own settings come after those of the whole run."""
     found = {one.path: one for one in _walk(config, "")}
     of_stages = {path: one for path, one in found.items() if path.startswith("stages[")}
     return {path: one for path, one in found.items() if path not in of_stages} | of_stages
@@ -53,7 +53,7 @@ def _walk(node: ConfigDict, path: str) -> Iterator[Setting]:
 
 
 def parent_of(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
-    """The part of a config that holds a setting, and the setting's key in it."""
+    """Return the part of a config that holds a setting, and the setting's key in it."""
     *parts, key = re.findall(r"[^.\[\]]+", path)
     node = config
     for part in parts:

@@ -1,4 +1,4 @@
-"""Settings that were given and change nothing: each stage sets its own, or what they belong to is not in use."""
+"""Find settings that were given but have no effect: each stage overrides them, or the feature is not in use."""
 
 import copy
 import re
@@ -20,12 +20,12 @@ OF_RUN: tuple[tuple[str, Callable[[ConfigDict], bool], str], ...] = (
     (
         r"model\.(num_classes|pool|drop_head)",
         lambda c: c.objective.name == "classify",
-        "this task has no classification head, and leaves that of the weights aside",
+        "this task has no classification head, and drops that of the weights",
     ),
     (r"model\.drop_head", lambda c: c.model.weights != "random", "random weights have no head"),
     ("rates", lambda c: bool(c.own_rates), "this config has one set of rates"),
     (r"own_rates\..*", lambda c: c.rates == "own", "rates=public"),
-    (r"alarms\.(?!stop).*", lambda c: c.alarms.stop, "alarms.stop=False lets every run go on"),
+    (r"alarms\.(?!stop).*", lambda c: c.alarms.stop, "alarms.stop=False disables the alarms"),
     (
         r"data\.classes",
         lambda c: c.data.name not in ("digits", "images") or bool(c.get("evaluation") and c.evaluation.root),
@@ -39,7 +39,7 @@ OF_RUN: tuple[tuple[str, Callable[[ConfigDict], bool], str], ...] = (
         "neither prompts.points nor prompts.boxes is set",
     ),
 )
-"""(settings of the run, whether a config reads them, why it does not)."""
+"""(settings of the run, whether a config reads them, the reason if not)."""
 
 OF_STAGE: tuple[tuple[str, Callable[[Values], bool], str], ...] = (
     (r"optimizer\.(betas|eps)", lambda s: s["optimizer.name"] == "adamw", "only optimizer.name=adamw reads it"),
@@ -60,27 +60,27 @@ OF_STAGE: tuple[tuple[str, Callable[[Values], bool], str], ...] = (
         "only the schedule cosine_restarts reads it",
     ),
     (r"schedule\.factor", lambda s: s["schedule.name"] == "step", "only the schedule step reads it"),
-    (r"schedule\.warmup_epochs", lambda s: s["schedule.warmup_steps"] == 0, "warmup_steps counts in its place"),
+    (r"schedule\.warmup_epochs", lambda s: s["schedule.warmup_steps"] == 0, "warmup_steps is used instead"),
     ("min_delta", lambda s: s["patience"] > 0, "patience=0 ends no stage early"),
     ("clip_by", lambda s: s["clip_norm"] > 0, "clip_norm=0 clips nothing"),
     (r"objective\.mask_.*", lambda s: s.get("objective.ibot") != 0, "ibot=0 masks nothing"),
-    (r"objective\.gram_negatives", lambda s: s.get("objective.gram") != 0, "gram=0 leaves the anchor out"),
+    (r"objective\.gram_negatives", lambda s: s.get("objective.gram") != 0, "gram=0 disables the anchor"),
     (r"objective\.centre_momentum", lambda s: s.get("objective.centring") == "centre", "centring is not 'centre'"),
-    (r"objective\.smooth", lambda s: s.get("objective.dice") != 0, "dice=0 leaves that loss out"),
-    (r"objective\.temperature", lambda s: s.get("objective.align") != 0, "align=0 leaves that loss out"),
+    (r"objective\.smooth", lambda s: s.get("objective.dice") != 0, "dice=0 disables that loss"),
+    (r"objective\.temperature", lambda s: s.get("objective.align") != 0, "align=0 disables that loss"),
 )
-"""(values of a stage, whether it reads them, given all its values; why it does not)."""
+"""(values of a stage, whether it reads them given all its values, the reason if not)."""
 
 
 def unused(config: ConfigDict, changed: Mapping[str, Setting]) -> list[str]:
-    """A line for each setting that was given and that nothing, or not every stage, reads.
+    """Return a line for each given setting that no stage reads, or that not all stages read.
 
     Args:
-      changed: {path: as the config file has it} of the settings that were given.
+      changed: {path: setting in the config file} of the given settings.
     """
     try:
         now = _in_use(config)
-    except UserError:  # which the run says
+    except UserError:  # the run reports it
         return []
     lines = []
     for path, before in changed.items():
@@ -93,7 +93,7 @@ def unused(config: ConfigDict, changed: Mapping[str, Setting]) -> list[str]:
             if now == _without(config, path, before.value):
                 lines.append(f"{flag} has no effect: {_why(config, path, field, winners)}")
             elif winners := [one for one in winners if one.removeprefix("--config.").split("=")[0] not in changed]:
-                lines.append(f"{flag} is not for all stages: {_listed(winners)} in its place")
+                lines.append(f"{flag} is not for all stages: {_listed(winners)} used instead")
     return lines
 
 
@@ -102,7 +102,7 @@ def _not_read(path: str, config: ConfigDict) -> str | None:
 
 
 def _field(path: str) -> str | None:
-    """The value of a stage that a setting stands for: "schedule.final", "groups.*.lr"; None for another setting."""
+    """Return the value of a stage that a setting sets: "schedule.final", "groups.*.lr"; None for another setting."""
     for name, place in STAGE_INHERITS.items():
         if path == place:
             return name
@@ -116,7 +116,7 @@ def _field(path: str) -> str | None:
 
 
 def _in_use(config: ConfigDict) -> dict[str, Values]:
-    """{stage: the values that it reads} of the stages that run."""
+    """Return {stage: the values that it reads} of the stages that run."""
     return {stage.name: _values(stage, config) for stage in stages(config)}
 
 
@@ -146,7 +146,7 @@ def _read(name: str, values: Values) -> bool:
 
 
 def _without(config: ConfigDict, path: str, value: Any) -> dict[str, Values] | None:
-    """What is in use with one setting as it was; None if there is no such run (a stage with no length)."""
+    """Return the values in use with one setting unchanged; None if that run is impossible (a stage without length)."""
     other = copy.deepcopy(config)
     node, key = parent_of(other, path)
     node[key] = value
@@ -157,7 +157,7 @@ def _without(config: ConfigDict, path: str, value: Any) -> dict[str, Values] | N
 
 
 def _winners(config: ConfigDict, path: str, field: str) -> Iterator[str]:
-    """The settings of stages that count in the place of one for all stages, as flags."""
+    """Yield the settings of single stages that override one for all stages, as flags."""
     if path.startswith("stages["):
         return
     running = [stage.name for stage in stages(config)]
@@ -188,9 +188,9 @@ def _why(config: ConfigDict, path: str, field: str, winners: list[str]) -> str:
     for pattern, _, why in OF_STAGE:
         if re.fullmatch(pattern, field) and not winners:
             return why
-    return f"{_listed(winners)} in its place" if winners else "no stage reads it"
+    return f"{_listed(winners)} used instead" if winners else "no stage reads it"
 
 
 def _listed(winners: list[str]) -> str:
     more = f" and {len(winners) - 3} more" if len(winners) > 3 else ""
-    return f"{', '.join(winners[:3])}{more} {'counts' if len(winners) == 1 else 'count'}"
+    return f"{', '.join(winners[:3])}{more} {'is' if len(winners) == 1 else 'are'}"

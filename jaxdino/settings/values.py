@@ -1,4 +1,4 @@
-"""The text of a flag as the value of a setting."""
+"""Parse the text of a flag as the value of a setting."""
 
 import ast
 from typing import Any
@@ -15,17 +15,17 @@ KINDS: dict[type, tuple[str, Any]] = {
     bool: ("True or False", flags.BooleanParser()),
     str: ("a text", flags.ArgumentParser()),
 }
-"""The type of a setting -> what it is called in an error, and what reads it."""
+"""The type of a setting -> its name in errors, and its parser."""
 
 
 def read(setting: Setting, texts: list[str]) -> Any:
-    """The value that a flag gives to a setting; "None" leaves one open that may be.
+    """Parse the value of a setting from a flag; "None" leaves an optional setting open.
 
     Args:
-      texts: what the flag was given, each time that it was; the last counts, but a tuple takes them all.
+      texts: the values of the flag, each time it was given; the last one counts, but a tuple takes all of them.
 
     Raises:
-      UserError: for another type than the setting's.
+      UserError: if a value does not have the setting's type.
     """
     if texts[-1] == "None" and (setting.value is None or setting.path.startswith("stages[")):
         return None

@@ -92,7 +92,7 @@ def test_a_flag_without_its_config_is_completed():
         ("x = 1", "has no function get_config"),
         ("def get_config(model=None):\n    return 3", "get_config returned int, not a ConfigDict"),
         ("def get_config(model=None):\n\n    return {}['a']", "mine.py, line 3: KeyError: 'a'"),
-        ("def get_config():\n    return 3", "takes no model: leave ':resnet18' out"),
+        ("def get_config():\n    return 3", "takes no model: omit ':resnet18'"),
     ],
 )
 def test_a_config_that_does_not_load_is_named_with_its_line(tmp_path, text, words):
@@ -118,7 +118,7 @@ def test_a_config_that_does_not_load_is_named_with_its_line(tmp_path, text, word
         (["--config.seed=a"], 2, "a whole number"),
         (["--workdir"], 2, "error: Missing value for flag --workdir\n"),
         (["--help-config", "betas"], 0, "  --config.optimizer.betas=(0.9, 0.999)  (tuple)\n"),
-        (["--help_config=label_smoothing"], 0, "        of the cross entropy\n"),
+        (["--help_config=label_smoothing"], 0, "        label smoothing of the cross entropy\n"),
     ],
 )
 def test_the_command_ends_in_one_line(args, status, words):

@@ -18,7 +18,7 @@ def test_all_settings_are_listed_once(config):
 
 def test_defaults_of_all_stages_stand_in_a_row_and_lines_are_wrapped():
     lines = listing(gradual.get_config("dinov3_vits16"), width=80).splitlines()
-    assert lines[0] == "stages: 0 head, 1 last, 2 all; a value for each, '-' where it is left open"
+    assert lines[0] == "stages: 0 head, 1 last, 2 all; a value for each, '-' if it is open"
     at = lines.index("  --config.stages[i].groups.backbone.lr=0.0001 / 1e-05  (float)")
     assert lines[at + 1].strip().startswith("peak learning rate")
     assert max(map(len, lines)) < 120 and "stages[i].groups: how the parameters of a group are trained" in lines

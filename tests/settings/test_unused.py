@@ -22,19 +22,19 @@ def lines(file, *args):
         (
             "full_llrd.py:resnet18",
             ["data.augment=strong"],
-            "--config.data.augment=strong has no effect: --config.stages[0].augment=medium counts in its place",
+            "--config.data.augment=strong has no effect: --config.stages[0].augment=medium is used instead",
         ),
         (
             "progressive.py:resnet18",
             ["data.augment=none"],
             "--config.data.augment=none is not for all stages: --config.stages[1].augment=medium, "
-            "--config.stages[2].augment=strong count in its place",
+            "--config.stages[2].augment=strong are used instead",
         ),
         (
             "linear.py",
             ["optimizer.weight_decay=0.5"],
             "--config.optimizer.weight_decay=0.5 has no effect: "
-            "--config.stages[0].groups.head.weight_decay=0.0 counts in its place",
+            "--config.stages[0].groups.head.weight_decay=0.0 is used instead",
         ),
         (
             "progressive.py",
@@ -71,13 +71,13 @@ def lines(file, *args):
             "ssl_continue.py",
             ["objective.gram=2.0"],
             "--config.objective.gram=2.0 has no effect: --config.stages[0].objective.gram=0.0, "
-            "--config.stages[1].objective.gram=1.0 count in its place",
+            "--config.stages[1].objective.gram=1.0 are used instead",
         ),
         (
             "ssl.py",
             ["model.drop_head"],
-            "--config.model.drop_head=True has no effect: this task has no classification head, and leaves that of "
-            "the weights aside",
+            "--config.model.drop_head=True has no effect: this task has no classification head, and drops that of "
+            "the weights",
         ),
         (
             "ssl.py",
