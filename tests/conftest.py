@@ -1,5 +1,6 @@
 """Four CPU devices, quick compilation that is kept between runs, rank promotion refused; warnings are errors."""
 
+import gc
 import importlib.util
 import os
 import tempfile
@@ -21,6 +22,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 keep_freed()
+gc.freeze()  # tracing makes millions of small objects that live on: collecting them took a tenth of the time
+gc.set_threshold(200_000, 20, 100)
 if importlib.util.find_spec("torchvision"):
     import_torchvision()  # transformers' and timm's imports would fail at a torchvision built for another torch
 
