@@ -124,7 +124,7 @@ MISTAKES = {
     "--out a.png/o cannot be written": [*PAIR, "--out", "a.png/o"],
     "a.png and sub/a.jpg would both be written to a.red_circle.png": [*PAIR, "sub/a.jpg"],
     "two masks of a.png would both be written to a.overlay.png": ["--prompt", "overlay", "a.png"],
-    "all images of . lie in ., where the results go": ["--prompt", "x", ".", "--out", "."],
+    "all images of . are in ., the folder of the results": ["--prompt", "x", ".", "--out", "."],
     "--table o/masks.json: the list of the masks is written there": [*PAIR, "--table", "o/masks.json"],
     "--table t.txt: give a file that ends in": [*PAIR, "--table", "t.txt"],
     "--table old.csv exists already": [*PAIR, "--table", "old.csv"],

@@ -174,7 +174,7 @@ class SamModel(Model):
         Raises:
           UserError: always.
         """
-        raise UserError("SAM gives no intermediate layers: call the model for the embedding, or use `encode`")
+        raise UserError("SAM returns no intermediate layers: call the model for the embedding, or use `encode`")
 
     def _pictures(self, images: Iterable[Record] | np.ndarray, sixteen_bit: str | None) -> list[Image.Image]:
         """Return upright RGB pictures."""

@@ -103,8 +103,8 @@ def _check_counts(found: dict[str, np.ndarray]) -> None:
     counts = {name: found[name].shape[1] for name in ("points", "boxes") if name in found}
     if len(set(counts.values())) > 1:
         raise UserError(
-            f"points are for {counts['points']} prompts and boxes for {counts['boxes']}: prompts that are given "
-            f"together belong together, one box for each set of points"
+            f"points are for {counts['points']} prompts and boxes for {counts['boxes']}: points and boxes "
+            f"of one index form one prompt, one box for each set of points"
         )
     masks = found["masks"].shape[1] if "masks" in found else 1
     if counts and masks not in (1, *counts.values()):

@@ -149,7 +149,7 @@ class Segmenter(Model):
           UserError: always.
         """
         raise UserError(
-            "a segmenter gives no intermediate layers: take its image encoder out with python -m convert export "
+            "a segmenter returns no intermediate layers: export its image encoder with python -m convert export "
             "--part dino, and load that"
         )
 

@@ -179,7 +179,7 @@ def _scenes(given: Mapping[str, Any], folder: Path, ignored: Counter) -> list[Sc
         if name is None or image is None:
             ignored["annotation of an unknown image or category"] += 1
             continue
-        known = image.setdefault(name, ([], []))  # it is in the image, whatever is known of where
+        known = image.setdefault(name, ([], []))  # the category is in the image, even without a mask
         if drawn(note.get("segmentation")):
             known[bool(note.get("iscrowd"))].append(note["segmentation"])
         else:

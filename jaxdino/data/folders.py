@@ -63,7 +63,7 @@ def list_folder(root: str | None, given: Mapping[str, str | None] | None = None,
             _count(inner, ignored)
     _check_classes(str(top), files, layout)
     found = files["train"]
-    notes = [*_nested(layout.splits, classes), *_lacking(files), *_alike(found), *_bands(found), *_mask_files(found)]
+    notes = [*_nested(layout.splits, classes), *_lacking(files), *_similar(found), *_bands(found), *_mask_files(found)]
     notes += layout.notes
     return Listing(str(top), files, layout.called, dict(+ignored), tuple(notes))
 
@@ -199,7 +199,7 @@ def _check_classes(top: str, files: Mapping[str, Mapping], layout: Layout) -> No
         raise UserError(
             f"train has only the class {classes[0]!r}, and {richer} has {len(files[richer])} "
             f"({', '.join(list(files[richer])[:SHOWN])}): a classifier sees all classes in training. To train on the "
-            f"images of {richer} and put a share of them aside: {flag('train', layout.called[richer])} "
+            f"images of {richer} and to split off a share of them: {flag('train', layout.called[richer])} "
             f"{flag(richer, NONE)}"
         )
     for split, found in files.items():
@@ -242,7 +242,7 @@ def _bare(name: str) -> str:
     return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name).casefold())
 
 
-def _alike(classes: Iterable[str]) -> list[str]:
+def _similar(classes: Iterable[str]) -> list[str]:
     """Return a line if names of two classes differ only by case, blanks or punctuation."""
     found: dict[str, list[str]] = {}
     for name in classes:

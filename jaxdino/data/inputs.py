@@ -53,7 +53,7 @@ def find_inputs(names: Sequence[str], leave_out: str | Path | None = None) -> tu
             images = outside
         passed = ", ".join(f"{count} {what}" for what, count in sorted((+ignored).items()))
         if not images and leave_out is not None and ignored[f"in {leave_out}"]:
-            raise UserError(f"all images of {name} lie in {leave_out}, where the results go: give another folder")
+            raise UserError(f"all images of {name} are in {leave_out}, the folder of the results: give another folder")
         if not images:
             raise UserError(_nothing(name, passed))
         if passed:

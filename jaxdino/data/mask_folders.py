@@ -118,7 +118,7 @@ def _scenes(
         if prompts.prompt is not None:
             raise UserError(
                 f"prompts.prompt is {prompts.prompt!r}, but {place.masks} has a folder for each prompt "
-                f"({', '.join(sorted(folders)[:5])}): leave it None, or put the masks right into masks/"
+                f"({', '.join(sorted(folders)[:5])}): leave it None, or put the masks directly into masks/"
             )
         return _of_folders(place, sorted(folders), images, cfg, ignored)
     files = _by_name(place.masks, ignored, place.prefix)

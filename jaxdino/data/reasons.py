@@ -49,7 +49,7 @@ def too_large(size: str, max_pixels: int) -> str:
     """Return why an image of that size is refused, and how to fix it."""
     return (
         f"too large: {size} has more than max_pixels = {max_pixels} pixels: cut it into tiles or make it smaller; "
-        "a run takes more with --config.data.max_pixels"
+        "raise the limit of a run with --config.data.max_pixels"
     )
 
 
@@ -74,9 +74,9 @@ def unknown(path: str) -> str:
     if not head:
         return "the file is empty"
     if text.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer in place of the image: git lfs pull fetches it"
+        return "a Git LFS pointer instead of the image: git lfs pull fetches it"
     if text.startswith((b"<!doctype html", b"<html")):
-        return "a web page in place of an image: download it again"
+        return "a web page instead of an image: download it again"
     if head[DICOM[0] :].startswith(DICOM[1]):
         return foreign(".dcm")
     return foreign(suffix_of(path)) or "not an image Pillow knows"

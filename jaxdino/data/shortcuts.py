@@ -52,7 +52,7 @@ def told_apart(kinds: Mapping[str, Kind], classes: Mapping[str, str]) -> list[st
         if whole and without:
             return [
                 f"WARNING: all images of {_first(whole)} that were looked at are {kind}, and none of {_first(without)} "
-                "is: a model may learn this difference in place of what the images show; store all classes alike"
+                "is: a model may learn this difference instead of the content; store all classes in one format"
             ]
     return []
 
@@ -73,9 +73,8 @@ def mostly_cropped(kinds: Mapping[str, Kind], size: tuple[int, int], how: Resize
         return []
     width, height = known[hidden[0]]
     return [
-        f"WARNING: validation and predictions see less than a quarter of {len(hidden)} of the {len(known)} images "
-        f"looked at, such as {hidden[0]} ({width} x {height}), whose centre is cut out: pad long images, or cut them "
-        "into pieces"
+        f"WARNING: the centre crop of evaluation shows less than a quarter of {len(hidden)} of the {len(known)} images "
+        f"looked at, such as {hidden[0]} ({width} x {height}): pad long images, or cut them into pieces"
     ]
 
 

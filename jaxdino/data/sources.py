@@ -152,7 +152,7 @@ class Source:
         if name not in self.splits:
             sizes = ", ".join(f"{key} ({len(split)} images)" for key, split in self.splits.items())
             ways = (
-                f". Name its sub-folder with --config.data.{name}_split=NAME, or put a share of train aside with "
+                f". Name its sub-folder with --config.data.{name}_split=NAME, or split off a share of train with "
                 f"--config.data.{name}_ratio=0.2"
             )
             hint = ways if name in SPLITS[1:] else ""

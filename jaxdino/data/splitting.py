@@ -51,7 +51,7 @@ def stratified(
     if few:
         more = f" and {len(few) - SHOWN} more" if len(few) > SHOWN else ""
         raise UserError(
-            f"too few images to share among {', '.join(chosen)}, of {len(few)} of the {len(class_names)} classes: "
+            f"too few images to divide among {', '.join(chosen)}, of {len(few)} of the {len(class_names)} classes: "
             f"{', '.join(few[:SHOWN])}{more}. Add images, remove these classes, or name a folder for each split: "
             f"{', '.join(f'--config.data.{name}_split=NAME' for name in ratios)}"
         )

@@ -146,11 +146,11 @@ def neighbours(
 def _merged(cosines_Qxk, rows_Qxk, queries_QxD, part_CxD, first, bank_size):
     """Update the running top k with one more chunk of the bank, whose row 0 is the bank's row `first`."""
     k = cosines_Qxk.shape[1]
-    alike = jnp.matmul(queries_QxD, part_CxD.T, precision=jax.lax.Precision.HIGHEST)
-    padding = jnp.arange(alike.shape[1])[None] >= bank_size - first
-    alike, rows = jax.lax.top_k(jnp.where(padding, -jnp.inf, alike), k)
-    alike, rows = jnp.concatenate([cosines_Qxk, alike], 1), jnp.concatenate([rows_Qxk, rows + first], 1)
-    cosines, places = jax.lax.top_k(alike, k)  # equal values stay in the bank's order
+    similarity = jnp.matmul(queries_QxD, part_CxD.T, precision=jax.lax.Precision.HIGHEST)
+    padding = jnp.arange(similarity.shape[1])[None] >= bank_size - first
+    similarity, rows = jax.lax.top_k(jnp.where(padding, -jnp.inf, similarity), k)
+    similarity, rows = jnp.concatenate([cosines_Qxk, similarity], 1), jnp.concatenate([rows_Qxk, rows + first], 1)
+    cosines, places = jax.lax.top_k(similarity, k)  # equal values stay in the bank's order
     return cosines, jnp.take_along_axis(rows, places, axis=1)
 
 

@@ -48,7 +48,7 @@ def check(name: str, spec: ModelSpec, setting: str = "pool") -> None:
     if name not in FEATURES:
         raise UserError(f"{setting} {name!r} is not known; {did_you_mean(name, FEATURES)}")
     if FEATURES[name].blocks > 1 and "backbone.cls_token" not in spec.skeleton().entries:
-        raise UserError(f"{setting} {name!r} looks at class tokens of several blocks, which {spec.name} does not have")
+        raise UserError(f"{setting} {name!r} uses class tokens of several blocks, which {spec.name} does not have")
 
 
 def look(network: Any, images: jax.Array, name: str) -> jax.Array:

@@ -64,7 +64,7 @@ class Classifier(nnx.Module):
     def __init__(self, backbone: Any, width: int, num_classes: int, pool: str, rngs: nnx.Rngs):
         known = pool_named(pool)
         if known.blocks > 1 and not hasattr(backbone, "cls_token"):
-            raise UserError(f"pool {pool!r} looks at the class token of several blocks, which this model does not have")
+            raise UserError(f"pool {pool!r} uses the class token of several blocks, which this model does not have")
         self.backbone = backbone
         self.pool = pool
         self.head = Linear(width * known.widths, num_classes, rngs=rngs) if num_classes else None

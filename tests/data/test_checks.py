@@ -86,7 +86,7 @@ def bad_files():
         "header only": (jpeg.getvalue()[:20], "."),
         "broken png": (bytes(broken), "."),
         "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9", "git lfs pull"),
-        "page": (b"\n<!DOCTYPE html><html>404</html>", "a web page in place of an image"),
+        "page": (b"\n<!DOCTYPE html><html>404</html>", "a web page instead of an image"),
         "scan": (bytes(128) + b"DICM", r"a DICOM file, .*save its pixels as PNG, TIFF or .npy \(pydicom"),
         "text called svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image Pillow knows"),
     }

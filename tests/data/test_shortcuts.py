@@ -62,7 +62,7 @@ def test_classes_that_the_files_tell_apart_are_said(pets):
         Image.open(path).convert("L").save(path)
     assert said(pets) == [
         "WARNING: all images of cat that were looked at are RGB .png, and none of dog is: a model may learn this "
-        "difference in place of what the images show; store all classes alike"
+        "difference instead of the content; store all classes in one format"
     ]
     Image.open(pets / "train/cat/0.png").convert("L").save(pets / "train/cat/0.png")
     picture(99).save(pets / "train/dog/0.png")

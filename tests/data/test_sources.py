@@ -121,7 +121,7 @@ def test_adding_a_file_hardly_moves_the_others():
         ),
         ({"val/a": 4, "val/b": 4}, "no train folder; found: val"),
         ({"train/a": 3, "train/b": 3, "val/a": 3, "valid/a": 3}, "both val and valid"),
-        ({"a": 5, "b": 1}, r"too few images to share among train, val, of 1 of the 2 classes: 'b' \(1\)\. Add"),
+        ({"a": 5, "b": 1}, r"too few images to divide among train, val, of 1 of the 2 classes: 'b' \(1\)\. Add"),
     ],
 )
 def test_errors_say_what_was_found(tmp_path, counts, message):

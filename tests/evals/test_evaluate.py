@@ -84,7 +84,7 @@ def test_folders_are_said_and_refused_with_flags_of_this_command(folder, tmp_pat
     (tmp_path / "folds" / "fold2").rename(tmp_path / "folds" / "test")
     (tmp_path / "folds" / "fold1").rename(tmp_path / "folds" / "train")
     assert main([*flags, "--put_aside=0"]) == 2
-    assert "share of train aside with --put_aside=0.2" in capsys.readouterr().err
+    assert "share of train with --put_aside=0.2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_equal_rows_come_in_the_banks_order_and_a_small_temperature_does_not_ove
     [
         ({"k": 204}, "among the 203 images"),
         ({"k": (5, 0)}, "k=0"),
-        ({"k": ()}, "no number"),
+        ({"k": ()}, "k is empty"),
         ({"temperature": 0.0}, "above 0"),
         ({"features": QUERIES[:, :3]}, "16 wide, those of the queries 3"),
         ({"features": QUERIES[:0], "labels": LABELS[:0]}, "queries have shape"),
