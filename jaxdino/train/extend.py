@@ -61,7 +61,7 @@ def reached(folder: Workdir) -> Progress | None:
 
 def refusal(folder: Workdir, why: str) -> UserError:
     """Make the error for a change that comes too late, with a way to continue."""
-    return UserError(f"--workdir={folder.folder} cannot go on with other settings. {why}.\n  {folder.way_on()}")
+    return UserError(f"--workdir={folder.folder} cannot be resumed with other settings. {why}.\n  {folder.way_on()}")
 
 
 def words(folder: Workdir, parts: Sequence[Part], now: Progress) -> str:

@@ -95,7 +95,7 @@ def leave(session: Session) -> None:
     where = "the beginning" if session.saved_step is None else f"step {session.saved_step}"
     session.write_summary(draw=False, stopped={"why": reason, "step": step})
     again = " with a new time limit" if "limit" in reason else ""
-    say(f"stopped {reason} after step {step}; the same command goes on from {where}{again}: --workdir={folder}")
+    say(f"stopped {reason} after step {step}; the same command resumes from {where}{again}: --workdir={folder}")
 
 
 def run_stage(session: Session, part: Part, current: state.State) -> state.State:

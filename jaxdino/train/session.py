@@ -65,7 +65,7 @@ class Session:
         flat = part.skeleton.shapes
         ema, more = {path: flat[path] for path in part.averaged}, jax.eval_shape(self.setup.task.more, flat)
         like = state.abstract(flat, part.skeleton, part.plan, part.tx, ema, more)
-        say(f"going on after step {self.saved_step}, in stage {part.stage.name}")
+        say(f"resuming after step {self.saved_step}, in stage {part.stage.name}")
         return self.checkpoints.restore(self.saved_step, checkpoint.abstract(like, self.where(like)))
 
     def save(self, current: state.State) -> None:
@@ -82,7 +82,7 @@ class Session:
         """Yield the batches of one pass over a split, then name the images that were skipped.
 
         Raises:
-          Stopped: when the run is asked to stop meanwhile.
+          Stopped: when the run is asked to stop during the pass.
           UserError: if no image could be read.
         """
         for batch in batches:

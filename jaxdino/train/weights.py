@@ -164,7 +164,7 @@ def _first(names: tuple[str, ...]) -> str:
 
 
 def float32(array: np.ndarray) -> np.ndarray:
-    """Convert floating-point weights to float32, whatever their stored dtype; integer counters are unchanged."""
+    """Convert floating-point weights to float32; integer counters are unchanged."""
     return array if np.issubdtype(array.dtype, np.integer) else np.asarray(array, np.float32)
 
 

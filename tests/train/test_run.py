@@ -80,7 +80,7 @@ def test_sigterm_saves_and_exits_cleanly(finished, tmp_path):
         assert code == 0 and f"stopped by SIGTERM after step {step}" in out
         assert (tmp_path / "checkpoints" / str(step) / "manifest.json").exists()
     code, out = finish(start(tmp_path))
-    assert code == 0 and "going on after step 12" in out
+    assert code == 0 and "resuming after step 12" in out
     assert_same_run(finished, tmp_path)
 
 

@@ -100,7 +100,7 @@ def test_a_finished_run_trains_on_when_its_last_stage_becomes_longer(tmp_path, c
     old = lines(tmp_path)
     for changes in ((2, 1), (1, 0)):  # a stage that is over; a shorter one
         with pytest.raises(
-            UserError, match=f"(?s)cannot go on with other settings.*--config.model.weights={tmp_path}"
+            UserError, match=f"(?s)cannot be resumed with other settings.*--config.model.weights={tmp_path}"
         ) as err:
             run(tiny.config(*changes, batch_size=512), tmp_path)
         assert ("is over" in str(err.value)) == (changes == (2, 1))

@@ -128,7 +128,7 @@ def test_a_stage_goes_on_from_the_folder_of_the_one_before(first, tmp_path):
 
 
 def test_a_checkpoint_of_another_stage_is_refused(first):
-    with pytest.raises(UserError, match=r"stage 4 \(full\) goes on from stage 3 \(refine\).*'align'"):
+    with pytest.raises(UserError, match=r"stage 4 \(full\) continues stage 3 \(refine\).*'align'"):
         prepared(config(0, 0, 0, 1, stage=4, model__weights=str(first)))
 
 
@@ -204,7 +204,7 @@ def test_all_options_of_a_stage_train_together(tmp_path):
     ("changes", "message"),
     [
         (dict(stage=5), r"no stage 5.*1 \(align\)"),
-        (dict(stage=2), "stage 2 goes on from stage 1"),
+        (dict(stage=2), "stage 2 continues stage 1"),
         (dict(stages__0__lora__decoder__targets=("q_prj",)), "q_proj"),
         (dict(stages__0__lora__decoder__rank=0), "rank=0"),
         (dict(stages__1__lora__dino__last_blocks=9), "last_blocks=9"),

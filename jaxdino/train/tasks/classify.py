@@ -163,7 +163,7 @@ class Classification:
         """Compute logits (N, C) and collect labels (N,) of all readable images of a split.
 
         Raises:
-          Stopped: if the run is asked to stop meanwhile.
+          Stopped: if the run is asked to stop during the pass.
           UserError: if no image of the split can be read, or the model outputs nan or infinity.
         """
         make = partial(pipeline.make_eval_iter, self.source.split(split), **self._channels)

@@ -76,7 +76,7 @@ class MaskMeasure:
         """Compute the metrics of a whole split, {"val/miou": ...}, and those of each prompt.
 
         Raises:
-          Stopped: if the run is asked to stop meanwhile.
+          Stopped: if the run is asked to stop during the pass.
           UserError: if no pair of the split can be read, or the model outputs nan or infinity.
         """
         text = self.features(flat)

@@ -155,7 +155,7 @@ class Retrieval:
         return jax.jit(embed)
 
     def _batches(self, session: Any, name: str) -> Iterator[Batch]:
-        """The batches of a split; see `Session.each`."""
+        """Yield the batches of a split; see `Session.each`."""
         batches = pipeline.make_eval_iter(
             self.source.split(name),
             self.cfg,

@@ -51,7 +51,7 @@ def start(config: Any, prompts: tuple[str, ...], tell: Callable[[str], None]) ->
         return _continued(config, earlier, prompts, tell)
     if (config.get("stage") or 1) > 1:
         raise UserError(
-            f"stage {config.stage} goes on from stage {config.stage - 1}: give the folder of its run, "
+            f"stage {config.stage} continues stage {config.stage - 1}: give the folder of its run, "
             "--config.model.weights=WORKDIR; without --config.stage all stages run one after the other"
         )
     return _assembled(config, prompts, tell)
@@ -73,7 +73,7 @@ def _continued(config: Any, path: Path, prompts: tuple[str, ...], tell: Callable
     ended = card.source.get("stage")
     if wanted and ended != wanted:
         raise UserError(
-            f"stage {config.stage} ({names[config.stage - 1]}) goes on from stage {config.stage - 1} ({wanted}), and "
+            f"stage {config.stage} ({names[config.stage - 1]}) continues stage {config.stage - 1} ({wanted}), and "
             f"{config.model.weights} is the result of stage {ended!r}: give the run of {wanted}"
         )
     if card.spec.name != config.model.name:
