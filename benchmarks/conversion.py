@@ -1,4 +1,4 @@
-"""Import and export of a large checkpoint in many shards, against copying its files: time and peak memory.
+"""Compare import and export of a large sharded checkpoint with copying its files: time and peak memory.
 
 python -m benchmarks.conversion
 
@@ -48,7 +48,7 @@ def make(folder: Path, gigabytes: float, shard_bytes: int) -> None:
 
 
 def run(*command: str, into: Path) -> tuple[float, float]:
-    """(seconds until what it wrote is on disk, peak bytes)."""
+    """Run a command; return (seconds until its output is on disk, peak bytes)."""
     shutil.rmtree(into, ignore_errors=True)
     os.sync()
     start = time.perf_counter()
@@ -58,7 +58,7 @@ def run(*command: str, into: Path) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Print a line for each of the three."""
+    """Print a line for copy, import and export."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=3.36)
     parser.add_argument("--shard", type=float, default=1.0, help="size of a shard in gigabytes")

@@ -1,4 +1,4 @@
-"""Our step of self-distillation, on crops that are given or from files, as contenders."""
+"""Contenders: our self-distillation step, on given crops or from files."""
 
 import argparse
 from collections.abc import Callable, Iterator
@@ -41,12 +41,12 @@ STAGE = Stage(
 
 
 def idle() -> None:
-    """The libraries, and the smallest of programs."""
+    """Import the libraries and run a minimal program."""
     jnp.zeros(1).block_until_ready()
 
 
 def program(args: argparse.Namespace, capacity: int, augment: Callable) -> tuple[Callable, dict]:
-    """(the step under jit, its state), as the training loop makes them."""
+    """Return (the jitted step, its state), built as in the training loop."""
     keep_freed()  # as jaxdino.main
     mesh, backbone = sharding.make_mesh(), registry.get(args.model)
     settings = Distill(**METHODS[args.method])
@@ -79,7 +79,7 @@ def program(args: argparse.Namespace, capacity: int, augment: Callable) -> tuple
 
 
 def stepping(args: argparse.Namespace, crops: dict[str, np.ndarray]) -> Contender:
-    """Steps on one batch of crops."""
+    """Return a contender that steps on one batch of crops."""
     compiled, now = program(args, _capacity(crops), lambda key, batch: batch)
     batch = _put(args, crops)
 
@@ -91,7 +91,7 @@ def stepping(args: argparse.Namespace, crops: dict[str, np.ndarray]) -> Contende
 
 
 def from_files(args: argparse.Namespace, files: Split, workers: int, crops: dict[str, np.ndarray]) -> Contender:
-    """Steps on crops cut from files meanwhile; the masks are those of `crops`."""
+    """Return a contender that steps on crops cut from files in parallel; the masks are those of `crops`."""
     views = [replace(v, size=args.size) if v.kind == "global" else replace(v, size=args.local_size) for v in DINO]
     views = [replace(v, count=args.locals) if v.kind == "local" else v for v in views]
     recipes = {kind: expanded(views, kind) for kind in ("global", "local") if kind in crops}
@@ -115,7 +115,7 @@ def from_files(args: argparse.Namespace, files: Split, workers: int, crops: dict
 
 
 def _capacity(crops: dict[str, np.ndarray]) -> int:
-    """Masked patches of the largest of as many runs of images as there are devices."""
+    """Return the largest number of masked patches on one device."""
     return int(crops["mask"].reshape(jax.device_count(), -1).sum(1).max())
 
 

@@ -1,4 +1,4 @@
-"""PyTorch's step of self-distillation, on crops that are given or from files, as contenders. Imports no JAX."""
+"""Contenders: PyTorch's self-distillation step, on given crops or from files. Does not import JAX."""
 
 import argparse
 import copy
@@ -21,7 +21,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def device() -> str:
-    """Where it runs: on the accelerator if there is one."""
+    """Return the device: the accelerator if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -32,7 +32,7 @@ def idle(library: str) -> None:
 
 
 class Timm(nn.Module):
-    """timm's model as the loop wants it. What is masked is replaced where the patches are embedded."""
+    """timm's model with the loop's interface. Masked patches are replaced in the patch embedding."""
 
     def __init__(self, name: str, size: int):
         super().__init__()
@@ -59,12 +59,12 @@ class Timm(nn.Module):
 
     @property
     def width(self) -> int:
-        """Of the features."""
+        """Return the width of the features."""
         return self.net.embed_dim
 
 
 class Transformers(nn.Module):
-    """transformers' DINOv3 as the loop wants it."""
+    """transformers' DINOv3 with the loop's interface."""
 
     def __init__(self, name: str, size: int):
         super().__init__()
@@ -85,7 +85,7 @@ BACKBONES = {"timm": Timm, "transformers": Transformers}
 
 
 def loop(library: str, mode: str, args: argparse.Namespace) -> Callable[[dict], None]:
-    """A function from a batch of crops to the end of a step."""
+    """Return a function that runs one step on a batch of crops."""
     torch.set_num_threads(cores())
     backbone = BACKBONES[library](args.model, args.size)
     student = Network(backbone, Head(backbone.width, HIDDEN, BOTTLENECK, args.out_dim)).to(device())
@@ -114,12 +114,12 @@ def loop(library: str, mode: str, args: argparse.Namespace) -> Callable[[dict], 
 
 
 def masks(crops: dict[str, np.ndarray]) -> list[torch.Tensor]:
-    """(B, N) for each global view."""
+    """Return masks (B, N) for each global view."""
     return [torch.from_numpy(mask).flatten(1).to(device()) for mask in np.moveaxis(crops["mask"], 1, 0)]
 
 
 def stepping(library: str, mode: str, args: argparse.Namespace, crops: dict[str, np.ndarray]) -> Contender:
-    """Steps on one batch of crops."""
+    """Return a contender that steps on one batch of crops."""
     views = {
         kind: [torch.from_numpy(view).permute(0, 3, 1, 2).contiguous().to(device()) for view in np.moveaxis(x, 1, 0)]
         for kind, x in crops.items()
@@ -147,7 +147,7 @@ class Files(torch.utils.data.Dataset):
 def from_files(
     library: str, mode: str, args: argparse.Namespace, paths: Sequence[Path], workers: int, crops: dict[str, np.ndarray]
 ) -> Contender:
-    """Steps on crops that a DataLoader cuts and augments meanwhile; the masks are those of `crops`."""
+    """Return a contender that steps on crops from a DataLoader in parallel; the masks are those of `crops`."""
     allow_timm()
     from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""One optimiser step of self-distillation, images/s and peak memory, against a plain PyTorch loop of the same method.
+"""Compare one self-distillation step with a plain PyTorch loop of the same method: images/s and peak memory.
 
 python -m benchmarks.distill_step --quick
 python -m benchmarks.distill_step --dtype=bfloat16 --method=dinov2 --parts step
@@ -36,7 +36,7 @@ METHODS = {
     "dinov2": dict(ibot=1.0, koleo=0.1),
     "dinov3": dict(ibot=1.0, koleo=0.1, gram=2.0, centring="sinkhorn"),
 }
-"""What differs from DINO in either's settings."""
+"""Settings that differ from DINO's."""
 PARTS = ("step", "data", "memory")
 GLOBALS, PATCH, MASKED = 2, 16, (0.1, 0.5)
 PEAK = "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:]).returncode; \
@@ -44,7 +44,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024); sys.exit(c
 
 
 def crops(args: argparse.Namespace) -> dict[str, np.ndarray]:
-    """A batch of normalised crops (B, V, H, W, 3) and of masks (B, G, h, w), half of the views masked."""
+    """Make a batch of normalised crops (B, V, H, W, 3) and masks (B, G, h, w); half of the views are masked."""
     rng = np.random.default_rng(0)
     side = args.size // PATCH
     sizes = {"global": (GLOBALS, args.size), "local": (args.locals, args.local_size)}
@@ -60,7 +60,7 @@ def crops(args: argparse.Namespace) -> dict[str, np.ndarray]:
 
 
 def contender(name: str, args: argparse.Namespace) -> Contender:
-    """One by its name, "jaxdino" or "<library> <mode>", with nothing imported for the others."""
+    """Return the contender "jaxdino" or "<library> <mode>"; nothing is imported for the others."""
     if name == "jaxdino":
         from benchmarks import distill_ours
 
@@ -71,14 +71,14 @@ def contender(name: str, args: argparse.Namespace) -> Contender:
 
 
 def names(args: argparse.Namespace) -> list[str]:
-    """Ours and all peers."""
+    """Return the names of all contenders."""
     libraries = ("timm", "transformers") if args.model.startswith("dinov3_vit") else ("timm",)
     modes = ("eager",) if args.quick else ("eager", "compile")
     return ["jaxdino", *(f"{library} {mode}" for library in libraries for mode in modes)]
 
 
 def memory(args: argparse.Namespace, chosen: Sequence[str]) -> None:
-    """Print the peaks, and ours as a share of the lowest peer's."""
+    """Print the peaks, and the ratio of ours to the lowest peer's."""
     peaks = {}
     for name in chosen:
         given = [sys.executable, "-m", "benchmarks.distill_step", *sys.argv[1:]]
@@ -100,7 +100,7 @@ def _peak(command: Sequence[str]) -> int:
 
 
 def alone(args: argparse.Namespace) -> None:
-    """What a process for `memory` does: imports, and takes some steps of one contender."""
+    """Run a process for `memory`: import, then take some steps of one contender."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads or None])
     os.environ["NPROC"] = str(harness.cores())
     if args.steps:
@@ -118,7 +118,7 @@ def alone(args: argparse.Namespace) -> None:
 
 
 def with_data(args: argparse.Namespace) -> None:
-    """Times files to updates."""
+    """Time the path from files to updates."""
     from benchmarks import distill_ours, distill_peers
     from benchmarks.input_pipeline import make_images
     from jaxdino.data.sources import DataConfig, load_source
@@ -135,14 +135,14 @@ def with_data(args: argparse.Namespace) -> None:
 
 
 def title(args: argparse.Namespace) -> str:
-    """What is timed."""
+    """Describe what is timed."""
     views = f"{GLOBALS} x {args.size} + {args.locals} x {args.local_size}"
     batch = f"batch {args.batch} (ours in {args.slices} slices)" if args.slices > 1 else f"batch {args.batch}"
     return f"{args.method} step, {args.model}, {views}, {args.out_dim} prototypes, {batch}, {args.dtype}"
 
 
 def main() -> None:
-    """Read the flags, times, prints."""
+    """Run the benchmark."""
     flags = harness.parser(__doc__, batch=16, rounds=7)
     flags.add_argument("--model", default="dinov3_vits16")
     flags.add_argument("--method", choices=tuple(METHODS), default="dino")

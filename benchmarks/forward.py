@@ -1,4 +1,4 @@
-"""Forward pass of a ViT, ResNet or ConvNeXt to its logits, images/s, against PyTorch.
+"""Compare the forward pass of a ViT, ResNet or ConvNeXt with PyTorch: images/s.
 
 python -m benchmarks.forward --batch=8 --dtype=bfloat16
 python -m benchmarks.forward --model=dinov3_vits16 --batch=1
@@ -9,7 +9,7 @@ from benchmarks import harness
 
 
 def main() -> None:
-    """Read the flags, times, prints."""
+    """Run the benchmark."""
     flags = harness.parser(__doc__)
     flags.add_argument("--model", default="vit_small_patch16_224")
     flags.add_argument("--size", type=int, default=224, help="pixels")

@@ -1,7 +1,7 @@
-"""What every benchmark shares: flags, alternating rounds, medians, the table, the machine's description.
+"""Shared code of the benchmarks: flags, alternating rounds, medians, the table, the machine's description.
 
-The contenders take turns within one process, on the same threads: whatever else slows the machine for a while
-slows them all, so that ratios hold where times do not.
+The contenders take turns within one process, on the same threads: a temporary slowdown of the machine affects all of
+them, so ratios are more stable than times.
 """
 
 import argparse
@@ -18,12 +18,12 @@ from pathlib import Path
 
 DTYPES = ("float32", "bfloat16")
 _clock = [time.perf_counter]
-_libraries = []  # a torch Library takes its operators back when it is collected
+_libraries = []  # a torch Library unregisters its operators when it is garbage-collected
 
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """Something to time: `run()` does `work` units (images, steps) of it and returns when they are done."""
+    """A function to time: `run()` does `work` units (images, steps) and returns when they are done."""
 
     name: str
     run: Callable[[], object]
@@ -32,7 +32,7 @@ class Contender:
 
 
 def parser(doc: str, **defaults: int) -> argparse.ArgumentParser:
-    """The flags that all benchmarks take; `defaults` may change those of batch and rounds."""
+    """Return a parser with the flags of all benchmarks; `defaults` overrides batch and rounds."""
     found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--batch", type=int, default=defaults.get("batch", 8))
     found.add_argument("--dtype", choices=DTYPES, default="float32", help="of the computation")
@@ -46,7 +46,7 @@ def parser(doc: str, **defaults: int) -> argparse.ArgumentParser:
 
 
 def begin(args: argparse.Namespace) -> None:
-    """Give JAX and torch the same cores, and prints the machine's line. Call it before the first JAX array."""
+    """Give JAX and torch the same cores, and print the machine's line. Call it before the first JAX array."""
     warnings.simplefilter("ignore")
     if args.quick:
         args.rounds = min(args.rounds, 3)
@@ -61,12 +61,12 @@ def begin(args: argparse.Namespace) -> None:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def machine() -> str:
-    """Processor, cores, accelerator if any, and versions, in one line."""
+    """Describe processor, cores, accelerator if any, and versions in one line."""
     import jax
 
     version = importlib.metadata.version
@@ -82,7 +82,7 @@ def machine() -> str:
 
 
 def allow_timm() -> None:
-    """Let timm be imported beside a torchvision without compiled operators (its wheels may be for CUDA)."""
+    """Allow importing timm with a torchvision without compiled operators (its wheels may be for CUDA)."""
     import torch
 
     try:
@@ -97,10 +97,9 @@ def allow_timm() -> None:
 
 
 def alternate(contenders: Sequence[Contender], rounds: int, seconds: float = 0.5) -> dict[str, list[float]]:
-    """Times the contenders in turns, the order reversed in every other round.
+    """Time the contenders in turns; the order is reversed in every other round.
 
-    A turn is one call that does not count, which brings the contender's threads and data back, and then calls
-    for about `seconds`, of which the median counts.
+    A turn is one warm-up call, which is not counted, followed by calls for about `seconds`; their median is used.
 
     Returns:
       {name: seconds per call in each round}.
@@ -124,7 +123,7 @@ def _timed(run: Callable[[], object]) -> float:
 
 
 def report(title: str, contenders: Sequence[Contender], times: dict[str, list[float]], unit: str = "images/s") -> None:
-    """Print a table of medians, and for each of ours its ratio to the fastest peer; above 1 we are faster.
+    """Print a table of medians, and the ratio of each of ours to the fastest peer; above 1 we are faster.
 
     The ratio is the median over the rounds of (peer's time / our time), both of the same round.
     """

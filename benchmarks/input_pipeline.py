@@ -1,9 +1,9 @@
-"""Input pipeline: JPEG files to uint8 training batches of random resized crops, images/s, against a DataLoader.
+"""Compare the input pipeline, from JPEG files to uint8 random resized crops, with a DataLoader: images/s.
 
 python -m benchmarks.input_pipeline --batch=64
 python -m benchmarks.input_pipeline --root=DIR --workers=2
 
-The images are made for the occasion (500x375 and 400x533 pixels, quality 90), unless --root names a folder of
+The images are generated (500x375 and 400x533 pixels, quality 90), unless --root names a folder of
 images. The peer does the same with torchvision: RandomResizedCrop of PIL images, bicubic, a uint8 tensor.
 Workers are threads for us and processes for torch, as many for each. Both streams are endless and stay open; all
 files lie in the page cache. "Whole decode" leaves out our JPEG decoding at a half or less where the crop allows it.
@@ -40,7 +40,7 @@ def make_images(folder: Path, count: int) -> None:
 
 
 def ours(split: Split, batch: int, size: int, workers: int, draft: bool) -> Contender:
-    """Batches of the training iterator, as the training loop takes them."""
+    """Return a contender with the batches of the training iterator."""
     config = DataConfig(name="folder", num_threads=workers, num_workers=0, draft=draft)
     preset = {"scale": SCALE, "ratio": RATIO}
     batches = make_train_iter(split, config, seed=0, batch_size=batch, image_size=size, preset=preset)
@@ -49,7 +49,7 @@ def ours(split: Split, batch: int, size: int, workers: int, draft: bool) -> Cont
 
 
 def torch_loader(split: Split, batch: int, size: int, workers: int) -> Contender:
-    """A DataLoader over the same files, drawn without end."""
+    """Return an endless DataLoader over the same files."""
     harness.allow_timm()
     import torch
     from torchvision import transforms
@@ -84,7 +84,7 @@ def _pass(name: str, batches: Iterator, steps: int, batch: int, peer: bool) -> C
 
 
 def main() -> None:
-    """Read the flags, makes the images, times, prints."""
+    """Run the benchmark."""
     flags = harness.parser(__doc__, batch=64, rounds=7)
     flags.add_argument("--root", help="an image folder; by default one is made")
     flags.add_argument("--images", type=int, default=512, help="how many to make")

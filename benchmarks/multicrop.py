@@ -1,4 +1,4 @@
-"""Multi-crop: JPEG files to the augmented views of DINO, images/s, against torchvision in a DataLoader.
+"""Compare multi-crop, from JPEG files to DINO's augmented views, with torchvision in a DataLoader: images/s.
 
 python -m benchmarks.multicrop --batch=32
 python -m benchmarks.multicrop --root=DIR --cpu-time
@@ -44,7 +44,7 @@ def ours(split: Split, batch: int, workers: int, host_only: bool) -> Contender:
 
 
 def _augmentation() -> Callable:
-    """A batch of the iterator -> its views on the device, waited for."""
+    """Return a function that makes a batch's views on the device and waits for them."""
     import jax
 
     from jaxdino.data.device_views import augment_views
@@ -85,7 +85,7 @@ def torch_transform(view: View) -> Callable:
 
 
 def torch_loader(split: Split, batch: int, workers: int) -> Contender:
-    """A DataLoader over the same files, drawn without end."""
+    """Return an endless DataLoader over the same files."""
     harness.allow_timm()
     import torch
 
@@ -113,7 +113,7 @@ def torch_loader(split: Split, batch: int, workers: int) -> Contender:
 
 
 def main() -> None:
-    """Read the flags, makes the images, times, prints."""
+    """Run the benchmark."""
     flags = harness.parser(__doc__, batch=32, rounds=7)
     flags.add_argument("--root", help="a folder of images; by default one is made")
     flags.add_argument("--images", type=int, default=96, help="how many to make")

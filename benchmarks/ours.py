@@ -1,4 +1,4 @@
-"""Our side: forward passes and the library's own training step, as contenders."""
+"""Contenders: our forward passes and the library's own training step."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ RULES = {
     "last4": (("@head", "trained"), ("@norm", "trained"), ("@last:4", "trained"), ("@all", "frozen")),
     "head": (("@head", "trained"), ("@all", "frozen")),
 }
-"""What `--trainable` may say, as a stage's rules."""
+"""Values of `--trainable` -> a stage's rules."""
 
 
 def stage_of(trainable: str, **settings) -> Stage:
@@ -37,7 +37,7 @@ def stage_of(trainable: str, **settings) -> Stage:
 
 
 def uint8_batch(batch: int, size: int) -> dict[str, np.ndarray]:
-    """A batch as the input pipeline gives it."""
+    """Make a batch in the form of the input pipeline."""
     rng = np.random.default_rng(0)
     return {
         "image": rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8),
@@ -93,5 +93,5 @@ def training(name: str, batch: int, size: int, dtype: str, trainable: str, slice
 
 
 def as_peer(name: str, contender: Contender) -> Contender:
-    """One of ours to be compared with."""
+    """Return one of our contenders as a peer."""
     return dataclasses.replace(contender, name=name, peer=True)

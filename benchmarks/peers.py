@@ -1,4 +1,4 @@
-"""PyTorch's side: the same models of timm and transformers, eager and compiled, as contenders."""
+"""Contenders: the same models of timm and transformers in PyTorch, eager and compiled."""
 
 from collections.abc import Callable, Iterator
 
@@ -61,18 +61,18 @@ def models(name: str) -> dict[str, Callable[[str, int], torch.nn.Module]]:
 
 
 def device() -> str:
-    """Where the peers run: on the accelerator if there is one."""
+    """Return the peers' device: the accelerator if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def wait() -> None:
-    """Return when the device has nothing left to do."""
+    """Wait until the device is idle."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def modes(quick: bool) -> Iterator[tuple[str, Callable]]:
-    """(name, wrapper): as it is, and unless `quick`, through torch.compile."""
+    """Yield (name, wrapper): eager and, unless `quick`, torch.compile."""
     yield "eager", lambda f: f
     if not quick:
         yield "compile", torch.compile
@@ -106,7 +106,7 @@ def _autocast(dtype: str | None):
 
 
 def freeze(model: torch.nn.Module, library: str, trainable: str) -> None:
-    """Takes gradients away from what does not train, as the documentation of both libraries does it."""
+    """Disable gradients of frozen parameters, as in the documentation of both libraries."""
     if trainable == "all":
         return
     model.requires_grad_(False)
@@ -124,7 +124,7 @@ def training(name: str, batch: int, size: int, dtype: str, trainable: str, slice
     """The full step: normalise, forward under autocast, backward, fused AdamW.
 
     Args:
-      slices: the batch's gradients are accumulated over so many, as an alternative; 1 is none.
+      slices: also time gradient accumulation over this number of slices; 1 means none.
     """
     found = []
     for library, make in models(name).items():

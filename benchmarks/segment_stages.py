@@ -1,4 +1,4 @@
-"""What each stage of configs/clipdinosam.py costs: parameters that are trained, memory, work and images/s of a step.
+"""Measure the cost of each stage of configs/clipdinosam.py: trained parameters, memory, work and images/s of a step.
 
 python -m benchmarks.segment_stages
 python -m benchmarks.segment_stages --model dinov3_vits16 --text clip_vitb16 --sam sam_vitb --size 224 --batch 4
@@ -57,7 +57,7 @@ def measured(args: argparse.Namespace) -> list[dict[str, float]]:
 
 
 def timed(compiled, begun, batch, rounds: int) -> float:
-    """Seconds of a step, the median."""
+    """Return the median time of a step in seconds."""
     import jax
 
     moving, seconds = begun["moving"], []
@@ -70,7 +70,7 @@ def timed(compiled, begun, batch, rounds: int) -> float:
 
 
 def main() -> None:
-    """Read the flags, measures, prints."""
+    """Run the benchmark."""
     flags = harness.parser(__doc__, batch=16, rounds=10)
     flags.add_argument("--model", default="dinov3_digits", help="of the image encoder")
     flags.add_argument("--text", default="clip_tiny")

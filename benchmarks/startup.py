@@ -1,4 +1,4 @@
-"""Time from the command to the end of the first training step, seconds, against a plain torch script.
+"""Compare the time from the command to the end of the first training step with a plain torch script, in seconds.
 
 python -m benchmarks.startup
 
@@ -48,7 +48,7 @@ print("first step", flush=True)
 
 
 def seconds(script: str, *args: str, **environment: str) -> float:
-    """From the start of the process to the line that says that the first step is done."""
+    """Return the time from the start of the process to the line that reports the first step."""
     start = time.perf_counter()
     command = [sys.executable, "-c", script, *args]
     with (
@@ -65,7 +65,7 @@ def seconds(script: str, *args: str, **environment: str) -> float:
 
 
 def main() -> None:
-    """Read the flags, times, prints."""
+    """Run the benchmark."""
     flags = harness.parser(__doc__, rounds=5)
     flags.add_argument("--config", default="configs/linear.py")
     args = flags.parse_args()

@@ -1,4 +1,4 @@
-"""One training step of a ViT (forward, backward, AdamW), images/s, against PyTorch.
+"""Compare one training step of a ViT (forward, backward, AdamW) with PyTorch: images/s.
 
 python -m benchmarks.train_step --dtype=bfloat16
 python -m benchmarks.train_step --trainable=head
@@ -12,7 +12,7 @@ from benchmarks import harness
 
 
 def main() -> None:
-    """Read the flags, times, prints."""
+    """Run the benchmark."""
     flags = harness.parser(__doc__)
     flags.add_argument("--model", default="vit_small_patch16_224")
     flags.add_argument("--size", type=int, default=224, help="pixels")
