@@ -59,7 +59,7 @@ def test_a_limit_below_a_step_comes_to_the_same_end(short, tmp_path, capsys):
     config = tiny.config(1, batch_size=512, time_limit="0.001s")
     first = run(config, tmp_path)
     assert not first["finished"] and first["stopped"]["step"] == 1
-    assert "stopped at the time limit of 0.001s after step 1; the same command goes on" in capsys.readouterr().out
+    assert "stopped at the time limit of 0.001s after step 1; the same command resumes" in capsys.readouterr().out
     assert [run(config, tmp_path)["finished"] for _ in range(2)] == [False, True]
     assert lines(short) == lines(tmp_path)
     assert load_model(short / "best")[0].digest == load_model(tmp_path / "best")[0].digest
@@ -144,5 +144,5 @@ def test_a_stage_that_gets_worse_hands_on_what_it_was_given(learned, tmp_path, c
     longer = tiny.config(0, 0, 9, batch_size=512, model__weights=str(learned), early_stopping__patience=1)
     longer.early_stopping.min_delta = 1.0
     longer.stages[2].groups = config.stages[2].groups
-    with pytest.raises(UserError, match="stopped early at epoch 2: more epochs would not"):
+    with pytest.raises(UserError, match="stopped early at epoch 2: more epochs would have no effect"):
         run(longer, tmp_path / "run")

@@ -217,7 +217,7 @@ def test_all_options_of_a_stage_train_together(tmp_path):
         (dict(early_stopping__monitor="val.mIoU"), r"val\.miou"),
         (
             dict(early_stopping__monitor="val/loss", stages__0__objective__iou=0.5),
-            "their objectives differ: monitor",
+            "cannot compare stages with different objectives: monitor",
         ),
         (dict(data__root="DIR"), "data.root=DIR is not read: data.name is 'shapes'.*data.name=masks"),
         (dict(model__in_channels=4), r"model\.in_channels: an image encoder of 4 channels; segmentation takes"),
