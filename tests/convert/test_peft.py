@@ -80,7 +80,7 @@ def moved(model):
 def drawn(flat):
     rng = np.random.default_rng(3)
     leaves = {path: flat[path] for path in lora.leaves(flat)}
-    return flat | {path: leaf + rng.normal(0, 0.2, leaf.shape).astype(np.float32) for path, leaf in leaves.items()}
+    return flat | {path: leaf + rng.normal(0, 0.1, leaf.shape).astype(np.float32) for path, leaf in leaves.items()}
 
 
 READ = {
