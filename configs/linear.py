@@ -1,7 +1,7 @@
 """Linear probe: train only the head, on a frozen backbone. A quick check that the features suit the task.
 
-python -m jaxdino.main --config=configs/linear.py
-python -m jaxdino.main --config=configs/linear.py:dinov3_vits16 --config.data.root=DIR
+    python -m jaxdino.main --config=configs/linear.py
+    python -m jaxdino.main --config=configs/linear.py:dinov3_vits16 --config.data.root=DIR
 
 Results on the embedded digits (first command): val accuracy 0.981, test 0.978; from random weights
 (`--config.model.weights=random`) 0.290 and 0.301.
