@@ -11,7 +11,7 @@ Records = list[dict[str, Any]]
 Painter = Callable[[Any, Records], None]
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#b83280", "#4a5568")
 MARGINS = dict(left=0.09, right=0.92, bottom=0.12, top=0.88)
-"""Of the axes in a picture: wide enough for the longest labels. A layout that is computed takes half the time."""
+"""Margins of the axes, wide enough for the longest labels. Computing the layout would double the time of a picture."""
 STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
