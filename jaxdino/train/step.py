@@ -13,6 +13,7 @@ from jaxdino.core.params import Flat, Skeleton, bind, values
 from jaxdino.core.slices import sliced
 from jaxdino.models.batch_norm import set_training
 from jaxdino.models.lora import set_dropout
+from jaxdino.objectives.objective import Objective
 from jaxdino.train.state import GROWTH_INTERVAL, State
 
 Batch = dict[str, jax.Array]
@@ -20,7 +21,7 @@ Batch = dict[str, jax.Array]
 
 def make_train_step(
     skeleton: Skeleton,
-    objective: Any,
+    objective: Objective,
     tx: optax.GradientTransformation,
     augment: Callable[[jax.Array, Batch], Batch],
     *,

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import jax
 import numpy as np
@@ -15,6 +15,9 @@ from jaxdino.data.pipeline import TrainIter
 from jaxdino.data.sources import Source
 from jaxdino.stage import Stage
 from jaxdino.strategy import Plan
+
+if TYPE_CHECKING:
+    from jaxdino.train.session import Session
 
 Metrics = dict[str, float]
 State = dict[str, Any]
@@ -92,35 +95,35 @@ class Task(Protocol):
     def put_on(self, part: Part, flat: Flat, before: Part | None) -> Flat:
         """Return all leaves of a stage's model: those of the previous stage, with the parameters that are new."""
 
-    def baseline(self, session: Any) -> Metrics:
+    def baseline(self, session: "Session") -> Metrics:
         """Compute the metrics before the first step of a run."""
 
-    def references(self, session: Any) -> dict[str, Metrics]:
+    def references(self, session: "Session") -> dict[str, Metrics]:
         """Return {name: metrics} to compare the stages with in the final table; "start" is the initial weights."""
 
-    def given(self, session: Any, part: Part, measured: Callable[[], Metrics]) -> Metrics:
+    def given(self, session: "Session", part: Part, measured: Callable[[], Metrics]) -> Metrics:
         """Return the validation metrics of a stage's initial weights, if not known yet: `measured()` or a known value.
 
         Returns {} if they mean nothing, as for a head that was never trained.
         """
 
-    def measure(self, session: Any, part: Part) -> Callable[[State], Metrics]:
+    def measure(self, session: "Session", part: Part) -> Callable[[State], Metrics]:
         """Return a function from a stage's state to its validation metrics."""
 
     def reading(self, measured: Mapping[str, jax.Array]) -> Metrics:
         """Convert a step's measures to the numbers of a line in metrics.jsonl."""
 
-    def judge(self, session: Any, reading: Metrics) -> None:
+    def judge(self, session: "Session", reading: Metrics) -> None:
         """Check each reading and validation; raise UserError to end a run that has collapsed."""
 
     def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray]) -> None:
         """Write the best model of a stage, given all its leaves."""
 
-    def end(self, session: Any, part: Part, current: State) -> None:
+    def end(self, session: "Session", part: Part, current: State) -> None:
         """Write the task's additional files at a stage's end."""
 
-    def finish(self, session: Any) -> tuple[dict[str, Any], list[str]]:
+    def finish(self, session: "Session") -> tuple[dict[str, Any], list[str]]:
         """Return (entries for the summary, lines to print below the table) at a run's end."""
 
-    def pictures(self, session: Any) -> None:
+    def pictures(self, session: "Session") -> None:
         """Draw the plots of the run so far into its folder."""

@@ -1,7 +1,7 @@
 """What happens between the steps of a stage: progress bar, metrics.jsonl, saving, stopping."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -18,6 +18,9 @@ from jaxdino.train.stop import Stopped
 from jaxdino.train.task import Part
 from jaxdino.train.workdir import say
 
+if TYPE_CHECKING:
+    from jaxdino.train.session import Session
+
 
 class Lost(UserError):
     """The run has collapsed; the checkpoints and the best model are from before the collapse."""
@@ -26,7 +29,7 @@ class Lost(UserError):
 class Watch:
     """Log and save one stage while its state, `current`, changes. A context manager; saves when it is stopped."""
 
-    def __init__(self, session: Any, part: Part, current: State, batches: TrainIter):
+    def __init__(self, session: "Session", part: Part, current: State, batches: TrainIter):
         self.session, self.part, self.current, self.batches = session, part, current, batches
         self.now = session.progress
         self.measured: dict[str, Any] = self.now.measured

@@ -215,7 +215,7 @@ def test_neighbours_and_probes_ask_whether_to_stop(work):
     task = prepare(tiny_distill.config(1, evaluation__linear_steps=64), lambda line: None).task
     split = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32), np.arange(40) % 10
     with pytest.raises(Stopped):
-        getattr(task.retrieval, work)(SimpleNamespace(stop=SimpleNamespace(check=check)), split, split)
+        getattr(task.retrieval, work)(SimpleNamespace(stop=SimpleNamespace(check=check)), "val", split, split)
 
 
 def test_the_size_of_the_weights_is_not_said_where_the_views_decide(tmp_path):

@@ -1,12 +1,15 @@
 """End a run that has collapsed, before it overwrites healthy checkpoints."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxdino.core.options import check_range
 from jaxdino.objectives.health import Health
 from jaxdino.train.task import Metrics
 from jaxdino.train.watch import Lost
+
+if TYPE_CHECKING:
+    from jaxdino.train.session import Session
 
 
 def check(thresholds: Mapping[str, Any]) -> None:
@@ -15,7 +18,7 @@ def check(thresholds: Mapping[str, Any]) -> None:
         check_range(f"alarms.{name}", value, "[1, inf)" if name.startswith("patience") else "[0, inf)")
 
 
-def judge(session: Any, reading: Metrics, thresholds: Mapping[str, Any], **of_run: Any) -> None:
+def judge(session: "Session", reading: Metrics, thresholds: Mapping[str, Any], **of_run: Any) -> None:
     """Judge a reading. While it looks bad nothing is saved, so that the checkpoints stay healthy.
 
     A run from random weights has at least until the end of the first stage's warm-up.

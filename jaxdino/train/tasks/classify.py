@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,9 @@ from jaxdino.stage import Stage
 from jaxdino.strategy import Plan
 from jaxdino.train import adapters, data, metrics, pixels, plots, precision, results, state, step, weights
 from jaxdino.train.task import Metrics, Part, State
+
+if TYPE_CHECKING:
+    from jaxdino.train.session import Session
 
 MONITORS = ("val/accuracy", "val/balanced_accuracy", "val/macro_f1", "val/loss", "val/top5_accuracy")
 
@@ -112,11 +115,11 @@ class Classification:
         """Add the stage's adapters."""
         return adapters.put_on(flat, self._bare(part.stage), self.spec, part)
 
-    def baseline(self, session: Any) -> Metrics:
+    def baseline(self, session: "Session") -> Metrics:
         """Return {}: nothing is measured here; see `given`."""
         return {}
 
-    def references(self, session: Any) -> dict[str, Metrics]:
+    def references(self, session: "Session") -> dict[str, Metrics]:
         """Return the metrics of always predicting the most frequent class, and of the initial weights if measured."""
         given = session.progress.baseline
         common = {f"val/{name}": value for name, value in self._most_frequent("val").items() if name != "class"}
@@ -126,14 +129,14 @@ class Classification:
         train, other = self.source.split("train").labels, self.source.split(split).labels
         return metrics.most_frequent(train, other, self.source.class_names)
 
-    def given(self, session: Any, part: Part, measured: Callable[[], Metrics]) -> Metrics:
+    def given(self, session: "Session", part: Part, measured: Callable[[], Metrics]) -> Metrics:
         """Return the measured metrics, or {} if the head is new."""
         if part.index:
             return measured()
         session.progress.baseline = {} if self.new_head else measured()
         return session.progress.baseline
 
-    def measure(self, session: Any, part: Part) -> Callable[[State], Metrics]:
+    def measure(self, session: "Session", part: Part) -> Callable[[State], Metrics]:
         """Return a function that computes the metrics of the validation split."""
         eval_step = self._eval_step(part.skeleton)
 
@@ -152,13 +155,13 @@ class Classification:
         normalize = partial(device_aug.normalize, mean=preprocess.mean, std=preprocess.std)
         return step.compile_eval_step(skeleton, normalize, self.mesh)
 
-    def _evaluate(self, session: Any, part: Part, split: str, eval_step: Callable, flat: Flat) -> Metrics:
+    def _evaluate(self, session: "Session", part: Part, split: str, eval_step: Callable, flat: Flat) -> Metrics:
         """Compute the metrics of a whole split, over all devices and processes: {"val/accuracy": ...}."""
         found = metrics.classification(*self._answers(session, part, split, eval_step, flat))
         return {f"{split}/{name}": value for name, value in found.items()}
 
     def _answers(
-        self, session: Any, part: Part, split: str, eval_step: Callable, flat: Flat
+        self, session: "Session", part: Part, split: str, eval_step: Callable, flat: Flat
     ) -> tuple[np.ndarray, np.ndarray]:
         """Compute logits (N, C) and collect labels (N,) of all readable images of a split.
 
@@ -184,17 +187,17 @@ class Classification:
         """Return all measures."""
         return {name: float(value) for name, value in measured.items()}
 
-    def judge(self, session: Any, reading: Metrics) -> None:
+    def judge(self, session: "Session", reading: Metrics) -> None:
         """Do nothing: only the loss is checked, by the loop."""
 
     def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray]) -> None:
         """Write the model to best/."""
         weights.save(folder / "best", self.card, part.image_size, adapters.merged(flat, part))
 
-    def end(self, session: Any, part: Part, current: State) -> None:
+    def end(self, session: "Session", part: Part, current: State) -> None:
         """Nothing."""
 
-    def finish(self, session: Any) -> tuple[dict[str, Any], list[str]]:
+    def finish(self, session: "Session") -> tuple[dict[str, Any], list[str]]:
         """Evaluate the saved best model on the test split, or on the validation split if there is no test split.
 
         The metrics of each class are included; the confusion matrix is written to a separate file.
@@ -221,6 +224,6 @@ class Classification:
         summary = found | {"most_frequent_class": common, "per_class": classes}
         return {f"{split}/{name}": value for name, value in summary.items()}, lines
 
-    def pictures(self, session: Any) -> None:
+    def pictures(self, session: "Session") -> None:
         """Plot loss, learning rates and accuracy."""
         plots.draw(session.folder.records(), session.folder.folder, plots.CLASSIFICATION)

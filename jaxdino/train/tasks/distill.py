@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,9 @@ from jaxdino.train.task import Metrics, Part, State
 from jaxdino.train.tasks import alarms, distill_objective
 from jaxdino.train.tasks.networks import save_networks
 from jaxdino.train.tasks.retrieval import Retrieval
+
+if TYPE_CHECKING:
+    from jaxdino.train.session import Session
 
 BACKBONE = "backbone."
 
@@ -196,7 +199,7 @@ class Distillation:
         """Add the stage's adapters."""
         return adapters.put_on(flat, self._bare(part.stage), self.spec, part)
 
-    def baseline(self, session: Any) -> Metrics:
+    def baseline(self, session: "Session") -> Metrics:
         """Compute the k-NN accuracy of the initial weights and of raw pixels."""
         if not self.retrieval:
             return {}
@@ -206,19 +209,19 @@ class Distillation:
         self.judge(session, found)
         return {"start": found[self.shown], "pixels": pixels[self.shown]}
 
-    def references(self, session: Any) -> dict[str, Metrics]:
+    def references(self, session: "Session") -> dict[str, Metrics]:
         """Return the k-NN accuracy of raw pixels and of the initial weights."""
         names = {"raw pixels": "pixels", "start": "start"}
         found = session.progress.baseline
         return {name: {self.shown: found[key]} for name, key in names.items() if key in found}
 
-    def given(self, session: Any, part: Part, measured: Callable[[], Metrics]) -> Metrics:
+    def given(self, session: "Session", part: Part, measured: Callable[[], Metrics]) -> Metrics:
         """Return the k-NN accuracy of the teacher that a stage starts with; for the first stage, the baseline."""
         if not part.index and part.stage.monitor == self.shown:
             return {self.shown: session.progress.baseline["start"]}
         return measured()
 
-    def measure(self, session: Any, part: Part) -> Callable[[State], Metrics]:
+    def measure(self, session: "Session", part: Part) -> Callable[[State], Metrics]:
         """Return a function that computes the teacher's k-NN accuracy in the epochs when it is due."""
 
         def measured(current: State) -> Metrics:
@@ -237,7 +240,7 @@ class Distillation:
         found = {name: float(value) for name, value in measured.items() if name not in ("features", "counted")}
         return found | {"feature_rank": feature_rank(features), "feature_std": feature_std(features)}
 
-    def judge(self, session: Any, reading: Metrics) -> None:
+    def judge(self, session: "Session", reading: Metrics) -> None:
         """Raise Lost if the alarms detect a collapse."""
         if not self.config.alarms.stop:
             return
@@ -253,7 +256,7 @@ class Distillation:
         kept = {path: leaf for path, leaf in adapters.merged(flat, part).items() if path.startswith(BACKBONE)}
         weights.save(folder / "best", self.card, (side, side) if side else part.image_size, kept)
 
-    def end(self, session: Any, part: Part, current: State) -> None:
+    def end(self, session: "Session", part: Part, current: State) -> None:
         """Write teacher, student, heads and centres to training/."""
         moving, frozen = current["moving"], current["frozen"]
         roles = {
@@ -263,7 +266,7 @@ class Distillation:
         whole = {role: adapters.merged(flat, part) for role, flat in roles.items()}
         save_networks(session, self.card, self.spec, whole, moving["teacher"]["centres"])
 
-    def finish(self, session: Any) -> tuple[dict[str, Any], list[str]]:
+    def finish(self, session: "Session") -> tuple[dict[str, Any], list[str]]:
         """Draw the teacher's attention and features; evaluate k-NN and linear accuracy of teacher and student."""
         splits = self.source.splits
         session.stop.check()
@@ -277,7 +280,7 @@ class Distillation:
             ]
         return self.retrieval.finish(session)
 
-    def pictures(self, session: Any) -> None:
+    def pictures(self, session: "Session") -> None:
         """Plot loss, entropy, k-NN accuracy and learning rates."""
         plots.draw(session.folder.records(), session.folder.folder, plots.distillation(session.progress.baseline))
 

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -21,6 +21,9 @@ from jaxdino.models.spec import ModelSpec
 from jaxdino.objectives.segment import Segment, predict
 from jaxdino.objectives.segment_settings import Segmenting
 from jaxdino.train.task import Metrics
+
+if TYPE_CHECKING:
+    from jaxdino.train.session import Session
 
 SHOWN = 6  # pairs in the picture
 METRICS = ("miou", "dice", "iou", "iou_50", "iou_75", "iou_90", "precision", "recall", "loss")
@@ -72,7 +75,7 @@ class MaskMeasure:
         self.names, self.features, self.batches, self.arrays, self.mesh = names, features, batches, arrays, mesh
         self._look = _compiled(spec, settings, mesh, **how)
 
-    def __call__(self, session: Any, split: str, flat: Flat) -> tuple[Metrics, dict[str, Metrics]]:
+    def __call__(self, session: "Session", split: str, flat: Flat) -> tuple[Metrics, dict[str, Metrics]]:
         """Compute the metrics of a whole split, {"val/miou": ...}, and those of each prompt.
 
         Raises:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,10 +14,15 @@ from jaxdino.core.params import Flat
 from jaxdino.models.spec import ModelSpec
 from jaxdino.objectives.distill_model import HEADS, DistillSpec, head_config
 
+if TYPE_CHECKING:
+    from jaxdino.train.session import Session
+
 CENTRE_SHAPES = {"dino_head": (1, -1), "ibot_head": (1, 1, -1)}
 
 
-def save_networks(session: Any, card: Card, spec: DistillSpec, networks: Mapping[str, Flat], centres: Flat) -> None:
+def save_networks(
+    session: "Session", card: Card, spec: DistillSpec, networks: Mapping[str, Flat], centres: Flat
+) -> None:
     """Write `training/` in the run's folder, replacing an earlier one; see docs/training_checkpoints.md.
 
     Args:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,9 @@ from jaxdino.models.spec import ModelSpec
 from jaxdino.train import data, pixels, weights
 from jaxdino.train.results import model_words
 from jaxdino.train.task import Metrics
+
+if TYPE_CHECKING:
+    from jaxdino.train.session import Session
 
 Features = tuple[np.ndarray, np.ndarray]
 """Features (N, D) and labels (N,) of a split."""
@@ -92,18 +95,18 @@ class Retrieval:
         """Return the metric names."""
         return (KNN, *(f"val/knn{k}_accuracy" for k in self.k))
 
-    def measure(self, session: Any, flat: Flat) -> Metrics:
+    def measure(self, session: "Session", flat: Flat) -> Metrics:
         """Compute {"val/knn_accuracy": for the largest k, "val/knn10_accuracy": ...} on the validation images."""
         splits = [self._features(session, name, flat) for name in ("train", "val")]
         return self._accuracies(session, "val", *splits)
 
-    def pixels(self, session: Any) -> Metrics:
+    def pixels(self, session: "Session") -> Metrics:
         """Compute the same metrics from raw pixels."""
         size = min(PIXELS, self.size)
         splits = (self._batches(session, name) for name in ("train", "val"))
         return self._accuracies(session, "val", *(features.pixels(batches, size, self.mesh) for batches in splits))
 
-    def finish(self, session: Any) -> tuple[dict[str, Any], list[str]]:
+    def finish(self, session: "Session") -> tuple[dict[str, Any], list[str]]:
         """Return entries for the summary and lines to print: k-NN accuracy at the start, at the end and of raw pixels;
         k-NN and linear accuracy of teacher and student on the test split (the validation split if there is none)."""
         split = "test" if "test" in self.source.splits else "val"
@@ -128,19 +131,19 @@ class Retrieval:
         ]
         return summary, lines
 
-    def _accuracies(self, session: Any, split: str, train: Features, other: Features) -> Metrics:
+    def _accuracies(self, session: "Session", split: str, train: Features, other: Features) -> Metrics:
         how = dict(k=self.k, num_classes=len(self.source.class_names), mesh=self.mesh, poll=session.stop.check)
         found = knn_accuracy(*train, *other, **how)
         each = {f"{split}/knn{k}_accuracy": value for k, value in found.items()}
         return {f"{split}/knn_accuracy": found[self.k[-1]]} | each
 
-    def _linear(self, session: Any, split: str, train: Features, other: Features) -> Metrics:
+    def _linear(self, session: "Session", split: str, train: Features, other: Features) -> Metrics:
         if not self.linear_steps:
             return {}
         how = dict(num_classes=len(self.source.class_names), steps=self.linear_steps, poll=session.stop.check)
         return {f"{split}/linear_accuracy": linear_probe(*train, *other, **how)["accuracy"]}
 
-    def _features(self, session: Any, split: str, flat: Flat) -> Features:
+    def _features(self, session: "Session", split: str, flat: Flat) -> Features:
         return features.extract(partial(self._embed, flat), self._batches(session, split), self.mesh)
 
     @cached_property
@@ -154,7 +157,7 @@ class Retrieval:
 
         return jax.jit(embed)
 
-    def _batches(self, session: Any, name: str) -> Iterator[Batch]:
+    def _batches(self, session: "Session", name: str) -> Iterator[Batch]:
         """Yield the batches of a split; see `Session.each`."""
         batches = pipeline.make_eval_iter(
             self.source.split(name),

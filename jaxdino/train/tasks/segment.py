@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,9 @@ from jaxdino.train.results import model_words
 from jaxdino.train.task import Metrics, Part, State
 from jaxdino.train.tasks.mask_measure import METRICS, MaskMeasure
 from jaxdino.train.tasks.segmenter_weights import start
+
+if TYPE_CHECKING:
+    from jaxdino.train.session import Session
 
 TEXT, IMAGE = "backbone.clip.", "backbone.dino."
 
@@ -169,15 +172,15 @@ class Segmentation:
         was = self.spec_of(before.stage) if before else self.spec
         return adapters.refitted(was, self.spec_of(part.stage), flat, part.seed)
 
-    def baseline(self, session: Any) -> Metrics:
+    def baseline(self, session: "Session") -> Metrics:
         """Nothing."""
         return {}
 
-    def references(self, session: Any) -> dict[str, Metrics]:
+    def references(self, session: "Session") -> dict[str, Metrics]:
         """Return the metrics of the initial weights, if they were measured."""
         return {"start": session.progress.baseline} if session.progress.baseline else {}
 
-    def given(self, session: Any, part: Part, measured: Callable[[], Metrics]) -> Metrics:
+    def given(self, session: "Session", part: Part, measured: Callable[[], Metrics]) -> Metrics:
         """Return the measured metrics, or {} if the projections are new."""
         if part.index:
             return measured()
@@ -185,7 +188,7 @@ class Segmentation:
         session.progress.baseline = measured() if trained else {}
         return session.progress.baseline
 
-    def measure(self, session: Any, part: Part) -> Callable[[State], Metrics]:
+    def measure(self, session: "Session", part: Part) -> Callable[[State], Metrics]:
         """Return a function that computes the metrics of the validation split."""
         measure = self._measure(part)
 
@@ -215,7 +218,7 @@ class Segmentation:
         """Return all measures."""
         return {name: float(value) for name, value in measured.items()}
 
-    def judge(self, session: Any, reading: Metrics) -> None:
+    def judge(self, session: "Session", reading: Metrics) -> None:
         """Do nothing: only the loss is checked, by the loop."""
 
     def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray]) -> None:
@@ -225,10 +228,10 @@ class Segmentation:
         card = dataclasses.replace(card, source={**card.source, **how})
         weights.save(folder / "best", card, part.image_size, flat, self.companions)
 
-    def end(self, session: Any, part: Part, current: State) -> None:
+    def end(self, session: "Session", part: Part, current: State) -> None:
         """Nothing."""
 
-    def finish(self, session: Any) -> tuple[dict[str, Any], list[str]]:
+    def finish(self, session: "Session") -> tuple[dict[str, Any], list[str]]:
         """Evaluate the saved best model, also per prompt; draw some pairs."""
         part = session.setup.parts[session.progress.best_model["stage"]]
         measure = self._measure(part)
@@ -245,7 +248,7 @@ class Segmentation:
             measure.draw("val", flat, session.folder / "segmentation.png")
         return found, lines
 
-    def pictures(self, session: Any) -> None:
+    def pictures(self, session: "Session") -> None:
         """Plot loss, learning rates and mean IoU."""
         plots.draw(session.folder.records(), session.folder.folder, plots.SEGMENTATION)
 
