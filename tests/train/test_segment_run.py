@@ -214,13 +214,13 @@ def test_all_options_of_a_stage_train_together(tmp_path):
         (dict(prompts__templates=("{} " * 1 + "very " * 90,)), "tokens long"),
         (dict(objective__dice=0.0, objective__bce=0.0, objective__iou=0.0), "nothing to learn from"),
         (dict(objective__align=-1.0), "align=-1"),
-        (dict(early_stopping__monitor="val.mIoU"), r"val\.miou"),
+        (dict(early_stopping__monitor="val.mIoU"), "val/miou"),
         (
             dict(early_stopping__monitor="val/loss", stages__0__objective__iou=0.5),
             "cannot compare stages with different objectives: monitor",
         ),
         (dict(data__root="DIR"), "data.root=DIR is not read: data.name is 'shapes'.*data.name=masks"),
-        (dict(model__in_channels=4), r"model\.in_channels: an image encoder of 4 channels; segmentation takes"),
+        (dict(model__in_channels=4), r"model\.in_channels: an image encoder of 4 channels; segmentation needs"),
         (dict(model__name="resnet18", model__configured_for="resnet18"), "image encoder must be a ViT"),
     ],
 )
