@@ -168,4 +168,4 @@ def test_command_line(tmp_path, dino, capsys):
     assert main(["export", whole, "--format", "timm", "--out", str(tmp_path / "timm")]) == 0  # the teacher's backbone
     assert (tmp_path / "timm" / "model.safetensors").is_file()
     assert main(["import", str(path), "--whole", "--in_channels", "4", "--out", str(tmp_path / "no")]) == 2
-    assert "leave --in_channels away" in capsys.readouterr().err and not (tmp_path / "no").exists()
+    assert "remove --in_channels" in capsys.readouterr().err and not (tmp_path / "no").exists()

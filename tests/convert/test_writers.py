@@ -145,7 +145,7 @@ def test_a_failure_leaves_nothing_and_an_older_file_alone(tmp_path, write, name)
         ([("w", (2,), np.float32, lambda: np.zeros(3, np.float32))], r"'w'.*\(2,\).*\(3,\)"),
         ([("w", (2,), np.float32, lambda: np.zeros(2))], "'w'.*float32.*float64"),
         ([("w", (2,), "datetime64[s]", None)], "'w'.*datetime64"),
-        ([("w", (1,), np.int8, None), ("w", (1,), np.int8, None)], "'w'.*twice"),
+        ([("w", (1,), np.int8, None), ("w", (1,), np.int8, None)], "'w'.*duplicate"),
         ([], "no tensor"),
     ],
 )
