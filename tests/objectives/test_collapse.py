@@ -114,7 +114,7 @@ def test_without_centring_one_prototype_wins(k):
     step, text = judged(Health(), run)
     assert step < 400
     assert "collapse (constant)" in text and "nearly the same output" in text and "centring" in text
-    assert f"of at most {math.log(k):.3f} nats" in text
+    assert f"(at most {math.log(k):.3f})" in text
 
 
 @PROTOTYPES
