@@ -298,7 +298,9 @@ def test_verify_says_what_it_cannot_check_without_config_json(loaded, tmp_path, 
     (tmp_path / "model.safetensors").write_bytes((loaded(name).path / "model.safetensors").read_bytes())
     assert main(["verify", str(tmp_path / "model.safetensors"), "--num_heads", "4"]) == 0
     said = capsys.readouterr().out
-    assert "against transformers" in said and "not checked: config.json is missing beside the weights: its heads" in said
+    assert (
+        "against transformers" in said and "not checked: config.json is missing beside the weights: its heads" in said
+    )
 
 
 def test_verify_runs_the_file_that_is_given(loaded, tmp_path):
