@@ -79,7 +79,7 @@ def fit_channels(opened: Opened, channels: int | None) -> Opened:
     return dataclasses.replace(
         opened,
         card=card,
-        skeleton=spec.skeleton(card.num_classes, pool=card.pool),
+        skeleton=spec.skeleton(head=card.head),
         flat=opened.flat | {path: new},
         notes=[*opened.notes, note],
     )

@@ -16,7 +16,7 @@ from convert.resized import Size, resized
 from convert.store import Card
 from convert.tables import layouts, serving
 from jaxdino.core.errors import UserError
-from jaxdino.models.classifier import POOLS, pool_named
+from jaxdino.models.heads.linear import POOLS, LinearHeadConfig, pool_named
 from jaxdino.models.registry import MODELS
 from jaxdino.models.spec import Preprocess
 
@@ -121,8 +121,7 @@ def card_of(
     classes, assumed = 0 if drop_head else found.num_classes, (*found.assumed, *more)
     card = Card(
         spec=found.spec,
-        num_classes=classes,
-        pool=pool,
+        head=LinearHeadConfig(classes, pool),
         class_names=class_names(source, classes)[0],
         layout=found.layout,
         source={"path": str(source.origin["path"]), "prefix": found.prefix}

@@ -108,7 +108,7 @@ def _write(card: Card, flat, layout: str, folder: Path, cast: Callable, max_shar
         how, card, folder, [t._replace(key=f"{prefix or ''}{t.key}") for t in backbone] + head, max_shard_bytes
     )
     apart = card.num_classes and not head  # the layout's classes have no head in this case
-    shown = dataclasses.replace(card, num_classes=0, class_names=()) if apart else card
+    shown = card.without_head() if apart else card
     return notes + export_json(shown, layout, str(backbone[0].dtype), folder)
 
 

@@ -14,7 +14,7 @@ POOL_WORDS = {
     "cls_mean": "class token and mean of the patch tokens, side by side",
     "cls4_mean": "class tokens of the last four blocks and mean of the patch tokens, side by side",
 }
-"""Description of each of `jaxdino.models.classifier.POOLS`, for notes to the user."""
+"""Description of each of `jaxdino.models.heads.linear.POOLS`, for notes to the user."""
 
 
 class Hints(NamedTuple):

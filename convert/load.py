@@ -23,8 +23,7 @@ from convert.table import BoundTable
 from convert.tables import layouts
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Digest, Skeleton, split
-from jaxdino.models.classifier import pool_named
-from jaxdino.models.layers import Linear
+from jaxdino.models.heads import HeadConfig
 from jaxdino.models.spec import ModelSpec
 
 GROUP = re.compile(r"((state_dict|model|module|_orig_mod)\.)*[^.]+")
@@ -117,7 +116,7 @@ def open_pretrained(
       src: a file, a folder, a hub name, a model saved by `convert import`, or a workdir (its best model).
       model, layout, prefix, num_heads: override what the keys and shapes show.
       pos_grid: (height, width) of a ViT's position table in patches; overrides as well.
-      pool: pooling of a classification head (`jaxdino.models.classifier.POOLS`).
+      pool: pooling of a classification head (`jaxdino.models.heads.linear.POOLS`).
       image_size: (height, width) of the images in pixels, or one number for both.
       head: a file with a linear classification head for these weights, as DINOv2 and DINOv3 publish them.
       drop_head: leave out a classification head in the source.
@@ -151,8 +150,8 @@ def _from_store(path: Path, card: Card, flat: dict, model: str | None, drop_head
     notes = []
     if drop_head and card.num_classes:
         notes.append(f"the head of {card.num_classes} classes was left aside, as asked")
-        card = dataclasses.replace(card, num_classes=0, class_names=())
-    skeleton = card.spec.skeleton(card.num_classes, pool=card.pool)
+        card = card.without_head()
+    skeleton = card.spec.skeleton(head=card.head)
     leaves = {name: flat[name] for name in skeleton.entries if name in flat}
     return Opened(card, skeleton, leaves, notes, companions_of(path))
 
@@ -171,7 +170,7 @@ def _from_source(source: Source, found: Recognised, drop_head: bool, pool: str |
     head = card.num_classes > 0
     aside = () if head else head_keys(layouts(found.spec)[found.layout].head)
     keys = {key: full for key, full in found.keys.items() if key not in aside}
-    skeleton = found.spec.skeleton(card.num_classes, pool=card.pool)
+    skeleton = found.spec.skeleton(head=card.head)
     table = bound_table(found.spec, found.layout, head)
     shapes = {key: source.shape(full) for key, full in keys.items()}
     dtypes = {key: source.dtype(full) for key, full in keys.items()}
@@ -210,8 +209,7 @@ def _listed(keys: list[str]) -> str:
     return ", ".join(keys) if len(keys) <= 3 else f"{len(keys)} tensors, {keys[0]} to {keys[-1]}"
 
 
-def new_head(spec: ModelSpec, num_classes: int, pool: str, seed: int) -> Mapping[str, np.ndarray]:
-    """Initialise a classification head as flat parameters: small random kernel, zero bias."""
-    width = spec.config.width * pool_named(pool).widths
-    _, flat = split(Linear(width, num_classes, rngs=nnx.Rngs(seed)))
+def new_head(spec: ModelSpec, head: HeadConfig, seed: int) -> Mapping[str, np.ndarray]:
+    """Initialise a head as flat parameters."""
+    _, flat = split(head.build(spec.config.width, nnx.Rngs(seed)))
     return {f"head.{path}": np.asarray(array) for path, array in flat.items()}

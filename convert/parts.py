@@ -54,7 +54,7 @@ def part_of(opened: Opened, part: str, merge: bool = True) -> Opened:
         adapted = lora.adapted(skeleton, spec, own)
         flat = _merged(adapted, flat) if merge else flat
         skeleton = skeleton if merge else adapted
-    card = Card(spec, pool=spec.pool, source={**opened.card.source, "part": part})
+    card = Card(spec, spec.linear(), source={**opened.card.source, "part": part})
     return dataclasses.replace(
         opened,
         card=card,

@@ -75,7 +75,7 @@ def save_adapter(
     names = torch_names(spec, layout, head is not None)
     if prefix is None:
         how = layouts(spec)["hf" if layout == PUBLISHED else layout]
-        card = Card(spec, head.shape[1], spec.pool) if head else None
+        card = Card(spec, spec.linear(head.shape[1])) if head else None
         prefix = (how.prefix(card) if card else "") or ""
     pieces, common = _pieces(skeleton, flat, names, layout)
     pieces = [p if p.name in names.get("head", ()) else p._replace(name=prefix + p.name) for p in pieces]

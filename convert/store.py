@@ -25,7 +25,9 @@ from jaxdino.core import sharding
 from jaxdino.core.bars import bytes_bar
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Digest, Skeleton
-from jaxdino.models import registry
+from jaxdino.models import heads, registry
+from jaxdino.models.heads import NO_HEAD, HeadConfig
+from jaxdino.models.heads.linear import LinearHeadConfig
 from jaxdino.models.spec import ModelSpec
 
 CARD, PARAMS, COMPANIONS = "model.json", "params", "companions"
@@ -38,7 +40,8 @@ class Card:
 
     Attributes:
       spec: the model, its shape and preprocessing.
-      num_classes, pool, class_names: of the classification head; 0, the family's pool and () without one.
+      head: the head (`jaxdino.models.heads`), `NO_HEAD` or another without classes if there is none.
+      class_names: names of the head's classes, () if unknown.
       layout: of the original checkpoint ("hf", "meta", "timm"), None for random weights.
       source: path and prefix of the original weights.
       digest: SHA-256 of the parameters (see `jaxdino.core.params.digest`).
@@ -46,13 +49,26 @@ class Card:
     """
 
     spec: ModelSpec
-    num_classes: int = 0
-    pool: str = "cls"
+    head: HeadConfig = NO_HEAD
     class_names: tuple[str, ...] = ()
     layout: str | None = None
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     digest: str = ""
     assumed: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """Number of the head's classes, 0 without a head."""
+        return self.head.num_classes
+
+    @property
+    def pool(self) -> str:
+        """Pooling of the classification head, or of a new one: the family's unless the head has another."""
+        return getattr(self.head, "pool", self.spec.pool)
+
+    def without_head(self) -> "Card":
+        """Return the card of the backbone alone; the pooling is kept for a new head."""
+        return dataclasses.replace(self, head=LinearHeadConfig(0, self.pool), class_names=())
 
     @property
     def began_at_random(self) -> bool:
@@ -61,15 +77,18 @@ class Card:
 
     def to_json(self) -> str:
         """Return the card as JSON text."""
-        return json.dumps(dataclasses.asdict(self), indent=2)
+        return json.dumps({**dataclasses.asdict(self), "head": heads.to_json(self.head)}, indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> "Card":
-        """Parse JSON text; the inverse of `to_json`."""
+        """Parse JSON text; the inverse of `to_json`. Cards of version 0.1.0 have a linear head in two fields."""
         fields = json.loads(text)
         spec = registry.from_json(fields.pop("spec"))
+        if "head" not in fields:
+            fields["head"] = {"name": "linear", "num_classes": fields.pop("num_classes"), "pool": fields.pop("pool")}
+        head = heads.from_json(fields.pop("head"), f"{CARD}: head")
         names, assumed = tuple(fields.pop("class_names")), tuple(fields.pop("assumed", ()))
-        return cls(spec=spec, class_names=names, assumed=assumed, **fields)
+        return cls(spec=spec, head=head, class_names=names, assumed=assumed, **fields)
 
 
 def is_model(folder: Path) -> bool:
@@ -166,9 +185,8 @@ def load_card(folder: str | Path) -> Card:
     file = Path(folder) / CARD
     with understood(str(file)):
         card = Card.from_json(file.read_text("utf-8"))
-    known = type(card.num_classes) is int and isinstance(card.pool, str) and isinstance(card.source, dict)
-    if not known or card.num_classes < 0:
-        raise UserError(f"{file}: num_classes, pool and source must be a number, a word and an object")
+    if not isinstance(card.source, dict):
+        raise UserError(f"{file}: source must be an object")
     if not all(isinstance(line, str) for line in card.assumed):
         raise UserError(f"{file}: assumed must be a list of lines of text")
     check_spec(card.spec, str(file))
@@ -226,7 +244,7 @@ def open_model(folder: str | Path) -> Iterator[tuple[Card, dict[str, LazyArray]]
     """
     folder = Path(folder).absolute()
     card = load_card(folder)
-    skeleton = card.spec.skeleton(card.num_classes, pool=card.pool)
+    skeleton = card.spec.skeleton(head=card.head)
     with _checkpointer() as checkpointer:
         with readable(folder):
             parts = _Parts(checkpointer, folder)

@@ -23,7 +23,7 @@ def model(tmp_path_factory):
     _, flat = split(spec.build(3))
     flat = {path: np.asarray(leaf) for path, leaf in flat.items()}
     flat["head.kernel"] = RNG.normal(0, 1, flat["head.kernel"].shape).astype(np.float32)
-    save_model(folder, Card(spec, num_classes=3, class_names=("cat", "dog", "emu")), flat)
+    save_model(folder, Card(spec, spec.linear(3), class_names=("cat", "dog", "emu")), flat)
     return jaxdino.load(folder)
 
 

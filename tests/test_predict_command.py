@@ -19,7 +19,7 @@ from jaxdino.models.registry import get
 def run(tmp_path_factory):
     folder, spec = tmp_path_factory.mktemp("run") / "ours", get("dinov3_digits")
     flat = {path: np.asarray(leaf) for path, leaf in split(spec.build(3))[1].items()}
-    save_model(folder, Card(spec, num_classes=3, class_names=("cat", "dog", "emu")), flat)
+    save_model(folder, Card(spec, spec.linear(3), class_names=("cat", "dog", "emu")), flat)
     return str(folder)
 
 

@@ -14,7 +14,7 @@ from convert.family import Family, Hints, Layout, Shapes, Told
 from convert.ops import COLUMN, COPY, COUNT, LINEAR
 from convert.table import rule
 from jaxdino.core.errors import UserError
-from jaxdino.models.heads import DINOHeadConfig
+from jaxdino.models.heads.projection import DINOHeadConfig
 
 H = "backbone."
 SPELLINGS = {

@@ -17,7 +17,7 @@ from convert.store import Card
 from convert.table import MLP_HEAD, drop, rule
 from convert.timm_args import averages
 from jaxdino.core.errors import UserError
-from jaxdino.models.classifier import POOLS
+from jaxdino.models.heads.linear import POOLS
 from jaxdino.models.registry import get
 from jaxdino.models.resnet import ResNetConfig
 

@@ -60,7 +60,7 @@ def open_model(
             raise UserError(f"{what}={value!r} is not known; {did_you_mean(str(value), known)}")
     with assumptions.spelling(words), open_pretrained(src, **overrules) as opened:
         card, digest = opened.card, Digest()
-        skeleton = card.spec.skeleton(card.num_classes, pool=card.pool, dtype=DTYPES[dtype], attention=attention)
+        skeleton = card.spec.skeleton(head=card.head, dtype=DTYPES[dtype], attention=attention)
         flat = {}
         for path, leaf in by_bytes(opened.flat, "loading"):  # each host array is freed as soon as it is on the device
             array = np.asarray(leaf)

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
-from jaxdino.models.classifier import POOLS, Pool
+from jaxdino.models.heads.linear import POOLS, Pool
 from jaxdino.models.output import Output
 from jaxdino.models.spec import ModelSpec
 

@@ -110,7 +110,7 @@ def _check_sight(model: Any) -> None:
 def untrained(model: Any, seed: int) -> Any:
     """Return the same model with random weights."""
     card = model.card
-    _, flat = taken_apart(card.spec.build(card.num_classes, pool=card.pool, rngs=nnx.Rngs(seed)))
+    _, flat = taken_apart(card.spec.build(head=card.head, rngs=nnx.Rngs(seed)))
     flat = {path: flat[path].astype(leaf.dtype) for path, leaf in model.flat.items()}
     return type(model)(card, model.skeleton, flat)
 

@@ -1,4 +1,4 @@
-"""The output of every backbone."""
+"""The output of every model."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from jaxdino.core.errors import UserError
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Output:
-    """The output of a backbone, after its final norm if it has one.
+    """The output of a backbone, after its final norm if it has one, and the predictions of the head on it.
 
     Attributes:
       cls: (B, D) class token, or the pooled feature map if the network has none.
@@ -20,7 +20,7 @@ class Output:
       pooled: (B, D) the family's pooled output: the class token (through the pooler if the model has one), or the
         pooled feature map.
       stages: the feature maps (B, h, w, D of the stage) of a hierarchical network, in order; () otherwise.
-      logits: (B, classes), or None without a head.
+      predictions: what the head gives, by name (see `jaxdino.models.heads`); {} without a head.
     """
 
     cls: jax.Array
@@ -28,7 +28,12 @@ class Output:
     registers: jax.Array
     pooled: jax.Array
     stages: tuple[jax.Array, ...] = ()
-    logits: jax.Array | None = None
+    predictions: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+
+    @property
+    def logits(self) -> jax.Array | None:
+        """The prediction "logits": (B, classes), or (B, h, w, classes) of patches; None without a head that has it."""
+        return self.predictions.get("logits")
 
 
 def chosen(n: int | Sequence[int], count: int, what: str) -> list[int]:

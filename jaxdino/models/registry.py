@@ -8,7 +8,8 @@ from typing import Any
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
-from jaxdino.models import clip, clipdinosam, convnext, heads, resnet, sam
+from jaxdino.models import clip, clipdinosam, convnext, resnet, sam
+from jaxdino.models.heads.projection import DINOHeadConfig
 from jaxdino.models.published import SPECS, TINY
 from jaxdino.models.spec import ModelSpec, Preprocess
 from jaxdino.models.vit import ViTConfig
@@ -24,7 +25,7 @@ CONFIGS = {
     "resnet": resnet.ResNetConfig,
     "dino_resnet": resnet.ResNetConfig,
     "sam": sam.SamConfig,
-    "dino_head": heads.DINOHeadConfig,
+    "dino_head": DINOHeadConfig,
 }
 """{family: class of its configuration}."""
 

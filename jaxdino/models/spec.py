@@ -9,9 +9,11 @@ from flax import nnx
 
 from jaxdino.core import params
 from jaxdino.core.resize import Resize
-from jaxdino.models.classifier import Classifier
+from jaxdino.models.heads import HeadConfig
+from jaxdino.models.heads.linear import LinearHeadConfig
 from jaxdino.models.initial import SHAPES_ONLY
 from jaxdino.models.layer_spec import Layer
+from jaxdino.models.network import Network
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -93,7 +95,7 @@ class ModelSpec:
 
     Attributes:
       family: a key of `registry.CONFIGS`.
-      pool: the input features of the family's own classification heads (see `classifier.POOLS`).
+      pool: the input features of the family's own classification heads (see `heads.linear.POOLS`).
       hub: the Hugging Face repository of the weights; page: the web page of weights published elsewhere.
       last_layers: number of block layers selected by "@last" in a strategy.
     """
@@ -117,22 +119,34 @@ class ModelSpec:
         num_classes: int = 0,
         *,
         pool: str | None = None,
+        head: HeadConfig | None = None,
         rngs: nnx.Rngs | None = None,
         drop_path: float = 0.0,
         dtype: jnp.dtype = jnp.float32,
         attention: str = "xla",
         remat: bool = False,
-    ) -> Classifier:
-        """Build a module with random parameters; `dtype` is the compute dtype, parameters are float32."""
-        rngs = rngs or nnx.Rngs(0)
-        backbone = self.config.build(rngs=rngs, drop_path=drop_path, dtype=dtype, attention=attention, remat=remat)
-        return Classifier(backbone, self.config.width, num_classes, pool or self.pool, rngs)
+    ) -> Network:
+        """Build a module with random parameters.
 
-    def skeleton(self, num_classes: int = 0, **kwargs) -> params.Skeleton:
+        Args:
+          head: the head; by default the linear one, with `num_classes` classes on `pool` (by default the family's).
+          dtype: the compute dtype; parameters are float32.
+        """
+        rngs, head = rngs or nnx.Rngs(0), head or self.linear(num_classes, pool)
+        backbone = self.config.build(rngs=rngs, drop_path=drop_path, dtype=dtype, attention=attention, remat=remat)
+        return Network(backbone, self.config.width, head, rngs)
+
+    def linear(self, num_classes: int = 0, pool: str | None = None) -> LinearHeadConfig:
+        """Return the linear head with these classes, by default on the family's own pooling."""
+        return LinearHeadConfig(num_classes, pool or self.pool)
+
+    def skeleton(
+        self, num_classes: int = 0, *, pool: str | None = None, head: HeadConfig | None = None, **how
+    ) -> params.Skeleton:
         """Return the skeleton of `build`'s module, without allocating its arrays; cached by arguments."""
-        return _skeleton(self, num_classes, tuple(sorted(kwargs.items())))
+        return _skeleton(self, head or self.linear(num_classes, pool), tuple(sorted(how.items())))
 
 
 @functools.lru_cache(maxsize=64)
-def _skeleton(spec: ModelSpec, num_classes: int, how: tuple[tuple[str, Any], ...]) -> params.Skeleton:
-    return params.abstract(lambda: spec.build(num_classes, rngs=SHAPES_ONLY, **dict(how)))
+def _skeleton(spec: ModelSpec, head: HeadConfig, how: tuple[tuple[str, Any], ...]) -> params.Skeleton:
+    return params.abstract(lambda: spec.build(head=head, rngs=SHAPES_ONLY, **dict(how)))

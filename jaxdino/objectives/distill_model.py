@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxdino.core import params
-from jaxdino.models.heads import DINOHead, DINOHeadConfig
+from jaxdino.models.heads.projection import DINOHead, DINOHeadConfig
 from jaxdino.models.initial import SHAPES_ONLY
 from jaxdino.models.layer_spec import Layer
 from jaxdino.models.spec import ModelSpec

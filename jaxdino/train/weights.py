@@ -17,6 +17,8 @@ from convert.store import Card, load_model, save_model
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import split
 from jaxdino.models import registry
+from jaxdino.models.heads import NO_HEAD, HeadConfig
+from jaxdino.models.heads.linear import LinearHeadConfig
 
 RANDOM = "random"
 OVERRULES = ("layout", "prefix", "num_heads", "pos_grid", "pool", "in_channels")
@@ -29,21 +31,33 @@ WORDS = {name: f"--config.model.{name}" for name in OVERRULES} | {
 """The flags of `python -m convert` -> the settings of a run."""
 
 
-def start(config: Any, class_names: tuple[str, ...], say: Callable[[str], None]) -> tuple[Card, dict[str, np.ndarray]]:
-    """Load the classifier that a run starts from: its card and all its leaves, float32, on the host.
+def start(
+    config: Any, class_names: tuple[str, ...], say: Callable[[str], None], head: HeadConfig | None = None
+) -> tuple[Card, dict[str, np.ndarray]]:
+    """Load the model that a run starts from: its card and all its leaves, float32, on the host.
 
     `config.model.weights` is a file, a folder, a hub name, a workdir, "random", or None for the model's published ones.
 
+    Args:
+      head: the head to train, with as many classes as there are names; by default the linear classification head.
+
     Raises:
-      UserError: for weights of another model, and for a head of other classes without `drop_head`.
+      UserError: for weights of another model, and for another head, or one of other classes, without `drop_head`.
     """
     model, seed, classes = config.model, config.seed, len(class_names)
     if model.num_classes is not None and model.num_classes != classes:
         raise UserError(f"model.num_classes={model.num_classes}, but the data has {classes} classes")
     if model.weights == RANDOM and (spec := published(model)):
-        card, flat = _random(_sees(spec, model.in_channels), seed, classes, model.pool)
+        spec = _sees(spec, model.in_channels)
+        card, flat = _random(spec, seed, head or spec.linear(classes, model.pool))
         return dataclasses.replace(card, class_names=class_names), flat
     card, flat = _pretrained(config, model.drop_head, say)
+    head = head or LinearHeadConfig(classes, model.pool or card.pool)
+    if card.num_classes and (card.head.name, card.head.blocks) != (head.name, head.blocks):
+        raise UserError(
+            f"the weights have a head of another kind, {card.head}, and this run trains {head}: "
+            "--config.model.drop_head=True starts with a new head"
+        )
     if card.num_classes not in (0, classes):
         raise UserError(
             f"the weights have a head of {card.num_classes} classes and the data has {classes}: "
@@ -57,24 +71,23 @@ def start(config: Any, class_names: tuple[str, ...], say: Callable[[str], None])
             f"the weights have a head for other classes ({_first(card.class_names)}) than the data has "
             f"({_first(class_names)}): --config.model.drop_head=True starts with a new head"
         )
-    pool = model.pool or card.pool
     if not card.num_classes:
-        flat |= new_head(card.spec, classes, pool, seed)
-    return dataclasses.replace(card, num_classes=classes, pool=pool, class_names=class_names), flat
+        flat |= new_head(card.spec, head, seed)
+    return dataclasses.replace(card, head=head, class_names=class_names), flat
 
 
 def has_new_head(config: Any, card: Card, flat: Mapping[str, np.ndarray]) -> bool:
     """Return whether the head returned by `start` is new and was never trained."""
     if config.model.weights == RANDOM:
         return True
-    drawn = new_head(card.spec, card.num_classes, card.pool, config.seed)
+    drawn = new_head(card.spec, card.head, config.seed)
     return all(np.array_equal(flat[path], leaf) for path, leaf in drawn.items())
 
 
 def backbone(config: Any, say: Callable[[str], None]) -> tuple[Card, dict[str, np.ndarray]]:
     """Load the backbone that a run starts from, as `start` does, without a classification head."""
     if config.model.weights == RANDOM and (spec := published(config.model)):
-        return _random(_sees(spec, config.model.in_channels), config.seed, 0, None)
+        return _random(_sees(spec, config.model.in_channels), config.seed, NO_HEAD)
     return _pretrained(config, True, say)
 
 
@@ -146,15 +159,15 @@ def _seeing(card: Card, flat: dict[str, np.ndarray]) -> tuple[Card, dict[str, np
     if image_only is None:
         return card, flat
     spec = dataclasses.replace(card.spec, config=image_only())
-    kept = spec.skeleton(card.num_classes, pool=card.pool).entries
+    kept = spec.skeleton(head=card.head).entries
     return dataclasses.replace(card, spec=spec), {path: flat[path] for path in kept}
 
 
-def _random(spec: registry.ModelSpec, seed: int, classes: int, pool: str | None) -> tuple[Card, dict[str, np.ndarray]]:
+def _random(spec: registry.ModelSpec, seed: int, head: HeadConfig) -> tuple[Card, dict[str, np.ndarray]]:
     from flax import nnx
 
-    _, flat = split(spec.build(classes, pool=pool, rngs=nnx.Rngs(seed)))
-    card = Card(spec, classes, pool or spec.pool, source={"path": RANDOM})
+    _, flat = split(spec.build(head=head, rngs=nnx.Rngs(seed)))
+    card = Card(spec, head, source={"path": RANDOM})
     return _seeing(card, jax.tree.map(np.asarray, flat))
 
 

@@ -1,7 +1,7 @@
-"""What the projection head is to training; its parity is in tests/parity."""
+"""Heads as data: saved with the weights, read from old cards, and built on a backbone."""
 
 import dataclasses
-from types import SimpleNamespace
+import json
 
 import jax
 import jax.numpy as jnp
@@ -10,91 +10,137 @@ import pytest
 from flax import nnx
 
 import jaxdino
-from convert.store import Card, save_model
+from convert.store import Card, load_model, save_model
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import bind, split
+from jaxdino.models import heads, registry
 from jaxdino.models.batch_norm import set_training
-from jaxdino.models.heads import DINOHeadConfig
-from jaxdino.models.registry import from_json, get
+from jaxdino.models.heads.linear import LinearHeadConfig
+from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.models.spec import ModelSpec
-from jaxdino.train.weights import start
+from jaxdino.models.vit import ViTConfig
 
-TINY = DINOHeadConfig(in_dim=8, hidden_dim=12, bottleneck_dim=6, out_dim=10)
-
-
-def build(**fields):
-    return split(dataclasses.replace(TINY, **fields).build(rngs=nnx.Rngs(0)))
-
-
-def test_published_size():
-    """DINO's default head on a ViT-S, counted by hand from its constructor."""
-    mlp = 384 * 2048 + 2048 + 2048 * 2048 + 2048 + 2048 * 256 + 256
-    assert get("dino_head").skeleton().num_params == mlp + 256 * 65536 + 65536
+VIT = ViTConfig(patch_size=8, width=16, depth=3, num_heads=2, mlp_dim=32, pos_grid=(2, 2), layer_scale=True)
+SPEC = ModelSpec("dinov2_custom", "dinov2", VIT)
+NAMES = ("cat", "dog", "emu")
+ALL = [LinearHeadConfig(3, "cls_mean"), PatchesHeadConfig(3, 2, 0.5), PatchesHeadConfig(3, (0, 2))]
+IMAGES = np.random.default_rng(0).normal(size=(2, 16, 24, 3)).astype(np.float32)
 
 
-def test_prototypes_of_kept_length_are_no_parameters():
-    skeleton, flat = build(norm_last_layer=True)
-    assert skeleton.entries["last_layer.g"].kind == "buffer" and (flat["last_layer.g"] == 1).all()
-    assert build()[0].entries["last_layer.g"].kind == "param"
-    scores = bind(skeleton, flat)(jax.random.normal(jax.random.key(0), (5, 8)))
-    assert np.abs(scores).max() <= 1  # cosines
+def made(head: heads.HeadConfig):
+    return split(SPEC.build(head=head, rngs=nnx.Rngs(0)))
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_features_without_length_give_no_nan(dtype):
-    skeleton, flat = split(TINY.build(rngs=nnx.Rngs(0), dtype=dtype))
-    features = jnp.zeros((3, 8))
-    scores = bind(skeleton, flat)(features)
-    assert scores.dtype == dtype and (scores == 0).all()
-    gradients = jax.grad(lambda flat: bind(skeleton, flat)(features).astype(jnp.float32).sum())(flat)
-    assert all(np.isfinite(np.asarray(gradient, np.float32)).all() for gradient in gradients.values())
+@pytest.mark.parametrize("head", ALL)
+def test_a_head_is_saved_with_the_weights(tmp_path, head):
+    skeleton, flat = made(head)
+    card = save_model(tmp_path / "model", Card(SPEC, head, NAMES), flat)
+    again, found = load_model(tmp_path / "model")
+    assert again == card and again.head == head and list(found) == list(skeleton.entries)
+    logits = jaxdino.load(tmp_path / "model")(IMAGES).logits
+    np.testing.assert_array_equal(logits, jax.jit(lambda flat, x: bind(skeleton, flat)(x).logits)(flat, IMAGES))
+    assert logits.shape == ((2, 3) if head.of == "image" else (2, 2, 3, 3)) and logits.dtype == np.float32
 
 
-def test_the_bottleneck_has_length_one_however_short_it_was():
-    skeleton, flat = build(mlp_bias=False, num_layers=1)
-    short = bind(skeleton, flat).bottleneck(1e-6 * jax.random.normal(jax.random.key(0), (3, 8)))
-    np.testing.assert_allclose(np.linalg.norm(short, axis=-1), 1, atol=1e-5)
+@pytest.mark.parametrize("classes", [0, 3])
+def test_a_card_of_version_0_1_0_has_a_linear_head(tmp_path, classes):
+    """Its fields were num_classes and pool; the other fields are today's."""
+    head = LinearHeadConfig(classes, "cls_mean")
+    card = save_model(tmp_path / "model", Card(SPEC, head, NAMES[:classes]), made(head)[1])
+    old = json.loads(card.to_json()) | {"num_classes": classes, "pool": "cls_mean"}
+    del old["head"]
+    (tmp_path / "model" / "model.json").write_text(json.dumps(old))
+    assert load_model(tmp_path / "model")[0] == card
 
 
-def test_batch_norm_uses_the_batch_in_training():
-    skeleton, flat = build(use_bn=True)
-    features = 3 + jax.random.normal(jax.random.key(0), (16, 8))
+def test_parameters_of_heads():
+    entries = made(ALL[0])[0].entries
+    assert {path: entry.shape for path, entry in entries.items() if path.startswith("head")} == {
+        "head.kernel": (32, 3),
+        "head.bias": (3,),
+    }
+    entries = made(ALL[1])[0].entries
+    found = {path: (entry.shape, entry.kind) for path, entry in entries.items() if path.startswith("head")}
+    assert found == {
+        "head.bn.scale": ((32,), "param"),
+        "head.bn.bias": ((32,), "param"),
+        "head.bn.mean": ((32,), "batch_stat"),
+        "head.bn.var": ((32,), "batch_stat"),
+        "head.bn.num_batches_tracked": ((), "buffer"),
+        "head.conv_seg.kernel": ((32, 3), "param"),
+        "head.conv_seg.bias": ((3,), "param"),
+    }
+    (layer,) = (layer for layer in SPEC.layers if layer.holds("head.bn.scale"))
+    assert layer.name == "head"
+
+
+@pytest.mark.parametrize("blocks", [2, (0, 2)])
+def test_patches_of_several_blocks_stand_side_by_side(blocks):
+    skeleton, flat = made(PatchesHeadConfig(3, blocks))
+    net = bind(skeleton, flat)
+    outs = net.backbone.intermediate_layers(IMAGES, blocks)
+    both = np.concatenate([out.patches for out in outs], axis=-1) / np.sqrt(1 + 1e-5)
+    by_hand = both @ np.asarray(flat["head.conv_seg.kernel"]) + np.asarray(flat["head.conv_seg.bias"])
+    out = net(IMAGES)
+    np.testing.assert_allclose(out.logits, by_hand, atol=1e-6)
+    np.testing.assert_array_equal(out.cls, net.backbone(IMAGES).cls)  # the output stays that of the last block
+
+
+def test_dropout_drops_whole_feature_maps_in_training_alone():
+    skeleton, flat = split(PatchesHeadConfig(4, dropout=0.5).build(16, nnx.Rngs(0)))
+    flat |= {"conv_seg.kernel": jnp.eye(16, 4), "bn.var": jnp.full((16,), 1 - 1e-5)}
+    outs = SPEC.build(rngs=nnx.Rngs(0)).backbone.intermediate_layers(IMAGES, 1)
     head = bind(skeleton, flat)
-    set_training(head, skeleton.paths("param"))
-    head(features)
-    assert head.mlp[1].num_batches_tracked[...] == 1 and (head.mlp[1].mean[...] != 0).any()
+    still, moved = (np.asarray(head(outs, key)["logits"]) for key in (None, jax.random.key(1)))
+    np.testing.assert_allclose(still, outs[0].patches[..., :4], rtol=1e-5)
+    kept = (moved != 0).all(axis=(1, 2))
+    assert kept.any() and not kept.all()
+    np.testing.assert_allclose(moved, 2 * still * kept[:, None, None], rtol=1e-5)
 
 
-def test_every_parameter_lies_in_one_layer_and_the_spec_survives_json():
-    spec = ModelSpec("tiny", "dino_head", dataclasses.replace(TINY, use_bn=True, num_layers=2))
-    for path in spec.skeleton().paths():
-        assert len([layer for layer in spec.layers if layer.holds(path)]) == 1, path
-    assert from_json(dataclasses.asdict(spec)) == spec
+def test_the_batch_norm_of_a_head_moves_with_the_head():
+    skeleton, flat = made(PatchesHeadConfig(3))
+    for trained, count in (([], 0), (["head.bn.scale"], 1)):
+        net = bind(skeleton, flat)
+        set_training(net, trained)
+        net(IMAGES)
+        assert net.head.bn.num_batches_tracked[...] == count
+
+
+def test_half_precision_keeps_float32_logits():
+    skeleton, flat = split(SPEC.build(head=PatchesHeadConfig(3), rngs=nnx.Rngs(0), dtype=jnp.bfloat16))
+    out = bind(skeleton, flat)(IMAGES)
+    assert out.patches.dtype == jnp.bfloat16 and out.logits.dtype == jnp.float32
+
+
+def test_any_backbone_takes_a_head_on_its_last_patches():
+    for name in ("resnet18", "dinov3_convnext_tiny"):
+        entries = registry.get(name).skeleton(head=PatchesHeadConfig(3)).entries
+        assert entries["head.conv_seg.kernel"].shape == (registry.get(name).config.width, 3)
 
 
 def test_refusals():
-    with pytest.raises(UserError, match=r"takes features \(\.\.\., 8\), not \(2, 9\)"):
-        bind(*build())(jnp.zeros((2, 9)))
-    with pytest.raises(UserError, match="at least one layer"):
-        build(num_layers=0)
-    with pytest.raises(UserError, match="not 3 and 'linear'"):
-        build(last_layer="linear")
-
-
-def test_python_face(tmp_path):
-    spec = ModelSpec("dino_head", "dino_head", TINY)
-    save_model(tmp_path / "head", Card(spec), split(spec.build())[1])
-    head = jaxdino.load(tmp_path / "head")
-    assert head(np.ones((2, 3, 8), np.float32)).shape == (2, 3, 10)
-    for wrong in (np.ones((2, 9), np.float32), np.ones((2, 8), np.uint8), [1.0]):
-        with pytest.raises(UserError, match=r"array of floats \(\.\.\., 8\)"):
-            head(wrong)
-    for call in (head.preprocess, head.intermediate_layers):
-        with pytest.raises(UserError, match="load the backbone beside it"):
-            call([])
-
-
-def test_training_refuses_a_head():
-    model = SimpleNamespace(name="dino_head", weights="random", shape=None, num_classes=None, in_channels=3)
-    with pytest.raises(UserError, match="does not take images"):
-        start(SimpleNamespace(model=model, seed=0), ("a", "b"), print)
+    for wrong, words in (
+        (dict(blocks=0), "blocks=0 must be at least 1"),
+        (dict(blocks=()), "a number of blocks, or their indices in order"),
+        (dict(blocks=(2, 0)), "a number of blocks, or their indices in order"),
+        (dict(blocks=(-1,)), "must be at least 0"),
+        (dict(dropout=1.0), r"dropout=1\.0 must be in \[0, 1\)"),
+        (dict(num_classes=-1), "num_classes=-1 must be at least 0"),
+    ):
+        with pytest.raises(UserError, match=words):
+            PatchesHeadConfig(**wrong)
+    with pytest.raises(UserError, match="pool 'clss' is not known"):
+        LinearHeadConfig(3, "clss")
+    with pytest.raises(UserError, match="must end with the last block, 2"):
+        SPEC.skeleton(head=PatchesHeadConfig(3, (0, 1)))
+    with pytest.raises(UserError, match="blocks that the model does not have"):
+        SPEC.skeleton(head=PatchesHeadConfig(3, 4))
+    with pytest.raises(UserError, match="which only vision transformers have"):
+        registry.get("resnet18").skeleton(head=PatchesHeadConfig(3, 4))
+    with pytest.raises(UserError, match="linear"):
+        heads.from_json({"name": "linea"})
+    with pytest.raises(UserError, match="has no field 'block'"):
+        heads.from_json({"name": "patches", "block": 4})
+    assert heads.from_json({"name": "patches", "blocks": [0, 2]}) == PatchesHeadConfig(blocks=(0, 2))
+    assert dataclasses.asdict(heads.NO_HEAD)["num_classes"] == 0

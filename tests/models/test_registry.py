@@ -3,7 +3,7 @@
 import pytest
 
 from jaxdino.core.errors import UserError
-from jaxdino.models.classifier import POOLS
+from jaxdino.models.heads.linear import POOLS
 from jaxdino.models.published.vit import SPECS
 from jaxdino.models.registry import MODELS, get
 

@@ -69,7 +69,7 @@ def drawn(spec: ModelSpec, pool: str | None) -> tuple[Card, dict[str, np.ndarray
     _, flat = split(spec.build(classes, pool=pool))
     flat = {path: _draw(path, np.asarray(array), rng) for path, array in flat.items()}
     names = tuple("abcde") if classes else ()
-    return Card(spec, num_classes=classes, pool=pool, class_names=names), flat
+    return Card(spec, spec.linear(classes, pool), names), flat
 
 
 def _draw(path: str, array: np.ndarray, rng: np.random.Generator) -> np.ndarray:

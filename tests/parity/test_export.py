@@ -55,8 +55,8 @@ def with_head(found, classes: int = 5):
     spec = found.card.spec
     spec = dataclasses.replace(spec, preprocess=dataclasses.replace(spec.preprocess, size=(SIDE + 8, SIDE + 8)))
     names = tuple("abcde")
-    card = dataclasses.replace(found.card, spec=spec, num_classes=classes, class_names=names, pool=spec.pool)
-    head = new_head(spec, classes, spec.pool, seed=0)
+    card = dataclasses.replace(found.card, spec=spec, head=spec.linear(classes), class_names=names)
+    head = new_head(spec, card.head, seed=0)
     rng = np.random.default_rng(0)
     head = {path: rng.normal(0, 0.3, array.shape).astype(np.float32) for path, array in head.items()}
     return card, found.flat | head
@@ -156,7 +156,7 @@ def test_timm_loads_what_we_export(tmp_path, name, pool):
         path: array if "rope" in path else rng.normal(0, 0.05, array.shape).astype(np.float32)
         for path, array in flat.items()
     }
-    card = Card(spec, num_classes=3, pool=pool, class_names=("a", "b", "c"))
+    card = Card(spec, spec.linear(3, pool), class_names=("a", "b", "c"))
     save_model(tmp_path / "ours", card, flat)
     export(tmp_path / "ours", tmp_path / "out", layout="timm")
     model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()

@@ -18,7 +18,7 @@ from convert.store import Card, save_model
 from convert.tables import layouts
 from jaxdino.core.params import bind
 from jaxdino.models import registry
-from jaxdino.models.classifier import POOLS
+from jaxdino.models.heads.linear import POOLS, LinearHeadConfig
 from tests.parity import clip_modules
 from tests.parity.exports import OPENERS, SHAPES, drawn, spec_of
 from tests.torchvision_stub import import_torchvision
@@ -105,7 +105,7 @@ def test_timm_knows_every_published_architecture():
 
     for name in PUBLISHED:
         spec = registry.get(name)
-        (config,) = layouts(spec)["timm"].files(Card(spec, 0, spec.pool), "float32").values()
+        (config,) = layouts(spec)["timm"].files(Card(spec, spec.linear()), "float32").values()
         assert timm.is_model(config["architecture"]), name
 
 
@@ -153,8 +153,8 @@ def test_the_embedded_model_opens_in_timm(tmp_path):
 def test_a_head_of_sam_stands_beside_it(loaded, tmp_path, layout):
     case = loaded(f"sam {layout}")
     found = case.ours
-    head = new_head(found.card.spec, 5, "mean", seed=0)
-    card = dataclasses.replace(found.card, num_classes=5, pool="mean")
+    card = dataclasses.replace(found.card, head=LinearHeadConfig(5, "mean"))
+    head = new_head(card.spec, card.head, seed=0)
     save_model(tmp_path / "ours", card, found.flat | head)
     export(tmp_path / "ours", tmp_path / "out", layout=layout)
     weight, _ = head_beside(tmp_path / "out")
@@ -172,8 +172,8 @@ def test_a_head_of_sam_stands_beside_it(loaded, tmp_path, layout):
 @pytest.mark.parametrize("pool", ["cls", "mean", "cls_mean"])
 def test_a_head_of_clip_stands_beside_it(loaded, tmp_path, source, layout, pool):
     found = loaded(source).ours
-    card = dataclasses.replace(found.card, num_classes=5, pool=pool)
-    head = new_head(found.card.spec, 5, pool, seed=0)
+    card = dataclasses.replace(found.card, head=LinearHeadConfig(5, pool))
+    head = new_head(card.spec, card.head, seed=0)
     save_model(tmp_path / "ours", card, found.flat | head)
     export(tmp_path / "ours", tmp_path / "out", layout=layout)
     weight, _ = head_beside(tmp_path / "out")

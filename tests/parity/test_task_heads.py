@@ -196,5 +196,5 @@ def test_refusals(tmp_path):
 
 def test_pool_of_several_blocks_is_for_vision_transformers():
     assert get("dinov2_vits14").skeleton(1000, pool="cls4_mean").entries["head.kernel"].shape == (5 * 384, 1000)
-    with pytest.raises(UserError, match="class token of several blocks"):
+    with pytest.raises(UserError, match="outputs of several blocks"):
         get("resnet50").skeleton(3, pool="cls4_mean")

@@ -103,7 +103,7 @@ def converted(model: nn.Module) -> tuple[Card, Flat]:
         return found.card, found.flat
     head = {name: value.detach().numpy().copy() for name, value in model.classifier.named_parameters()}
     flat = found.flat | {"head.kernel": head["weight"].T, "head.bias": head["bias"]}
-    return replace(found.card, num_classes=CLASSES), flat
+    return replace(found.card, head=found.card.spec.linear(CLASSES, found.card.pool)), flat
 
 
 @functools.cache

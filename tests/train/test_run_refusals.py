@@ -56,7 +56,8 @@ def test_rematerialisation_is_reached_by_the_config_and_the_data_are_told_in_a_l
 )
 def test_a_head_goes_on_only_for_the_same_classes(tmp_path, names):
     _, flat = split(tiny.SPEC.build(10, rngs=nnx.Rngs(0)))
-    save_model(tmp_path / "w", Card(tiny.SPEC, 10, "cls", names), {k: np.asarray(v) for k, v in flat.items()})
+    card = Card(tiny.SPEC, tiny.SPEC.linear(10), names)
+    save_model(tmp_path / "w", card, {k: np.asarray(v) for k, v in flat.items()})
     config, lines = tiny.config(1, model__weights=str(tmp_path / "w")), []
     if names[:1] == ("ant",):
         with pytest.raises(UserError, match=r"ant, bee, cat, \.\.\..*0, 1, 2, .*drop_head"):
@@ -133,7 +134,7 @@ def test_nan_in_the_weights_is_named(tmp_path):
     _, flat = split(tiny.SPEC.build(10, rngs=nnx.Rngs(0)))
     flat = {k: np.asarray(v) for k, v in flat.items()}
     flat["head.bias"] = np.full(10, np.nan, np.float32)
-    save_model(tmp_path / "w", Card(tiny.SPEC, 10, "cls", DIGITS), flat)
+    save_model(tmp_path / "w", Card(tiny.SPEC, tiny.SPEC.linear(10), DIGITS), flat)
     with pytest.raises(UserError, match="nan"):
         run(tiny.config(1, model__weights=str(tmp_path / "w"), log_every=1000), tmp_path / "run")
 

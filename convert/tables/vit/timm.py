@@ -5,7 +5,7 @@ from typing import Any
 
 from convert.preprocess import to_timm
 from convert.store import Card
-from jaxdino.models.classifier import POOLS
+from jaxdino.models.heads.linear import POOLS
 from jaxdino.models.vit import ViTConfig
 
 _WORDS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1536: "giant", 4096: "7b"}

@@ -1,0 +1,78 @@
+"""Heads by name: what a model predicts from a backbone's outputs, as data.
+
+A head is a frozen dataclass, saved with the weights as `{"name": "linear", "num_classes": 10, "pool": "cls"}`; its
+module stands at `head` beside `backbone`. To add one, write a module here and name it in `HEADS`.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import jax
+from flax import nnx
+
+from jaxdino.core import options
+from jaxdino.models.heads.linear import LinearHeadConfig
+from jaxdino.models.heads.patches import PatchesHeadConfig
+from jaxdino.models.output import Output
+
+
+class Head(Protocol):
+    """The interface of every head's module."""
+
+    def __call__(self, outs: Sequence[Output], key: jax.Array | None = None) -> dict[str, jax.Array]:
+        """Map the outputs of the blocks in `HeadConfig.blocks` to predictions by name, float32.
+
+        Args:
+          key: random key, in training only.
+        """
+        ...
+
+
+class HeadConfig(Protocol):
+    """The interface of every head's configuration, a frozen dataclass.
+
+    Attributes:
+      name: its key in `HEADS`. of: what gets a class: "image" or "patch".
+      num_classes: number of classes; with 0 no head is built.
+      blocks: the blocks whose outputs the head reads: the last `blocks`, or indices from 0, the last block last.
+    """
+
+    name: ClassVar[str]
+    of: ClassVar[str]
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def blocks(self) -> int | tuple[int, ...]: ...
+
+    def build(self, width: int, rngs: nnx.Rngs) -> Any:
+        """Build the head with random parameters, for a backbone whose outputs have this width."""
+        ...
+
+
+HEADS: dict[str, type[HeadConfig]] = {head.name: head for head in (LinearHeadConfig, PatchesHeadConfig)}
+"""{name: class of the head's configuration}."""
+
+NO_HEAD = LinearHeadConfig()
+"""A head without classes, of which nothing is built."""
+
+
+def to_json(head: HeadConfig) -> dict[str, Any]:
+    """Return the head as values that JSON can hold, with its name."""
+    return {"name": head.name, **dataclasses.asdict(head)}  # pyright: ignore[reportArgumentType]
+
+
+def from_json(fields: Mapping[str, Any], where: str = "head") -> HeadConfig:
+    """Rebuild a head; the inverse of `to_json`.
+
+    Args:
+      where: name of the fields in errors.
+
+    Raises:
+      UserError: for an unknown name or field, with the nearest, and for a value of another type.
+    """
+    name = fields.get("name")
+    options.check_choice(f"{where}: name", name, list(HEADS))
+    return options.read(HEADS[str(name)], {key: value for key, value in fields.items() if key != "name"}, where)

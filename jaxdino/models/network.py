@@ -1,0 +1,48 @@
+"""A backbone and the head on it: the module of every model that is trained, saved and converted."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from flax import nnx
+
+from jaxdino.core.errors import UserError
+from jaxdino.models.heads import HeadConfig
+from jaxdino.models.output import Output, chosen
+
+KEY = 1 << 20
+"""Number of the head's random key; those of blocks are their indices."""
+
+
+class Network(nnx.Module):
+    """A `backbone` and, if it has classes, a `head` on it (see `jaxdino.models.heads`)."""
+
+    def __init__(self, backbone: Any, width: int, head: HeadConfig, rngs: nnx.Rngs):
+        self.backbone = backbone
+        self.head = head.build(width, rngs) if head.num_classes else None
+        self.blocks = head.blocks if head.num_classes else 1
+        if self.blocks != 1:
+            _check_blocks(backbone, self.blocks)
+
+    def __call__(self, images: jax.Array, *, mask: jax.Array | None = None, key: jax.Array | None = None) -> Output:
+        """Map normalised float images (B, H, W, C) to Output, with the head's predictions if there is one.
+
+        With a key, stochastic depth and dropout are active.
+        """
+        if self.head is None:
+            return self.backbone(images, mask=mask, key=key)
+        if self.blocks == 1:
+            outs = [self.backbone(images, mask=mask, key=key)]
+        else:
+            outs = self.backbone.intermediate_layers(images, self.blocks, mask=mask, key=key)
+        own = None if key is None else jax.random.fold_in(key, KEY)
+        return dataclasses.replace(outs[-1], predictions=self.head(outs, own))
+
+
+def _check_blocks(backbone: Any, blocks: int | tuple[int, ...]) -> None:
+    """Raise UserError unless the backbone has these blocks, all of one width and grid, and the last one is last."""
+    if not hasattr(backbone, "cls_token"):
+        raise UserError(f"the head reads the outputs of several blocks ({blocks}), which only vision transformers have")
+    last = backbone.cfg.depth - 1
+    if chosen(blocks, backbone.cfg.depth, "blocks")[-1] != last:
+        raise UserError(f"the blocks of the head, {blocks}, must end with the last block, {last}")
