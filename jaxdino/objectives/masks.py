@@ -66,9 +66,9 @@ def iou_loss(predicted: jax.Array, logits: jax.Array, mask: jax.Array, weight: j
 
 
 def upsampled(logits: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Resize logits (B, h, w) to (B, H, W), float32: torch's bilinear `interpolate`, align_corners=False."""
-    rows, columns = (jnp.asarray(linear_matrix(a, b)) for a, b in zip(logits.shape[1:], size, strict=True))
-    return jnp.einsum("yh,xw,bhw->byx", rows, columns, logits.astype(jnp.float32), precision="highest")
+    """Resize logits (B, h, w, ...) to (B, H, W, ...), float32: torch's bilinear `interpolate`, align_corners=False."""
+    rows, columns = (jnp.asarray(linear_matrix(a, b)) for a, b in zip(logits.shape[1:3], size, strict=True))
+    return jnp.einsum("yh,xw,bhw...->byx...", rows, columns, logits.astype(jnp.float32), precision="highest")
 
 
 def pooled(tokens: jax.Array, mask: jax.Array | None = None) -> jax.Array:

@@ -1,0 +1,268 @@
+"""Semantic segmentation of images of any size, in windows of the size that the model was trained on.
+
+The windows form a grid; their logits are upsampled to the window, added up, divided by the number of windows that cover
+each pixel, and resized to the size of the mask. All of this is linear and acts on rows and columns separately, so it is
+one matrix per axis, from the patches of all windows to the pixels of the mask. Nothing of the image's size times the
+number of classes is ever held: label maps are computed tile by tile.
+
+Sources: facebookresearch/dinov2 dinov2/eval/segmentation, whose configs (dinov2_vitb14_ade20k_linear_config.py) slide
+windows of 512 pixels by 341; open-mmlab/mmsegmentation mmseg/models/segmentors/encoder_decoder.py (slide_inference).
+"""
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import product
+from typing import Any, cast
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxdino.evals.passes import outputs
+from jaxdino.evals.segmentation import IGNORED
+from jaxdino.models.positions import linear_matrix
+
+TILE = 512  # pixels: largest side of a tile
+BUDGET = 2**22  # logits in a tile: 16 MB, which was fastest on a CPU
+
+Size = tuple[int, int]
+Tile = tuple[slice, slice]
+
+
+def two_thirds(crop: Size) -> Size:
+    """Return the usual stride of windows: two thirds of each side."""
+    return max(1, crop[0] * 2 // 3), max(1, crop[1] * 2 // 3)
+
+
+def short_side(size: Size, short: int) -> Size:
+    """Return the (height, width) of an image whose short side is resized to `short` pixels; unchanged for 0."""
+    scale = short / min(size)
+    return (max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))) if short else size
+
+
+def window_starts(length: int, crop: int, stride: int) -> list[int]:
+    """Return the first pixel of each window along an axis; the last window ends with the image."""
+    count = max(length - crop + stride - 1, 0) // stride + 1
+    return [max(min(k * stride, length - crop), 0) for k in range(count)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """The rows (or columns) of an image, of its windows and of its result.
+
+    Attributes:
+      length: pixels of the image. crop, stride: pixels of a window, and from one to the next.
+      cells: patches of a window. out: pixels of the result.
+    """
+
+    length: int
+    crop: int
+    stride: int
+    cells: int
+    out: int
+
+    def matrix(self, begin: int, end: int) -> tuple[int, int, np.ndarray]:
+        """Return (first, last, matrix): the pixels begin to end - 1 of the result from the patches of the windows.
+
+        Returns:
+          the range of windows that the pixels depend on, and float32 (end - begin, (last - first) * cells).
+        """
+        low, high, share = self._taps(begin, end)
+        starts, bottom, top = window_starts(self.length, self.crop, self.stride), low[0], high[-1] + 1
+        covering = [k for k, start in enumerate(starts) if start < top and start + self.crop > bottom]
+        first, last = covering[0], covering[-1] + 1
+        upsample = linear_matrix(self.cells, self.crop)
+        pixels = np.zeros((top - bottom, last - first, self.cells), np.float32)
+        count = np.zeros((top - bottom, 1, 1), np.float32)
+        for k in range(first, last):
+            inside = slice(max(starts[k], bottom), min(starts[k] + self.crop, top))
+            rows = slice(inside.start - bottom, inside.stop - bottom)
+            pixels[rows, k - first] += upsample[inside.start - starts[k] : inside.stop - starts[k]]
+            count[rows] += 1
+        pixels = (pixels / count).reshape(top - bottom, -1)
+        return first, last, (1 - share) * pixels[low - bottom] + share * pixels[high - bottom]
+
+    def _taps(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the two pixels of the image that each pixel of the result lies between, and the share of the second.
+
+        As torch's bilinear `interpolate`, align_corners=False; see `positions.linear_matrix`.
+        """
+        step, half = np.float32(self.length) / np.float32(self.out), np.float32(0.5)
+        centre = np.maximum((np.arange(begin, end, dtype=np.float32) + half) * step - half, np.float32(0))
+        low = np.minimum(centre.astype(int), self.length - 1)
+        return low, np.minimum(low + 1, self.length - 1), (centre - low)[:, None]
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowLogits:
+    """The logits of all windows of one image, and what they give at the size of the result.
+
+    Attributes:
+      patches: float32 (rows * h, n, columns * w): logits of n classes of the patches (h, w) of the grid of windows.
+      rows, columns: the axes.
+    """
+
+    patches: np.ndarray
+    rows: Axis
+    columns: Axis
+
+    def tiles(self) -> Iterator[tuple[Tile, np.ndarray]]:
+        """Yield the result in parts: (rows, columns), float32 logits (n, rows, columns)."""
+        classes = self.patches.shape[1]
+        for down, across in product(_parts(self.rows.out, TILE), _parts(self.columns.out, TILE)):
+            left, right, to_columns = self.columns.matrix(across.start, across.stop)
+            top, bottom, to_rows = self.rows.matrix(down.start, down.stop)
+            part = self.patches[top * self.rows.cells : bottom * self.rows.cells]
+            part = part[..., left * self.columns.cells : right * self.columns.cells]
+            # Two products of large matrices are 20 times faster than one of small matrices for each class.
+            part = (part.reshape(-1, part.shape[2]) @ to_columns.T).reshape(len(part), -1)
+            for rows in _parts(down.stop - down.start, max(1, BUDGET // (classes * (across.stop - across.start)))):
+                logits = (to_rows[rows] @ part).reshape(rows.stop - rows.start, classes, -1)
+                yield (slice(down.start + rows.start, down.start + rows.stop), across), logits.transpose(1, 0, 2)
+
+    def logits(self) -> np.ndarray:
+        """Return all logits, float32 (n, H, W); large for large images: `tiles` needs less memory."""
+        whole = np.empty((self.patches.shape[1], self.rows.out, self.columns.out), np.float32)
+        for (down, across), logits in self.tiles():
+            whole[:, down, across] = logits
+        return whole
+
+    def labels(self) -> np.ndarray:
+        """Return the most likely class of each pixel, uint8 (H, W)."""
+        return self.judged(None)[0]
+
+    def judged(self, mask: np.ndarray | None) -> tuple[np.ndarray, float]:
+        """Return `labels`, and the sum of the cross entropy over the pixels of a mask.
+
+        Args:
+          mask: (H, W), 0 to n - 1, or 255 for pixels that are not counted; None: the sum is 0.
+        """
+        found, loss = np.zeros((self.rows.out, self.columns.out), np.uint8), 0.0
+        for tile, logits in self.tiles():
+            best = logits[0].copy()
+            for place, scores in enumerate(logits):
+                np.putmask(found[tile], scores > best, place)
+                np.maximum(best, scores, out=best)
+            if mask is not None:
+                total = sum(np.exp(scores - best) for scores in logits)
+                kept, truth = mask[tile] != IGNORED, np.where(mask[tile] == IGNORED, 0, mask[tile])
+                losses = np.log(total) + best - np.take_along_axis(logits, truth[None].astype(int), axis=0)[0]
+                loss += float(losses[kept].sum(dtype=np.float64))
+        return found, loss
+
+
+def _parts(length: int, size: int) -> list[slice]:
+    """Return slices of at most `size` that cover a length."""
+    return [slice(begin, min(begin + size, length)) for begin in range(0, length, size)]
+
+
+def slide(
+    forward: Callable[[Any], Any],
+    images: Iterable[tuple[Any, np.ndarray, Size]],
+    *,
+    crop: Size,
+    batch_size: int,
+    stride: Size | None = None,
+    fill: tuple[int, ...] = (),
+    mesh: Mesh | None = None,
+) -> Iterator[tuple[Any, WindowLogits]]:
+    """Segment images of any size, one after another.
+
+    Windows of several images fill batches of one shape, so one program is compiled. An image smaller than the window is
+    padded at the right and bottom; the padding is cut off the result. In a run of several processes, all of them are
+    given all images, and each computes its share of every batch.
+
+    Args:
+      forward: compiled, uint8 images (batch_size, *crop, C) -> logits (batch_size, h, w, n); on a mesh, of the whole
+        batch.
+      images: (anything, uint8 (H, W, C), (height, width) of the result).
+      crop: (height, width) of a window. stride: pixels between windows; None: `two_thirds` of the crop.
+      batch_size: windows in a batch, over all devices.
+      fill: pixel value of each channel outside the image; () is black.
+      mesh: shards each batch over its devices.
+
+    Yields:
+      (anything, its logits), in the order of `images`.
+    """
+    begun: deque[_Image] = deque()
+    batches = _batches(images, begun, crop, stride or two_thirds(crop), batch_size, fill, mesh is not None)
+
+    def step(batch: Any) -> dict[str, Any]:
+        return {"logits": forward(batch["image"]), "place": batch["place"]}
+
+    waiting = 0  # windows of the first image in `begun` that are filled
+    for out in outputs(step, batches, ("image", "place"), mesh):
+        for logits in np.asarray(out["logits"], np.float32)[np.argsort(out["place"])]:
+            if not begun:
+                break  # the padding of the last batch
+            begun[0].put(waiting, logits)
+            waiting += 1
+            if waiting == begun[0].count:
+                image, waiting = begun.popleft(), 0
+                yield image.key, image.done()
+
+
+class _Image:
+    """One image that is being segmented: its key, its grid of windows and the logits so far."""
+
+    def __init__(self, key: Any, size: Size, out: Size, crop: Size, stride: Size):
+        self.key, self.size, self.out, self.crop, self.stride = key, size, out, crop, stride
+        self.grid = tuple(window_starts(*axis) for axis in zip(size, crop, stride, strict=True))
+        self.count = len(self.grid[0]) * len(self.grid[1])
+        self._found: np.ndarray | None = None
+
+    def windows(self, image: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the windows of the image, row by row."""
+        for y in self.grid[0]:
+            for x in self.grid[1]:
+                yield image[y : y + self.crop[0], x : x + self.crop[1]]
+
+    def put(self, place: int, logits: np.ndarray) -> None:
+        """Keep the logits (h, w, n) of a window."""
+        height, width, classes = logits.shape
+        if self._found is None:
+            self._found = np.empty((len(self.grid[0]), height, classes, len(self.grid[1]), width), np.float32)
+        row, column = divmod(place, len(self.grid[1]))
+        self._found[row, :, :, column] = logits.transpose(0, 2, 1)
+
+    def done(self) -> WindowLogits:
+        """Return the logits of all windows."""
+        found = cast(np.ndarray, self._found)  # every image has a window
+        rows, height, classes, columns, width = found.shape
+        patches = found.reshape(rows * height, classes, columns * width)
+        axes = zip(self.size, self.crop, self.stride, (height, width), self.out, strict=True)
+        return WindowLogits(patches, *(Axis(*axis) for axis in axes))
+
+
+def _batches(
+    images: Iterable[tuple[Any, np.ndarray, Size]],
+    begun: deque[_Image],
+    crop: Size,
+    stride: Size,
+    batch_size: int,
+    fill: tuple[int, ...],
+    shared: bool,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yield batches of windows, or this process's share of each, and append the images that they come from."""
+    share = batch_size // jax.process_count() if shared else batch_size
+    first = share * jax.process_index() if shared else 0
+    place, held = 0, None
+    for key, image, out in images:
+        one = _Image(key, image.shape[:2], out, crop, stride)
+        begun.append(one)
+        for window in one.windows(image):
+            held = _blank((share, *crop, image.shape[2]), fill) if held is None else held
+            if first <= place < first + share:
+                held[place - first, : window.shape[0], : window.shape[1]] = window
+            place += 1
+            if place == batch_size:
+                yield {"image": held, "place": np.arange(first, first + share, dtype=np.int32)}
+                place, held = 0, None
+    if held is not None:
+        yield {"image": held, "place": np.arange(first, first + share, dtype=np.int32)}
+
+
+def _blank(shape: tuple[int, ...], fill: tuple[int, ...]) -> np.ndarray:
+    """Return windows of the fill colour."""
+    return np.zeros(shape, np.uint8) + np.asarray(fill or 0, np.uint8)
