@@ -40,9 +40,8 @@ class Network(nnx.Module):
 
 
 def _check_blocks(backbone: Any, blocks: int | tuple[int, ...]) -> None:
-    """Raise UserError unless the backbone has these blocks, all of one width and grid, and the last one is last."""
+    """Raise UserError unless the backbone has blocks of one width and grid, and indices exist and end with the last."""
     if not hasattr(backbone, "cls_token"):
         raise UserError(f"the head reads the outputs of several blocks ({blocks}), which only vision transformers have")
-    last = backbone.cfg.depth - 1
-    if chosen(blocks, backbone.cfg.depth, "blocks")[-1] != last:
-        raise UserError(f"the blocks of the head, {blocks}, must end with the last block, {last}")
+    if isinstance(blocks, tuple) and chosen(blocks, depth := backbone.cfg.depth, "blocks")[-1] != depth - 1:
+        raise UserError(f"the blocks of the head, {blocks}, must end with the last block, {depth - 1}")

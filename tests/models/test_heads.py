@@ -135,7 +135,7 @@ def test_refusals():
     with pytest.raises(UserError, match="must end with the last block, 2"):
         SPEC.skeleton(head=PatchesHeadConfig(3, (0, 1)))
     with pytest.raises(UserError, match="blocks that the model does not have"):
-        SPEC.skeleton(head=PatchesHeadConfig(3, 4))
+        SPEC.skeleton(head=PatchesHeadConfig(3, (0, 3)))
     with pytest.raises(UserError, match="which only vision transformers have"):
         registry.get("resnet18").skeleton(head=PatchesHeadConfig(3, 4))
     with pytest.raises(UserError, match="linear"):

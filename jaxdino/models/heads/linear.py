@@ -11,8 +11,7 @@ from flax import nnx
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_range
 from jaxdino.core.rules import did_you_mean
-from jaxdino.models.initial import truncated_normal
-from jaxdino.models.layers import linear
+from jaxdino.models.layers import Linear
 from jaxdino.models.output import Output
 
 
@@ -84,15 +83,15 @@ class LinearHeadConfig:
         return LinearHead(self, width, rngs)
 
 
-class LinearHead(nnx.Module):
-    """A linear layer on pooled features: kernel (features, classes), bias (classes,), computed in float32."""
+class LinearHead(Linear):
+    """A linear layer, which can have an adapter, on pooled features; computed in float32."""
 
     def __init__(self, cfg: LinearHeadConfig, width: int, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(truncated_normal(rngs, (width * POOLS[cfg.pool].widths, cfg.num_classes)))
-        self.bias = nnx.Param(jnp.zeros((cfg.num_classes,)))
+        super().__init__(width * POOLS[cfg.pool].widths, cfg.num_classes, rngs=rngs)
         self.cfg = cfg
 
-    def __call__(self, outs: Sequence[Output], key: jax.Array | None = None) -> dict[str, jax.Array]:
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride] (its input is a backbone's outputs)
+        self, outs: Sequence[Output], key: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
         """Map a backbone's outputs to {"logits": (B, classes) float32}; `key` is not used."""
-        features = POOLS[self.cfg.pool].features(outs).astype(jnp.float32)
-        return {"logits": linear(features, self.kernel[...], self.bias[...])}
+        return {"logits": super().__call__(POOLS[self.cfg.pool].features(outs).astype(jnp.float32))}
