@@ -28,7 +28,7 @@ def stratified(
       labels: int (N,).
       ratios: {split: share of each class}, at least one record each; "train" is what remains.
       seed: another seed gives another split.
-      class_names: for messages.
+      class_names: for messages; a single one means that there are no classes, as for masks.
 
     Returns:
       {"train" and each split: int64 indices into `keys`, ascending}.
@@ -50,10 +50,15 @@ def stratified(
         chosen["train"] += rows
     if few:
         more = f" and {len(few) - SHOWN} more" if len(few) > SHOWN else ""
+        splits, flags = ", ".join(chosen), ", ".join(f"--config.data.{name}_split=NAME" for name in ratios)
+        if len(class_names) == 1:
+            raise UserError(
+                f"too few images to divide among {splits}: {len(keys)}. Add images, or name each split: {flags}"
+            )
         raise UserError(
-            f"too few images to divide among {', '.join(chosen)}, of {len(few)} of the {len(class_names)} classes: "
+            f"too few images to divide among {splits}, of {len(few)} of the {len(class_names)} classes: "
             f"{', '.join(few[:SHOWN])}{more}. Add images, remove these classes, or name a folder for each split: "
-            f"{', '.join(f'--config.data.{name}_split=NAME' for name in ratios)}"
+            f"{flags}"
         )
     return {name: np.array(sorted(rows), np.int64) for name, rows in chosen.items()}
 

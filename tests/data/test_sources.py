@@ -106,6 +106,11 @@ def test_adding_a_file_hardly_moves_the_others():
     assert len(set(before.tolist()) & set(after.tolist())) >= 19
 
 
+def test_too_few_images_without_classes_are_not_called_a_class():
+    with pytest.raises(UserError, match=r"among train, val: 1\. Add images, or name each split"):
+        stratified(["a"], np.zeros(1, int), {"val": 0.2}, 0, [""])
+
+
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
