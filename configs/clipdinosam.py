@@ -6,7 +6,6 @@
 A DINO image encoder computes patch tokens, CLIP's text encoder the prompt's feature, and SAM's decoder the mask; the
 two projections between them are new. `--config.stage=2` runs one stage, from the run of the previous stage
 (`--config.model.weights=WORKDIR`). The stages:
-(`--config.model.weights=WORKDIR`):
 
     stage   DINO                CLIP text   projections   SAM's decoder
     align   frozen              frozen      trained       LoRA
