@@ -22,8 +22,8 @@ import numpy as np
 
 from benchmarks.harness import machine
 from convert.export import export_json
+from convert.head_keys import bound_table
 from convert.lazy_array import LazyArray
-from convert.load import bound_table
 from convert.store import Card
 from convert.writers import write_safetensors
 from jaxdino.models import registry
@@ -43,7 +43,7 @@ def make(folder: Path, gigabytes: float, shard_bytes: int) -> None:
         path: LazyArray(entry.shape, entry.dtype, lambda shape=entry.shape: rng.standard_normal(shape, np.float32))
         for path, entry in spec.skeleton().entries.items()
     }
-    write_safetensors(folder, bound_table(spec, "hf", False).write(flat), max_shard_bytes=shard_bytes)
+    write_safetensors(folder, bound_table(spec, "hf").write(flat), max_shard_bytes=shard_bytes)
     export_json(Card(spec), "hf", "float32", folder)
 
 

@@ -21,7 +21,7 @@ def _run(argv: list[str] | None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=program("convert"), description=__doc__.split(":")[1].strip())
     commands = parser.add_subparsers(required=True, metavar="command")
-    overrules = flags.overrules()
+    overrules, of_network = flags.overrules(), flags.overrules(without=("head_blocks",))
     src_help = "a .pth or .safetensors file, a Hugging Face folder or hub name"
 
     command = commands.add_parser("import", parents=[overrules], help="PyTorch checkpoint -> jaxdino folder")
@@ -30,8 +30,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--whole", action="store_true", help="a training checkpoint: student, teacher, their heads and centres"
     )
-    command.add_argument("--head", metavar="FILE", help="a linear classification head in a separate file")
-    command.add_argument("--drop_head", action="store_true", help="leave out a classification head")
+    command.add_argument(
+        "--head", metavar="FILE", help="a linear head, classification or segmentation, in a separate file"
+    )
+    command.add_argument("--drop_head", action="store_true", help="leave out a head")
     command.add_argument(
         "--in_channels", type=int, metavar="N", help="channels of the images: the first convolution is adapted"
     )
@@ -67,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_list)
 
     command = commands.add_parser(
-        "verify", parents=[overrules], help="compare the PyTorch original with ours on an image"
+        "verify", parents=[of_network], help="compare the PyTorch original with ours on an image"
     )
     command.add_argument("src", metavar="SRC", help=src_help)
     command.add_argument("--image", metavar="FILE", help="default: a fixed random image")
@@ -111,6 +113,7 @@ def _import_whole(args) -> int:
     given = {"--prefix": args.prefix, "--layout": args.layout, "--head": args.head, "--drop_head": args.drop_head}
     given |= {"--in_channels": args.in_channels, "--fsdp": args.fsdp}
     given |= {"--pos_grid": args.pos_grid, "--pool": args.pool, "--image_size": args.image_size}
+    given |= {"--head_blocks": args.head_blocks}
     if wrong := [flag for flag, value in given.items() if value]:
         raise UserError(f"--whole takes a training checkpoint unchanged: remove {', '.join(wrong)}")
     _say(main_import(args.src, args.out, overwrite=args.overwrite, model=args.model, num_heads=args.num_heads))
@@ -169,7 +172,7 @@ def _inspect(args) -> int:
 
     import numpy as np
 
-    from convert.describe import UnknownPool
+    from convert.describe import UnknownPool, described
     from convert.hub import find
     from convert.load import open_pretrained
     from convert.parts import shape_of
@@ -199,7 +202,7 @@ def _inspect(args) -> int:
         "shape": shape_of(spec),
         "input": f"{spec.preprocess.size}, mean {spec.preprocess.mean}, std {spec.preprocess.std}"
         + (f", sixteen_bit {deep}" if (deep := spec.preprocess.sixteen_bit) != "auto" else ""),
-        "head": head or (f"{card.num_classes} classes on {card.pool}" if card.num_classes else "-"),
+        "head": head or described(card.head),
     }
     for name, value in rows.items():
         print(f"{name:<11}{value}")
@@ -220,7 +223,9 @@ def _list(args) -> int:
 def _verify(args) -> int:
     from convert.verify import TOLERANCE, verify
 
-    spec, original, differences, unchecked = verify(args.src, image=args.image, **flags.given(args))
+    spec, original, differences, unchecked = verify(
+        args.src, image=args.image, **flags.given(args, without=("head_blocks",))
+    )
     print(f"{spec.name} against {original}, largest differences in float32:")
     wide = max(len(d.place) for d in differences) + 2
     print(f"{'':<{wide}}{'absolute':>10}{'relative':>10}")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from jaxdino.core.errors import UserError
 
 MARK = "assumed: "
-FLAGS = ("model", "layout", "prefix", "num_heads", "pos_grid", "pool", "image_size", "head", "drop_head")
+FLAGS = ("model", "layout", "prefix", "num_heads", "pos_grid", "pool", "head_blocks", "image_size", "head", "drop_head")
 """Facts that a user can state about weights: flags of `python -m convert`, keywords of `jaxdino.load`."""
 KEYWORDS = {flag: flag for flag in FLAGS} | {"drop_head": "drop_head=True"}
 ARGUMENTS = {flag: f"--{flag}" for flag in FLAGS}

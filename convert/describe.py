@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from convert.assumptions import assume
+from convert.card import Card
 from convert.channels import seen_as
 from convert.family import POOL_WORDS, Hints
 from convert.hub import find
@@ -11,12 +13,14 @@ from convert.labels import class_names, purpose
 from convert.networks import Undecided
 from convert.plausible import check_spec, understood
 from convert.readers import NOTES, Source, open_source
-from convert.recognise import Recognised, head_keys, recognise
+from convert.recognise import Recognised, recognise
 from convert.resized import Size, resized
-from convert.store import Card
-from convert.tables import layouts, serving
+from convert.tables import serving
 from jaxdino.core.errors import UserError
+from jaxdino.models import heads
+from jaxdino.models.heads import Blocks
 from jaxdino.models.heads.linear import POOLS, LinearHeadConfig, pool_named
+from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.models.registry import MODELS
 from jaxdino.models.spec import Preprocess
 
@@ -105,30 +109,57 @@ def inspect(src: str | Path, **overrules: Any) -> tuple[Card, dict, Recognised]:
 
 
 def card_of(
-    found: Recognised, source: Source, pool: str | None = None, drop_head: bool = False
+    found: Recognised,
+    source: Source,
+    pool: str | None = None,
+    head_blocks: Blocks | None = None,
+    drop_head: bool = False,
 ) -> tuple[Card, tuple[str, ...]]:
     """Build the card of a foreign checkpoint, and list the assumptions that are new.
 
     Args:
-      pool: pooling of its head, given by the user.
+      pool, head_blocks: what its head reads, given by the user.
       drop_head: leave out the head; the pooling stays that of the head if it is known.
 
     Raises:
       UserError: if the pooling of its head is unknown (`UnknownPool`), or the given one is impossible.
     """
     with understood(beside(source)):
-        pool, more = _pool_without(found, source, pool) if drop_head else _pool(found, source, pool)
-    classes, assumed = 0 if drop_head else found.num_classes, (*found.assumed, *more)
+        if drop_head:
+            head, more = LinearHeadConfig(0, _pool_without(found, source, pool)), ()
+        elif found.segmentation:
+            head, more = _segmentation_head(found, source, pool, head_blocks)
+        else:
+            pool, more = _pool(found, source, pool, head_blocks)
+            head = LinearHeadConfig(found.num_classes, pool)
+    assumed = (*found.assumed, *more)
     card = Card(
         spec=found.spec,
-        head=LinearHeadConfig(classes, pool),
-        class_names=class_names(source, classes)[0],
+        head=head,
+        class_names=class_names(source, head.num_classes)[0],
         layout=found.layout,
         source={"path": str(source.origin["path"]), "prefix": found.prefix}
         | ({"random": True} if source.notes.get("random") is True else {}),
         assumed=tuple(dict.fromkeys((*assumed, *_assumed_before(source)))),
     )
     return card, assumed
+
+
+def described(head: heads.HeadConfig) -> str:
+    """Describe a head in a line, "-" for none."""
+    if not head.num_classes:
+        return "-"
+    on = head.pool if isinstance(head, LinearHeadConfig) else f"{reads(head)} (segmentation)"
+    return f"{head.num_classes} classes on {on}"
+
+
+def reads(head: heads.HeadConfig) -> str:
+    """Describe the input of a head in words."""
+    if isinstance(head, LinearHeadConfig):
+        return POOL_WORDS[head.pool]
+    if isinstance(head.blocks, tuple):
+        return f"patch tokens of blocks {', '.join(map(str, head.blocks))}"
+    return f"patch tokens of the last {head.blocks} blocks" if head.blocks > 1 else "patch tokens"
 
 
 def _assumed_before(source: Source) -> tuple[str, ...]:
@@ -139,21 +170,48 @@ def _assumed_before(source: Source) -> tuple[str, ...]:
     return tuple(noted)
 
 
-def _pool_without(found: Recognised, source: Source, given: str | None) -> tuple[str, tuple[str, ...]]:
-    """Return the pooling for a new head: the user's, or that of the head that is left out."""
+def _segmentation_head(
+    found: Recognised, source: Source, pool: str | None, blocks: Blocks | None
+) -> tuple[PatchesHeadConfig, tuple[str, ...]]:
+    """Return the segmentation head and the assumptions: from the user, our export's notes, or its width."""
+    if pool is not None:
+        raise UserError(f"--pool {pool} is of classification heads; the head is a segmentation head of patches")
+    noted = source.notes.get("head")
+    if noted is not None and blocks is None:
+        head = heads.from_json(noted, f"{NOTES}: head")
+        if not isinstance(head, PatchesHeadConfig):
+            raise UserError(f"{beside(source)}: the head is a segmentation head of patches, not {head}")
+        return head, ()
+    features, width = source.shape(found.keys[found.head[0]])[1], found.spec.config.width
+    widths, assumed = max(1, features // width), ()
+    published = (found.segmentation, found.spec.family) == ("mmseg", "dinov2")
+    if blocks is None and widths > 1 and not published:
+        what = f"a segmentation head on the last {widths} blocks"
+        assumed = (assume(what, f"its width is {widths} x {width}; blocks at intervals are as wide", "head_blocks"),)
+    return PatchesHeadConfig(found.num_classes, widths if blocks is None else blocks), assumed
+
+
+def _pool_without(found: Recognised, source: Source, given: str | None) -> str:
+    """Return the pooling for a new head: the user's, or that of the classification head that is left out."""
+    if given or found.segmentation:
+        return given or found.spec.pool
     try:
-        return given or _pool(found, source, None)[0], ()
+        return _pool(found, source, None)[0]
     except UnknownPool:
-        return found.spec.pool, ()
+        return found.spec.pool
 
 
-def _pool(found: Recognised, source: Source, given: str | None) -> tuple[str, tuple[str, ...]]:
+def _pool(
+    found: Recognised, source: Source, given: str | None, blocks: Blocks | None = None
+) -> tuple[str, tuple[str, ...]]:
     """Return the pooling of the head and the assumptions: from the user, our export's notes, or the family."""
+    if blocks is not None:
+        raise UserError(f"--head_blocks {blocks} is of segmentation heads, and these weights have none")
     if given is not None:
         pool_named(given)
     if not found.num_classes:
         return given or found.spec.pool, ()
-    key = next(key for key in head_keys(layouts(found.spec)[found.layout].head) if key in found.keys)
+    key = next(key for key in found.head if key in found.keys)
     features, width = source.shape(found.keys[key])[1], found.spec.config.width
     if given is not None:
         if POOLS[given].widths * width != features:

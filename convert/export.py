@@ -12,20 +12,24 @@ from typing import Any
 import numpy as np
 
 from convert.atomic import atomic_folder, refuse_occupied
+from convert.card import Card
+from convert.describe import reads
 from convert.dtypes import FLOATS
 from convert.family import POOL_WORDS, Layout
-from convert.load import bound_table, open_pretrained
+from convert.head_keys import bound_table, keys_of, rules_of
+from convert.load import open_pretrained
 from convert.parts import part_of, whole
 from convert.preprocess import unlike
 from convert.readers import HEAD, NOTES
-from convert.recognise import head_keys
-from convert.store import Card
 from convert.table import BoundTable
 from convert.tables import FAMILIES, layouts, serving
+from convert.tables.patches import naming_of
 from convert.tensors import Tensor
 from convert.writers import MAX_SHARD_BYTES, write_pth, write_safetensors
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
+from jaxdino.models import heads
+from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.models.registry import MODELS
 
 UNUSED = re.compile(r"backbone\.(mask_token|local_cls_norm\..*|pooler\..*)|.*\.num_batches_tracked")
@@ -87,11 +91,17 @@ def export(
 def _write(card: Card, flat, layout: str, folder: Path, cast: Callable, max_shard_bytes: int) -> list[str]:
     """Write the weights and their JSON files; return notes on what the layout cannot store."""
     how = layouts(card.spec)[layout]
-    table = bound_table(card.spec, layout, card.num_classes > 0)
-    notes = _left_out(card, table, flat, layout) + how.notes(card)
-    of_head = head_keys(how.head)
+    table = bound_table(card.spec, layout, card.head)
+    notes = _left_out(card, table, flat, layout)
+    of_head = keys_of(rules_of(card.spec, layout, card.head))
     tensors = [cast(t) for t in table.write(flat)]
     backbone, head = ([t for t in tensors if (t.key in of_head) == wanted] for wanted in (False, True))
+    if name := _segmentation_file(card):
+        write_pth(folder / name, head)
+        naming, features = naming_of(card.spec), reads(card.head)
+        notes.append(f"the segmentation head is in {name}, named as in {naming}: logits = conv(batch_norm({features}))")
+        card, head = card.without_head(), []
+    notes += how.notes(card)
     prefix = how.prefix(card) if head else ""
     if prefix is None:
         write_safetensors(folder / HEAD, head)
@@ -110,6 +120,14 @@ def _write(card: Card, flat, layout: str, folder: Path, cast: Callable, max_shar
     apart = card.num_classes and not head  # the layout's classes have no head in this case
     shown = card.without_head() if apart else card
     return notes + export_json(shown, layout, str(backbone[0].dtype), folder)
+
+
+def _segmentation_file(card: Card) -> str | None:
+    """Return the name of the file of a segmentation head, which no layout's classes include; None for another head."""
+    head = card.head
+    if not isinstance(head, PatchesHeadConfig):
+        return None
+    return f"{card.spec.name}_segmentation_linear{head.widths if head.widths > 1 else ''}_head.pth"
 
 
 def _left_out(card: Card, table: BoundTable, flat, layout: str) -> list[str]:
@@ -156,7 +174,7 @@ _FILES = (
     r"(open_clip_)?model\.safetensors",
     r"model\.safetensors\.index\.json",
     r"model-\d+-of-\d+\.safetensors",
-    rf"({_NAMES})(_linear4?_head)?\.pth",
+    rf"({_NAMES})(_segmentation)?(_linear\d*_head)?\.pth",
     r"(open_clip_)?config\.json",
     *map(re.escape, ("preprocessor_config.json", HEAD, NOTES)),
     *{re.escape(name) for family in FAMILIES for how in family.layouts.values() for name in how.companions},
@@ -188,7 +206,8 @@ def _notes(card: Card, layout: str) -> dict[str, Any]:
         "model": card.spec.name,
         "layout": layout,
         "file": weights.format(name=card.spec.name) if not weights.endswith(".safetensors") else None,
-        "head_file": how.head_file(card) if card.num_classes else None,
+        "head": heads.to_json(card.head),
+        "head_file": _segmentation_file(card) or (how.head_file(card) if card.num_classes else None),
         "num_heads": getattr(card.spec.config, "num_heads", None),
         "pos_grid": _pos_grid(card),
         "pool": card.pool,

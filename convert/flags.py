@@ -27,6 +27,14 @@ def grid(text: str) -> tuple[int, int]:
     return found
 
 
+def blocks(text: str) -> int | tuple[int, ...]:
+    """Parse a number of blocks like "4", or indices of blocks like "2,5,8,11"."""
+    found = text.split(",")
+    if not all(index.isdecimal() for index in found):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of blocks, such as 4, or indices, such as 2,5,8,11")
+    return int(text) if len(found) == 1 else tuple(map(int, found))
+
+
 OVERRULES: dict[str, dict[str, Any]] = {
     "model": dict(help="the model's published name, if keys and shapes fit several"),
     "layout": dict(help="hf, meta, timm, ..., if keys and shapes fit several"),
@@ -34,6 +42,7 @@ OVERRULES: dict[str, dict[str, Any]] = {
     "num_heads": dict(type=count, help="number of attention heads, for a custom width"),
     "pos_grid": dict(type=grid, metavar="HxW", help="size of a ViT's position table, in patches: 2x8"),
     "pool": dict(help="pooling of the classification head: cls, mean, cls_mean or cls4_mean"),
+    "head_blocks": dict(type=blocks, metavar="N|I,J,..", help="the blocks that a segmentation head reads"),
     "image_size": dict(type=sides, metavar="N|HxW", help="size of the model's input images"),
 }
 """{keyword of `convert.load.open_pretrained`: options of its flag}."""

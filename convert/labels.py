@@ -4,21 +4,22 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from convert.readers import Source
+from convert.readers import CLASSES, Source
 from jaxdino.core.errors import UserError
 
 
 def class_names(source: Source, num_classes: int) -> tuple[tuple[str, ...], list[str]]:
     """Return the names of a head's classes, () if they are not all known, and a line for each ignored field.
 
-    transformers' `id2label` comes first, then its inverse `label2id`, timm's `label_names`, and our export's notes.
+    mmsegmentation's `CLASSES` come first, then transformers' `id2label` and its inverse `label2id`, timm's
+    `label_names`, and our export's notes.
 
     Raises:
       UserError: if `id2label` or `label2id` does not map numbers and names.
     """
-    said = _said(source.config or {})
+    said = [(key, source.extras[key]) for key in CLASSES if key in source.extras] + _said(source.config or {})
     for field, labels in said:
-        if field != "label_names" and not _numbered(labels):
+        if field in ("id2label", "label2id") and not _numbered(labels):
             raise UserError(
                 f"{source.origin['path']}: {field} in config.json cannot be understood: {_short(labels)} does not say "
                 "the number of each name"
@@ -30,8 +31,8 @@ def class_names(source: Source, num_classes: int) -> tuple[tuple[str, ...], list
             return names, []
         if labels:
             return (), [
-                f"config.json: {field} does not name the head's classes 0 to {num_classes - 1} "
-                f"({_short(labels)}): classes are numbered instead"
+                f"{'' if field in CLASSES else 'config.json: '}{field} does not name the head's classes 0 to "
+                f"{num_classes - 1} ({_short(labels)}): classes are numbered instead"
             ]
     noted = source.notes.get("class_names", [])
     names = tuple(map(str, noted))

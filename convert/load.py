@@ -13,17 +13,18 @@ from flax import nnx
 from convert import assumptions
 from convert.channels import fit_channels
 from convert.describe import card_of, recognise_source
+from convert.head_keys import bound_table
 from convert.hub import find
 from convert.lazy_array import LazyArray
 from convert.readers import Source, open_source
-from convert.recognise import CHUNK, Recognised, head_keys
+from convert.recognise import CHUNK, Recognised
 from convert.resized import Size, resized
 from convert.store import Card, companions_of, is_model, open_model
 from convert.table import BoundTable
 from convert.tables import layouts
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Digest, Skeleton, split
-from jaxdino.models.heads import HeadConfig
+from jaxdino.models.heads import Blocks, HeadConfig
 from jaxdino.models.spec import ModelSpec
 
 GROUP = re.compile(r"((state_dict|model|module|_orig_mod)\.)*[^.]+")
@@ -105,6 +106,7 @@ def open_pretrained(
     num_heads: int | None = None,
     pos_grid: tuple[int, int] | None = None,
     pool: str | None = None,
+    head_blocks: Blocks | None = None,
     image_size: Size | None = None,
     head: str | Path | None = None,
     drop_head: bool = False,
@@ -117,9 +119,10 @@ def open_pretrained(
       model, layout, prefix, num_heads: override what the keys and shapes show.
       pos_grid: (height, width) of a ViT's position table in patches; overrides as well.
       pool: pooling of a classification head (`jaxdino.models.heads.linear.POOLS`).
+      head_blocks: the blocks that a segmentation head reads (`jaxdino.models.heads.patches`).
       image_size: (height, width) of the images in pixels, or one number for both.
-      head: a file with a linear classification head for these weights, as DINOv2 and DINOv3 publish them.
-      drop_head: leave out a classification head in the source.
+      head: a file with a linear head for these weights, as DINOv2 and DINOv3 publish them.
+      drop_head: leave out a head in the source.
       in_channels: channels of the images; the first convolution is adapted, see `convert.channels`.
 
     Raises:
@@ -128,6 +131,7 @@ def open_pretrained(
     path = find(src)
     if is_model(path):
         overrules = {"layout": layout, "prefix": prefix, "num_heads": num_heads, "pos_grid": pos_grid, "head": head}
+        overrules |= {"head_blocks": head_blocks}
         with open_model(path) as (card, flat):
             opened = _from_store(path, card, flat, model, drop_head, overrules)
             if pool not in (None, opened.card.pool) and opened.card.num_classes:
@@ -139,7 +143,7 @@ def open_pretrained(
         with open_source(path, head) as source:
             said = {"model": model, "layout": layout, "prefix": prefix, "num_heads": num_heads, "pos_grid": pos_grid}
             found = recognise_source(source, **said, image_size=image_size)
-            yield fit_channels(_from_source(source, found, drop_head, pool), in_channels).watched()
+            yield fit_channels(_from_source(source, found, drop_head, pool, head_blocks), in_channels).watched()
 
 
 def _from_store(path: Path, card: Card, flat: dict, model: str | None, drop_head: bool, overrules: dict) -> Opened:
@@ -156,22 +160,15 @@ def _from_store(path: Path, card: Card, flat: dict, model: str | None, drop_head
     return Opened(card, skeleton, leaves, notes, companions_of(path))
 
 
-def bound_table(spec: ModelSpec, layout: str, head: bool) -> BoundTable:
-    """Return the table of a family and layout, bound to one model."""
-    how = layouts(spec)[layout]
-    return BoundTable(how.table + (how.head if head else ()), spec.config)
-
-
-def _from_source(source: Source, found: Recognised, drop_head: bool, pool: str | None) -> Opened:
-    card, assumed = card_of(found, source, pool, drop_head)
+def _from_source(source: Source, found: Recognised, drop_head: bool, pool: str | None, blocks: Blocks | None) -> Opened:
+    card, assumed = card_of(found, source, pool, blocks, drop_head)
     notes = [*source.said, *assumptions.lines(assumed)]
     if drop_head and found.num_classes:
         notes.append(f"the head of {found.num_classes} classes was left aside, as asked")
-    head = card.num_classes > 0
-    aside = () if head else head_keys(layouts(found.spec)[found.layout].head)
+    aside = () if card.num_classes else found.head
     keys = {key: full for key, full in found.keys.items() if key not in aside}
     skeleton = found.spec.skeleton(head=card.head)
-    table = bound_table(found.spec, found.layout, head)
+    table = bound_table(found.spec, found.layout, card.head, found.segmentation)
     shapes = {key: source.shape(full) for key, full in keys.items()}
     dtypes = {key: source.dtype(full) for key, full in keys.items()}
     problems = table.check(shapes, skeleton, dtypes)

@@ -35,6 +35,8 @@ LINEAR = Op("linear", lambda a: a.transpose(1, 0), lambda a: a.transpose(1, 0))
 """torch.nn.Linear's (out, in) <-> our (in, out)."""
 CONV = Op("conv", lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))
 """torch.nn.Conv2d's (out, in, h, w) <-> our (h, w, in, out)."""
+POINTWISE = Op("pointwise", lambda a: a.reshape(a.shape[:2]).T, lambda a: a.T[:, :, None, None])
+"""torch.nn.Conv2d's (out, in, 1, 1) <-> our (in, out)."""
 TOKEN = Op("token", lambda a: a.reshape(1, a.shape[-1]), lambda a: a.reshape(1, 1, a.shape[-1]))
 """Mask token: transformers' (1, 1, D) <-> our (1, D), which is also Meta's."""
 COUNT = Op("count", lambda a: a.astype(np.int32), lambda a: a.astype(np.int64), np.dtype(np.int32), np.dtype(np.int64))

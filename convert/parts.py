@@ -7,11 +7,11 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from convert.card import Card
 from convert.lazy_array import LazyArray
 from convert.load import Opened, open_pretrained
 from convert.naming import spec_of
 from convert.peft import save_adapter
-from convert.store import Card
 from convert.tables import serving
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Skeleton

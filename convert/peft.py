@@ -16,10 +16,10 @@ import jax
 import numpy as np
 
 from convert.atomic import atomic_folder, refuse_occupied
+from convert.card import Card
 from convert.peft_config import config_of, read_config
 from convert.peft_names import PUBLISHED, places_of, torch_names
 from convert.readers import Source, open_source
-from convert.store import Card
 from convert.tables import layouts
 from convert.writers import write_safetensors
 from jaxdino.core.errors import UserError

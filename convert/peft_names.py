@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from convert.load import bound_table
+from convert.head_keys import bound_table
 from convert.ops import LINEAR
 from convert.tables import layouts
 from jaxdino.core.errors import UserError
@@ -44,7 +44,7 @@ def torch_names(spec: ModelSpec, layout: str, head: bool) -> dict[str, tuple[str
     known = layouts(spec)
     if layout not in known and not (layout == PUBLISHED and "hf" in known):
         raise UserError(f"there is no {spec.family} layout {layout!r}; {did_you_mean(layout, known)}")
-    table, found = bound_table(spec, "hf" if layout == PUBLISHED else layout, head), {}
+    table, found = bound_table(spec, "hf" if layout == PUBLISHED else layout, spec.linear(int(head))), {}
     for rule in table.rules:
         if rule.op is LINEAR and rule.path.endswith(".kernel") and all(key.endswith(".weight") for key in rule.keys):
             names = tuple(key.removesuffix(".weight") for key in rule.keys)

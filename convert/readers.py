@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from convert import foreign
+from convert import foreign, head_keys
 from convert.byte_ranges import BinaryFile, ByteRange, Joined
 from convert.hub_cache import refuse_broken, said
 from convert.processor_files import NESTED, PREPROCESSOR, processor, unread
 from convert.safetensors_file import read_safetensors
 from convert.spellings import published
 from convert.tables import SPELLINGS
+from convert.tables.patches import MODULES
 from convert.torch_file import LEGACY_START, read_torch
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import nearest
@@ -28,9 +29,10 @@ FOLDER_FILES = (
     "open_clip_pytorch_model.bin",
 )
 HEAD = "head.safetensors"
-HEAD_KEYS = r"(linear_head|head|head\.fc|fc|classifier|classifier\.1)\.(weight|bias)"
-HEAD_FILES = r"head\.safetensors|.*_linear4?_head(-[0-9a-f]+)?\.pth"
-"""Name patterns of files that contain only a classification head, ours and Meta's."""
+HEAD_FILES = r"head\.safetensors|.*_(linear\d*|ms)_head(-[0-9a-f]+)?\.pth"
+"""Name patterns of files that contain only a head, ours and Meta's."""
+CLASSES = ("meta.CLASSES", "meta.dataset_meta.classes")
+"""Where checkpoints of mmsegmentation 0.x and 1.x name their classes, in `Source.extras`."""
 NOTES = "jaxdino.json"
 VARIANT = r"model\.(?!safetensors)[^.]+\.safetensors"
 """transformers' `save_pretrained(variant="fp16")`."""
@@ -90,7 +92,7 @@ class Source:
 def open_source(path: str | Path, head: str | Path | None = None) -> Source:
     """Open a .safetensors, .pth, .pt, .bin or .ckpt file, a Hugging Face folder, or a folder with a single .pth.
 
-    A linear classification head is added from the file `head`, or from the one that our own export wrote beside it.
+    A linear head is added from the file `head`, or from the one that our own export wrote beside it.
 
     The format is detected from the content, not the name. Raise UserError if the path does not exist (with the nearest
     names), if it is not a checkpoint (with what it is instead), or if it is damaged or hostile.
@@ -208,7 +210,7 @@ def _only_checkpoint(folder: Path) -> str:
 
 
 def _add_head(source: Source, path: Path) -> None:
-    """Add a classification head from a separate file, for formats whose classes do not include it."""
+    """Add a head from a separate file, for formats whose classes do not include it."""
     try:
         head = _open_file(path) if path.exists() else None
         if head is None:
@@ -217,18 +219,21 @@ def _add_head(source: Source, path: Path) -> None:
         source.close()
         raise
     source.files += head.files
-    if set(head.spans) == {"weight", "bias"}:  # a linear layer's own state dict
-        head.spans = {f"linear_head.{key}": span for key, span in head.spans.items()}
-    if not all(re.fullmatch(HEAD_KEYS, key) for key in head.spans):
+    found = head_keys.alone({key: span.shape for key, span in head.spans.items()})
+    if found is None:
         source.close()
         raise UserError(
             f"{path}: holds {', '.join(sorted(head.spans)[:5])}, which is not a linear classification head: "
-            f"expected the weight and bias of a linear layer, or of one called linear_head, head or classifier"
+            "expected the weight and bias of a linear layer, or of one called linear_head, head or classifier; "
+            f"or a segmentation head of a batch norm and a convolution, called {' or '.join(MODULES.values())}*"
         )
-    if twice := sorted(source.spans.keys() & head.spans.keys()):
+    keys, aside = found
+    if twice := sorted(source.spans.keys() & keys.keys()):
         source.close()
         raise UserError(f"{path}: holds {twice[0]}, which the backbone's file also holds")
-    source.spans |= head.spans
+    source.spans |= {key: head.spans[full] for key, full in keys.items()}
+    source.extras |= {key: value for key, value in head.extras.items() if key in CLASSES}
+    source.said += [f"left aside {len(aside)} tensors of the head's file, {aside[0]} to {aside[-1]}"] if aside else []
 
 
 def _no_weights(folder: Path) -> str:

@@ -8,15 +8,16 @@ from typing import Any
 from convert import networks, timm_args
 from convert.assumptions import assume
 from convert.family import Family, Hints, Shapes, Told
+from convert.head_keys import keys_of, with_linear_head, with_segmentation_head
 from convert.naming import CUSTOM, agree, rivals, spec_of
 from convert.preprocess import from_json, from_timm
-from convert.tables import FAMILIES, LAYOUTS, heads, serving
+from convert.tables import FAMILIES, LAYOUTS, heads, layouts, serving
+from convert.tables.patches import TABLES
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 from jaxdino.models.registry import get
 from jaxdino.models.spec import ModelSpec
 
-LINEAR_HEAD = re.compile(r"(module\.|model\.|state_dict\.)*linear_head\.(weight|bias)")
 CHUNK = re.compile(r"(?<=^blocks\.)\d+\.(?=\d+\.)")
 """DINOv2's training code may group blocks into chunks, blocks.CHUNK.BLOCK.; each block keeps its own number."""
 NO_HINTS = Hints()
@@ -30,7 +31,8 @@ class Recognised:
       layout: the family's name for it ("hf", "meta", "timm", ...).
       keys: {key of the layout: key in the file} of the chosen network, prefix removed.
       aside: keys of the file that belong to another network, an optimiser or a projection head.
-      num_classes: of the classification head, 0 without one.
+      num_classes: of the head, 0 without one.
+      segmentation: naming of a segmentation head (see `tables.patches`), "" if it is a classification head or none.
       assumed: facts that are neither in the file nor beside it, a line each.
       notes: settings in the files beside it that were ignored, a line each.
     """
@@ -41,8 +43,21 @@ class Recognised:
     keys: dict[str, str]
     aside: list[str]
     num_classes: int
+    segmentation: str = ""
     assumed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def head(self) -> list[str]:
+        """Return the keys of a head in this layout, the weight first; `keys` has them if there is a head."""
+        return keys_of(TABLES[self.segmentation] if self.segmentation else layouts(self.spec)[self.layout].head)
+
+    def without_segmentation_head(self) -> "Recognised":
+        """Return the network alone, if the head is a segmentation head, which no layout's classes include."""
+        if not self.segmentation:
+            return self
+        keys = {key: full for key, full in self.keys.items() if key not in self.head}
+        return dataclasses.replace(self, keys=keys, num_classes=0, segmentation="")
 
 
 def recognise(
@@ -89,13 +104,15 @@ def recognise(
     notes += timm_args.check(told.family, told.config, hints)
     how, more = from_json(timm or base, preprocessor)
     spec = dataclasses.replace(spec, config=told.config, preprocess=how)
-    head = head_keys(family.layouts[told.family, told.layout].head)
-    keys, aside = _linear_head(head, keys, aside)
+    head = keys_of(family.layouts[told.family, told.layout].head)
+    keys, aside = with_linear_head(head, keys, aside)
     if networks.PROJECTING & set(prefix.split(".")):
         projection = [keys.pop(key) for key in head if key in keys]
         notes += [f"left aside {key}: the projection of MoCo's pre-training, no classifier" for key in projection]
+    naming, keys, aside = with_segmentation_head(head, keys, aside)
+    head = keys_of(TABLES[naming]) if naming else head
     num_classes = shapes[keys[head[0]]][0] if head and head[0] in keys else 0
-    return Recognised(spec, told.layout, prefix, keys, aside, num_classes, assumed, (*notes, *more))
+    return Recognised(spec, told.layout, prefix, keys, aside, num_classes, naming, assumed, (*notes, *more))
 
 
 def _unsaid(spec: ModelSpec, told: Told, family: Family, hints: Hints) -> tuple[str, ...]:
@@ -115,28 +132,6 @@ def _mean(preprocessor: Mapping[str, Any] | None) -> tuple[float, ...]:
     """Return the mean in a processor file, () if there is none."""
     mean = (preprocessor or {}).get("image_mean") or ()
     return (mean,) * 3 if isinstance(mean, int | float) else tuple(mean)
-
-
-def _linear_head(head: list[str], keys: dict[str, str], aside: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Rename a head called `linear_head`, as in DINOv2's and DINOv3's files, to the layout's names.
-
-    Raises:
-      UserError: if there is another head.
-    """
-    found = {key.rpartition(".")[2]: key for key in (*keys.values(), *aside) if LINEAR_HEAD.fullmatch(key)}
-    if not found or not head:
-        return keys, aside
-    if twice := sorted(set(head) & set(keys)):
-        raise UserError(f"two heads, {twice[0]} and {found[twice[0].rpartition('.')[2]]}: only one can be kept")
-    renamed = {name: found[leaf] for name in head if (leaf := name.rpartition(".")[2]) in found}
-    taken = set(renamed.values())
-    kept = {name: full for name, full in keys.items() if full not in taken}
-    return kept | renamed, [full for full in aside if full not in taken]
-
-
-def head_keys(rules: Iterable) -> list[str]:
-    """Return the keys of a classification head, its weight first."""
-    return [key for rule in rules for key in rule.keys]
 
 
 def prefixes(keys: Iterable[str], family: Family) -> list[str]:
@@ -190,7 +185,7 @@ def _select(keys: Shapes, prefix: str, family: Family) -> tuple[dict[str, str], 
     """Return the network's keys without prefix; a classification head may be outside it (as in transformers)."""
     chosen = {CHUNK.sub("", key[len(prefix) :]): key for key in keys if key.startswith(prefix)}
     outer = re.sub(r"[^.]+\.$", "", prefix)
-    for name in {key for layout in family.layouts.values() for key in head_keys(layout.head)}:
+    for name in {key for layout in family.layouts.values() for key in keys_of(layout.head)}:
         if name not in chosen and outer + name in keys:
             chosen[name] = outer + name
     taken = set(chosen.values())

@@ -5,7 +5,6 @@ The parameters are split into parts, because Orbax copies what it writes: only o
 
 import dataclasses
 import functools
-import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,77 +17,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from convert.atomic import atomic_folder, refuse_occupied
+from convert.card import CARD, Card, load_card
 from convert.lazy_array import LazyArray
 from convert.orbax_faults import readable, writable
-from convert.plausible import check_spec, understood
 from jaxdino.core import sharding
 from jaxdino.core.bars import bytes_bar
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Digest, Skeleton
-from jaxdino.models import heads, registry
-from jaxdino.models.heads import NO_HEAD, HeadConfig
-from jaxdino.models.heads.linear import LinearHeadConfig
-from jaxdino.models.spec import ModelSpec
 
-CARD, PARAMS, COMPANIONS = "model.json", "params", "companions"
+PARAMS, COMPANIONS = "params", "companions"
 PART_BYTES = 1 << 27
-
-
-@dataclasses.dataclass(frozen=True)
-class Card:
-    """Description of a model's weights, saved with them.
-
-    Attributes:
-      spec: the model, its shape and preprocessing.
-      head: the head (`jaxdino.models.heads`), `NO_HEAD` or another without classes if there is none.
-      class_names: names of the head's classes, () if unknown.
-      layout: of the original checkpoint ("hf", "meta", "timm"), None for random weights.
-      source: path and prefix of the original weights.
-      digest: SHA-256 of the parameters (see `jaxdino.core.params.digest`).
-      assumed: facts that were assumed on import, a line each (`convert.assumptions`).
-    """
-
-    spec: ModelSpec
-    head: HeadConfig = NO_HEAD
-    class_names: tuple[str, ...] = ()
-    layout: str | None = None
-    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    digest: str = ""
-    assumed: tuple[str, ...] = ()
-
-    @property
-    def num_classes(self) -> int:
-        """Number of the head's classes, 0 without a head."""
-        return self.head.num_classes
-
-    @property
-    def pool(self) -> str:
-        """Pooling of the classification head, or of a new one: the family's unless the head has another."""
-        return getattr(self.head, "pool", self.spec.pool)
-
-    def without_head(self) -> "Card":
-        """Return the card of the backbone alone; the pooling is kept for a new head."""
-        return dataclasses.replace(self, head=LinearHeadConfig(0, self.pool), class_names=())
-
-    @property
-    def began_at_random(self) -> bool:
-        """Whether the weights were initialised at random; an export followed by an import keeps this."""
-        return self.layout is None or bool(self.source.get("random"))
-
-    def to_json(self) -> str:
-        """Return the card as JSON text."""
-        return json.dumps({**dataclasses.asdict(self), "head": heads.to_json(self.head)}, indent=2)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Card":
-        """Parse JSON text; the inverse of `to_json`. Cards of version 0.1.0 have a linear head in two fields."""
-        fields = json.loads(text)
-        spec = registry.from_json(fields.pop("spec"))
-        if "head" not in fields:
-            fields["head"] = {"name": "linear", "num_classes": fields.pop("num_classes"), "pool": fields.pop("pool")}
-        head = heads.from_json(fields.pop("head"), f"{CARD}: head")
-        names, assumed = tuple(fields.pop("class_names")), tuple(fields.pop("assumed", ()))
-        return cls(spec=spec, head=head, class_names=names, assumed=assumed, **fields)
 
 
 def is_model(folder: Path) -> bool:
@@ -174,23 +112,6 @@ def _checkpointer() -> Any:
 def companions_of(folder: Path) -> tuple[Path, ...]:
     """Return the companion files of a model in our own format."""
     return tuple(sorted((folder / COMPANIONS).iterdir())) if (folder / COMPANIONS).is_dir() else ()
-
-
-def load_card(folder: str | Path) -> Card:
-    """Read only `model.json`.
-
-    Raises:
-      UserError: if it is not in the form that we write.
-    """
-    file = Path(folder) / CARD
-    with understood(str(file)):
-        card = Card.from_json(file.read_text("utf-8"))
-    if not isinstance(card.source, dict):
-        raise UserError(f"{file}: source must be an object")
-    if not all(isinstance(line, str) for line in card.assumed):
-        raise UserError(f"{file}: assumed must be a list of lines of text")
-    check_spec(card.spec, str(file))
-    return card
 
 
 def load_model(folder: str | Path) -> tuple[Card, dict[str, np.ndarray]]:

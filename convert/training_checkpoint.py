@@ -19,8 +19,9 @@ import numpy as np
 
 from convert import assumptions, networks
 from convert.atomic import atomic_folder, refuse_occupied
+from convert.head_keys import bound_table
 from convert.hub import find
-from convert.load import Opened, Pretrained, bound_table, open_pretrained
+from convert.load import Opened, Pretrained, open_pretrained
 from convert.readers import Source, open_source
 from convert.recognise import prefixes
 from convert.store import is_model, write_model
@@ -233,7 +234,7 @@ def _in_meta(part: Weights) -> list[Tensor]:
     if card.layout != layout:
         card, changes, _ = serving()[card.spec.family].fit(card, flat, layout)
         flat = ChainMap(changes, flat)
-    return bound_table(card.spec, layout, head=False).write(flat)
+    return bound_table(card.spec, layout).write(flat)
 
 
 def _tensor(key: str, array: np.ndarray) -> Tensor:

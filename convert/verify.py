@@ -70,8 +70,9 @@ def verify(src: str | Path, *, image: str | Path | None = None, pool: str | None
         inputs = reference.inputs(found.spec, _pixels(found.spec, image))
         from convert.references.folder import hf_folder  # needs torch
 
-        with hf_folder(path, found, source) as (folder, made):
-            original, theirs = reference.original(found, source, folder, inputs)
+        network = found.without_segmentation_head()
+        with hf_folder(path, network, source) as (folder, made):
+            original, theirs = reference.original(network, source, folder, inputs)
         ours = _ours(load_pretrained(path, drop_head=True, **overrules), reference.ours, inputs)
     places = [(place, ours[place], theirs[place]) for place in theirs]
     unchecked = [*made, *_unchecked(found, reference, pool)]
@@ -84,7 +85,7 @@ def _unchecked(found: Recognised, reference: ModuleType, pool: str | None) -> li
     if found.layout != "hf" and (shared := getattr(reference, "shared", None)):
         facts.append(f"{shared(found)}: no tensor holds them, so the original runs with our values")
     if found.num_classes:
-        on = f" on {pool}" if pool else " and its pooling"
+        on = "" if found.segmentation else f" on {pool}" if pool else " and its pooling"
         facts.append(f"the head of {found.num_classes} classes{on}: only the networks before it are compared")
     return [*facts, "the preprocessing: both models get the same pixels"]
 

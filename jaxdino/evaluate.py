@@ -16,8 +16,8 @@ from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
 
-OF_HEAD = ("pool",)
-"""Flags of weights that only concern their classification head; --pool here chooses the features."""
+OF_HEAD = ("pool", "head_blocks")
+"""Flags of weights that only concern their head; --pool here chooses the features."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -136,7 +136,7 @@ def opened(args: argparse.Namespace) -> Any:
         model, lines = load(drop_head=True)
         lines.append("the classification head was left aside: features do not need it")
     for line in lines:
-        if "--pool overrules" not in line:
+        if not line.endswith(tuple(f"--{flag} overrules" for flag in OF_HEAD)):
             say(line)
     return model
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from convert.describe import card_of
 from convert.readers import Source
-from convert.recognise import Recognised, head_keys
+from convert.recognise import Recognised
 from convert.tables import layouts
 from convert.tensors import Tensor
 from convert.writers import write_safetensors
@@ -30,7 +30,7 @@ def hf_folder(path: Path, found: Recognised, source: Source) -> Iterator[tuple[P
         yield folder, ()
         return
     how, card = layouts(found.spec)[found.layout], card_of(found, source)[0]
-    head = head_keys(how.head) if card.num_classes else ()
+    head = found.head if card.num_classes else ()
     prefix = how.prefix(card) if head else ""
 
     def tensor(key: str, full: str) -> Tensor:

@@ -11,10 +11,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from convert.card import Card
 from convert.family import Family, Hints, Layout, Shapes, Spelling, Told
 from convert.ops import CONV, COPY, LINEAR, Op
 from convert.preprocess import to_json, to_timm
-from convert.store import Card
 from convert.table import repeat, rule
 from convert.timm_args import averages
 from jaxdino.core.errors import UserError

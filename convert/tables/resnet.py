@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.assumptions import assume
+from convert.card import Card
 from convert.family import Family, Hints, Layout, Shapes, Spelling, Told
 from convert.networks import words
 from convert.ops import CONV, COPY, COUNT, LINEAR
 from convert.preprocess import to_json, to_timm
-from convert.store import Card
 from convert.table import MLP_HEAD, drop, rule
 from convert.timm_args import averages
 from jaxdino.core.errors import UserError

@@ -22,6 +22,7 @@ def load(
     num_heads: int | None = None,
     pos_grid: tuple[int, int] | None = None,
     pool: str | None = None,
+    head_blocks: int | tuple[int, ...] | None = None,
     image_size: int | tuple[int, int] | None = None,
     head: str | Path | None = None,
     drop_head: bool = False,
@@ -38,9 +39,10 @@ def load(
       model, layout, prefix, num_heads: override what is detected from the file.
       pos_grid: (height, width) of a ViT's position table in patches, likewise.
       pool: input features of the file's classification head, "cls", "mean", "cls_mean" or "cls4_mean".
+      head_blocks: the blocks that the file's segmentation head reads: the last n, or their indices.
       image_size: of the images, (height, width) in pixels or one number for both.
-      head: a file with a linear classification head for these weights, as published for DINOv2 and DINOv3.
-      drop_head: ignore a classification head in the file.
+      head: a file with a linear head for these weights, of classes or of segmentation, as published for DINOv2.
+      drop_head: ignore a head in the file.
       in_channels: channels of the images, if not 3 as in the weights: the first convolution is adapted.
       attention: "xla", or "cudnn" for flash attention on an NVIDIA GPU in half precision.
       mesh: devices to shard the parameters over (`jaxdino.core.sharding.make_mesh`), for models too large for one.
@@ -52,7 +54,14 @@ def load(
       UserError: if the source cannot be found or read, or does not match the model exactly.
     """
     overrules: dict[str, Any] = dict(model=model, layout=layout, prefix=prefix, num_heads=num_heads, pos_grid=pos_grid)
-    overrules |= dict(pool=pool, image_size=image_size, head=head, drop_head=drop_head, in_channels=in_channels)
+    overrules |= dict(
+        pool=pool,
+        head_blocks=head_blocks,
+        image_size=image_size,
+        head=head,
+        drop_head=drop_head,
+        in_channels=in_channels,
+    )
     found, notes = opening.open_model(src, dtype, attention=attention, mesh=mesh, **overrules)
     for note in notes:
         kind = AssumedWarning if note.startswith(assumptions.MARK) else UserWarning

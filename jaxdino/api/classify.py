@@ -34,6 +34,8 @@ def check(model: Any, topk: int, batch_size: int) -> None:
             f"{model.name} has no classification head: train one ({program('train')} --config=linear), "
             "or load one with jaxdino.load(SRC, head=FILE)"
         )
+    if model.card.head.of != "image":
+        raise UserError(f"the head of {model.name} classifies each {model.card.head.of}, not the image")
 
 
 def classify(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convert.store import Card
+from convert.card import Card
 from jaxdino.api.model import Model
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton, bind

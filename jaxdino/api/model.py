@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convert.store import Card
+from convert.card import Card
 from jaxdino.api.classify import Classes, check, classify
 from jaxdino.api.pictures import Record, check_no_tensor, named, records, warn_of
 from jaxdino.core.errors import UserError

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from convert.store import Card
+from convert.card import Card
 from jaxdino.api.model import Model
 from jaxdino.api.pictures import Record, named, records
 from jaxdino.api.sam_prompts import checked_prompts

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from convert.store import Card
+from convert.card import Card
 from jaxdino.api.model import Model
 from jaxdino.api.pictures import Record, record
 from jaxdino.api.sam_prompts import checked_prompts

@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 
 from jaxdino.core.errors import UserError
-from jaxdino.models.heads import HeadConfig
+from jaxdino.models.heads import Blocks, HeadConfig
 from jaxdino.models.output import Output, chosen
 
 KEY = 1 << 20
@@ -39,7 +39,7 @@ class Network(nnx.Module):
         return dataclasses.replace(outs[-1], predictions=self.head(outs, own))
 
 
-def _check_blocks(backbone: Any, blocks: int | tuple[int, ...]) -> None:
+def _check_blocks(backbone: Any, blocks: Blocks) -> None:
     """Raise UserError unless the backbone has blocks of one width and grid, and indices exist and end with the last."""
     if not hasattr(backbone, "cls_token"):
         raise UserError(f"the head reads the outputs of several blocks ({blocks}), which only vision transformers have")

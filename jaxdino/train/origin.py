@@ -7,10 +7,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from convert.assumptions import MARK, spelled, spelling
+from convert.card import Card
 from convert.hub import check_there, on_hub
 from convert.load import Opened, open_pretrained
 from convert.naming import CUSTOM
-from convert.store import Card
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 from jaxdino.models import registry

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from convert.store import Card
+from convert.card import Card
 from jaxdino.core.errors import UserError
 from jaxdino.data import survey
 from jaxdino.data.duplicates import duplicates

@@ -27,6 +27,7 @@ WORDS = {name: f"--config.model.{name}" for name in OVERRULES} | {
     "model": "a model's name after the config's colon",
     "image_size": "--config.data.image_size",
     "drop_head": "--config.model.drop_head=True",
+    "head_blocks": "python -m convert import --head_blocks",
 }
 """The flags of `python -m convert` -> the settings of a run."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.load import bound_table
+from convert.head_keys import bound_table
 from convert.writers import write_pth, write_safetensors
 from jaxdino.models import registry
 from jaxdino.models.positions import rope_periods
@@ -42,8 +42,8 @@ def checkpoints(tmp_path_factory):
     spec, folder = registry.get("dinov3_vitb16"), tmp_path_factory.mktemp("large")
     flat = {path: np.broadcast_to(np.float32(0.5), e.shape) for path, e in spec.skeleton().entries.items()}
     flat["backbone.rope.periods"] = rope_periods(spec.config.head_dim, spec.config.rope_base)
-    write_pth(folder / "dinov3_vitb16.pth", bound_table(spec, "meta", head=False).write(flat))
-    write_safetensors(folder / "hf", bound_table(spec, "hf", head=False).write(flat), max_shard_bytes=SHARD)
+    write_pth(folder / "dinov3_vitb16.pth", bound_table(spec, "meta").write(flat))
+    write_safetensors(folder / "hf", bound_table(spec, "hf").write(flat), max_shard_bytes=SHARD)
     return folder
 
 

@@ -16,7 +16,8 @@ import torch
 
 from convert.describe import inspect
 from convert.export import export
-from convert.load import bound_table, load_pretrained
+from convert.head_keys import bound_table
+from convert.load import load_pretrained
 from convert.readers import open_source
 from convert.store import save_model
 from convert.tables import FAMILIES, layouts
@@ -129,7 +130,7 @@ def test_same_gradients(loaded, record_parity, tmp_path, name):
     seen = it.family.theirs(it.model, given)
     objective([seen[place] for place in sorted(seen)], torch).backward()
     path = it.family.save(with_gradients_for_weights(it.model), tmp_path)
-    table = bound_table(it.ours.card.spec, it.ours.card.layout, it.ours.card.num_classes > 0)
+    table = bound_table(it.ours.card.spec, it.ours.card.layout, it.ours.card.head)
     ours = {tensor.key: tensor.make() for tensor in table.write(gradients(name, it.ours, given))}
     found = inspect(path, **it.family.overrules)[2]
     with open_source(path) as source:
@@ -150,7 +151,7 @@ def test_same_bits(loaded, record_parity, tmp_path, name, dtype):
     it = loaded(name)
     path = it.family.save(copy.deepcopy(it.model).to(getattr(torch, dtype)), tmp_path)
     card, _, found = inspect(path, **it.family.overrules)
-    table = bound_table(card.spec, card.layout, card.num_classes > 0)
+    table = bound_table(card.spec, card.layout, card.head)
     written = {tensor.key: tensor for tensor in table.write(load_pretrained(path, **it.family.overrules).flat)}
     with open_source(path) as source:
         assert set(written) == {key for key in found.keys if not table.why_dropped(key)}

@@ -8,7 +8,7 @@ import timm
 import torch
 
 from convert.family import Hints
-from convert.load import bound_table
+from convert.head_keys import bound_table
 from convert.recognise import Recognised, recognise
 from convert.tables import layouts, serving
 from jaxdino.core.errors import UserError
@@ -39,8 +39,9 @@ def skeleton(name: str) -> Skeleton:
 
 def shapes(name: str, layout: str) -> dict[str, tuple[int, ...]]:
     """The header of a checkpoint."""
+    head = get(name).linear(CLASSES if get(name).family in HEADED else 0)
     flat = {path: jax.ShapeDtypeStruct(entry.shape, entry.dtype) for path, entry in skeleton(name).entries.items()}
-    return {t.key: t.shape for t in bound_table(get(name), layout, get(name).family in HEADED).write(flat)}
+    return {t.key: t.shape for t in bound_table(get(name), layout, head).write(flat)}
 
 
 def tell(header: dict[str, tuple[int, ...]], **hints) -> Recognised:
@@ -91,7 +92,7 @@ def test_timm_architectures(architecture):
     header = {key: tuple(tensor.shape) for key, tensor in state.items()}
     found = recognise(header)
     assert (found.spec.name, found.layout) == (TIMM_NAMES[architecture], "timm")
-    assert bound_table(found.spec, "timm", False).check(header, found.spec.skeleton()) == []
+    assert bound_table(found.spec, "timm").check(header, found.spec.skeleton()) == []
 
 
 def test_named_model_must_fit():

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from convert.export import export
-from convert.load import bound_table, load_pretrained
+from convert.head_keys import bound_table
+from convert.load import load_pretrained
 from convert.recognise import Hints, recognise
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import bind, split
@@ -87,7 +88,7 @@ def test_training_mode_is_torchs(tmp_path, bottleneck, frozen, remat):
     expected, expected_gradients, state = theirs(model, frozen)
     assert_same(seen, expected)
     card = pretrained.card
-    table = bound_table(card.spec, card.layout, True)
+    table = bound_table(card.spec, card.layout, card.head)
     zeros = {path: np.zeros_like(array) for path, array in flat.items()}
     written = {tensor.key: tensor.make() for tensor in table.write(zeros | gradients)}
     shares = {k: np.abs(written[k] - g).max() / np.abs(g).max() for k, g in expected_gradients.items()}
@@ -141,7 +142,7 @@ def test_a_full_dino_checkpoint_gives_teacher_or_student(tmp_path):
 
 def shapes_of(spec, num_classes: int, layout: str) -> dict[str, tuple[int, ...]]:
     """The keys and shapes that a model has in a layout."""
-    table = bound_table(spec, layout, num_classes > 0)
+    table = bound_table(spec, layout, spec.linear(num_classes))
     skeleton = spec.skeleton(num_classes)
     leaves = {path: np.broadcast_to(np.zeros((), e.dtype), e.shape) for path, e in skeleton.entries.items()}
     return {tensor.key: tensor.shape for tensor in table.write(leaves)}

@@ -12,7 +12,8 @@ import jaxdino
 from convert.__main__ import main
 from convert.describe import inspect
 from convert.export import export
-from convert.load import Pretrained, bound_table, load_pretrained
+from convert.head_keys import bound_table
+from convert.load import Pretrained, load_pretrained
 from convert.readers import open_source
 from convert.store import save_model
 from jaxdino.core.errors import UserError
@@ -95,7 +96,7 @@ def test_gradients(tmp_path, name, layers):
     others = {path: array for path, array in found.flat.items() if path not in params}
     loss = lambda flat: jax.numpy.sin(bind(skeleton, flat | others)(channels_last(pixels)).logits).sum()  # noqa: E731
     ours = {path: np.asarray(gradient) for path, gradient in jax.jit(jax.grad(loss))(params).items()}
-    written = {t.key: t.make() for t in bound_table(card.spec, "meta", head=True).write(ours | others)}
+    written = {t.key: t.make() for t in bound_table(card.spec, "meta", card.head).write(ours | others)}
     theirs = {f"head.{key}": p.grad for key, p in model.linear_head.named_parameters()}
     theirs |= {key: p.grad for key, p in model.backbone.named_parameters() if p.grad is not None}
     scale = max(float(gradient.abs().max()) for gradient in theirs.values())
@@ -112,7 +113,7 @@ def test_one_file_with_both(tmp_path, name, layers):
     assert both.card.digest == apart.card.digest and both.card.pool == POOLS[layers]
     card, _, found = inspect(tmp_path / "classifier.pth", num_heads=HEADS)
     with open_source(tmp_path / "classifier.pth") as source:
-        for tensor in bound_table(card.spec, "meta", head=True).write(both.flat):
+        for tensor in bound_table(card.spec, "meta", card.head).write(both.flat):
             assert tensor.make().tobytes() == source.read(found.keys[tensor.key]).tobytes(), tensor.key
     without = load_pretrained(tmp_path / "classifier.pth", num_heads=HEADS, drop_head=True)
     assert without.card.num_classes == 0 and "head.kernel" not in without.flat

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from convert.store import Card
+from convert.card import Card
 from convert.tables.clip.detect import refuse_openai
 from jaxdino.core.errors import UserError
 from jaxdino.models.clip import CLIPConfig

@@ -7,8 +7,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from convert.card import Card
 from convert.preprocess import to_json
-from convert.store import Card
 from jaxdino.core.errors import UserError
 from jaxdino.models.clip import CLIPConfig, TextConfig, VisionConfig
 

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from convert.store import Card
+from convert.card import Card
 from jaxdino.core.errors import UserError
 from jaxdino.models.clip import CLIPConfig, TextConfig, VisionConfig
 from jaxdino.models.published.clip import preprocess

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.assumptions import assume
+from convert.card import Card
 from convert.family import Hints, Shapes, Told
-from convert.store import Card
 from convert.tables.sam.rules import IMAGE_MATRIX, PROMPT_MATRIX
 from jaxdino.core.errors import UserError
 from jaxdino.models.published.sam import PREPROCESS

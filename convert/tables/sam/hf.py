@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from convert.store import Card
+from convert.card import Card
 
 
 def files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:

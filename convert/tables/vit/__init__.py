@@ -1,7 +1,7 @@
 """The ViTs: DINO, DINOv2, DINOv3 and timm's."""
 
+from convert.card import Card
 from convert.family import Family, Layout
-from convert.store import Card
 from convert.tables.vit import hf, meta, rules, timm
 from convert.tables.vit.detect import ANCHORS, detect
 from convert.tables.vit.fit import fit

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from convert.store import Card
+from convert.card import Card
 from convert.tables.vit.detect import norm_eps, resampling
 from jaxdino.core.errors import UserError
 from jaxdino.models import positions

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from convert.card import Card
 from convert.family import Spelling
 from convert.preprocess import to_json
-from convert.store import Card
 from jaxdino.core.errors import UserError
 
 _MEMORY = "transformers 5 in memory (torch.save of its state_dict)"

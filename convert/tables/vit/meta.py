@@ -1,6 +1,6 @@
 """Notes for users of Meta's `.pth` files: a state dict does not describe the shape."""
 
-from convert.store import Card
+from convert.card import Card
 
 _CODE = {
     "dino": "dino's vision_transformer.VisionTransformer",

@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
+from convert.card import Card
 from convert.preprocess import to_timm
-from convert.store import Card
 from jaxdino.models.heads.linear import POOLS
 from jaxdino.models.vit import ViTConfig
 

@@ -16,6 +16,9 @@ from jaxdino.models.heads.linear import LinearHeadConfig
 from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.models.output import Output
 
+Blocks = int | tuple[int, ...]
+"""The blocks whose outputs a head reads: the last n, or indices from 0, the last block last."""
+
 
 class Head(Protocol):
     """The interface of every head's module."""
@@ -35,7 +38,7 @@ class HeadConfig(Protocol):
     Attributes:
       name: its key in `HEADS`. of: what gets a class: "image" or "patch".
       num_classes: number of classes; with 0 no head is built.
-      blocks: the blocks whose outputs the head reads: the last `blocks`, or indices from 0, the last block last.
+      blocks: see `Blocks`.
     """
 
     name: ClassVar[str]
@@ -45,7 +48,7 @@ class HeadConfig(Protocol):
     def num_classes(self) -> int: ...
 
     @property
-    def blocks(self) -> int | tuple[int, ...]: ...
+    def blocks(self) -> Blocks: ...
 
     def build(self, width: int, rngs: nnx.Rngs) -> Any:
         """Build the head with random parameters, for a backbone whose outputs have this width."""

@@ -1,0 +1,90 @@
+"""The card of a model: the description saved with its weights, `model.json`."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from convert.plausible import check_spec, understood
+from jaxdino.core.errors import UserError
+from jaxdino.models import heads, registry
+from jaxdino.models.heads import NO_HEAD, HeadConfig
+from jaxdino.models.heads.linear import LinearHeadConfig
+from jaxdino.models.spec import ModelSpec
+
+CARD = "model.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """Description of a model's weights, saved with them.
+
+    Attributes:
+      spec: the model, its shape and preprocessing.
+      head: the head (`jaxdino.models.heads`), `NO_HEAD` or another without classes if there is none.
+      class_names: names of the head's classes, () if unknown.
+      layout: of the original checkpoint ("hf", "meta", "timm"), None for random weights.
+      source: path and prefix of the original weights.
+      digest: SHA-256 of the parameters (see `jaxdino.core.params.digest`).
+      assumed: facts that were assumed on import, a line each (`convert.assumptions`).
+    """
+
+    spec: ModelSpec
+    head: HeadConfig = NO_HEAD
+    class_names: tuple[str, ...] = ()
+    layout: str | None = None
+    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    digest: str = ""
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """Number of the head's classes, 0 without a head."""
+        return self.head.num_classes
+
+    @property
+    def pool(self) -> str:
+        """Pooling of the classification head, or of a new one: the family's unless the head has another."""
+        return getattr(self.head, "pool", self.spec.pool)
+
+    def without_head(self) -> "Card":
+        """Return the card of the backbone alone; the pooling is kept for a new head."""
+        return dataclasses.replace(self, head=LinearHeadConfig(0, self.pool), class_names=())
+
+    @property
+    def began_at_random(self) -> bool:
+        """Whether the weights were initialised at random; an export followed by an import keeps this."""
+        return self.layout is None or bool(self.source.get("random"))
+
+    def to_json(self) -> str:
+        """Return the card as JSON text."""
+        return json.dumps({**dataclasses.asdict(self), "head": heads.to_json(self.head)}, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Card":
+        """Parse JSON text; the inverse of `to_json`. Cards of version 0.1.0 have a linear head in two fields."""
+        fields = json.loads(text)
+        spec = registry.from_json(fields.pop("spec"))
+        if "head" not in fields:
+            fields["head"] = {"name": "linear", "num_classes": fields.pop("num_classes"), "pool": fields.pop("pool")}
+        head = heads.from_json(fields.pop("head"), f"{CARD}: head")
+        names, assumed = tuple(fields.pop("class_names")), tuple(fields.pop("assumed", ()))
+        return cls(spec=spec, head=head, class_names=names, assumed=assumed, **fields)
+
+
+def load_card(folder: str | Path) -> Card:
+    """Read only `model.json`.
+
+    Raises:
+      UserError: if it is not in the form that we write.
+    """
+    file = Path(folder) / CARD
+    with understood(str(file)):
+        card = Card.from_json(file.read_text("utf-8"))
+    if not isinstance(card.source, dict):
+        raise UserError(f"{file}: source must be an object")
+    if not all(isinstance(line, str) for line in card.assumed):
+        raise UserError(f"{file}: assumed must be a list of lines of text")
+    check_spec(card.spec, str(file))
+    return card
