@@ -10,6 +10,7 @@ import numpy as np
 
 from convert.assumptions import spelled, spelling
 from convert.channels import with_channels
+from convert.describe import described
 from convert.load import load_pretrained, new_head
 from convert.naming import CUSTOM
 from convert.reshape import reshaped
@@ -56,7 +57,7 @@ def start(
     head = head or LinearHeadConfig(classes, model.pool or card.pool)
     if card.num_classes and (card.head.name, card.head.blocks) != (head.name, head.blocks):
         raise UserError(
-            f"the weights have a head of another kind, {card.head}, and this run trains {head}: "
+            f"the weights have a head of another kind: {described(card.head)}, and this run: {described(head)}. "
             "--config.model.drop_head=True starts with a new head"
         )
     if card.num_classes not in (0, classes):

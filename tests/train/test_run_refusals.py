@@ -17,6 +17,7 @@ from convert.store import Card, load_model, save_model
 from jaxdino import predict
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import split
+from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.train import loop, weights
 from jaxdino.train.loop import run
 from jaxdino.train.setup import prepare
@@ -66,6 +67,22 @@ def test_a_head_goes_on_only_for_the_same_classes(tmp_path, names):
     card, _ = weights.start(config, DIGITS, lines.append)
     assert card.class_names == DIGITS
     assert any("not known" in line for line in lines) == (names == () or "LABEL_0" in names)
+
+
+def test_a_task_can_have_another_head(tmp_path):
+    wanted, names = PatchesHeadConfig(10, 2, 0.1), DIGITS
+    card, flat = weights.start(tiny.config(1), names, print, wanted)
+    assert card.head == wanted and flat["head.conv_seg.kernel"].shape == (64, 10)
+    save_model(tmp_path / "w", dataclasses.replace(card, head=PatchesHeadConfig(10, 2)), flat)
+    config = tiny.config(1, model__weights=str(tmp_path / "w"))
+    again, kept = weights.start(config, names, print, wanted)
+    assert again.head == wanted and np.array_equal(kept["head.conv_seg.kernel"], flat["head.conv_seg.kernel"])
+    for other in (None, PatchesHeadConfig(10, 1)):
+        with pytest.raises(UserError, match=r"a head of another kind.*drop_head"):
+            weights.start(config, names, print, other)
+    config.model.drop_head = True
+    card, flat = weights.start(config, names, print, PatchesHeadConfig(10, 1))
+    assert flat["head.conv_seg.kernel"].shape == (32, 10) and weights.has_new_head(config, card, flat)
 
 
 def test_a_shape_that_nobody_published_is_told_by_its_weights(tmp_path):
