@@ -220,6 +220,7 @@ MISTAKES = {
     "90 wide and 4 high, more than 8 times": lambda m: m.segment(picture(4, 90), PROMPTS),
     "threshold=nan": lambda m: m.segment(IMAGE, PROMPTS, threshold=float("nan")),
     "no intermediate layers": lambda m: m.intermediate_layers(IMAGE[None]),
+    "it predicts masks": lambda m: m.predict([IMAGE]),
 }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,13 @@ from jaxdino.core.params import Flat, Skeleton, bind
 
 
 class HeadModel(Model):
-    """A DINO or iBOT head; the methods of `Model` for images raise UserError."""
+    """A DINO or iBOT head, called on features."""
+
+    lacks: ClassVar = {
+        "preprocess": "a projection head takes features, not images: load the backbone beside it",
+        "predict": "a projection head has no classes: load the backbone beside it",
+        "intermediate_layers": "a projection head has no blocks: load the backbone beside it",
+    }
 
     def __init__(self, card: Card, skeleton: Skeleton, flat: Flat, companions: Sequence[Path] = ()):
         super().__init__(card, skeleton, flat, companions)
@@ -30,11 +37,3 @@ class HeadModel(Model):
         if not shape or shape[-1] != width or not jnp.issubdtype(features.dtype, jnp.floating):
             raise UserError(f"a projection head takes an array of floats (..., {width}), such as a model's cls")
         return self._scores(self.flat, features)
-
-    def preprocess(self, images) -> np.ndarray:
-        """Raise UserError: a head takes features."""
-        raise UserError("a projection head takes features, not images: load the backbone beside it")
-
-    def intermediate_layers(self, images, n=1) -> list:
-        """Raise UserError: a head has no blocks."""
-        raise UserError("a projection head has no blocks: load the backbone beside it")

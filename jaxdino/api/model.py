@@ -1,9 +1,9 @@
 """A loaded model, called on images."""
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,10 @@ class Model:
       name: its published name. num_params: number of parameters. digest: SHA-256 of the weights as loaded from
         the source, before a cast. class_names: names of the head's classes, () if unknown.
       flat: the parameters by path. companions: files that came with the weights, such as tokenizer files.
+      lacks: methods that models of this kind do not have: {name: the reason, and what to use instead}.
     """
+
+    lacks: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, card: Card, skeleton: Skeleton, flat: Flat, companions: Sequence[Path] = ()):
         self.card, self.skeleton, self.flat, self.companions = card, skeleton, flat, tuple(companions)
@@ -74,6 +77,7 @@ class Model:
         Raises:
           UserError: if there are no such blocks, and as `__call__`.
         """
+        self._check_has("intermediate_layers")
         try:
             chosen = tuple(map(operator.index, n)) if isinstance(n, Sequence | np.ndarray) else operator.index(n)
         except TypeError as err:
@@ -94,6 +98,7 @@ class Model:
           UserError: for a single image or a value that is not an image, a file that cannot be read, an image with
             another number of channels, and values that determine no range.
         """
+        self._check_has("preprocess")
         given = records(images, "preprocess")
         reading, found = self.reading(given, sixteen_bit), []
         said: dict[str, str] = {}
@@ -152,6 +157,7 @@ class Model:
         Raises:
           UserError: for a model without a classification head, and as `preprocess`.
         """
+        self._check_has("predict")
         check(self, topk, batch_size)
         found, given = [], records(images, "predict")
         reading = self.reading(given, sixteen_bit)
@@ -162,6 +168,11 @@ class Model:
             found.append(classes)
         warn_of(said)
         return found
+
+    def _check_has(self, method: str) -> None:
+        """Raise UserError if models of this kind do not have the method."""
+        if method in self.lacks:
+            raise UserError(self.lacks[method])
 
     def _checked(self, images: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
         channels = self.card.spec.config.in_channels

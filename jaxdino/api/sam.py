@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +61,11 @@ class SamModel(Model):
     `encode` images once, call `masks` any number of times, and `upscale` the masks you keep. A mask is where its
     logits are above 0. Each new number of images, prompts or points compiles once.
     """
+
+    # its encoder has no final norm to apply to the outputs of its blocks
+    lacks: ClassVar = {
+        "intermediate_layers": "SAM returns no intermediate layers: call the model for the embedding, or use `encode`"
+    }
 
     def __init__(self, card: Card, skeleton: Skeleton, flat: Flat, companions: Sequence[Path] = ()):
         super().__init__(card, skeleton, flat, companions)
@@ -167,14 +173,6 @@ class SamModel(Model):
             return _resized(logits, encoded.frame, encoded.input_sizes[0], encoded.original_sizes[0])
         pairs = zip(encoded.input_sizes, encoded.original_sizes, strict=True)
         return [_resized(logits[n], encoded.frame, *sizes) for n, sizes in enumerate(pairs)]
-
-    def intermediate_layers(self, images, n=1):
-        """Raise UserError: SAM's encoder has no final norm to apply to the outputs of its blocks.
-
-        Raises:
-          UserError: always.
-        """
-        raise UserError("SAM returns no intermediate layers: call the model for the embedding, or use `encode`")
 
     def _pictures(self, images: Iterable[Record] | np.ndarray, sixteen_bit: str | None) -> list[Image.Image]:
         """Return upright RGB pictures."""

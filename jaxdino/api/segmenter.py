@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import jax
 import numpy as np
@@ -56,6 +56,12 @@ class Segmenter(Model):
       templates: the templates of each prompt. num_points: the number of points and box corners of each prompt in
         training. Both come from the card's `source`.
     """
+
+    lacks: ClassVar = {
+        "predict": "a segmenter has no classes: it predicts masks, segment(image, prompts)",
+        "intermediate_layers": "a segmenter returns no intermediate layers: export its image encoder with "
+        "python -m convert export --part dino, and load that",
+    }
 
     def __init__(self, card: Card, skeleton: Skeleton, flat: Flat, companions: Sequence[Path] = ()):
         if lora.leaves(flat):
@@ -141,17 +147,6 @@ class Segmenter(Model):
         if self._tokenizer is None:
             self._tokenizer = tokenizer.serving(self.companions, text)
         return self._tokenizer.prompts([prompt], self.templates, text.context_length)[0]
-
-    def intermediate_layers(self, images, n=1):
-        """Raise UserError: load the image encoder alone to get the outputs of its blocks.
-
-        Raises:
-          UserError: always.
-        """
-        raise UserError(
-            "a segmenter returns no intermediate layers: export its image encoder with python -m convert export "
-            "--part dino, and load that"
-        )
 
     def _picture(self, image: Record | Path, sixteen_bit: str | None) -> Image.Image:
         """Return an upright RGB picture."""

@@ -89,7 +89,7 @@ def test_python_face(tmp_path):
     for wrong in (np.ones((2, 9), np.float32), np.ones((2, 8), np.uint8), [1.0]):
         with pytest.raises(UserError, match=r"array of floats \(\.\.\., 8\)"):
             head(wrong)
-    for call in (head.preprocess, head.intermediate_layers):
+    for call in (head.preprocess, head.intermediate_layers, head.predict):
         with pytest.raises(UserError, match="load the backbone beside it"):
             call([])
 
