@@ -15,10 +15,11 @@ from jaxdino import optim
 from jaxdino.core import sharding
 from jaxdino.core.host_memory import keep_freed
 from jaxdino.core.params import abstract, split
-from jaxdino.data.device_views import augment_views
-from jaxdino.data.multicrop import make_multicrop_iter
-from jaxdino.data.sources import DataConfig, Split
-from jaxdino.data.views import DINO, expanded
+from jaxdino.data.config import DataConfig
+from jaxdino.data.photometric import augment_views
+from jaxdino.data.pipeline import make_train_iter
+from jaxdino.data.recipe import DINO, expanded
+from jaxdino.data.record import Split
 from jaxdino.models import registry
 from jaxdino.models.initial import ShapesOnly
 from jaxdino.objectives.distill import SelfDistillation
@@ -104,7 +105,7 @@ def from_files(args: argparse.Namespace, files: Split, workers: int, crops: dict
 
     compiled, now = program(args, _capacity(crops), augment)
     config = DataConfig(name="images", num_threads=workers)
-    batches: Iterator = make_multicrop_iter(files, config, seed=0, batch_size=args.batch, views=views)
+    batches: Iterator = make_train_iter(files, config, seed=0, batch_size=args.batch, views=views)
 
     def run():
         batch = _put(args, crops | {kind: next_[kind] for next_ in (next(batches),) for kind in recipes})

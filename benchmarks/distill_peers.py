@@ -152,7 +152,7 @@ def from_files(
     from dataclasses import replace
 
     from benchmarks.multicrop import torch_transform
-    from jaxdino.data.views import DINO, expanded
+    from jaxdino.data.recipe import DINO, expanded
 
     sizes, counts = {"global": args.size, "local": args.local_size}, {"local": args.locals}
     views = [replace(view, size=sizes[view.kind], count=counts.get(view.kind, view.count)) for view in DINO]

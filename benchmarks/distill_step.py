@@ -121,7 +121,8 @@ def with_data(args: argparse.Namespace) -> None:
     """Time the path from files to updates."""
     from benchmarks import distill_ours, distill_peers
     from benchmarks.input_pipeline import make_images
-    from jaxdino.data.sources import DataConfig, load_source
+    from jaxdino.data.config import DataConfig
+    from jaxdino.data.sources import load_source
 
     with tempfile.TemporaryDirectory() as made:
         if args.root is None:

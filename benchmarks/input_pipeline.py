@@ -19,8 +19,10 @@ from PIL import Image
 
 from benchmarks import harness
 from benchmarks.harness import Contender
+from jaxdino.data.config import DataConfig
 from jaxdino.data.pipeline import make_train_iter
-from jaxdino.data.sources import DataConfig, Split, load_source
+from jaxdino.data.record import Split
+from jaxdino.data.sources import load_source
 
 SCALE, RATIO = (0.35, 1.0), (3 / 4, 4 / 3)
 SIZES = ((500, 375), (400, 533))

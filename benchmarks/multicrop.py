@@ -21,9 +21,11 @@ from PIL import Image, ImageFilter
 from benchmarks import harness
 from benchmarks.harness import Contender
 from benchmarks.input_pipeline import make_images
-from jaxdino.data.multicrop import make_multicrop_iter
-from jaxdino.data.sources import DataConfig, Split, load_source
-from jaxdino.data.views import DINO, View, expanded
+from jaxdino.data.config import DataConfig
+from jaxdino.data.pipeline import make_train_iter
+from jaxdino.data.recipe import DINO, View, expanded
+from jaxdino.data.record import Split
+from jaxdino.data.sources import load_source
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -31,7 +33,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def ours(split: Split, batch: int, workers: int, host_only: bool) -> Contender:
     """Batches of the multi-crop iterator and, unless `host_only`, their augmentation."""
     config = DataConfig(name="images", num_threads=workers)
-    batches = make_multicrop_iter(split, config, seed=0, batch_size=batch, views=DINO)
+    batches = make_train_iter(split, config, seed=0, batch_size=batch, views=DINO)
     augment = (lambda crops: None) if host_only else _augmentation()
     steps = len(split) // batch
 
@@ -47,7 +49,7 @@ def _augmentation() -> Callable:
     """Return a function that makes a batch's views on the device and waits for them."""
     import jax
 
-    from jaxdino.data.device_views import augment_views
+    from jaxdino.data.photometric import augment_views
 
     @jax.jit
     def augment(crops, key):

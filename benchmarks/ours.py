@@ -11,7 +11,7 @@ from benchmarks.harness import Contender
 from jaxdino import optim
 from jaxdino.core import sharding
 from jaxdino.core.params import bind, split
-from jaxdino.data.device_aug import normalize
+from jaxdino.data.photometric import normalize
 from jaxdino.models import registry
 from jaxdino.models.spec import ModelSpec
 from jaxdino.objectives.classify import Classify

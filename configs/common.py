@@ -12,8 +12,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from jaxdino.data import views
-from jaxdino.data.sources import DataConfig
+from jaxdino.data import recipe
+from jaxdino.data.config import DataConfig
 from jaxdino.models.lora_spec import LoRA
 from jaxdino.objectives.distill_settings import Distill, Projection
 from jaxdino.objectives.health import THRESHOLDS
@@ -61,7 +61,7 @@ def distill_config(model: str | None = None) -> ConfigDict:
     config.objective = open_fields(Distill, dict(name="distill", method="dino"))  # None: the method's value
     config.projection = asdict(Projection())
     del config.data.augment, config.data.image_size
-    config.data.views = tuple(ConfigDict(asdict(view)) for view in _fitting(views.DINO, config.model.name))
+    config.data.views = tuple(ConfigDict(asdict(view)) for view in _fitting(recipe.DINO, config.model.name))
     config.data.batch_size = 64 if config.model.name == DIGITS_MODEL else 256
     config.optimizer.update(weight_decay=0.04, weight_decay_end=0.4, clip_norm=3.0, clip_by="parameter")
     config.early_stopping.monitor = ""  # labels do not select the model: the latest teacher is the best
@@ -83,7 +83,7 @@ def stage(name: str, rules: tuple[tuple[str, str], ...], groups: dict[str, dict]
     return open_fields(Stage, dict(name=name, rules=rules, **parts, **settings))
 
 
-def _fitting(chosen: tuple[views.View, ...], model: str) -> tuple[views.View, ...]:
+def _fitting(chosen: tuple[recipe.View, ...], model: str) -> tuple[recipe.View, ...]:
     """Round the sizes of views to whole patches of a model: 98 instead of 96 for patches of 14, as in DINOv2."""
     from jaxdino.models import registry  # imports JAX
 

@@ -27,7 +27,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import common
-from jaxdino.data import views
+from jaxdino.data.recipe import View
 
 LAST_LAYER = r"(dino|ibot)_head\.last_layer\..*"
 
@@ -68,7 +68,7 @@ def fit_digits(
     recipe: dict[str, Any] = dict(
         ratio=(3 / 4, 4 / 3), degrees=15.0, hflip=0.0, blur_prob=0.3, blur_sigma=(0.1, 1.0), **colour
     )
-    config.data.views = (ConfigDict(asdict(views.View("global", 24, (0.6, 1.0), count=2, **recipe))),)
+    config.data.views = (ConfigDict(asdict(View("global", 24, (0.6, 1.0), count=2, **recipe))),)
     fit_few_steps(config)
     config.evaluation.update(every_epochs=4, image_size=32)
     for given in config.stages:

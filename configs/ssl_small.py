@@ -12,7 +12,7 @@ from dataclasses import asdict
 from ml_collections import ConfigDict
 
 from configs import ssl
-from jaxdino.data.views import View
+from jaxdino.data.recipe import View
 
 SHAPE = '{"depths": [1, 1, 1], "widths": [64, 128, 256], "stem": 32}'
 PHOTOS = View(

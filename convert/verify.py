@@ -97,10 +97,10 @@ def _pixels(spec: ModelSpec, image: str | Path | None) -> np.ndarray:
         pixels = np.random.default_rng(0).random((*how.size, spec.config.in_channels), np.float32)
     else:
         from jaxdino.data.channels import Reading
-        from jaxdino.data.transforms import EvalTransform
+        from jaxdino.data.reader import eval_reader
 
-        transform = EvalTransform(how.size, how.resize, Reading(len(how.mean), max_pixels=10**9))
-        pixels = transform(str(image)).astype(np.float32) / 255
+        read = eval_reader(how.size, how.resize, Reading(len(how.mean), max_pixels=10**9))
+        pixels = read.image(str(image)).astype(np.float32) / 255
     mean, std = (np.asarray(v, np.float32)[: spec.config.in_channels] for v in (how.mean, how.std))
     return ((pixels - mean) / std)[None]
 

@@ -83,8 +83,9 @@ def evaluate(args: argparse.Namespace) -> None:
     Raises:
       UserError: for invalid arguments, before any long work.
     """
+    from jaxdino.data.config import DataConfig
     from jaxdino.data.ranges import ARGUMENT, Range
-    from jaxdino.data.sources import DataConfig, load_source
+    from jaxdino.data.sources import load_source
     from jaxdino.evals import report
     from jaxdino.train import pixels
     from jaxdino.train.data import summary

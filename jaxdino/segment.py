@@ -244,7 +244,7 @@ def _check_spatial(names: list[str], count: int, spatial: dict[str, Any]) -> Non
     from jaxdino.api.segmenter import spatial_prompts
     from jaxdino.data.bad_images import BadImage
     from jaxdino.data.checks import open_rgb
-    from jaxdino.data.sources import DataConfig
+    from jaxdino.data.config import DataConfig
 
     for name in bar(names, "checking") if spatial else ():
         try:

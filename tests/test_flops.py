@@ -12,7 +12,7 @@ import pytest
 from benchmarks.ours import NUM_CLASSES, stage_of, train_step, uint8_batch
 from jaxdino.core import sharding
 from jaxdino.core.params import bind, split
-from jaxdino.data.device_aug import normalize
+from jaxdino.data.photometric import normalize
 from jaxdino.models.published.vit import DINOV3
 from jaxdino.models.spec import ModelSpec, Preprocess
 from jaxdino.models.vit import ViTConfig

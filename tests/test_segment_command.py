@@ -229,12 +229,12 @@ def test_a_prompt_is_needed(run, images, capsys):
 
 
 def test_masks_are_a_source_of_pairs_again(run, images):
-    from jaxdino.data.pair_sources import load_pairs
+    from jaxdino.data.config import DataConfig
     from jaxdino.data.prompts import PromptConfig
-    from jaxdino.data.sources import DataConfig
+    from jaxdino.data.sources import load_source
 
     assert segment.main(["--workdir", run, "--prompt", "red circle", "--out", "o", "a.png", "b.jpg"]) == 0
-    source = load_pairs(
+    source = load_source(
         DataConfig(name="coco", root=str(images), val_ratio=0.5), PromptConfig(annotations="o/masks.json")
     )
     assert source.class_names == ("red circle",)

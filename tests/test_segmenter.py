@@ -96,8 +96,8 @@ def test_adapters_are_merged_and_nothing_changes(saved, model):
 def test_an_image_of_the_trained_size_gets_what_training_sees(saved, model):
     image = picture(32, 32)
     text = model.encode_prompts(PROMPTS)
-    part = {"image": np.repeat(saved.pixels(image), 2, axis=0)}
-    logits, iou = saved.predict(saved.flat, part, text)
+    part = {"image": saved.pixels(image), "label": np.zeros((1, len(PROMPTS)), np.int32)}
+    (logits,), (iou,) = saved.predict(saved.flat, part, text)
     found = model.segment(Image.fromarray(image), PROMPTS)
     np.testing.assert_allclose(found.logits, logits, atol=1e-5 * np.abs(logits).max())
     np.testing.assert_allclose(found.scores, iou, atol=1e-5)

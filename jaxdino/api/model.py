@@ -19,9 +19,9 @@ from jaxdino.data.bad_images import BadImage
 from jaxdino.data.bands import pixels
 from jaxdino.data.channels import Reading
 from jaxdino.data.checks import open_image
-from jaxdino.data.device_aug import normalize
+from jaxdino.data.crops import eval_crop
+from jaxdino.data.photometric import normalize
 from jaxdino.data.ranges import KEYWORD, Range, remarks
-from jaxdino.data.transforms import eval_crop
 from jaxdino.models.output import Output
 
 

@@ -20,7 +20,7 @@ from jaxdino.core.params import Flat, Skeleton, bind
 from jaxdino.data import tokenizer
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.checks import open_image
-from jaxdino.data.transforms import get_filter
+from jaxdino.data.crops import get_filter
 from jaxdino.models import lora
 from jaxdino.models.positions import linear_matrix
 from jaxdino.models.sam_prompt import BOTTOM_RIGHT, PADDING, TOP_LEFT

@@ -1,16 +1,17 @@
-"""Load images and put them on the device: sources, decoding, crops, batches, augmentation.
+"""Load images and what is known about them, and put them on the device.
 
-Nothing is imported here, so naming a source in a config does not slow down start-up:
+An image goes from its file to the batch in one way, whatever the task:
 
-- `sources`: list the images of a data set (`load_source`, `DataConfig`);
-- `checks`, `kinds`, `channels`, `ranges`, `bands`: decode one file to an image of n channels, or give the reason
-  why it cannot be read (`open_image`, `Reading`, `Range`); `bad_images`: the unreadable images of a split; `survey`:
-  check the pixels before a run;
-- `transforms`: crop and resize on the host (uint8 output), and the augmentation presets;
+- `sources`: list the records of a data set, with their fields (`load_source`); one module for each format;
+- `record`: the records of a split (`Split`, `Source`); `config`: the settings (`DataConfig`, `prompts.PromptConfig`);
+- `recipe`: what a view of an image is, as data (`View`, `PRESETS`);
+- `reader`: read one record (`Reader`): its fields (`fields`), then the geometry of its views (`geometry`), then the
+  image (`checks.open_image`), all moved by the same geometry;
 - `pipeline`: batches through Grain (`make_train_iter`, `make_eval_iter`);
-- `device_aug`: flips, colours, erasing, mixing and normalisation inside jit (`augment`, `normalize`);
-- `views`, `multicrop`, `masking`, `device_views`: the same for the crops of self-distillation (`View`,
-  `make_multicrop_iter`, `Masking`, `augment_views`);
-- `prompts`, `pairs`, `pair_sources`, `pair_pipeline`: images with prompts and masks (`PromptConfig`, `Pair`,
-  `load_pairs`, `make_pair_train_iter`).
+- `photometric`, `mixing`: colours, blur, noise, erasing, normalisation and mixing, on the device.
+
+What these use: `crops` (Pillow), `kinds`, `channels`, `ranges`, `bands` (pixels of any depth and number of channels),
+`bad_images` (what could not be read), `survey` (a look at the pixels before a run), `folders`, `layout`, `split_names`,
+`splitting` (files and splits), `prompted`, `mask_reading`, `mask_survey`, `clicks` (masks of text prompts), `masking`
+(hidden patches). Nothing is imported here, so that naming a source in a config does not slow down start-up.
 """

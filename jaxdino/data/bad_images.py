@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from jaxdino.core.errors import UserError
 
 if TYPE_CHECKING:
-    from jaxdino.data.sources import Split
+    from jaxdino.data.record import Split
 
 
 class BadImage(Exception):

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from jaxdino.data.sources import Split
+from jaxdino.data.record import Split
 
 MOST = 20_000  # files; larger data sets are not checked
 PIECE = 4096  # bytes from the middle of a file, compared before whole files
@@ -20,18 +20,17 @@ def duplicates(splits: Sequence[Split]) -> list[str]:
 
     Compares files byte by byte. Skips records that are not files, and data sets of more than `MOST` files.
     """
-    labelled = any(len(set(split.labels.tolist())) > 1 for split in splits)
+    labelled = any("label" in split.fields and len(set(split.labels.tolist())) > 1 for split in splits)
     places: dict[str, Place] = {}
     for split in splits:
         for index, record in enumerate(split.records):
-            path = getattr(record, "image", record)
-            if isinstance(path, str):
-                places[path] = split, index
+            if isinstance(record, str):
+                places[record] = split, index
     if len(places) > MOST or not (labelled or len(splits) > 1):
         return []
     groups = _identical(list(places))
     found = [[places[path] for path in group] for group in groups]
-    return [*_across(splits, found), *_contradicting(found)]
+    return [*_across(splits, found), *(_contradicting(found) if labelled else [])]
 
 
 def _identical(paths: list[str]) -> list[list[str]]:

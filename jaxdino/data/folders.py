@@ -14,7 +14,6 @@ from jaxdino.data.reasons import foreign
 from jaxdino.data.split_names import NONE, assign, flag, missing_train, near_names
 from jaxdino.data.tree import Folder, scan
 
-CLASSES = ("top", "leaf")
 MASKS = ("_mask.", "_seg.", "_segmentation.", "_gt.")  # common endings of mask file names
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 SHOWN = 5  # names listed in a message
@@ -49,7 +48,7 @@ def list_folder(root: str | None, given: Mapping[str, str | None] | None = None,
       classes: "top": the top-level folders are the classes; "leaf": every folder that holds images is a class.
 
     Raises:
-      UserError: see `jaxdino.data.sources.folder`.
+      UserError: see `sources.folder.folder`.
     """
     top = existing(root, "folder")
     layout = understand(scan(str(top)), given or {})

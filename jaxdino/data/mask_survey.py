@@ -12,7 +12,8 @@ from jaxdino.core.bars import bar
 from jaxdino.core.errors import UserError
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.checks import upright_size
-from jaxdino.data.pairs import FileMask, Scene, read_values
+from jaxdino.data.mask_reading import FileMask, read_values
+from jaxdino.data.prompted import Scene
 
 THREADS = min(8, os.cpu_count() or 1)
 
@@ -30,7 +31,7 @@ def survey(files: Sequence[tuple[str, str]], max_pixels: int, indexed: bool) -> 
 
     Args:
       files: (image, mask) paths.
-      max_pixels, indexed: as for `pairs.read_values`.
+      max_pixels, indexed: as for `mask_reading.read_values`.
 
     Raises:
       UserError: if most masks differ in size from their images.

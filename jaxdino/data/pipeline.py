@@ -1,14 +1,14 @@
 """Batches through Grain: deterministic for a seed, resumable at any batch, divided among hosts.
 
 A batch is a dict of arrays. B is the batch size of one host:
-  image   uint8 (B, H, W, C)
-  label   int32 (B,)
+  image   uint8 (B, H, W, C); with several views, an entry for each kind, such as "global", uint8 (B, V, H, W, C)
   weight  float32 (B,), 0 for an image that could not be read (then all black) and for padding
   index   int64 (B,), the record's index in its split, -1 for padding
+and the entries of the fields (see `fields`), such as
+  label   int32 (B,)
 """
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,13 +19,16 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.resize import Resize
 from jaxdino.data.bad_images import BadImages
 from jaxdino.data.channels import RGB
-from jaxdino.data.rows import PADDING, Batch, Records, read_row
-from jaxdino.data.sources import DataConfig, Split
-from jaxdino.data.transforms import EvalTransform, TrainTransform, as_size, get_filter, get_preset
+from jaxdino.data.config import DataConfig
+from jaxdino.data.crops import as_size, get_filter
+from jaxdino.data.fields import LABEL, Field
+from jaxdino.data.reader import PADDING, Crops, Reader, Records, eval_reader
+from jaxdino.data.recipe import KINDS, View, check, expanded, get_preset
+from jaxdino.data.record import Split
 from jaxdino.data.workers import ProcessStream
 
 DEFAULT = Resize()
-Reader = Callable[[dict[str, Any], np.random.Generator], Batch]
+Batch = dict[str, np.ndarray]
 
 
 def make_train_iter(
@@ -34,8 +37,10 @@ def make_train_iter(
     *,
     seed: int,
     batch_size: int,
-    image_size: int | tuple[int, int],
-    preset: str | Mapping[str, Any] = "light",
+    image_size: int | tuple[int, int] | None = None,
+    preset: str | Mapping[str, Any] | View = "light",
+    views: Sequence[View | Mapping] | None = None,
+    fields: Sequence[Field] = (LABEL,),
     resize: Resize = DEFAULT,
     channels: int = RGB,
     process_index: int = 0,
@@ -44,38 +49,34 @@ def make_train_iter(
     """Return an endless iterator of training batches, in a new order each epoch.
 
     An epoch has floor(len(split) / batch_size) batches; the records left out differ from epoch to epoch.
-    Order and crops depend only on the seed. Threads, worker processes and the number of hosts do not change
-    the global batch k; its records p, p + process_count, ... go to host p.
+    Order, crops and everything drawn for a field depend only on the seed. Threads, worker processes and the number of
+    hosts do not change the global batch k; its records p, p + process_count, ... go to host p.
 
     Args:
       split: the split to read.
       cfg: threads, workers, max_pixels, sixteen_bit, on_bad, draft (see `DataConfig`).
       seed: at least 0.
       batch_size: global, over all hosts.
-      image_size: pixels, one number or (height, width).
-      preset: the host part of an augmentation preset is applied here (see `transforms.PRESETS`).
+      image_size: pixels, one number or (height, width), of the one view "image".
+      preset: its geometry is applied here (see `recipe.PRESETS`).
+      views: the views of self-distillation in place of one image (see `recipe.check`).
+      fields: what else is read of each record.
       resize: its filter is used. A preset without random crops ("none") uses all of it and crops as in evaluation.
       channels: C of the images.
       process_index, process_count: index of this host and number of hosts.
 
     Raises:
-      UserError: if the batch is larger than the split or not divisible by the number of hosts; with on_bad="stop", at
-        the first bad image during iteration.
+      UserError: if the batch is larger than the split or not divisible by the number of hosts; for invalid views; with
+        on_bad="stop", at the first bad image during iteration.
     """
-    cfg, size, preset = DataConfig.of(cfg), as_size(image_size), get_preset(preset)
-    read = _train_reader(cfg, size, preset, resize, channels)
-    return train_batches(split, cfg, read, seed, batch_size, process_index, process_count)
-
-
-def train_batches(
-    split: Split, cfg: DataConfig, read: Reader, seed: int, batch_size: int, process_index: int, process_count: int
-) -> "TrainIter":
-    """Return the endless iterator behind `make_train_iter`, with `read` applied to each record.
-
-    Args:
-      read: maps {"record", "label", "index", "place"} and a random generator of its own to one batch row, as
-        `read_row` does; "place" is the row's position in the global batch.
-    """
+    cfg = DataConfig.of(cfg)
+    get_filter(resize.interpolation)  # raise for an unknown name here, not in a reading thread
+    if views is None:
+        crops = {"image": Crops(as_size(image_size or 224), (get_preset(preset),))}
+    else:
+        kinds = {kind: expanded(check(views), kind) for kind in KINDS}
+        crops = {kind: Crops(as_size(found[0].size), found, several=True) for kind, found in kinds.items() if found}
+    read = Reader(crops, tuple(fields), resize, cfg.reading(channels), cfg.draft)
     _check_shares(batch_size, process_index, process_count)
     if batch_size > len(split):
         raise UserError(
@@ -98,6 +99,7 @@ def make_eval_iter(
     *,
     batch_size: int,
     image_size: int | tuple[int, int],
+    fields: Sequence[Field] = (LABEL,),
     resize: Resize = DEFAULT,
     channels: int = RGB,
     process_index: int = 0,
@@ -108,17 +110,10 @@ def make_eval_iter(
     The arguments are those of `make_train_iter`. The result can be iterated repeatedly; its length is
     the number of batches, the same on every host.
     """
-    cfg, size = DataConfig.of(cfg), as_size(image_size)
+    cfg = DataConfig.of(cfg)
     get_filter(resize.interpolation)
-    read = ReadEval(EvalTransform(size, resize, cfg.reading(channels)))
-    return eval_batches(split, cfg, read, batch_size, process_index, process_count)
-
-
-def eval_batches(
-    split: Split, cfg: DataConfig, read: Callable, batch_size: int, process_index: int, process_count: int
-) -> "EvalBatches":
-    """Return the pass behind `make_eval_iter`, with `read` applied as in `train_batches` but without randomness."""
     _check_shares(batch_size, process_index, process_count)
+    read = eval_reader(as_size(image_size), resize, cfg.reading(channels), tuple(fields))
     steps = -(-len(split) // batch_size)
     records = grain.MapDataset.source(Records(split, steps * batch_size)).map(read)
     batches = _share(records, batch_size, process_index, process_count)
@@ -193,42 +188,6 @@ class EvalBatches:
                 yield _received(batch, self.bad)
         finally:
             stream.close()
-
-
-@dataclasses.dataclass(frozen=True)
-class ReadTrain:
-    """Map an element with a record to an element with an image, by a random crop."""
-
-    crop: TrainTransform
-
-    def __call__(self, element: dict[str, Any], rng: np.random.Generator) -> Batch:
-        return read_row(element, {"image": _shape(self.crop)}, lambda record: {"image": self.crop(record, rng)})
-
-
-@dataclasses.dataclass(frozen=True)
-class ReadEval:
-    """Map an element with a record to an element with an image, by the centre crop; the generator is not used."""
-
-    crop: EvalTransform
-
-    def __call__(self, element: dict[str, Any], rng: np.random.Generator | None = None) -> Batch:
-        return read_row(element, {"image": _shape(self.crop)}, lambda record: {"image": self.crop(record)})
-
-
-def _train_reader(
-    cfg: DataConfig, size: tuple[int, int], preset: dict[str, Any], resize: Resize, channels: int
-) -> ReadTrain | ReadEval:
-    """Return the function that applies the host part of a preset."""
-    get_filter(resize.interpolation)  # raise for an unknown name here, not in a reading thread
-    if preset["scale"] is None:
-        return ReadEval(EvalTransform(size, resize, cfg.reading(channels)))
-    scale, ratio = tuple(preset["scale"]), tuple(preset["ratio"])
-    return ReadTrain(TrainTransform(size, scale, ratio, resize.interpolation, cfg.reading(channels), cfg.draft))
-
-
-def _shape(crop: TrainTransform | EvalTransform) -> tuple[int, ...]:
-    """Return (H, W, C) of the images of a transform."""
-    return (*crop.size, crop.reading.channels)
 
 
 def _with_place(batch_size: int, index: int, element: dict[str, Any]) -> dict[str, Any]:

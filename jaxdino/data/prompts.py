@@ -22,6 +22,8 @@ class PromptConfig:
         rows get them too, otherwise they have only the text.
       empty: what to do with pairs whose mask is empty: "skip" counts them and leaves them out, "keep" trains
         and evaluates on them.
+      per_image: prompts of an image in one training record: it is decoded and encoded once for all of them. An image
+        with more prompts gives several records; data.batch_size counts records.
       allow_unmasked: whether to keep training images that have a prompt but no mask (masked = 0).
     """
 
@@ -34,6 +36,7 @@ class PromptConfig:
     spatial_prob: float = 0.5
     empty: str = "skip"
     allow_unmasked: bool = False
+    per_image: int = 1
 
     def __post_init__(self):
         given = (self.templates,) if isinstance(self.templates, str) else self.templates
@@ -48,6 +51,7 @@ class PromptConfig:
         for name in ("negatives", "spatial_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"prompts.{name} is {getattr(self, name)}; it is a chance, from 0 to 1")
+        options.check_range("prompts.per_image", self.per_image, "[1, inf)")
         if self.points < 0:
             raise UserError(f"prompts.points is {self.points}; it must be at least 0")
         if self.empty not in ("skip", "keep"):

@@ -12,7 +12,7 @@ from jaxdino.core.resize import Resize
 from jaxdino.data.channels import IN_ALPHA, RGB, drawn_in_alpha
 from jaxdino.data.heif import open_any
 from jaxdino.data.kinds import Kind
-from jaxdino.data.sources import Split
+from jaxdino.data.record import Split
 
 LEAST = 5  # smallest number of images of a class to compare it with others
 LARGEST = 2**24  # pixels; larger images are not decoded here
@@ -25,10 +25,11 @@ THREADS = 8
 
 def classes_of(splits: Sequence[Split]) -> dict[str, str]:
     """Return {path: class} of the labelled training images that are files."""
-    train = [split for split in splits if split.name == "train" and len(split.class_names) > 1]
+    labelled = [split for split in splits if "label" in split.fields and len(split.class_names) > 1]
     return {
         record: split.class_names[label]
-        for split in train
+        for split in labelled
+        if split.name == "train"
         for record, label in zip(split.records, split.labels, strict=True)
         if isinstance(record, str)
     }

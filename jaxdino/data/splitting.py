@@ -1,12 +1,13 @@
-"""A stratified, seeded split that does not depend on order or on a random number library."""
+"""Split off shares of the training images: stratified, seeded, independent of order and random number libraries."""
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 
 from jaxdino.core.errors import UserError
+from jaxdino.data.config import DataConfig
 
 SHOWN = 5  # names listed in a message
 
@@ -65,3 +66,16 @@ def stratified(
 
 def _rank(seed: int, key: str) -> bytes:
     return hashlib.sha256(f"{seed}/".encode() + os.fsencode(key)).digest()
+
+
+def ratios_of(cfg: DataConfig, found: Container[str]) -> dict[str, float]:
+    """Return {split: share of train to split off} for the splits that were not found."""
+    wanted = {"val": cfg.val_ratio, "test": cfg.test_ratio}
+    return {name: ratio for name, ratio in wanted.items() if name not in found and ratio > 0}
+
+
+def origins(cfg: DataConfig, called: Mapping[str, str], how: str = "stratified, ") -> dict[str, str]:
+    """Return where splits come from (see `Source`): paths `called` below the root, and shares split off from train."""
+    found = {split: name for split, name in called.items() if name not in (split, ".")}
+    shares = ratios_of(cfg, called).items()
+    return found | {name: f"{100 * ratio:.3g} % of train, {how}seed {cfg.split_seed}" for name, ratio in shares}

@@ -18,8 +18,8 @@ from jaxdino.data.heif import open_any
 from jaxdino.data.kinds import Kind, as_stored, is_npy, kind_of, kind_of_raw, stored_values
 from jaxdino.data.ranges import FLAG, KEYWORD, Range, fitting, unlike
 from jaxdino.data.reasons import lift_limit, reason, unknown
+from jaxdino.data.record import Split
 from jaxdino.data.shortcuts import classes_of, nearly_one_colour, told_apart
-from jaxdino.data.sources import Split
 
 EIGHT_BITS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif"))  # always 8 bits
 HEADERS, PLAIN, DECODED = 1000, 200, 100  # sample sizes: headers of other formats, of these; decoded deep images
@@ -306,7 +306,6 @@ def _extent(found: Survey, values: Values) -> str:
 
 
 def _path(record: object) -> str | None:
-    record = getattr(record, "image", record)
     return record if isinstance(record, str) else None
 
 

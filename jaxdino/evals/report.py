@@ -14,10 +14,11 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.params import bind
 from jaxdino.core.params import split as taken_apart
 from jaxdino.data.bad_images import BadImage, check_read
-from jaxdino.data.device_aug import normalize
+from jaxdino.data.config import DataConfig
+from jaxdino.data.photometric import normalize
 from jaxdino.data.pipeline import EvalBatches, make_eval_iter
-from jaxdino.data.sources import DataConfig, Source, Split
-from jaxdino.data.transforms import EvalTransform
+from jaxdino.data.reader import eval_reader
+from jaxdino.data.record import Source, Split
 from jaxdino.evals import features, pictures, pools
 from jaxdino.evals.few_shot import check_shots, few_shot_accuracy
 from jaxdino.evals.knn import TEMPERATURE, K, check_k, knn_accuracy
@@ -153,11 +154,11 @@ def draw(model: Any, split: Split, folder: str | Path, size: int | None = None) 
     _check_sight(model)
     how = model.card.spec.preprocess
     shape = how.size if size is None else (size, size)
-    read = EvalTransform(shape, how.resize, model.reading(split.records))
+    read = eval_reader(shape, how.resize, model.reading(split.records))
     images = []
     for i in np.unique(np.linspace(0, len(split) - 1, DRAWN).astype(int)):
         try:
-            images.append(read(split.records[i]))
+            images.append(read.image(split.records[i]))
         except BadImage:
             continue
 

@@ -13,20 +13,20 @@ Counts = Mapping[str, np.ndarray]
 
 
 def counts(prediction: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
-    """Count the pixels of each pair; works under jit.
+    """Count the pixels of each mask; works under jit.
 
     Args:
-      prediction: (B, H, W), bool, or logits, where the mask is above 0.
-      mask: (B, H, W), 1 inside the object, 0 outside, 255 for ignored pixels.
+      prediction: (..., H, W), bool, or logits, where the mask is above 0.
+      mask: (..., H, W), 1 inside the object, 0 outside, 255 for ignored pixels.
 
     Returns:
-      intersection, predicted, truth: (B,) float32.
+      intersection, predicted, truth: (...) float32.
     """
     found = prediction if prediction.dtype == jnp.bool_ else prediction > 0
     found, truth = found & (mask != IGNORED), mask == 1
 
     def pixels(which: jax.Array) -> jax.Array:
-        return jnp.sum(which, axis=(1, 2), dtype=jnp.float32)
+        return jnp.sum(which, axis=(-2, -1), dtype=jnp.float32)
 
     return {"intersection": pixels(found & truth), "predicted": pixels(found), "truth": pixels(truth)}
 

@@ -77,7 +77,7 @@ class Segment:
             set_dropout(model, part["key"])
             net = model.backbone
             tokens = net.token_projection(net.dino(part["image"], key=part["key"]).patches)
-            return prompted(tokens, part["mask"], part["masked"]), self.text(net, part["label"])
+            return of_pairs(tokens, part), self.text(net, part["label"].reshape(-1))
 
         label, weight = (parts[name].reshape(-1) for name in ("label", "align_weight"))
         return look_ahead(
@@ -89,20 +89,23 @@ class Segment:
 
         Args:
           model: has a `ClipDinoSam` as its backbone.
-          part: image (b, H, W, 3) float, normalised; mask (b, H, W), 0, 1 or 255 for ignored pixels; label (b,), index
-            of the prompt; masked and weight (b,); optionally points (b, K, 2) and point_labels (b, K).
+          part: image (b, H, W, 3) float, normalised; of up to P prompts each: mask (b, P, H, W), 0, 1 or 255 for
+            ignored pixels; label (b, P), index of the prompt; masked and weight (b, P); optionally points (b, P, K, 2)
+            and point_labels (b, P, K).
+
         Returns:
           (loss, {"dice_loss": ...}), scalars in float32.
         """
-        net, settings, weight = model.backbone, self.settings, part["weight"]
+        net, settings = model.backbone, self.settings
         out = net.dino(part["image"], key=key)
-        tokens, text = net.token_projection(out.patches), self.text(net, part["label"])
+        tokens, text = net.token_projection(out.patches), self.text(net, part["label"].reshape(-1))
         found = {}
         if settings.dice or settings.bce or settings.iou:
             found |= self.mask_losses(*predict(net, tokens, text, part), part)
         if settings.align:
-            found["align_loss"] = self._alignment(prompted(tokens, part["mask"], part["masked"]), text, part)
+            found["align_loss"] = self._alignment(of_pairs(tokens, part), text, part)
         if settings.ssl:
+            weight = part["weight"].sum(axis=1)
             held = gram_loss(out.patches, part["reference_patches"], weight)
             found["ssl_loss"] = held + feature_distance(out.cls, part["reference_cls"], weight)
         total = sum(getattr(settings, name.removesuffix("_loss")) * value for name, value in found.items())
@@ -110,11 +113,12 @@ class Segment:
 
     def _alignment(self, image: jax.Array, text: jax.Array, part: Batch) -> jax.Array:
         if "align_ahead" in part:
-            return here((image, text), part["align_ahead"], part["weight"])
-        return alignment_loss(image, text, part["label"], part["align_weight"], self.settings.temperature)
+            return here((image, text), part["align_ahead"], part["weight"].reshape(-1))
+        label, weight = (part[name].reshape(-1) for name in ("label", "align_weight"))
+        return alignment_loss(image, text, label, weight, self.settings.temperature)
 
     def text(self, net: Any, label: jax.Array) -> jax.Array:
-        """Compute the features of prompts: (b,) -> (b, T), float32."""
+        """Compute the features of prompts: (n,) -> (n, T), float32."""
         if self.features is None:
             return prompt_features(net, jnp.asarray(self.ids)[label])
         return jnp.asarray(self.features)[label]
@@ -123,33 +127,41 @@ class Segment:
         """Compute Dice, cross entropy and IoU regression over the pairs with a mask, as shares of all pairs.
 
         Args:
-          logits: (b, H, W). iou: (b,), predicted.
+          logits: (b, P, H, W). iou: (b, P), predicted.
         """
-        weight = part["weight"] * part["masked"]
+        weight, masks = (part["weight"] * part["masked"]).reshape(-1), part["mask"].reshape(-1, *part["mask"].shape[2:])
+        logits, iou = logits.reshape(masks.shape), iou.reshape(-1)
         share = jnp.sum(weight) / jnp.maximum(jnp.sum(part["weight"]), 1e-12)
         losses = {
-            "dice_loss": lambda: dice_loss(logits, part["mask"], weight, self.settings.smooth),
-            "bce_loss": lambda: bce_loss(logits, part["mask"], weight),
-            "iou_loss": lambda: iou_loss(iou, logits, part["mask"], weight),
+            "dice_loss": lambda: dice_loss(logits, masks, weight, self.settings.smooth),
+            "bce_loss": lambda: bce_loss(logits, masks, weight),
+            "iou_loss": lambda: iou_loss(iou, logits, masks, weight),
         }
         return {name: share * loss() for name, loss in losses.items() if name in self.measures}
 
 
 def predict(net: Any, tokens: jax.Array, text: jax.Array, part: Batch) -> tuple[jax.Array, jax.Array]:
-    """Predict the mask of one prompt for each image.
+    """Predict the masks of the prompts of each image.
 
     Args:
-      net: a `ClipDinoSam`. tokens: (b, h, w, T). text: (b, T). part: image, optionally points and point_labels.
+      net: a `ClipDinoSam`. tokens: (b, h, w, T). text: (b P, T). part: image, label (b, P), optionally points and
+        point_labels.
 
     Returns:
-      logits (b, H, W) at the image's size and predicted IoU (b,), float32.
+      logits (b, P, H, W) at the image's size and predicted IoU (b, P), float32.
     """
-    spatial = {}
-    if "points" in part:
-        spatial = dict(points=part["points"][:, None], labels=part["point_labels"][:, None])
-    logits, iou = net.masks(tokens, text[:, None], **spatial)
-    _, height, width, _ = part["image"].shape
-    return upsampled(logits[:, 0, 0], (height, width)), iou[:, 0, 0]
+    spatial = dict(points=part["points"], labels=part["point_labels"]) if "points" in part else {}
+    rows, prompts = part["label"].shape
+    logits, iou = net.masks(tokens, text.reshape(rows, prompts, -1), **spatial)
+    size = part["image"].shape[1:3]
+    large = upsampled(logits[:, :, 0].reshape(rows * prompts, *logits.shape[3:]), size)
+    return large.reshape(rows, prompts, *size), iou[:, :, 0]
+
+
+def of_pairs(tokens: jax.Array, part: Batch) -> jax.Array:
+    """Pool the tokens (b, h, w, T) that are aligned with each prompt: (b P, T), float32; see `masks.prompted`."""
+    mask, masked = part["mask"].reshape(-1, *part["mask"].shape[2:]), part["masked"].reshape(-1)
+    return prompted(jnp.repeat(tokens, part["label"].shape[1], axis=0), mask, masked)
 
 
 def prompt_features(net: Any, ids: jax.Array) -> jax.Array:

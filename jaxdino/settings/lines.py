@@ -3,9 +3,9 @@
 import re
 from functools import cache
 
+from jaxdino.data.config import DataConfig
 from jaxdino.data.prompts import PromptConfig
-from jaxdino.data.sources import DataConfig
-from jaxdino.data.views import View
+from jaxdino.data.recipe import View
 from jaxdino.models.lora_spec import LoRA
 from jaxdino.objectives.distill_settings import Distill, Projection
 from jaxdino.objectives.health import Health

@@ -6,7 +6,9 @@ from typing import Any
 
 import jax
 
-from jaxdino.data.sources import DataConfig, Source, load_source
+from jaxdino.data.config import DataConfig
+from jaxdino.data.record import Source, Split
+from jaxdino.data.sources import load_source
 from jaxdino.models.spec import Preprocess
 from jaxdino.train.task import Part
 
@@ -31,18 +33,22 @@ def batches(make: Callable[..., Any], config: Any, part: Part, preprocess: Prepr
     )
 
 
-def labelled(cfg: DataConfig) -> Source:
-    """Load a source that has training and validation images. Raises UserError if one of the splits is missing."""
-    source = load_source(cfg)
+def validated(cfg: DataConfig, field: str = "label", **how: Any) -> Source:
+    """Load a source that has training and validation images. Raises UserError if one of the splits is missing.
+
+    Args:
+      field, how: as for `sources.load_source`.
+    """
+    source = load_source(cfg, field, **how)
     for name in ("train", "val"):
         source.split(name)
     return source
 
 
-def summary(source: Source, records: str = "images", what: str = "data") -> str:
+def summary(source: Source, records: str = "images", what: str = "data", count: Callable[[Split], int] = len) -> str:
     """Summarise a data source: classes, number of `records` in each split, ignored files; notes on further lines."""
     origins = {name: f" ({source.origins[name]})" if name in source.origins else "" for name in source.splits}
-    sizes = ", ".join(f"{name} {len(split)}{origins[name]}" for name, split in source.splits.items())
+    sizes = ", ".join(f"{name} {count(split)}{origins[name]}" for name, split in source.splits.items())
     passed = [f"{count} {why}" for why, count in source.ignored.items() if count]
     more = [f"{len(passed) - SHOWN} more kinds"] if len(passed) > SHOWN else []
     ignored = f"; ignored: {', '.join([*passed[:SHOWN], *more])}" if passed else ""

@@ -2,17 +2,19 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from convert.card import Card
 from jaxdino.core.errors import UserError
 from jaxdino.data import survey
+from jaxdino.data.config import DataConfig
 from jaxdino.data.duplicates import duplicates
 from jaxdino.data.ranges import Range
+from jaxdino.data.recipe import View
+from jaxdino.data.record import Source
 from jaxdino.data.shortcuts import mostly_cropped
-from jaxdino.data.sources import DataConfig, Source
 from jaxdino.data.survey import Survey
 from jaxdino.models.spec import Preprocess
 from jaxdino.train.workdir import Workdir, write_json
@@ -96,7 +98,7 @@ def keep(folder: Workdir, how: Preprocess) -> None:
         write_json(file, {"sixteen_bit": how.sixteen_bit})
 
 
-def without_effect(recipe: Mapping[str, Any], channels: int) -> str:
+def without_effect(view: View, channels: int) -> str:
     """Name the parts of a colour augmentation that have no effect on images without RGB channels; "" if none."""
-    idle = [name for name in RGB_ONLY if recipe.get(name)] if channels != 3 else []
+    idle = [name for name in RGB_ONLY if getattr(view, name)] if channels != 3 else []
     return f"{', '.join(idle)}: no effect on images of {channels} channel{'s' * (channels > 1)}" if idle else ""

@@ -10,8 +10,7 @@ from jaxdino import optim
 from jaxdino.core import sharding
 from jaxdino.core.rules import patterns
 from jaxdino.data.bad_images import BadImages, check_read
-from jaxdino.data.pipeline import EvalBatches
-from jaxdino.data.rows import Batch
+from jaxdino.data.pipeline import Batch, EvalBatches
 from jaxdino.models.lora import leaves
 from jaxdino.train import checkpoint, state
 from jaxdino.train.pace import Pace

@@ -141,14 +141,14 @@ def compile_train_step(step: Callable, state: State, mesh: Mesh, rules: sharding
 
 
 def compile_eval_step(skeleton: Skeleton, normalize: Callable[[jax.Array], jax.Array], mesh: Mesh) -> Callable:
-    """Compile the evaluation step (flat, batch) -> {"logits", "label", "weight"} of the global batch, on every device.
+    """Compile the evaluation step (flat, batch) -> {"logits", all entries but the image}, on every device.
 
     Args:
-      normalize: uint8 (B, H, W, 3) -> the model's input.
+      normalize: uint8 (B, H, W, C) -> the model's input.
     """
 
     def eval_step(flat: Flat, batch: Batch) -> Batch:
         logits = bind(skeleton, flat)(normalize(batch["image"])).logits
-        return {"logits": logits, "label": batch["label"], "weight": batch["weight"]}
+        return {name: value for name, value in batch.items() if name != "image"} | {"logits": logits}
 
     return jax.jit(eval_step, out_shardings=sharding.replicated(mesh))

@@ -12,7 +12,7 @@ import optax
 from convert.store import Card
 from jaxdino.core.params import Flat, Skeleton
 from jaxdino.data.pipeline import TrainIter
-from jaxdino.data.sources import Source
+from jaxdino.data.record import Source
 from jaxdino.stage import Stage
 from jaxdino.strategy import Plan
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.metric_names import renamed
+from jaxdino.data.recipe import View
 
 # Settings that may differ when a run is resumed: they affect how it is computed and logged, not its result.
 FREE = ("mesh", "checkpoint", "log_every", "time_limit", "model.attention", "model.remat")
@@ -29,7 +30,10 @@ FREE += ("data.num_workers", "data.num_threads")
 # Settings that may differ for the current stage and later ones; see `jaxdino.train.extend`.
 LENGTH = r"stages\[(\d+)\]\.(?:epochs|steps)"
 
-ADDED = {"data": {"classes": "top"}}  # settings missing in older runs -> the value that matches their behaviour
+# Settings missing in older runs, with the values that match their behaviour.
+ADDED: dict[str, dict[str, Any]] = {"data": {"classes": "top"}, "prompts": {"per_image": 1}}
+ADDED_TO_VIEWS = ("warp", "noise", "mixup", "cutmix", "mix_prob", "switch_prob")
+ADDED_TO_VIEWS += ("erase_prob", "erase_area", "erase_ratio")
 
 
 def say(line: str) -> None:
@@ -163,8 +167,7 @@ class Workdir:
                 )
             return
         old = _read_json(file)
-        old |= {part: values | old[part] for part, values in ADDED.items() if isinstance(old.get(part), dict)}
-        self.before = renamed(old)
+        self.before = renamed(_completed(old))
         fields = differences(self.before, self.config)
         if all(re.fullmatch(LENGTH, field.path) for field in fields):
             self.lengthened = fields
@@ -216,6 +219,16 @@ class Workdir:
         """Read the lines of metrics.jsonl."""
         file = self / "metrics.jsonl"
         return [renamed(json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def _completed(old: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of an older run with the settings that it lacks."""
+    old |= {part: values | old[part] for part, values in ADDED.items() if isinstance(old.get(part), dict)}
+    if views := (old.get("data") or {}).get("views"):
+        default = View()
+        added = plain({name: getattr(default, name) for name in ADDED_TO_VIEWS})
+        old["data"]["views"] = [added | view for view in views]
+    return old
 
 
 class MetricLog:

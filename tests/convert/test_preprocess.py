@@ -14,7 +14,7 @@ from convert.processor_files import processor, unread
 from convert.store import Card
 from convert.tables.clip.open_clip import settled
 from jaxdino.core.errors import UserError
-from jaxdino.data.transforms import eval_crop
+from jaxdino.data.crops import eval_crop
 from jaxdino.models.registry import MODELS
 from jaxdino.models.spec import Preprocess
 

@@ -1,9 +1,12 @@
 """Folders of images and masks as tests write them, and what is read of them."""
 
+from typing import NamedTuple
+
 import numpy as np
 from PIL import Image
 
-from jaxdino.data.pair_sources import load_pairs
+from jaxdino.data.prompted import Prompt, in_groups
+from jaxdino.data.sources import load_source
 
 MAX = 2**20
 
@@ -40,6 +43,23 @@ def masks_folder(root, masks, **options):
     return root
 
 
+class Pair(NamedTuple):
+    """One prompt of one image."""
+
+    image: object
+    prompt: Prompt
+
+
+def load_pairs(cfg, prompts=None):
+    return load_source(cfg, "prompts", prompts)
+
+
+def pairs(split):
+    """Every prompt of a split with its image."""
+    each = in_groups(split, 1)
+    return [Pair(image, prompt) for image, (prompt,) in zip(each.records, each.fields["prompts"], strict=True)]
+
+
 def load(root, prompts=None, name="masks", **options):
     return load_pairs({"name": name, "root": str(root), "val_ratio": 0.0, **options}, prompts)
 
@@ -47,8 +67,9 @@ def load(root, prompts=None, name="masks", **options):
 def listed(split):
     """[(file, prompt, mask sums by value)] of a split."""
     found = []
-    for index, (pair, label) in enumerate(zip(split.records, split.labels, strict=True)):
-        mask = pair.read_mask(MAX)
-        counts = None if mask is None else tuple(int((mask == value).sum()) for value in (1, 255))
-        found.append((split.record_name(index), split.class_names[label], counts))
+    for index, prompts in enumerate(split.fields["prompts"]):
+        for prompt in prompts:
+            mask = prompt.read_mask(MAX)
+            counts = None if mask is None else tuple(int((mask == value).sum()) for value in (1, 255))
+            found.append((split.record_name(index), split.class_names[prompt.label], counts))
     return found

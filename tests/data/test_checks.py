@@ -9,7 +9,7 @@ from jaxdino.data.bad_images import BadImage, BadImages
 from jaxdino.data.channels import Reading
 from jaxdino.data.checks import open_image, open_rgb
 from jaxdino.data.ranges import Range
-from jaxdino.data.sources import Split
+from jaxdino.data.record import Split
 
 LIMIT = 10_000
 
@@ -138,7 +138,7 @@ def test_draft_decodes_a_jpeg_smaller(tmp_path):
 
 def test_bad_images_are_counted_and_named():
     records = [f"/data/train/a/{i}.png" for i in range(9)]
-    split = Split("train", records, np.zeros(9, np.int32), ("a",), "/data")
+    split = Split("train", records, {"label": np.zeros(9, np.int32)}, ("a",), "/data")
     bad = BadImages(split)
     assert bad.report() == ""
     assert bad.add(3, "empty") and not bad.add(3, "empty") and bad.add(1, "gone")

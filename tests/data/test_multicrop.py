@@ -7,13 +7,17 @@ from PIL import Image
 from torchvision_stub import import_torchvision
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.resize import Resize
 from jaxdino.data.channels import Reading
 from jaxdino.data.checks import open_image
+from jaxdino.data.crops import random_crop_box, resized_crop, turned_crop
+from jaxdino.data.fields import LABEL, HiddenPatches
 from jaxdino.data.masking import Masking
-from jaxdino.data.multicrop import CropTransform, make_multicrop_iter, turned_crop
-from jaxdino.data.sources import Split, load_source
-from jaxdino.data.transforms import random_crop_box, resized_crop
-from jaxdino.data.views import DINO, View, expanded
+from jaxdino.data.pipeline import make_train_iter
+from jaxdino.data.reader import Crops, Reader
+from jaxdino.data.recipe import DINO, View, expanded
+from jaxdino.data.record import Split
+from jaxdino.data.sources import load_source
 
 FAST = {"num_threads": 0}
 SMALL = (View(size=32, count=2), View("local", 16, (0.05, 0.4), count=3))
@@ -26,8 +30,15 @@ def digits():
 
 
 def batches_of(split, cfg=FAST, **options):
-    options = {"seed": 5, "batch_size": 8, "views": SMALL, "masking": MASKING} | options
-    return make_multicrop_iter(split, cfg, **options)
+    options = {"seed": 5, "batch_size": 8, "views": SMALL} | options
+    if (masking := options.pop("masking", MASKING)) is not None:
+        options["fields"] = (LABEL, hidden(Masking.of(masking), options["batch_size"]))
+    return make_train_iter(split, cfg, **options)
+
+
+def hidden(masking, batch_size):
+    grid = masking.grid(32)
+    return HiddenPatches(masking, masking.counts(batch_size, grid, 2), grid)
 
 
 def take(batches, count):
@@ -90,7 +101,7 @@ def test_resume_is_exact_whatever_the_threads_and_workers(digits, cfg):
 
 
 def test_crops_and_masks_follow_the_seed_and_differ_between_epochs():
-    split = Split("train", [photograph()] * 4, np.zeros(4, np.int32), ("a",))
+    split = Split("train", [photograph()] * 4, {"label": np.zeros(4, np.int32)}, ("a",))
     batches = batches_of(split, batch_size=4)
     assert batches.steps_per_epoch == 1
     first, second = take(batches, 2)
@@ -124,7 +135,7 @@ def bad_split(tmp_path):
     open(empty, "wb").close()
     with open(text, "w") as file:
         file.write("hello")
-    return Split("train", [good, empty, good, text], np.zeros(4, np.int32), (), str(tmp_path))
+    return Split("train", [good, empty, good, text], {"label": np.zeros(4, np.int32)}, (), str(tmp_path))
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -146,7 +157,7 @@ def test_bad_images_are_black_named_and_counted(tmp_path, num_workers):
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (2, 3), (8, 8)])
 def test_tiny_images_give_crops_too(shape):
-    split = Split("train", [np.full((*shape, 3), 90, np.uint8)] * 2, np.zeros(2, np.int32), ())
+    split = Split("train", [np.full((*shape, 3), 90, np.uint8)] * 2, {"label": np.zeros(2, np.int32)}, ())
     turned = [dataclasses.replace(view, degrees=180.0) for view in SMALL]
     for views in (SMALL, turned):
         batch = next(batches_of(split, batch_size=2, views=views))
@@ -154,8 +165,11 @@ def test_tiny_images_give_crops_too(shape):
 
 
 def crops_of(record, views, draft=True, seed=3):
+    views = [dataclasses.replace(view, hflip=0.0) for view in views]
     kinds = {kind: expanded(views, kind) for kind in ("global", "local") if expanded(views, kind)}
-    return CropTransform(kinds, "bicubic", Reading(), draft)(record, np.random.default_rng(seed))
+    crops = {kind: Crops((found[0].size,) * 2, found, several=True) for kind, found in kinds.items()}
+    reader = Reader(crops, (), Resize(), Reading(), draft)
+    return reader.read({"image": record, "index": 0}, np.random.default_rng(seed))
 
 
 def test_crops_are_torchvisions():
@@ -187,7 +201,7 @@ def test_a_large_jpeg_is_decoded_smaller_only_where_every_crop_stays_large(tmp_p
     def spying(record, reading, draft):
         return open_image(record, reading, lambda full: scales.append(draft(full)) or scales[-1])
 
-    monkeypatch.setattr("jaxdino.data.multicrop.open_image", spying)
+    monkeypatch.setattr("jaxdino.data.reader.open_image", spying)
     views = (View(size=64, count=2), View("local", 32, (0.05, 0.4), count=4))
     small, whole = crops_of(path, views), crops_of(path, views, draft=False)
     assert scales == [8, 1]
@@ -200,7 +214,7 @@ def test_a_large_jpeg_is_decoded_smaller_only_where_every_crop_stays_large(tmp_p
 def test_large_crops_are_nearly_those_of_the_full_filter(monkeypatch):
     record, views = photograph(1600, 1200), (View(size=64, count=2), View("local", 32, (0.05, 0.4), count=4))
     quick = crops_of(record, views)
-    monkeypatch.setattr("jaxdino.data.multicrop.REDUCING_GAP", None)
+    monkeypatch.setattr("jaxdino.data.geometry.REDUCING_GAP", None)
     full = crops_of(record, views)
     assert not np.array_equal(quick["global"], full["global"])
     assert difference(quick, full) < 1
@@ -255,11 +269,11 @@ def test_a_quarter_turn_of_a_whole_image_and_what_lies_beyond_its_edges():
 def test_angles_are_drawn_evenly_and_leave_the_boxes_alone(monkeypatch):
     drawn = []
 
-    def noting(*crop, degrees):
+    def noting(*crop, degrees, warp):
         drawn.append(degrees)
         return resized_crop(*crop)
 
-    monkeypatch.setattr("jaxdino.data.multicrop.turned_crop", noting)
+    monkeypatch.setattr("jaxdino.data.geometry.turned_crop", noting)
     record, turned = photograph(), (SMALL[0], dataclasses.replace(SMALL[1], degrees=20.0))
     for seed in range(200):
         found, expected = crops_of(record, turned, seed=seed), crops_of(record, SMALL, seed=seed)
@@ -286,7 +300,7 @@ def test_turned_crops_of_a_jpeg_decoded_smaller(tmp_path):
         ({"views": SMALL[1:]}, "at least 2"),
         ({"masking": {"patch": 7}}, "32 pixels are not a whole number of 7-pixel patches; try 35"),
         ({"masking": {"prb": 1}}, "nearest: prob"),
-        ({"interpolation": "cubic"}, "nearest: bicubic"),
+        ({"resize": Resize(interpolation="cubic")}, "nearest: bicubic"),
     ],
 )
 def test_errors(digits, options, message):

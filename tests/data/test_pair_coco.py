@@ -8,7 +8,7 @@ from pycocotools import mask as regions
 
 from jaxdino.core.errors import UserError
 from jaxdino.data.bad_images import BadImage
-from tests.data.pair_folders import MAX, listed, load, photo
+from tests.data.pair_folders import MAX, listed, load, pairs, photo
 
 # pycocotools 2.0.11 decodes in a way that numpy 2 frowns at
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -62,7 +62,7 @@ def test_coco(tmp_path, place, images):
     assert source.class_names == ("cat", "dog")
     split = source.split("train")
     assert [row[:2] for row in listed(split)] == [(f"{images}/1.jpg", "cat"), (f"{images}/2.jpg", "dog")]
-    assert [pair.present for pair in split.records] == [(0, 1), (0, 1)]
+    assert [pair.prompt.present for pair in pairs(split)] == [(0, 1), (0, 1)]
     assert source.ignored == {
         "annotation without segmentation": 1,
         "annotation of an unknown image or category": 1,
@@ -72,8 +72,8 @@ def test_coco(tmp_path, place, images):
     expected = np.zeros((20, 30), np.uint8)
     expected[:, :3] = 255
     expected[3:7, 2:6], expected[3:8, 10:15], expected[10:15, 3:9] = 1, 1, 1
-    assert np.array_equal(split.records[0].read_mask(MAX), expected)
-    assert split.records[1].read_mask(MAX).sum() == 100
+    assert np.array_equal(pairs(split)[0].prompt.read_mask(MAX), expected)
+    assert pairs(split)[1].prompt.read_mask(MAX).sum() == 100
 
 
 def test_coco_splits_and_own_files(tmp_path):
@@ -119,9 +119,9 @@ def test_regions_that_cannot_be_read_are_bad(tmp_path):
     given["annotations"][4]["segmentation"] = [[1, 2, 3, 4]]
     split = load(coco_folder(tmp_path, given=given), name="coco").split("train")
     with pytest.raises(BadImage, match="its regions cannot be read"):
-        split.records[0].read_mask(MAX)
+        pairs(split)[0].prompt.read_mask(MAX)
     with pytest.raises(BadImage, match="max_pixels = 599"):
-        split.records[0].read_mask(599)
+        pairs(split)[0].prompt.read_mask(599)
     assert len(split) == 1  # no three points make no mask
 
 

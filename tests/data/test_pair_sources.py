@@ -9,10 +9,9 @@ from PIL import Image
 from jaxdino.core.errors import UserError
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.checks import open_rgb
-from jaxdino.data.pair_sources import load_pairs
-from jaxdino.data.pairs import FileMask
+from jaxdino.data.mask_reading import FileMask
 from jaxdino.data.prompts import PromptConfig
-from tests.data.pair_folders import MAX, listed, load, masks_folder, photo, save, with_ones
+from tests.data.pair_folders import MAX, listed, load, load_pairs, masks_folder, pairs, photo, save, with_ones
 
 
 def test_one_prompt_for_all_masks_of_any_depth(tmp_path):
@@ -31,7 +30,7 @@ def test_one_prompt_for_all_masks_of_any_depth(tmp_path):
     ]
     assert source.ignored == {"image without mask": 1, "mask without image": 1, "empty mask": 1}
     kept = load(tmp_path, {"prompt": "nucleus", "empty": "keep"}).split("train")
-    assert listed(kept)[-1] == ("images/none.png", "nucleus", (0, 0)) and kept.records[-1].present == ()
+    assert listed(kept)[-1] == ("images/none.png", "nucleus", (0, 0)) and pairs(kept)[-1].prompt.present == ()
 
 
 def test_whatever_shows_one_thing_may_be_of_any_kind(tmp_path):
@@ -69,7 +68,7 @@ def test_values_stand_for_prompts(tmp_path, file, palette):
         ("images/b.png", "dog", (5, 0)),
         ("images/d.png", "cat", (10, 0)),
     ]
-    assert [pair.present for pair in source.split("train").records] == [(0, 1), (0, 1), (1,), (0,)]
+    assert [pair.prompt.present for pair in pairs(source.split("train"))] == [(0, 1), (0, 1), (1,), (0,)]
     assert source.ignored == {"mask without a named value": 1}
 
 
@@ -112,13 +111,13 @@ def test_a_prompt_for_each_file(tmp_path):
     assert listed(source.split("train")) == [(f"images/{stem}.png", text, (5, 0)) for stem, text in rows]
     assert source.ignored == {"image that prompts.json does not name": 1, "image without mask": 1}
     unmasked = load(tmp_path, {"allow_unmasked": True}).split("train")
-    assert listed(unmasked)[-1] == ("images/d.png", "heart", None) and unmasked.records[-1].present == (0,)
+    assert listed(unmasked)[-1] == ("images/d.png", "heart", None) and pairs(unmasked)[-1].prompt.present == (0,)
 
 
 def test_unmasked_images_stay_in_training(tmp_path):
     masks_folder(tmp_path, {f"{i}": with_ones(1) if i < 5 else None for i in range(10)})
     source = load(tmp_path, {"prompt": "x", "allow_unmasked": True}, val_ratio=0.4)
-    assert [sum(pair.mask is None for pair in split.records) for split in source.splits.values()] == [5, 0]
+    assert [sum(pair.prompt.mask is None for pair in pairs(split)) for split in source.splits.values()] == [5, 0]
     assert {name: len(split) for name, split in source.splits.items()} == {"train": 8, "val": 2}
 
 
@@ -130,7 +129,7 @@ def test_a_mask_that_cannot_be_read_stays_to_be_named(tmp_path):
         split = load(tmp_path, prompts).split("train")
         assert [split.record_name(i) for i in range(len(split))] == [f"images/{name}.png" for name in "abc"]
         with pytest.raises(BadImage, match=r"its mask masks/b.png cannot be read: UnidentifiedImageError"):
-            split.records[1].read_mask(MAX)
+            pairs(split)[1].prompt.read_mask(MAX)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +181,7 @@ def test_voc(tmp_path):
     assert own.class_names == ("plane",) and len(own.split("train")) == 1
     (tmp_path / "ImageSets" / "Segmentation" / "val.txt").unlink()
     (tmp_path / "classes.txt").unlink()
-    assert {n: len(s) for n, s in load(tmp_path, name="voc", val_ratio=0.4).splits.items()} in (
+    assert {n: len(pairs(s)) for n, s in load(tmp_path, name="voc", val_ratio=0.4).splits.items()} in (
         {"train": 2, "val": 1},
         {"train": 1, "val": 2},
     )
@@ -270,7 +269,7 @@ def test_a_mask_is_turned_upright_as_its_image_is(tmp_path, suffix, orientation)
     how = {"quality": 100} if suffix == "jpg" else {"lossless": True} if suffix == "webp" else {}
     image = save(tmp_path / "images" / f"a.{suffix}", pixels, exif=exif, **how)
     save(tmp_path / "masks" / "a.png", pixels[..., 0], exif=exif)
-    mask = load(tmp_path, {"prompt": "x"}).split("train").records[0].read_mask(MAX)
+    mask = load(tmp_path, {"prompt": "x"}).split("train").fields["prompts"][0][0].read_mask(MAX)
     upright = np.asarray(open_rgb(str(image), MAX))[..., 0]
     assert upright.shape == ((10, 8) if orientation >= 5 else (8, 10))
     assert np.array_equal(mask == 1, upright > 127)
@@ -294,8 +293,12 @@ def test_a_split_without_pairs(tmp_path):
     [
         ({"name": "mask"}, {}, "unknown source of images and masks 'mask'; nearest: masks"),
         ({"name": "digits"}, {}, "'digits'; nearest"),
-        ({"name": "shapes"}, {"prompt": "circle"}, "prompts.prompt is for the source 'masks'; 'shapes' does not"),
-        ({"name": "shapes"}, {"annotations": "a.json"}, "prompts.annotations is for the source 'coco'"),
+        (
+            {"name": "shapes"},
+            {"prompt": "circle"},
+            "prompts.prompt=circle is for data.name=masks",
+        ),
+        ({"name": "shapes"}, {"annotations": "a.json"}, "prompts.annotations=a.json is for data.name=coco"),
         ({}, {"prompt": " "}, "prompts.prompt has the prompt ' ', which is empty"),
         ({}, {"template": "{}"}, "prompts has no field 'template'; nearest: templates"),
         ({}, {"templates": ("a photo",)}, "the prompt template 'a photo' needs one {}"),

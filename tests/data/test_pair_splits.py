@@ -17,11 +17,11 @@ def test_splits_in_folders_and_by_ratio(tmp_path):
     flat = masks_folder(tmp_path / "f", {f"{i:02}": with_ones(1, 2) for i in range(20)} | {"bare": None})
     (flat / "classes.json").write_text('{"1": "cat", "2": "dog"}')
     first = load(flat, val_ratio=0.2, test_ratio=0.1)
-    images = {name: {pair.image for pair in split.records} for name, split in first.splits.items()}
+    images = {name: set(split.records) for name, split in first.splits.items()}
     assert {name: len(found) for name, found in images.items()} == {"train": 14, "val": 4, "test": 2}
     assert len(set.union(*images.values())) == 20  # all pairs of an image are in one split
     again = load(flat, val_ratio=0.2, test_ratio=0.1, split_seed=1)
-    assert {pair.image for pair in again.split("val").records} != images["val"]
+    assert set(again.split("val").records) != images["val"]
 
 
 def test_splits_by_other_names_and_flags(tmp_path):

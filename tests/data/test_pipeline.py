@@ -7,7 +7,8 @@ from PIL import Image
 from jaxdino.core.errors import UserError
 from jaxdino.core.resize import Resize
 from jaxdino.data.pipeline import make_eval_iter, make_train_iter
-from jaxdino.data.sources import Split, load_source
+from jaxdino.data.record import Split
+from jaxdino.data.sources import load_source
 
 FAST = {"num_threads": 0}
 
@@ -19,7 +20,7 @@ def digits():
 
 def small_split(count=20):
     records = [np.full((6, 6, 3), i, np.uint8) for i in range(count)]
-    return Split("train", records, np.arange(count, dtype=np.int32) % 3, ("a", "b", "c"))
+    return Split("train", records, {"label": np.arange(count, dtype=np.int32) % 3}, ("a", "b", "c"))
 
 
 def take(batches, count):
@@ -88,7 +89,7 @@ def test_what_an_epoch_leaves_over_differs():
 
 def test_crops_of_one_record_differ_between_epochs_and_seeds():
     one = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
-    split = Split("train", [one, one], np.zeros(2, np.int32), ("a",))
+    split = Split("train", [one, one], {"label": np.zeros(2, np.int32)}, ("a",))
     crops = [batch["image"][row] for batch in take(train(split, batch_size=2), 4) for row in (0, 1)]
     other = next(train(split, batch_size=2, seed=6))["image"]
     assert len({crop.tobytes() for crop in [*crops, *other]}) == 10
@@ -159,7 +160,8 @@ def bad_split(tmp_path):
     open(empty, "wb").close()
     with open(text, "w") as file:
         file.write("hello")
-    return Split("train", [good, empty, good, text], np.array([0, 1, 2, 3], np.int32), tuple("abcd"), str(tmp_path))
+    label = np.arange(4, dtype=np.int32)
+    return Split("train", [good, empty, good, text], {"label": label}, tuple("abcd"), str(tmp_path))
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

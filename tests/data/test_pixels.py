@@ -1,21 +1,24 @@
 """Bit depths, channels and the survey of pixels."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.resize import Resize
-from jaxdino.data import device_aug, survey
+from jaxdino.data import photometric, survey
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.bands import pixels
 from jaxdino.data.channels import Reading
 from jaxdino.data.checks import open_image
-from jaxdino.data.multicrop import turned_crop
+from jaxdino.data.config import DataConfig
+from jaxdino.data.crops import eval_crop, resized_crop, turned_crop
 from jaxdino.data.pipeline import make_eval_iter
 from jaxdino.data.ranges import Range, remarks
-from jaxdino.data.sources import DataConfig, Split
-from jaxdino.data.transforms import PRESETS, eval_crop, resized_crop
+from jaxdino.data.recipe import PRESETS
+from jaxdino.data.record import Split
 
 
 def values(shape=(20, 24), high=4096, dtype=np.uint16, seed=0):
@@ -31,7 +34,7 @@ def settle(paths, channels=3):
 
 
 def split_of(paths):
-    return Split("train", [str(path) for path in paths], np.zeros(len(paths), np.int32), ("a",))
+    return Split("train", [str(path) for path in paths], {"label": np.zeros(len(paths), np.int32)}, ("a",))
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.tif"])
@@ -192,12 +195,12 @@ def test_the_survey_refuses_what_has_no_range_or_other_channels(tmp_path):
 def test_colour_changes_of_other_channels():
     import jax
 
-    images = jax.numpy.asarray(np.random.default_rng(0).random((2, 6, 6, 4), np.float32))
-    preset = PRESETS["strong"] | {"jitter_prob": 1.0}
-    changed = device_aug.random_colour(jax.random.key(0), images, preset)
-    planes = device_aug.random_colour(jax.random.key(0), images.transpose(0, 3, 1, 2), preset, axis=1)
-    assert not np.allclose(changed, images)
-    np.testing.assert_allclose(planes.transpose(0, 2, 3, 1), changed, atol=1e-6)
+    planes = jax.numpy.asarray(np.random.default_rng(0).random((2, 4, 6, 6), np.float32))
+    strong = dataclasses.replace(PRESETS["strong"], jitter_prob=1.0)
+    changed = photometric.random_colour(jax.random.key(0), planes, strong)
+    plain = dataclasses.replace(strong, saturation=0.0, hue=0.0, gray_prob=0.0)
+    assert not np.allclose(changed, planes)  # brightness and contrast change, the rest has no effect
+    assert np.array_equal(changed, photometric.random_colour(jax.random.key(0), planes, plain))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])

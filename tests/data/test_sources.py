@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from jaxdino.core.errors import UserError
-from jaxdino.data.sources import DataConfig, load_source
+from jaxdino.data.config import DataConfig
+from jaxdino.data.sources import load_source
 from jaxdino.data.splitting import stratified
 
 

@@ -8,8 +8,9 @@ import pytest
 from jaxdino.core.errors import UserError
 from jaxdino.core.resize import Resize
 from jaxdino.core.sharding import make_mesh
+from jaxdino.data.config import DataConfig
 from jaxdino.data.pipeline import make_eval_iter
-from jaxdino.data.sources import DataConfig, Split
+from jaxdino.data.record import Split
 from jaxdino.evals import features
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), np.uint8)
@@ -22,7 +23,7 @@ def embed(images):
 
 
 def batches(records):
-    split = Split("val", records, LABELS, ("a", "b", "c"))
+    split = Split("val", records, {"label": LABELS}, ("a", "b", "c"))
     return make_eval_iter(split, DataConfig(num_threads=0), batch_size=4, image_size=8, resize=Resize(1.0))
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import bind, split
-from jaxdino.data.device_aug import normalize
+from jaxdino.data.photometric import normalize
 from jaxdino.models import resnet
 from jaxdino.models.batch_norm import BatchNorm, set_training
 from jaxdino.models.spec import ModelSpec, Preprocess

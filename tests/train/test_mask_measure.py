@@ -19,13 +19,14 @@ def test_the_picture_shows_pairs_that_can_be_read(tmp_path, monkeypatch):
     def batch(first: int, *weight: float) -> dict[str, np.ndarray]:
         images, zeros, index = np.zeros((4, 16, 16, 3), np.uint8), np.zeros(4, np.int32), first + np.arange(4)
         images += np.uint8(10 * index)[:, None, None, None]
-        return {"image": images, "mask": images[..., 0], "label": zeros, "weight": np.float32(weight), "index": index}
+        given = {"image": images, "mask": images[:, None, ..., 0], "label": zeros[:, None]}
+        return given | {"weight": np.float32(weight), "index": index}
 
     asked = []
 
     def look(flat, text, given):
         asked.append(given)
-        return {"logits": np.ones((4, 16, 16), np.float32)}
+        return {"logits": np.ones((4, 1, 16, 16), np.float32)}
 
     weights = [(0, 0, 0, 0), (0, 1, 0, 1), (1, 1, 1, 1), (1, 1, 1, 1)]
     batches = [batch(4 * n, *weight) for n, weight in enumerate(weights)]

@@ -5,10 +5,10 @@ import types
 
 import numpy as np
 import pytest
-from test_metrics import stage
+from test_classification import stage
 
+from jaxdino.evals.classification import most_frequent, per_class, write_confusion
 from jaxdino.train import pace, results
-from jaxdino.train.metrics import most_frequent, per_class, write_confusion
 from jaxdino.train.pace import Pace, duration
 from jaxdino.train.progress import Progress
 

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxdino import optim
 from jaxdino.core import sharding
 from jaxdino.core.params import split
-from jaxdino.data.device_aug import normalize
+from jaxdino.data.photometric import normalize
 from jaxdino.objectives.classify import Classify, soften
 from jaxdino.stage import Stage
 from jaxdino.strategy import resolve

@@ -8,7 +8,7 @@ import sys
 from ml_collections import ConfigDict
 
 from configs import common
-from jaxdino.data.sources import DataConfig
+from jaxdino.data.config import DataConfig
 from jaxdino.models import registry
 from jaxdino.models.published import vit
 from jaxdino.models.vit import ViTConfig

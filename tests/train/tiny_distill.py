@@ -9,8 +9,8 @@ import tiny  # noqa: F401  (it registers the model)
 from ml_collections import ConfigDict
 
 from configs import common
-from jaxdino.data.sources import DataConfig
-from jaxdino.data.views import View
+from jaxdino.data.config import DataConfig
+from jaxdino.data.recipe import View
 
 PLAIN = dict(hflip=0.0, hue=0.0, saturation=0.0, gray_prob=0.0, blur_prob=0.0)
 VIEWS = (View("global", 16, (0.5, 1.0), count=2, **PLAIN), View("local", 8, (0.2, 0.5), count=2, **PLAIN))

@@ -15,9 +15,10 @@ from jaxdino import api, optim
 from jaxdino.core import params
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton, split
-from jaxdino.data import multicrop, pipeline, views
-from jaxdino.data.device_views import augment_views
+from jaxdino.data import pipeline, recipe
+from jaxdino.data.fields import HiddenPatches
 from jaxdino.data.masking import Masking
+from jaxdino.data.photometric import augment_views
 from jaxdino.data.sources import load_source
 from jaxdino.evals import report
 from jaxdino.models.initial import ShapesOnly
@@ -53,13 +54,13 @@ class Distillation:
 
     def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None]):
         self.config, self.mesh, self.tell = config, mesh, tell
-        self.views = views.check(config.data.views)
+        self.views = recipe.check(config.data.views)
         self.source = load_source(data.config_of(config))
         tell(data.summary(self.source))
         card, backbone = weights.backbone(config, tell)
         self.card = pixels.settled(data.config_of(config), self.source, card, tell)
         channels = self.card.spec.config.in_channels
-        for idle in sorted({pixels.without_effect(vars(view), channels) for view in self.views} - {""}):
+        for idle in sorted({pixels.without_effect(view, channels) for view in self.views} - {""}):
             tell(f"data.views: {idle}")
         self.spec = DistillSpec(self.card.spec, Projection.of(config.projection))
         _, fresh = split(self.spec.build(rngs=nnx.Rngs(config.seed)))
@@ -71,9 +72,9 @@ class Distillation:
         self.monitors = self.retrieval.names if self.retrieval else ()
         alarms.check(config.alarms)
 
-    def views_of(self, kind: str) -> tuple[views.View, ...]:
+    def views_of(self, kind: str) -> tuple[recipe.View, ...]:
         """Return a view per crop."""
-        return views.expanded(self.views, kind)
+        return recipe.expanded(self.views, kind)
 
     def settings(self, stage: Stage) -> Distill:
         """Return the stage's objective settings; see `distill_objective.settings`."""
@@ -134,7 +135,7 @@ class Distillation:
 
     def train_step(self, part: Part, current: State) -> Callable:
         """Make the step: photometric augmentation, teacher outputs, student losses, update, average."""
-        recipes = {kind: self.views_of(kind) for kind in views.KINDS}
+        recipes = {kind: self.views_of(kind) for kind in recipe.KINDS}
         mean, std = self.card.spec.preprocess.mean, self.card.spec.preprocess.std
 
         def augment(key: jax.Array, batch: step.Batch) -> step.Batch:
@@ -154,15 +155,20 @@ class Distillation:
         )
 
     def train_batches(self, part: Part) -> pipeline.TrainIter:
-        """Return crops of the training images."""
-        return multicrop.make_multicrop_iter(
+        """Return crops of the training images, with the hidden patches if the stage masks any."""
+        masking, fields = self.masking(part.stage), ()
+        if masking:
+            grid = masking.grid(part.image_size[0])
+            counts = masking.counts(part.stage.batch_size, grid, len(self.views_of("global")))
+            fields = (HiddenPatches(masking, counts, grid),)
+        return pipeline.make_train_iter(
             self.source.split("train"),
             pixels.of_model(data.config_of(self.config), self.card.spec.preprocess),
             seed=part.seed,
             batch_size=part.stage.batch_size,
             views=self.views,
-            masking=self.masking(part.stage),
-            interpolation=self.card.spec.preprocess.interpolation,
+            fields=fields,
+            resize=self.card.spec.preprocess.resize,
             channels=self.card.spec.config.in_channels,
             process_index=jax.process_index(),
             process_count=jax.process_count(),

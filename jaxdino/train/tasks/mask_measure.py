@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, bind
-from jaxdino.data import device_aug
+from jaxdino.data import photometric
 from jaxdino.data.pipeline import Batch
 from jaxdino.evals import segmentation as evals
 from jaxdino.evals.passes import outputs
@@ -32,20 +32,21 @@ METRICS = ("miou", "dice", "iou", "iou_50", "iou_75", "iou_90", "precision", "re
 
 @functools.lru_cache(maxsize=2)
 def _compiled(spec: ModelSpec, settings: Segmenting, mesh: Mesh, **how: Any) -> Callable[[Flat, Any, Batch], Batch]:
-    """Compile (flat, text, batch) -> {"logits" (B, H, W), the counts of `evals.counts` (B,), "loss" ()}.
+    """Compile (flat, text, batch) -> {"logits" (B, P, H, W), the counts of `evals.counts` (B, P), "loss" ()}.
 
     Stages with the same model share the compiled function. `how`: the precision, as `ModelSpec.build` takes it.
     """
     skeleton, objective = spec.skeleton(**how), Segment(settings, ids=None)
-    normalize = partial(device_aug.normalize, mean=spec.preprocess.mean, std=spec.preprocess.std)
+    normalize = partial(photometric.normalize, mean=spec.preprocess.mean, std=spec.preprocess.std)
 
     def look(flat: Flat, text: jax.Array, batch: Batch) -> Batch:
         net = bind(skeleton, flat).backbone
-        part = batch | {"image": normalize(batch["image"])}
-        logits, iou = predict(net, net.tokens(part["image"]), text[batch["label"]], part)
+        weight = batch["weight"][:, None] * batch["asked"]
+        part = batch | {"image": normalize(batch["image"]), "weight": weight}
+        logits, iou = predict(net, net.tokens(part["image"]), text[batch["label"].reshape(-1)], part)
         losses = objective.mask_losses(logits, iou, part)
         loss = sum(getattr(settings, name.removesuffix("_loss")) * value for name, value in losses.items())
-        return evals.counts(logits, batch["mask"]) | {"logits": logits, "loss": loss}
+        return evals.counts(logits, batch["mask"]) | {"logits": logits, "loss": loss, "weight": weight}
 
     return jax.jit(look, out_shardings=sharding.replicated(mesh))
 
@@ -86,7 +87,7 @@ class MaskMeasure:
 
         def step(batch: Batch) -> Batch:
             seen = {name: value for name, value in self._look(flat, text, batch).items() if name != "logits"}
-            return seen | {"prompt": batch["label"], "masked": batch["masked"], "weight": batch["weight"]}
+            return seen | {"prompt": batch["label"], "masked": batch["masked"]}
 
         found: dict[str, list[np.ndarray]] = {"prompt": []}
         losses, weights = [], []
@@ -121,8 +122,8 @@ class MaskMeasure:
             given = {name: batch[name] for name in self.arrays if name in batch}
             logits = np.asarray(jax.device_get(self._look(flat, text, sharding.put_batch(given, self.mesh))["logits"]))
             for row in np.flatnonzero(batch["weight"] > 0):
-                prompt = self.names[batch["label"][row]]
-                pair = batch["image"][row], prompt, batch["mask"][row], logits[row] > 0
+                prompt = self.names[batch["label"][row, 0]]
+                pair = batch["image"][row], prompt, batch["mask"][row, 0], logits[row, 0] > 0
                 shown.append((order[batch["index"][row]], pair))
             if len(shown) >= SHOWN:
                 break

@@ -13,9 +13,9 @@ from jax.sharding import Mesh
 from jaxdino.core import sharding
 from jaxdino.core.options import check_range
 from jaxdino.core.params import Flat, Skeleton, bind
-from jaxdino.data import device_aug, pipeline
-from jaxdino.data.rows import Batch
-from jaxdino.data.sources import DataConfig, Source
+from jaxdino.data import photometric, pipeline
+from jaxdino.data.config import DataConfig
+from jaxdino.data.record import Source
 from jaxdino.evals import features, pools
 from jaxdino.evals.knn import knn_accuracy
 from jaxdino.evals.probe import linear_probe
@@ -77,7 +77,7 @@ class Retrieval:
         pools.check(given.pool, spec, "evaluation.pool")
         if given.root is not None:
             cfg = dataclasses.replace(cfg, name="folder", root=given.root)
-            source = data.labelled(cfg)
+            source = data.validated(cfg)
             say(data.summary(source, what="evaluation"))
             cfg = pixels.measured(cfg, source, spec.preprocess, say)
         else:
@@ -152,12 +152,12 @@ class Retrieval:
         how = self.spec.preprocess
 
         def embed(flat, images):
-            found = pools.look(bind(self.backbone, flat), device_aug.normalize(images, how.mean, how.std), self.pool)
+            found = pools.look(bind(self.backbone, flat), photometric.normalize(images, how.mean, how.std), self.pool)
             return found.astype(jnp.float32)
 
         return jax.jit(embed)
 
-    def _batches(self, session: "Session", name: str) -> Iterator[Batch]:
+    def _batches(self, session: "Session", name: str) -> Iterator[pipeline.Batch]:
         """Yield the batches of a split; see `Session.each`."""
         batches = pipeline.make_eval_iter(
             self.source.split(name),

@@ -15,11 +15,11 @@ from jax.sharding import Mesh
 from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton, abstract, bind
-from jaxdino.data import device_aug, tokenizer
-from jaxdino.data.pair_pipeline import make_pair_eval_iter, make_pair_train_iter
-from jaxdino.data.pair_sources import load_pairs
+from jaxdino.data import photometric, pipeline, prompted, tokenizer
+from jaxdino.data.crops import as_size
+from jaxdino.data.fields import Prompts
 from jaxdino.data.prompts import PromptConfig
-from jaxdino.data.transforms import as_size, colour_only, get_preset
+from jaxdino.data.recipe import View, get_preset, unmixed
 from jaxdino.evals.samples import spread_first
 from jaxdino.models.clipdinosam import ADAPTED
 from jaxdino.models.initial import ShapesOnly
@@ -28,30 +28,31 @@ from jaxdino.models.spec import ModelSpec
 from jaxdino.objectives.segment import Segment, prompt_features
 from jaxdino.objectives.segment_settings import Segmenting
 from jaxdino.stage import Stage, stages
-from jaxdino.strategy import Plan
 from jaxdino.train import adapters, data, pixels, plots, precision, state, step, weights
 from jaxdino.train.results import model_words
 from jaxdino.train.task import Metrics, Part, State
 from jaxdino.train.tasks.mask_measure import METRICS, MaskMeasure
 from jaxdino.train.tasks.segmenter_weights import start
+from jaxdino.train.tasks.supervised import Supervised
 
 if TYPE_CHECKING:
     from jaxdino.train.session import Session
 
 TEXT, IMAGE = "backbone.clip.", "backbone.dino."
+EVALUATED = 4  # prompts of an image that are evaluated together, at most
 
 
-class Segmentation:
+class Segmentation(Supervised):
     """Segment images by text prompts. See `jaxdino.train.task.Task`.
 
     Raises:
-      UserError: for data without pairs or a validation split, a prompt that is too long, and weights that do not fit.
+      UserError: for data without masks or a validation split, a prompt that is too long, and weights that do not fit.
     """
 
-    arrays: ClassVar = ("image", "mask", "label", "masked", "weight", "points", "point_labels")
+    arrays: ClassVar = ("image", "mask", "label", "masked", "asked", "weight", "points", "point_labels")
     shown: ClassVar = "val/miou"
     columns: ClassVar = ("val/miou", "val/dice")
-    hands_on: ClassVar = "best"
+    plots: ClassVar = plots.SEGMENTATION
 
     def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None]):
         self.config, self.mesh = config, mesh
@@ -62,18 +63,27 @@ class Segmentation:
                 "(--config.early_stopping.monitor=val/miou), or give all stages the same objective"
             )
         self.prompts = PromptConfig.of(config.prompts)
-        self.source = load_pairs(data.config_of(config), self.prompts)
-        for name in ("train", "val"):
-            self.source.split(name)
-        tell(data.summary(self.source, "pairs"))
+        cfg = data.config_of(config)
+        source = data.validated(cfg, "prompts", prompts=self.prompts)
+        if self.prompts.negatives and len(source.class_names) < 2:
+            raise UserError(f"prompts.negatives is {self.prompts.negatives}, but there is one prompt only: set it to 0")
+        tell(data.summary(source, "pairs", count=prompted.count))
+        train = prompted.in_groups(source.split("train"), self.prompts.per_image)
+        self.source = dataclasses.replace(source, splits=source.splits | {"train": train})
         begun = start(config, self.source.class_names, tell)
-        self.card = pixels.settled(data.config_of(config), self.source, begun.card, tell)
+        self.card = pixels.settled(cfg, self.source, begun.card, tell)
         self.flat, self.companions = begun.flat, begun.companions
         self.spec = self.card.spec
+        self.new_head = "stage" not in self.card.source  # the projections
         text = self.spec.config.text.text
         read = tokenizer.serving(self.companions, text)
         self.ids = read.prompts(self.source.class_names, self.prompts.templates, text.context_length)
         self.monitors = tuple(f"val/{name}" for name in METRICS)
+        self.fields = self.read(self.prompts.per_image)
+
+    def read(self, slots: int, spatial: bool = False) -> tuple[Prompts, ...]:
+        """Return the fields: up to `slots` prompts of an image."""
+        return (Prompts(self.prompts, slots, len(self.source.class_names), self.config.data.max_pixels, spatial),)
 
     def spec_of(self, stage: Stage) -> ModelSpec:
         """Return the model spec with the stage's adapters."""
@@ -102,34 +112,15 @@ class Segmentation:
         """Return the stage's image size, or the image encoder's. Raises UserError unless patches divide it."""
         size = as_size(stage.image_size or self.spec.preprocess.size)
         skeleton = self.spec.skeleton()
-        shapes = skeleton.shapes
         images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-        jax.eval_shape(lambda flat, x: bind(skeleton, flat)(x).patches, shapes, images)
+        jax.eval_shape(lambda flat, x: bind(skeleton, flat)(x).patches, skeleton.shapes, images)
         return size
 
-    def averaged(self, plans: list[Plan], stage: Stage) -> tuple[str, ...]:
-        """Return the paths that the stage trains, if it keeps an average."""
-        return plans[-1].trainable if stage.ema_decay else ()
-
-    def train_step(self, part: Part, current: State) -> Callable:
-        """Make the step: colour augmentation, forward pass, losses, update."""
-        mean, std = self.spec.preprocess.mean, self.spec.preprocess.std
-        preset = colour_only(part.stage.augment)
-
-        def augment(key: jax.Array, batch: step.Batch) -> step.Batch:
-            given = (batch[name] for name in ("image", "label", "weight"))
-            image, _ = device_aug.augment(key, *given, preset, mean, std, len(self.source.class_names))
-            return batch | {"image": image}
-
-        return step.make_train_step(
-            part.skeleton,
-            self.objective(part, current),
-            part.tx,
-            augment,
-            accumulate=part.stage.accumulate,
-            ema_decay=part.stage.ema_decay,
-            scale_loss=self.config.precision == "float16",
-        )
+    def augment(self, view: View, key: jax.Array, batch: step.Batch) -> step.Batch:
+        """Augment the colours of a batch; a row weighs as much as it has prompts."""
+        how = self.spec.preprocess.mean, self.spec.preprocess.std
+        image = photometric.augment_view(key, batch["image"], unmixed(view), *how)
+        return batch | {"image": image, "weight": batch["weight"][:, None] * batch["asked"]}
 
     def objective(self, part: Part, current: State) -> Segment:
         """Return the stage's objective. The prompts' features are computed once if the stage does not change them."""
@@ -150,12 +141,6 @@ class Segmentation:
         how = precision.how(self.config)
         return abstract(lambda: self.spec.config.image.build(rngs=ShapesOnly(), drop_path=0.0, **how))
 
-    def train_batches(self, part: Part) -> Any:
-        """Return pairs of the training split."""
-        given = dict(prompts=self.prompts, seed=part.seed, preset=part.stage.augment)
-        make = partial(make_pair_train_iter, self.source.split("train"), **given)
-        return data.batches(make, self.config, part, self.spec.preprocess)
-
     def more(self, flat: Flat) -> State:
         """Return the initial image encoder of the run, if a stage uses it as a reference."""
         if not any(self.settings(stage).ssl for stage in stages(self.config)):
@@ -172,22 +157,6 @@ class Segmentation:
         was = self.spec_of(before.stage) if before else self.spec
         return adapters.refitted(was, self.spec_of(part.stage), flat, part.seed)
 
-    def baseline(self, session: "Session") -> Metrics:
-        """Nothing."""
-        return {}
-
-    def references(self, session: "Session") -> dict[str, Metrics]:
-        """Return the metrics of the initial weights, if they were measured."""
-        return {"start": session.progress.baseline} if session.progress.baseline else {}
-
-    def given(self, session: "Session", part: Part, measured: Callable[[], Metrics]) -> Metrics:
-        """Return the measured metrics, or {} if the projections are new."""
-        if part.index:
-            return measured()
-        trained = "stage" in self.card.source
-        session.progress.baseline = measured() if trained else {}
-        return session.progress.baseline
-
     def measure(self, session: "Session", part: Part) -> Callable[[State], Metrics]:
         """Return a function that computes the metrics of the validation split."""
         measure = self._measure(part)
@@ -201,25 +170,22 @@ class Segmentation:
         spec, how = self.spec_of(part.stage), precision.how(self.config)
 
         def batches(split: str, first: int = 0) -> Any:
-            always, pairs, order = self.prompts.spatial_prob == 1, self.source.split(split), []
+            """All images of a split; or pairs in the order of `spread_first`, and that order."""
+            found, size, order = self.source.split(split), EVALUATED, []
             if first:
-                images = [pair.image if isinstance(pair.image, str) else id(pair.image) for pair in pairs.records]
-                order = spread_first(images, pairs.labels, first)
-                records = [pairs.records[row] for row in order]
-                pairs = dataclasses.replace(pairs, records=records, labels=pairs.labels[order])
-            make = partial(make_pair_eval_iter, pairs, prompts=self.prompts, spatial=always)
-            found = data.batches(make, self.config, part, self.spec.preprocess)
-            return (found, order) if first else found
+                size, found = 1, prompted.in_groups(found, 1)
+                images = [image if isinstance(image, str) else id(image) for image in found.records]
+                order = spread_first(images, [prompts[0].label for prompts in found.fields["prompts"]], first)
+                found = found.chosen(order)
+            found = prompted.in_groups(found, size)
+            most = max(map(len, found.fields["prompts"]))
+            fields = self.read(most, spatial=self.prompts.spatial_prob == 1)
+            make = partial(pipeline.make_eval_iter, found, fields=fields)
+            made = data.batches(make, self.config, part, self.spec.preprocess)
+            return (made, order) if first else made
 
         given = dict(features=partial(self.features, spec), batches=batches, arrays=self.arrays, mesh=self.mesh)
         return MaskMeasure(spec, self.settings(part.stage), self.source.class_names, how=how, **given)
-
-    def reading(self, measured: Mapping[str, jax.Array]) -> Metrics:
-        """Return all measures."""
-        return {name: float(value) for name, value in measured.items()}
-
-    def judge(self, session: "Session", reading: Metrics) -> None:
-        """Do nothing: only the loss is checked, by the loop."""
 
     def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray]) -> None:
         """Write the segmenter to best/; its adapters are not merged."""
@@ -227,9 +193,6 @@ class Segmentation:
         how = {"stage": part.stage.name, "templates": self.prompts.templates, "num_points": self.prompts.slots}
         card = dataclasses.replace(card, source={**card.source, **how})
         weights.save(folder / "best", card, part.image_size, flat, self.companions)
-
-    def end(self, session: "Session", part: Part, current: State) -> None:
-        """Nothing."""
 
     def finish(self, session: "Session") -> tuple[dict[str, Any], list[str]]:
         """Evaluate the saved best model, also per prompt; draw some pairs."""
@@ -247,10 +210,6 @@ class Segmentation:
         if session.chief:
             measure.draw("val", flat, session.folder / "segmentation.png")
         return found, lines
-
-    def pictures(self, session: "Session") -> None:
-        """Plot loss, learning rates and mean IoU."""
-        plots.draw(session.folder.records(), session.folder.folder, plots.SEGMENTATION)
 
 
 @functools.lru_cache(maxsize=2)

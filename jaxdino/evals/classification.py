@@ -1,8 +1,8 @@
-"""Classification metrics from the logits of a whole split, gathered over the mesh and all processes."""
+"""Evaluate classification: metrics of a whole split from its logits and labels."""
 
 import csv
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,31 @@ import numpy as np
 from sklearn import metrics as sk
 
 from jaxdino.core.errors import UserError
+
+
+class ClassificationEvaluator:
+    """Collect the logits and labels of a split. See `evaluator.Evaluator`."""
+
+    def __init__(self, class_names: Sequence[str]):
+        self.class_names = tuple(class_names)
+        names = ("accuracy", "balanced_accuracy", "macro_f1", "loss", "top5_accuracy")
+        self.names = names if len(self.class_names) > 5 else names[:-1]
+        self._logits: list[np.ndarray] = []
+        self._labels: list[np.ndarray] = []
+
+    def update(self, found: Mapping[str, np.ndarray]) -> None:
+        """Add a batch: "logits" (n, C) and "label" (n,) of the readable images."""
+        self._logits.append(found["logits"])
+        self._labels.append(found["label"])
+
+    @property
+    def answers(self) -> tuple[np.ndarray, np.ndarray]:
+        """Logits (N, C) and labels (N,)."""
+        return np.concatenate(self._logits), np.concatenate(self._labels)
+
+    def compute(self) -> dict[str, float]:
+        """Return {"accuracy": ...}; see `classification`."""
+        return classification(*self.answers)
 
 
 def classification(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -1,7 +1,6 @@
-"""A pair: an image and the mask of its prompt. Masks are read lazily, as images are."""
+"""Read the masks of images from files, lazily, as images are read."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,48 +14,6 @@ from jaxdino.data.reasons import lift_limit
 IGNORED = 255  # value of mask pixels that are neither foreground nor background
 HALF = 127
 GREYS = ("1", "L", "P", *SIXTEEN_BIT)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """One record of a split of pairs; its label is the prompt.
-
-    Attributes:
-      image: path of a file, or uint8 (H, W, 3).
-      mask: uint8 (H, W) of 0, 1 and 255 (ignored), or a function that reads it, given the largest number of pixels
-        allowed, and may raise BadImage; None for an image without a mask.
-      present: the labels of all prompts that the image shows, including this one.
-    """
-
-    image: str | np.ndarray
-    mask: np.ndarray | Callable[[int], np.ndarray] | None
-    present: tuple[int, ...] = ()
-
-    def read_mask(self, max_pixels: int) -> np.ndarray | None:
-        """Return uint8 (H, W) of 0, 1 and 255; None without a mask. Raise BadImage if it cannot be read."""
-        return self.mask(max_pixels) if callable(self.mask) else self.mask
-
-
-@dataclasses.dataclass(frozen=True)
-class Scene:
-    """One image with its masks by prompt text, as sources list it before prompts are numbered.
-
-    Attributes:
-      image: as in `Pair`.
-      masks: {prompt: mask as in `Pair`}, one pair each.
-      absent: prompts in `masks` whose mask is empty.
-      unpaired: prompts that the image shows without forming a pair.
-    """
-
-    image: str | np.ndarray
-    masks: Mapping[str, np.ndarray | Callable[[int], np.ndarray] | None]
-    absent: tuple[str, ...] = ()
-    unpaired: tuple[str, ...] = ()
-
-    @property
-    def present(self) -> tuple[str, ...]:
-        """Return the prompts that the image shows."""
-        return (*(name for name in self.masks if name not in self.absent), *self.unpaired)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -6,31 +7,61 @@ from PIL import Image
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.resize import Resize
-from jaxdino.data.pair_pipeline import make_pair_eval_iter, make_pair_train_iter
-from jaxdino.data.pair_sources import load_pairs
-from jaxdino.data.pairs import FileMask, Pair
-from jaxdino.data.sources import Split
-from jaxdino.data.transforms import PRESETS, colour_only
+from jaxdino.data import reader
+from jaxdino.data.fields import Prompts
+from jaxdino.data.mask_reading import FileMask
+from jaxdino.data.pipeline import make_eval_iter, make_train_iter
+from jaxdino.data.prompted import Prompt, in_groups
+from jaxdino.data.prompts import PromptConfig
+from jaxdino.data.recipe import PRESETS, get_preset, unmixed
+from jaxdino.data.record import Split
+from tests.data.pair_folders import Pair, load_pairs
 
 FAST = {"num_threads": 0}
+OF_PROMPTS = ("mask", "masked", "asked", "label", "points", "point_labels")
 SPATIAL = {"points": 3, "boxes": True, "spatial_prob": 1.0}
 FLIPS = {"base": "light", "vflip": 0.5}
 
 
 @pytest.fixture(scope="module")
 def shapes():
-    return load_pairs({"name": "shapes"}).split("train")
+    return in_groups(load_pairs({"name": "shapes"}).split("train"), 1)
+
+
+def fields(split, prompts, slots=1, **more):
+    return (Prompts(PromptConfig.of(prompts), slots, len(split.class_names), 2**20, **more),)
+
+
+def one_each(batch):
+    """A batch of one prompt for each image, without the axis of prompts."""
+    return {name: value[:, 0] if name in OF_PROMPTS else value for name, value in batch.items()}
+
+
+class OneEach:
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return map(one_each, self.batches)
+
+    def __next__(self):
+        return one_each(next(self.batches))
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getattr__(self, name):
+        return getattr(self.batches, name)
 
 
 def train(split, cfg=FAST, prompts=None, **options):
     options = {"seed": 5, "batch_size": 8, "image_size": 48, **options}
-    return make_pair_train_iter(split, cfg, prompts, **options)
+    return OneEach(make_train_iter(split, cfg, fields=fields(split, prompts), **options))
 
 
-def evaluate(split, prompts=None, cfg=FAST, **options):
-    return make_pair_eval_iter(
-        split, cfg, prompts, **{"batch_size": 8, "image_size": 48, "resize": Resize(1.0), **options}
-    )
+def evaluate(split, prompts=None, cfg=FAST, spatial=False, **options):
+    options = {"batch_size": 8, "image_size": 48, "resize": Resize(1.0), **options}
+    return OneEach(make_eval_iter(split, cfg, fields=fields(split, prompts, spatial=spatial), **options))
 
 
 def take(batches, count):
@@ -45,7 +76,13 @@ def same(first, second):
 
 
 def split_of(*pairs, names=("a", "b", "c"), labels=None, root=None):
-    return Split("train", list(pairs), np.array(labels or [0] * len(pairs), np.int32), names, root)
+    labels = labels or [0] * len(pairs)
+    prompts = [(dataclasses.replace(pair.prompt, label=n),) for pair, n in zip(pairs, labels, strict=True)]
+    return Split("train", [pair.image for pair in pairs], {"prompts": prompts}, names, root)
+
+
+def pair_of(image, mask, present=()):
+    return Pair(image, Prompt(0, mask, present))
 
 
 def told(seed=0, size=(40, 60)):
@@ -57,7 +94,7 @@ def told(seed=0, size=(40, 60)):
     image = np.zeros((*size, 3), np.uint8)
     image[..., 0] = np.choose(np.minimum(mask, 2), (50, 200, 120))
     image[..., 1:] = rng.integers(0, 256, (*size, 2))
-    return Pair(image, mask, (0,))
+    return pair_of(image, mask, (0,))
 
 
 def agrees(image, mask):
@@ -71,13 +108,15 @@ def test_batch_layout(shapes):
         "image": ("uint8", (8, 40, 48, 3)),
         "mask": ("uint8", (8, 40, 48)),
         "masked": ("float32", (8,)),
+        "asked": ("float32", (8,)),
         "label": ("int32", (8,)),
         "points": ("float32", (8, 5, 2)),
         "point_labels": ("int32", (8, 5)),
         "weight": ("float32", (8,)),
         "index": ("int64", (8,)),
     }
-    assert np.array_equal(batch["label"], shapes.labels[batch["index"]])
+    prompts = shapes.fields["prompts"]
+    assert batch["label"].tolist() == [prompts[index][0].label for index in batch["index"]]
     assert batch["masked"].tolist() == batch["weight"].tolist() == [1] * 8
     assert next(train(shapes)).keys() == batch.keys() - {"points", "point_labels"}
     evaluated = next(iter(evaluate(shapes, SPATIAL, image_size=(40, 48))))
@@ -130,7 +169,7 @@ def test_flips_mirror_image_and_mask(axis):
     options = {"image_size": (40, 60), "batch_size": 1}
     plain = next(train(split_of(pair), preset=whole, **options))
     turned = next(train(split_of(pair), preset=whole | {axis: 1.0}, **options))
-    assert np.array_equal(plain["mask"][0], pair.mask)
+    assert np.array_equal(plain["mask"][0], pair.prompt.mask)
     for key in ("image", "mask"):
         assert np.array_equal(np.flip(plain[key], 2 if axis == "hflip" else 1), turned[key])
 
@@ -139,7 +178,7 @@ def test_a_jpeg_decoded_smaller_keeps_its_mask_in_place(tmp_path):
     mask = np.zeros((800, 1200), np.uint8)
     mask[200:600, 300:800] = 1
     Image.fromarray(np.repeat(mask[..., None] * np.uint8(255), 3, axis=2)).save(tmp_path / "a.jpg", quality=95)
-    split = split_of(*[Pair(str(tmp_path / "a.jpg"), mask, (0,))] * 8)
+    split = split_of(*[pair_of(str(tmp_path / "a.jpg"), mask, (0,))] * 8)
     for batch in take(train(split, preset="light", image_size=64), 4):
         off = (batch["image"][..., 0] > 127) != (batch["mask"] == 1)
         assert off.mean() < 0.02 and batch["mask"].any(axis=(1, 2)).all()
@@ -169,7 +208,7 @@ def test_eval_gives_every_pair_once_and_pads():
 def test_a_crop_shows_what_is_asked_for_where_one_can():
     mask = np.zeros((100, 100), np.uint8)
     mask[:12, :12] = 1
-    split = split_of(*[Pair(np.zeros((100, 100, 3), np.uint8), mask, (0,))] * 8)
+    split = split_of(*[pair_of(np.zeros((100, 100, 3), np.uint8), mask, (0,))] * 8)
     preset = {"scale": (0.2, 0.5)}
     seen = np.concatenate([batch["mask"].any(axis=(1, 2)) for batch in take(train(split, preset=preset), 20)])
     assert 0.35 < seen.mean() < 1  # of single draws, less than a tenth shows it
@@ -179,17 +218,15 @@ def test_negatives_ask_for_what_is_not_there():
     mask = np.zeros((20, 20), np.uint8)
     mask[5:15, 5:15], mask[0, :] = 1, 255
     image = np.full((20, 20, 3), 7, np.uint8)
-    split = split_of(*[Pair(image, mask, (0, 2))] * 8)
+    split = split_of(*[pair_of(image, mask, (0, 2))] * 8)
     batch = next(train(split, prompts=SPATIAL | {"negatives": 1.0}, preset="none", image_size=20, resize=Resize(1.0)))
     assert batch["label"].tolist() == [1] * 8 and batch["masked"].tolist() == [1] * 8
     assert (batch["mask"] == np.where(mask == 255, 255, 0)).all()
     assert (batch["point_labels"] == -1).all()
     rows = np.concatenate([b["label"] for b in take(train(split, prompts={"negatives": 0.25}), 100)])
     assert set(rows.tolist()) == {0, 1} and 0.2 < (rows == 1).mean() < 0.3
-    everything = split_of(*[Pair(image, mask, (0, 1, 2))] * 8)
+    everything = split_of(*[pair_of(image, mask, (0, 1, 2))] * 8)
     assert next(train(everything, prompts={"negatives": 1.0}))["label"].tolist() == [0] * 8
-    with pytest.raises(UserError, match=r"negatives is 0.5, but there is one prompt only"):
-        train(split_of(told(), names=("nucleus",)), prompts={"negatives": 0.5}, batch_size=1)
 
 
 def check_points(row, mask, points):
@@ -236,7 +273,7 @@ def test_rows_get_points_and_box_with_the_chance_given(shapes):
 
 def test_unmasked_pairs_travel_with_masked_0():
     pair = told()
-    split = split_of(pair, Pair(pair.image, None, (1,)), labels=[0, 1])
+    split = split_of(pair, pair_of(pair.image, None, (1,)), labels=[0, 1])
     batch = next(train(split, prompts=SPATIAL | {"negatives": 1.0}, batch_size=2))
     order = np.argsort(batch["index"])
     assert batch["weight"].tolist() == [1, 1] and batch["masked"][order].tolist() == [1, 0]
@@ -251,7 +288,7 @@ def bad_split(tmp_path):
         Image.new("RGB", (9, 9), (200, 0, 0)).save(tmp_path / f"{name}.png")
         Image.new("L", size, 0 if name == "empty" else 7).save(tmp_path / f"{name}.gif")
     (tmp_path / "lost.gif").write_text("hello")
-    pairs = [Pair(str(tmp_path / f"{name}.png"), FileMask(str(tmp_path / f"{name}.gif"))) for name in names]
+    pairs = [pair_of(str(tmp_path / f"{name}.png"), FileMask(str(tmp_path / f"{name}.gif"))) for name in names]
     return split_of(*pairs, labels=[0, 1, 2, 0], root=str(tmp_path))
 
 
@@ -278,9 +315,48 @@ def test_bad_pairs_are_skipped_named_and_counted(tmp_path, num_workers):
         list(evaluate(split, cfg={"on_bad": "stop"}, batch_size=1))
 
 
+def test_the_prompts_of_an_image_share_its_decoding(tmp_path, monkeypatch):
+    """Three prompts in groups of two: every one is seen once, with its own mask; the empty slot is not asked."""
+    pair = told()
+    masks = [np.where(pair.prompt.mask == 1, 1, 0).astype(np.uint8), pair.prompt.mask, np.ones((40, 60), np.uint8)]
+    Image.fromarray(pair.image).save(tmp_path / "a.png")
+    prompts = tuple(Prompt(label, mask, (0, 1, 2), label) for label, mask in enumerate(masks))
+    split = in_groups(Split("train", [str(tmp_path / "a.png")], {"prompts": [prompts]}, ("a", "b", "c")), 2)
+    opened = []
+    open_image = reader.open_image
+    monkeypatch.setattr(reader, "open_image", lambda *given: opened.append(given[0]) or open_image(*given))
+    how = {"batch_size": 2, "image_size": (40, 60), "resize": Resize(1.0, "nearest")}
+    (batch,) = make_eval_iter(split, FAST, fields=fields(split, SPATIAL, 2, spatial=True), **how)
+    assert len(opened) == 2 and batch["label"].tolist() == [[0, 1], [2, 0]]
+    assert batch["asked"].tolist() == batch["masked"].tolist() == [[1, 1], [1, 0]]
+    for mask, found in zip(masks, (batch["mask"][0, 0], batch["mask"][0, 1], batch["mask"][1, 0]), strict=True):
+        assert np.array_equal(found, mask)
+    whole = split_of(*[pair_of(pair.image, mask) for mask in masks], labels=[0, 1, 2])
+    alone = next(iter(evaluate(in_seeds(whole), SPATIAL, spatial=True, **how | {"batch_size": 3})))
+    assert np.array_equal(batch["points"].reshape(4, 5, 2)[:3], alone["points"])
+
+
+def in_seeds(split):
+    """The split with clicks that depend on the place of a prompt, as sources list it."""
+    prompts = [(dataclasses.replace(one, seed=seed),) for seed, (one,) in enumerate(split.fields["prompts"])]
+    return dataclasses.replace(split, fields={"prompts": prompts})
+
+
+def test_a_mask_that_cannot_be_read_leaves_the_other_prompts(tmp_path):
+    pair = told()
+    (tmp_path / "lost.gif").write_text("hello")
+    prompts = (Prompt(0, pair.prompt.mask), Prompt(1, FileMask(str(tmp_path / "lost.gif"))))
+    split = Split("train", [pair.image] * 2, {"prompts": [prompts, prompts[:1]]}, ("a", "b"))
+    batches = make_train_iter(split, FAST, fields=fields(split, None, 2), seed=0, batch_size=2, image_size=32)
+    batch = next(batches)
+    order = np.argsort(batch["index"])
+    assert batch["weight"].tolist() == [1, 1] and batch["asked"][order].tolist() == [[1, 0], [1, 0]]
+    assert "1 of 2 prompts are left out: its mask" in batches.bad.remarked() and len(batches.bad.remarks) == 1
+
+
 def test_colours_are_left_to_the_device():
-    off = {"hflip": 0.0, "vflip": 0.0, "erase_prob": 0.0, "mixup": 0.0, "cutmix": 0.0}
-    assert colour_only({"base": "strong", "vflip": 0.5}) == PRESETS["strong"] | off
+    kept = unmixed(get_preset({"base": "strong", "vflip": 0.5}))
+    assert kept == dataclasses.replace(PRESETS["strong"], vflip=0.5, erase_prob=0.0, mixup=0.0, cutmix=0.0)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
@@ -5,8 +6,10 @@ from torchvision_stub import import_torchvision
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.resize import Resize
-from jaxdino.data import transforms as ours
+from jaxdino.data import crops as ours
 from jaxdino.data.channels import Reading
+from jaxdino.data.reader import Crops, Reader
+from jaxdino.data.recipe import get_preset
 
 SHAPES = [(256, 256), (300, 400), (533, 400), (97, 411), (31, 17), (224, 640), (8, 8)]
 
@@ -96,28 +99,30 @@ def test_a_drafted_crop_looks_like_the_full_one(tmp_path):
     Image.fromarray(smooth.astype(np.uint8)).save(path, quality=95, exif=exif)
     crops = []
     for draft in (False, True):
-        crop = ours.TrainTransform((48, 40), (0.3, 0.9), (0.75, 1.33), "bicubic", Reading(), draft)
-        crops.append(crop(path, np.random.default_rng(4)).astype(float))
+        view = get_preset({"scale": (0.3, 0.9), "ratio": (0.75, 1.33)})
+        read = Reader({"image": Crops((48, 40), (view,))}, (), Resize(), Reading(), draft)
+        crops.append(read.read({"image": path, "index": 0}, np.random.default_rng(4))["image"].astype(float))
     assert crops[0].shape == (48, 40, 3)
     assert not np.array_equal(*crops)
     assert np.abs(crops[0] - crops[1]).mean() < 2
 
 
-def test_transforms_give_uint8_of_the_size():
-    record = np.asarray(noise(8, 8))
-    train = ours.TrainTransform((32, 24), (0.3, 1), (0.75, 1.33), "bilinear", Reading(), True)
-    evaluate = ours.EvalTransform((32, 24), Resize(1.0, "bilinear"), Reading())
-    for image in (train(record, np.random.default_rng(0)), evaluate(record)):
-        assert image.shape == (32, 24, 3) and image.dtype == np.uint8
-
-
 def test_presets():
-    assert all(set(preset) == set(ours.PRESETS["none"]) for preset in ours.PRESETS.values())
-    assert ours.get_preset({"vflip": 0.5})["hflip"] == 0
-    assert ours.get_preset({"base": "light", "vflip": 0.5})["hflip"] == 0.5
+    assert get_preset({"vflip": 0.5}).hflip == 0
+    assert get_preset({"base": "light", "vflip": 0.5}).hflip == 0.5
+    assert get_preset({"base": "light", "scale": None}).scale is None
+    changed = get_preset("light, vflip=0.5,scale=(0.2, 1),warp=0.1")
+    assert changed == get_preset({"base": "light", "vflip": 0.5, "scale": (0.2, 1.0), "warp": 0.1})
+    with pytest.raises(UserError, match="'half' is not a value for vflip"):
+        get_preset("light,vflip=half")
+    assert get_preset(ml_collections.ConfigDict({"base": "light", "blur_prob": 1.0})).blur_prob == 1
     with pytest.raises(UserError, match="unknown preset 'lihgt'; nearest: light"):
-        ours.get_preset("lihgt")
-    with pytest.raises(UserError, match="unknown augmentation 'mixpu'; nearest: mixup"):
-        ours.get_preset({"mixpu": 1})
+        get_preset("lihgt")
+    with pytest.raises(UserError, match="augment has no field 'mixpu'; nearest: mixup"):
+        get_preset({"mixpu": 1})
+    with pytest.raises(UserError, match=r"augment has count=2: a stage has one view"):
+        get_preset({"count": 2})
+    with pytest.raises(UserError, match=r"needs a random crop: set scale, such as scale=\(1.0, 1.0\)"):
+        get_preset({"degrees": 10.0})
     with pytest.raises(UserError, match="unknown interpolation 'cubic'; nearest: bicubic"):
         ours.get_filter("cubic")

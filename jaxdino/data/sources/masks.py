@@ -17,13 +17,14 @@ from typing import Any
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
+from jaxdino.data.config import DataConfig
 from jaxdino.data.folders import existing, find_images, split_folders, visible_folders
 from jaxdino.data.mask_survey import indexed_scenes, whole_scenes
-from jaxdino.data.pair_listing import Listed, assemble, put_aside
-from jaxdino.data.pairs import Scene
+from jaxdino.data.prompted import Listed, Scene, assemble, put_aside
 from jaxdino.data.prompts import PromptConfig, check_prompts
-from jaxdino.data.sources import DataConfig, Source, origins
+from jaxdino.data.record import Source
 from jaxdino.data.split_names import ROOT, assign, flag, splits_of
+from jaxdino.data.splitting import origins
 
 WAYS = (
     "set prompts.prompt (--config.prompts.prompt=nucleus), or add prompts.json, classes.json or classes.txt beside "
@@ -41,7 +42,7 @@ def masks(cfg: DataConfig, prompts: PromptConfig) -> Source:
 
     Raises:
       UserError: if a folder is missing, two files have the same name, masks have no prompt, or no mask has values of
-        the classes, and see `pair_sources.load_pairs`.
+        the classes, and see `sources.load_source`.
     """
     top = existing(cfg.root, "masks")
     ignored: Counter[str] = Counter()

@@ -13,14 +13,16 @@ from pycocotools import mask as regions
 
 from jaxdino.core.errors import UserError
 from jaxdino.data.bad_images import BadImage
+from jaxdino.data.config import DataConfig
 from jaxdino.data.folders import existing
-from jaxdino.data.mask_folders import read_json
+from jaxdino.data.mask_reading import IGNORED
 from jaxdino.data.mask_survey import check_fit
-from jaxdino.data.pair_listing import Listed, assemble, put_aside
-from jaxdino.data.pairs import IGNORED, Scene
+from jaxdino.data.prompted import Listed, Scene, assemble, put_aside
 from jaxdino.data.prompts import PromptConfig
-from jaxdino.data.sources import DataConfig, Source, origins
+from jaxdino.data.record import Source
+from jaxdino.data.sources.masks import read_json
 from jaxdino.data.split_names import NONE, SPLITS, assign, flag, split_of, splits_of
+from jaxdino.data.splitting import origins
 
 SAMPLE = 50  # images whose sizes are compared with those in the JSON file before a run
 ANNOTATIONS = "--config.prompts.annotations=FILE"

@@ -1,4 +1,4 @@
-"""Generate scenes of coloured shapes: pairs such as "red circle" and its mask, without a download."""
+"""The source "shapes": generated scenes of coloured shapes, such as "red circle" with its mask, without a download."""
 
 import functools
 import math
@@ -6,7 +6,10 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-from jaxdino.data.pairs import Scene
+from jaxdino.data.config import DataConfig
+from jaxdino.data.prompted import Scene, assemble
+from jaxdino.data.prompts import PromptConfig
+from jaxdino.data.record import Source
 
 SIZE = 64  # side of an image, pixels
 SCENES = {"train": 400, "val": 80, "test": 80}
@@ -23,6 +26,11 @@ SHAPES = (2, 4)  # smallest and largest number in a scene
 RADIUS = (8.0, 14.0)  # radius of the circle around a shape, pixels
 CLOSEST = 0.85  # smallest distance of two centres, as a share of both radii: shapes overlap only slightly
 FINE = 4  # supersampling factor: shapes are drawn larger, then averaged
+
+
+def shapes(cfg: DataConfig, prompts: PromptConfig) -> Source:
+    """List scenes of coloured shapes (see `scenes`): 400 train, 80 val, 80 test; seeded by `split_seed`."""
+    return assemble("shapes", scenes(cfg.split_seed), NAMES, prompts)
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,96 +1,23 @@
-"""Crop and resize on the host (Pillow, uint8 output), and the augmentation presets.
+"""Crop, resize and rotate images on the host with Pillow, in uint8.
 
 Sizes are (height, width) in pixels, boxes are (left, top, right, bottom).
 """
 
-import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import map_coordinates
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.resize import FILTERS as FILTER_NAMES
 from jaxdino.core.resize import Resize
 from jaxdino.core.rules import nearest
-from jaxdino.data.bands import Bands, Picture, pixels
-from jaxdino.data.channels import Reading
-from jaxdino.data.checks import open_image
+from jaxdino.data.bands import Bands, Picture, of_levels, pixels
 
 FILTERS = {name: Image.Resampling[name.upper()] for name in FILTER_NAMES}
-
-# Fields of a preset.
-# Host: `scale` (share of the area) and `ratio` (width / height) of the random crop; with scale None, the crop is
-# that of evaluation.
-# Device: probabilities of flips and of grey; strengths of the colour jitter (a factor from 1 - x to 1 + x, hue from
-# -x to x turns) and its probability; probability, area shares and height / width of the erased box; alphas of mixup
-# and CutMix (0 is off), the share of mixed batches and, with both on, the share of CutMix among them.
-_NONE: dict[str, Any] = {
-    "scale": None,
-    "ratio": (3 / 4, 4 / 3),
-    "hflip": 0.0,
-    "vflip": 0.0,
-    "brightness": 0.0,
-    "contrast": 0.0,
-    "saturation": 0.0,
-    "hue": 0.0,
-    "jitter_prob": 1.0,
-    "gray_prob": 0.0,
-    "erase_prob": 0.0,
-    "erase_area": (0.02, 1 / 3),
-    "erase_ratio": (0.3, 10 / 3),
-    "mixup": 0.0,
-    "cutmix": 0.0,
-    "mix_prob": 1.0,
-    "switch_prob": 0.5,
-}
-_CROP = _NONE | {"scale": (0.5, 1.0), "ratio": (0.8, 1.25)}  # for images with a fixed orientation: digits, text, scans
-_LIGHT = _NONE | {"scale": (0.35, 1.0), "hflip": 0.5}
-_MEDIUM = _LIGHT | {"scale": (0.2, 1.0), "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.02}
-_STRONG = _LIGHT | {
-    "scale": (0.08, 1.0),
-    "brightness": 0.4,
-    "contrast": 0.4,
-    "saturation": 0.4,
-    "hue": 0.1,
-    "jitter_prob": 0.8,
-    "gray_prob": 0.1,
-    "erase_prob": 0.25,
-    "mixup": 0.8,
-    "cutmix": 1.0,
-}
-PRESETS: dict[str, dict[str, Any]] = {
-    "none": _NONE,
-    "crop": _CROP,
-    "light": _LIGHT,
-    "medium": _MEDIUM,
-    "strong": _STRONG,
-}
-
-
-def get_preset(preset: str | Mapping[str, Any]) -> dict[str, Any]:
-    """Return a preset by name, or "none" with the given changes. Raise UserError for unknown names.
-
-    A mapping may start from another preset with the key "base": {"base": "light", "vflip": 0.5}.
-    """
-    if not isinstance(preset, str):
-        changes = dict(preset.items())
-        start = get_preset(changes.pop("base", "none"))
-        for key in changes:
-            if key not in start:
-                raise UserError(f"unknown augmentation {key!r}; nearest: {', '.join(nearest(key, start))}")
-        return start | changes
-    if preset not in PRESETS:
-        raise UserError(f"unknown preset {preset!r}; nearest: {', '.join(nearest(preset, PRESETS))}")
-    return dict(PRESETS[preset])
-
-
-def colour_only(preset: str | Mapping[str, Any]) -> dict[str, Any]:
-    """Return the augmentation left to the device when image and mask are cropped and flipped on the host: colours."""
-    off = ("hflip", "vflip", "erase_prob", "mixup", "cutmix")
-    return get_preset(preset) | dict.fromkeys(off, 0.0)
+MARGIN = 2  # pixels around a rotated box that the interpolation reads
+Box = tuple[int, int, int, int]
 
 
 def as_size(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -184,35 +111,64 @@ def _cut(image: Image.Image, size: tuple[int, int], left: int, top: int, fill: i
     return canvas
 
 
-@dataclasses.dataclass(frozen=True)
-class EvalTransform:
-    """Map a record to uint8 (H, W, C), its centre crop. Raises BadImage."""
+def turned_crop(
+    image: Picture,
+    full: tuple[int, int],
+    box: tuple[int, int, int, int],
+    size: tuple[int, int],
+    interpolation: str,
+    reducing_gap: float | None,
+    *,
+    degrees: float,
+    warp: np.ndarray | None = None,
+) -> Picture:
+    """Crop and resize as `resized_crop`, with the box rotated about its centre (content counter-clockwise).
 
-    size: tuple[int, int]
-    how: Resize
-    reading: Reading
+    The bounding box of the rotated box is resized to the output scale with antialias, then rotated with bilinear
+    interpolation. Edge pixels are repeated beyond the image.
 
-    def __call__(self, record: str | np.ndarray) -> np.ndarray:
-        return pixels(eval_crop(open_image(record, self.reading), self.size, self.how))
+    Args:
+      warp: displacement of each pixel of the result, float (H, W, 2), x and y in its pixels: where it reads from.
+    """
+    sides = np.array(size[::-1])
+    box_low, box_high = np.array(box).reshape(2, 2) * image.size / np.array(full)
+    middle, box_sides = (box_low + box_high) / 2, box_high - box_low
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    turn = np.array([[cos, -sin], [sin, cos]])
+    farthest = 0 if warp is None else 2 * np.abs(warp).max(axis=(0, 1)) / sides  # as a share of half the box
+    reach = np.abs(turn) @ (box_sides * (1 + farthest)) / 2
+    low = np.floor(middle - reach).astype(int) - MARGIN
+    high = np.ceil(middle + reach).astype(int) + MARGIN
+    shape = np.maximum(1, np.rint((high - low) * sides / box_sides)).astype(int)
+    spanned = _spanned(image, (*low.tolist(), *high.tolist()))
+    region = spanned.resize(tuple(shape.tolist()), get_filter(interpolation), reducing_gap=reducing_gap)
+    scale = shape / (high - low)
+    step = scale[:, None] * turn * (box_sides / sides)
+    start = scale * (middle - low) - step @ sides / 2
+    if warp is not None:
+        return _sampled(region, start, step, size, warp)
+    matrix = np.column_stack([step, start]).ravel().tolist()
+    return region.transform(size[::-1], Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainTransform:
-    """Map a record and a random generator to uint8 (H, W, C), a random resized crop. Raises BadImage."""
+def _sampled(region: Picture, start: np.ndarray, step: np.ndarray, size: tuple[int, int], warp: np.ndarray) -> Picture:
+    """Read each pixel of the result, displaced by `warp`, from a region, with bilinear interpolation."""
+    places = centres(size) + warp
+    x, y = (places @ step.T + start - 0.5).transpose(2, 0, 1)
+    bands = [map_coordinates(band, (y, x), order=1, mode="nearest") for band in pixels(region).transpose(2, 0, 1)]
+    return of_levels(np.stack(bands, axis=-1))
 
-    size: tuple[int, int]
-    scale: tuple[float, float]
-    ratio: tuple[float, float]
-    interpolation: str
-    reading: Reading
-    draft: bool
 
-    def __call__(self, record: str | np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        seen = {}
+def centres(size: tuple[int, int]) -> np.ndarray:
+    """Return float64 (H, W, 2): x and y of each pixel's centre; that of the first pixel is at (0.5, 0.5)."""
+    return np.stack(np.meshgrid(np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5), axis=-1)
 
-        def draft(full: tuple[int, int]) -> int:
-            seen["full"], seen["box"] = full, random_crop_box(*full, self.scale, self.ratio, rng)
-            return draft_scale(seen["box"], self.size) if self.draft else 1
 
-        image = open_image(record, self.reading, draft)
-        return pixels(resized_crop(image, seen["full"], seen["box"], self.size, self.interpolation))
+def _spanned(image: Picture, box: tuple[int, int, int, int]) -> Picture:
+    """Crop a box that may reach beyond the image; edge pixels are repeated there."""
+    inside = [min(max(box[0], 0), image.width - 1), min(max(box[1], 0), image.height - 1)]
+    inside += [max(min(box[2], image.width), 1), max(min(box[3], image.height), 1)]
+    if tuple(inside) == box:
+        return image.crop(box)
+    rows, columns = (inside[1] - box[1], box[3] - inside[3]), (inside[0] - box[0], box[2] - inside[2])
+    return of_levels(np.pad(pixels(image.crop(inside)), (rows, columns, (0, 0)), mode="edge"))

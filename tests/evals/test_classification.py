@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from jaxdino.core.errors import UserError
+from jaxdino.evals.classification import classification
 from jaxdino.stage import Stage
-from jaxdino.train.metrics import classification
 from jaxdino.train.progress import Progress
 
 

@@ -4,7 +4,7 @@ import ml_collections
 import pytest
 
 from jaxdino.core.errors import UserError
-from jaxdino.data.views import DINO, GLOBAL_1, GLOBAL_2, LOCAL, View, check, expanded
+from jaxdino.data.recipe import DINO, GLOBAL_1, GLOBAL_2, LOCAL, View, check, expanded
 
 
 def test_the_recipes_are_those_of_dino():

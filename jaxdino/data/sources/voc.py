@@ -4,13 +4,15 @@ from collections import Counter
 from pathlib import Path
 
 from jaxdino.core.errors import UserError
+from jaxdino.data.config import DataConfig
 from jaxdino.data.folders import existing, visible_folders
-from jaxdino.data.mask_folders import read_classes
 from jaxdino.data.mask_survey import indexed_scenes
-from jaxdino.data.pair_listing import assemble, put_aside
+from jaxdino.data.prompted import assemble, put_aside
 from jaxdino.data.prompts import PromptConfig
-from jaxdino.data.sources import DataConfig, Source, origins
+from jaxdino.data.record import Source
+from jaxdino.data.sources.masks import read_classes
 from jaxdino.data.split_names import NONE, assign, flag
+from jaxdino.data.splitting import origins
 from jaxdino.data.tree import COMMON_SUFFIXES
 
 LISTS = Path("ImageSets/Segmentation")

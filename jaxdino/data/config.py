@@ -1,0 +1,82 @@
+"""The data settings of a run."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from jaxdino.core import options
+from jaxdino.core.errors import UserError
+from jaxdino.data.channels import RGB, Reading
+from jaxdino.data.ranges import Range
+
+CLASSES = ("top", "leaf")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """All options of `jaxdino.data`, with their defaults. `dataclasses.asdict(DataConfig())` is the config.
+
+    Attributes:
+      name: a key of `sources.SOURCES`.
+      root: the folder, or for "images" one or more, separated by commas.
+      val_ratio, test_ratio: share of each class to split off if the folder has no such split.
+      split_seed: seed of these splits.
+      train_split: the folder (list, file) of the training images; None looks for a usual name, "." is the root itself.
+      val_split: the folder (list, file) of the validation images; None looks for a usual name, "none" uses none.
+      test_split: the folder (list, file) of the test images; None looks for a usual name, "none" uses none.
+      classes: "top": the folders of a split are the classes; "leaf": every folder below it that holds images is one.
+      num_threads: reading threads in each process; 0 reads in the calling thread.
+      num_workers: reading processes in addition to the main one; 0 reads in the main process.
+      max_pixels: an image with more pixels (width x height) is refused before it is decoded.
+      sixteen_bit: the values of black and white in 16-bit, 32-bit and float images: "auto" (the smallest bit depth that
+        holds the training images' values), "full", each "image", "percentiles", "percentiles:1,99", or "0,4095".
+      mean: mean of each channel, for pixels in 0..1: one number or one per channel; None: as the weights were trained.
+      std: the standard deviation of each channel, likewise.
+      on_bad: "skip" gives an unreadable image weight 0 and counts it; "stop" raises.
+      draft: decode training JPEGs at 1/2, 1/4 or 1/8 if the crop stays large enough.
+    """
+
+    name: str = "digits"
+    root: str | None = None
+    val_ratio: float = 0.2
+    test_ratio: float = 0.0
+    split_seed: int = 0
+    train_split: str | None = None
+    val_split: str | None = None
+    test_split: str | None = None
+    classes: str = "top"
+    num_threads: int = 2
+    num_workers: int = 0
+    max_pixels: int = 64 * 2**20
+    sixteen_bit: str = "auto"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    on_bad: str = "skip"
+    draft: bool = True
+
+    def __post_init__(self):
+        if self.on_bad not in ("skip", "stop"):
+            raise UserError(f"on_bad is {self.on_bad!r}; it is one of: skip, stop")
+        if self.classes not in CLASSES:
+            raise UserError(f"data.classes is {self.classes!r}; it is one of: {', '.join(CLASSES)}")
+        if min(self.val_ratio, self.test_ratio) < 0 or self.val_ratio + self.test_ratio >= 1:
+            raise UserError(
+                f"val_ratio {self.val_ratio} and test_ratio {self.test_ratio} must be at least 0 and leave "
+                "something to train on: their sum stays below 1"
+            )
+        if min(self.num_threads, self.num_workers) < 0 or self.max_pixels < 1:
+            raise UserError("num_threads and num_workers must be at least 0, max_pixels at least 1")
+        Range.of(self.sixteen_bit)
+
+    def reading(self, channels: int = RGB) -> Reading:
+        """Return how images are read for a model of `channels`."""
+        return Reading(channels, Range.of(self.sixteen_bit), self.max_pixels)
+
+    @property
+    def given_splits(self) -> dict[str, str | None]:
+        """Return {split: the name given for it, or None}."""
+        return {"train": self.train_split, "val": self.val_split, "test": self.test_split}
+
+    @classmethod
+    def of(cls, cfg: "Mapping | DataConfig | None") -> "DataConfig":
+        """Read a dict or ConfigDict (see `options.read`)."""
+        return options.read(cls, cfg, "data")

@@ -1,0 +1,140 @@
+"""Read one record: its fields, then the geometry of its views, then the image, and move every field with it."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxdino.core.resize import Resize
+from jaxdino.data.bad_images import BadImage
+from jaxdino.data.channels import Reading
+from jaxdino.data.checks import open_image
+from jaxdino.data.fields import Element, Field, Row
+from jaxdino.data.geometry import Geometry, drawn, evaluated
+from jaxdino.data.ranges import remarks
+from jaxdino.data.recipe import View
+from jaxdino.data.record import Split
+
+PADDING = -1
+REASON = "S240"  # dtype in which reasons and remarks are sent from a reading process to the main process
+
+
+class Records:
+    """A split as Grain reads it: {"image", "index", each field}, padded to `length` records."""
+
+    def __init__(self, split: Split, length: int):
+        self.split, self.length = split, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Element:
+        if index >= len(self.split):
+            return {"image": None, "index": PADDING}
+        fields = {name: values[index] for name, values in self.split.fields.items()}
+        return {"image": self.split.records[index], "index": index, **fields}
+
+
+@dataclasses.dataclass(frozen=True)
+class Crops:
+    """The views that make up one entry of the batch.
+
+    Attributes:
+      size: (height, width). views: one `View` for each crop.
+      several: whether the entry has an axis for the views, (V, H, W, C), or is the only one, (H, W, C).
+    """
+
+    size: tuple[int, int]
+    views: tuple[View, ...]
+    several: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """Map an element (see `Records`) to a row of the batch; an unreadable image is black, with weight 0 and its reason.
+
+    A JPEG is decoded at a smaller scale only if every crop keeps at least its output resolution.
+
+    Attributes:
+      crops: {entry: its views}; the fields move with the first view.
+      fields: the fields that the task reads. how: the resize of evaluation, and the interpolation.
+      reading: how pixels are read. draft: whether JPEGs may be decoded smaller.
+    """
+
+    crops: Mapping[str, Crops]
+    fields: tuple[Field, ...]
+    how: Resize
+    reading: Reading
+    draft: bool = True
+
+    def __call__(self, element: Element, rng: np.random.Generator | None = None) -> Row:
+        """Return the row; without a generator, as evaluation does."""
+        found, weight, reason = None, 0, ""
+        if element["image"] is not None:
+            try:
+                with remarks() as said:
+                    found, weight = self.read(element, rng), 1
+                reason = "; ".join(said)
+            except BadImage as err:
+                reason = str(err)
+        return {
+            **(self._blank(element, rng) if found is None else found),
+            "weight": np.float32(weight),
+            "index": np.int64(element["index"]),
+            "reason": np.array(reason.encode("ascii", "backslashreplace"), REASON),
+        }
+
+    def read(self, element: Element, rng: np.random.Generator | None = None) -> Row:
+        """Return the crops and fields of a record. Raises BadImage."""
+        values = [field.read(element, rng) for field in self.fields]
+        moves: list[Geometry] = []
+
+        def plan(full: tuple[int, int]) -> int:
+            self._check_sizes(full, values)
+            moves[:] = self._geometry(full, values, rng)
+            return min(move.draft for move in moves) if self.draft else 1
+
+        image = open_image(element["image"], self.reading, plan)
+        row, turns = {}, iter(moves)
+        for name, crops in self.crops.items():
+            cut = [next(turns).image(image) for _ in crops.views]
+            row[name] = np.stack(cut) if crops.several else cut[0]
+        for field, value in zip(self.fields, values, strict=True):
+            row |= field.move(value, moves[0], element, rng)
+        return row
+
+    def image(self, record: Any) -> np.ndarray:
+        """Return uint8 (H, W, C) of one image as evaluation does. Raises BadImage."""
+        return self.read({"image": record, "index": 0})["image"]
+
+    def _geometry(self, full: tuple[int, int], values: list[Any], rng: np.random.Generator | None) -> list[Geometry]:
+        if rng is None:
+            return [evaluated(full, crops.size, self.how) for crops in self.crops.values() for _ in crops.views]
+        views = [view for crops in self.crops.values() for view in crops.views]
+        sizes = [crops.size for crops in self.crops.values() for _ in crops.views]
+        pairs = list(zip(self.fields, values, strict=True))
+        return drawn(
+            views, sizes, full, self.how, rng, lambda box: all(field.wanted(value, box) for field, value in pairs)
+        )
+
+    def _check_sizes(self, full: tuple[int, int], values: list[Any]) -> None:
+        """Raise BadImage if a field has a value for each pixel and not the image's (width, height)."""
+        for field, value in zip(self.fields, values, strict=True):
+            if (size := field.size(value)) is not None and size != full:
+                raise BadImage(f"the image has {full[0]} x {full[1]} pixels, its mask {size[0]} x {size[1]}")
+
+    def _blank(self, element: Element, rng: np.random.Generator | None) -> Row:
+        row = {}
+        for name, crops in self.crops.items():
+            several = (len(crops.views),) if crops.several else ()
+            row[name] = np.zeros((*several, *crops.size, self.reading.channels), np.uint8)
+        size = next(iter(self.crops.values())).size
+        for field in self.fields:
+            row |= field.blank(element, size, rng)
+        return row
+
+
+def eval_reader(size: tuple[int, int], how: Resize, reading: Reading, fields: tuple[Field, ...] = ()) -> Reader:
+    """Return the reader of evaluation: one image of `size` (height, width), resized and centre-cropped."""
+    return Reader({"image": Crops(size, (View(),))}, fields, how, reading)

@@ -1,0 +1,77 @@
+"""Sources of data: list the records of each split, with their fields. Nothing is decoded here."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from jaxdino.core.errors import UserError
+from jaxdino.core.rules import did_you_mean
+from jaxdino.data.config import DataConfig
+from jaxdino.data.prompts import PromptConfig
+from jaxdino.data.record import Source, Split
+from jaxdino.data.sources import coco, digits, folder, masks, shapes, voc
+
+__all__ = ["SOURCES", "DataConfig", "Listing", "Source", "Split", "load_source"]
+
+
+class Listing(NamedTuple):
+    """How a source is listed.
+
+    Attributes:
+      of: {field: function of a `DataConfig` that lists the records with this field}; that of "prompts" also takes the
+        `PromptConfig`.
+      reads: settings that only some sources read, of `OF_SOURCES`.
+    """
+
+    of: Mapping[str, Callable[..., Source]]
+    reads: tuple[str, ...] = ()
+
+
+SOURCES: dict[str, Listing] = {
+    "digits": Listing({"label": digits.digits}),
+    "folder": Listing({"label": folder.folder}, reads=("classes",)),
+    "images": Listing({"label": folder.images}),
+    "shapes": Listing({"prompts": shapes.shapes}),
+    "masks": Listing({"prompts": masks.masks}, reads=("prompt",)),
+    "voc": Listing({"prompts": voc.voc}),
+    "coco": Listing({"prompts": coco.coco}, reads=("annotations",)),
+}
+"""data.name -> its source."""
+WORDS = {"label": "data source", "prompts": "source of images and masks"}
+"""Fields -> what their sources are called in errors."""
+OF_SOURCES = {"classes": "data.classes", "prompt": "prompts.prompt", "annotations": "prompts.annotations"}
+"""Settings that only the sources which name them in `Listing.reads` read."""
+
+
+def load_source(
+    cfg: Mapping | DataConfig | None, field: str = "label", prompts: Mapping | PromptConfig | None = None
+) -> Source:
+    """List the records of the source named by `cfg.name`.
+
+    Args:
+      cfg: a `DataConfig`, or a dict or ConfigDict of its fields.
+      field: what a task needs to know about each image: its "label", or its "prompts" with their masks (then
+        `class_names` are the prompts, and records of one image are consecutive).
+      prompts: a `PromptConfig`, or a dict or ConfigDict of its fields, for the field "prompts".
+
+    Raises:
+      UserError: for an unknown name or option, a source without this field, a setting that this source does not read,
+        and for any error of the source (with what it found).
+    """
+    cfg, prompts = DataConfig.of(cfg), PromptConfig.of(prompts)
+    known = [name for name, source in SOURCES.items() if field in source.of]
+    if cfg.name not in known:
+        raise UserError(f"unknown {WORDS[field]} {cfg.name!r}; {did_you_mean(cfg.name, known)}")
+    source = SOURCES[cfg.name]
+    _check_read(cfg, prompts, source.reads)
+    return source.of[field](cfg, prompts) if field == "prompts" else source.of[field](cfg)
+
+
+def _check_read(cfg: DataConfig, prompts: PromptConfig, reads: tuple[str, ...]) -> None:
+    """Raise UserError for a setting that differs from its default and that this source does not read."""
+    for name, flag in OF_SOURCES.items():
+        given, default = (cfg, DataConfig()) if hasattr(cfg, name) else (prompts, PromptConfig())
+        if getattr(given, name) != getattr(default, name) and name not in reads:
+            reader = next(key for key, source in SOURCES.items() if name in source.reads)
+            raise UserError(
+                f"{flag}={getattr(given, name)} is for data.name={reader}; {cfg.name!r} does not read it: leave it out"
+            )
