@@ -18,9 +18,9 @@ import numpy as np
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 from jaxdino.data.folders import visible_folders
-from jaxdino.data.mask_folders import read_classes
+from jaxdino.data.mask_reading import IGNORED, read_values, shown
 from jaxdino.data.mask_survey import Seen
-from jaxdino.data.pairs import IGNORED, read_values, shown
+from jaxdino.data.sources.masks import read_classes
 from jaxdino.data.split_names import NONE, ROOT, WORDS, flag
 
 BACKGROUND = "background"

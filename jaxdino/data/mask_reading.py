@@ -13,7 +13,7 @@ from jaxdino.data.reasons import lift_limit
 
 IGNORED = 255  # value of mask pixels that are neither foreground nor background
 HALF = 127
-GREYS = ("1", "L", "P", *SIXTEEN_BIT)
+GREYS = ("1", "L", "P", "I", *SIXTEEN_BIT)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ import types
 
 import numpy as np
 import pytest
-from test_classification import stage
+from test_metrics import stage
 
 from jaxdino.evals.classification import most_frequent, per_class, write_confusion
 from jaxdino.train import pace, results

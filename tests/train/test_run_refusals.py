@@ -130,17 +130,18 @@ def test_many_unreadable_images_are_a_warning_and_best_is_tested_at_its_own_size
     config = tiny.config(1, 1, batch_size=8, data__name="folder")
     config.data.update(root=str(root), val_ratio=0.4)
     config.stages[0].image_size, config.stages[1].image_size = 16, 8
-    sizes, evaluate, answers = {}, Classification._evaluate, Classification._answers
+    sizes, evaluation, measure = {}, Classification.evaluation, Classification.measure
 
-    def spied(self, session, part, split, *rest):
-        sizes[split] = part.image_size
-        return answers(self, session, part, split, *rest)
+    def spied(self, session, part, skeleton):
+        evaluate = evaluation(self, session, part, skeleton)
+        return lambda split, flat: sizes.update({split: part.image_size}) or evaluate(split, flat)
 
-    def judged(self, session, part, *rest):
-        return evaluate(self, session, part, *rest) | {"val/accuracy": 1.0 - part.index}  # the first stage wins
+    def judged(self, session, part):
+        measured = measure(self, session, part)
+        return lambda current: measured(current) | {"val/accuracy": 1.0 - part.index}  # the first stage wins
 
-    monkeypatch.setattr(Classification, "_answers", spied)
-    monkeypatch.setattr(Classification, "_evaluate", judged)
+    monkeypatch.setattr(Classification, "evaluation", spied)
+    monkeypatch.setattr(Classification, "measure", judged)
     assert loop.run(config, tmp_path / "run")["finished"]
     assert sizes == {"val": (8, 8), "test": (16, 16)}
     assert "WARNING: 6 of 20 images could not be read" in capsys.readouterr().out
