@@ -9,6 +9,7 @@ from convert.tables import layouts
 from convert.tables.patches import MODULES, TABLES, naming_of
 from jaxdino.core.errors import UserError
 from jaxdino.models.heads import NO_HEAD, HeadConfig
+from jaxdino.models.heads.linear import LinearHeadConfig
 from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.models.spec import ModelSpec
 
@@ -30,12 +31,17 @@ def rules_of(spec: ModelSpec, layout: str, head: HeadConfig, naming: str = "") -
 
     Args:
       naming: of a segmentation head, a key of `patches.TABLES`; by default that in which it is written.
+
+    Raises:
+      UserError: for a head that has no names in PyTorch.
     """
     if not head.num_classes:
         return ()
     if isinstance(head, PatchesHeadConfig):
         return TABLES[naming or naming_of(spec)]
-    return layouts(spec)[layout].head
+    if isinstance(head, LinearHeadConfig):
+        return layouts(spec)[layout].head
+    raise UserError(f"the head {head.name!r} has no names in PyTorch: convert the backbone alone, with drop_head=True")
 
 
 def bound_table(spec: ModelSpec, layout: str, head: HeadConfig = NO_HEAD, naming: str = "") -> BoundTable:

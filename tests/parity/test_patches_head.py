@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.params import bind, split
 from jaxdino.models.batch_norm import set_training
 from jaxdino.models.heads.patches import PatchesHeadConfig
+from jaxdino.models.registry import get
 from tests.parity.cases import HEADS, PATCH
 from tests.parity.drawing import channels_last, draw, images
 from tests.parity.meta_modules import DINOV3, Apart, MetaViT
@@ -262,6 +264,11 @@ def test_python_face(tmp_path):
         assert_same({"logits": found}, {"logits": model(images(*WIDE))})
     with pytest.raises(UserError, match="classifies each patch, not the image"):
         ours.predict([np.zeros((*NATIVE, 3), np.uint8)])
+
+
+def test_a_head_without_names_in_pytorch_is_not_written_as_another():
+    with pytest.raises(UserError, match="the head 'boxes' has no names in PyTorch"):
+        bound_table(get("dinov2_vits14"), "meta", SimpleNamespace(name="boxes", num_classes=3))
 
 
 def test_refusals(tmp_path):
