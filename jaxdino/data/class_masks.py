@@ -20,7 +20,6 @@ from jaxdino.core.rules import did_you_mean
 from jaxdino.data.folders import visible_folders
 from jaxdino.data.mask_reading import IGNORED, read_values, shown
 from jaxdino.data.mask_survey import Seen
-from jaxdino.data.sources.masks import read_classes
 from jaxdino.data.split_names import NONE, ROOT, WORDS, flag
 
 BACKGROUND = "background"
@@ -72,13 +71,6 @@ class ClassMask:
           BadImage: if the file is missing or cannot be read, has colours or more than `max_pixels`, or is a JPEG.
         """
         return self.table.classes(read_values(self.path, max_pixels, indexed=True))
-
-
-def named_values(file: Path) -> dict[int, str]:
-    """Read {value: class} from a classes.json or classes.txt. Raise UserError for other content."""
-    classes = read_classes(file)
-    first = file.suffix == ".txt" and classes.get(1, "").casefold() == BACKGROUND
-    return {value - first: BACKGROUND if first and value == 1 else name for value, name in classes.items()}
 
 
 def class_table(

@@ -24,6 +24,9 @@ class DataConfig:
       val_split: the folder (list, file) of the validation images; None looks for a usual name, "none" uses none.
       test_split: the folder (list, file) of the test images; None looks for a usual name, "none" uses none.
       classes: "top": the folders of a split are the classes; "leaf": every folder below it that holds images is one.
+      images: the folder of the training images below the root, for masks of classes; None: "images", or split folders.
+      masks: the folder of the masks of the training images, likewise; None: "masks".
+      background: whether value 0 of masks of classes is the class "background" if it has no name; else it is ignored.
       num_threads: reading threads in each process; 0 reads in the calling thread.
       num_workers: reading processes in addition to the main one; 0 reads in the main process.
       max_pixels: an image with more pixels (width x height) is refused before it is decoded.
@@ -44,6 +47,9 @@ class DataConfig:
     val_split: str | None = None
     test_split: str | None = None
     classes: str = "top"
+    images: str | None = None
+    masks: str | None = None
+    background: bool = True
     num_threads: int = 2
     num_workers: int = 0
     max_pixels: int = 64 * 2**20

@@ -26,6 +26,12 @@ def as_size(size: int | tuple[int, int]) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def short_side(size: tuple[int, int], short: int) -> tuple[int, int]:
+    """Return the (height, width) of an image whose short side is resized to `short` pixels; unchanged for 0."""
+    scale = short / min(size)
+    return (max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))) if short else size
+
+
 def get_filter(interpolation: str) -> Image.Resampling:
     """Return Pillow's filter of that name. Raise UserError if it is unknown."""
     if interpolation not in FILTERS:

@@ -5,7 +5,7 @@ A batch has the entries of every field that a task reads, next to image, weight 
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -85,6 +85,36 @@ class Number(Unmoved):
 
 
 LABEL = Number()
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassMap(Unmoved):
+    """The class of each pixel: the entry "mask", uint8 (H, W), 255 where ignored, outside the image too."""
+
+    max_pixels: int
+    name: ClassVar[str] = "class_mask"
+
+    def read(self, element: Element, rng: np.random.Generator | None) -> np.ndarray:
+        """Return uint8 (H, W) of the whole image. Raises BadImage."""
+        mask = element[self.name]
+        return mask(self.max_pixels) if callable(mask) else mask
+
+    def size(self, value: np.ndarray) -> tuple[int, int]:
+        """Return the size of the mask."""
+        return value.shape[1], value.shape[0]
+
+    def wanted(self, value: np.ndarray, box: Box) -> bool:
+        """Return whether any pixel of the box has a class."""
+        left, top, right, bottom = box
+        return bool((value[top:bottom, left:right] != IGNORED).any())
+
+    def move(self, value: np.ndarray, geometry: Geometry, element: Element, rng: np.random.Generator | None) -> Row:
+        """Move the mask with the image."""
+        return {"mask": geometry.plane(value, IGNORED)}
+
+    def blank(self, element: Element, size: tuple[int, int], rng: np.random.Generator | None) -> Row:
+        """Return a mask that is ignored everywhere."""
+        return {"mask": np.full(size, IGNORED, np.uint8)}
 
 
 @dataclasses.dataclass(frozen=True)

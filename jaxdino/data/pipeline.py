@@ -22,7 +22,7 @@ from jaxdino.data.channels import RGB
 from jaxdino.data.config import DataConfig
 from jaxdino.data.crops import as_size, get_filter
 from jaxdino.data.fields import LABEL, Field
-from jaxdino.data.reader import PADDING, Crops, Reader, Records, eval_reader
+from jaxdino.data.reader import PADDING, Crops, Reader, Records, WholeReader, eval_reader
 from jaxdino.data.recipe import KINDS, View, check, expanded, get_preset
 from jaxdino.data.record import Split
 from jaxdino.data.workers import ProcessStream
@@ -117,6 +117,29 @@ def make_eval_iter(
     steps = -(-len(split) // batch_size)
     records = grain.MapDataset.source(Records(split, steps * batch_size)).map(read)
     batches = _share(records, batch_size, process_index, process_count)
+    return EvalBatches(batches, cfg, BadImages(split, cfg.on_bad))
+
+
+def make_whole_iter(
+    split: Split,
+    cfg: DataConfig | Mapping | None = None,
+    *,
+    fields: Sequence[Field],
+    short_side: int = 0,
+    resize: Resize = DEFAULT,
+    channels: int = RGB,
+) -> "EvalBatches":
+    """Return every record once, in order and whole, in batches of one, on every host; fields keep their own size.
+
+    Args:
+      short_side: images are resized to this short side, pixels; 0 keeps their size.
+      split, cfg, fields, channels: as in `make_train_iter`. resize: its filter is used.
+    """
+    cfg = DataConfig.of(cfg)
+    get_filter(resize.interpolation)
+    blank = {"image": Crops((1, 1), (View(),))}  # of an image that cannot be read
+    read = WholeReader(blank, tuple(fields), resize, cfg.reading(channels), short=short_side)
+    batches = _share(grain.MapDataset.source(Records(split, len(split))).map(read), 1, 0, 1)
     return EvalBatches(batches, cfg, BadImages(split, cfg.on_bad))
 
 

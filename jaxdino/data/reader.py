@@ -10,6 +10,7 @@ from jaxdino.core.resize import Resize
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.channels import Reading
 from jaxdino.data.checks import open_image
+from jaxdino.data.crops import short_side
 from jaxdino.data.fields import Element, Field, Row
 from jaxdino.data.geometry import Geometry, drawn, evaluated
 from jaxdino.data.ranges import remarks
@@ -132,6 +133,33 @@ class Reader:
         size = next(iter(self.crops.values())).size
         for field in self.fields:
             row |= field.blank(element, size, rng)
+        return row
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeReader(Reader):
+    """Map an element to a row with the whole image, whose size differs from row to row; fields keep their own size.
+
+    Attributes:
+      short: the short side of the image, pixels; 0 keeps its size.
+    """
+
+    short: int = 0
+
+    def read(self, element: Element, rng: np.random.Generator | None = None) -> Row:
+        """Return the image and its fields. Raises BadImage."""
+        values = [field.read(element, rng) for field in self.fields]
+        moves: list[Geometry] = []
+
+        def plan(full: tuple[int, int]) -> int:
+            self._check_sizes(full, values)
+            moves[:] = [Geometry(full, full[::-1], self.how, box=(0, 0, *full))]
+            return 1
+
+        image = open_image(element["image"], self.reading, plan)
+        row = {"image": dataclasses.replace(moves[0], size=short_side(moves[0].size, self.short)).image(image)}
+        for field, value in zip(self.fields, values, strict=True):
+            row |= field.move(value, moves[0], element, rng)
         return row
 
 

@@ -35,12 +35,6 @@ def two_thirds(crop: Size) -> Size:
     return max(1, crop[0] * 2 // 3), max(1, crop[1] * 2 // 3)
 
 
-def short_side(size: Size, short: int) -> Size:
-    """Return the (height, width) of an image whose short side is resized to `short` pixels; unchanged for 0."""
-    scale = short / min(size)
-    return (max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))) if short else size
-
-
 def window_starts(length: int, crop: int, stride: int) -> list[int]:
     """Return the first pixel of each window along an axis; the last window ends with the image."""
     count = max(length - crop + stride - 1, 0) // stride + 1

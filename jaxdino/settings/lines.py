@@ -10,13 +10,14 @@ from jaxdino.models.lora_spec import LoRA
 from jaxdino.objectives.distill_settings import Distill, Projection
 from jaxdino.objectives.health import Health
 from jaxdino.objectives.segment_settings import Segmenting
+from jaxdino.objectives.semantic_settings import Labelling
 from jaxdino.settings import run
 from jaxdino.stage import GROUP_INHERITS, STAGE_INHERITS, Group, Optimizer, Schedule, Stage
 
 CLASSES: tuple[tuple[str, tuple[type, ...]], ...] = (
     (r"stages\[\]\.groups\.\w+", (Group,)),
     (r"stages\[\]\.lora(\.\w+)?", (LoRA,)),
-    (r"stages\[\]\.objective|objective", (run.Objective, Distill, Segmenting)),
+    (r"stages\[\]\.objective|objective", (run.Objective, Distill, Segmenting, Labelling)),
     (r"(stages\[\]\.|optimizer\.)schedule", (Schedule,)),
     (r"(stages\[\]\.)?optimizer", (Optimizer,)),
     (r"stages\[\]", (Stage,)),

@@ -18,10 +18,11 @@ Values = dict[str, Any]
 
 OF_RUN: tuple[tuple[str, Callable[[ConfigDict], bool], str], ...] = (
     (
-        r"model\.(num_classes|pool|drop_head)",
-        lambda c: c.objective.name == "classify",
+        r"model\.(num_classes|drop_head)",
+        lambda c: c.objective.name in ("classify", "semantic"),
         "this task has no classification head, and drops that of the weights",
     ),
+    (r"model\.pool", lambda c: c.objective.name == "classify", "this task pools no features before its head"),
     (r"model\.drop_head", lambda c: c.model.weights != "random", "random weights have no head"),
     ("rates", lambda c: bool(c.own_rates), "this config has one set of rates"),
     (r"own_rates\..*", lambda c: c.rates == "own", "rates=public"),

@@ -144,6 +144,8 @@ SEGMENTATION: dict[str, Painter] = {
     "val_miou": _miou,
 }
 """Plots of a segmentation run: {file name: painter}."""
+SEMANTIC = SEGMENTATION | {"val_miou": partial(_validated, name="val/miou", title="Mean IoU of the validation masks")}
+"""Plots of a semantic segmentation run: {file name: painter}."""
 
 
 def distillation(baseline: Mapping[str, float]) -> dict[str, Painter]:

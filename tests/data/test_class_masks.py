@@ -7,8 +7,9 @@ import pytest
 
 from jaxdino.core.errors import UserError
 from jaxdino.data.bad_images import BadImage
-from jaxdino.data.class_masks import ClassMask, class_table, folders_of_splits, named_values, paired
+from jaxdino.data.class_masks import ClassMask, class_table, folders_of_splits, paired
 from jaxdino.data.mask_survey import survey
+from jaxdino.data.sources.class_maps import named_values
 from tests.data.pair_folders import MAX, masks_folder, save, with_ones
 
 

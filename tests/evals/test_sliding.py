@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from jaxdino.core import sharding
 from jaxdino.evals import sliding
-from jaxdino.evals.sliding import short_side, slide, two_thirds, window_starts
+from jaxdino.data.crops import short_side
+from jaxdino.evals.sliding import slide, two_thirds, window_starts
 
 CROP, CELL, CLASSES = (12, 16), 4, 3
 WEIGHTS = np.random.default_rng(0).normal(0, 0.1, (CELL * CELL * 3, CLASSES)).astype(np.float32)

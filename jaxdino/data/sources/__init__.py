@@ -8,7 +8,7 @@ from jaxdino.core.rules import did_you_mean
 from jaxdino.data.config import DataConfig
 from jaxdino.data.prompts import PromptConfig
 from jaxdino.data.record import Source, Split
-from jaxdino.data.sources import coco, digits, folder, masks, shapes, voc
+from jaxdino.data.sources import class_maps, coco, digits, folder, masks, shapes, voc
 
 __all__ = ["SOURCES", "DataConfig", "Listing", "Source", "Split", "load_source"]
 
@@ -30,16 +30,27 @@ SOURCES: dict[str, Listing] = {
     "digits": Listing({"label": digits.digits}),
     "folder": Listing({"label": folder.folder}, reads=("classes",)),
     "images": Listing({"label": folder.images}),
-    "shapes": Listing({"prompts": shapes.shapes}),
-    "masks": Listing({"prompts": masks.masks}, reads=("prompt",)),
-    "voc": Listing({"prompts": voc.voc}),
+    "shapes": Listing({"prompts": shapes.shapes, "class_mask": class_maps.shapes}),
+    "masks": Listing(
+        {"prompts": masks.masks, "class_mask": class_maps.masks}, reads=("prompt", "images", "masks", "background")
+    ),
+    "voc": Listing({"prompts": voc.voc, "class_mask": class_maps.voc}, reads=("background",)),
     "coco": Listing({"prompts": coco.coco}, reads=("annotations",)),
 }
 """data.name -> its source."""
-WORDS = {"label": "data source", "prompts": "source of images and masks"}
+WORDS = {"label": "data source", "prompts": "source of images and masks", "class_mask": "source of masks of classes"}
 """Fields -> what their sources are called in errors."""
-OF_SOURCES = {"classes": "data.classes", "prompt": "prompts.prompt", "annotations": "prompts.annotations"}
+OF_SOURCES = {
+    "classes": "data.classes",
+    "prompt": "prompts.prompt",
+    "annotations": "prompts.annotations",
+    "images": "data.images",
+    "masks": "data.masks",
+    "background": "data.background",
+}
 """Settings that only the sources which name them in `Listing.reads` read."""
+OF_CLASSES = ("images", "masks", "background")
+"""Settings that are read for the field "class_mask" only."""
 
 
 def load_source(
@@ -49,8 +60,8 @@ def load_source(
 
     Args:
       cfg: a `DataConfig`, or a dict or ConfigDict of its fields.
-      field: what a task needs to know about each image: its "label", or its "prompts" with their masks (then
-        `class_names` are the prompts, and records of one image are consecutive).
+      field: what a task needs to know about each image: its "label", its "prompts" with their masks (then
+        `class_names` are the prompts, and records of one image are consecutive), or its "class_mask".
       prompts: a `PromptConfig`, or a dict or ConfigDict of its fields, for the field "prompts".
 
     Raises:
@@ -62,15 +73,19 @@ def load_source(
     if cfg.name not in known:
         raise UserError(f"unknown {WORDS[field]} {cfg.name!r}; {did_you_mean(cfg.name, known)}")
     source = SOURCES[cfg.name]
-    _check_read(cfg, prompts, source.reads)
+    _check_read(cfg, prompts, source.reads, field)
     return source.of[field](cfg, prompts) if field == "prompts" else source.of[field](cfg)
 
 
-def _check_read(cfg: DataConfig, prompts: PromptConfig, reads: tuple[str, ...]) -> None:
-    """Raise UserError for a setting that differs from its default and that this source does not read."""
+def _check_read(cfg: DataConfig, prompts: PromptConfig, reads: tuple[str, ...], field: str) -> None:
+    """Raise UserError for a setting that differs from its default and that is not read."""
     for name, flag in OF_SOURCES.items():
         given, default = (cfg, DataConfig()) if hasattr(cfg, name) else (prompts, PromptConfig())
-        if getattr(given, name) != getattr(default, name) and name not in reads:
+        if getattr(given, name) == getattr(default, name):
+            continue
+        if name in OF_CLASSES and field != "class_mask":
+            raise UserError(f"{flag}={getattr(given, name)} is for masks of classes (configs/segment_linear.py)")
+        if name not in reads:
             reader = next(key for key, source in SOURCES.items() if name in source.reads)
             raise UserError(
                 f"{flag}={getattr(given, name)} is for data.name={reader}; {cfg.name!r} does not read it: leave it out"

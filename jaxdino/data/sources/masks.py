@@ -48,11 +48,11 @@ def masks(cfg: DataConfig, prompts: PromptConfig) -> Source:
     ignored: Counter[str] = Counter()
     listed: Listed = {}
     names: dict[str, None] = {}
-    places, called = _places(top, cfg)
-    for split, place in places.items():
+    found, called = places(top, cfg)
+    for split, place in found.items():
         listed[split], named = _scenes(place, top, cfg, prompts, ignored)
         names |= dict.fromkeys(named)
-    used = {part for place in places.values() for part in (place.images, place.masks, place.home)}
+    used = {part for place in found.values() for part in (place.images, place.masks, place.home)}
     for folder in visible_folders(top):
         if not any(path.is_relative_to(folder) for path in used):
             ignored[f"images in the folder {folder.name}/"] += len(find_images(folder, Counter()))
@@ -75,7 +75,7 @@ class Place:
     prefix: str = ""
 
 
-def _places(top: Path, cfg: DataConfig) -> tuple[dict[str, Place], dict[str, str]]:
+def places(top: Path, cfg: DataConfig) -> tuple[dict[str, Place], dict[str, str]]:
     """Return {split: its place} and {split: its folder's name}: train/images, or images/train, or all in "train"."""
     images, masks = top / "images", top / "masks"
     whole = {"train": Place(images, masks, top)}
@@ -104,16 +104,8 @@ def _scenes(
     place: Place, top: Path, cfg: DataConfig, prompts: PromptConfig, ignored: Counter
 ) -> tuple[list[Scene], list[str]]:
     """Return the scenes of one split, and all prompts in label order."""
-    for folder in (place.images, place.masks):
-        if not folder.is_dir():
-            near = ", ".join(path.name for path in visible_folders(folder.parent)[:5]) or "no folders"
-            raise UserError(
-                f"{folder.parent} has no folder {folder.name}/; found: {near}. The layout is images/a.jpg, masks/a.png"
-            )
-    images = _by_name(place.images, ignored, place.prefix)
-    if not images:
-        raise UserError(f"no images under {place.images}")
-    settings = {name: _settings(name, place.home, top) for name in ("prompts.json", "classes.json", "classes.txt")}
+    images = images_of(place, ignored)
+    settings = {name: settings_file(name, place.home, top) for name in ("prompts.json", "classes.json", "classes.txt")}
     folders = {path.name for path in visible_folders(place.masks)}
     if folders and not folders <= {path.name for path in visible_folders(place.images)}:
         if prompts.prompt is not None:
@@ -122,8 +114,8 @@ def _scenes(
                 f"({', '.join(sorted(folders)[:5])}): leave it None, or put the masks directly into masks/"
             )
         return _of_folders(place, sorted(folders), images, cfg, ignored)
-    files = _by_name(place.masks, ignored, place.prefix)
-    matched = _matched(images, files, place, ignored, prompts.allow_unmasked)
+    files = by_name(place.masks, ignored, place.prefix)
+    matched = matched_by_name(images, files, place, ignored, prompts.allow_unmasked)
     if prompts.prompt is not None:
         return _whole({stem: [prompts.prompt] for stem in images}, images, matched, cfg), [prompts.prompt]
     if file := settings["prompts.json"]:
@@ -136,12 +128,26 @@ def _scenes(
     raise UserError(f"nothing says what the masks of {place.masks} show: {WAYS}")
 
 
-def _settings(name: str, place: Path, top: Path) -> Path | None:
+def images_of(place: Place, ignored: Counter) -> dict[str, str]:
+    """Return the images of a split, see `by_name`. Raise UserError if there are none, or a folder is missing."""
+    for folder in (place.images, place.masks):
+        if not folder.is_dir():
+            near = ", ".join(path.name for path in visible_folders(folder.parent)[:5]) or "no folders"
+            raise UserError(
+                f"{folder.parent} has no folder {folder.name}/; found: {near}. The layout is images/a.jpg, masks/a.png"
+            )
+    images = by_name(place.images, ignored, place.prefix)
+    if not images:
+        raise UserError(f"no images under {place.images}")
+    return images
+
+
+def settings_file(name: str, place: Path, top: Path) -> Path | None:
     """Return the file of that name in a split's own folder or at the root."""
     return next((folder / name for folder in (place, top) if (folder / name).is_file()), None)
 
 
-def _by_name(folder: Path, ignored: Counter, prefix: str) -> dict[str, str]:
+def by_name(folder: Path, ignored: Counter, prefix: str) -> dict[str, str]:
     """Return {prefix and path below the folder, without suffix: path}."""
     found: dict[str, str] = {}
     for path in find_images(folder, ignored):
@@ -152,7 +158,7 @@ def _by_name(folder: Path, ignored: Counter, prefix: str) -> dict[str, str]:
     return found
 
 
-def _matched(
+def matched_by_name(
     images: Mapping[str, str], masks: Mapping[str, str], place: Place, ignored: Counter, unmasked: bool
 ) -> dict[str, str]:
     """Return the masks of images, matched by name. Raise UserError if no image has a mask."""
@@ -181,8 +187,8 @@ def _of_folders(
     place: Place, folders: list[str], images: Mapping[str, str], cfg: DataConfig, ignored: Counter
 ) -> tuple[list[Scene], list[str]]:
     """Return scenes of masks/<prompt>/<name>."""
-    masks = {name: _by_name(place.masks / name, ignored, place.prefix) for name in folders}
-    _matched(images, {stem: path for files in masks.values() for stem, path in files.items()}, place, ignored, False)
+    masks = {name: by_name(place.masks / name, ignored, place.prefix) for name in folders}
+    matched_by_name(images, {stem: path for files in masks.values() for stem, path in files.items()}, place, ignored, False)
     found = []
     for stem, path in images.items():
         found.append((path, {name: files[stem] for name, files in masks.items() if stem in files}))

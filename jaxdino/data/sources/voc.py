@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 from jaxdino.core.errors import UserError
 from jaxdino.data.config import DataConfig
@@ -33,6 +34,34 @@ def voc(cfg: DataConfig, prompts: PromptConfig) -> Source:
     Raises:
       UserError: for a missing folder or list, a list without names, names without files, or classes in no mask.
     """
+    ignored: Counter[str] = Counter()
+    found = listed_files(cfg, ignored)
+    listed = {}
+    for split, files in found.files.items():
+        listed[split] = indexed_scenes(files, found.classes, found.where, cfg.max_pixels)
+        ignored["mask without any class"] += sum(not scene.masks for scene in listed[split])
+    names, top = tuple(dict.fromkeys(found.classes.values())), found.top
+    where = origins(cfg, found.called, "")
+    return assemble("voc", put_aside(listed, cfg, top), names, prompts, str(top), ignored, where)
+
+
+class Files(NamedTuple):
+    """The files of a folder in VOC's layout.
+
+    Attributes:
+      files: {split: (image, mask) paths}. called: {split: name of its list}.
+      classes: {value: name}. where: what names them, for messages.
+    """
+
+    top: Path
+    files: dict[str, list[tuple[str, str]]]
+    called: dict[str, str]
+    classes: dict[int, str]
+    where: str
+
+
+def listed_files(cfg: DataConfig, ignored: Counter) -> Files:
+    """Return the files of the lists that are used; what is passed over is counted. Raises UserError as `voc`."""
     top = existing(cfg.root, "voc")
     for name in ("JPEGImages", "SegmentationClass", str(LISTS)):
         if not (top / name).is_dir():
@@ -43,15 +72,8 @@ def voc(cfg: DataConfig, prompts: PromptConfig) -> Source:
     file = top / "classes.txt"
     classes = read_classes(file) if file.is_file() else dict(enumerate((WORDS.get(n, n) for n in CLASSES), 1))
     where = str(file) if file.is_file() else "the list of VOC's 20 classes"
-    ignored: Counter[str] = Counter()
-    listed = {}
-    found = _lists(top, cfg, ignored)
-    for split, name in found.items():
-        listed[split] = indexed_scenes(_files(top, name, ignored), classes, where, cfg.max_pixels)
-        ignored["mask without any class"] += sum(not scene.masks for scene in listed[split])
-    names = tuple(dict.fromkeys(classes.values()))
-    where = origins(cfg, found, "")
-    return assemble("voc", put_aside(listed, cfg, top), names, prompts, str(top), ignored, where)
+    called = _lists(top, cfg, ignored)
+    return Files(top, {split: _files(top, name, ignored) for split, name in called.items()}, called, classes, where)
 
 
 def _lists(top: Path, cfg: DataConfig, ignored: Counter) -> dict[str, str]:

@@ -6,10 +6,12 @@ from jaxdino.train.task import Task
 from jaxdino.train.tasks.classify import Classification
 from jaxdino.train.tasks.distill import Distillation
 from jaxdino.train.tasks.segment import Segmentation
+from jaxdino.train.tasks.semantic import SemanticSegmentation
 
 TASKS: dict[str, Callable[..., Task]] = {
     "classify": Classification,
     "distill": Distillation,
     "segment": Segmentation,
+    "semantic": SemanticSegmentation,
 }
 """objective.name -> its task."""

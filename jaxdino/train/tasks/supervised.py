@@ -20,6 +20,7 @@ from jaxdino.data.mixing import augment
 from jaxdino.data.recipe import View, get_preset
 from jaxdino.evals.evaluator import Evaluator
 from jaxdino.evals.passes import outputs
+from jaxdino.models.heads import HeadConfig
 from jaxdino.objectives.objective import Objective
 from jaxdino.stage import Stage
 from jaxdino.strategy import Plan
@@ -56,11 +57,16 @@ class Supervised:
         cfg = data.config_of(config)
         self.source = data.validated(cfg, self.field)
         tell(data.summary(self.source))
-        card, self.flat = weights.start(config, self.source.class_names, tell)
+        head = self.head(len(self.source.class_names))
+        card, self.flat = weights.start(config, self.source.class_names, tell, head)
         self.card = pixels.settled(cfg, self.source, card, tell)
         self.spec = self.card.spec
         self.new_head = weights.has_new_head(config, self.card, self.flat)
         self.monitors = tuple(f"val/{name}" for name in self.evaluator().names)
+
+    def head(self, classes: int) -> HeadConfig | None:
+        """Return the head to train; None is the linear classification head, pooled as the settings or weights say."""
+        return None
 
     def targets(self, batch: step.Batch) -> tuple[str, jax.Array]:
         """Return the entry of the batch that is learned, and its values (B, classes), which mixing may soften."""
@@ -83,7 +89,7 @@ class Supervised:
     def bare(self, stage: Stage) -> Skeleton:
         """Return the stage's model without adapters."""
         how = precision.how(self.config)
-        return self.spec.skeleton(self.card.num_classes, pool=self.card.pool, drop_path=stage.drop_path, **how)
+        return self.spec.skeleton(head=self.card.head, drop_path=stage.drop_path, **how)
 
     def image_size(self, stage: Stage) -> tuple[int, int]:
         """Return the stage's image size, or the model's own. Raises UserError if the model does not support it."""
@@ -182,19 +188,27 @@ class Supervised:
                 finite &= bool(np.isfinite(rows["logits"]).all())
                 found.update(rows)
             if not finite:
-                raise UserError(
-                    f"the model of stage {part.stage.name!r} outputs nan or infinity for the {split} images: lower its "
-                    "learning rates, check the weights it started from for nan, and start in a new --workdir"
-                )
+                raise UserError(self.not_finite(part, split))
             return found
 
         return evaluate
 
+    def not_finite(self, part: Part, split: str) -> str:
+        """Return the error of a model that outputs nan or infinity."""
+        return (
+            f"the model of stage {part.stage.name!r} outputs nan or infinity for the {split} images: lower its "
+            "learning rates, check the weights it started from for nan, and start in a new --workdir"
+        )
+
     def best_evaluated(self, session: "Session", split: str) -> Any:
         """Return the evaluator of a split after a pass of the saved best model."""
         part = session.setup.parts[session.progress.best_model["stage"]]
+        return self.evaluation(session, part, self.bare(part.stage))(split, self.best(session))
+
+    def best(self, session: "Session") -> Flat:
+        """Return the leaves of the saved best model, on the devices."""
         flat = weights.load(session.folder / "best")
-        return self.evaluation(session, part, self.bare(part.stage))(split, sharding.put(flat, session.where(flat)))
+        return sharding.put(flat, session.where(flat))
 
     @property
     def tested(self) -> str:

@@ -1,0 +1,166 @@
+"""The semantic segmentation task: masks of classes, a linear head on patch tokens, mIoU in sliding windows."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import jax
+import numpy as np
+
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import Flat, Skeleton
+from jaxdino.data import photometric, pipeline
+from jaxdino.data.fields import ClassMap
+from jaxdino.data.recipe import View, get_preset, unmixed
+from jaxdino.data.record import Split
+from jaxdino.evals.segmentation_pictures import draw_classes
+from jaxdino.evals.semantic import NAMES, SemanticEvaluator
+from jaxdino.evals.sliding import WindowLogits, slide
+from jaxdino.models.heads.patches import PatchesHeadConfig
+from jaxdino.objectives.semantic import Semantic
+from jaxdino.objectives.semantic_settings import Labelling
+from jaxdino.stage import Stage
+from jaxdino.train import data, plots, results, step, weights
+from jaxdino.train.task import Part, State
+from jaxdino.train.tasks.supervised import OPTIMISTIC, Supervised, in_split
+
+if TYPE_CHECKING:
+    from jaxdino.train.session import Session
+
+DRAWN = 6  # images of the picture at the end
+ENDS = 5  # classes listed at each end, if there are many
+OF_STAGES = ("name", "label_smoothing")  # of config.objective: not of `Labelling`
+
+
+class SemanticSegmentation(Supervised):
+    """Give every pixel a class."""
+
+    field: ClassVar = "class_mask"
+    arrays: ClassVar = ("image", "mask", "weight")
+    shown: ClassVar = "val/miou"
+    columns: ClassVar = ("val/miou", "val/pixel_accuracy")
+    plots: ClassVar = plots.SEMANTIC
+
+    def __init__(self, config: Any, *how: Any):
+        given = {name: value for name, value in config.objective.items() if name not in OF_STAGES}
+        self.settings = Labelling(**given)
+        self.fields = (ClassMap(config.data.max_pixels),)
+        super().__init__(config, *how)
+        self.monitors = tuple(f"val/{name}" for name in NAMES)
+
+    def head(self, classes: int) -> PatchesHeadConfig:
+        """Return batch norm and a linear layer on the patch tokens."""
+        return PatchesHeadConfig(classes, self.settings.blocks, self.settings.dropout)
+
+    def skeleton(self, stage: Stage) -> Skeleton:
+        """Return the backbone and the head, with the stage's adapters. Raises UserError for an augmentation that mixes."""
+        view = get_preset(stage.augment)
+        if view != unmixed(view):
+            self.tell(f"stage {stage.name!r}: erasing, mixup and cutmix are not applied to images with masks")
+        return super().skeleton(stage)
+
+    def augment(self, view: View, key: jax.Array, batch: step.Batch) -> step.Batch:
+        """Augment the colours of a batch."""
+        how = self.spec.preprocess.mean, self.spec.preprocess.std
+        return batch | {"image": photometric.augment_view(key, batch["image"], unmixed(view), *how)}
+
+    def objective(self, part: Part, current: State) -> Semantic:
+        """Return cross entropy of the pixels, with the stage's label smoothing."""
+        return Semantic(part.stage.label_smoothing)
+
+    def evaluator(self) -> SemanticEvaluator:
+        """Return IoU and accuracies."""
+        return SemanticEvaluator(self.source.class_names)
+
+    def evaluation(
+        self, session: "Session", part: Part, skeleton: Skeleton
+    ) -> Callable[[str, Flat], SemanticEvaluator]:
+        """Return a function (split, leaves) -> the evaluator after a pass, at the masks' own sizes.
+
+        Raises (when called):
+          Stopped: if the run is asked to stop during the pass.
+          UserError: if no image of the split can be read, no pixel has a class, or the model outputs nan or infinity.
+        """
+        windows = self.windows(session, part, skeleton)
+
+        def evaluate(split: str, flat: Flat) -> SemanticEvaluator:
+            found = self.evaluator()
+            for (_, mask), logits in windows(self.source.split(split), flat):
+                if not np.isfinite(logits.patches).all():
+                    raise UserError(self.not_finite(part, split))
+                labels, loss = logits.judged(mask)
+                found.update({"prediction": [labels], "mask": [mask], "loss": [loss]})
+            if not found.matrix.any():
+                raise UserError(f"no pixel of the {split} masks has a class: all are ignored")
+            return found
+
+        return evaluate
+
+    def windows(
+        self, session: "Session", part: Part, skeleton: Skeleton
+    ) -> Callable[[Split, Flat], Iterator[tuple[tuple[np.ndarray, np.ndarray], WindowLogits]]]:
+        """Return a function (split, leaves) -> ((image, mask), logits) of each readable image, over all devices."""
+        how, size = self.spec.preprocess, part.image_size
+        normalize = partial(photometric.normalize, mean=how.mean, std=how.std)
+        eval_step = step.compile_eval_step(skeleton, normalize, self.mesh)
+        short = min(size) if self.settings.short_side is None else self.settings.short_side
+        reading = dict(fields=self.fields, short_side=short, resize=how.resize, channels=self.spec.config.in_channels)
+        cfg = data.reading(self.config, how)
+
+        def images(split: Split) -> Iterator[Any]:
+            batches = pipeline.make_whole_iter(split, cfg, **reading)
+            for batch in session.each(split.name, batches):
+                if batch["weight"][0]:
+                    image, mask = batch["image"][0], batch["mask"][0]
+                    yield (image, mask), image, mask.shape
+
+        def found(split: Split, flat: Flat) -> Iterator[Any]:
+            forward = lambda image: eval_step(flat, {"image": image})["logits"]  # noqa: E731
+            fill = tuple(min(255, max(0, round(255 * mean))) for mean in how.mean)
+            return slide(
+                forward, images(split), crop=size, batch_size=part.stage.batch_size, fill=fill, mesh=self.mesh
+            )
+
+        return found
+
+    def save_best(self, folder: Any, part: Part, flat: Any) -> None:
+        """Write the model to best/, with the short side that it was evaluated at."""
+        super().save_best(folder, part, flat)
+
+    def finish(self, session: "Session") -> tuple[dict[str, Any], list[str]]:
+        """Evaluate the saved best model on the test split, or on the validation split if there is none; draw images."""
+        split = self.tested
+        evaluated = self.best_evaluated(session, split)
+        found = evaluated.compute()
+        self._draw(session, split)
+        values = ", ".join(f"{name.replace('_', ' ')} {found[name]:.4f}" for name in NAMES)
+        lines = [
+            f"{split} ({results.model_words(session.delivered)}): {values}",
+            *class_lines(split, {name[4:]: value for name, value in found.items() if name.startswith("iou/")}),
+            *([f"{', '.join(evaluated.absent)}: in no {split} mask"] if evaluated.absent else []),
+            *([OPTIMISTIC] if split == "val" else []),
+        ]
+        return in_split(split, found), lines
+
+    def _draw(self, session: "Session", split: str) -> None:
+        """Draw some images of a split, evenly spaced, with truth and prediction of the saved best model."""
+        whole, part = self.source.split(split), session.setup.parts[session.progress.best_model["stage"]]
+        rows = np.unique(np.linspace(0, len(whole) - 1, DRAWN).astype(int)).tolist()
+        windows = self.windows(session, part, self.bare(part.stage))
+        shown = [(*pair, logits.labels()) for pair, logits in windows(whole.chosen(rows), self.best(session))]
+        if session.chief and shown:
+            images, truths, predictions = zip(*shown, strict=True)
+            images = [image[..., :3] if image.shape[2] >= 3 else image[..., [0, 0, 0]] for image in images]
+            file = session.folder / "segmentation.png"
+            draw_classes(images, truths, predictions, self.source.class_names, file)
+
+
+def class_lines(split: str, iou: dict[str, float]) -> list[str]:
+    """List the IoU of each class, ascending; of many classes, only the lowest and the highest few."""
+    ordered = [f"{name} {value:.3f}" for name, value in sorted(iou.items(), key=lambda item: item[1])]
+    if len(ordered) <= 2 * ENDS:
+        return [f"{split} IoU of each class: {', '.join(ordered)}"]
+    return [
+        f"{split} IoU of the {ENDS} lowest of {len(ordered)} classes: {', '.join(ordered[:ENDS])}",
+        f"{split} IoU of the {ENDS} highest: {', '.join(ordered[-ENDS:])}; all are in summary.json",
+    ]
