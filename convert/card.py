@@ -44,6 +44,11 @@ class Card:
         return self.head.num_classes
 
     @property
+    def labels_pixels(self) -> bool:
+        """Whether the head gives every patch a class, and so every pixel."""
+        return self.num_classes > 0 and self.head.of == "patch"
+
+    @property
     def pool(self) -> str:
         """Pooling of the classification head, or of a new one: the family's unless the head has another."""
         return getattr(self.head, "pool", self.spec.pool)

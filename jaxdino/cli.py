@@ -16,7 +16,7 @@ from jaxdino.core.rules import did_you_mean
 LINES = {
     "train": "train with a config: adapt a backbone, or learn one without labels",
     "predict": "classify images with a trained model",
-    "segment": "segment images by text prompts",
+    "segment": "segment images by text prompts or by classes",
     "evaluate": "evaluate frozen features: k-NN, linear probe",
     "convert": "convert weights between PyTorch and jaxdino: import, export, inspect, verify, list",
     "configs": "list the configs that `jaxdino train --config=NAME` takes",

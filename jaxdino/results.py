@@ -3,13 +3,15 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from convert.atomic import AtomicFiles, refuse_existing
 from jaxdino.core.errors import UserError
 
+Add = Callable[[dict[str, Any]], None]
 SUFFIXES = (".csv", ".json", ".jsonl")
 
 
@@ -26,6 +28,16 @@ def check(flag: str, file: str | None, overwrite: bool) -> None:
         refuse_existing([path], overwrite)
     except UserError:
         raise UserError(f"{flag} {file} exists already: give another file, or --overwrite") from None
+
+
+@contextmanager
+def opened(file: str | None, columns: Sequence[str], show: Add) -> Iterator[Add]:
+    """Yield the function that takes a row: a new table's, or `show` without a file."""
+    if file is None:
+        yield show
+        return
+    with Table(file, columns) as table:
+        yield table.add
 
 
 class Table:

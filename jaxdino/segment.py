@@ -1,16 +1,16 @@
-"""Segment images by text prompts: `python -m jaxdino.segment --workdir DIR --prompt "red circle" IMAGE...`.
+"""Segment images: `python -m jaxdino.segment --workdir DIR [--prompt "red circle"] IMAGE...`.
 
 IMAGE is a file, a folder (all images in it and below) or a pattern in quotes, such as 'photos/**/*.jpg'.
-Writes, for each image, a mask for each prompt (<image>.<prompt>.png, 0 and 255) and a picture with all masks
-(<image>.overlay.png); and masks.json, the masks of all images as a COCO dataset.
+A model of text prompts writes, for each image, a mask for each prompt (<image>.<prompt>.png, 0 and 255) and a picture
+with all masks (<image>.overlay.png); and masks.json, the masks of all images as a COCO dataset. A model of classes
+writes one mask of all classes (<image>.png, with a palette), the picture, and classes.txt, line i for value i.
 """
 
 import argparse
 import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ from jaxdino.data.inputs import Input, find_inputs
 from jaxdino.data.ranges import ARGUMENT, Range
 from jaxdino.mask_files import MaskFiles, Query
 from jaxdino.predict import say, skip
+from jaxdino.segment_classes import segment_classes
 
 FAMILY = "clipdinosam"
 COLUMNS = ("path", "prompt", "mask", "area", "share", "score", "error")
@@ -43,7 +44,7 @@ def _run(argv: list[str] | None) -> int:
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or a pattern in quotes")
     parser.add_argument("--workdir", required=True, help="the folder of a segmentation run")
-    parser.add_argument("--prompt", required=True, action="append", metavar="TEXT", help="may be given several times")
+    parser.add_argument("--prompt", default=[], action="append", metavar="TEXT", help="may be given several times")
     parser.add_argument(
         "--points", metavar="X,Y;...", help="pixels in the object, or with a third number 0 outside it: '12,30;40,8,0'"
     )
@@ -121,7 +122,13 @@ def segment(
     from convert import assumptions
     from jaxdino.api.opening import open_model
 
-    _check_run(Path(workdir))
+    if _check_run(Path(workdir)).labels_pixels:
+        given = {"--prompt": prompts, "--points": points, "--boxes": boxes, "--threshold": threshold}
+        if flag := next((flag for flag, value in given.items() if value), None):
+            raise UserError(f"the model in {workdir} has classes of its own and takes no prompts: leave out {flag}")
+        return segment_classes(workdir, names, out, table, overwrite, sixteen_bit)
+    if not prompts:
+        raise UserError(f"the model in {workdir} segments what a text names: --prompt 'red circle'")
     if not math.isfinite(threshold):
         raise UserError(f"--threshold {threshold}: give a number; logits above it are the mask")
     if sixteen_bit is not None:
@@ -142,7 +149,7 @@ def segment(
     for line in (*notes, *lines):
         say(line)
     reading = model.reading([image.path for image in images], sixteen_bit, ARGUMENT, say)
-    with _rows(table) as add, files:
+    with results.opened(table, COLUMNS, _print) as add, files:
         failed = _segment(model, images, reading, {"threshold": threshold, **spatial}, files, add)
     if table is not None:
         unread = f"; {failed} of {len(images)} images have none, with the reason" if failed else ""
@@ -179,16 +186,6 @@ def _segment(model: Any, images: list[Input], reading: Any, how: dict[str, Any],
     return failed
 
 
-@contextmanager
-def _rows(table: str | None) -> Iterator[Any]:
-    """Yield the function that takes a row for each mask, or for an image without masks."""
-    if table is None:
-        yield _print
-        return
-    with results.Table(table, COLUMNS) as opened:
-        yield opened.add
-
-
 def _print(row: dict[str, Any]) -> None:
     if "error" not in row:
         print(f"{row['path']}\t{row['prompt']}\t{row['share']:.4f}\t{row['score']:.4f}", flush=True)
@@ -221,8 +218,8 @@ def _queries(prompts: list[str], boxes: Sequence[tuple[float, ...]]) -> list[Que
     return [Query(*row) for row in zip(prompts * (count // len(prompts)), repeated, names, strict=True)]
 
 
-def _check_run(workdir: Path) -> None:
-    """Raise UserError unless the folder holds a segmenter."""
+def _check_run(workdir: Path) -> Any:
+    """Return the card of the model. Raise UserError unless the folder holds one that segments."""
     from convert.hub import find
     from convert.store import is_model, load_card
 
@@ -233,10 +230,11 @@ def _check_run(workdir: Path) -> None:
         raise UserError(f"the run in {workdir} has not finished a stage yet")
     folder = find(workdir)
     card = load_card(folder) if is_model(folder) else None
-    if card is None or card.spec.family != FAMILY:
+    if card is None or (card.spec.family != FAMILY and not card.labels_pixels):
         held = f"a {card.spec.name}, which takes no prompts" if card else "neither a run nor a model"
         hint = f"{program('predict')} classifies" if card and card.num_classes else "configs/clipdinosam.py trains one"
         raise UserError(f"{workdir} holds {held}: the folder of a segmentation run is needed ({hint})")
+    return card
 
 
 def _check_spatial(names: list[str], count: int, spatial: dict[str, Any]) -> None:

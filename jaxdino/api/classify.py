@@ -34,8 +34,11 @@ def check(model: Any, topk: int, batch_size: int) -> None:
             f"{model.name} has no classification head: train one ({program('train')} --config=linear), "
             "or load one with jaxdino.load(SRC, head=FILE)"
         )
-    if model.card.head.of != "image":
-        raise UserError(f"the head of {model.name} classifies each {model.card.head.of}, not the image")
+    if model.card.labels_pixels:
+        raise UserError(
+            f"{model.name} here gives every pixel a class: {program('segment')} writes its masks, and "
+            "model.segment([image]) returns them"
+        )
 
 
 def classify(

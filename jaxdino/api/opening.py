@@ -17,6 +17,7 @@ from jaxdino.api.head import HeadModel
 from jaxdino.api.model import Model
 from jaxdino.api.sam import SamModel
 from jaxdino.api.segmenter import Segmenter
+from jaxdino.api.semantic import SemanticModel
 from jaxdino.core.bars import by_bytes
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Digest
@@ -69,7 +70,8 @@ def open_model(
             flat[path] = _placed(path, array.astype(DTYPES[dtype], copy=False) if cast else array, mesh)
     card = dataclasses.replace(card, digest=digest.value())
     lines = [assumptions.spelled(note, words) for note in opened.notes if note.startswith((WARNING, assumptions.MARK))]
-    return FACES.get(card.spec.family, Model)(card, skeleton, flat, opened.companions), lines
+    face = SemanticModel if card.labels_pixels else FACES.get(card.spec.family, Model)
+    return face(card, skeleton, flat, opened.companions), lines
 
 
 def _placed(path: str, array: np.ndarray, mesh: Mesh | None) -> jax.Array:

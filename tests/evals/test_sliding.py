@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from jaxdino.core import sharding
-from jaxdino.evals import sliding
 from jaxdino.data.crops import short_side
+from jaxdino.evals import sliding
 from jaxdino.evals.sliding import slide, two_thirds, window_starts
 
 CROP, CELL, CLASSES = (12, 16), 4, 3

@@ -89,7 +89,7 @@ def _matched(place: Place, ignored: Counter) -> Files:
     """Return the files of one split. Raises UserError if there are none."""
     images = images_of(place, ignored)
     labels = by_name(place.masks, ignored, place.prefix)
-    found, end = paired(images, labels)
+    found, _ = paired(images, labels)
     if not found:
         found = matched_by_name(images, labels, place, ignored, False)  # raises
     else:

@@ -188,7 +188,9 @@ def _of_folders(
 ) -> tuple[list[Scene], list[str]]:
     """Return scenes of masks/<prompt>/<name>."""
     masks = {name: by_name(place.masks / name, ignored, place.prefix) for name in folders}
-    matched_by_name(images, {stem: path for files in masks.values() for stem, path in files.items()}, place, ignored, False)
+    matched_by_name(
+        images, {stem: path for files in masks.values() for stem, path in files.items()}, place, ignored, False
+    )
     found = []
     for stem, path in images.items():
         found.append((path, {name: files[stem] for name, files in masks.items() if stem in files}))

@@ -1,7 +1,9 @@
 """The semantic segmentation task: masks of classes, a linear head on patch tokens, mIoU in sliding windows."""
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
@@ -20,7 +22,7 @@ from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.objectives.semantic import Semantic
 from jaxdino.objectives.semantic_settings import Labelling
 from jaxdino.stage import Stage
-from jaxdino.train import data, plots, results, step, weights
+from jaxdino.train import adapters, data, plots, results, step, weights
 from jaxdino.train.task import Part, State
 from jaxdino.train.tasks.supervised import OPTIMISTIC, Supervised, in_split
 
@@ -117,15 +119,16 @@ class SemanticSegmentation(Supervised):
         def found(split: Split, flat: Flat) -> Iterator[Any]:
             forward = lambda image: eval_step(flat, {"image": image})["logits"]  # noqa: E731
             fill = tuple(min(255, max(0, round(255 * mean))) for mean in how.mean)
-            return slide(
-                forward, images(split), crop=size, batch_size=part.stage.batch_size, fill=fill, mesh=self.mesh
-            )
+            return slide(forward, images(split), crop=size, batch_size=part.stage.batch_size, fill=fill, mesh=self.mesh)
 
         return found
 
-    def save_best(self, folder: Any, part: Part, flat: Any) -> None:
-        """Write the model to best/, with the short side that it was evaluated at."""
-        super().save_best(folder, part, flat)
+    def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray]) -> None:
+        """Write the model to best/, with the short side that it was evaluated at if it is not the training size."""
+        short = self.settings.short_side
+        how = {} if short is None else {"short_side": short}
+        card = dataclasses.replace(self.card, source={**self.card.source, **how})
+        weights.save(folder / "best", card, part.image_size, adapters.merged(flat, part))
 
     def finish(self, session: "Session") -> tuple[dict[str, Any], list[str]]:
         """Evaluate the saved best model on the test split, or on the validation split if there is none; draw images."""

@@ -1,0 +1,118 @@
+"""Write the masks of a model that gives every pixel a class: part of `python -m jaxdino.segment`."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from PIL import Image
+
+from convert.atomic import AtomicFiles
+from jaxdino import results
+from jaxdino.core.bars import bar
+from jaxdino.core.command import uninterrupted
+from jaxdino.data.inputs import Input, find_inputs
+from jaxdino.mask_files import OVERLAY, MaskFiles, Query
+from jaxdino.predict import say, skip
+
+COLUMNS = ("path", "class", "mask", "area", "share", "error")
+CLASSES, BACKGROUND = "classes.txt", "background"
+WINDOWS = 8  # of a batch
+
+
+class ClassFiles(MaskFiles):
+    """Write masks of classes into a folder, keeping the sub-folders of the images, and classes.txt on exit.
+
+    Values are 0 to n - 1 if the first class is the background, else 1 to n: line i of classes.txt names value i, or, if
+    its first line is "background", value i - 1. The source "masks" reads them so.
+    """
+
+    def __init__(self, folder: Path, class_names: Sequence[str]):
+        super().__init__(folder, [Query("", None, "")])
+        self.names = tuple(class_names)
+        self.first = 0 if self.names[0].casefold() == BACKGROUND else 1
+
+    def __exit__(self, *_) -> None:
+        with uninterrupted(), AtomicFiles(self.folder) as drafts, drafts.open(CLASSES) as file:
+            file.write("".join(f"{name}\n" for name in self.names).encode())
+
+    def path(self, image: Input, name: str) -> Path:
+        """Return the file of an image's mask, or of its `OVERLAY`."""
+        return super().path(image, name) if name else self.folder / Path(image.below).with_suffix(".png")
+
+    def write_labels(self, image: Input, picture: np.ndarray, labels: np.ndarray) -> Path:
+        """Write the mask uint8 (H, W) of an image uint8 (h, w, C), and its picture; return the file of the mask."""
+        from jaxdino.evals.segmentation_pictures import class_colours, draw_classes
+
+        file, overlay = self.path(image, ""), self.path(image, OVERLAY)
+        palette = np.zeros((256, 3), np.uint8)
+        palette[self.first : self.first + len(self.names)] = class_colours(self.names)
+        mask = Image.fromarray(labels + np.uint8(self.first))
+        mask.putpalette(palette.ravel().tolist())
+        shown = picture[..., :3] if picture.shape[2] >= 3 else picture[..., [0, 0, 0]]
+        with uninterrupted(), AtomicFiles(file.parent) as drafts:
+            with drafts.open(file.name) as opened:
+                mask.save(opened, "PNG")
+            with drafts.open(overlay.name) as opened:
+                draw_classes([shown], None, [labels], self.names, cast(Any, opened))
+        return file
+
+
+def segment_classes(
+    workdir: str, names: list[str], out: str, table: str | None, overwrite: bool, sixteen_bit: str | None
+) -> int:
+    """Write the masks and pictures into `out`; print a line for each class in an image: the image, the class, its share.
+
+    Args, returns and raises as `segment.segment`.
+    """
+    from convert import assumptions
+    from jaxdino.api.opening import open_model
+    from jaxdino.data.bad_images import BadImage
+    from jaxdino.data.ranges import ARGUMENT, Range, remarks
+
+    if sixteen_bit is not None:
+        Range.of(sixteen_bit, ARGUMENT)
+    results.check("--table", table, overwrite)
+    images, notes = find_inputs(names, leave_out=out)
+    opened, lines = open_model(Path(workdir), words=assumptions.IMPORT)
+    model: Any = opened  # a `SemanticModel`, since its head gives pixels classes
+    files = ClassFiles(Path(out), model.class_names or tuple(map(str, range(model.card.num_classes))))
+    files.check(images, table)
+    for line in (*notes, *lines):
+        say(line)
+    reading = model.reading([image.path for image in images], sixteen_bit, ARGUMENT, say)
+    failed: list[str] = []
+
+    def pictures(add: Any) -> Iterator[tuple[Any, np.ndarray, tuple[int, int]]]:
+        shown = table is None and sys.stdout.isatty()  # no progress bar if the lines show the progress
+        for image in images if shown else bar(images, "segmenting"):
+            try:
+                with remarks() as changed:
+                    picture, size = model.opened(image.path, reading)
+            except BadImage as err:
+                skip(image.path, err)
+                add({"path": image.path, "error": str(err)})
+                failed.append(image.path)
+                continue
+            for line in changed:
+                say(f"{image.path}: {line}")
+            yield (image, picture), picture, size
+
+    count = 0
+    with results.opened(table, COLUMNS, _print) as add, files:
+        for (image, picture), logits in model.windows(pictures(add), WINDOWS):
+            labels = logits.labels()
+            file, count = files.write_labels(image, picture, labels), count + 1
+            areas = np.bincount(labels.ravel(), minlength=len(files.names))
+            for place in np.argsort(-areas, kind="stable")[: np.count_nonzero(areas)].tolist():
+                share = round(float(areas[place] / labels.size), 6)
+                row = {"class": files.names[place], "mask": str(file), "area": int(areas[place]), "share": share}
+                add({"path": image.path, **row})
+    print(f"{count} masks in {out}" + (f"; {len(failed)} images could not be read" if failed else ""))
+    return int(bool(failed))
+
+
+def _print(row: dict[str, Any]) -> None:
+    if "error" not in row:
+        print(f"{row['path']}\t{row['class']}\t{row['share']:.4f}", flush=True)
