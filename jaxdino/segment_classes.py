@@ -62,7 +62,7 @@ class ClassFiles(MaskFiles):
 def segment_classes(
     workdir: str, names: list[str], out: str, table: str | None, overwrite: bool, sixteen_bit: str | None
 ) -> int:
-    """Write the masks and pictures into `out`; print a line for each class in an image: the image, the class, its share.
+    """Write the masks and pictures into `out`; print a line for each class of an image, with its share.
 
     Args, returns and raises as `segment.segment`.
     """

@@ -55,7 +55,7 @@ class SemanticSegmentation(Supervised):
         return PatchesHeadConfig(classes, self.settings.blocks, self.settings.dropout)
 
     def skeleton(self, stage: Stage) -> Skeleton:
-        """Return the backbone and the head, with the stage's adapters. Raises UserError for an augmentation that mixes."""
+        """Return the backbone and the head, with the stage's adapters."""
         view = get_preset(stage.augment)
         if view != unmixed(view):
             self.tell(f"stage {stage.name!r}: erasing, mixup and cutmix are not applied to images with masks")
