@@ -109,7 +109,10 @@ def segment_classes(
                 share = round(float(areas[place] / labels.size), 6)
                 row = {"class": files.names[place], "mask": str(file), "area": int(areas[place]), "share": share}
                 add({"path": image.path, **row})
-    print(f"{count} masks in {out}" + (f"; {len(failed)} images could not be read" if failed else ""))
+    print(
+        f"{count} masks in {out}"
+        + (f"; {len(failed)} image{'s' * (len(failed) > 1)} could not be read" if failed else "")
+    )
     return int(bool(failed))
 
 

@@ -36,8 +36,8 @@ def check(model: Any, topk: int, batch_size: int) -> None:
         )
     if model.card.labels_pixels:
         raise UserError(
-            f"{model.name} here gives every pixel a class: {program('segment')} writes its masks, and "
-            "model.segment([image]) returns them"
+            f"the head of {model.name} classifies each patch, not the image: {program('segment')} writes the class of "
+            "each pixel, and model.segment([image]) returns it"
         )
 
 
