@@ -31,7 +31,7 @@ FREE += ("data.num_workers", "data.num_threads")
 LENGTH = r"stages\[(\d+)\]\.(?:epochs|steps)"
 
 # Settings missing in older runs, with the values that match their behaviour.
-ADDED: dict[str, dict[str, Any]] = {"data": {"classes": "top"}, "prompts": {"per_image": 1}}
+ADDED: dict[str, dict[str, Any]] = {"data": {"classes": "top", "background": True}, "prompts": {"per_image": 1}}
 ADDED_TO_VIEWS = ("warp", "noise", "mixup", "cutmix", "mix_prob", "switch_prob")
 ADDED_TO_VIEWS += ("erase_prob", "erase_area", "erase_ratio")
 
