@@ -63,7 +63,7 @@ class SemanticModel(Model):
         own = image.size[1], image.size[0]
         size = short_side(own, self.card.source.get("short_side", min(how.size)))
         if size != own:
-            image = image.resize(size[::-1], get_filter(how.interpolation))
+            image = image.resize((size[1], size[0]), get_filter(how.interpolation))
         return pixels(image), own
 
     def windows(

@@ -1,7 +1,7 @@
 """Map 16-bit, 32-bit and float pixels to 8 bits: choose which pixel values become black and white."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -21,11 +21,12 @@ _remarks: ContextVar[list[str] | None] = ContextVar("remarks", default=None)
 
 
 @contextmanager
-def remarks():
+def remarks() -> Iterator[list[str]]:
     """Collect remarks about the images that this thread reads inside the block: a list of lines."""
-    token = _remarks.set([])
+    said: list[str] = []
+    token = _remarks.set(said)
     try:
-        yield _remarks.get()
+        yield said
     finally:
         _remarks.reset(token)
 

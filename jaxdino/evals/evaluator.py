@@ -20,3 +20,4 @@ class Evaluator(Protocol):
 
     def compute(self) -> dict[str, float]:
         """Return {metric: value} of everything added. Raises UserError if there is no image."""
+        ...

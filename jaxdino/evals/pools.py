@@ -1,5 +1,6 @@
 """Pooled features of an image: those of a classification head, or means over a grid as well."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -31,7 +32,7 @@ def _shares(side: int, cells: int) -> np.ndarray:
     return (inside / inside.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def _grid(outs: list[Output]) -> jax.Array:
+def _grid(outs: Sequence[Output]) -> jax.Array:
     parts = grid(outs[-1].patches)
     return parts.reshape(len(parts), -1)
 
