@@ -1,7 +1,8 @@
 """Classify images with a trained model: `python -m jaxdino.predict --workdir DIR IMAGE...`.
 
 IMAGE is a file, a folder (all images in it and below) or a pattern in quotes, such as 'photos/**/*.jpg'.
-Prints a line for each image: its path, then class and probability, tab-separated; or writes a table with --out.
+Prints a line for each image: its path, then class and probability, tab-separated; or writes a table with --out. A model
+of images with several labels gives all classes above their thresholds, or none.
 """
 
 import argparse
@@ -57,6 +58,8 @@ def predict(
 ) -> int:
     """Print or write the `top` classes of each image, with their probabilities.
 
+    A model of images with several labels gives all classes above their thresholds; `top` does not matter.
+
     Args:
       names: files, folders and patterns, as `data.inputs.find_inputs` takes them.
       out: a .csv, .json or .jsonl file for the results, including unread images; None prints a line for each image.
@@ -89,13 +92,16 @@ def predict(
     inputs, notes = find_inputs(names)
     model, lines = open_model(workdir, words=assumptions.IMPORT)
     classify.check(model, top, batch_size)
-    if top > model.card.num_classes:
+    several = bool(classify.thresholds(model))
+    if several and top > 1:
+        notes.append(f"--top {top} has no effect: the model gives all classes above their thresholds")
+    elif top > model.card.num_classes:
         notes.append(f"--top {top}: the model has {model.card.num_classes} classes, which are all given")
     for line in (*notes, *lines):
         say(line)
     paths, failed, changed = [image.path for image in inputs], 0, {}
     reading = model.reading(paths, sixteen_bit, ARGUMENT, say)
-    with _written(out, min(top, model.card.num_classes)) as write:
+    with _written(out, None if several else min(top, model.card.num_classes)) as write:
         found = classify.classify(model, paths, reading, top, batch_size, changed)
         shown = out is None and sys.stdout.isatty()  # no progress bar if the lines show the progress
         for path, classes in zip(paths, found if shown else bar(found, "predicting", total=len(paths)), strict=True):
@@ -123,14 +129,22 @@ def skip(path: str, why: Exception) -> None:
 
 
 @contextmanager
-def _written(out: str | None, top: int) -> Iterator[Callable[[str, Any], None]]:
-    """Yield the function that takes an image's path and its classes, or the error if it has none."""
+def _written(out: str | None, top: int | None) -> Iterator[Callable[[str, Any], None]]:
+    """Yield the function that takes an image's path and its classes, or the error if it has none.
+
+    Args:
+      top: classes of each image; None for any number.
+    """
     if out is None:
         yield _print
         return
-    more = [name for i in range(2, top + 1) for name in (f"class_{i}", f"probability_{i}")]
-    with results.Table(out, ["path", "class", "probability", *more, "error"]) as table:
-        yield lambda path, classes: table.add(_row(path, classes, table.kind == ".csv"))
+    columns = ["labels", "probabilities"]
+    if top is not None:
+        more = [name for i in range(2, top + 1) for name in (f"class_{i}", f"probability_{i}")]
+        columns = ["class", "probability", *more]
+    row = _row_of_labels if top is None else _row
+    with results.Table(out, ["path", *columns, "error"]) as table:
+        yield lambda path, classes: table.add(row(path, classes, table.kind == ".csv"))
 
 
 def _print(path: str, classes: Any) -> None:
@@ -149,6 +163,15 @@ def _row(path: str, classes: Any, flat: bool) -> dict[str, Any]:
     for i, (name, odds) in enumerate(rounded[1:], 2):
         row |= {f"class_{i}": name, f"probability_{i}": odds}
     return row
+
+
+def _row_of_labels(path: str, classes: Any, flat: bool) -> dict[str, Any]:
+    """Make a row of the table for any number of classes; `flat` joins them by "|", as a manifest has them."""
+    if isinstance(classes, Exception):
+        return {"path": path, "error": str(classes)}
+    names, odds = [name for name, _ in classes], [round(odds, 6) for _, odds in classes]
+    both = {"labels": names, "probabilities": odds}
+    return {"path": path} | ({key: "|".join(map(str, values)) for key, values in both.items()} if flat else both)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 import operator
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,19 @@ from jaxdino.core.command import program
 from jaxdino.core.errors import UserError
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.channels import Reading
+from jaxdino.objectives.multilabel import probabilities
 
 THREADS = min(8, os.cpu_count() or 1)
 
 Classes = list[tuple[str, float]]
 """(class name, probability) of the most probable classes, in descending order."""
+Odds = list[tuple[int, float]]
+"""(index of the class, probability)."""
+
+
+def thresholds(model: Any) -> tuple[float, ...]:
+    """Return the threshold of each class if an image may have several labels, or ()."""
+    return getattr(model.card.head, "thresholds", ())
 
 
 def check(model: Any, topk: int, batch_size: int) -> None:
@@ -46,10 +55,14 @@ def classify(
 ) -> Iterator[Classes | BadImage]:
     """Return the `topk` classes of each image, in order, or why it could not be read.
 
+    If an image may have several labels, these are all classes that reach their thresholds, whatever `topk`.
+
     The next batch is read while the device computes. All batches have the same shape, compiled once. `said` collects
     the messages of `Model.prepare` about images.
     """
     size, names = min(batch_size, len(records)), model.class_names or tuple(map(str, range(model.card.num_classes)))
+    lowest = thresholds(model)
+    choose = partial(_above, thresholds=np.array(lowest)) if lowest else partial(_most_probable, topk=topk)
     waiting: tuple[list, Any] | None = None
     with ThreadPoolExecutor(THREADS) as pool:
         for first in range(0, len(records), size):
@@ -61,10 +74,10 @@ def classify(
                 blank = [np.zeros_like(images[0])] * (size - len(images))
                 logits = model(np.stack([*images, *blank])).logits
             if waiting:
-                yield from _named(*waiting, names, topk)
+                yield from _named(*waiting, names, choose)
             waiting = read, logits
     if waiting:
-        yield from _named(*waiting, names, topk)
+        yield from _named(*waiting, names, choose)
 
 
 def _read(model: Any, record: Record, reading: Reading, place: int, said: dict[str, str]) -> np.ndarray | BadImage:
@@ -74,13 +87,19 @@ def _read(model: Any, record: Record, reading: Reading, place: int, said: dict[s
         return err
 
 
-def _named(read: list[np.ndarray | BadImage], logits: Any, names: Sequence[str], topk: int) -> Iterator[Any]:
+def _named(
+    read: list[np.ndarray | BadImage], logits: Any, names: Sequence[str], choose: Callable[[np.ndarray], Odds]
+) -> Iterator[Any]:
     rows = iter(() if logits is None else np.asarray(logits, np.float64))
     for image in read:
-        if isinstance(image, BadImage):
-            yield image
-            continue
-        row = next(rows)
-        odds = np.exp(row - row.max())
-        best = np.argsort(-row, kind="stable")[:topk]
-        yield [(names[i], float(odds[i] / odds.sum())) for i in best]
+        yield image if isinstance(image, BadImage) else [(names[i], odds) for i, odds in choose(next(rows))]
+
+
+def _most_probable(logits: np.ndarray, topk: int) -> Odds:
+    odds = np.exp(logits - logits.max())
+    return [(i, float(odds[i] / odds.sum())) for i in np.argsort(-logits, kind="stable")[:topk]]
+
+
+def _above(logits: np.ndarray, thresholds: np.ndarray) -> Odds:
+    odds = probabilities(logits)
+    return [(i, float(odds[i])) for i in np.argsort(-odds, kind="stable") if odds[i] >= thresholds[i]]

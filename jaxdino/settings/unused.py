@@ -16,13 +16,16 @@ from jaxdino.stage import GROUP_INHERITS, STAGE_INHERITS, Stage, stages
 
 Values = dict[str, Any]
 
+ONE_HEAD = ("classify", "multilabel")
+"""Objectives that train a classification head of images, with the settings of a stage alone."""
+
 OF_RUN: tuple[tuple[str, Callable[[ConfigDict], bool], str], ...] = (
     (
         r"model\.(num_classes|drop_head)",
-        lambda c: c.objective.name in ("classify", "semantic"),
+        lambda c: c.objective.name in (*ONE_HEAD, "semantic"),
         "this task has no classification head, and drops that of the weights",
     ),
-    (r"model\.pool", lambda c: c.objective.name == "classify", "this task pools no features before its head"),
+    (r"model\.pool", lambda c: c.objective.name in ONE_HEAD, "this task pools no features before its head"),
     (r"model\.drop_head", lambda c: c.model.weights != "random", "random weights have no head"),
     ("rates", lambda c: bool(c.own_rates), "this config has one set of rates"),
     (r"own_rates\..*", lambda c: c.rates == "own", "rates=public"),
@@ -139,7 +142,7 @@ def _objective(stage: Stage, config: ConfigDict) -> Values:
     given = {key: one for key, one in config.objective.items() if key not in ("name", "method") and one is not None}
     base = {"distill": lambda: asdict(method_named(config.objective.method)), "segment": lambda: asdict(Segmenting())}
     made = base.get(config.objective.name, dict)()
-    return {**made, **({} if config.objective.name == "classify" else given), **stage.objective}
+    return {**made, **({} if config.objective.name in ONE_HEAD else given), **stage.objective}
 
 
 def _read(name: str, values: Values) -> bool:

@@ -8,7 +8,7 @@ from jaxdino.core.rules import did_you_mean
 from jaxdino.data.config import DataConfig
 from jaxdino.data.prompts import PromptConfig
 from jaxdino.data.record import Source, Split
-from jaxdino.data.sources import class_maps, coco, digits, folder, masks, shapes, voc
+from jaxdino.data.sources import class_maps, coco, digits, folder, manifest, masks, shapes, voc
 
 __all__ = ["SOURCES", "DataConfig", "Listing", "Source", "Split", "load_source"]
 
@@ -30,6 +30,7 @@ SOURCES: dict[str, Listing] = {
     "digits": Listing({"label": digits.digits}),
     "folder": Listing({"label": folder.folder}, reads=("classes",)),
     "images": Listing({"label": folder.images}),
+    "manifest": Listing({"label": manifest.single, "labels": manifest.several}),
     "shapes": Listing({"prompts": shapes.shapes, "class_mask": class_maps.shapes}),
     "masks": Listing(
         {"prompts": masks.masks, "class_mask": class_maps.masks}, reads=("prompt", "images", "masks", "background")
@@ -38,7 +39,12 @@ SOURCES: dict[str, Listing] = {
     "coco": Listing({"prompts": coco.coco}, reads=("annotations",)),
 }
 """data.name -> its source."""
-WORDS = {"label": "data source", "prompts": "source of images and masks", "class_mask": "source of masks of classes"}
+WORDS = {
+    "label": "data source",
+    "labels": "source of several labels",
+    "prompts": "source of images and masks",
+    "class_mask": "source of masks of classes",
+}
 """Fields -> what their sources are called in errors."""
 OF_SOURCES = {
     "classes": "data.classes",

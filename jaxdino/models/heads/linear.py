@@ -62,16 +62,21 @@ class LinearHeadConfig:
 
     Attributes:
       pool: a key of `POOLS`; without classes, the pooling that a new head would have.
+      thresholds: for an image with several labels, the probability from which it has each class; () for one label.
     """
 
     num_classes: int = 0
     pool: str = "cls"
+    thresholds: tuple[float, ...] = ()
     name: ClassVar[str] = "linear"
     of: ClassVar[str] = "image"
 
     def __post_init__(self):
         check_range("num_classes", self.num_classes, "[0, inf)")
         pool_named(self.pool)
+        check_range("thresholds", self.thresholds, "[0, 1]")
+        if len(self.thresholds) not in (0, self.num_classes):
+            raise UserError(f"there are {len(self.thresholds)} thresholds for {self.num_classes} classes")
 
     @property
     def blocks(self) -> int:

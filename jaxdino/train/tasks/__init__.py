@@ -5,12 +5,14 @@ from collections.abc import Callable
 from jaxdino.train.task import Task
 from jaxdino.train.tasks.classify import Classification
 from jaxdino.train.tasks.distill import Distillation
+from jaxdino.train.tasks.multilabel import MultilabelClassification
 from jaxdino.train.tasks.segment import Segmentation
 from jaxdino.train.tasks.semantic import SemanticSegmentation
 
 TASKS: dict[str, Callable[..., Task]] = {
     "classify": Classification,
     "distill": Distillation,
+    "multilabel": MultilabelClassification,
     "segment": Segmentation,
     "semantic": SemanticSegmentation,
 }

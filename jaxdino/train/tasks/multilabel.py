@@ -1,0 +1,116 @@
+"""The multi-label task: images with any number of classes each, a linear head, mean average precision."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from convert.store import CARD, Card, load_card
+from jaxdino.core.errors import UserError
+from jaxdino.data.fields import Number
+from jaxdino.evals import multilabel
+from jaxdino.evals.multilabel import MultilabelEvaluator
+from jaxdino.models.heads.linear import LinearHeadConfig
+from jaxdino.objectives.multilabel import Multilabel
+from jaxdino.train import plots, results, step
+from jaxdino.train.task import Part, State
+from jaxdino.train.tasks.supervised import OPTIMISTIC, Supervised, in_split
+
+if TYPE_CHECKING:
+    from jaxdino.train.session import Session
+
+_validated: Any = plots.CLASSIFICATION["val_accuracy"]
+_map = partial(_validated, name="val/map", title="Validation mean average precision")
+
+
+class MultilabelClassification(Supervised):
+    """Classify images: any number of classes each.
+
+    The head of the saved model has a threshold for each class: 0.5 until the run's end, and then those with the largest
+    F1 on the validation split.
+    """
+
+    field: ClassVar = "labels"
+    arrays: ClassVar = ("image", "labels", "weight")
+    shown: ClassVar = "val/map"
+    columns: ClassVar = ("val/map", "val/macro_auc", "val/macro_f1")
+    plots: ClassVar = {name: plots.CLASSIFICATION[name] for name in ("loss", "learning_rates")} | {"val_map": _map}
+
+    def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None]):
+        super().__init__(config, mesh, tell)
+        count = self.card.num_classes
+        self.fields = (Number("labels", "float32", (count,)),)
+        self.card = _with_thresholds(self.card, [multilabel.UNKNOWN] * count)
+        for split in ("val", self.tested):
+            if not np.any(self.source.split(split).fields["labels"]):
+                raise UserError(f"no image of {split} has a class, so that nothing can be measured on it")
+
+    def targets(self, batch: step.Batch) -> tuple[str, jax.Array]:
+        """Return the labels, multi-hot."""
+        return "labels", batch["labels"]
+
+    def objective(self, part: Part, current: State) -> Multilabel:
+        """Return binary cross entropy, with the stage's label smoothing."""
+        return Multilabel(part.stage.label_smoothing)
+
+    def evaluator(self) -> MultilabelEvaluator:
+        """Return mean average precision and related metrics."""
+        return MultilabelEvaluator(self.source.class_names)
+
+    def finish(self, session: "Session") -> tuple[dict[str, Any], list[str]]:
+        """Choose the thresholds on the validation split, save them, and evaluate the best model on the test split.
+
+        Without a test split the validation split is evaluated, with the thresholds that are best for it.
+        """
+        split = self.tested
+        evaluated = validated = self.best_evaluated(session, "val")
+        thresholds = validated.thresholds()
+        if session.chief:
+            best, draft = session.folder / "best", session.folder / f"{CARD}.new"
+            draft.write_text(_with_thresholds(load_card(best), thresholds).to_json())
+            draft.replace(best / CARD)
+        if split != "val":
+            evaluated = self.best_evaluated(session, split)
+        logits, labels = evaluated.answers
+        found = multilabel.multilabel(logits, labels, thresholds)
+        classes = multilabel.per_class(logits, labels, thresholds, self.source.class_names)
+        values = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in found.items())
+        lines = [
+            f"{split} ({results.model_words(session.delivered)}): {values}",
+            "F1 is at the thresholds that are best on val; predict gives the classes above them",
+            *_class_lines(split, classes),
+            *([OPTIMISTIC] if split == "val" else []),
+        ]
+        return in_split(split, found | {"per_class": classes}), lines
+
+
+def _with_thresholds(card: Card, thresholds: Sequence[float]) -> Card:
+    """Return the card of the same model with these thresholds."""
+    return dataclasses.replace(card, head=LinearHeadConfig(card.num_classes, card.pool, tuple(thresholds)))
+
+
+def _class_lines(split: str, classes: Mapping[str, Mapping[str, Any]], most: int = 10, ends: int = 5) -> list[str]:
+    """List the metrics of each class; of more than `most`, the lowest and highest few. Name classes without images."""
+    there = sorted((one["average_precision"], name) for name, one in classes.items() if one["images"])
+
+    def listed(chosen: Sequence[tuple[float, str]]) -> list[str]:
+        return [
+            f"  {name}: average precision {ap:.3f}, AUC {_shown(classes[name]['auc'])}, F1 {classes[name]['f1']:.3f} "
+            f"at {classes[name]['threshold']:.3f} ({classes[name]['images']} images)"
+            for ap, name in chosen
+        ]
+
+    lines = [f"{split}, each class:", *listed(there)]
+    if len(there) > most:
+        lines = [f"{split}, the {ends} lowest of {len(there)} classes:", *listed(there[:ends])]
+        lines += [f"{split}, the {ends} highest; all are in summary.json:", *listed(there[-ends:])]
+    missing = [name for name, one in classes.items() if not one["images"]]
+    return lines + [f"left out of the means, without an image in {split}: {', '.join(missing)}"] * bool(missing)
+
+
+def _shown(value: float | None) -> str:
+    return results.NONE if value is None else f"{value:.3f}"
