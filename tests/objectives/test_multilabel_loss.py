@@ -1,0 +1,73 @@
+"""Binary cross entropy of several labels and its gradient, against torch's and timm's."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from timm.loss import BinaryCrossEntropy
+from torch.nn import functional as F
+
+from jaxdino.objectives.multilabel import Multilabel, probabilities
+
+B, C = 6, 5
+
+
+def drawn():
+    rng = np.random.default_rng(0)
+    return rng.normal(0, 3, (B, C)).astype(np.float32), (rng.random((B, C)) < 0.4).astype(np.float32)
+
+
+def loss(logits, labels, weight, smoothing=0.0):
+    """The loss of a model that returns these logits."""
+    model = lambda image, key: SimpleNamespace(logits=logits)  # noqa: E731
+    batch = {"image": jnp.zeros((B, 2, 2, 3)), "labels": labels, "weight": weight}
+    return Multilabel(smoothing).loss(model, batch, None)
+
+
+def same(ours, logits, theirs):
+    """Compare value and gradient; `theirs` is torch's loss of the logits."""
+    (value, _), gradient = ours
+    x = torch.tensor(logits, requires_grad=True)
+    found = theirs(x)
+    found.backward()
+    np.testing.assert_allclose(value, found.item(), rtol=1e-6)
+    np.testing.assert_allclose(gradient, x.grad.numpy(), rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4, 5], [0, 3]])
+@pytest.mark.parametrize("soft", [False, True])
+def test_value_and_gradient_are_torchs(rows, soft):
+    """Rows of weight 0 are images that could not be read; mixed images have soft labels."""
+    logits, labels = drawn()
+    labels = 0.3 * labels + 0.7 * labels[::-1] if soft else labels
+    weight = np.isin(np.arange(B), rows).astype(np.float32)
+    found = jax.value_and_grad(loss, has_aux=True)(logits, labels, weight)
+    same(found, logits, lambda x: F.binary_cross_entropy_with_logits(x[rows], torch.tensor(labels[rows])))
+
+
+def test_smoothing_is_timms():
+    """timm takes one class for each image."""
+    logits, _ = drawn()
+    label = np.arange(B) % C
+    found = jax.value_and_grad(loss, has_aux=True)(logits, np.eye(C, dtype=np.float32)[label], np.ones(B), 0.2)
+    same(found, logits, lambda x: BinaryCrossEntropy(smoothing=0.2)(x, torch.tensor(label)))
+    assert abs(loss(logits, np.eye(C, dtype=np.float32)[label], np.ones(B), 0.1)[0] - found[0][0]) > 1e-3
+
+
+def test_weights_are_of_images_and_accuracy_of_labels():
+    logits, labels = drawn()
+    weight = np.array([1, 0, 0.5, 0, 2, 1], np.float32)
+    each = F.binary_cross_entropy_with_logits(torch.tensor(logits), torch.tensor(labels), reduction="none").mean(1)
+    value, aux = loss(logits, labels, weight)
+    np.testing.assert_allclose(value, (each.numpy() * weight).sum() / weight.sum(), rtol=1e-6)
+    right = ((logits > 0) == (labels > 0)).mean(1)
+    np.testing.assert_allclose(aux["label_accuracy"], (right * weight).sum() / weight.sum(), rtol=1e-6)
+    assert loss(logits, labels, np.zeros(B, np.float32))[0] == 0
+
+
+def test_probabilities_are_torchs_and_never_overflow():
+    logits = np.array([-1000.0, -30, 0, 2.5, 1000])
+    np.testing.assert_allclose(probabilities(logits), torch.sigmoid(torch.tensor(logits)).numpy(), rtol=1e-12)
