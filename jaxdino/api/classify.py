@@ -8,13 +8,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from jaxdino.api.pictures import Record
 from jaxdino.core.command import program
 from jaxdino.core.errors import UserError
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.channels import Reading
-from jaxdino.objectives.multilabel import probabilities
 
 THREADS = min(8, os.cpu_count() or 1)
 
@@ -101,5 +101,5 @@ def _most_probable(logits: np.ndarray, topk: int) -> Odds:
 
 
 def _above(logits: np.ndarray, thresholds: np.ndarray) -> Odds:
-    odds = probabilities(logits)
+    odds = expit(np.asarray(logits, np.float64))
     return [(i, float(odds[i])) for i in np.argsort(-odds, kind="stable") if odds[i] >= thresholds[i]]

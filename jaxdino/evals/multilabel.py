@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 from sklearn import metrics as sk
 
 from jaxdino.core.errors import UserError
-from jaxdino.objectives.multilabel import probabilities
 
 UNKNOWN = 0.5  # the threshold of a class for which none can be chosen
 
@@ -38,7 +38,7 @@ class MultilabelEvaluator:
     def thresholds(self) -> tuple[float, ...]:
         """Return the best threshold of each class on these images; see `best_threshold`."""
         logits, labels = self.answers
-        return tuple(map(best_threshold, probabilities(logits).T, labels.T > 0.5))
+        return tuple(map(best_threshold, expit(np.asarray(logits, np.float64)).T, labels.T > 0.5))
 
     def compute(self) -> dict[str, float]:
         """Return {"map": ...}; see `multilabel`."""
@@ -65,7 +65,7 @@ def multilabel(logits: np.ndarray, labels: np.ndarray, thresholds: Sequence[floa
         raise UserError("there is nothing to evaluate: no image of the split, or none that can be read, has a class")
     means = {name: [one[key] for one in found.values() if one[key] is not None] for name, key in MEANS.items()}
     right = labels > 0.5
-    given = probabilities(logits) >= np.asarray(thresholds)
+    given = expit(np.asarray(logits, np.float64)) >= np.asarray(thresholds)
     hits = np.sum(right & given)
     logits = np.asarray(logits, np.float64)
     return {
@@ -87,7 +87,7 @@ def per_class(
     The arguments are those of `multilabel`. Values are None where they are not defined: all of a class without images,
     AUC of a class that every image has, and precision of one that is never predicted.
     """
-    scores, right, found = probabilities(logits), labels > 0.5, {}
+    scores, right, found = expit(np.asarray(logits, np.float64)), labels > 0.5, {}
     for name, score, there, threshold in zip(names, scores.T, right.T, thresholds, strict=True):
         given, images = score >= threshold, int(np.sum(there))
         hits = int(np.sum(given & there))

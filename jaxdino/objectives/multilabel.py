@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxdino.objectives.classify import soften, weighted_mean
@@ -47,8 +46,3 @@ class Multilabel:
         hits = jnp.mean(((logits > 0) == (batch["labels"] > 0.5)).astype(jnp.float32), axis=-1)
         weight = batch["weight"].astype(jnp.float32)
         return weighted_mean(losses, weight), {"label_accuracy": weighted_mean(hits, weight)}
-
-
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Return the probability of each class, independent of the others: float64, 1 / (1 + exp(-logits))."""
-    return np.exp(-np.logaddexp(0, -np.asarray(logits, np.float64)))
