@@ -4,7 +4,7 @@
     python -m jaxdino.main --config=configs/multilabel.py:dinov3_vits16 --config.data.root=FILE.csv
 
 The stages are those of `gradual`, and the best weights those with the best mean average precision. Any other config
-becomes one for several labels by four flags: docs/multilabel.md. There too: what a manifest has, and the results.
+becomes one for several labels by four flags: docs/multilabel.md, as is what a manifest has.
 """
 
 from ml_collections import ConfigDict
