@@ -167,7 +167,7 @@ class Workdir:
                 )
             return
         old = _read_json(file)
-        self.before = renamed(_completed(old))
+        self.before = renamed(_completed(old, self.config))
         fields = differences(self.before, self.config)
         if all(re.fullmatch(LENGTH, field.path) for field in fields):
             self.lengthened = fields
@@ -221,9 +221,12 @@ class Workdir:
         return [renamed(json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def _completed(old: dict[str, Any]) -> dict[str, Any]:
-    """Return the config of an older run with the settings that it lacks."""
-    old |= {part: values | old[part] for part, values in ADDED.items() if isinstance(old.get(part), dict)}
+def _completed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of an older run with the settings that it lacks and that a new one has."""
+    for part, values in ADDED.items():
+        if isinstance(old.get(part), dict):
+            there = new.get(part) or {}
+            old[part] = {name: value for name, value in values.items() if name in there} | old[part]
     if views := (old.get("data") or {}).get("views"):
         default = View()
         added = plain({name: getattr(default, name) for name in ADDED_TO_VIEWS})
