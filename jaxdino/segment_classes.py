@@ -95,7 +95,7 @@ def segment_classes(
                 add({"path": image.path, "error": str(err)})
                 failed.append(image.path)
                 continue
-            for line in changed:
+            for line in changed or ():
                 say(f"{image.path}: {line}")
             yield (image, picture), picture, size
 

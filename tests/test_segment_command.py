@@ -240,3 +240,8 @@ def test_masks_are_a_source_of_pairs_again(run, images):
     assert source.class_names == ("red circle",)
     pairs = [pair for each in source.splits.values() for pair in each.records]
     assert sorted(pair.image.rpartition("/")[2] for pair in pairs) == ["a.png", "b.jpg"]
+
+
+def test_a_model_of_prompts_needs_one(run, images, capsys):
+    assert segment.main(["--workdir", run, "a.png"]) == 2
+    assert "segments what a text names: --prompt 'red circle'" in capsys.readouterr().err

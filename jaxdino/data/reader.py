@@ -153,7 +153,7 @@ class WholeReader(Reader):
 
         def plan(full: tuple[int, int]) -> int:
             self._check_sizes(full, values)
-            moves[:] = [Geometry(full, full[::-1], self.how, box=(0, 0, *full))]
+            moves[:] = [Geometry(full, (full[1], full[0]), self.how, box=(0, 0, *full))]
             return 1
 
         image = open_image(element["image"], self.reading, plan)

@@ -106,12 +106,12 @@ class SemanticSegmentation(Supervised):
         normalize = partial(photometric.normalize, mean=how.mean, std=how.std)
         eval_step = step.compile_eval_step(skeleton, normalize, self.mesh)
         short = min(size) if self.settings.short_side is None else self.settings.short_side
-        reading = dict(fields=self.fields, short_side=short, resize=how.resize, channels=self.spec.config.in_channels)
-        cfg = data.reading(self.config, how)
+        cfg, channels = data.reading(self.config, how), self.spec.config.in_channels
+        whole = partial(pipeline.make_whole_iter, cfg=cfg, fields=self.fields, channels=channels)
+        read = partial(whole, short_side=short, resize=how.resize)
 
         def images(split: Split) -> Iterator[Any]:
-            batches = pipeline.make_whole_iter(split, cfg, **reading)
-            for batch in session.each(split.name, batches):
+            for batch in session.each(split.name, read(split)):
                 if batch["weight"][0]:
                     image, mask = batch["image"][0], batch["mask"][0]
                     yield (image, mask), image, mask.shape
@@ -148,7 +148,9 @@ class SemanticSegmentation(Supervised):
     def _draw(self, session: "Session", split: str) -> None:
         """Draw some images of a split, evenly spaced, with truth and prediction of the saved best model."""
         whole, part = self.source.split(split), session.setup.parts[session.progress.best_model["stage"]]
-        rows = np.unique(np.linspace(0, len(whole) - 1, DRAWN).astype(int)).tolist()
+        bad = session.progress.bad.get(split, {})
+        good = [row for row in range(len(whole)) if whole.record_name(row) not in bad]
+        rows = [good[place] for place in np.unique(np.linspace(0, len(good) - 1, DRAWN).astype(int))]
         windows = self.windows(session, part, self.bare(part.stage))
         shown = [(*pair, logits.labels()) for pair, logits in windows(whole.chosen(rows), self.best(session))]
         if session.chief and shown:

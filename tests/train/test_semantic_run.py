@@ -1,0 +1,219 @@
+"""Whole runs of semantic segmentation: strategies, state, metrics, files, and the commands on their models."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_semantic
+from PIL import Image
+from tiny_semantic import config
+
+import jaxdino
+from convert.store import load_card, load_model
+from jaxdino import predict, segment
+from jaxdino.core.errors import UserError
+from jaxdino.data.sources import load_source
+from jaxdino.evals.semantic import SemanticEvaluator
+from jaxdino.train import loop
+from jaxdino.train.setup import prepare
+from tests.data.pair_folders import save
+
+NAMES = ("ground", "light", "dark")
+
+
+def squares(root, count=40, size=(24, 32), seed=0):
+    """Images of a light and a dark square on a middle grey, their masks 0 to 2, and the names."""
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        image, mask = rng.integers(110, 140, (*size, 3)), np.zeros(size, np.uint8)
+        for value, level in ((1, 230), (2, 20)):
+            y, x = rng.integers(0, size[0] - 8), rng.integers(0, size[1] - 8)
+            image[y : y + 8, x : x + 8] = level + rng.integers(0, 20, (8, 8, 3))
+            mask[y : y + 8, x : x + 8] = value
+        save(root / "images" / f"{number:02}.png", image.astype(np.uint8))
+        save(root / "masks" / f"{number:02}.png", mask)
+    (root / "classes.json").write_text(json.dumps(dict(enumerate(NAMES))))
+    return root
+
+
+def of_folder(root, *names, **changes):
+    return config(*names, data__name="masks", data__root=str(root), data__batch_size=8, **changes)
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    """The folder of images, and that of a run that learns them: linear, then everything."""
+    root = squares(tmp_path_factory.mktemp("semantic") / "data")
+    folder = root.parent / "run"
+    loop.run(of_folder(root, "linear", "full", steps=24), folder)
+    return root, folder
+
+
+def test_it_learns_and_reports_at_the_masks_own_size(learnt):
+    root, folder = learnt
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["val/miou"] > 0.5 and summary["class_names"] == list(NAMES)
+    assert [f"val/iou/{name}" in summary for name in NAMES] == [True] * 3
+    assert (folder / "segmentation.png").stat().st_size > 1000 and (folder / "val_miou.png").is_file()
+    val = load_source(dict(name="masks", root=str(root)), "class_mask").split("val")
+    model, again = jaxdino.load(folder), SemanticEvaluator(NAMES)
+    found = model.segment(list(val.records))
+    assert found[0].shape == (24, 32) and found[0].dtype == np.uint8
+    again.update({"prediction": found, "mask": [mask(2**20) for mask in val.fields["class_mask"]]})
+    for name in ("miou", "pixel_accuracy", "iou/dark"):
+        assert summary[f"val/{name}"] == pytest.approx(again.compute()[name], abs=2e-3)
+
+
+def test_what_each_strategy_trains():
+    rows = {}
+    for name in tiny_semantic.RULES:
+        (part,) = prepare(config(name), lambda _: None).parts
+        rows[name] = set(part.plan.trainable)
+    head = {"head.bn.scale", "head.bn.bias", "head.conv_seg.kernel", "head.conv_seg.bias"}
+    assert rows["linear"] == head and head < rows["lora"] and head < rows["last"] < rows["full"]
+    assert {path.split(".lora.")[0] for path in rows["lora"] - head} == {
+        f"backbone.blocks.{n}.attn.{name}" for n in (0, 1) for name in ("qkv", "proj")
+    }
+
+
+def test_all_strategies_after_each_other(tmp_path):
+    loop.run(config(*tiny_semantic.RULES, steps=2), tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert [row["name"] for row in summary["stages"]] == list(tiny_semantic.RULES)
+    assert all(row.keys() >= {"val/miou", "val/pixel_accuracy", "val/loss"} for row in summary["stages"])
+    card, flat = load_model(tmp_path / "best")
+    assert card.labels_pixels and not any(".lora." in path for path in flat)
+
+
+def test_statistics_of_the_head_are_state_and_frozen_ones_stay(tmp_path):
+    loop.run(config("linear", steps=3), tmp_path)
+    _, flat = load_model(tmp_path / "best")
+    assert flat["head.bn.num_batches_tracked"] == 3 and np.abs(flat["head.bn.mean"]).max() > 1e-3
+    changed = {"linear": (("head.conv_seg.*", "head"), ("@all", "frozen"))}
+    rules = {**tiny_semantic.RULES, **changed}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_semantic, "RULES", rules)
+        loop.run(config("linear", model__weights=str(tmp_path)), tmp_path / "more")
+    _, after = load_model(tmp_path / "more" / "best")
+    assert np.array_equal(after["head.bn.mean"], flat["head.bn.mean"])
+
+
+def test_interrupted_and_started_again_the_result_is_bit_identical(tmp_path, capsys):
+    def interrupt(step):
+        if step == 3:
+            raise InterruptedError
+
+    made = config("linear", steps=4, checkpoint__every_steps=2, ema_decay=0.9)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    loop.run(made, whole)
+    with pytest.raises(InterruptedError):
+        loop.run(made, broken, interrupt)
+    loop.run(made, broken)
+    assert "resuming after step 2" in capsys.readouterr().out
+    (card, flat), (other, _) = (load_model(folder / "best") for folder in (whole, broken))
+    assert card.digest == other.digest and "head.bn.mean" in flat
+    scores = [json.loads((folder / "summary.json").read_text())["test/miou"] for folder in (whole, broken)]
+    assert scores[0] == scores[1]
+
+
+def test_large_images_are_cut_into_windows_at_their_own_size(learnt, tmp_path):
+    root, _ = learnt
+    loop.run(of_folder(root, steps=1, objective__short_side=0), tmp_path)
+    assert load_card(tmp_path / "best").source["short_side"] == 0
+    model = jaxdino.load(tmp_path)
+    image = np.asarray(Image.open(root / "images" / "00.png"))
+    pixels, own = model.opened(image, model.reading([image]))
+    assert pixels.shape == (24, 32, 3) and own == (24, 32) and model.card.spec.preprocess.size == (16, 16)
+    (found,) = model.segment([image])
+    (alone,) = model.segment([image[:16, :16]])
+    assert found.shape == (24, 32) and np.array_equal(found[:5, :5], alone[:5, :5])  # where windows do not overlap
+
+
+def test_damaged_masks_are_skipped_and_named(tmp_path, capsys):
+    root = squares(tmp_path / "data", 24)
+    (root / "masks" / "03.png").write_text("no image")
+    save(root / "masks" / "05.png", np.zeros((24, 31), np.uint8))
+    (root / "masks" / "07.png").unlink()
+    loop.run(of_folder(root, steps=4), tmp_path / "run")
+    out = capsys.readouterr().out
+    assert "1 image without mask" in out
+    assert "skipped images/03.png: its mask masks/03.png cannot be read: UnidentifiedImageError" in out
+    assert "skipped images/05.png: the image has 32 x 24 pixels, its mask 31 x 24" in out
+    skipped = json.loads((tmp_path / "run" / "summary.json").read_text())["skipped_images"]
+    assert sum(skipped.values()) == 2
+
+
+def test_masks_without_a_class_to_measure(tmp_path):
+    root = squares(tmp_path / "data", 16)
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            (root / kind / split).mkdir()
+    for number in range(16):
+        split = "val" if number < 4 else "train"
+        for kind in ("images", "masks"):
+            (root / kind / f"{number:02}.png").rename(root / kind / split / f"{number:02}.png")
+        if split == "val":
+            save(root / "masks" / "val" / f"{number:02}.png", np.full((24, 32), 255, np.uint8))
+    with pytest.raises(UserError, match="no pixel of the val masks has a class: all are ignored"):
+        loop.run(of_folder(root, steps=1), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(data__name="coco"), "unknown source of masks of classes 'coco'; nearest: "),
+        (dict(objective__blocks=0), "objective.blocks=0 must be at least 1"),
+        (dict(objective__dropout=1.0), r"objective.dropout=1.0 must be in \[0, 1\)"),
+        (dict(objective__short_side=-1), "objective.short_side=-1 must be at least 0"),
+        (dict(data__image_size=18), "18"),
+        (dict(early_stopping__monitor="val/accuracy"), "monitor='val/accuracy' is not measured; nearest: val/"),
+        (dict(data__masks="labels"), "data.masks=labels is for data.name=masks; 'shapes' does not read it"),
+    ],
+)
+def test_settings_that_do_not_fit(changes, message):
+    with pytest.raises(UserError, match=message):
+        prepare(config(**changes), lambda _: None)
+
+
+def test_the_command_writes_masks_that_the_source_reads(learnt, tmp_path, monkeypatch, capsys):
+    root, folder = learnt
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "in" / "deep" / "a.png", np.asarray(Image.open(root / "images" / "00.png")))
+    save(tmp_path / "in" / "b.jpg", np.asarray(Image.open(root / "images" / "01.png")))
+    (tmp_path / "in" / "bad.png").write_text("no image")
+    assert segment.main(["--workdir", str(folder), "--out", "out", "in"]) == 1
+    printed = capsys.readouterr()
+    assert "skipped in/bad.png" in printed.err and "2 masks in out; 1 image could not be read" in printed.out
+    assert sorted(path.relative_to("out").as_posix() for path in Path("out").rglob("*.*")) == [
+        *("b.overlay.png", "b.png", "classes.txt", "deep/a.overlay.png", "deep/a.png")
+    ]
+    assert Path("out/classes.txt").read_text().split() == list(NAMES)
+    with Image.open("out/deep/a.png") as mask:
+        values, (label,) = np.asarray(mask), jaxdino.load(folder).segment(["in/deep/a.png"])
+        assert mask.mode == "P" and np.array_equal(values, label + 1)  # line i of classes.txt names value i
+    rows = [line.split("\t") for line in printed.out.splitlines() if line.startswith("in/deep/a.png\t")]
+    assert {name: float(share) for _, name, share in rows}["ground"] == pytest.approx((values == 1).mean(), abs=1e-4)
+    read = load_source(dict(name="masks", root=".", images="in", masks="out", val_ratio=0.0), "class_mask")
+    assert read.class_names == tuple(name for name in NAMES)
+    masks = dict(zip(read.split("train").records, read.split("train").fields["class_mask"], strict=True))
+    assert np.array_equal(masks["in/deep/a.png"](2**20), label)
+
+
+def test_the_table_of_the_command(learnt, tmp_path, monkeypatch):
+    root, folder = learnt
+    monkeypatch.chdir(tmp_path)
+    image = str(root / "images" / "00.png")
+    assert segment.main(["--workdir", str(folder), "--table", "t.jsonl", image]) == 0
+    rows = [json.loads(line) for line in Path("t.jsonl").read_text().splitlines()]
+    assert sum(row["area"] for row in rows) == 24 * 32 and {row["mask"] for row in rows} == {"segmented/00.png"}
+
+
+def test_prompts_are_for_the_other_kind_of_model(learnt, capsys):
+    root, folder = learnt
+    image = str(root / "images" / "00.png")
+    for flags in (["--prompt", "dark"], ["--points", "1,2"], ["--threshold", "0.5"]):
+        assert segment.main(["--workdir", str(folder), *flags, image]) == 2
+        assert f"takes no prompts: leave out {flags[0]}" in capsys.readouterr().err
+    assert predict.main(["--workdir", str(folder), image]) == 2
+    assert "classifies each patch, not the image" in capsys.readouterr().err
