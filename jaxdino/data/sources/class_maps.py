@@ -46,7 +46,8 @@ def masks(cfg: DataConfig) -> Source:
     else:
         found, called = places(top, cfg)
     files = {split: _matched(place, ignored) for split, place in found.items()}
-    settings = [settings_file(name, place.home, top) for place in found.values() for name in NAMING]
+    homes = [home for place in found.values() for home in (place.home, place.masks)]
+    settings = [settings_file(name, home, top) for home in homes for name in NAMING]
     file = next((one for one in settings if one is not None), None)
     if file is None:
         folders = ", ".join(path.name for path in visible_folders(top)[:6])
