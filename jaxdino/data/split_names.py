@@ -75,15 +75,7 @@ def assign(
       UserError: if a given name does not exist or is used twice, or two names match the same split.
     """
     names = list(names)
-    known = names if known is None else list(known)
-    chosen = {split: name for split, name in given.items() if name is not None and (name != NONE or NONE in known)}
-    for split, name in chosen.items():
-        if name not in known:
-            first = [other for other in known if "/" not in other]
-            found = ", ".join(first) if 0 < len(first) <= 8 else near_names(name, known) or "nothing"
-            raise UserError(f"{split}_split is {name!r}, which is not in {where}; found: {found}")
-        if list(chosen.values()).count(name) > 1:
-            raise UserError(f"{name!r} is given for two splits: {' '.join(flag(*item) for item in chosen.items())}")
+    chosen = named(given, names if known is None else list(known), where)
     usual = splits_of(name for name in names if name not in chosen.values())
     for split in SPLITS:
         if given.get(split) is not None:
@@ -97,6 +89,22 @@ def assign(
         if found:
             chosen[split] = found[0]
     return {split: chosen[split] for split in SPLITS if split in chosen}
+
+
+def named(given: Mapping[str, str | None], known: list[str], where: str) -> dict[str, str]:
+    """Return {split: name} of the names that are given. Raise UserError for one that is not known or given twice.
+
+    The arguments are those of `assign`.
+    """
+    chosen = {split: name for split, name in given.items() if name is not None and (name != NONE or NONE in known)}
+    for split, name in chosen.items():
+        if name not in known:
+            first = [other for other in known if "/" not in other]
+            found = ", ".join(first) if 0 < len(first) <= 8 else near_names(name, known) or "nothing"
+            raise UserError(f"{split}_split is {name!r}, which is not in {where}; found: {found}")
+        if list(chosen.values()).count(name) > 1:
+            raise UserError(f"{name!r} is given for two splits: {' '.join(flag(*item) for item in chosen.items())}")
+    return chosen
 
 
 def near_names(name: str, names: Iterable[str]) -> str:

@@ -84,16 +84,17 @@ def per_class(
 ) -> dict[str, dict[str, Any]]:
     """Return {class: {"average_precision", "auc", "f1", "precision", "recall", "threshold", "images"}}.
 
-    The arguments are those of `multilabel`. Values are None where they are not defined: all of a class without images,
+    The arguments are those of `multilabel`. Images are ranked by their logits: probabilities of large ones are all 1.
+    Values are None where they are not defined: all of a class without images,
     AUC of a class that every image has, and precision of one that is never predicted.
     """
-    scores, right, found = expit(np.asarray(logits, np.float64)), labels > 0.5, {}
-    for name, score, there, threshold in zip(names, scores.T, right.T, thresholds, strict=True):
-        given, images = score >= threshold, int(np.sum(there))
+    ranks, right, found = np.asarray(logits, np.float64), labels > 0.5, {}
+    for name, rank, there, threshold in zip(names, ranks.T, right.T, thresholds, strict=True):
+        given, images = expit(rank) >= threshold, int(np.sum(there))
         hits = int(np.sum(given & there))
         found[name] = {
-            "average_precision": float(sk.average_precision_score(there, score)) if images else None,
-            "auc": float(sk.roc_auc_score(there, score)) if 0 < images < len(there) else None,
+            "average_precision": float(sk.average_precision_score(there, rank)) if images else None,
+            "auc": float(sk.roc_auc_score(there, rank)) if 0 < images < len(there) else None,
             "f1": 2 * hits / int(np.sum(given) + images) if images else None,
             "precision": hits / int(np.sum(given)) if images and np.any(given) else None,
             "recall": hits / images if images else None,

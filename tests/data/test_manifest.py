@@ -82,6 +82,11 @@ def one_class(folder, count=12, **options):
     return load(write(folder, text), **options)
 
 
+def test_a_space_before_a_quoted_cell(folder):
+    source = load(write(folder, 'path, labels, split\nimg/0.png, "cat|dog", train\nimg/1.png, "cat", val\n'))
+    assert source.class_names == ("cat", "dog")
+
+
 def test_one_class_serves_both_tasks(folder):
     single, several = one_class(folder, field="label", test_ratio=0.2), one_class(folder, test_ratio=0.2)
     assert {name: split.counts() for name, split in single.splits.items()} == {
@@ -117,6 +122,10 @@ def test_named_splits_and_those_left_out(folder):
     source = load(write(folder, text), val_split="fold3", test_split="none")
     assert [len(split) for split in source.splits.values()] == [2, 1]
     assert source.ignored == {"in a split that is left out": 2}
+    with pytest.raises(
+        UserError, match=r"val_split is 'fold4', which is not in the column 'split' of .*; found: .*fold3"
+    ):
+        load(write(folder, text), val_split="fold4")
     only = LIST.replace(",valid", ",train") + "img/3.png,dog,test\nimg/4.png,dog,train\n"
     assert {name: len(split) for name, split in load(write(folder, only)).splits.items()} == dict(
         train=3, val=1, test=1
@@ -125,10 +134,12 @@ def test_named_splits_and_those_left_out(folder):
 
 def test_missing_files_are_counted_and_named(folder):
     text = LIST + "".join(f"img/gone{n}.png,dog,train\n" for n in range(4))
-    source = load(write(folder, text))
+    source = load(file := write(folder, text))
     assert source.ignored == {"missing file": 4} and len(source.splits["train"]) == 2
     first = ", ".join(f"{folder / 'm.csv'}:{6 + n} img/gone{n}.png" for n in range(3))
     assert source.notes[0] == f"4 files are missing: {first}, ..."
+    with pytest.raises(UserError, match=r"m\.csv:6: there is no file .*gone0\.png \(on_bad is 'stop'\)"):
+        load(file, on_bad="stop")
     with pytest.raises(UserError, match=r"m\.csv:2: there is no file .*gone\.png, nor any other of the 1 images"):
         load(write(folder, "path,labels\ngone.png,a\n"))
 

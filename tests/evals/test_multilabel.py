@@ -82,3 +82,9 @@ def test_classes_without_images_are_left_out():
     assert "macro_auc" not in multilabel(logits[:, 2:], labels[:, 2:], (0.5,))
     with pytest.raises(UserError, match="no image of the split, or none that can be read, has a class"):
         multilabel(logits, 0 * labels, (0.5,) * 3)
+
+
+def test_large_logits_are_ranked_though_their_probabilities_are_all_one():
+    logits, labels = np.array([[50.0], [45.0], [40.0], [0.0]]), np.array([[1.0], [0.0], [0.0], [0.0]])
+    (found,) = per_class(logits, labels, [0.5], ["a"]).values()
+    assert found["auc"] == found["average_precision"] == 1

@@ -20,7 +20,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 from jaxdino.data.config import DataConfig
 from jaxdino.data.record import Source, Split
-from jaxdino.data.split_names import NONE, SPLITS, WORDS, near_names, split_of
+from jaxdino.data.split_names import NONE, SPLITS, WORDS, named, near_names, split_of
 from jaxdino.data.splitting import origins, ratios_of, stratified
 
 PATH, SPLIT, LABEL, LABELS = "path", "split", "label", "labels"
@@ -78,6 +78,8 @@ def several(cfg: DataConfig) -> Source:
 def _source(cfg: DataConfig, file: Path, kind: str, names: tuple[str, ...], every: list[Entry], field: str) -> Source:
     exists = {row.path: os.path.isfile(row.path) for row in every}
     missing = [row for row in every if not exists[row.path]]
+    if missing and cfg.on_bad == "stop":
+        _refuse(file, missing[0].line, f"there is no file {missing[0].path} (on_bad is 'stop')")
     if len(missing) == len(every):
         how = f"nor any other of the {len(every)} images: paths are relative to the manifest's folder"
         _refuse(file, every[0].line, f"there is no file {every[0].path}, {how}")
@@ -98,8 +100,8 @@ def _source(cfg: DataConfig, file: Path, kind: str, names: tuple[str, ...], ever
             for row, entry in zip(values, found, strict=True):
                 row[[place[name] for name in entry.classes]] = 1
         splits[split] = Split(split, [row.path for row in found], {field: values}, names, str(file.parent))
-    left = len(every) - len(missing) - len(used)
-    ignored = dict(+Counter({"missing file": len(missing), "in a split that is left out": left}))
+    counts = {"missing file": len(missing), "in a split that is left out": len(every) - len(missing) - len(used)}
+    ignored = dict(+Counter(counts))
     shares = origins(cfg, {row.split: row.split for row in used}, "stratified, " if kind == LABEL else "")
     return Source("manifest", names, splits, ignored, shares, _notes(file, missing, rows, names))
 
@@ -166,6 +168,7 @@ def _read(cfg: DataConfig) -> tuple[Path, str, tuple[str, ...], list[Entry]]:
     file = _existing(cfg.root)
     columns, rows = (_csv if file.suffix.lower() == ".csv" else _jsonl)(file)
     kind = _kind(file, columns)
+    named(cfg.given_splits, [*dict.fromkeys(str(row.get(SPLIT)) for _, row in rows)], f"the column {SPLIT!r} of {file}")
     names = tuple(name for name in columns if name not in (PATH, SPLIT)) if not kind else ()
     every: dict[str, Entry] = {}
     for line, row in rows:
@@ -202,7 +205,7 @@ def _text(file: Path) -> str:
 
 def _csv(file: Path) -> tuple[tuple[str, ...], list[Row]]:
     """Return the columns and the rows of a CSV file; blank lines do not count. A row's line is its first one."""
-    reader, lines, first = csv.reader(io.StringIO(_text(file), newline=""), strict=True), [], 1
+    reader, lines, first = csv.reader(io.StringIO(_text(file), newline=""), strict=True, skipinitialspace=True), [], 1
     try:
         for values in reader:
             if any(value.strip() for value in values):
@@ -265,9 +268,9 @@ def _path(file: Path, line: int, given: Any) -> str:
 
 def _split(file: Path, line: int, given: Any, cfg: DataConfig) -> str:
     """Return the split of a row, "none" if it is left out. The settings `*_split` come before usual names."""
-    chosen = {value: split for split, value in cfg.given_splits.items() if value is not None and value != NONE}
-    if given in chosen:
-        return chosen[given]
+    for split, value in cfg.given_splits.items():
+        if given == value and value not in (None, NONE):
+            return split
     split = split_of(given) if isinstance(given, str) else None
     if split is None:
         ways = "or name it with --config.data.train_split=NAME"
