@@ -72,10 +72,10 @@ class Geometry:
     def image(self, image: Picture) -> np.ndarray:
         """Return uint8 (H, W, C) of an image, which may be decoded at a smaller size than `full`."""
         if self.box is None:
-            return self._flipped(pixels(eval_crop(image, self.size, self.how)))
+            return pixels(self._mirrored(eval_crop(image, self.size, self.how)))
         cut = (image, self.full, self.box, self.size, self.how.interpolation, self.reducing_gap)
         moved = turned_crop(*cut, degrees=self.degrees, warp=self.warp) if self.turned else resized_crop(*cut)
-        return self._flipped(pixels(moved))
+        return pixels(self._mirrored(moved))
 
     def plane(self, values: np.ndarray, fill: int) -> np.ndarray:
         """Return (H, W) of uint8 values of each pixel, such as a mask, by the nearest pixel.
@@ -148,6 +148,11 @@ class Geometry:
         """Return the displacement (N, 2) at places (N, 2) of the result."""
         at = places[:, ::-1].T - 0.5
         return np.stack([map_coordinates(self.warp[..., i], at, order=1, mode="nearest") for i in (0, 1)], axis=-1)
+
+    def _mirrored(self, image: Picture) -> Picture:
+        """Flip an image; Pillow does it several times as fast as a copy of reversed arrays."""
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.hflip else image
+        return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if self.vflip else image
 
     def _flipped(self, values: np.ndarray) -> np.ndarray:
         values = values[:, ::-1] if self.hflip else values
