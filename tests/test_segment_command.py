@@ -222,12 +222,6 @@ def test_after_ctrl_c_the_list_holds_what_is_there(run, tree, monkeypatch, capsy
     assert [image["file_name"] for image in notes["images"]] == done and len(notes["annotations"]) == len(done)
 
 
-def test_a_prompt_is_needed(run, images, capsys):
-    with pytest.raises(SystemExit) as status:
-        segment.main(["--workdir", run, "a.png"])
-    assert status.value.code == 2 and "--prompt" in capsys.readouterr().err
-
-
 def test_masks_are_a_source_of_pairs_again(run, images):
     from jaxdino.data.config import DataConfig
     from jaxdino.data.prompts import PromptConfig
@@ -235,11 +229,11 @@ def test_masks_are_a_source_of_pairs_again(run, images):
 
     assert segment.main(["--workdir", run, "--prompt", "red circle", "--out", "o", "a.png", "b.jpg"]) == 0
     source = load_source(
-        DataConfig(name="coco", root=str(images), val_ratio=0.5), PromptConfig(annotations="o/masks.json")
+        DataConfig(name="coco", root=str(images), val_ratio=0.5), "prompts", PromptConfig(annotations="o/masks.json")
     )
     assert source.class_names == ("red circle",)
-    pairs = [pair for each in source.splits.values() for pair in each.records]
-    assert sorted(pair.image.rpartition("/")[2] for pair in pairs) == ["a.png", "b.jpg"]
+    found = [image for each in source.splits.values() for image in each.records]
+    assert sorted(image.rpartition("/")[2] for image in found) == ["a.png", "b.jpg"]
 
 
 def test_a_model_of_prompts_needs_one(run, images, capsys):
