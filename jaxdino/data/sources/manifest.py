@@ -52,10 +52,8 @@ def single(cfg: DataConfig) -> Source:
     """
     file, kind, _, every = _read(cfg)
     if kind != LABEL:
-        raise UserError(
-            f"{file} lists several classes for an image: --config.objective.name=multilabel, or give one class in a "
-            f"column {LABEL!r}"
-        )
+        how = f"--config.objective.name=multilabel, or give one class in a column {LABEL!r}"
+        raise UserError(f"{file} lists several classes for an image: {how}")
     found = sorted({row.classes[0] for row in every})
     if len(found) < 2:
         raise UserError(f"{file} has only one class, {found[0]!r}; a classifier needs two")
