@@ -138,7 +138,7 @@ def make_whole_iter(
     cfg = DataConfig.of(cfg)
     get_filter(resize.interpolation)
     blank = {"image": Crops((1, 1), (View(),))}  # of an image that cannot be read
-    read = WholeReader(blank, tuple(fields), resize, cfg.reading(channels), short=short_side)
+    read = WholeReader(blank, tuple(fields), resize, cfg.reading(channels), draft=False, short=short_side)
     batches = _share(grain.MapDataset.source(Records(split, len(split))).map(read), 1, 0, 1)
     return EvalBatches(batches, cfg, BadImages(split, cfg.on_bad))
 

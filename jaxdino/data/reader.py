@@ -89,35 +89,41 @@ class Reader:
     def read(self, element: Element, rng: np.random.Generator | None = None) -> Row:
         """Return the crops and fields of a record. Raises BadImage."""
         values = [field.read(element, rng) for field in self.fields]
-        moves: list[Geometry] = []
+        planned: list[tuple[list[Geometry], Geometry]] = []
 
         def plan(full: tuple[int, int]) -> int:
             self._check_sizes(full, values)
-            moves[:] = self._geometry(full, values, rng)
-            return min(move.draft for move in moves) if self.draft else 1
+            planned[:] = [self._geometry(full, values, rng)]
+            return min(move.draft for move in planned[0][0]) if self.draft else 1
 
         image = open_image(element["image"], self.reading, plan)
+        ((moves, of_fields),) = planned
         row, turns = {}, iter(moves)
         for name, crops in self.crops.items():
             cut = [next(turns).image(image) for _ in crops.views]
             row[name] = np.stack(cut) if crops.several else cut[0]
         for field, value in zip(self.fields, values, strict=True):
-            row |= field.move(value, moves[0], element, rng)
+            row |= field.move(value, of_fields, element, rng)
         return row
 
     def image(self, record: Any) -> np.ndarray:
         """Return uint8 (H, W, C) of one image as evaluation does. Raises BadImage."""
         return self.read({"image": record, "index": 0})["image"]
 
-    def _geometry(self, full: tuple[int, int], values: list[Any], rng: np.random.Generator | None) -> list[Geometry]:
+    def _geometry(
+        self, full: tuple[int, int], values: list[Any], rng: np.random.Generator | None
+    ) -> tuple[list[Geometry], Geometry]:
+        """Return the geometry of each view, and that of the fields."""
         if rng is None:
-            return [evaluated(full, crops.size, self.how) for crops in self.crops.values() for _ in crops.views]
+            moves = [evaluated(full, crops.size, self.how) for crops in self.crops.values() for _ in crops.views]
+            return moves, moves[0]
         views = [view for crops in self.crops.values() for view in crops.views]
         sizes = [crops.size for crops in self.crops.values() for _ in crops.views]
         pairs = list(zip(self.fields, values, strict=True))
-        return drawn(
+        moves = drawn(
             views, sizes, full, self.how, rng, lambda box: all(field.wanted(value, box) for field, value in pairs)
         )
+        return moves, moves[0]
 
     def _check_sizes(self, full: tuple[int, int], values: list[Any]) -> None:
         """Raise BadImage if a field has a value for each pixel and not the image's (width, height)."""
@@ -146,21 +152,11 @@ class WholeReader(Reader):
 
     short: int = 0
 
-    def read(self, element: Element, rng: np.random.Generator | None = None) -> Row:
-        """Return the image and its fields. Raises BadImage."""
-        values = [field.read(element, rng) for field in self.fields]
-        moves: list[Geometry] = []
-
-        def plan(full: tuple[int, int]) -> int:
-            self._check_sizes(full, values)
-            moves[:] = [Geometry(full, (full[1], full[0]), self.how, box=(0, 0, *full))]
-            return 1
-
-        image = open_image(element["image"], self.reading, plan)
-        row = {"image": dataclasses.replace(moves[0], size=short_side(moves[0].size, self.short)).image(image)}
-        for field, value in zip(self.fields, values, strict=True):
-            row |= field.move(value, moves[0], element, rng)
-        return row
+    def _geometry(
+        self, full: tuple[int, int], values: list[Any], rng: np.random.Generator | None
+    ) -> tuple[list[Geometry], Geometry]:
+        own = Geometry(full, (full[1], full[0]), self.how, box=(0, 0, *full))
+        return [dataclasses.replace(own, size=short_side(own.size, self.short))], own
 
 
 def eval_reader(size: tuple[int, int], how: Resize, reading: Reading, fields: tuple[Field, ...] = ()) -> Reader:

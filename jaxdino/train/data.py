@@ -21,15 +21,10 @@ def config_of(config: Any) -> DataConfig:
     return DataConfig.of({name: value for name, value in config.data.items() if name not in OF_STAGES})
 
 
-def reading(config: Any, preprocess: Preprocess) -> DataConfig:
-    """Return the settings of config.data, with the value range of a model."""
-    return dataclasses.replace(config_of(config), sixteen_bit=preprocess.sixteen_bit)
-
-
 def batches(make: Callable[..., Any], config: Any, part: Part, preprocess: Preprocess) -> Any:
     """Make this process's batches of a stage, preprocessed for the model, by calling `make`."""
     return make(
-        cfg=reading(config, preprocess),
+        cfg=dataclasses.replace(config_of(config), sixteen_bit=preprocess.sixteen_bit),
         batch_size=part.stage.batch_size,
         image_size=part.image_size,
         resize=preprocess.resize,

@@ -22,7 +22,7 @@ from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.objectives.semantic import Semantic
 from jaxdino.objectives.semantic_settings import Labelling
 from jaxdino.stage import Stage
-from jaxdino.train import adapters, data, plots, results, step, weights
+from jaxdino.train import adapters, data, pixels, plots, results, step, weights
 from jaxdino.train.task import Part, State
 from jaxdino.train.tasks.supervised import OPTIMISTIC, Supervised, in_split
 
@@ -106,7 +106,7 @@ class SemanticSegmentation(Supervised):
         normalize = partial(photometric.normalize, mean=how.mean, std=how.std)
         eval_step = step.compile_eval_step(skeleton, normalize, self.mesh)
         short = min(size) if self.settings.short_side is None else self.settings.short_side
-        cfg, channels = data.reading(self.config, how), self.spec.config.in_channels
+        cfg, channels = pixels.of_model(data.config_of(self.config), how), self.spec.config.in_channels
         whole = partial(pipeline.make_whole_iter, cfg=cfg, fields=self.fields, channels=channels)
         read = partial(whole, short_side=short, resize=how.resize)
 
