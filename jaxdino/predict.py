@@ -92,7 +92,8 @@ def predict(
     inputs, notes = find_inputs(names)
     model, lines = open_model(workdir, words=assumptions.IMPORT)
     classify.check(model, top, batch_size)
-    several = bool(classify.thresholds(model))
+    choice = model.card.head.choice
+    several = choice is not None and choice.several
     if several and top > 1:
         notes.append(f"--top {top} has no effect: the model gives all classes above their thresholds")
     elif top > model.card.num_classes:

@@ -2,31 +2,23 @@
 
 import operator
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
 
 from jaxdino.api.pictures import Record
 from jaxdino.core.command import program
 from jaxdino.core.errors import UserError
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.channels import Reading
+from jaxdino.models.heads.choice import Choice
 
 THREADS = min(8, os.cpu_count() or 1)
 
 Classes = list[tuple[str, float]]
-"""(class name, probability) of the most probable classes, in descending order."""
-Odds = list[tuple[int, float]]
-"""(index of the class, probability)."""
-
-
-def thresholds(model: Any) -> tuple[float, ...]:
-    """Return the threshold of each class if an image may have several labels, or ()."""
-    return getattr(model.card.head, "thresholds", ())
+"""(class name, probability) of the chosen classes, in descending order."""
 
 
 def check(model: Any, topk: int, batch_size: int) -> None:
@@ -43,7 +35,7 @@ def check(model: Any, topk: int, batch_size: int) -> None:
             f"{model.name} has no classification head: train one ({program('train')} --config=linear), "
             "or load one with jaxdino.load(SRC, head=FILE)"
         )
-    if model.card.labels_pixels:
+    if model.card.head.choice is None:
         raise UserError(
             f"the head of {model.name} classifies each patch, not the image: {program('segment')} writes the class of "
             "each pixel, and model.segment([image]) returns it"
@@ -53,16 +45,14 @@ def check(model: Any, topk: int, batch_size: int) -> None:
 def classify(
     model: Any, records: Sequence[Record], reading: Reading, topk: int, batch_size: int, said: dict[str, str]
 ) -> Iterator[Classes | BadImage]:
-    """Return the `topk` classes of each image, in order, or why it could not be read.
+    """Return the classes of each image that its head chooses, in order, or why it could not be read.
 
-    If an image may have several labels, these are all classes that reach their thresholds, whatever `topk`.
+    These are the `topk` most probable ones, or whatever else `HeadConfig.choice` says.
 
     The next batch is read while the device computes. All batches have the same shape, compiled once. `said` collects
     the messages of `Model.prepare` about images.
     """
     size, names = min(batch_size, len(records)), model.class_names or tuple(map(str, range(model.card.num_classes)))
-    lowest = thresholds(model)
-    choose = partial(_above, thresholds=np.array(lowest)) if lowest else partial(_most_probable, topk=topk)
     waiting: tuple[list, Any] | None = None
     with ThreadPoolExecutor(THREADS) as pool:
         for first in range(0, len(records), size):
@@ -74,10 +64,10 @@ def classify(
                 blank = [np.zeros_like(images[0])] * (size - len(images))
                 logits = model(np.stack([*images, *blank])).logits
             if waiting:
-                yield from _named(*waiting, names, choose)
+                yield from _named(*waiting, names, model.card.head.choice, topk)
             waiting = read, logits
     if waiting:
-        yield from _named(*waiting, names, choose)
+        yield from _named(*waiting, names, model.card.head.choice, topk)
 
 
 def _read(model: Any, record: Record, reading: Reading, place: int, said: dict[str, str]) -> np.ndarray | BadImage:
@@ -88,18 +78,8 @@ def _read(model: Any, record: Record, reading: Reading, place: int, said: dict[s
 
 
 def _named(
-    read: list[np.ndarray | BadImage], logits: Any, names: Sequence[str], choose: Callable[[np.ndarray], Odds]
-) -> Iterator[Any]:
+    read: list[np.ndarray | BadImage], logits: Any, names: Sequence[str], choose: Choice, topk: int
+) -> Iterator[Classes | BadImage]:
     rows = iter(() if logits is None else np.asarray(logits, np.float64))
     for image in read:
-        yield image if isinstance(image, BadImage) else [(names[i], odds) for i, odds in choose(next(rows))]
-
-
-def _most_probable(logits: np.ndarray, topk: int) -> Odds:
-    odds = np.exp(logits - logits.max())
-    return [(i, float(odds[i] / odds.sum())) for i in np.argsort(-logits, kind="stable")[:topk]]
-
-
-def _above(logits: np.ndarray, thresholds: np.ndarray) -> Odds:
-    odds = expit(np.asarray(logits, np.float64))
-    return [(i, float(odds[i])) for i in np.argsort(-odds, kind="stable") if odds[i] >= thresholds[i]]
+        yield image if isinstance(image, BadImage) else [(names[i], odds) for i, odds in choose(next(rows), topk)]

@@ -147,11 +147,13 @@ class Model:
     def predict(
         self, images: Iterable[Record], topk: int = 5, batch_size: int = 32, sixteen_bit: str | None = None
     ) -> list[Classes]:
-        """Return the most probable classes of each image, [[(class name, probability), ...], ...].
+        """Return the classes of each image, the most probable first, [[(class name, probability), ...], ...].
+
+        A head of images with several labels gives all classes that reach their thresholds, maybe none.
 
         Args:
           images, sixteen_bit: as in `preprocess`; images are preprocessed here.
-          topk: number of classes; all of them if there are fewer.
+          topk: number of classes; all of them if there are fewer. Several labels do not depend on it.
           batch_size: images per forward pass; all batches have the same shape, compiled once.
 
         Raises:

@@ -12,6 +12,7 @@ import jax
 from flax import nnx
 
 from jaxdino.core import options
+from jaxdino.models.heads.choice import Choice
 from jaxdino.models.heads.linear import LinearHeadConfig
 from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.models.output import Output
@@ -39,6 +40,7 @@ class HeadConfig(Protocol):
       name: its key in `HEADS`. of: what gets a class: "image" or "patch".
       num_classes: number of classes; with 0 no head is built.
       blocks: see `Blocks`.
+      choice: how the classes of an image are chosen from its scores, "logits" (C,); None for a head of patches.
     """
 
     name: ClassVar[str]
@@ -49,6 +51,9 @@ class HeadConfig(Protocol):
 
     @property
     def blocks(self) -> Blocks: ...
+
+    @property
+    def choice(self) -> Choice | None: ...
 
     def build(self, width: int, rngs: nnx.Rngs) -> Any:
         """Build the head with random parameters, for a backbone whose outputs have this width."""

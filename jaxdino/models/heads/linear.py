@@ -11,6 +11,7 @@ from flax import nnx
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_range
 from jaxdino.core.rules import did_you_mean
+from jaxdino.models.heads.choice import AboveThresholds, Choice, MostProbable
 from jaxdino.models.layers import Linear
 from jaxdino.models.output import Output
 
@@ -82,6 +83,11 @@ class LinearHeadConfig:
     def blocks(self) -> int:
         """Number of last blocks whose outputs the head reads."""
         return POOLS[self.pool].blocks
+
+    @property
+    def choice(self) -> Choice:
+        """How an image's classes are chosen: all above their thresholds, or without thresholds the most probable."""
+        return AboveThresholds(self.thresholds) if self.thresholds else MostProbable()
 
     def build(self, width: int, rngs: nnx.Rngs) -> "LinearHead":
         """Build the head with a small random kernel (std 0.02) and zero bias."""

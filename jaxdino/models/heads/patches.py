@@ -54,6 +54,11 @@ class PatchesHeadConfig:
         """Width of the input, in widths of the backbone."""
         return len(self.blocks) if isinstance(self.blocks, tuple) else self.blocks
 
+    @property
+    def choice(self) -> None:
+        """None: the head gives every patch a class, not the image."""
+        return None
+
     def build(self, width: int, rngs: nnx.Rngs) -> "PatchesHead":
         """Build the head with a small random kernel (std 0.01, as in both sources) and zero bias."""
         return PatchesHead(self, width, rngs)
