@@ -8,6 +8,7 @@ from typing import Any
 
 from convert.plausible import check_spec, understood
 from jaxdino.core.errors import UserError
+from jaxdino.core.json_file import parse_json
 from jaxdino.models import heads, registry
 from jaxdino.models.heads import NO_HEAD, HeadConfig
 from jaxdino.models.heads.linear import LinearHeadConfig
@@ -67,9 +68,9 @@ class Card:
         return json.dumps({**dataclasses.asdict(self), "head": heads.to_json(self.head)}, indent=2)
 
     @classmethod
-    def from_json(cls, text: str) -> "Card":
+    def from_json(cls, text: str, where: str = CARD) -> "Card":
         """Parse JSON text; the inverse of `to_json`. Cards of version 0.1.0 have a linear head in two fields."""
-        fields = json.loads(text)
+        fields = parse_json(text, where, dict)
         spec = registry.from_json(fields.pop("spec"))
         if "head" not in fields:
             fields["head"] = {"name": "linear", "num_classes": fields.pop("num_classes"), "pool": fields.pop("pool")}
@@ -86,7 +87,7 @@ def load_card(folder: str | Path) -> Card:
     """
     file = Path(folder) / CARD
     with understood(str(file)):
-        card = Card.from_json(file.read_text("utf-8"))
+        card = Card.from_json(file.read_text("utf-8"), str(file))
     if not isinstance(card.source, dict):
         raise UserError(f"{file}: source must be an object")
     if not all(isinstance(line, str) for line in card.assumed):

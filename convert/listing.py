@@ -1,12 +1,12 @@
 """List the supported models with the parity that the tests measured (`parity.json`)."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from convert.tables import layouts
 from jaxdino.core.errors import UserError
+from jaxdino.core.json_file import read_json
 from jaxdino.models.registry import MODELS
 
 MEASURED = Path(__file__).parent / "parity.json"
@@ -18,7 +18,7 @@ COLUMNS = ("float32", "bfloat16", "gradient")
 
 def measured() -> dict[str, dict[str, dict[str, list[float]]]]:
     """Return {family: {layout: {what: [absolute, relative]}}}, the largest differences last measured."""
-    return json.loads(MEASURED.read_text()) if MEASURED.is_file() else {}
+    return read_json(MEASURED, dict) if MEASURED.is_file() else {}
 
 
 def lines() -> Iterator[str]:

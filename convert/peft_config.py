@@ -1,7 +1,6 @@
 """PEFT's `adapter_config.json`: read the supported settings, refuse those that would change the outputs."""
 
 import dataclasses
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.json_file import read_json
 from jaxdino.models.lora import LoRA
 
 STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
@@ -93,15 +93,11 @@ def _of(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
 
 def read_config(path: Path) -> Settings:
     """Read the settings in a file. Raise UserError if it is missing, damaged or not supported."""
-    try:
-        config = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found; give a folder that PEFT's save_pretrained wrote") from None
-    except (OSError, ValueError, RecursionError) as err:
-        raise UserError(f"{path}: cannot be read: {err}") from err
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        kind = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
-        raise UserError(f"{path}: peft_type is {kind!r}; only LORA can be read")
+    if not path.exists():
+        raise UserError(f"{path}: not found; give a folder that PEFT's save_pretrained wrote")
+    config = read_json(path, dict)
+    if config.get("peft_type") != "LORA":
+        raise UserError(f"{path}: peft_type is {config.get('peft_type')!r}; only LORA can be read")
     if config.get("init_lora_weights", True) not in STARTS:
         raise UserError(
             f"{path}: init_lora_weights={config['init_lora_weights']!r} changes the base weights too: convert the "

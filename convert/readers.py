@@ -1,6 +1,5 @@
 """Open a checkpoint of any format as a Source: keys and shapes at once, each tensor on access."""
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from convert.tables import SPELLINGS
 from convert.tables.patches import MODULES
 from convert.torch_file import LEGACY_START, read_torch
 from jaxdino.core.errors import UserError
+from jaxdino.core.json_file import read_json
 from jaxdino.core.rules import nearest
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
@@ -248,13 +248,7 @@ def _no_weights(folder: Path) -> str:
 def _json(path: Path) -> dict | None:
     if not path.is_file():
         return None
-    try:
-        value = json.loads(path.read_text("utf-8-sig"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: holds a {type(value).__name__}, not an object")
-    return value
+    return read_json(path, dict, any_number=True)
 
 
 def _open_shards(folder: Path, index_name: str) -> Source:

@@ -1,7 +1,6 @@
 """Change the shape of a published model, for random weights."""
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from convert.naming import CUSTOM
 from convert.plausible import FAULTS, check_spec, understood
 from jaxdino.core.errors import UserError
+from jaxdino.core.json_file import parse_json
 from jaxdino.core.params import bind
 from jaxdino.core.rules import did_you_mean
 from jaxdino.models.registry import from_json
@@ -25,8 +25,7 @@ def reshaped(spec: ModelSpec, shape: str) -> ModelSpec:
       UserError: for invalid JSON, unknown fields (with the nearest names), and an impossible shape.
     """
     what, own = f"model.shape={shape}", dataclasses.asdict(spec.config)
-    with understood(what):
-        fields = json.loads(shape)
+    fields = parse_json(shape, what)
     if not isinstance(fields, dict):
         raise UserError(f'{what}: give the fields that differ, as in {{"depths": [1, 1, 1], "widths": [64, 128, 256]}}')
     for name in fields:

@@ -4,12 +4,12 @@ Format: eight bytes of header length (little endian), the header as JSON, then t
 entries' `data_offsets` must cover without gap or overlap. Source: huggingface/safetensors README.md.
 """
 
-import json
 import math
 
 from convert.byte_ranges import BinaryFile, ByteRange, is_addressable
 from convert.dtypes import BY_SAFETENSORS
 from jaxdino.core.errors import UserError
+from jaxdino.core.json_file import parse_json
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_AXES = 64
@@ -37,24 +37,8 @@ def _header(file: BinaryFile) -> tuple[dict, int]:
         raise UserError(f"{file.path}: the header length {length} is above the limit of {MAX_HEADER_BYTES}")
     if length > file.size - 8:
         raise UserError(f"{file.path}: the header length {length} exceeds the file ({file.size} bytes): truncated?")
-    try:
-        header = json.loads(file.read(8, length).decode("utf-8"), object_pairs_hook=_no_duplicates)
-    except UserError as error:
-        raise UserError(f"{file.path}: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file.path}: the safetensors header is not valid JSON: {error}") from error
-    if not isinstance(header, dict):
-        raise UserError(f"{file.path}: the safetensors header is a {type(header).__name__}, not an object")
-    return header, 8 + length
-
-
-def _no_duplicates(pairs: list[tuple[str, object]]) -> dict:
-    found: dict = {}
-    for key, value in pairs:
-        if key in found:
-            raise UserError(f"the safetensors header names {key!r} twice")
-        found[key] = value
-    return found
+    what = f"{file.path}: the safetensors header"
+    return parse_json(file.read(8, length), what, dict, max_bytes=MAX_HEADER_BYTES), 8 + length
 
 
 def _span(file: BinaryFile, start: int, key: str, entry: object) -> tuple[ByteRange, int]:

@@ -29,6 +29,7 @@ from convert.table import Tensor
 from convert.tables import FAMILIES, heads, layouts, serving
 from convert.writers import write_pth, write_safetensors
 from jaxdino.core.errors import UserError
+from jaxdino.core.json_file import read_json
 from jaxdino.core.params import Digest
 from jaxdino.core.rules import did_you_mean
 
@@ -118,7 +119,7 @@ def _from_folder(path: Path, stack: ExitStack) -> TrainingCheckpoint:
     if (path / CENTRES_FILE).is_file():
         with open_source(path / CENTRES_FILE) as source:
             centres = {head: source.read(head) for head in source.keys()}  # noqa: SIM118 (a method of ours)
-    return TrainingCheckpoint(networks, centres, json.loads((path / CARD).read_text()))
+    return TrainingCheckpoint(networks, centres, read_json(path / CARD, dict, any_number=True))
 
 
 def _from_file(path: Path, stack: ExitStack, overrules: Mapping[str, Any]) -> TrainingCheckpoint:

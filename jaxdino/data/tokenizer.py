@@ -2,7 +2,6 @@
 
 import dataclasses
 import html
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.json_file import read_json
 
 FILES = (
     "tokenizer.json",
@@ -157,7 +157,7 @@ def from_folder(folder: Path) -> Tokenizer:
         ) from None
     try:
         config = folder / "tokenizer_config.json"
-        kind = json.loads(config.read_text("utf-8")).get("tokenizer_class") if config.is_file() else None
+        kind = read_json(config, dict, any_number=True).get("tokenizer_class") if config.is_file() else None
         if kind not in CLASSES:
             raise UserError(f"{folder}: its tokenizer is a {kind}; only CLIP's own is known. Give ids, not texts")
         tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)

@@ -1,7 +1,7 @@
 """Orbax checkpoints, written in the background, each with a manifest of its files.
 
 The manifest (name, size and SHA-256 of every file) is written inside Orbax's temporary folder, just before the rename
-that makes the checkpoint visible. An incomplete or damaged checkpoint is therefore detected: a warning names it, and
+that makes the checkpoint visible. An unfinished or damaged checkpoint is therefore detected: a warning names it, and
 the previous checkpoint is used.
 """
 
@@ -20,10 +20,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.json_file import JsonError, read_json
 
 MANIFEST = "manifest.json"
 STAMP = "_CHECKPOINT_METADATA"  # Orbax writes it again during the rename
-UNSEALED = {MANIFEST, STAMP}
+UNSEALED = {MANIFEST, STAMP, "commit_success.txt"}  # in the folder itself: written after the manifest
+OTHERS = re.compile(r"(^|/)(\.DS_Store|\.nfs[^/]*|Thumbs\.db|desktop\.ini)$")  # which file systems and browsers leave
 
 
 def flatten(tree: Any) -> dict[str, Any]:
@@ -38,33 +40,64 @@ def _digest(file: Path) -> dict[str, Any]:
     return {"bytes": file.stat().st_size, "sha256": sha}
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.is_file() and file.name not in UNSEALED)
+def _files(folder: Path) -> dict[str, Path]:
+    """Return {path in the folder: file} of everything that the manifest lists."""
+    found = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    return {name: file for name, file in found.items() if name not in UNSEALED and not OTHERS.search(name)}
 
 
 def seal(folder: Path) -> None:
     """Write the manifest of a folder's files: to a temporary file first, which is then renamed."""
     files = _files(folder)
     with ThreadPoolExecutor(4) as pool:
-        entries = dict(zip((str(f.relative_to(folder)) for f in files), pool.map(_digest, files), strict=True))
+        entries = dict(zip(files, pool.map(_digest, files.values()), strict=True))
     beside = folder / f"{MANIFEST}.part"
     beside.write_text(json.dumps(entries, indent=1))
     beside.rename(folder / MANIFEST)
 
 
 def flaw(folder: Path) -> str | None:
-    """Return what is wrong with a sealed folder, naming the file, or None if no byte has changed."""
+    """Return what is wrong with a sealed folder, naming the file, or None if it holds every byte that was sealed.
+
+    The manifest must list exactly the files that are there: an empty or shorter one proves nothing.
+    """
+    return _lacking(folder) or _changed(folder)
+
+
+def _lacking(folder: Path) -> str | None:
+    """Return what is missing in a sealed folder, or None. Files are also missing when a deletion was interrupted."""
+    for name in (STAMP, MANIFEST):
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+    gone = sorted(_entries(folder).keys() - _files(folder).keys())
+    return f"{gone[0]} is missing" if gone else None
+
+
+def _entries(folder: Path) -> dict[str, Any]:
+    """Return the manifest, or {} if it is damaged."""
+    try:
+        return read_json(folder / MANIFEST, dict)
+    except JsonError:
+        return {}
+
+
+def _changed(folder: Path) -> str | None:
+    """Return which file of a sealed folder differs from its manifest, or None. Missing files do not count."""
     for name in (STAMP, MANIFEST):
         try:
-            entries = json.loads((folder / name).read_text())
-        except FileNotFoundError:
-            return f"{name} is missing"
-        except ValueError:
-            return f"{name} cannot be read"
-    for name, wanted in entries.items():
-        file = folder / name
-        if not file.is_file():
-            return f"{name} is missing"
+            read_json(folder / name, dict)
+        except JsonError as err:
+            if (folder / name).exists():
+                return f"{name} cannot be read ({err.reason})"
+    if not (folder / MANIFEST).exists():
+        return None
+    entries, files = _entries(folder), _files(folder)
+    if unlisted := sorted(files.keys() - entries.keys()):
+        return f"{MANIFEST} does not list {unlisted[0]}"
+    for name, file in files.items():
+        wanted = entries[name]
+        if not isinstance(wanted, dict) or wanted.keys() != {"bytes", "sha256"}:
+            return f"{MANIFEST} has no checksum of {name}"
         if file.stat().st_size != wanted["bytes"]:
             return f"{name} has {file.stat().st_size} bytes instead of {wanted['bytes']}"
         if _digest(file) != wanted:
@@ -137,28 +170,38 @@ class Checkpoints:
                 seal(folder)
 
     def _set_aside(self, warn: Callable[[str], None]) -> None:
-        """Delete incomplete checkpoints, and move damaged ones to the folder `damaged/` next to `folder`."""
+        """Delete unfinished checkpoints, and move damaged ones to the folder `damaged/` next to `folder`.
+
+        Unfinished are those that were being written or deleted when the run ended: Orbax deletes an old checkpoint,
+        file by file, after two newer ones are complete.
+        """
         if not self._chief or not self.folder.is_dir():
             return
-        aside, left, found = self.folder.with_name("damaged"), [], []
-        for folder in sorted(self.folder.iterdir(), key=lambda path: path.name):
-            step = re.match(r"\d+", folder.name)
-            if step is None or not folder.is_dir():
-                continue
+        numbered = {path: re.match(r"\d+", path.name) for path in self.folder.iterdir() if path.is_dir()}
+        steps = {path: int(found[0]) for path, found in numbered.items() if found}
+        sound, lines = [], []
+        for folder in sorted(steps, key=lambda path: (-steps[path], path.name)):
+            name = f"checkpoint {steps[folder]}"
             if not folder.name.isdigit():
-                found.append(f"checkpoint {step[0]} is incomplete ({folder})")
                 shutil.rmtree(folder)
-            elif fault := flaw(folder):
-                aside.mkdir(exist_ok=True)
-                target = aside / folder.name
-                shutil.rmtree(target, ignore_errors=True)
-                os.rename(folder, target)
-                found.append(f"checkpoint {step[0]} is damaged: {fault} (moved to {target})")
+                lines.append(f"{name} is unfinished: the run ended while it was written (removed)")
+            elif (fault := _lacking(folder)) and len(sound) >= 2 and not _changed(folder):
+                shutil.rmtree(folder)
+                lines.append(f"{name} is unfinished: the run ended while it was deleted (removed)")
+            elif fault := fault or _changed(folder):
+                lines.append(f"{name} is damaged: {fault} (moved to {self._moved(folder)})")
             else:
-                left.append(int(step[0]))
-        used = f"checkpoint {max(left)} is used" if left else "none is left: the run starts over from the beginning"
-        for line in found:
+                sound.append(steps[folder])
+        used = f"checkpoint {sound[0]} is used" if sound else "none is left: the run starts over from the beginning"
+        for line in lines:
             warn(f"{line}; {used}")
+
+    def _moved(self, folder: Path) -> Path:
+        target = self.folder.with_name("damaged") / folder.name
+        target.parent.mkdir(exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(folder, target)
+        return target
 
 
 def abstract(tree: Any, where: Any) -> Any:

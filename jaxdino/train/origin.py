@@ -16,8 +16,8 @@ from jaxdino.core.rules import did_you_mean
 from jaxdino.models import registry
 from jaxdino.settings.command_line import Command
 from jaxdino.settings.unused import unused
+from jaxdino.train.recorded import recorded
 from jaxdino.train.weights import RANDOM, WORDS, counts, overrules, published
-from jaxdino.train.workdir import recorded
 
 RATES = ("auto", "own", "public")
 HUB_CACHE = "models--"

@@ -1,13 +1,13 @@
 """How a run reads pixels: channels, value range of 16-bit images, mean and std; stored in the model's card."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from convert.card import Card
 from jaxdino.core.errors import UserError
+from jaxdino.core.json_file import JsonError, read_json, write_json
 from jaxdino.data import survey
 from jaxdino.data.config import DataConfig
 from jaxdino.data.duplicates import duplicates
@@ -17,7 +17,7 @@ from jaxdino.data.record import Source
 from jaxdino.data.shortcuts import mostly_cropped
 from jaxdino.data.survey import Survey
 from jaxdino.models.spec import Preprocess
-from jaxdino.train.workdir import Workdir, write_json
+from jaxdino.train.workdir import Workdir
 
 KEPT = "pixels.json"  # in a run's folder: the value range chosen when the run began
 RGB_ONLY = ("saturation", "hue", "gray_prob")
@@ -83,9 +83,10 @@ def resumed(config: Any, folder: Workdir) -> Any:
     if not file.exists() or config.data.sixteen_bit != "auto":
         return config
     try:
-        kept = str(Range.of(json.loads(file.read_text())["sixteen_bit"]))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{file} was not written by a run: fix it, or give a new --workdir") from None
+        kept = str(Range.of(read_json(file, dict)["sixteen_bit"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as err:
+        why = f"{err}: " if isinstance(err, JsonError) else f"{file} "
+        raise UserError(f"{why}was not written by a run: fix it, or give a new --workdir") from None
     config = config.copy_and_resolve_references()
     config.data.sixteen_bit = kept
     return config

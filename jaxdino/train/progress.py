@@ -30,7 +30,8 @@ class Progress:
         {"stage": 0, "origin": {...}, "val/loss": ...}.
       unread: batch entries since the last validation whose image could not be read.
       done: summary entries of the earlier stages.
-      batches: position in the training data. log_size: size of metrics.jsonl in bytes.
+      batches: position in the training data.
+      log_size, log_lines, log_sha256: size, lines and SHA-256 of metrics.jsonl; 0 and "" where they are not known.
       bad: {split: {name: reason}} of the images that were skipped.
       baseline: metrics from before the first step. health: state of the task's alarms.
     """
@@ -53,6 +54,8 @@ class Progress:
     done: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     batches: dict[str, Any] | None = None
     log_size: int = 0
+    log_lines: int = 0
+    log_sha256: str = ""
     bad: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     baseline: Metrics = dataclasses.field(default_factory=dict)
     health: dict[str, Any] = dataclasses.field(default_factory=dict)

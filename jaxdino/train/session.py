@@ -8,17 +8,19 @@ import jax
 
 from jaxdino import optim
 from jaxdino.core import sharding
+from jaxdino.core.json_file import write_json
 from jaxdino.core.rules import patterns
 from jaxdino.data.bad_images import BadImages, check_read
 from jaxdino.data.pipeline import Batch, EvalBatches
 from jaxdino.models.lora import leaves
 from jaxdino.train import checkpoint, state
+from jaxdino.train.metric_log import MetricLog
 from jaxdino.train.pace import Pace
 from jaxdino.train.progress import Progress
 from jaxdino.train.setup import Setup
 from jaxdino.train.stop import Stop
 from jaxdino.train.task import Part
-from jaxdino.train.workdir import MetricLog, Workdir, say, write_json
+from jaxdino.train.workdir import SUMMARY, Workdir, say
 
 
 class Session:
@@ -33,7 +35,7 @@ class Session:
         self.pace = Pace(setup.parts)
         self.chief, self.healthy = jax.process_index() == 0, True
         self._remarked: dict[str, int] = {}
-        self.log = MetricLog(folder, self.progress.log_size) if self.chief else None
+        self.log = MetricLog(folder.folder, self.progress, say) if self.chief else None
 
     def where(self, tree: Any) -> Any:
         """Return the shardings of a tree of arrays."""
@@ -73,7 +75,8 @@ class Session:
         While the task's alarms are active nothing is saved: a resumed run repeats the steps since the last checkpoint.
         """
         if self.progress.step != self.saved_step and self.healthy:
-            self.progress.log_size = self.log.size if self.log else 0
+            if self.log:
+                self.log.mark(self.progress)
             self.checkpoints.save(self.progress.step, current, dataclasses.asdict(self.progress))
             self.saved_step = self.progress.step
 
@@ -149,7 +152,7 @@ class Session:
             found = {"stages": self.progress.done, **fixed, "skipped_images": skipped, "finished": False}
             if self.progress.best_model:
                 found["delivered"] = self.delivered
-            write_json(self.folder / "summary.json", found | more)
+            write_json(self.folder / SUMMARY, found | more)
             if draw:
                 task.pictures(self)
 

@@ -11,7 +11,6 @@ checkpoints/   to resume from          best/   the best model
 
 import dataclasses
 import json
-import math
 import os
 import re
 import sys
@@ -21,13 +20,20 @@ from pathlib import Path
 from typing import Any
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.json_file import JsonError, finite, parse_json, read_json, write_json
 from jaxdino.core.metric_names import renamed
 from jaxdino.data.recipe import View
+from jaxdino.train import metric_log
+from jaxdino.train.metric_log import set_aside_name
+from jaxdino.train.recorded import CONFIG, are_objects, named, read_config
 
 # Settings that may differ when a run is resumed: they affect how it is computed and logged, not its result.
 FREE = ("mesh", "checkpoint", "log_every", "time_limit", "model.attention", "model.remat")
 FREE += ("data.num_workers", "data.num_threads")
 # Settings that may differ for the current stage and later ones; see `jaxdino.train.extend`.
+SUMMARY = "summary.json"
+FILES = (CONFIG, SUMMARY, metric_log.FILE, "pixels.json")
+FOLDERS = ("checkpoints", "best", metric_log.EVENTS, "damaged", "training")
 LENGTH = r"stages\[(\d+)\]\.(?:epochs|steps)"
 
 # Settings missing in older runs, with the values that match their behaviour.
@@ -54,29 +60,6 @@ def new_folder(label: str) -> Path:
     return folder
 
 
-def write_json(file: Path, value: Any) -> None:
-    """Write JSON to a temporary file and rename it, so that a file is never incomplete. NaN and inf become null."""
-    beside = file.with_name(file.name + ".part")
-    beside.write_text(json.dumps(_finite(value), indent=2, default=str) + "\n")
-    os.replace(beside, file)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text())
-    except (OSError, ValueError) as err:
-        raise UserError(f"{file} cannot be read ({err}): fix it, or give a new --workdir") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{file} was not written by a run: fix it, or give a new --workdir")
-    return value
-
-
-def recorded(folder: str | Path | None) -> dict[str, Any]:
-    """Return the config of the run in a folder, or {} if there is none."""
-    file = Path(folder) / "config.json" if folder else None
-    return _read_json(file) if file and file.is_file() else {}
-
-
 def plain(config: Any) -> dict[str, Any]:
     """Convert a config to plain nested dicts and lists, as in JSON."""
     config = config.to_dict() if hasattr(config, "to_dict") else config
@@ -86,7 +69,7 @@ def plain(config: Any) -> dict[str, Any]:
             return {str(key): one(item) for key, item in value.items()}
         return [one(item) for item in value] if isinstance(value, list | tuple) else value
 
-    return json.loads(json.dumps(_finite(one(config)), default=str))
+    return parse_json(json.dumps(finite(one(config)), default=str), "the config")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +119,7 @@ class Workdir:
     """
 
     def __init__(self, folder: Path, config: Any):
-        self.folder = Path(folder)
+        self.folder = named(folder, "--workdir")
         self.config = renamed(plain(config))
         self.before: dict[str, Any] = {}
         self.lengthened: list[Difference] = []
@@ -151,7 +134,7 @@ class Workdir:
         there = next(path for path in (self.folder.absolute(), *self.folder.absolute().parents) if path.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             raise UserError(f"--workdir={self.folder} cannot be written: {there} is not a writable folder")
-        file = self / "config.json"
+        file = self / CONFIG
         if not file.exists():
             root = (self.config.get("data") or {}).get("root")
             if root and self.folder.resolve().is_relative_to(Path(root).resolve()):
@@ -166,7 +149,8 @@ class Workdir:
                     "give a new or empty folder"
                 )
             return
-        old = _read_json(file)
+        self._check_kinds()
+        old = read_config(file)
         self.before = renamed(_completed(old, self.config))
         fields = differences(self.before, self.config)
         if all(re.fullmatch(LENGTH, field.path) for field in fields):
@@ -198,27 +182,64 @@ class Workdir:
 
     @property
     def finished(self) -> bool:
-        """Return whether the folder holds a finished run."""
-        return bool(self.summary().get("finished"))
+        """Return whether the folder holds a finished run, with a summary that can be read."""
+        found, _ = self._summary()
+        return bool(found.get("finished"))
 
     def open(self) -> None:
-        """Create the folder and write config.json, unless an earlier start did with the same lengths of stages."""
+        """Create the folder and write config.json, unless an earlier start did with the same lengths of stages.
+
+        A damaged summary.json is put aside: the run writes it again from its checkpoint.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
+        found, fault = self._summary()
+        if fault:
+            aside = set_aside_name(self / SUMMARY)
+            os.replace(self / SUMMARY, aside)
+            say(f"WARNING: {self / SUMMARY} is damaged ({fault}) and written again (as it was: {aside.name})")
         if self.lengthened and self.finished:
-            found = {key: value for key, value in self.summary().items() if key != "result"}
-            write_json(self / "summary.json", found | {"finished": False})
-        if self.lengthened or not (self / "config.json").exists():
-            write_json(self / "config.json", self.config)
+            found = {key: value for key, value in found.items() if key != "result"}
+            write_json(self / SUMMARY, found | {"finished": False})
+        if self.lengthened or not (self / CONFIG).exists():
+            write_json(self / CONFIG, self.config)
 
     def summary(self) -> dict[str, Any]:
-        """Read summary.json; {} before the end of the first stage."""
-        file = self / "summary.json"
-        return _read_json(file) if file.exists() else {}
+        """Read summary.json; {} before the end of the first stage. Raises UserError if it is damaged."""
+        found, fault = self._summary()
+        if fault:
+            raise UserError(f"{self / SUMMARY} is damaged ({fault}): the same command writes it again")
+        return found
+
+    def _summary(self) -> tuple[dict[str, Any], str]:
+        """Return (contents of summary.json, what is wrong with it or "")."""
+        file = self / SUMMARY
+        if not os.path.lexists(file):
+            return {}, ""
+        try:
+            found = read_json(file, dict)
+        except JsonError as err:
+            return {}, err.reason
+        stages, names = found.get("stages"), [stage["name"] for stage in self.config.get("stages") or []]
+        if not are_objects(stages) or not all(stage.get("name") in names for stage in stages):
+            return {}, "its stages are not those of the run"
+        if found.get("finished") and not (
+            stages
+            and all(isinstance(stages[-1].get(name), int) for name in ("epochs", "max_epochs"))
+            and all(isinstance(line, str) for line in found.get("result") or ())
+        ):
+            return {}, "the results are not in it"
+        return found, ""
 
     def records(self) -> list[dict[str, Any]]:
         """Read the lines of metrics.jsonl."""
-        file = self / "metrics.jsonl"
-        return [renamed(json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
+        return metric_log.records(self / metric_log.FILE)
+
+    def _check_kinds(self) -> None:
+        """Raise UserError for a file where the run keeps a folder, or a folder where it keeps a file."""
+        for names, is_kind, kind in ((FOLDERS, Path.is_dir, "folder"), (FILES, Path.is_file, "file")):
+            for path in (self / name for name in names):
+                if os.path.lexists(path) and not is_kind(path):
+                    raise UserError(f"{path} is not a {kind}, and a run keeps a {kind} of that name: move it away")
 
 
 def _completed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -232,58 +253,3 @@ def _completed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         added = plain({name: getattr(default, name) for name in ADDED_TO_VIEWS})
         old["data"]["views"] = [added | view for view in views]
     return old
-
-
-class MetricLog:
-    """Write metrics.jsonl, and the same numbers as TensorBoard events.
-
-    Args:
-      size: size of metrics.jsonl in bytes, from the checkpoint that the run resumes from. Later lines are removed, and
-        the event files are rewritten from the remaining lines, so that nothing appears twice.
-    """
-
-    def __init__(self, workdir: Workdir, size: int = 0):
-        from tensorboardX import SummaryWriter
-
-        file = workdir / "metrics.jsonl"
-        file.touch()
-        os.truncate(file, min(size, file.stat().st_size))
-        for old in (workdir / "events").glob("events.*"):
-            old.unlink()
-        self._events = SummaryWriter(str(workdir / "events"))
-        for record in workdir.records():
-            self._add_events(record)
-        self._file = file.open("a")
-
-    @property
-    def size(self) -> int:
-        """Return the size of metrics.jsonl in bytes, after flushing it."""
-        self._file.flush()
-        return self._file.tell()
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Add a line; `step` counts over the whole run. NaN and inf become null."""
-        record = record | {"time": round(time.time(), 3)}
-        self._file.write(json.dumps(_finite(record)) + "\n")
-        self._file.flush()
-        self._add_events(record)
-
-    def _add_events(self, record: dict[str, Any]) -> None:
-        for name, value in record.items():
-            group = value if isinstance(value, dict) else {None: value}
-            for key, number in group.items():
-                if isinstance(number, int | float) and name not in ("step", "time"):
-                    self._events.add_scalar(f"{name}/{key}" if key else name, number, record["step"], record["time"])
-
-    def close(self) -> None:
-        """Flush and close the files."""
-        self._file.close()
-        self._events.close()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -68,8 +68,8 @@ def spec(card: dict, part: str, **fields) -> dict:
 
 
 CARDS = [
-    ("{", "cannot be understood"),
-    ("[]", "cannot be understood"),
+    ("{", "model.json: not valid JSON"),
+    ("[]", "model.json: must be an object, not a list"),
     ({"more": 1}, "cannot be understood"),
     ({"head": {"name": "linear", "num_classes": "x"}}, "model.json: head has num_classes='x'"),
     ({"head": {"name": "linear", "num_classes": -1}}, "num_classes=-1"),

@@ -41,9 +41,10 @@ def test_the_folder_of_an_earlier_run_goes_on(tmp_path):
     config = {"early_stopping": {"monitor": "val/accuracy"}, "stages": [{"name": "a", "monitor": "val/loss"}]}
     earlier = {"early_stopping": {"monitor": "val_accuracy"}, "stages": [{"name": "a", "monitor": "val_loss"}]}
     (tmp_path / "config.json").write_text(json.dumps(earlier))
-    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "val_accuracy": 0.5}) + "\n")
+    record = {"stage": "a", "step": 1, "loss": 0.7, "time": 1.5}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(record | {"val_accuracy": 0.5}) + "\n")
     folder = Workdir(tmp_path, config)  # raises for another config
-    assert not folder.lengthened and folder.records() == [{"step": 1, "val/accuracy": 0.5}]
+    assert not folder.lengthened and folder.records() == [record | {"val/accuracy": 0.5}]
     saved = {
         "best_metrics": {"val_loss": 1.0},
         "best_model": {"stage": 0, "val_loss": 1.0},

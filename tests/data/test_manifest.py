@@ -190,7 +190,7 @@ def test_what_is_refused(folder, text, message):
             r":2: 'lables' is not in .*labels",
         ),
         ('{"path": "img/0.png", "labels": ["a"]}\n[1]', r":2: \[1\] is not an object"),
-        ('\n{"path": "img/0.png", ', r":2: not JSON: "),
+        ('\n{"path": "img/0.png", ', r":2: not valid JSON: "),
         ('{"path": "img/0.png", "labels": ["a", 3]}', r":1: labels is \['a', 3\]"),
         ('{"path": "img/0.png", "labels": 3}', r":1: labels is 3"),
         ('{"path": 3, "labels": ["a"]}', r":1: there is no path, but 3"),

@@ -160,7 +160,7 @@ def test_coco_files_that_are_missing(tmp_path):
     with pytest.raises(UserError, match=r"such as 1.jpg, are in none of: .*train2017, .*images"):
         load(tmp_path, name="coco")
     (tmp_path / "annotations" / "boxes.json").write_text("{")
-    with pytest.raises(UserError, match="is not a JSON file that can be read"):
+    with pytest.raises(UserError, match="not valid JSON"):
         load(tmp_path, {"annotations": "annotations/boxes.json"}, name="coco")
 
 

@@ -231,7 +231,7 @@ def test_layouts_that_lack_something(tmp_path):
         ("prompts.json", '{"b": "cat"}', "names none of the images; nearest: a"),
         ("prompts.json", '["cat"]', 'must be {"image": "prompt"}'),
         ("prompts.json", '{"a": 3}', 'must be {"image": "prompt"}'),
-        ("prompts.json", "{", "is not a JSON file"),
+        ("prompts.json", "{", "not valid JSON"),
     ],
 )
 def test_files_of_words_that_are_wrong(tmp_path, file, text, message):

@@ -1,5 +1,7 @@
 """Checkpoints: other meshes, damage of every kind, and steps that donate what is being saved."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,10 +69,46 @@ def unseal(folder):
 
 def half_write(folder):
     folder.rename(folder.with_name("2.orbax-checkpoint-tmp"))
-    return "is incomplete"
+    return "is unfinished: the run ended while it was written"
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, remove, unseal, half_write])
+def empty_the_manifest(folder):
+    flip(folder)
+    (folder / "manifest.json").write_text("{}")
+    return "manifest.json does not list meta/"
+
+
+def shorten_the_manifest(folder):
+    name = flip(folder)
+    entries = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({key: one for key, one in entries.items() if name not in key}))
+    return f"manifest.json does not list state/ocdbt.process_0/d/{name}"
+
+
+def write_manifest(content):
+    def damage(folder):
+        (folder / "manifest.json").write_bytes(content)
+        return "manifest.json cannot be read (" if content[:1] != b"{" else "a is missing"
+
+    return damage
+
+
+def forget_a_checksum(folder):
+    entries = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(entries | {"meta/metadata": None}))
+    return "manifest.json has no checksum of meta/metadata"
+
+
+def add_a_file(folder):
+    (folder / "state" / "more").write_text("x")
+    return "manifest.json does not list state/more"
+
+
+DAMAGES = [truncate, flip, remove, unseal, half_write, empty_the_manifest, shorten_the_manifest, forget_a_checksum]
+CONTENTS = [b"[]", b"null", b"\0" * 9, b"[" * 99_999, b'{"a": 1}', b'{"a": {"bytes": 1, "sha256": ""}}']
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, add_a_file, *map(write_manifest, CONTENTS)])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, damage):
     mesh, folder = sharding.make_mesh(), tmp_path / "checkpoints"
     states = {step: state_on(mesh, step) for step in (1, 2)}
@@ -88,6 +126,29 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, dama
     again.save(2, states[2], {})  # the step is written anew
     again.close()
     assert Checkpoints(folder, warn=lines.append).latest()[0] == 2 and len(lines) == 1
+
+
+def test_files_of_file_browsers_do_no_harm(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"x": jnp.ones(3)}, {})
+    checkpoints.close()
+    for name in (".DS_Store", "state/.nfs0001", "state/d/Thumbs.db"):
+        (tmp_path / "1" / name).write_text("x")
+    assert Checkpoints(tmp_path, warn=pytest.fail).latest()[0] == 1
+
+
+@pytest.mark.parametrize("damage", [remove, unseal, lambda folder: remove(folder) and unseal(folder)])
+def test_a_checkpoint_whose_deletion_was_interrupted_is_unfinished(tmp_path, damage):
+    folder, lines = tmp_path / "checkpoints", []
+    checkpoints = Checkpoints(folder, keep=3)
+    for step in (1, 2, 3):
+        checkpoints.save(step, {"x": jnp.ones(3)}, {})
+    checkpoints.close()
+    damage(folder / "1")
+    again = Checkpoints(folder, keep=3, warn=lines.append)
+    assert again.latest()[0] == 3 and not (tmp_path / "damaged").exists() and not (folder / "1").exists()
+    assert lines == ["checkpoint 1 is unfinished: the run ended while it was deleted (removed); checkpoint 3 is used"]
+    again.close()
 
 
 def test_steps_may_donate_what_is_being_saved(tmp_path):

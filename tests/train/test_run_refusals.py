@@ -20,9 +20,10 @@ from jaxdino.core.params import split
 from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.train import loop, weights
 from jaxdino.train.loop import run
+from jaxdino.train.recorded import recorded
 from jaxdino.train.setup import prepare
 from jaxdino.train.tasks.classify import Classification
-from jaxdino.train.workdir import Workdir, write_json
+from jaxdino.train.workdir import Workdir, plain, write_json
 
 ROOT = Path(__file__).parents[2]
 DIGITS = tuple("0123456789")
@@ -157,15 +158,61 @@ def test_nan_in_the_weights_is_named(tmp_path):
         run(tiny.config(1, model__weights=str(tmp_path / "w"), log_every=1000), tmp_path / "run")
 
 
-@pytest.mark.parametrize("name", ["config.json", "summary.json"])
-def test_a_folder_with_broken_json_or_under_a_file_is_refused(tmp_path, name):
+def test_numbers_that_json_lacks_are_written_as_null(tmp_path):
     write_json(tmp_path / "config.json", {"a": math.inf, "b": [math.nan, 1]})
     assert json.loads((tmp_path / "config.json").read_text()) == {"a": None, "b": [None, 1]}
-    (tmp_path / name).write_text("{")
-    with pytest.raises(UserError, match=f"{name} cannot be read"):
-        _ = Workdir(tmp_path, {"a": math.inf, "b": [math.nan, 1]}).finished
+    assert not Workdir(tmp_path, {"a": math.inf, "b": [math.nan, 1]}).finished
     with pytest.raises(UserError, match="cannot be written"):
-        Workdir(tmp_path / name / "run", {})
+        Workdir(tmp_path / "config.json" / "run", {})
+
+
+BROKEN = ["{", "", "\0\0\0", "[]", "[" * 100_000, '{"model": []}', '{"stages": [1]}', '{"stages": {}}']
+BROKEN += ['{"stages": [{}]}', '{"data": {"views": {"a": 1}}}', '{"data": 3}', '{"a": NaN}', '{"a": 1, "a": 2}']
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_a_damaged_config_is_named(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    for read in (lambda: Workdir(tmp_path, tiny.config(1)), lambda: recorded(tmp_path)):
+        with pytest.raises(UserError, match=r"config.json (cannot be read|was not written by a run) .*new --workdir"):
+            read()
+
+
+STAGE = {"name": "head", "epochs": 1, "max_epochs": 1}
+WRONG = [{"stages": []}, {"stages": [STAGE | {"name": "tail"}]}, {"stages": [STAGE], "result": [1]}, {"stages": 3}]
+WRONG += [{"stages": [{"name": "head"}]}, {}]
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "", "[]", "\0", '{"a":' * 99_999, *(json.dumps(one | {"finished": True}) for one in WRONG)]
+)
+def test_a_damaged_summary_is_put_aside_and_written_again(tmp_path, capsys, text):
+    config = tiny.config(1)
+    write_json(tmp_path / "config.json", plain(config))
+    (tmp_path / "summary.json").write_text(text)
+    folder = Workdir(tmp_path, config)
+    assert not folder.finished
+    with pytest.raises(UserError, match=r"summary.json is damaged .*: the same command writes it again"):
+        folder.summary()
+    folder.open()
+    assert "summary.json is damaged (" in capsys.readouterr().out and folder.summary() == {}
+    assert (tmp_path / "summary.json.damaged").read_text() == text
+
+
+@pytest.mark.parametrize("name", ["events", "checkpoints", "best", "metrics.jsonl", "summary.json"])
+def test_a_file_in_place_of_a_folder_is_named(tmp_path, name):
+    write_json(tmp_path / "config.json", plain(tiny.config(1)))
+    (tmp_path / name).mkdir() if "." in name else (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=rf"{tmp_path}/{name} is not a (file|folder), .*: move it away"):
+        run(tiny.config(1), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b", "b" * 5000])
+def test_a_name_that_no_folder_has(tmp_path, name):
+    for read in (lambda folder: run(tiny.config(1), folder), recorded):
+        with pytest.raises(UserError, match="is not a valid name of a folder") as error:
+            read(str(tmp_path / name))
+        assert len(str(error.value)) < 250 and "\0" not in str(error.value)
 
 
 def test_a_folder_of_another_task_or_strategy_is_named_in_short(tmp_path):

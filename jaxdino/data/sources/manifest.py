@@ -7,7 +7,6 @@ JSONL also a list); or one column for each class, with 0, 1, true, false or noth
 import csv
 import hashlib
 import io
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.json_file import JsonError, parse_json
 from jaxdino.core.rules import did_you_mean
 from jaxdino.data.config import DataConfig
 from jaxdino.data.record import Source, Split
@@ -228,9 +228,9 @@ def _jsonl(file: Path) -> tuple[tuple[str, ...], list[Row]]:
     rows: list[Row] = []
     for line, text in ((line, text) for line, text in enumerate(_text(file).split("\n"), 1) if text.strip()):
         try:
-            row = json.loads(text)
-        except ValueError as err:
-            _refuse(file, line, f"not JSON: {err}")
+            row = parse_json(text, file)
+        except JsonError as err:
+            _refuse(file, line, err.reason)
         if not isinstance(row, dict):
             _refuse(file, line, f'{text.strip()[:40]} is not an object, such as {{"path": "a.jpg", "labels": ["cat"]}}')
         for key in row:

@@ -8,13 +8,13 @@ Layouts, below the root or below its train, val and test (images/train/a.jpg wit
 """
 
 import dataclasses
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxdino.core import json_file
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 from jaxdino.data.config import DataConfig
@@ -26,6 +26,7 @@ from jaxdino.data.record import Source
 from jaxdino.data.split_names import ROOT, assign, flag, splits_of
 from jaxdino.data.splitting import origins
 
+ANNOTATION_BYTES = 8 << 30  # COCO's largest file has half a gigabyte
 WAYS = (
     "set prompts.prompt (--config.prompts.prompt=nucleus), or add prompts.json, classes.json or classes.txt beside "
     "images/, or put the masks into masks/<prompt>/"
@@ -243,10 +244,7 @@ def _texts(file: Path, images: Mapping[str, str]) -> dict[str, list[str]]:
 
 def read_json(file: Path) -> Any:
     """Load a JSON file. Raise UserError if it cannot be read."""
-    try:
-        return json.loads(file.read_bytes())
-    except FileNotFoundError:
+    if not file.exists():
         near = did_you_mean(file.name, [path.name for path in file.parent.glob("*.json")])
-        raise UserError(f"{file} does not exist; {near}") from None
-    except (OSError, ValueError) as err:
-        raise UserError(f"{file} is not a JSON file that can be read: {err}") from None
+        raise UserError(f"{file} does not exist; {near}")
+    return json_file.read_json(file, max_bytes=ANNOTATION_BYTES, any_number=True)
