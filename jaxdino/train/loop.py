@@ -42,12 +42,21 @@ def run(
     """
     stop = Stop(config.get("time_limit"))
     folder = Workdir(Path(workdir) if workdir else new_folder(f"{name}_{config.model.name}"), config)
+    if folder.finished and not folder.lengthened:
+        return _again(folder)
+    try:
+        return _run(config, folder, stop, on_step)
+    finally:
+        folder.lock.release()
+
+
+def _run(config: Any, folder: Workdir, stop: Stop, on_step: Callable[[int], None] | None) -> dict[str, Any]:
+    if folder.before:
+        folder.hold()
+    if folder.finished and not folder.lengthened:  # by the process that had the lock until now
+        return _again(folder)
     if folder.lengthened:
         extend.check(folder)
-    elif folder.finished:
-        found = folder.summary()
-        say("\n".join([*found.get("result", ()), f"the run in {folder.folder} is finished; {folder.advice()}"]))
-        return found
     setup = prepare(pixels.resumed(config, folder), say)
     folder.open()
     pixels.keep(folder, setup.task.card.spec.preprocess)
@@ -73,6 +82,13 @@ def run(
             session.close()
     say(f"run folder: {folder.folder}")
     return folder.summary()
+
+
+def _again(folder: Workdir) -> dict[str, Any]:
+    """Print the results of a finished run, and return them."""
+    found = folder.summary()
+    say("\n".join([*found.get("result", ()), f"the run in {folder.folder} is finished; {folder.advice()}"]))
+    return found
 
 
 def finish(session: Session) -> None:

@@ -95,7 +95,7 @@ def resumed(config: Any, folder: Workdir) -> Any:
 def keep(folder: Workdir, how: Preprocess) -> None:
     """Write the value range to the run's folder, unless it is already there."""
     file: Path = folder / KEPT
-    if how.sixteen_bit != "auto" and not file.exists():
+    if folder.lock.chief and how.sixteen_bit != "auto" and not file.exists():
         write_json(file, {"sixteen_bit": how.sixteen_bit})
 
 

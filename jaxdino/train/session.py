@@ -74,6 +74,7 @@ class Session:
 
         While the task's alarms are active nothing is saved: a resumed run repeats the steps since the last checkpoint.
         """
+        self.folder.lock.check()
         if self.progress.step != self.saved_step and self.healthy:
             if self.log:
                 self.log.mark(self.progress)
@@ -139,12 +140,14 @@ class Session:
 
     def save_best(self, part: Part, current: state.State) -> None:
         """Write the stage's best model."""
+        self.folder.lock.check()
         host = sharding.gather(state.whole(current["best"], current["frozen"]))
         if self.chief:
             self.setup.task.save_best(self.folder.folder, part, host)
 
     def write_summary(self, draw: bool = True, **more: Any) -> None:
         """Write summary.json, and draw the plots of the run so far."""
+        self.folder.lock.check()
         if self.chief:
             task = self.setup.task
             fixed = {"model": task.spec.name, "class_names": list(task.source.class_names)}

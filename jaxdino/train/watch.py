@@ -78,6 +78,7 @@ class Watch:
             self._rate.restart()  # exclude the step that compiled
         else:
             self._rate.add(self.part.stage.batch_size)
+        self.session.folder.lock.check()
         self.session.stop.stepped()
         self._bar.update()
         if self.due_validation():

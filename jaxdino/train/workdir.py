@@ -2,6 +2,7 @@
 
 config.json    the full resolved config
 metrics.jsonl  one JSON object per line
+run.lock       while a process writes here (`jaxdino.train.run_lock`)
 pixels.json    the value range chosen for 16-bit images, if there is one
 summary.json   one entry per stage; the test metrics and the lines printed at the end
 events/        the same numbers for TensorBoard
@@ -19,6 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import JsonError, finite, parse_json, read_json, write_json
 from jaxdino.core.metric_names import renamed
@@ -26,6 +29,7 @@ from jaxdino.data.recipe import View
 from jaxdino.train import metric_log
 from jaxdino.train.metric_log import set_aside_name
 from jaxdino.train.recorded import CONFIG, are_objects, named, read_config
+from jaxdino.train.run_lock import LOCK, RunLock
 
 # Settings that may differ when a run is resumed: they affect how it is computed and logged, not its result.
 FREE = ("mesh", "checkpoint", "log_every", "time_limit", "model.attention", "model.remat")
@@ -124,6 +128,7 @@ class Workdir:
         self.before: dict[str, Any] = {}
         self.lengthened: list[Difference] = []
         self._check()
+        self.lock = RunLock(self.folder, say)
 
     def __truediv__(self, name: str) -> Path:
         return self.folder / name
@@ -143,6 +148,7 @@ class Workdir:
                     "images: give a folder outside"
                 )
             others = [path.name for path in self.folder.glob("*")] if self.folder.exists() else []
+            others = [name for name in others if not name.startswith(LOCK)]
             if others:
                 raise UserError(
                     f"--workdir={self.folder} does not hold a run but other files ({', '.join(sorted(others)[:3])}): "
@@ -186,12 +192,30 @@ class Workdir:
         found, _ = self._summary()
         return bool(found.get("finished"))
 
+    def hold(self) -> None:
+        """Take the lock of the folder, then look again at what is in it.
+
+        Raises:
+          UserError: if another process uses the folder, or has changed it since this object was created.
+        """
+        self.lock.hold()
+        before = self.before
+        self.before, self.lengthened = {}, []
+        self._check()
+        if self.before != before and jax.process_index() == 0:
+            raise UserError(f"--workdir={self.folder} was changed by another process meanwhile: give the command again")
+
     def open(self) -> None:
         """Create the folder and write config.json, unless an earlier start did with the same lengths of stages.
 
+        The lock is taken first, if `hold` has not taken it. Only the first process of a run writes.
+
         A damaged summary.json is put aside: the run writes it again from its checkpoint.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.lock.held:
+            self.hold()
+        if not self.lock.chief:
+            return
         found, fault = self._summary()
         if fault:
             aside = set_aside_name(self / SUMMARY)
