@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from convert.plausible import check_spec, understood
+from convert.seal import CARD, check_seal
 from jaxdino.core.errors import UserError
-from jaxdino.core.json_file import parse_json
+from jaxdino.core.json_file import parse_json, read_json
 from jaxdino.models import heads, registry
 from jaxdino.models.heads import NO_HEAD, HeadConfig
 from jaxdino.models.heads.linear import LinearHeadConfig
 from jaxdino.models.spec import ModelSpec
-
-CARD = "model.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,27 +69,42 @@ class Card:
     @classmethod
     def from_json(cls, text: str, where: str = CARD) -> "Card":
         """Parse JSON text; the inverse of `to_json`. Cards of version 0.1.0 have a linear head in two fields."""
-        fields = parse_json(text, where, dict)
+        return cls.of(parse_json(text, where, dict))
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> "Card":
+        """Return the card of these contents of `model.json`."""
+        fields = dict(fields)
         spec = registry.from_json(fields.pop("spec"))
         if "head" not in fields:
             fields["head"] = {"name": "linear", "num_classes": fields.pop("num_classes"), "pool": fields.pop("pool")}
         head = heads.from_json(fields.pop("head"), f"{CARD}: head")
-        names, assumed = tuple(fields.pop("class_names")), tuple(fields.pop("assumed", ()))
+        names, assumed = tuple(_texts(fields, "class_names")), tuple(_texts(fields, "assumed"))
+        if names and head.num_classes not in (0, len(names)):
+            raise UserError(f"{CARD}: class_names has {len(names)} names, and the head {head.num_classes} classes")
         return cls(spec=spec, head=head, class_names=names, assumed=assumed, **fields)
 
 
+def _texts(fields: dict[str, Any], name: str) -> list[str]:
+    """Remove and return a list of texts; "assumed" may be missing, as in earlier versions."""
+    found = fields.pop(name, []) if name == "assumed" else fields.pop(name)
+    if not isinstance(found, list) or not all(isinstance(line, str) for line in found):
+        raise UserError(f"{CARD}: {name} must be a list of texts")
+    return found
+
+
 def load_card(folder: str | Path) -> Card:
-    """Read only `model.json`.
+    """Read only `model.json`, and check it against the seal.
 
     Raises:
-      UserError: if it is not in the form that we write.
+      UserError: if it was changed after it was saved, or is not in the form that we write.
     """
     file = Path(folder) / CARD
+    fields = read_json(file, dict)
+    check_seal(file.parent, fields)
     with understood(str(file)):
-        card = Card.from_json(file.read_text("utf-8"), str(file))
+        card = Card.of(fields)
     if not isinstance(card.source, dict):
         raise UserError(f"{file}: source must be an object")
-    if not all(isinstance(line, str) for line in card.assumed):
-        raise UserError(f"{file}: assumed must be a list of lines of text")
     check_spec(card.spec, str(file))
     return card

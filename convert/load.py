@@ -19,6 +19,7 @@ from convert.lazy_array import LazyArray
 from convert.readers import Source, open_source
 from convert.recognise import CHUNK, Recognised
 from convert.resized import Size, resized
+from convert.seal import is_sealed
 from convert.store import Card, companions_of, is_model, open_model
 from convert.table import BoundTable
 from convert.tables import layouts
@@ -27,6 +28,10 @@ from jaxdino.core.params import Digest, Skeleton, split
 from jaxdino.models.heads import Blocks, HeadConfig
 from jaxdino.models.spec import ModelSpec
 
+UNSEALED = (
+    "{} has no seal.json: it was saved by an earlier version, or the seal was deleted; changes in it, such as swapped "
+    "class names, cannot be noticed"
+)
 GROUP = re.compile(r"((state_dict|model|module|_orig_mod)\.)*[^.]+")
 """The part of a key before its second dot, wrappers not counted."""
 
@@ -151,7 +156,7 @@ def _from_store(path: Path, card: Card, flat: dict, model: str | None, drop_head
         raise UserError(f"{path} is a model in our own format: {', '.join(given)} cannot be given for it")
     if model is not None and model != card.spec.name:
         raise UserError(f"{path} holds a {card.spec.name}, not a {model}")
-    notes = []
+    notes = [] if is_sealed(path) else [UNSEALED.format(path)]
     if drop_head and card.num_classes:
         notes.append(f"the head of {card.num_classes} classes was left aside, as asked")
         card = card.without_head()

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,6 +52,34 @@ def check_spec(spec: ModelSpec, what: str) -> None:
         raise UserError(
             f"{what}: images cannot be prepared with size {how.size}, crop {how.crop_pct}, deviation {how.std}"
         )
+
+
+def check_counts(settings: Iterable[Any], paths: Iterable[str], what: str) -> None:
+    """Check the numbers of blocks and layers against the stored parameters, before a model of that depth is built.
+
+    Args:
+      settings: configurations of the backbone and the head, dataclasses.
+      paths: of the stored parameters; their largest index limits every count.
+
+    Raises:
+      UserError: naming the number.
+    """
+    most = 1 + max((int(part) for path in paths for part in path.split(".") if part.isdigit()), default=0)
+    for name, value in (pair for part in settings for pair in _counts(part)):
+        if value > most:
+            raise UserError(f"{what}: {name} is {value}, but the stored parameters have {most} blocks")
+
+
+def _counts(part: Any) -> Iterator[tuple[str, int]]:
+    """Yield (field, number) of the fields that count blocks or layers, also in nested configurations."""
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from ((f"{field.name}.{name}", number) for name, number in _counts(value))
+        elif any(word in field.name for word in ("depth", "layers", "blocks")):
+            numbers = value if isinstance(value, tuple) else (value,)
+            yield from ((field.name, number) for number in numbers if type(number) is int)
+            yield from [(f"the length of {field.name}", len(numbers))] * (len(numbers) > 1)
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -20,9 +20,12 @@ from convert.atomic import atomic_folder, refuse_occupied
 from convert.card import CARD, Card, load_card
 from convert.lazy_array import LazyArray
 from convert.orbax_faults import readable, writable
+from convert.plausible import check_counts, understood
+from convert.seal import SEAL, write_seal
 from jaxdino.core import sharding
 from jaxdino.core.bars import bytes_bar
 from jaxdino.core.errors import UserError
+from jaxdino.core.json_file import parse_json
 from jaxdino.core.params import Digest, Skeleton
 
 PARAMS, COMPANIONS = "params", "companions"
@@ -36,7 +39,7 @@ def is_model(folder: Path) -> bool:
 
 def refuse_foreign(folder: str | Path, overwrite: bool) -> None:
     """Raise UserError if the folder has files that must not be overwritten or do not belong to a model."""
-    refuse_occupied(folder, overwrite, {CARD, PARAMS, COMPANIONS}.__contains__)
+    refuse_occupied(folder, overwrite, {CARD, PARAMS, COMPANIONS, SEAL}.__contains__)
 
 
 def save_model(
@@ -94,8 +97,20 @@ def write_model(folder: Path, card: Card, flat: Mapping[str, Any], mesh: Mesh | 
             watched.update(sum(array.nbytes for array in part.values()))
             del part, placed, hashed
     card = dataclasses.replace(card, digest=digest.value())
-    (folder / CARD).write_text(card.to_json())
+    write_card(folder, card)
     return card
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """Write or replace the card of a model, and its seal.
+
+    A process killed in between leaves a model without a seal, which is loaded with a word about that.
+    """
+    text, beside = card.to_json(), folder / f"{CARD}.part"
+    (folder / SEAL).unlink(missing_ok=True)
+    beside.write_text(text)
+    beside.replace(folder / CARD)
+    write_seal(folder, parse_json(text, CARD, dict))
 
 
 def _checkpointer() -> Any:
@@ -165,10 +180,12 @@ def open_model(folder: str | Path) -> Iterator[tuple[Card, dict[str, LazyArray]]
     """
     folder = Path(folder).absolute()
     card = load_card(folder)
-    skeleton = card.spec.skeleton(head=card.head)
     with _checkpointer() as checkpointer:
         with readable(folder):
             parts = _Parts(checkpointer, folder)
+        check_counts((card.spec.config, card.head), parts.places, f"{folder / CARD}")
+        with understood(str(folder / CARD)):
+            skeleton = card.spec.skeleton(head=card.head)
         leaves = parts.leaves(skeleton)
         _check_leaves(folder, skeleton, leaves, parts.places)
         yield card, leaves

@@ -50,6 +50,7 @@ def test_a_card_of_version_0_1_0_has_a_linear_head(tmp_path, classes):
     old = json.loads(card.to_json()) | {"num_classes": classes, "pool": "cls_mean"}
     del old["head"]
     (tmp_path / "model" / "model.json").write_text(json.dumps(old))
+    (tmp_path / "model" / "seal.json").unlink()
     assert load_model(tmp_path / "model")[0] == card
 
 

@@ -254,6 +254,7 @@ def test_store_detects_damage_and_refuses_to_overwrite(loaded, tmp_path):
         save_model(folder, found.card, found.flat)
     text = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(text | {"digest": "0" * 64}))
+    (folder / "seal.json").unlink()
     with pytest.raises(jaxdino.UserError, match="damaged"):
         load_model(folder)
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from convert.store import CARD, Card, load_card
+from convert.store import Card, load_card, write_card
 from jaxdino.core.errors import UserError
 from jaxdino.data.fields import Number
 from jaxdino.evals import multilabel
@@ -70,9 +70,8 @@ class MultilabelClassification(Supervised):
         evaluated = validated = self.best_evaluated(session, "val")
         thresholds = validated.thresholds()
         if session.chief:
-            best, draft = session.folder / "best", session.folder / f"{CARD}.new"
-            draft.write_text(_with_thresholds(load_card(best), thresholds).to_json())
-            draft.replace(best / CARD)
+            best = session.folder / "best"
+            write_card(best, _with_thresholds(load_card(best), thresholds))
         if split != "val":
             evaluated = self.best_evaluated(session, split)
         logits, labels = evaluated.answers
