@@ -22,8 +22,7 @@ from jaxdino.data.recipe import DINO, expanded
 from jaxdino.data.record import Split
 from jaxdino.models import registry
 from jaxdino.models.initial import ShapesOnly
-from jaxdino.objectives.distill import SelfDistillation
-from jaxdino.objectives.distill_model import DistillSpec
+from jaxdino.objectives.distill import SelfDistillation, with_heads
 from jaxdino.objectives.distill_settings import Distill, Projection
 from jaxdino.stage import Group, Stage
 from jaxdino.strategy import resolve
@@ -51,7 +50,7 @@ def program(args: argparse.Namespace, capacity: int, augment: Callable) -> tuple
     keep_freed()  # as jaxdino.main
     mesh, backbone = sharding.make_mesh(), registry.get(args.model)
     settings = Distill(**METHODS[args.method])
-    spec = DistillSpec(backbone, Projection(out_dim=args.out_dim))
+    spec = with_heads(backbone, Projection(out_dim=args.out_dim))
     how = dict(dtype=jnp.dtype(args.dtype))
     skeleton, flat = split(spec.build(rngs=nnx.Rngs(0), **how))
     flat = sharding.put(flat, sharding.shardings(flat, mesh))

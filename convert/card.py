@@ -64,7 +64,8 @@ class Card:
 
     def to_json(self) -> str:
         """Return the card as JSON text."""
-        return json.dumps({**dataclasses.asdict(self), "head": heads.to_json(self.head)}, indent=2)
+        own = {"spec": registry.to_json(self.spec), "head": heads.to_json(self.head)}
+        return json.dumps({**dataclasses.asdict(self), **own}, indent=2)
 
     @classmethod
     def from_json(cls, text: str, where: str = CARD) -> "Card":

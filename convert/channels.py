@@ -7,13 +7,13 @@ the preprocessing are averaged for one channel and repeated in turn for more.
 """
 
 import dataclasses
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 
 from convert.lazy_array import LazyArray
 from jaxdino.core.errors import UserError
-from jaxdino.models.spec import ModelSpec, Preprocess
+from jaxdino.models.spec import ImageConfig, ModelSpec, Preprocess
 
 Opened = TypeVar("Opened")
 RGB = 3
@@ -40,19 +40,25 @@ def adapt_preprocess(how: Preprocess, channels: int) -> Preprocess:
 def seen_as(spec: ModelSpec) -> ModelSpec:
     """Adapt the spec of weights with other channels if only the RGB mean and standard deviation are known."""
     channels = spec.config.in_channels
-    if channels == RGB or len(spec.preprocess.mean) != RGB:
+    if channels in (0, RGB) or len(spec.preprocess.mean) != RGB:
         return spec
     return dataclasses.replace(spec, preprocess=adapt_preprocess(spec.preprocess, channels))
 
 
 def with_channels(spec: ModelSpec, channels: int) -> ModelSpec:
-    """Return the spec for images with `channels` channels. Raise UserError for a number below one."""
+    """Return the spec for images with `channels` channels.
+
+    Raises:
+      UserError: for a number below one, and for a network that takes features.
+    """
+    if not spec.config.in_channels:
+        raise UserError(f"in_channels={channels}: a {spec.name} takes features, not images")
     if channels < 1:
         raise UserError(f"in_channels={channels}: an image has at least one channel")
     if channels == spec.config.in_channels:
         return spec
-    how = adapt_preprocess(spec.preprocess, channels)
-    return dataclasses.replace(spec, config=spec.config.with_channels(channels), preprocess=how)
+    how, config = adapt_preprocess(spec.preprocess, channels), cast(ImageConfig, spec.config)
+    return dataclasses.replace(spec, config=config.with_channels(channels), preprocess=how)
 
 
 def fit_channels(opened: Opened, channels: int | None) -> Opened:
@@ -64,7 +70,7 @@ def fit_channels(opened: Opened, channels: int | None) -> Opened:
     spec = opened.card.spec
     if channels is None or channels == spec.config.in_channels:
         return opened
-    if channels < 1 or spec.config.in_channels != RGB:
+    if spec.config.in_channels and (channels < 1 or spec.config.in_channels != RGB):
         raise UserError(
             f"in_channels={channels}: weights for {spec.config.in_channels} channels cannot be adapted to that; "
             "weights for 3 channels can, to 1 or more"

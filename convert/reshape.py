@@ -11,7 +11,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import parse_json
 from jaxdino.core.params import bind
 from jaxdino.core.rules import did_you_mean
-from jaxdino.models.registry import from_json
+from jaxdino.models.registry import from_json, to_json
 from jaxdino.models.spec import ModelSpec
 
 
@@ -34,7 +34,7 @@ def reshaped(spec: ModelSpec, shape: str) -> ModelSpec:
             raise UserError(f"{what}: a {spec.name} has no {name!r}; {did_you_mean(name, own)}; all: {all_names}")
     renamed = {"name": spec.family + CUSTOM, "hub": None, "config": own | fields}
     with understood(what):
-        custom = from_json(dataclasses.asdict(spec) | renamed)
+        custom = from_json(to_json(spec) | renamed)
     check_spec(custom, what)
     try:
         width = _width(custom)

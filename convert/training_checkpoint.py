@@ -13,7 +13,7 @@ from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from convert.hub import find
 from convert.load import Opened, Pretrained, open_pretrained
 from convert.readers import Source, open_source
 from convert.recognise import prefixes
-from convert.store import is_model, write_model
+from convert.store import Card, is_model, write_model
 from convert.table import Tensor
 from convert.tables import FAMILIES, heads, layouts, serving
 from convert.writers import write_pth, write_safetensors
@@ -32,11 +32,13 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import read_json
 from jaxdino.core.params import Digest
 from jaxdino.core.rules import did_you_mean
+from jaxdino.models.spec import Config, ModelSpec
 
 ROLES = ("teacher", "student")
 BACKBONE = "backbone"
 CENTRES = {"dino_head": "dino_loss.center", "ibot_head": "ibot_patch_loss.center"}
 """Head -> the end of the key of its teacher's centre."""
+CENTRE_SHAPES = {"dino_head": (1, -1), "ibot_head": (1, 1, -1)}
 KEPT = ("epoch", "iteration", "args")
 """Values that are kept besides tensors: the progress of the run and its flags."""
 CARD, CENTRES_FILE = "training.json", "centres.safetensors"
@@ -162,6 +164,19 @@ def _whole(part: Weights) -> Pretrained:
         flat[path] = np.asarray(leaf)
         digest.add(path, flat[path])
     return Pretrained(dataclasses.replace(part.card, digest=digest.value()), flat, tuple(part.notes))
+
+
+def parts_of(card: Card, flat: Mapping[str, np.ndarray]) -> dict[str, Pretrained]:
+    """Take a network with projection heads apart: {"backbone", "dino_head", ...}, each a model of its own."""
+    cards = {BACKBONE: dataclasses.replace(card, spec=dataclasses.replace(card.spec, heads=()), layout=None)}
+    for name, head in card.spec.heads:
+        cards[name] = Card(ModelSpec(name, heads.FAMILY.names[0], cast(Config, head)), source=card.source)
+    return {
+        name: Pretrained(
+            own, {f"backbone.{path[len(name) + 1 :]}": flat[path] for path in flat if path.startswith(f"{name}.")}
+        )
+        for name, own in cards.items()
+    }
 
 
 def save_training(folder: str | Path, checkpoint: TrainingCheckpoint, *, overwrite: bool = False) -> None:

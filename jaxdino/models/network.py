@@ -1,13 +1,14 @@
-"""A backbone and the head on it: the module of every model that is trained, saved and converted."""
+"""A backbone and the heads on it: the module of every model that is trained, saved and converted."""
 
 import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from jaxdino.core.errors import UserError
-from jaxdino.models.heads import Blocks, HeadConfig
+from jaxdino.models.heads import Blocks, NamedHeads
 from jaxdino.models.output import Output, chosen
 
 KEY = 1 << 20
@@ -15,12 +16,18 @@ KEY = 1 << 20
 
 
 class Network(nnx.Module):
-    """A `backbone` and, if it has classes, a `head` on it (see `jaxdino.models.heads`)."""
+    """A `backbone` with heads on it, each under its own name (see `jaxdino.models.heads`).
 
-    def __init__(self, backbone: Any, width: int, head: HeadConfig, rngs: nnx.Rngs):
+    A call returns the predictions of `head`, if there is one; the other heads are called by the objective.
+    """
+
+    head: Any = None
+
+    def __init__(self, backbone: Any, width: int, heads: NamedHeads, rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32):
         self.backbone = backbone
-        self.head = head.build(width, rngs) if head.num_classes else None
-        self.blocks = head.blocks if head.num_classes else 1
+        for name, one in heads:
+            setattr(self, name, one.build(width, rngs, dtype=dtype))
+        self.blocks = dict(heads)["head"].blocks if self.head else 1
         if self.blocks != 1:
             _check_blocks(backbone, self.blocks)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
-from jaxdino.models import clip, clipdinosam, convnext, resnet, sam
+from jaxdino.models import clip, clipdinosam, convnext, heads, resnet, sam
 from jaxdino.models.heads.projection import DINOHeadConfig
 from jaxdino.models.published import SPECS, TINY
 from jaxdino.models.spec import ModelSpec, Preprocess
@@ -44,18 +44,30 @@ def get(name: str) -> ModelSpec:
     return MODELS[name]
 
 
+def to_json(spec: ModelSpec) -> dict[str, Any]:
+    """Return the spec as values that JSON can hold; without `heads` if it has none, as in cards of version 0.1.0."""
+    fields = dataclasses.asdict(spec)
+    named = {name: heads.to_json(head) for name, head in spec.heads}
+    return fields | {"heads": named} if named else {key: fields[key] for key in fields if key != "heads"}
+
+
 def from_json(fields: Mapping[str, Any]) -> ModelSpec:
-    """Rebuild a spec from `dataclasses.asdict`, after JSON has turned tuples into lists.
+    """Rebuild a spec; the inverse of `to_json`, after JSON has turned tuples into lists.
 
     Raises:
-      UserError: for an unknown family, or a name that is not valid in file names.
+      UserError: for an unknown family or head, or a name that is not valid in file names.
     """
     family, name = fields["family"], fields["name"]
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"{name!r} is not a valid name of a model: use letters, digits, '_', '-' and '.'")
     if family not in CONFIGS:
         raise UserError(f"there is no family {family!r}; {did_you_mean(family, CONFIGS)}")
-    own = {"config": _from_json(CONFIGS[family], fields["config"]), "preprocess": Preprocess.of(fields["preprocess"])}
+    named = dict(fields.get("heads", ()))
+    own = {
+        "config": _from_json(CONFIGS[family], fields["config"]),
+        "preprocess": Preprocess.of(fields["preprocess"]),
+        "heads": tuple((name, heads.from_json(head, f"heads.{name}")) for name, head in named.items()),
+    }
     return ModelSpec(**{**fields, **own})
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 import jax.numpy as jnp
@@ -9,7 +10,8 @@ from flax import nnx
 
 from jaxdino.core import params
 from jaxdino.core.resize import Resize
-from jaxdino.models.heads import HeadConfig
+from jaxdino.models.component import Component
+from jaxdino.models.heads import HeadConfig, NamedHeads
 from jaxdino.models.heads.linear import LinearHeadConfig
 from jaxdino.models.initial import SHAPES_ONLY
 from jaxdino.models.layer_spec import Layer
@@ -60,8 +62,9 @@ class Config(Protocol):
     """The interface of every family's configuration, a frozen dataclass in its model file.
 
     Attributes:
-      width: width of the input features of a classification head. in_channels: number of channels of the images.
-      input_kernel: path of the first kernel, applied to the images, (h, w, channels, D).
+      width: width of the input features of a classification head.
+      in_channels: number of channels of the images; 0 for a network that takes features instead.
+      input_kernel: path of the first kernel, applied to the images, (h, w, channels, D); "" without one.
       layers: the network's layers from the input to the output, without the head.
     """
 
@@ -80,12 +83,16 @@ class Config(Protocol):
         """Values of the placeholders of a weight table: one dictionary for each block, `{"i": 3}`."""
         ...
 
-    def with_channels(self, channels: int) -> "Config":
-        """Return the configuration for images with this number of channels."""
-        ...
-
     def build(self, *, rngs: nnx.Rngs, drop_path: float, dtype: jnp.dtype, attention: str, remat: bool) -> Any:
         """Build the network with random parameters: called on images, it returns an `Output`."""
+        ...
+
+
+class ImageConfig(Config, Protocol):
+    """The configuration of a family that takes images."""
+
+    def with_channels(self, channels: int) -> "ImageConfig":
+        """Return the configuration for images with this number of channels."""
         ...
 
 
@@ -98,6 +105,7 @@ class ModelSpec:
       pool: the input features of the family's own classification heads (see `heads.linear.POOLS`).
       hub: the Hugging Face repository of the weights; page: the web page of weights published elsewhere.
       last_layers: number of block layers selected by "@last" in a strategy.
+      heads: further heads by name, such as the projection heads of self-distillation; see `build` for `head`.
     """
 
     name: str
@@ -108,11 +116,17 @@ class ModelSpec:
     hub: str | None = None
     page: str = ""
     last_layers: int = 2
+    heads: NamedHeads = ()
 
     @property
     def layers(self) -> tuple[Layer, ...]:
         """The model's layers from the input to the output; each parameter belongs to exactly one."""
-        return (*self.config.layers, Layer("head", "head", ("head",)))
+        return (*self.config.layers, Layer("head", "head", ("head", *dict(self.heads))))
+
+    @property
+    def components(self) -> Mapping[str, Component]:
+        """The components of a composite model; {} for a model of one piece."""
+        return getattr(self.config, "components", {})
 
     def build(
         self,
@@ -129,12 +143,14 @@ class ModelSpec:
         """Build a module with random parameters.
 
         Args:
-          head: the head; by default the linear one, with `num_classes` classes on `pool` (by default the family's).
+          head: the head at the path `head`, if it has classes; by default the linear one, with `num_classes` classes on
+            `pool` (by default the family's).
           dtype: the compute dtype; parameters are float32.
         """
         rngs, head = rngs or nnx.Rngs(0), head or self.linear(num_classes, pool)
+        heads = ((("head", head),) if head.num_classes else ()) + self.heads
         backbone = self.config.build(rngs=rngs, drop_path=drop_path, dtype=dtype, attention=attention, remat=remat)
-        return Network(backbone, self.config.width, head, rngs)
+        return Network(backbone, self.config.width, heads, rngs, dtype)
 
     def linear(self, num_classes: int = 0, pool: str | None = None) -> LinearHeadConfig:
         """Return the linear head with these classes, by default on the family's own pooling."""

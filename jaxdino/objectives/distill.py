@@ -18,17 +18,27 @@ import jax.numpy as jnp
 from jaxdino.core.params import Flat, Skeleton, bind, values
 from jaxdino.core.slices import over_slices
 from jaxdino.models.batch_norm import set_training
+from jaxdino.models.heads.projection import DINOHead, DINOHeadConfig
 from jaxdino.models.lora import set_dropout
+from jaxdino.models.spec import ModelSpec
 from jaxdino.objectives.ahead import here, look_ahead
 from jaxdino.objectives.collapse import signals
 from jaxdino.objectives.dino import centred_softmax, dino_loss, moved_centre, sinkhorn_knopp
-from jaxdino.objectives.distill_model import DistillModel
-from jaxdino.objectives.distill_settings import TERMS, Distill
+from jaxdino.objectives.distill_settings import TERMS, Distill, Projection
 from jaxdino.objectives.gram import feature_distance, gram_loss
 from jaxdino.objectives.ibot import ibot_loss, masked_indices, take
 from jaxdino.objectives.koleo import koleo_loss
 
 State = dict[str, Any]
+HEADS = ("dino_head", "ibot_head")
+"""Names of the projection heads: of class tokens, and of masked patches if they have a separate one."""
+
+
+def with_heads(spec: ModelSpec, projection: Projection) -> ModelSpec:
+    """Return the spec of a backbone with the projection heads on it."""
+    fields = {name: value for name, value in dataclasses.asdict(projection).items() if name != "separate"}
+    head = DINOHeadConfig(in_dim=spec.config.width, **fields)
+    return dataclasses.replace(spec, heads=tuple((name, head) for name in HEADS[: 1 + projection.separate]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +46,7 @@ class SelfDistillation:
     """The objective of one stage.
 
     Attributes:
-      skeleton: the `DistillModel` of student and teacher.
+      skeleton: the `Network` of student and teacher, see `with_heads`.
       reference: skeleton of the backbone alone, for the reference's leaves.
       temperature, momentum: the teacher's, as functions of the stage's step.
       capacity, groups: number of masked patches per group of images; number of groups per slice, one per device.
@@ -94,14 +104,14 @@ class SelfDistillation:
         changed = {"teacher": own | {"buffers": buffers, "centres": centres}}
         return parts | more, changed, found
 
-    def _teacher_sees(self, teacher: DistillModel, part: dict) -> dict[str, jax.Array]:
+    def _teacher_sees(self, teacher: Any, part: dict) -> dict[str, jax.Array]:
         out, views = teacher.backbone(_flat(part["global"])), part["global"].shape[:2]
         features = _views(out.cls, views)
         seen = {"features": features, "scores": teacher.dino_head(features)}
         if self.settings.ibot:
             index, weight = masked_indices(part["mask"], self.capacity, self.groups)
             patches = take(_views(out.patches, views), index)
-            seen |= {"patch_scores": teacher.patch_head(patches), "patch_weight": weight, "patch_index": index}
+            seen |= {"patch_scores": _patch_head(teacher)(patches), "patch_weight": weight, "patch_index": index}
         return seen
 
     def _reference_sees(self, flat: Flat, part: dict) -> dict[str, jax.Array]:
@@ -133,14 +143,14 @@ class SelfDistillation:
 
         return look_ahead(look, lambda features: _koleo(features, parts["weight"].reshape(-1)), parts)
 
-    def _global_view(self, model: DistillModel, part: dict, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    def _global_view(self, model: Any, part: dict, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         """Compute the student's class tokens (b, G, D) and patches (b, G, h, w, D) of global views, masked for iBOT."""
         views = part["global"].shape[:2]
         mask = _flat(part["mask"]) if self.settings.ibot else None
         out = model.backbone(_flat(part["global"]), mask=mask, key=None if key is None else jax.random.fold_in(key, 0))
         return _views(out.cls, views), _views(out.patches, views)
 
-    def loss(self, model: DistillModel, part: dict, key: jax.Array | None) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(self, model: Any, part: dict, key: jax.Array | None) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Compute the weighted sum of the losses over one slice of a batch, each a mean over its images.
 
         Returns:
@@ -158,7 +168,7 @@ class SelfDistillation:
             scores = model.dino_head(student)
             found["dino_loss"] = dino_loss(scores, part["target"], weight, settings.student_temperature)
         if settings.ibot:
-            scores = model.patch_head(take(patches, part["patch_index"]))
+            scores = _patch_head(model)(take(patches, part["patch_index"]))
             found["ibot_loss"] = ibot_loss(
                 scores,
                 part["patch_target"],
@@ -177,6 +187,11 @@ class SelfDistillation:
             found["anchor_loss"] = feature_distance(_rows(cls), _rows(part["reference_features"]), row_weight)
         total = sum(getattr(settings, name.removesuffix("_loss")) * value for name, value in found.items())
         return jnp.asarray(total), found
+
+
+def _patch_head(model: Any) -> DINOHead:
+    """Return the head of masked patches: their own, or that of class tokens."""
+    return getattr(model, "ibot_head", None) or model.dino_head
 
 
 def _koleo(features: jax.Array, weight: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ from convert.store import Card
 from jaxdino.core.params import Flat, Skeleton
 from jaxdino.data.pipeline import TrainIter
 from jaxdino.data.record import Source
+from jaxdino.models.spec import ModelSpec
 from jaxdino.stage import Stage
 from jaxdino.strategy import Plan
 
@@ -63,7 +64,7 @@ class Task(Protocol):
 
     source: Source
     card: Card
-    spec: Any
+    spec: ModelSpec
     flat: Mapping[str, np.ndarray]
     arrays: ClassVar[tuple[str, ...]]
     monitors: tuple[str, ...]

@@ -150,7 +150,7 @@ def published(model: Any) -> registry.ModelSpec | None:
 
 def _sees(spec: registry.ModelSpec, channels: int | None = None) -> registry.ModelSpec:
     """Return `spec`, for this number of image channels if given. Raises UserError if it does not take images."""
-    if not spec.config.input_kernel:
+    if not spec.config.in_channels:
         raise UserError(f"model.name={spec.name} does not take images, so it cannot be trained to classify them")
     return spec if channels is None else with_channels(spec, channels)
 

@@ -16,7 +16,7 @@ from convert.store import Card
 from jaxdino import optim
 from jaxdino.core import sharding
 from jaxdino.core.params import Flat
-from jaxdino.objectives.distill_model import DistillSpec
+from jaxdino.objectives.distill import with_heads
 from jaxdino.objectives.distill_settings import Projection
 from jaxdino.stage import stages
 from jaxdino.strategy import resolve
@@ -209,7 +209,7 @@ def ours(case: str, devices: int = 1, accumulate: int = 1, weight: tuple[int, ..
     task = Distillation.__new__(Distillation)  # without its data: crops are given here
     task.config, task.mesh, task.tell = config, mesh, print
     task.card, flat = converted(build(case))
-    task.spec = DistillSpec(task.card.spec, Projection.of(config.projection))
+    task.spec = with_heads(task.card.spec, Projection.of(config.projection))
     (stage,) = stages(config)
     skeleton = task.skeleton(stage)
     plan = resolve(task.spec, skeleton, stage)

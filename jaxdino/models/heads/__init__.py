@@ -1,7 +1,8 @@
 """Heads by name: what a model predicts from a backbone's outputs, as data.
 
 A head is a frozen dataclass, saved with the weights as `{"name": "linear", "num_classes": 10, "pool": "cls"}`; its
-module stands at `head` beside `backbone`. To add one, write a module here and name it in `HEADS`.
+module stands at `head` beside `backbone`, or under the name that `ModelSpec.heads` gives it. To add one, write a module
+here and name it in `HEADS`.
 """
 
 import dataclasses
@@ -9,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from jaxdino.core import options
 from jaxdino.models.heads.choice import Choice
 from jaxdino.models.heads.linear import LinearHeadConfig
 from jaxdino.models.heads.patches import PatchesHeadConfig
+from jaxdino.models.heads.projection import DINOHeadConfig
 from jaxdino.models.output import Output
 
 Blocks = int | tuple[int, ...]
@@ -22,7 +25,7 @@ Blocks = int | tuple[int, ...]
 
 
 class Head(Protocol):
-    """The interface of every head's module."""
+    """The interface of a module with classes. One without is called on features (..., D) by the objective."""
 
     def __call__(self, outs: Sequence[Output], key: jax.Array | None = None) -> dict[str, jax.Array]:
         """Map the outputs of the blocks in `HeadConfig.blocks` to predictions by name, float32.
@@ -37,10 +40,11 @@ class HeadConfig(Protocol):
     """The interface of every head's configuration, a frozen dataclass.
 
     Attributes:
-      name: its key in `HEADS`. of: what gets a class: "image" or "patch".
-      num_classes: number of classes; with 0 no head is built.
+      name: its key in `HEADS`. of: what gets a class: "image" or "patch"; "" if nothing does.
+      num_classes: number of classes; with 0 no `head` is built.
       blocks: see `Blocks`.
-      choice: how the classes of an image are chosen from its scores, "logits" (C,); None for a head of patches.
+      choice: how the classes of an image are chosen from its scores, "logits" (C,); None for a head of patches, or
+        without classes.
     """
 
     name: ClassVar[str]
@@ -55,13 +59,20 @@ class HeadConfig(Protocol):
     @property
     def choice(self) -> Choice | None: ...
 
-    def build(self, width: int, rngs: nnx.Rngs) -> Any:
-        """Build the head with random parameters, for a backbone whose outputs have this width."""
+    def build(self, width: int, rngs: nnx.Rngs, *, dtype: jnp.dtype = jnp.float32) -> Any:
+        """Build the head with random parameters, for a backbone whose outputs have this width.
+
+        Args:
+          dtype: the compute dtype of the backbone. Classes are computed in float32.
+        """
         ...
 
 
-HEADS: dict[str, type[HeadConfig]] = {head.name: head for head in (LinearHeadConfig, PatchesHeadConfig)}
+HEADS: dict[str, type[HeadConfig]] = {head.name: head for head in (LinearHeadConfig, PatchesHeadConfig, DINOHeadConfig)}
 """{name: class of the head's configuration}."""
+
+NamedHeads = tuple[tuple[str, HeadConfig], ...]
+"""Heads with the names of their modules in a network, which begin the paths of their parameters."""
 
 NO_HEAD = LinearHeadConfig()
 """A head without classes, of which nothing is built."""

@@ -89,7 +89,7 @@ class LinearHeadConfig:
         """How an image's classes are chosen: all above their thresholds, or without thresholds the most probable."""
         return AboveThresholds(self.thresholds) if self.thresholds else MostProbable()
 
-    def build(self, width: int, rngs: nnx.Rngs) -> "LinearHead":
+    def build(self, width: int, rngs: nnx.Rngs, *, dtype: jnp.dtype = jnp.float32) -> "LinearHead":
         """Build the head with a small random kernel (std 0.02) and zero bias."""
         return LinearHead(self, width, rngs)
 

@@ -59,7 +59,7 @@ class PatchesHeadConfig:
         """None: the head gives every patch a class, not the image."""
         return None
 
-    def build(self, width: int, rngs: nnx.Rngs) -> "PatchesHead":
+    def build(self, width: int, rngs: nnx.Rngs, *, dtype: jnp.dtype = jnp.float32) -> "PatchesHead":
         """Build the head with a small random kernel (std 0.01, as in both sources) and zero bias."""
         return PatchesHead(self, width, rngs)
 

@@ -26,6 +26,8 @@ LAST_LAYERS = ("weight_norm", "parametrized", "plain")
 class DINOHeadConfig:
     """The shape of a projection head, with the argument names of its published constructor.
 
+    It is a head on a backbone (see `heads.HeadConfig`), and the family `dino_head` of heads alone (see `spec.Config`).
+
     Attributes:
       in_dim: width of the features. hidden_dim, bottleneck_dim: widths of the feed-forward layers. out_dim: number of
         prototypes.
@@ -47,12 +49,11 @@ class DINOHeadConfig:
     counts: bool = True
     last_layer: str = "weight_norm"
     norm_last_layer: bool = False
+    name: ClassVar[str] = "projection"
+    of: ClassVar[str] = ""
     input_kernel: ClassVar[str] = ""
-
-    @property
-    def in_channels(self) -> int:
-        """Always 3, a placeholder that every family needs: a head takes features, not images."""
-        return 3
+    num_classes = in_channels = 0  # without annotations, so that these are no fields
+    blocks, choice = 1, None
 
     @property
     def width(self) -> int:
@@ -75,21 +76,24 @@ class DINOHeadConfig:
         linears = [{"l": step * n} for n in range(self.num_layers)]
         return linears + [{"b": step * n + 1} for n in range(self.num_layers - 1) if self.use_bn]
 
-    def with_channels(self, channels: int) -> "DINOHeadConfig":
-        """Raise UserError: a head takes features."""
-        raise UserError(f"in_channels={channels}: a projection head takes features, not images")
-
     def build(
         self,
+        width: int | None = None,
+        rngs: nnx.Rngs | None = None,
         *,
-        rngs: nnx.Rngs,
-        drop_path: float = 0.0,
         dtype: jnp.dtype = jnp.float32,
-        attention: str = "xla",
-        remat: bool = False,
+        **how: Any,
     ) -> "DINOHead":
-        """Build the head with random parameters; of the arguments for backbones, only `dtype` is used."""
-        return DINOHead(self, rngs=rngs, dtype=dtype)
+        """Build the head with random parameters; the other arguments for backbones, `how`, have no effect.
+
+        Raises:
+          UserError: for a backbone of another width than `in_dim`, and for a head without layers.
+        """
+        if width not in (None, self.in_dim):
+            raise UserError(
+                f"this projection head takes features of width {self.in_dim}, and the backbone's have {width}"
+            )
+        return DINOHead(self, rngs=rngs or nnx.Rngs(0), dtype=dtype)
 
 
 class Gelu(nnx.Module):

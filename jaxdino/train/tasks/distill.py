@@ -1,5 +1,6 @@
 """The self-distillation task: unlabelled images, a student and its teacher; k-NN accuracy if there are labels."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +12,9 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from convert.training_checkpoint import CENTRE_SHAPES, TrainingCheckpoint, parts_of, save_training
 from jaxdino import api, optim
-from jaxdino.core import params
+from jaxdino.core import params, sharding
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton, split
 from jaxdino.data import pipeline, recipe
@@ -23,15 +25,13 @@ from jaxdino.data.sources import load_source
 from jaxdino.evals import report
 from jaxdino.models.initial import ShapesOnly
 from jaxdino.objectives.collapse import feature_rank, feature_std
-from jaxdino.objectives.distill import SelfDistillation
-from jaxdino.objectives.distill_model import HEADS, DistillSpec
+from jaxdino.objectives.distill import HEADS, SelfDistillation, with_heads
 from jaxdino.objectives.distill_settings import Distill, Projection
 from jaxdino.stage import Stage, stages
 from jaxdino.strategy import Plan
 from jaxdino.train import adapters, data, pixels, plots, precision, state, step, weights
 from jaxdino.train.task import Metrics, Part, State
 from jaxdino.train.tasks import alarms, distill_objective
-from jaxdino.train.tasks.networks import save_networks
 from jaxdino.train.tasks.retrieval import Retrieval
 
 if TYPE_CHECKING:
@@ -62,10 +62,9 @@ class Distillation:
         channels = self.card.spec.config.in_channels
         for idle in sorted({pixels.without_effect(view, channels) for view in self.views} - {""}):
             tell(f"data.views: {idle}")
-        self.spec = DistillSpec(self.card.spec, Projection.of(config.projection))
+        self.spec = with_heads(self.card.spec, Projection.of(config.projection))
         _, fresh = split(self.spec.build(rngs=nnx.Rngs(config.seed)))
-        heads = {path: np.asarray(leaf) for path, leaf in fresh.items() if not path.startswith(BACKBONE)}
-        self.flat = {path: backbone.get(path, heads.get(path)) for path in fresh}
+        self.flat = {path: backbone[path] if path in backbone else np.asarray(leaf) for path, leaf in fresh.items()}
         self.retrieval = Retrieval.of(
             config, self.source, self.card.spec, self.backbone, self.views_of("global")[0].size, mesh, tell
         )
@@ -183,7 +182,7 @@ class Distillation:
         return {
             "teacher": {
                 "buffers": {path: flat[path] for path in skeleton.entries if skeleton.entries[path].kind != "param"},
-                "centres": {head: jnp.zeros((self.spec.projection.out_dim,)) for head in heads},
+                "centres": {head: jnp.zeros((self.config.projection.out_dim,)) for head in heads},
                 "reference": {path: leaf for path, leaf in backbone_of(flat).items() if path in self.backbone.entries}
                 if anchored
                 else {},
@@ -263,14 +262,19 @@ class Distillation:
         weights.save(folder / "best", self.card, (side, side) if side else part.image_size, kept)
 
     def end(self, session: "Session", part: Part, current: State) -> None:
-        """Write teacher, student, heads and centres to training/."""
+        """Write teacher, student, heads and centres to training/, see docs/training_checkpoints.md."""
         moving, frozen = current["moving"], current["frozen"]
         roles = {
             "teacher": frozen | moving["ema"] | moving["teacher"]["buffers"],
             "student": frozen | moving["trainable"] | moving["buffers"],
         }
-        whole = {role: adapters.merged(flat, part) for role, flat in roles.items()}
-        save_networks(session, self.card, self.spec, whole, moving["teacher"]["centres"])
+        card = dataclasses.replace(self.card, spec=self.spec)
+        networks = {role: parts_of(card, sharding.gather(adapters.merged(flat, part))) for role, flat in roles.items()}
+        centres = sharding.gather(moving["teacher"]["centres"])
+        shaped = {head: np.asarray(one).reshape(CENTRE_SHAPES[head]) for head, one in centres.items()}
+        if session.chief:
+            extras = {"epoch": session.progress.epochs, "iteration": session.progress.step}
+            save_training(session.folder / "training", TrainingCheckpoint(networks, shaped, extras), overwrite=True)
 
     def finish(self, session: "Session") -> tuple[dict[str, Any], list[str]]:
         """Draw the teacher's attention and features; evaluate k-NN and linear accuracy of teacher and student."""
