@@ -18,7 +18,7 @@ from convert.dtypes import FLOATS
 from convert.family import POOL_WORDS, Layout
 from convert.head_keys import bound_table, keys_of, rules_of
 from convert.load import open_pretrained
-from convert.parts import part_of, whole
+from convert.parts import part_of, parts
 from convert.preprocess import unlike
 from convert.readers import HEAD, NOTES
 from convert.table import BoundTable
@@ -55,7 +55,7 @@ def export(
     Args:
       layout: one of the family's layouts; by default the layout of the original weights.
       dtype: cast to "float32", "bfloat16" or "float16"; by default each tensor keeps its own.
-      part: part of a CLIP-DINO-SAM, see `convert.parts`; its adapters are merged, so the whole part is read.
+      part: part of a composite model, see `convert.parts`; its adapters are merged, so the whole part is read.
       source_layout, overrules: options for SRC, as in `open_pretrained` (there `layout`, `model`, ...).
 
     Returns:
@@ -71,8 +71,13 @@ def export(
         raise UserError(f"there is no dtype {dtype!r}; {did_you_mean(dtype, FLOATS)}")
     refuse_occupied(out, overwrite, _exported)
     with atomic_folder(out) as beside, open_pretrained(src, layout=source_layout, **overrules) as opened:
-        opened = part_of(opened, part) if part else whole(opened)
+        opened = part_of(opened, part) if part else opened
         card, known = opened.card, layouts(opened.card.spec)
+        if not known:
+            raise UserError(
+                f"a {card.spec.family} is not a single model in PyTorch: export a part, --part "
+                + " or ".join(parts(card.spec))
+            )
         layout = layout or (card.layout if card.layout in known else next(iter(known)))
         if layout not in known:
             raise UserError(f"there is no {card.spec.family} layout {layout!r}; {did_you_mean(layout, known)}")

@@ -1,4 +1,4 @@
-"""Parts of a CLIP-DINO-SAM that PyTorch libraries support, each as a model of its own family."""
+"""Components of a composite model that PyTorch libraries support, each as a model of its own family."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,37 +17,32 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.params import Skeleton
 from jaxdino.core.rules import did_you_mean
 from jaxdino.models import lora
+from jaxdino.models.component import Component
 from jaxdino.models.spec import ModelSpec
 
-FAMILY = "clipdinosam"
-PARTS = {"dino": "dino_lora", "clip": "clip_lora"}
-"""{part: the configuration field with its adapters}."""
-ADAPTERS = (*PARTS.values(), "decoder_lora")
 
-
-def whole(opened: Opened) -> Opened:
-    """Return `opened`, or raise UserError for a model that no PyTorch library has."""
-    if opened.card.spec.family == FAMILY:
-        raise UserError(f"a CLIP-DINO-SAM is not a single model in PyTorch: export a part, --part {' or '.join(PARTS)}")
-    return opened
+def parts(spec: ModelSpec) -> dict[str, Component]:
+    """Return the components of a model that are models of their own; {} for a model of one piece."""
+    return {name: one for name, one in spec.components.items() if one.family}
 
 
 def part_of(opened: Opened, part: str, merge: bool = True) -> Opened:
     """Return a part of an opened model as an opened model; its leaves are read on access.
 
     Args:
-      part: a key of `PARTS`.
+      part: a key of `parts`.
       merge: merge its adapters into the kernels, which reads the whole part; otherwise the adapters stay.
 
     Raises:
       UserError: for a model without such parts.
     """
-    if part not in PARTS:
-        raise UserError(f"there is no part {part!r}; {did_you_mean(part, PARTS)}")
-    if opened.card.spec.family != FAMILY:
+    known = parts(opened.card.spec)
+    if not known:
         raise UserError(f"--part takes a CLIP-DINO-SAM apart: this is a {opened.card.spec.name}, export it as it is")
-    spec, own = _spec(opened.card.spec, part), getattr(opened.card.spec.config, PARTS[part])
-    inside = f"backbone.{part}."
+    if part not in known:
+        raise UserError(f"there is no part {part!r}; {did_you_mean(part, known)}")
+    spec, own = _spec(opened.card.spec, known[part]), known[part].lora
+    inside = f"{known[part].path}."
     flat = {f"backbone.{p.removeprefix(inside)}": leaf for p, leaf in opened.flat.items() if p.startswith(inside)}
     skeleton = spec.skeleton()
     if own is not None:
@@ -55,13 +50,8 @@ def part_of(opened: Opened, part: str, merge: bool = True) -> Opened:
         flat = _merged(adapted, flat) if merge else flat
         skeleton = skeleton if merge else adapted
     card = Card(spec, spec.linear(), source={**opened.card.source, "part": part})
-    return dataclasses.replace(
-        opened,
-        card=card,
-        skeleton=skeleton,
-        flat={path: flat[path] for path in skeleton.entries},
-        companions=opened.companions if part == "clip" else (),
-    )
+    flat = {path: flat[path] for path in skeleton.entries}
+    return dataclasses.replace(opened, card=card, skeleton=skeleton, flat=flat)
 
 
 def export_adapter(
@@ -86,21 +76,24 @@ def export_adapter(
 
 
 def shape_of(spec: ModelSpec) -> str:
-    """Describe the shape of a model in one line; for a CLIP-DINO-SAM, its parts and adapters."""
-    if spec.family != FAMILY:
+    """Describe the shape of a model in one line; for a composite model, its parts and adapters."""
+    if not spec.components:
         return ", ".join(f"{field} {getattr(spec.config, field)}" for field in serving()[spec.family].shape)
-    parts = [f"{part}: {shape_of(_spec(spec, part))}" for part in PARTS]
-    found = {name.removesuffix("_lora"): getattr(spec.config, name) for name in ADAPTERS}
-    parts += [f"adapter of {name}: rank {own.rank}, on {', '.join(own.targets)}" for name, own in found.items() if own]
-    return "; ".join(parts)
+    found = [f"{name}: {shape_of(_spec(spec, part))}" for name, part in parts(spec).items()]
+    adapters = {name: one.lora for name, one in spec.components.items() if one.lora}
+    found += [f"adapter of {name}: rank {own.rank}, on {', '.join(own.targets)}" for name, own in adapters.items()]
+    return "; ".join(found)
 
 
-def _spec(whole: ModelSpec, part: str) -> ModelSpec:
-    """Return the spec of the part: the published model of its shape, or a custom one of its family."""
-    name, config = ("clip", whole.config.text) if part == "clip" else (whole.config.image_family, whole.config.image)
-    spec = spec_of(config, name, "", serving()[name], whole.preprocess.mean)
-    preprocess = whole.preprocess if part == "dino" else spec.preprocess
-    return dataclasses.replace(spec, config=config, preprocess=preprocess)
+def _spec(whole: ModelSpec, part: Component) -> ModelSpec:
+    """Return the spec of a part: the published model of its shape, or a custom one of its family.
+
+    The part that takes the images keeps their preprocessing.
+    """
+    spec = spec_of(part.config, part.family, "", serving()[part.family], whole.preprocess.mean)
+    images = whole.config.input_kernel.startswith(f"{part.path}.")
+    preprocess = whole.preprocess if images else spec.preprocess
+    return dataclasses.replace(spec, config=part.config, preprocess=preprocess)
 
 
 def _merged(skeleton: Skeleton, flat: Mapping[str, LazyArray]) -> dict[str, np.ndarray]:

@@ -27,7 +27,6 @@ from jaxdino.mask_files import MaskFiles, Query
 from jaxdino.predict import say, skip
 from jaxdino.segment_classes import segment_classes
 
-FAMILY = "clipdinosam"
 COLUMNS = ("path", "prompt", "mask", "area", "share", "score", "error")
 
 
@@ -222,6 +221,7 @@ def _check_run(workdir: Path) -> Any:
     """Return the card of the model. Raise UserError unless the folder holds one that segments."""
     from convert.hub import find
     from convert.store import is_model, load_card
+    from jaxdino.api.opening import face_of
 
     if not workdir.is_dir():
         raise UserError(f"there is no folder {workdir}: --workdir takes the folder of a training run")
@@ -230,7 +230,7 @@ def _check_run(workdir: Path) -> Any:
         raise UserError(f"the run in {workdir} has not finished a stage yet")
     folder = find(workdir)
     card = load_card(folder) if is_model(folder) else None
-    if card is None or (card.spec.family != FAMILY and not card.labels_pixels):
+    if card is None or not hasattr(face_of(card), "segment"):
         held = f"a {card.spec.name}, which takes no prompts" if card else "neither a run nor a model"
         hint = f"{program('predict')} classifies" if card and card.num_classes else "configs/clipdinosam.py trains one"
         raise UserError(f"{workdir} holds {held}: the folder of a segmentation run is needed ({hint})")

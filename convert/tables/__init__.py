@@ -20,5 +20,6 @@ def serving() -> dict[str, Family]:
 
 
 def layouts(spec: ModelSpec) -> dict[str, Layout]:
-    """Return the layouts that a model can be read from and written to."""
-    return {layout: how for (name, layout), how in serving()[spec.family].layouts.items() if name == spec.family}
+    """Return the layouts that a model can be read from and written to; {} for a model that no PyTorch library has."""
+    family = serving().get(spec.family)
+    return {layout: how for (name, layout), how in family.layouts.items() if name == spec.family} if family else {}

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from convert import assumptions
+from convert.card import Card
 from convert.load import open_pretrained
 from jaxdino.api.clip import ClipModel
 from jaxdino.api.head import HeadModel
@@ -70,8 +71,12 @@ def open_model(
             flat[path] = _placed(path, array.astype(DTYPES[dtype], copy=False) if cast else array, mesh)
     card = dataclasses.replace(card, digest=digest.value())
     lines = [assumptions.spelled(note, words) for note in opened.notes if note.startswith((WARNING, assumptions.MARK))]
-    face = SemanticModel if card.labels_pixels else FACES.get(card.spec.family, Model)
-    return face(card, skeleton, flat, opened.companions), lines
+    return face_of(card)(card, skeleton, flat, opened.companions), lines
+
+
+def face_of(card: Card) -> type[Model]:
+    """Return the class of a loaded model, given by its head or its family."""
+    return SemanticModel if card.labels_pixels else FACES.get(card.spec.family, Model)
 
 
 def _placed(path: str, array: np.ndarray, mesh: Mesh | None) -> jax.Array:

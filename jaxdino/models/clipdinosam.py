@@ -1,7 +1,8 @@
 """CLIP-DINO-SAM: masks from DINO's patch tokens and CLIP's text features, decoded by SAM's mask decoder."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from typing import Any, ClassVar, cast
 
 import jax
@@ -11,6 +12,7 @@ from flax import nnx
 from jaxdino.core.errors import UserError
 from jaxdino.models import lora
 from jaxdino.models.clip import CLIPConfig
+from jaxdino.models.component import Component
 from jaxdino.models.layer_spec import Layer
 from jaxdino.models.lora_spec import LoRA
 from jaxdino.models.output import Output
@@ -21,8 +23,6 @@ from jaxdino.models.token_masks import TokenProjection, TokenToMaskEmbedding, un
 from jaxdino.models.vit import ViTConfig
 
 DINO, CLIP, DECODER = "backbone.dino", "backbone.clip", "backbone.sam.mask_decoder"
-ADAPTED = {"dino": DINO, "clip": CLIP, "decoder": DECODER}
-"""The parts that can have adapters, and their paths."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +34,8 @@ class ClipDinoSamConfig:
       text: shape of the text tower alone (`CLIPConfig.text_only`), with the projection into CLIP's common space.
       sam: shape of the prompt encoder and the mask decoder; its image encoder fields are ignored.
       hidden: width of `TokenProjection`'s inner layer; None for twice that of the text features.
-      dino_lora, clip_lora, decoder_lora: adapters, whose targets and `last_blocks` refer to that part alone;
-        the blocks of the decoder are those of its two-way transformer.
+      dino_lora, clip_lora, decoder_lora: adapters of the `components`; the blocks of the decoder are those of its
+        two-way transformer.
     """
 
     image: ViTConfig
@@ -72,7 +72,7 @@ class ClipDinoSamConfig:
         """
         return (
             *(dataclasses.replace(layer, prefixes=_under(DINO, layer.prefixes)) for layer in self.image.layers),
-            Layer("clip", "text", ("backbone.clip",)),
+            Layer("clip", "text", (CLIP,)),
             Layer("token_projection", "head", ("backbone.token_projection",)),
             Layer("token_to_mask", "head", ("backbone.token_to_mask",)),
             Layer("prompt_encoder", "aside", ("backbone.sam.prompt_encoder",)),
@@ -87,9 +87,25 @@ class ClipDinoSamConfig:
         """Return the configuration for images with this number of channels."""
         return dataclasses.replace(self, image=self.image.with_channels(channels))
 
+    @property
+    def components(self) -> dict[str, Component]:
+        """The parts that can have adapters; DINO and CLIP are also models of their own."""
+        blocks = range(self.sam.decoder_depth)
+        decoder = (Layer(f"blocks.{i}", "block", (f"backbone.transformer.layers.{i}",)) for i in blocks)
+        return {
+            "dino": Component(DINO, self.image.layers, self.dino_lora, self.image_family, self.image),
+            "clip": Component(CLIP, self.text.layers, self.clip_lora, "clip", self.text),
+            "decoder": Component(DECODER, tuple(decoder), self.decoder_lora),
+        }
+
+    def with_adapters(self, adapters: Mapping[str, LoRA | None]) -> "ClipDinoSamConfig":
+        """Return the configuration with other adapters on the named components; None removes them."""
+        fields: dict[str, Any] = {f"{name}_lora": lora for name, lora in adapters.items()}
+        return dataclasses.replace(self, **fields)
+
     def bare(self) -> "ClipDinoSamConfig":
         """Return the configuration without adapters, which fits the result of `lora.merged`."""
-        return dataclasses.replace(self, dino_lora=None, clip_lora=None, decoder_lora=None)
+        return self.with_adapters(dict.fromkeys(self.components))
 
     def build(self, **how) -> "ClipDinoSam":
         """Build the network with random parameters and adapters without effect; `how` are arguments of `ClipDinoSam`.
@@ -98,38 +114,23 @@ class ClipDinoSamConfig:
           UserError: if a part does not have the targets or blocks of its adapters (see `lora.places`).
         """
         net = ClipDinoSam(self, **how)
-        self.adapt(net, ADAPTED, how["rngs"])
+        self.adapt(net, self.components, how["rngs"])
         return net
 
-    def adapt(self, net: "ClipDinoSam", parts: Iterable[str], rngs: nnx.Rngs) -> None:
-        """Add the configured adapters of some of `ADAPTED` to a network without them."""
-        decoder = tuple(
-            Layer(f"blocks.{i}", "block", (f"backbone.transformer.layers.{i}",)) for i in range(self.sam.decoder_depth)
-        )
-        known = {
-            "dino": (net.dino, self.image.layers),
-            "clip": (net.clip, self.text.layers),
-            "decoder": (net.sam.mask_decoder, decoder),
-        }
-        for name in parts:
-            part, layers = known[name]
-            if (spec := getattr(self, f"{name}_lora")) is not None:
-                lora.add(_Part(part), _Layers(layers), spec, rngs)
+    def adapt(self, net: "ClipDinoSam", names: Iterable[str], rngs: nnx.Rngs) -> None:
+        """Add the configured adapters of some components to a network without them."""
+        for component in (self.components[name] for name in names):
+            if component.lora is not None:
+                module = attrgetter(component.path.removeprefix("backbone."))(net)
+                lora.add(_Part(module), component, component.lora, rngs)
 
 
 def _under(place: str, prefixes: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(place + prefix.removeprefix("backbone") for prefix in prefixes)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Layers:
-    """The fields of a configuration that `lora.add` reads."""
-
-    layers: tuple[Layer, ...]
-
-
 class _Part(nnx.Module):
-    """A part, at the path `backbone` that its configuration's layers expect."""
+    """A component, at the path `backbone` that its layers expect."""
 
     def __init__(self, backbone: nnx.Module):
         self.backbone = backbone

@@ -7,7 +7,6 @@ from flax import nnx
 
 from jaxdino.core.params import Flat, Skeleton, bind, split
 from jaxdino.models import lora
-from jaxdino.models.clipdinosam import ADAPTED
 from jaxdino.models.spec import ModelSpec
 from jaxdino.stage import Stage
 from jaxdino.train.task import Part
@@ -27,18 +26,18 @@ def put_on(flat: Flat, bare: Skeleton, cfg: Any, part: Part) -> Flat:
 
 
 def refitted(before: ModelSpec, after: ModelSpec, flat: Flat, seed: int) -> Flat:
-    """Change the adapters of a `ClipDinoSam` from those of one stage to those of another; return all leaves.
+    """Change the adapters of a composite model from those of one stage to those of another; return all leaves.
 
-    For each part of the model: adapters that both stages share are kept; adapters that the next stage lacks or
-    configures differently are merged; adapters that only the next stage has are created and do not change the output.
+    For each component: adapters that both stages share are kept; adapters that the next stage lacks or configures
+    differently are merged; adapters that only the next stage has are created and do not change the output.
     """
     config, flat = before.config, dict(flat)
-    old, new = ({name: getattr(spec.config, f"{name}_lora") for name in ADAPTED} for spec in (before, after))
-    changed = [name for name in ADAPTED if old[name] != new[name]]
+    old, new = ({name: one.lora for name, one in spec.components.items()} for spec in (before, after))
+    changed = [name for name in old if old[name] != new[name]]
     for name in changed:
         if old[name]:
-            flat = lora.merged(_of(before, config).skeleton(), flat, ADAPTED[name])
-            config = dataclasses.replace(config, **{f"{name}_lora": None})
+            flat = lora.merged(_of(before, config).skeleton(), flat, before.components[name].path)
+            config = config.with_adapters({name: None})
     if not any(new[name] for name in changed):
         return flat
     net = bind(_of(before, config).skeleton(), flat)

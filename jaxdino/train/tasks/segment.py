@@ -21,7 +21,6 @@ from jaxdino.data.fields import Prompts
 from jaxdino.data.prompts import PromptConfig
 from jaxdino.data.recipe import View, get_preset, unmixed
 from jaxdino.evals.samples import spread_first
-from jaxdino.models.clipdinosam import ADAPTED
 from jaxdino.models.initial import ShapesOnly
 from jaxdino.models.lora import LoRA
 from jaxdino.models.spec import ModelSpec
@@ -87,13 +86,12 @@ class Segmentation(Supervised):
 
     def spec_of(self, stage: Stage) -> ModelSpec:
         """Return the model spec with the stage's adapters."""
+        known = self.spec.components
         for name in stage.lora:
-            if name not in ADAPTED:
-                raise UserError(
-                    f"stage {stage.name!r}: lora.{name} is not part of the model; give {', '.join(ADAPTED)}"
-                )
-        lora = {f"{name}_lora": LoRA.of(stage.lora[name]) if name in stage.lora else None for name in ADAPTED}
-        return dataclasses.replace(self.spec, config=dataclasses.replace(self.spec.config, **lora))
+            if name not in known:
+                raise UserError(f"stage {stage.name!r}: lora.{name} is not part of the model; give {', '.join(known)}")
+        adapters = {name: LoRA.of(stage.lora[name]) if name in stage.lora else None for name in known}
+        return dataclasses.replace(self.spec, config=self.spec.config.with_adapters(adapters))
 
     def settings(self, stage: Stage) -> Segmenting:
         """Merge the objective of a stage: the config's settings, then those of the stage."""
@@ -130,7 +128,7 @@ class Segmentation(Supervised):
 
     def features(self, spec: ModelSpec, flat: Flat) -> np.ndarray:
         """Compute the features (n, T) of all prompts, on the host."""
-        text = dataclasses.replace(spec, config=dataclasses.replace(spec.config, dino_lora=None, decoder_lora=None))
+        text = dataclasses.replace(spec, config=spec.config.with_adapters({"dino": None, "decoder": None}))
         encode = _text_encoder(text, self.mesh, **precision.how(self.config))
         needed = text.skeleton(**precision.how(self.config)).entries
         return np.asarray(jax.device_get(encode({path: flat[path] for path in needed}, jnp.asarray(self.ids))))
