@@ -8,9 +8,10 @@ import torch
 
 import jaxdino
 from convert.__main__ import main
-from convert.channels import adapt_kernel, adapt_preprocess
+from convert.channels import adapt_kernel, adapt_preprocess, with_channels
 from convert.load import load_pretrained
 from jaxdino.core.errors import UserError
+from jaxdino.models.registry import get
 from jaxdino.models.spec import Preprocess
 from tests.torchvision_stub import import_torchvision
 
@@ -58,6 +59,12 @@ def test_it_is_kept_on_disk_and_in_other_layouts(tmp_path):
 def test_no_such_number(channels):
     with pytest.raises(UserError, match=f"in_channels={channels}: weights for 3 channels cannot"):
         load_pretrained("dinov3_digits", in_channels=channels)
+
+
+def test_a_network_on_features_has_no_channels():
+    for channels in (0, 3):
+        with pytest.raises(UserError, match=f"in_channels={channels}: a dino_head takes features, not images"):
+            with_channels(get("dino_head"), channels)
 
 
 def test_weights_for_other_channels_stay_as_they_are(tmp_path):

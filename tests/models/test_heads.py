@@ -17,6 +17,8 @@ from jaxdino.models import heads, registry
 from jaxdino.models.batch_norm import set_training
 from jaxdino.models.heads.linear import LinearHeadConfig
 from jaxdino.models.heads.patches import PatchesHeadConfig
+from jaxdino.models.heads.projection import DINOHeadConfig
+from jaxdino.models.lora import LoRA, adapted
 from jaxdino.models.spec import ModelSpec
 from jaxdino.models.vit import ViTConfig
 
@@ -40,6 +42,28 @@ def test_a_head_is_saved_with_the_weights(tmp_path, head):
     logits = jaxdino.load(tmp_path / "model")(IMAGES).logits
     np.testing.assert_array_equal(logits, jax.jit(lambda flat, x: bind(skeleton, flat)(x).logits)(flat, IMAGES))
     assert logits.shape == ((2, 3) if head.of == "image" else (2, 2, 3, 3)) and logits.dtype == np.float32
+
+
+def test_further_heads_have_names_and_are_saved_with_the_weights(tmp_path):
+    head = DINOHeadConfig(in_dim=16, hidden_dim=12, bottleneck_dim=6, out_dim=10, use_bn=True)
+    spec = dataclasses.replace(SPEC, heads=(("dino_head", head), ("ibot_head", head)))
+    skeleton, flat = split(spec.build(head=ALL[0], rngs=nnx.Rngs(0)))
+    assert skeleton.entries.keys() == spec.skeleton(head=ALL[0]).entries.keys()
+    assert {path.split(".")[0] for path in flat} == {"backbone", "head", "dino_head", "ibot_head"}
+    assert all(len([layer for layer in spec.layers if layer.holds(path)]) == 1 for path in flat)
+    card = save_model(tmp_path / "model", Card(spec, ALL[0], NAMES), flat)
+    again, found = load_model(tmp_path / "model")
+    assert again == card and again.spec.heads == spec.heads and list(found) == list(flat)
+    net = bind(skeleton, found)
+    assert net(IMAGES).logits.shape == (2, 3) and net.ibot_head(np.ones((5, 16), np.float32)).shape == (5, 10)
+    wide = adapted(skeleton, spec, LoRA(rank=2, targets=("@linear",)))
+    assert "ibot_head.mlp.0.lora.a" in wide.entries
+    with pytest.raises(UserError, match="width 9, and the backbone's have 16"):
+        dataclasses.replace(SPEC, heads=(("dino_head", dataclasses.replace(head, in_dim=9)),)).skeleton()
+
+
+def test_a_card_without_further_heads_is_written_as_before():
+    assert "heads" not in json.loads(Card(SPEC).to_json())["spec"]
 
 
 @pytest.mark.parametrize("classes", [0, 3])
