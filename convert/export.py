@@ -28,6 +28,7 @@ from convert.tensors import Tensor
 from convert.writers import MAX_SHARD_BYTES, write_pth, write_safetensors
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
+from jaxdino.core.words import few
 from jaxdino.models import heads
 from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.models.registry import MODELS
@@ -144,7 +145,7 @@ def _left_out(card: Card, table: BoundTable, flat, layout: str) -> list[str]:
     lost = [path for path in table.lost(flat) if flat[path] is not None]
     needed = [r.path for r in table.rules if r.path not in flat]
     if broken := [path for path in lost if not UNUSED.fullmatch(path)] + needed:
-        listed = ", ".join(broken[:3]) + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")
+        listed = few(broken, 3)
         other = ", ".join(name for name in layouts(card.spec) if name != layout) or "none"
         raise UserError(
             f"the {layout} layout of {card.spec.family} cannot store this model: it has no place for, or requires, "

@@ -18,6 +18,7 @@ from convert.torch_file import LEGACY_START, read_torch
 from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import read_json
 from jaxdino.core.rules import nearest
+from jaxdino.core.words import few
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 FOLDER_FILES = (
@@ -240,9 +241,8 @@ def _no_weights(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())
     single = [name for name in names if name.endswith(SUFFIXES)]
     hint = foreign.way_out(folder, names, single[0] if single else None)
-    found = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    wanted = ", ".join(FOLDER_FILES)
-    return f"{folder}: no checkpoint in this folder: expected {wanted}; found {found or 'nothing'}{hint}"
+    wanted, found = ", ".join(FOLDER_FILES), few(names, 8) or "nothing"
+    return f"{folder}: no checkpoint in this folder: expected {wanted}; found {found}{hint}"
 
 
 def _json(path: Path) -> dict | None:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.words import few
 
 Record = str | np.ndarray | Image.Image
 SHOWN = 3  # names listed in a message
@@ -75,9 +76,8 @@ def check_no_tensor(images: Any, call: str) -> None:
 
 def changed(said: Mapping[str, str]) -> str:
     """Return a line about images that were changed when read, {name: what was changed}; "" for none."""
-    shown = ", ".join(f"{name} ({said[name]})" for name in sorted(said)[:SHOWN])
-    more = f" and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
-    return f"{len(said)} image(s) are not read as they are: {shown}{more}" if said else ""
+    shown = few([f"{name} ({said[name]})" for name in sorted(said)], SHOWN)
+    return f"{len(said)} image(s) are not read as they are: {shown}" if said else ""
 
 
 def warn_of(said: Mapping[str, str]) -> None:

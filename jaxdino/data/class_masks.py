@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
+from jaxdino.core.words import few
 from jaxdino.data.folders import visible_folders
 from jaxdino.data.mask_reading import IGNORED, read_values, shown
 from jaxdino.data.mask_survey import Seen
@@ -97,16 +98,16 @@ def class_table(
             holding.setdefault(value, []).append(path)
     if holding and not holding.keys() & classes.keys():
         raise UserError(
-            f"{where} names the values {_few(sorted(classes))}, but the masks, such as {files[0]}, have "
-            f"{_few(sorted(holding))}: give the values their names"
+            f"{where} names the values {few(sorted(classes), SHOWN)}, but the masks, such as {files[0]}, have "
+            f"{few(sorted(holding), SHOWN)}: give the values their names"
         )
     added = background and 0 in holding and 0 not in classes
     named = {0: BACKGROUND} | dict(classes) if added else dict(classes)
     names = tuple(dict.fromkeys(name for _, name in sorted(named.items())))
     if not 2 <= len(names) <= MOST:
         raise UserError(
-            f"{where} gives {len(names)} class{'es' if len(names) > 1 else ''} ({_few(names)}); there must be 2 to "
-            f"{MOST}, with the background"
+            f"{where} gives {len(names)} class{'es' if len(names) > 1 else ''} ({few(names, SHOWN)}); there must be "
+            f"2 to {MOST}, with the background"
         )
     table = ClassTable(names, tuple((value, names.index(name)) for value, name in sorted(named.items())))
     return table, _notes(named, holding, where, added)
@@ -118,25 +119,19 @@ def _notes(named: Mapping[int, str], holding: Mapping[int, Sequence[str]], where
     void = [value for value in sorted(holding) if value not in named]
     if void:
         counted = [f"{value} (in {_masks(holding[value])}, such as {shown(holding[value][0])})" for value in void]
-        more = f" and {len(void) - SHOWN} more values" if len(void) > SHOWN else ""
-        lines.append(f"pixels of values without a class are ignored: {', '.join(counted[:SHOWN])}{more}")
+        lines.append(f"pixels of values without a class are ignored: {few(counted, SHOWN, 'values')}")
     found = {name for value, name in named.items() if value in holding}
     missing = [name for name in dict.fromkeys(named.values()) if name not in found]
     if missing and holding:
         hint = ""
         if added and max(named) not in holding and where.endswith(".txt"):
             hint = f": if line 1 of {where} names value 0, give the values in a classes.json instead"
-        lines.append(f"no mask has the class{'es' if len(missing) > 1 else ''} {_few(missing)}{hint}")
+        lines.append(f"no mask has the class{'es' if len(missing) > 1 else ''} {few(missing, SHOWN)}{hint}")
     return tuple(lines)
 
 
 def _masks(paths: Sequence[str]) -> str:
     return f"{len(paths)} mask{'s' if len(paths) > 1 else ''}"
-
-
-def _few(items: Sequence[object]) -> str:
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(map(str, items[:SHOWN])) + more
 
 
 def paired(images: Mapping[str, str], masks: Mapping[str, str]) -> tuple[dict[str, str], str]:
@@ -190,7 +185,7 @@ def folders_of_splits(
         if word not in (None, NONE) and not pairs:
             raise UserError(
                 f"{split}_split is {word!r}, but {top} has no folders like {images} and {masks} with {word!r} in place "
-                f'of "train"; found: {_few([path.relative_to(top).as_posix() for path in _below(top)])}'
+                f'of "train"; found: {few([path.relative_to(top).as_posix() for path in _below(top)], SHOWN)}'
             )
         if len(pairs) > 1:
             both = " and ".join(str(one) for one, _ in pairs.values())

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.words import few
 from jaxdino.data.layout import Layout, text_alone, understand
 from jaxdino.data.reasons import foreign
 from jaxdino.data.split_names import NONE, assign, flag, missing_train, near_names
@@ -175,13 +176,12 @@ def _check_empty(split: str, where: str, places: Mapping[str, Folder]) -> None:
 def _kinds(folders: Mapping[str, Folder]) -> str:
     """Return names of folders, each with the kinds of its files."""
     texts = []
-    for name, folder in list(folders.items())[:SHOWN]:
+    for name, folder in folders.items():
         kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in folder.kinds().most_common(3))
         texts.append(f"{name} (files: {kinds})" if kinds else name)
-    more = f" and {len(folders) - SHOWN} more" if len(folders) > SHOWN else ""
     kinds = [suffix for folder in folders.values() for suffix in folder.kinds()]
     hint = next((f"; {suffix} is {foreign(suffix)}" for suffix in kinds if foreign(suffix)), "")
-    return ", ".join(texts) + more + hint
+    return few(texts, SHOWN) + hint
 
 
 def _check_classes(top: str, files: Mapping[str, Mapping], layout: Layout) -> None:
@@ -247,10 +247,8 @@ def _similar(classes: Iterable[str]) -> list[str]:
     for name in classes:
         found.setdefault(_bare(name) or name, []).append(name)
     pairs = [" and ".join(names) for names in found.values() if len(names) > 1]
-    more = f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
-    return [
-        f"{', '.join(pairs[:SHOWN])}{more} are read as different classes: rename the folders if they are one"
-    ] * bool(pairs)
+    line = f"{few(pairs, SHOWN)} are read as different classes: rename the folders if they are one"
+    return [line] * bool(pairs)
 
 
 def _bands(files: Mapping[str, list[str]]) -> list[str]:
@@ -307,7 +305,6 @@ def _lacking(files: Mapping[str, Mapping]) -> list[str]:
     for split, found in files.items():
         lacks = [name for name in files["train"] if name not in found]
         if lacks:
-            more = f" and {len(lacks) - SHOWN} more" if len(lacks) > SHOWN else ""
-            shown = ", ".join(lacks[:SHOWN]) + more
-            lines.append(f"{split} has no images of {len(lacks)} of the {len(files['train'])} classes: {shown}")
+            share = f"{len(lacks)} of the {len(files['train'])} classes"
+            lines.append(f"{split} has no images of {share}: {few(lacks, SHOWN)}")
     return lines

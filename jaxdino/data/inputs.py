@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
+from jaxdino.core.words import few
 from jaxdino.data.folders import find_images
 from jaxdino.data.tree import IMAGE_SUFFIXES
 
@@ -101,5 +102,4 @@ def _nothing(name: str, passed: str) -> str:
 
 
 def _shown(folder: str, first: int = 5) -> str:
-    names = sorted(os.listdir(folder))
-    return ", ".join(names[:first]) + (f" and {len(names) - first} more" if len(names) > first else "") or "nothing"
+    return few(sorted(os.listdir(folder)), first) or "nothing"

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.words import few
 from jaxdino.data.split_names import ROOT, flag, has_split_word, splits_of
 from jaxdino.data.tree import Folder
 
@@ -49,9 +50,7 @@ def classless(folder: Folder) -> bool:
 
 
 def _shown(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return few(list(names), SHOWN)
 
 
 def check_classes(top: Folder) -> None:

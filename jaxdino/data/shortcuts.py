@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from jaxdino.core.resize import Resize
+from jaxdino.core.words import few
 from jaxdino.data.channels import IN_ALPHA, RGB, drawn_in_alpha
 from jaxdino.data.heif import open_any
 from jaxdino.data.kinds import Kind
@@ -52,14 +53,11 @@ def told_apart(kinds: Mapping[str, Kind], classes: Mapping[str, str]) -> list[st
         without = [name for name, found in known.items() if not found[kind]]
         if whole and without:
             return [
-                f"WARNING: all images of {_first(whole)} that were looked at are {kind}, and none of {_first(without)} "
-                "is: a model may learn this difference instead of the content; store all classes in one format"
+                f"WARNING: all images of {few(whole, 3, 'classes')} that were looked at are {kind}, and none of "
+                f"{few(without, 3, 'classes')} is: a model may learn this difference instead of the content; "
+                "store all classes in one format"
             ]
     return []
-
-
-def _first(names: Sequence[str], first: int = 3) -> str:
-    return ", ".join(names[:first]) + (f" and {len(names) - first} more classes" if len(names) > first else "")
 
 
 def mostly_cropped(kinds: Mapping[str, Kind], size: tuple[int, int], how: Resize) -> list[str]:

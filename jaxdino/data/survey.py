@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.words import few
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.channels import RGB, Reading, refusal
 from jaxdino.data.heif import open_any
@@ -298,9 +299,8 @@ def _extent(found: Survey, values: Values) -> str:
     """Describe the values of the deep images."""
     nan = ""
     if values.missing:
-        names = ", ".join("/".join(path.split(os.sep)[-2:]) for path in values.missing[:SHOWN])
-        more = f" and {len(values.missing) - SHOWN} more" if len(values.missing) > SHOWN else ""
-        nan = f", and NaN in {names}{more}, which becomes the lowest value"
+        names = few(["/".join(path.split(os.sep)[-2:]) for path in values.missing], SHOWN)
+        nan = f", and NaN in {names}, which becomes the lowest value"
     low = f"from {values.low:.6g} " if values.low < 0 else ""
     return f"{_deep_names(found)} images hold values {low}up to {values.high:.6g} ({values.images} decoded){nan}"
 

@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.words import few
 from jaxdino.objectives.distill_settings import method_named
 from jaxdino.objectives.segment_settings import Segmenting
 from jaxdino.settings.tree import Setting, parent_of
@@ -196,5 +197,4 @@ def _why(config: ConfigDict, path: str, field: str, winners: list[str]) -> str:
 
 
 def _listed(winners: list[str]) -> str:
-    more = f" and {len(winners) - 3} more" if len(winners) > 3 else ""
-    return f"{', '.join(winners[:3])}{more} {'is' if len(winners) == 1 else 'are'}"
+    return f"{few(winners, 3)} {'is' if len(winners) == 1 else 'are'}"

@@ -1,0 +1,9 @@
+"""Words that messages share."""
+
+from collections.abc import Sequence
+
+
+def few(items: Sequence[object], most: int, kind: str = "") -> str:
+    """Join the first `most` items and count the others: "a, b and 3 more", or with a `kind`, "and 3 more classes"."""
+    rest = len(items) - most
+    return ", ".join(map(str, items[:most])) + (f" and {rest} more {kind}".rstrip() if rest > 0 else "")
