@@ -60,25 +60,29 @@ def _values(metrics: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
     return [NONE if value is None else f"{value:.4f}" for value in found]
 
 
-def class_lines(split: str, classes: Mapping[str, Mapping[str, float]], most: int = 10, ends: int = 5) -> list[str]:
-    """List the accuracy of each class; if there are many classes, only the lowest and the highest few.
+def class_lines(split: str, classes: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """List the accuracy of each class, as `listed`, and the number of classes without images.
 
     Args:
       classes: {name: {"accuracy": 0..1, "images": n}}, as `metrics.per_class` returns it.
-      most: largest number of classes to list in full. ends: number of classes listed at each end otherwise.
     """
     there = {name: found for name, found in classes.items() if found["images"]}
-    ordered = sorted(there, key=lambda name: there[name]["accuracy"])
-
-    def listed(names: Sequence[str]) -> str:
-        return ", ".join(f"{name} {there[name]['accuracy']:.3f} ({there[name]['images']})" for name in names)
-
-    if len(ordered) <= most:
-        lines = [f"{split} accuracy of each class (images): {listed(ordered)}"]
-    else:
-        lines = [
-            f"{split} accuracy of the {ends} lowest of {len(ordered)} classes (images): {listed(ordered[:ends])}",
-            f"{split} accuracy of the {ends} highest: {listed(ordered[-ends:])}; all are in summary.json",
-        ]
-    missing = len(classes) - len(there)
+    ordered = sorted(there.items(), key=lambda item: item[1]["accuracy"])
+    shown = [f"{name} {found['accuracy']:.3f} ({found['images']})" for name, found in ordered]
+    lines, missing = listed(f"{split} accuracy", shown, " (images)"), len(classes) - len(there)
     return [*lines, f"{missing} classes have no image in {split}"] if missing else lines
+
+
+def listed(what: str, shown: Sequence[str], unit: str = "", most: int = 10, ends: int = 5) -> list[str]:
+    """List the value of each class on a line; of more than `most` classes, only the lowest and the highest few.
+
+    Args:
+      what: name of the values, such as "test accuracy". unit: of what is in brackets after each.
+      shown: a text for each class, in ascending order of the values.
+    """
+    if len(shown) <= most:
+        return [f"{what} of each class{unit}: {', '.join(shown)}"]
+    return [
+        f"{what} of the {ends} lowest of {len(shown)} classes{unit}: {', '.join(shown[:ends])}",
+        f"{what} of the {ends} highest: {', '.join(shown[-ends:])}; all are in summary.json",
+    ]

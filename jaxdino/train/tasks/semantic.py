@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from jaxdino.train.session import Session
 
 DRAWN = 6  # images of the picture at the end
-ENDS = 5  # classes listed at each end, if there are many
 OF_STAGES = ("name", "label_smoothing")  # of config.objective: not of `Labelling`
 
 
@@ -137,9 +136,10 @@ class SemanticSegmentation(Supervised):
         found = evaluated.compute()
         self._draw(session, split)
         values = ", ".join(f"{name.replace('_', ' ')} {found[name]:.4f}" for name in NAMES)
+        iou = {name.removeprefix("iou/"): value for name, value in found.items() if name.startswith("iou/")}
         lines = [
             f"{split} ({results.model_words(session.delivered)}): {values}",
-            *class_lines(split, {name[4:]: value for name, value in found.items() if name.startswith("iou/")}),
+            *results.listed(f"{split} IoU", [f"{name} {iou[name]:.3f}" for name in sorted(iou, key=iou.__getitem__)]),
             *([f"{', '.join(evaluated.absent)}: in no {split} mask"] if evaluated.absent else []),
             *([OPTIMISTIC] if split == "val" else []),
         ]
@@ -158,14 +158,3 @@ class SemanticSegmentation(Supervised):
             images = [image[..., :3] if image.shape[2] >= 3 else image[..., [0, 0, 0]] for image in images]
             file = session.folder / "segmentation.png"
             draw_classes(images, truths, predictions, self.source.class_names, file)
-
-
-def class_lines(split: str, iou: dict[str, float]) -> list[str]:
-    """List the IoU of each class, ascending; of many classes, only the lowest and the highest few."""
-    ordered = [f"{name} {value:.3f}" for name, value in sorted(iou.items(), key=lambda item: item[1])]
-    if len(ordered) <= 2 * ENDS:
-        return [f"{split} IoU of each class: {', '.join(ordered)}"]
-    return [
-        f"{split} IoU of the {ENDS} lowest of {len(ordered)} classes: {', '.join(ordered[:ENDS])}",
-        f"{split} IoU of the {ENDS} highest: {', '.join(ordered[-ENDS:])}; all are in summary.json",
-    ]
