@@ -9,7 +9,7 @@ import jax
 from jaxdino.data.config import DataConfig
 from jaxdino.data.record import Source, Split
 from jaxdino.data.sources import load_source
-from jaxdino.models.spec import Preprocess
+from jaxdino.models.spec import ModelSpec
 from jaxdino.train.task import Part
 
 OF_STAGES = ("augment", "batch_size", "image_size", "views")  # in config.data, but read by stages
@@ -21,13 +21,14 @@ def config_of(config: Any) -> DataConfig:
     return DataConfig.of({name: value for name, value in config.data.items() if name not in OF_STAGES})
 
 
-def batches(make: Callable[..., Any], config: Any, part: Part, preprocess: Preprocess) -> Any:
+def batches(make: Callable[..., Any], config: Any, part: Part, spec: ModelSpec) -> Any:
     """Make this process's batches of a stage, preprocessed for the model, by calling `make`."""
     return make(
-        cfg=dataclasses.replace(config_of(config), sixteen_bit=preprocess.sixteen_bit),
+        cfg=dataclasses.replace(config_of(config), sixteen_bit=spec.preprocess.sixteen_bit),
         batch_size=part.stage.batch_size,
         image_size=part.image_size,
-        resize=preprocess.resize,
+        resize=spec.preprocess.resize,
+        channels=spec.config.in_channels,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -160,18 +160,8 @@ class Distillation:
             grid = masking.grid(part.image_size[0])
             counts = masking.counts(part.stage.batch_size, grid, len(self.views_of("global")))
             fields = (HiddenPatches(masking, counts, grid),)
-        return pipeline.make_train_iter(
-            self.source.split("train"),
-            pixels.of_model(data.config_of(self.config), self.card.spec.preprocess),
-            seed=part.seed,
-            batch_size=part.stage.batch_size,
-            views=self.views,
-            fields=fields,
-            resize=self.card.spec.preprocess.resize,
-            channels=self.card.spec.config.in_channels,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        train, how = self.source.split("train"), dict(seed=part.seed, views=self.views, fields=fields)
+        return data.batches(partial(pipeline.make_train_iter, train, **how), self.config, part, self.spec)
 
     def more(self, flat: Flat) -> State:
         """Return the teacher's buffers and centres, and the reference weights if a stage uses them."""
@@ -196,7 +186,7 @@ class Distillation:
     def carried(self, before: Part, ended: State) -> tuple[Flat, Flat, State]:
         """Return the latest student and teacher, with their adapters merged."""
         moving, frozen = ended["moving"], ended["frozen"]
-        student = adapters.merged(frozen | moving["trainable"] | moving["buffers"], before)
+        student = adapters.merged(state.whole(moving, frozen), before)
         teacher = adapters.merged(frozen | moving["ema"] | moving["buffers"], before)
         return student, teacher, {"teacher": moving["teacher"]}
 
@@ -264,10 +254,7 @@ class Distillation:
     def end(self, session: "Session", part: Part, current: State) -> None:
         """Write teacher, student, heads and centres to training/, see docs/training_checkpoints.md."""
         moving, frozen = current["moving"], current["frozen"]
-        roles = {
-            "teacher": frozen | moving["ema"] | moving["teacher"]["buffers"],
-            "student": frozen | moving["trainable"] | moving["buffers"],
-        }
+        roles = {"teacher": state.whole(state.evaluated(moving), frozen), "student": state.whole(moving, frozen)}
         card = dataclasses.replace(self.card, spec=self.spec)
         networks = {role: parts_of(card, sharding.gather(adapters.merged(flat, part))) for role, flat in roles.items()}
         centres = sharding.gather(moving["teacher"]["centres"])

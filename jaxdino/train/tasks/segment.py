@@ -123,7 +123,11 @@ class Segmentation(Supervised):
     def objective(self, part: Part, current: State) -> Segment:
         """Return the stage's objective. The prompts' features are computed once if the stage does not change them."""
         learns = any(path.startswith(TEXT) for path in part.plan.trainable)
-        features = None if learns else self.features(self.spec_of(part.stage), whole(current))
+        features = (
+            None
+            if learns
+            else self.features(self.spec_of(part.stage), state.whole(current["moving"], current["frozen"]))
+        )
         return Segment(self.settings(part.stage), self.ids, features, part.skeleton, self.image_encoder)
 
     def features(self, spec: ModelSpec, flat: Flat) -> np.ndarray:
@@ -179,7 +183,7 @@ class Segmentation(Supervised):
             most = max(map(len, found.fields["prompts"]))
             fields = self.read(most, spatial=self.prompts.spatial_prob == 1)
             make = partial(pipeline.make_eval_iter, found, fields=fields)
-            made = data.batches(make, self.config, part, self.spec.preprocess)
+            made = data.batches(make, self.config, part, self.spec)
             return (made, order) if first else made
 
         given = dict(features=partial(self.features, spec), batches=batches, arrays=self.arrays, mesh=self.mesh)
@@ -217,9 +221,3 @@ def _text_encoder(spec: ModelSpec, mesh: Mesh, **how: Any) -> Callable[[Flat, ja
     return jax.jit(
         lambda flat, ids: prompt_features(bind(skeleton, flat).backbone, ids), out_shardings=sharding.replicated(mesh)
     )
-
-
-def whole(current: State) -> Flat:
-    """Return all current leaves of a stage's model."""
-    moving = current["moving"]
-    return current["frozen"] | moving["trainable"] | moving["buffers"]

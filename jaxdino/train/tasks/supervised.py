@@ -128,8 +128,7 @@ class Supervised:
 
     def batches(self, make: Callable[..., Any], part: Part) -> Any:
         """Make this process's batches, with the task's fields and the model's channels and preprocessing."""
-        make = partial(make, fields=self.fields, channels=self.spec.config.in_channels)
-        return data.batches(make, self.config, part, self.spec.preprocess)
+        return data.batches(partial(make, fields=self.fields), self.config, part, self.spec)
 
     def more(self, flat: Flat) -> State:
         """Nothing."""
