@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from jaxdino.core.errors import UserError
-from jaxdino.core.words import few
+from jaxdino.core.words import counted, few
 from jaxdino.data.layout import Layout, text_alone, understand
 from jaxdino.data.reasons import foreign
 from jaxdino.data.split_names import NONE, assign, flag, missing_train, near_names
@@ -88,7 +88,7 @@ def list_images(roots: str | None) -> tuple[str, list[str], dict[str, int]]:
     for top in tops:
         paths = find_images(top, ignored)
         if not paths:
-            passed = ", ".join(f"{count} {what}" for what, count in (+ignored).items()) or "nothing"
+            passed = counted(ignored) or "nothing"
             raise UserError(f"no images under {top}; passed over: {passed}")
         found |= dict.fromkeys(paths)
     return os.path.commonpath(tops), list(found), dict(+ignored)
@@ -188,7 +188,7 @@ def _check_classes(top: str, files: Mapping[str, Mapping], layout: Layout) -> No
     """Raise UserError for classes that cannot be trained on."""
     classes, splits = list(files["train"]), layout.splits
     if not classes:
-        passed = ", ".join(f"{count} {what}" for what, count in (+layout.unused).items()) or "nothing"
+        passed = counted(layout.unused) or "nothing"
         unpack = "; unpack the archives" if any(f"({kind})" in passed for kind in ARCHIVES) else ""
         raise UserError(
             f"no images under {top}: found no class folders; expected <class>/<image> in it or its train/; passed "

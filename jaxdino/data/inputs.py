@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
-from jaxdino.core.words import few
+from jaxdino.core.words import counted, few
 from jaxdino.data.folders import find_images
 from jaxdino.data.tree import IMAGE_SUFFIXES
 
@@ -52,7 +52,7 @@ def find_inputs(names: Sequence[str], leave_out: str | Path | None = None) -> tu
             outside = [image for image in images if not _is_below(image.path, leave_out)]
             ignored[f"in {leave_out}"] += len(images) - len(outside)
             images = outside
-        passed = ", ".join(f"{count} {what}" for what, count in sorted((+ignored).items()))
+        passed = counted(dict(sorted(ignored.items())))
         if not images and leave_out is not None and ignored[f"in {leave_out}"]:
             raise UserError(f"all images of {name} are in {leave_out}, the folder of the results: give another folder")
         if not images:

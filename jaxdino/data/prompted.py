@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.words import counted
 from jaxdino.data.config import DataConfig
 from jaxdino.data.prompts import PromptConfig, check_prompts
 from jaxdino.data.record import Source, Split
@@ -94,7 +95,7 @@ def assemble(
             continue
         pairs = _pairs(listed[split], names, prompts, split == "train", ignored)
         if not pairs:
-            passed = ", ".join(f"{count} {what}" for what, count in (+ignored).items()) or "nothing"
+            passed = counted(ignored) or "nothing"
             raise UserError(
                 f"the {split} split of the data source {name!r} has {len(listed[split])} images and no pair of image "
                 f"and mask; passed over in all: {passed}"
