@@ -156,11 +156,11 @@ def _sees(spec: registry.ModelSpec, channels: int | None = None) -> registry.Mod
 
 
 def _seeing(card: Card, flat: dict[str, np.ndarray]) -> tuple[Card, dict[str, np.ndarray]]:
-    """Remove what images do not pass through (CLIP's text tower), since images cannot train it."""
-    image_only = getattr(card.spec.config, "image_only", None)
-    if image_only is None:
+    """Remove what images do not pass through (CLIP's text tower), since images cannot train it, and further heads."""
+    image_only = getattr(card.spec.config, "image_only", lambda: card.spec.config)
+    spec = dataclasses.replace(card.spec, config=image_only(), heads=())
+    if spec == card.spec:
         return card, flat
-    spec = dataclasses.replace(card.spec, config=image_only())
     kept = spec.skeleton(head=card.head).entries
     return dataclasses.replace(card, spec=spec), {path: flat[path] for path in kept}
 

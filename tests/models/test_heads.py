@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 import jaxdino
+from configs import common
 from convert.store import Card, load_model, save_model
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import bind, split
@@ -21,6 +22,7 @@ from jaxdino.models.heads.projection import DINOHeadConfig
 from jaxdino.models.lora import LoRA, adapted
 from jaxdino.models.spec import ModelSpec
 from jaxdino.models.vit import ViTConfig
+from jaxdino.train.weights import backbone
 
 VIT = ViTConfig(patch_size=8, width=16, depth=3, num_heads=2, mlp_dim=32, pos_grid=(2, 2), layer_scale=True)
 SPEC = ModelSpec("dinov2_custom", "dinov2", VIT)
@@ -56,6 +58,10 @@ def test_further_heads_have_names_and_are_saved_with_the_weights(tmp_path):
     assert again == card and again.spec.heads == spec.heads and list(found) == list(flat)
     net = bind(skeleton, found)
     assert net(IMAGES).logits.shape == (2, 3) and net.ibot_head(np.ones((5, 16), np.float32)).shape == (5, 10)
+    config = common.distill_config()
+    config.model.update(name=SPEC.name, weights=str(tmp_path / "model"))
+    plain, leaves = backbone(config, lambda line: None)
+    assert plain.spec == SPEC and {path.split(".")[0] for path in leaves} == {"backbone"}
     wide = adapted(skeleton, spec, LoRA(rank=2, targets=("@linear",)))
     assert "ibot_head.mlp.0.lora.a" in wide.entries
     with pytest.raises(UserError, match="width 9, and the backbone's have 16"):
