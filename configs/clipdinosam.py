@@ -61,7 +61,6 @@ def get_config(model: str | None = None) -> ConfigDict:
     config.data.name = "shapes" if tiny else "masks"
     config.data.augment = "none"
     config.data.batch_size = 16
-    config.early_stopping.monitor = "val/miou"
     decoder = dict(rank=8, alpha=16.0, targets=("@linear",))
     dino = dict(rank=8, alpha=16.0, targets=("q", "v"), last_blocks=4)
     config.stages = (

@@ -48,7 +48,7 @@ def get_config(model: str | None = None) -> ConfigDict:
         clip_by=Stage.clip_by,
         accumulate=Stage.accumulate,
     )
-    config.early_stopping = dict(monitor=Stage.monitor, patience=Stage.patience, min_delta=Stage.min_delta)
+    config.early_stopping = dict(monitor=placeholder(str), patience=Stage.patience, min_delta=Stage.min_delta)
     config.mesh = defaults(Mesh)
     config.ema_decay = placeholder(float)
     config.checkpoint = defaults(Checkpoint)

@@ -22,7 +22,6 @@ def get_config(model: str | None = None) -> ConfigDict:
     config.objective = dict(
         name="semantic", label_smoothing=config.objective.label_smoothing, **common.defaults(Labelling)
     )
-    config.early_stopping.monitor = "val/miou"
     config.data.name = "masks"
     config.data.batch_size = 16
     config.stages = (

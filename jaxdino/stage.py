@@ -147,8 +147,8 @@ class Stage:
       steps: limit of the stage, in optimiser steps.
       patience: number of epochs without a gain of min_delta after which the stage ends; 0 disables this.
       min_delta: the smallest gain that counts; at 0, any.
-      monitor: metric that selects the best weights: higher is better, unless the name ends in "loss"; "": the latest
-        are the best.
+      monitor: metric that selects the best weights: higher is better, unless the name ends in "loss"; None: the task's
+        own (val/accuracy, val/map, val/miou); "": the latest are the best.
       optimizer: the update rule.
       schedule: the learning-rate schedule.
       no_decay: patterns of the parameters without weight decay.
@@ -173,7 +173,7 @@ class Stage:
     steps: int | None = None
     patience: int = 0
     min_delta: float = 0.0
-    monitor: str = "val/accuracy"
+    monitor: str | None = None
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     no_decay: tuple[str, ...] = NO_DECAY
@@ -216,7 +216,8 @@ class Stage:
             key: Group(**_read(Group, group, base, _inherited(group), f"{where}: group {key!r}"))
             for key, group in values["groups"].items()
         }
-        values["monitor"] = metric_names.present(values.get("monitor", Stage.monitor))
+        if "monitor" in values:
+            values["monitor"] = metric_names.present(values["monitor"])
         stage = cls(**values)
         stage._check(where)
         return stage

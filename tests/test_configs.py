@@ -81,6 +81,24 @@ def test_default_is_the_embedded_model_on_the_digits(name):
     assert json.loads(config.to_json())["stages"][0]["name"] == config.stages[0].name
 
 
+@pytest.mark.parametrize(
+    ("name", "monitor", "expected"),
+    [
+        ("linear", None, "val/accuracy"),
+        ("linear", "", ""),
+        ("segment_linear", None, "val/miou"),
+        ("clipdinosam", None, "val/miou"),
+        ("ssl", None, "val/knn_accuracy"),
+        ("ssl", "as written", ""),
+    ],
+)
+def test_the_default_monitor_is_the_first_metric_of_the_task(name, monitor, expected):
+    config = load(name)
+    if monitor != "as written":
+        config.early_stopping.monitor = monitor
+    assert prepare(config, lambda _: None).parts[-1].stage.monitor == expected
+
+
 @pytest.mark.parametrize("name", ["ssl", "ssl_continue", "ssl_lora"])
 def test_self_distillation_without_an_argument_is_on_the_digits(name):
     job = prepare(load(name), lambda _: None)

@@ -227,7 +227,7 @@ def test_what_a_stage_leaves_open_it_inherits():
 
 
 def test_length_and_gain():
-    stage = make_stage(**HEAD_ONLY, steps=25)
+    stage = make_stage(**HEAD_ONLY, steps=25, monitor="val/accuracy")
     assert stage.length(10) == 10 and stage.length(100) == 25
     assert stage.gain(0.5, None) == math.inf and stage.gain(0.6, 0.5) == pytest.approx(0.1)
     assert make_stage(**HEAD_ONLY, monitor="val/loss").gain(0.6, 0.5) == pytest.approx(-0.1)

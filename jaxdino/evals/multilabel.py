@@ -10,12 +10,16 @@ from sklearn import metrics as sk
 from jaxdino.core.errors import UserError
 
 UNKNOWN = 0.5  # the threshold of a class for which none can be chosen
+THRESHOLD = "threshold/"  # the prefix of the classes' thresholds among the metrics
 
 
 class MultilabelEvaluator:
     """Collect the logits and labels of a split. See `evaluator.Evaluator`.
 
     F1 is at the thresholds that are best for the split itself; `multilabel` takes those chosen on another one.
+
+    Attributes:
+      names: the metrics that a stage may monitor.
     """
 
     names = ("map", "macro_auc", "macro_f1", "micro_f1", "loss")
@@ -41,8 +45,10 @@ class MultilabelEvaluator:
         return tuple(map(best_threshold, expit(np.asarray(logits, np.float64)).T, labels.T > 0.5))
 
     def compute(self) -> dict[str, float]:
-        """Return {"map": ...}; see `multilabel`."""
-        return multilabel(*self.answers, self.thresholds())
+        """Return {"map": ..., "threshold/<class>": ...}; see `multilabel` and `thresholds`."""
+        found = dict(zip(self.class_names, self.thresholds(), strict=True))
+        thresholds = {THRESHOLD + name: value for name, value in found.items()}
+        return multilabel(*self.answers, tuple(found.values())) | thresholds
 
 
 def multilabel(logits: np.ndarray, labels: np.ndarray, thresholds: Sequence[float]) -> dict[str, float]:

@@ -84,11 +84,11 @@ def _spans(records: Records) -> list[tuple[str, int]]:
     return list(spans.items())
 
 
-def _loss(axes: Any, records: Records, validation: str = "val/loss") -> None:
+def _loss(axes: Any, records: Records) -> None:
     steps, losses = _series(records, "loss")
     axes.plot(steps, losses, color=COLOURS[0], alpha=0.3, linewidth=1, label="training, each logged step")
     axes.plot(steps, _smooth(losses), color=COLOURS[0], linewidth=1.8, label="training, smoothed")
-    val_steps, val = _series(records, validation)
+    val_steps, val = _series(records, "val/loss")
     if len(val):
         axes.plot(val_steps, val, color=COLOURS[1], linewidth=1.8, marker="o", markersize=3.5, label="validation")
     axes.set_title("Loss")
@@ -134,18 +134,14 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return np.array([values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))])
 
 
-_accuracy = partial(_validated, name="val/accuracy", title="Validation accuracy")
-_miou = partial(_validated, name="val/miou", title="Mean IoU on the validation pairs")
-CLASSIFICATION: dict[str, Painter] = {"loss": _loss, "learning_rates": _rates, "val_accuracy": _accuracy}
-"""Plots of a classification run: {file name: painter}."""
-SEGMENTATION: dict[str, Painter] = {
-    "loss": partial(_loss, validation="val/loss"),
-    "learning_rates": _rates,
-    "val_miou": _miou,
-}
-"""Plots of a segmentation run: {file name: painter}."""
-SEMANTIC = SEGMENTATION | {"val_miou": partial(_validated, name="val/miou", title="Mean IoU of the validation masks")}
-"""Plots of a semantic segmentation run: {file name: painter}."""
+def supervised(name: str, title: str) -> dict[str, Painter]:
+    """Return the plots of a run with labels: {file name: painter}.
+
+    Args:
+      name, title: the metric that is shown beside loss and learning rates, "val/accuracy", and what it is called.
+    """
+    shown = partial(_validated, name=name, title=title)
+    return {"loss": _loss, "learning_rates": _rates, name.replace("/", "_"): shown}
 
 
 def distillation(baseline: Mapping[str, float]) -> dict[str, Painter]:

@@ -143,7 +143,7 @@ class Session:
         self.folder.lock.check()
         host = sharding.gather(state.whole(current["best"], current["frozen"]))
         if self.chief:
-            self.setup.task.save_best(self.folder.folder, part, host)
+            self.setup.task.save_best(self.folder.folder, part, host, self.progress.best_metrics)
 
     def write_summary(self, draw: bool = True, **more: Any) -> None:
         """Write summary.json, and draw the plots of the run so far."""

@@ -97,6 +97,8 @@ def _resolve(config: Any, chosen: list[Stage], task: Task, mesh: Mesh) -> tuple[
     parts, plans = [], []
     for index, stage in enumerate(chosen):
         images = len(task.source.split("train"))
+        if stage.monitor is None:
+            stage = dataclasses.replace(stage, monitor=task.monitors[0] if task.monitors else "")
         check_stage(stage, mesh.size, images, task.monitors)
         skeleton, size = task.skeleton(stage), task.image_size(stage)
         plans.append(resolve(task.spec, skeleton, stage))

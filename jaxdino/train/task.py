@@ -56,8 +56,8 @@ class Task(Protocol):
       source: the data. card: card of the model, with the run's preprocessing.
       spec: the model as strategies use it. flat: the initial leaves of the run, on the host.
       arrays: names of the batch entries that are sent to the devices.
-      monitors: the metrics that a stage may monitor. shown: the one in an epoch's line. columns: those in the table at
-        a run's end.
+      monitors: the metrics that a stage may monitor, () if none is measured. The first is the default, and is shown in
+        an epoch's line if none is monitored. columns: those in the table at a run's end.
       hands_on: the weights that the next stage starts from, "best" or "latest". If both stages validate in the same way
         and at the same size, these weights are the next stage's best until an epoch is better.
     """
@@ -68,7 +68,6 @@ class Task(Protocol):
     flat: Mapping[str, np.ndarray]
     arrays: ClassVar[tuple[str, ...]]
     monitors: tuple[str, ...]
-    shown: ClassVar[str]
     columns: ClassVar[tuple[str, ...]]
     hands_on: ClassVar[str]
 
@@ -117,8 +116,8 @@ class Task(Protocol):
     def judge(self, session: "Session", reading: Metrics) -> None:
         """Check each reading and validation; raise UserError to end a run that has collapsed."""
 
-    def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray]) -> None:
-        """Write the best model of a stage, given all its leaves."""
+    def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray], metrics: Metrics) -> None:
+        """Write the best model of a stage, given all its leaves and their validation metrics, {} if not measured."""
 
     def end(self, session: "Session", part: Part, current: State) -> None:
         """Write the task's additional files at a stage's end."""

@@ -114,7 +114,7 @@ class Watch:
             self.save()
         session.pace.ended_epoch()
         words = [f"epoch {now.epochs} of {self.part.max_epochs}", f"loss {np.mean(self._losses):.4f}"]
-        shown = stage.monitor or session.setup.task.shown
+        shown = stage.monitor or next(iter(session.setup.task.monitors), None)
         if shown in metrics:
             words.append(f"{shown} {metrics[shown]:.4f}")
         if now.best is not None:

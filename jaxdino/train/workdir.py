@@ -24,7 +24,7 @@ import jax
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import JsonError, finite, parse_json, read_json, write_json
-from jaxdino.core.metric_names import renamed
+from jaxdino.core.metric_names import present, renamed
 from jaxdino.data.recipe import View
 from jaxdino.train import metric_log
 from jaxdino.train.metric_log import set_aside_name
@@ -42,6 +42,8 @@ LENGTH = r"stages\[(\d+)\]\.(?:epochs|steps)"
 
 # Settings missing in older runs, with the values that match their behaviour.
 ADDED: dict[str, dict[str, Any]] = {"data": {"classes": "top", "background": True}, "prompts": {"per_image": 1}}
+MONITORS = {"classify": "val/accuracy", "multilabel": "val/map", "segment": "val/miou", "semantic": "val/miou"}
+"""Tasks of older runs -> the metric that their configs named, which is now the default (None)."""
 ADDED_TO_VIEWS = ("warp", "noise", "mixup", "cutmix", "mix_prob", "switch_prob")
 ADDED_TO_VIEWS += ("erase_prob", "erase_area", "erase_ratio")
 
@@ -272,6 +274,10 @@ def _completed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         if isinstance(old.get(part), dict):
             there = new.get(part) or {}
             old[part] = {name: value for name, value in values.items() if name in there} | old[part]
+    stopping, task = old.get("early_stopping") or {}, (old.get("objective") or {}).get("name")
+    open_now = (new.get("early_stopping") or {}).get("monitor", "") is None
+    if open_now and present(stopping.get("monitor") or "") == MONITORS.get(task):
+        stopping["monitor"] = None
     if views := (old.get("data") or {}).get("views"):
         default = View()
         added = plain({name: getattr(default, name) for name in ADDED_TO_VIEWS})

@@ -44,7 +44,8 @@ def test_batches_add_up_and_thresholds_are_the_best():
     for rows in (slice(0, 7), slice(7, N)):
         whole.update({"logits": logits[rows], "labels": labels[rows]})
     chosen = whole.thresholds()
-    assert whole.compute() == multilabel(logits, labels, chosen)
+    each = {f"threshold/{name}": value for name, value in zip(NAMES, chosen, strict=True)}
+    assert whole.compute() == multilabel(logits, labels, chosen) | each
     for c, threshold in enumerate(chosen):
         scores, there = expit(np.asarray(logits, np.float64))[:, c], labels[:, c]
         every = [sk.f1_score(there, scores >= one) for one in scores]

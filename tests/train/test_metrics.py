@@ -29,7 +29,9 @@ def test_top_five_and_a_class_that_the_split_lacks():
 
 def stage(**changes) -> Stage:
     groups = {"all": {"lr": 1.0}}
-    return Stage.of(dict(name="s", rules=(("@all", "all"),), groups=groups, epochs=9, **changes))
+    return Stage.of(
+        dict(name="s", rules=(("@all", "all"),), groups=groups, epochs=9) | dict(monitor="val/accuracy") | changes
+    )
 
 
 def test_a_plateau_counts_epochs_without_min_delta_and_keeps_the_best():

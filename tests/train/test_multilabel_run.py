@@ -17,6 +17,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.data.sources.digits import _digit_arrays
 from jaxdino.train.loop import run
 from jaxdino.train.setup import prepare
+from jaxdino.train.tasks.multilabel import MultilabelClassification
 
 CLASSES = {"even": (0, 2, 4, 6, 8), "loops": (0, 6, 8, 9), "straight": (1, 4, 7)}
 SPLITS = {0: "val", 3: "test"}
@@ -47,7 +48,6 @@ def file(tmp_path_factory):
 def config(file, *epochs, **changes):
     made = tiny.config(*epochs, batch_size=32, **changes)
     made.data.name, made.data.root, made.objective.name = "manifest", str(file), "multilabel"
-    made.early_stopping.monitor = "val/map"
     return made
 
 
@@ -69,6 +69,24 @@ def test_metrics_and_summary(done):
     assert (folder / "val_map.png").exists() and not (folder / "val_accuracy.png").exists()
     text = "\n".join(summary["result"])
     assert "val/map" in text and "test, each class:" in text and "  loops: average precision" in text
+
+
+def test_each_best_model_is_saved_with_the_thresholds_of_its_epoch(file, tmp_path, monkeypatch):
+    """A run that ends here, as by a power cut, leaves a model that is complete."""
+    saved = []
+
+    def stop(self, session):
+        saved.append(load_card(session.folder / "best").head.thresholds)
+        raise InterruptedError
+
+    monkeypatch.setattr(MultilabelClassification, "finish", stop)
+    with pytest.raises(InterruptedError):
+        run(config(file, 3), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    validated = [line for line in lines if "val/map" in line]
+    each = [tuple(line[f"val/threshold/{name}"] for name in CLASSES) for line in validated]
+    best = max(range(3), key=lambda epoch: validated[epoch]["val/map"])
+    assert saved == [each[best]] and len(set(each)) == 3 and 0.5 not in saved[0]
 
 
 def test_thresholds_of_val_are_saved_and_used_on_test(done, file):
@@ -178,8 +196,9 @@ def test_a_split_without_classes_is_refused(file, tmp_path):
         prepare(config(tmp_path / "m.csv", 1), lambda _: None)
 
 
-def test_a_wrong_monitor_is_named(file):
+def test_the_monitor_is_the_mean_average_precision_and_a_wrong_one_is_named(file):
     made = config(file, 1)
+    assert prepare(made, lambda _: None).parts[0].stage.monitor == "val/map"
     made.early_stopping.monitor = "val/accuracy"
     with pytest.raises(UserError, match=r"'val/accuracy' is not measured; nearest: val/ma"):
         prepare(made, lambda _: None)

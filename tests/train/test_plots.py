@@ -21,7 +21,8 @@ def test_lines_of_features_are_whole_and_both_axes_named(highest):
 @pytest.mark.parametrize("values", [[0.05401, 0.05404, 0.05409], [0.25, 0.5417, 0.3333]])
 def test_ticks_of_a_metric_that_hardly_moves_differ(values):
     figure, axes = plt.subplots()
-    plots._accuracy(axes, [{"step": step, "val/accuracy": value} for step, value in enumerate(values, 1)])
+    paint = plots.supervised("val/accuracy", "Accuracy")["val_accuracy"]
+    paint(axes, [{"step": step, "val/accuracy": value} for step, value in enumerate(values, 1)])
     figure.canvas.draw()
     shown = [tick.get_text() for tick in axes.get_yticklabels()]
     assert len(set(shown)) == len(shown) and axes.yaxis.get_offset_text().get_text() == ""

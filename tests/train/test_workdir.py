@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from configs import clipdinosam, gradual, ssl
+from configs import clipdinosam, gradual, multilabel, segment_linear, ssl
+from jaxdino.core.errors import UserError
 from jaxdino.train.workdir import ADDED, ADDED_TO_VIEWS, Workdir, plain
 
 
@@ -20,3 +21,27 @@ def test_a_folder_without_the_newer_settings_is_of_the_same_run(config, tmp_path
         removed += sum(view.pop(name, None) is not None for name in ADDED_TO_VIEWS)
     (tmp_path / "config.json").write_text(json.dumps(old))
     assert removed and Workdir(tmp_path, config).lengthened == []
+
+
+@pytest.mark.parametrize(
+    ("config", "monitor"),
+    [
+        (gradual, "val/accuracy"),
+        (gradual, "val_accuracy"),
+        (multilabel, "val/map"),
+        (segment_linear, "val/miou"),
+        (clipdinosam, "val/miou"),
+    ],
+)
+def test_a_folder_that_names_the_default_metric_is_of_the_same_run(config, monitor, tmp_path):
+    """Configs named it; now it is open, and the task's own metric is taken."""
+    config = config.get_config()
+    assert config.early_stopping.monitor is None
+    old = plain(config)
+    old["early_stopping"]["monitor"] = monitor
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    assert Workdir(tmp_path, config).lengthened == []
+    old["early_stopping"]["monitor"] = "val/loss"
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    with pytest.raises(UserError, match=r'early_stopping\.monitor: "val/loss" there, null now'):
+        Workdir(tmp_path, config)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 class Classification(Supervised):
     """Classify images: one class each."""
 
-    shown: ClassVar = "val/accuracy"
     columns: ClassVar = ("val/accuracy", "val/balanced_accuracy")
 
     def targets(self, batch: step.Batch) -> tuple[str, jax.Array]:

@@ -32,7 +32,7 @@ from jaxdino.strategy import Plan
 from jaxdino.train import adapters, data, pixels, plots, precision, state, step, weights
 from jaxdino.train.task import Metrics, Part, State
 from jaxdino.train.tasks import alarms, distill_objective
-from jaxdino.train.tasks.retrieval import Retrieval
+from jaxdino.train.tasks.retrieval import KNN, Retrieval
 
 if TYPE_CHECKING:
     from jaxdino.train.session import Session
@@ -48,8 +48,7 @@ class Distillation:
     """
 
     arrays: ClassVar = ("global", "local", "mask", "weight")
-    shown: ClassVar = "val/knn_accuracy"
-    columns: ClassVar = ("val/knn_accuracy",)
+    columns: ClassVar = (KNN,)
     hands_on: ClassVar = "latest"
 
     def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None]):
@@ -200,20 +199,20 @@ class Distillation:
             return {}
         found = self.retrieval.measure(session, backbone_of(self.flat))
         pixels = self.retrieval.pixels(session)
-        self.tell(f"k-NN accuracy: {found[self.shown]:.4f} at the start, {pixels[self.shown]:.4f} from raw pixels")
+        self.tell(f"k-NN accuracy: {found[KNN]:.4f} at the start, {pixels[KNN]:.4f} from raw pixels")
         self.judge(session, found)
-        return {"start": found[self.shown], "pixels": pixels[self.shown]}
+        return {"start": found[KNN], "pixels": pixels[KNN]}
 
     def references(self, session: "Session") -> dict[str, Metrics]:
         """Return the k-NN accuracy of raw pixels and of the initial weights."""
         names = {"raw pixels": "pixels", "start": "start"}
         found = session.progress.baseline
-        return {name: {self.shown: found[key]} for name, key in names.items() if key in found}
+        return {name: {KNN: found[key]} for name, key in names.items() if key in found}
 
     def given(self, session: "Session", part: Part, measured: Callable[[], Metrics]) -> Metrics:
         """Return the k-NN accuracy of the teacher that a stage starts with; for the first stage, the baseline."""
-        if not part.index and part.stage.monitor == self.shown:
-            return {self.shown: session.progress.baseline["start"]}
+        if not part.index and part.stage.monitor == KNN:
+            return {KNN: session.progress.baseline["start"]}
         return measured()
 
     def measure(self, session: "Session", part: Part) -> Callable[[State], Metrics]:
@@ -245,7 +244,7 @@ class Distillation:
             of_run |= {"knn_images": len(source.split("val")), "chance": 1 / len(source.class_names)}
         alarms.judge(session, reading, self.config.alarms, **of_run)
 
-    def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray]) -> None:
+    def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray], metrics: Metrics) -> None:
         """Write the teacher's backbone to best/, with the image size of the evaluation."""
         side = self.config.evaluation.image_size
         kept = {path: leaf for path, leaf in adapters.merged(flat, part).items() if path.startswith(BACKBONE)}

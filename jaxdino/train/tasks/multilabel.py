@@ -2,14 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from convert.store import Card, load_card, write_card
+from convert.card import Card, load_card
 from jaxdino.core.errors import UserError
 from jaxdino.data.fields import Number
 from jaxdino.evals import multilabel
@@ -17,34 +16,29 @@ from jaxdino.evals.multilabel import MultilabelEvaluator
 from jaxdino.models.heads.linear import LinearHeadConfig
 from jaxdino.objectives.multilabel import Multilabel
 from jaxdino.train import plots, results, step
-from jaxdino.train.task import Part, State
+from jaxdino.train.task import Metrics, Part, State
 from jaxdino.train.tasks.supervised import OPTIMISTIC, Supervised, in_split
 
 if TYPE_CHECKING:
     from jaxdino.train.session import Session
 
-_validated: Any = plots.CLASSIFICATION["val_accuracy"]
-_map = partial(_validated, name="val/map", title="Validation mean average precision")
-
 
 class MultilabelClassification(Supervised):
     """Classify images: any number of classes each.
 
-    The head of the saved model has a threshold for each class: 0.5 until the run's end, and then those with the largest
-    F1 on the validation split.
+    The head of the saved model has a threshold for each class, that with the largest F1 on the validation split in the
+    epoch that the model is from.
     """
 
     field: ClassVar = "labels"
     arrays: ClassVar = ("image", "labels", "weight")
-    shown: ClassVar = "val/map"
     columns: ClassVar = ("val/map", "val/macro_auc", "val/macro_f1")
-    plots: ClassVar = {name: plots.CLASSIFICATION[name] for name in ("loss", "learning_rates")} | {"val_map": _map}
+    plots: ClassVar = plots.supervised("val/map", "Validation mean average precision")
 
     def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None]):
         super().__init__(config, mesh, tell)
-        count = self.card.num_classes
-        self.fields = (Number("labels", "float32", (count,)),)
-        self.card = _with_thresholds(self.card, [multilabel.UNKNOWN] * count)
+        self.fields = (Number("labels", "float32", (self.card.num_classes,)),)
+        self.card = self.best_card({})
         for split in ("val", self.tested):
             if not np.any(self.source.split(split).fields["labels"]):
                 raise UserError(f"no image of {split} has a class, so that nothing can be measured on it")
@@ -61,20 +55,21 @@ class MultilabelClassification(Supervised):
         """Return mean average precision and related metrics."""
         return MultilabelEvaluator(self.source.class_names)
 
-    def finish(self, session: "Session") -> tuple[dict[str, Any], list[str]]:
-        """Choose the thresholds on the validation split, save them, and evaluate the best model on the test split.
+    def best_card(self, metrics: Metrics) -> Card:
+        """Return the card with the thresholds of these metrics; 0.5 where they have none."""
+        names = [f"val/{multilabel.THRESHOLD}{name}" for name in self.source.class_names]
+        thresholds = tuple(metrics.get(name, multilabel.UNKNOWN) for name in names)
+        head = LinearHeadConfig(self.card.num_classes, self.card.pool, thresholds)
+        return dataclasses.replace(self.card, head=head)
 
-        Without a test split the validation split is evaluated, with the thresholds that are best for it.
+    def finish(self, session: "Session") -> tuple[dict[str, Any], list[str]]:
+        """Evaluate the saved best model, with its thresholds, on the test split.
+
+        Without a test split the validation split is evaluated; the thresholds are those that are best for it.
         """
-        split = self.tested
-        evaluated = validated = self.best_evaluated(session, "val")
-        thresholds = validated.thresholds()
-        if session.chief:
-            best = session.folder / "best"
-            write_card(best, _with_thresholds(load_card(best), thresholds))
-        if split != "val":
-            evaluated = self.best_evaluated(session, split)
-        logits, labels = evaluated.answers
+        split, head = self.tested, load_card(session.folder / "best").head
+        thresholds = cast("LinearHeadConfig", head).thresholds  # as saved by `best_card`
+        logits, labels = self.best_evaluated(session, split).answers
         found = multilabel.multilabel(logits, labels, thresholds)
         classes = multilabel.per_class(logits, labels, thresholds, self.source.class_names)
         values = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in found.items())
@@ -85,11 +80,6 @@ class MultilabelClassification(Supervised):
             *([OPTIMISTIC] if split == "val" else []),
         ]
         return in_split(split, found | {"per_class": classes}), lines
-
-
-def _with_thresholds(card: Card, thresholds: Sequence[float]) -> Card:
-    """Return the card of the same model with these thresholds."""
-    return dataclasses.replace(card, head=LinearHeadConfig(card.num_classes, card.pool, tuple(thresholds)))
 
 
 def _class_lines(split: str, classes: Mapping[str, Mapping[str, Any]], most: int = 10, ends: int = 5) -> list[str]:

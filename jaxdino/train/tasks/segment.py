@@ -49,9 +49,8 @@ class Segmentation(Supervised):
     """
 
     arrays: ClassVar = ("image", "mask", "label", "masked", "asked", "weight", "points", "point_labels")
-    shown: ClassVar = "val/miou"
     columns: ClassVar = ("val/miou", "val/dice")
-    plots: ClassVar = plots.SEGMENTATION
+    plots: ClassVar = plots.supervised("val/miou", "Mean IoU on the validation pairs")
 
     def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None]):
         self.config, self.mesh = config, mesh
@@ -189,7 +188,7 @@ class Segmentation(Supervised):
         given = dict(features=partial(self.features, spec), batches=batches, arrays=self.arrays, mesh=self.mesh)
         return MaskMeasure(spec, self.settings(part.stage), self.source.class_names, how=how, **given)
 
-    def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray]) -> None:
+    def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray], metrics: Metrics) -> None:
         """Write the segmenter to best/; its adapters are not merged."""
         card = dataclasses.replace(self.card, spec=self.spec_of(part.stage))
         how = {"stage": part.stage.name, "templates": self.prompts.templates, "num_points": self.prompts.slots}

@@ -23,7 +23,7 @@ from jaxdino.objectives.semantic import Semantic
 from jaxdino.objectives.semantic_settings import Labelling
 from jaxdino.stage import Stage
 from jaxdino.train import adapters, data, pixels, plots, results, step, weights
-from jaxdino.train.task import Part, State
+from jaxdino.train.task import Metrics, Part, State
 from jaxdino.train.tasks.supervised import OPTIMISTIC, Supervised, in_split
 
 if TYPE_CHECKING:
@@ -38,9 +38,8 @@ class SemanticSegmentation(Supervised):
 
     field: ClassVar = "class_mask"
     arrays: ClassVar = ("image", "mask", "weight")
-    shown: ClassVar = "val/miou"
     columns: ClassVar = ("val/miou", "val/pixel_accuracy")
-    plots: ClassVar = plots.SEMANTIC
+    plots: ClassVar = plots.supervised("val/miou", "Mean IoU of the validation masks")
 
     def __init__(self, config: Any, *how: Any):
         given = {name: value for name, value in config.objective.items() if name not in OF_STAGES}
@@ -122,7 +121,7 @@ class SemanticSegmentation(Supervised):
 
         return found
 
-    def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray]) -> None:
+    def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray], metrics: Metrics) -> None:
         """Write the model to best/, with the short side that it was evaluated at if it is not the training size."""
         short = self.settings.short_side
         how = {} if short is None else {"short_side": short}

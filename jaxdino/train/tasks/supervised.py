@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from convert.card import Card
 from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton, bind
@@ -47,10 +48,9 @@ class Supervised:
     field: ClassVar[str] = "label"
     fields: tuple[Field, ...] = (LABEL,)
     arrays: ClassVar[tuple[str, ...]] = ("image", "label", "weight")
-    shown: ClassVar[str]
     columns: ClassVar[tuple[str, ...]]
     hands_on: ClassVar[str] = "best"
-    plots: ClassVar[Any] = plots.CLASSIFICATION
+    plots: ClassVar[Any] = plots.supervised("val/accuracy", "Validation accuracy")
 
     def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None]):
         self.config, self.mesh, self.tell = config, mesh, tell
@@ -221,9 +221,13 @@ class Supervised:
     def judge(self, session: "Session", reading: Metrics) -> None:
         """Do nothing: only the loss is checked, by the loop."""
 
-    def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray]) -> None:
+    def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray], metrics: Metrics) -> None:
         """Write the model to best/."""
-        weights.save(folder / "best", self.card, part.image_size, adapters.merged(flat, part))
+        weights.save(folder / "best", self.best_card(metrics), part.image_size, adapters.merged(flat, part))
+
+    def best_card(self, metrics: Metrics) -> Card:
+        """Return the card of the saved model, given its validation metrics."""
+        return self.card
 
     def end(self, session: "Session", part: Part, current: State) -> None:
         """Nothing."""
