@@ -2,18 +2,19 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxdino.core import options
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_range
+from jaxdino.objectives.stage_settings import ObjectiveSettings
 
 NEGATIVES = ("none", "both", "reference")
 CENTRINGS = ("centre", "sinkhorn", "none")
 
 
 @dataclasses.dataclass(frozen=True)
-class Distill:
+class Distill(ObjectiveSettings):
     """Losses and teacher settings of self-distillation; each stage may override any of them.
 
     Attributes:
@@ -51,10 +52,21 @@ class Distill:
     mask_prob: float = 0.5
     mask_ratio: tuple[float, float] = (0.1, 0.5)
     gram_negatives: str = "none"
+    reads: ClassVar = (r"(projection|evaluation|alarms)\..+", r"data\.views.*")
+    idle: ClassVar = (
+        (r"mask_.*", lambda s: s["ibot"] != 0, "ibot=0 masks nothing"),
+        ("gram_negatives", lambda s: s["gram"] != 0, "gram=0 disables the anchor"),
+        ("centre_momentum", lambda s: s["centring"] == "centre", "centring is not 'centre'"),
+    )
+
+    @classmethod
+    def start(cls, objective: Mapping[str, Any]) -> "Distill":
+        """Return the values of the published method."""
+        return method_named(objective["method"])
 
     def changed(self, given: Mapping[str, Any], where: str) -> "Distill":
         """Return the settings with `given` applied. Raises UserError for an unknown field or a value out of range."""
-        settings = options.read(Distill, given, f"{where}: the objective", base=self)
+        settings = super().changed(given, where)
         for name, interval in INTERVALS.items():
             check_range(f"{where}: objective.{name}", getattr(settings, name), interval)
         options.check_choice(f"{where}: centring", settings.centring, CENTRINGS)

@@ -2,17 +2,17 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from jaxdino.core import options
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_range
+from jaxdino.objectives.stage_settings import ObjectiveSettings
 
 TERMS = ("dice", "bce", "iou", "align", "ssl")
 
 
 @dataclasses.dataclass(frozen=True)
-class Segmenting:
+class Segmenting(ObjectiveSettings):
     """Weights of the losses of segmentation, each a mean over the pairs of a batch; 0 disables a loss.
 
     Attributes:
@@ -33,10 +33,15 @@ class Segmenting:
     ssl: float = 0.0
     smooth: float = 1.0
     temperature: float = 0.07
+    reads: ClassVar = (r"(prompts|text|sam)\..+",)
+    idle: ClassVar = (
+        ("smooth", lambda s: s["dice"] != 0, "dice=0 disables that loss"),
+        ("temperature", lambda s: s["align"] != 0, "align=0 disables that loss"),
+    )
 
     def changed(self, given: Mapping[str, Any], where: str) -> "Segmenting":
         """Return the settings with `given` applied. Raises UserError for an unknown field or a value out of range."""
-        settings = options.read(Segmenting, given, f"{where}: the objective", base=self)
+        settings = super().changed(given, where)
         for name in vars(settings):
             interval = "(0, inf)" if name == "temperature" else "[0, inf)"
             check_range(f"{where}: objective.{name}", getattr(settings, name), interval)

@@ -1,12 +1,14 @@
 """The settings of semantic segmentation."""
 
 import dataclasses
+from typing import ClassVar
 
 from jaxdino.core.options import check_range
+from jaxdino.objectives.stage_settings import ObjectiveSettings
 
 
 @dataclasses.dataclass(frozen=True)
-class Labelling:
+class Labelling(ObjectiveSettings):
     """The head on the patch tokens, and the windows of evaluation.
 
     Attributes:
@@ -19,6 +21,7 @@ class Labelling:
     blocks: int = 1
     dropout: float = 0.0
     short_side: int | None = None
+    reads: ClassVar = (r"model\.(num_classes|drop_head)",)
 
     def __post_init__(self):
         check_range("objective.blocks", self.blocks, "[1, inf)")

@@ -7,17 +7,16 @@ from jaxdino.data.config import DataConfig
 from jaxdino.data.prompts import PromptConfig
 from jaxdino.data.recipe import View
 from jaxdino.models.lora_spec import LoRA
-from jaxdino.objectives.distill_settings import Distill, Projection
+from jaxdino.objectives.distill_settings import Projection
 from jaxdino.objectives.health import Health
-from jaxdino.objectives.segment_settings import Segmenting
-from jaxdino.objectives.semantic_settings import Labelling
+from jaxdino.objectives.settings import OBJECTIVES
 from jaxdino.settings import run
 from jaxdino.stage import GROUP_INHERITS, STAGE_INHERITS, Group, Optimizer, Schedule, Stage
 
 CLASSES: tuple[tuple[str, tuple[type, ...]], ...] = (
     (r"stages\[\]\.groups\.\w+", (Group,)),
     (r"stages\[\]\.lora(\.\w+)?", (LoRA,)),
-    (r"stages\[\]\.objective|objective", (run.Objective, Distill, Segmenting, Labelling)),
+    (r"stages\[\]\.objective|objective", (run.Objective, *OBJECTIVES.values())),
     (r"(stages\[\]\.|optimizer\.)schedule", (Schedule,)),
     (r"(stages\[\]\.)?optimizer", (Optimizer,)),
     (r"stages\[\]", (Stage,)),

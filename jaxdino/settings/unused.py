@@ -3,30 +3,23 @@
 import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.words import few
-from jaxdino.objectives.distill_settings import method_named
-from jaxdino.objectives.segment_settings import Segmenting
+from jaxdino.objectives.settings import OBJECTIVES, class_of
+from jaxdino.objectives.stage_settings import given_in
 from jaxdino.settings.tree import Setting, parent_of
 from jaxdino.stage import GROUP_INHERITS, STAGE_INHERITS, Stage, stages
 
 Values = dict[str, Any]
-
-ONE_HEAD = ("classify", "multilabel")
-"""Objectives that train a classification head of images, with the settings of a stage alone."""
+Rule = tuple[str, Callable[[Values], bool], str]
+"""(pattern of values of a stage, whether it reads them given all its values, the reason if not)."""
 
 OF_RUN: tuple[tuple[str, Callable[[ConfigDict], bool], str], ...] = (
-    (
-        r"model\.(num_classes|drop_head)",
-        lambda c: c.objective.name in (*ONE_HEAD, "semantic"),
-        "this task has no classification head, and drops that of the weights",
-    ),
-    (r"model\.pool", lambda c: c.objective.name in ONE_HEAD, "this task pools no features before its head"),
     (r"model\.drop_head", lambda c: c.model.weights != "random", "random weights have no head"),
     ("rates", lambda c: bool(c.own_rates), "this config has one set of rates"),
     (r"own_rates\..*", lambda c: c.rates == "own", "rates=public"),
@@ -46,7 +39,7 @@ OF_RUN: tuple[tuple[str, Callable[[ConfigDict], bool], str], ...] = (
 )
 """(settings of the run, whether a config reads them, the reason if not)."""
 
-OF_STAGE: tuple[tuple[str, Callable[[Values], bool], str], ...] = (
+OF_STAGE: tuple[Rule, ...] = (
     (r"optimizer\.(betas|eps)", lambda s: s["optimizer.name"] == "adamw", "only optimizer.name=adamw reads it"),
     (r"optimizer\.(momentum|nesterov)", lambda s: s["optimizer.name"] == "sgd", "only optimizer.name=sgd reads it"),
     (
@@ -68,13 +61,8 @@ OF_STAGE: tuple[tuple[str, Callable[[Values], bool], str], ...] = (
     (r"schedule\.warmup_epochs", lambda s: s["schedule.warmup_steps"] == 0, "warmup_steps is used instead"),
     ("min_delta", lambda s: s["patience"] > 0, "patience=0 ends no stage early"),
     ("clip_by", lambda s: s["clip_norm"] > 0, "clip_norm=0 clips nothing"),
-    (r"objective\.mask_.*", lambda s: s.get("objective.ibot") != 0, "ibot=0 masks nothing"),
-    (r"objective\.gram_negatives", lambda s: s.get("objective.gram") != 0, "gram=0 disables the anchor"),
-    (r"objective\.centre_momentum", lambda s: s.get("objective.centring") == "centre", "centring is not 'centre'"),
-    (r"objective\.smooth", lambda s: s.get("objective.dice") != 0, "dice=0 disables that loss"),
-    (r"objective\.temperature", lambda s: s.get("objective.align") != 0, "align=0 disables that loss"),
 )
-"""(values of a stage, whether it reads them given all its values, the reason if not)."""
+"""The values of stages that depend on others. Those of an objective are in its settings (`ObjectiveSettings.idle`)."""
 
 
 def unused(config: ConfigDict, changed: Mapping[str, Setting]) -> list[str]:
@@ -103,6 +91,10 @@ def unused(config: ConfigDict, changed: Mapping[str, Setting]) -> list[str]:
 
 
 def _not_read(path: str, config: ConfigDict) -> str | None:
+    """Return why the run does not read a setting: another task does, or see `OF_RUN`."""
+    readers = [name for name, cls in OBJECTIVES.items() if any(re.fullmatch(one, path) for one in cls.reads)]
+    if readers and not any(re.fullmatch(one, path) for one in class_of(config.objective).reads):
+        return f"only objective.name={', '.join(readers)} {'reads' if len(readers) == 1 else 'read'} it"
     return next((why for pattern, reads, why in OF_RUN if re.fullmatch(pattern, path) and not reads(config)), None)
 
 
@@ -136,18 +128,29 @@ def _values(stage: Stage, config: ConfigDict) -> Values:
         own = vars(group) if not group.frozen else {"frozen": True}
         flat |= {f"groups.{name}.{key}": one for key, one in own.items()}
     flat |= {f"objective.{key}": one for key, one in _objective(stage, config).items()}
-    return {name: value for name, value in flat.items() if _read(name, flat)}
+    rules = _rules(config)
+    return {
+        name: value
+        for name, value in flat.items()
+        if all(reads(flat) for pattern, reads, _ in rules if re.fullmatch(pattern, name))
+    }
+
+
+def _rules(config: ConfigDict) -> tuple[Rule, ...]:
+    """Return the rules of stages, and those of the objective."""
+
+    def of_objective(reads: Callable[[Mapping[str, Any]], bool]) -> Callable[[Values], bool]:
+        start = "objective."
+        return lambda flat: reads({key[len(start) :]: one for key, one in flat.items() if key.startswith(start)})
+
+    own = class_of(config.objective).idle
+    return (*OF_STAGE, *((rf"objective\.{pattern}", of_objective(reads), why) for pattern, reads, why in own))
 
 
 def _objective(stage: Stage, config: ConfigDict) -> Values:
-    given = {key: one for key, one in config.objective.items() if key not in ("name", "method") and one is not None}
-    base = {"distill": lambda: asdict(method_named(config.objective.method)), "segment": lambda: asdict(Segmenting())}
-    made = base.get(config.objective.name, dict)()
-    return {**made, **({} if config.objective.name in ONE_HEAD else given), **stage.objective}
-
-
-def _read(name: str, values: Values) -> bool:
-    return all(reads(values) for pattern, reads, _ in OF_STAGE if re.fullmatch(pattern, name))
+    settings = class_of(config.objective)
+    given = given_in(config.objective) if fields(settings) else {}
+    return {**asdict(settings.start(config.objective)), **given, **stage.objective}
 
 
 def _without(config: ConfigDict, path: str, value: Any) -> dict[str, Values] | None:
@@ -190,7 +193,7 @@ def _why(config: ConfigDict, path: str, field: str, winners: list[str]) -> str:
         group = re.fullmatch(r"groups\.(\w+)\.\w+", field)
         if group and stage.groups[group[1]].frozen:
             return f"the group {group[1]} of that stage is frozen"
-    for pattern, _, why in OF_STAGE:
+    for pattern, _, why in _rules(config):
         if re.fullmatch(pattern, field) and not winners:
             return why
     return f"{_listed(winners)} used instead" if winners else "no stage reads it"

@@ -1,10 +1,14 @@
 """What is said of settings that were given and change nothing."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from jaxdino.objectives.settings import OBJECTIVES
+from jaxdino.objectives.stage_settings import ObjectiveSettings
 from jaxdino.settings.command_line import command
+from jaxdino.settings.tree import Setting
 from jaxdino.settings.unused import unused
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -76,14 +80,23 @@ def lines(file, *args):
         (
             "ssl.py",
             ["model.drop_head"],
-            "--config.model.drop_head=True has no effect: this task has no classification head, and drops that of "
-            "the weights",
+            "--config.model.drop_head=True has no effect: only objective.name=classify, multilabel, semantic read it",
         ),
         (
             "ssl.py",
             ["data.classes=leaf"],
             "--config.data.classes=leaf has no effect: only folders of classes have it (data.name=folder, "
             "evaluation.root)",
+        ),
+        (
+            "segment_linear.py",
+            ["model.pool=mean"],
+            "--config.model.pool=mean has no effect: only objective.name=classify, multilabel read it",
+        ),
+        (
+            "clipdinosam.py",
+            ["objective.temperature=0.1"],
+            "--config.objective.temperature=0.1 has no effect: align=0 disables that loss",
         ),
         ("linear.py", ["rates=own"], "--config.rates=own has no effect: this config has one set of rates"),
     ],
@@ -105,8 +118,44 @@ def test_a_setting_without_effect_is_named(file, args, line):
         ("gradual.py", ["stages[0].steps=2", "stages[0].epochs=None"]),
         ("linear.py:resnet18", ["data.classes=leaf"]),  # the listing of the folder says it
         ("ssl.py", ["data.classes=leaf", "evaluation.root=DIR"]),
+        ("ssl.py", ["evaluation.pool=mean", "alarms.stop=False", "projection.out_dim=64", "data.views[0].size=32"]),
+        ("multilabel.py", ["model.pool=mean", "objective.label_smoothing=0.1"]),
         ("linear.py", ["stages[0].epochs=-1"]),  # which the run refuses
     ],
 )
 def test_nothing_is_said_of_what_counts(file, args):
     assert lines(file, *args) == []
+
+
+def test_a_section_of_another_task_is_named():
+    """Its settings stay in a config of which the objective is another."""
+    given = command(str(CONFIGS / "ssl.py"), ["--config.objective.name=semantic", "--config.evaluation.pool=mean"])
+    said = unused(config := given.config(), {"evaluation.pool": given.changed(config)["evaluation.pool"]})
+    assert said == ["--config.evaluation.pool=mean has no effect: only objective.name=distill reads it"]
+
+
+def test_a_new_task_says_what_it_reads(monkeypatch):
+    """No module of the settings knows it."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Counting(ObjectiveSettings):
+        step: float = 1.0
+        smooth: bool = True
+        reads = (r"model\.pool",)
+        idle = (("step", lambda s: s["smooth"], "smooth=False takes no steps"),)
+
+    monkeypatch.setitem(OBJECTIVES, "count", Counting)
+
+    def of(**objective):
+        config = command(str(CONFIGS / "linear.py"), ["--config.model.pool=mean", "--config.model.drop_head"]).config()
+        with config.unlocked():
+            config.objective = dict(name="count", label_smoothing=0.0, **objective)
+        names = ("model.pool", "model.drop_head", "objective.step")
+        return unused(config, {name: Setting(name, object, 1.0) for name in names})
+
+    head = "--config.model.drop_head=True has no effect: only objective.name=classify, multilabel, semantic read it"
+    assert of(step=2.0) == [head]
+    assert of(step=2.0, smooth=False) == [
+        head,
+        "--config.objective.step=2.0 has no effect: smooth=False takes no steps",
+    ]

@@ -11,7 +11,8 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.params import Skeleton, bind
 from jaxdino.data.masking import Masking
 from jaxdino.models.spec import ModelSpec
-from jaxdino.objectives.distill_settings import Distill, method_named
+from jaxdino.objectives.distill_settings import Distill
+from jaxdino.objectives.stage_settings import given_in
 from jaxdino.stage import Stage
 from jaxdino.train import weights
 
@@ -25,13 +26,10 @@ def settings(config: Any, stage: Stage, spec: ModelSpec) -> Distill:
     Raises:
       UserError: for invalid settings, an anchor to random weights, and masks for a model without a mask token.
     """
-    given = {
-        name: value for name, value in config.objective.items() if name not in ("name", "method") and value is not None
-    }
-    method, random = method_named(config.objective.method), config.model.weights == weights.RANDOM
+    method, random = Distill.start(config.objective), config.model.weights == weights.RANDOM
     if random:  # no trained weights to anchor to
         method = dataclasses.replace(method, gram=0.0)
-    found = method.changed({**given, **stage.objective}, f"stage {stage.name!r}")
+    found = method.changed({**given_in(config.objective), **stage.objective}, f"stage {stage.name!r}")
     if found.anchored and random:
         raise UserError(
             f"stage {stage.name!r}: gram={found.gram} and anchor={found.anchor} anchor to the weights that the run "

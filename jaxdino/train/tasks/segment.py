@@ -26,6 +26,7 @@ from jaxdino.models.lora import LoRA
 from jaxdino.models.spec import ModelSpec
 from jaxdino.objectives.segment import Segment, prompt_features
 from jaxdino.objectives.segment_settings import Segmenting
+from jaxdino.objectives.settings import settings_of
 from jaxdino.stage import Stage, stages
 from jaxdino.train import adapters, data, pixels, plots, precision, state, step, weights
 from jaxdino.train.results import model_words
@@ -94,8 +95,7 @@ class Segmentation(Supervised):
 
     def settings(self, stage: Stage) -> Segmenting:
         """Merge the objective of a stage: the config's settings, then those of the stage."""
-        given = {name: value for name, value in self.config.objective.items() if name != "name" and value is not None}
-        return Segmenting().changed({**given, **stage.objective}, f"stage {stage.name!r}")
+        return settings_of(self.config, stage.objective, f"stage {stage.name!r}")
 
     def skeleton(self, stage: Stage) -> Skeleton:
         """Return the three parts, the projections between them, and the stage's adapters."""

@@ -21,6 +21,7 @@ from jaxdino.evals.sliding import WindowLogits, slide
 from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.objectives.semantic import Semantic
 from jaxdino.objectives.semantic_settings import Labelling
+from jaxdino.objectives.settings import settings_of
 from jaxdino.stage import Stage
 from jaxdino.train import adapters, data, pixels, plots, results, step, weights
 from jaxdino.train.task import Metrics, Part, State
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from jaxdino.train.session import Session
 
 DRAWN = 6  # images of the picture at the end
-OF_STAGES = ("name", "label_smoothing")  # of config.objective: not of `Labelling`
 
 
 class SemanticSegmentation(Supervised):
@@ -42,8 +42,7 @@ class SemanticSegmentation(Supervised):
     plots: ClassVar = plots.supervised("val/miou", "Mean IoU of the validation masks")
 
     def __init__(self, config: Any, *how: Any):
-        given = {name: value for name, value in config.objective.items() if name not in OF_STAGES}
-        self.settings = Labelling(**given)
+        self.settings: Labelling = settings_of(config, {}, "the run")
         self.fields = (ClassMap(config.data.max_pixels),)
         super().__init__(config, *how)
         self.monitors = tuple(f"val/{name}" for name in NAMES)
