@@ -5,9 +5,8 @@ Fields that a stage leaves open are inherited from here: `--config.data.batch_si
 set it. The classes used here describe each setting next to its default.
 """
 
-from dataclasses import asdict, fields, replace
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from dataclasses import asdict, replace
+from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -17,6 +16,7 @@ from jaxdino.data.config import DataConfig
 from jaxdino.models.lora_spec import LoRA
 from jaxdino.objectives.distill_settings import Distill, Projection
 from jaxdino.objectives.health import THRESHOLDS
+from jaxdino.settings.open_fields import defaults, open_fields
 from jaxdino.settings.run import Alarms, Checkpoint, Evaluation, Mesh, Model, Run
 from jaxdino.stage import Group, Optimizer, Schedule, Stage
 
@@ -94,27 +94,6 @@ def _fitting(chosen: tuple[recipe.View, ...], model: str) -> tuple[recipe.View, 
 def distill_stage(*args: Any, objective: dict[str, Any] | None = None, **settings: Any) -> ConfigDict:
     """Make a stage of self-distillation; open fields of `objective` take the values of config.objective."""
     return stage(*args, objective=open_fields(Distill, objective or {}), **settings)
-
-
-def defaults(cls: type, **given: Any) -> dict[str, Any]:
-    """Return every field of a dataclass with its default; None becomes a typed placeholder."""
-    hints = get_type_hints(cls)
-    values = asdict(cls(**given))
-    return {name: placeholder(_plain(hints[name])) if v is None else v for name, v in values.items()}
-
-
-def open_fields(cls: type, given: dict[str, Any]) -> ConfigDict:
-    """Return a config with every field of `cls`: the given ones, and typed placeholders for the others."""
-    hints = get_type_hints(cls)
-    places = {f.name: placeholder(_plain(hints[f.name])) for f in fields(cls) if f.name not in given}
-    return ConfigDict(places | given)
-
-
-def _plain(hint: Any) -> type:
-    """Return the type of this field's values: int for `int | None`, tuple for `tuple[str, ...]`."""
-    if isinstance(hint, UnionType):
-        hint = next(arg for arg in get_args(hint) if arg is not type(None))
-    return get_origin(hint) or hint
 
 
 def fit_digits(config: ConfigDict, epochs: dict[str, int]) -> ConfigDict:

@@ -16,12 +16,15 @@ with three classes ("even", "loops", "straight"), by the page's command:
 
 from ml_collections import ConfigDict
 
-from configs import gradual
+from configs import common, gradual
+from jaxdino.objectives.settings import Multilabelling
 
 
 def get_config(model: str | None = None) -> ConfigDict:
     """Return the config of `gradual` with a manifest and binary cross entropy."""
     config = gradual.get_config(model)
     config.data.name = "manifest"
-    config.objective.name = "multilabel"
+    config.objective = common.open_fields(
+        Multilabelling, dict(name="multilabel", label_smoothing=config.objective.label_smoothing)
+    )
     return config

@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
-from jaxdino.objectives.classify import soften, weighted_mean
+from jaxdino.objectives.classify import weighted_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,11 +15,16 @@ class Multilabel:
     """Every class of an image is there or not, independently of the others.
 
     Attributes:
-      smoothing: share s of the target that is spread evenly over the C classes, in 0..1: 1 becomes 1 - s + s / C, and 0
-        becomes s / C, as in timm's BinaryCrossEntropy.
+      smoothing: moves labels towards 0.5, in 0..1: 1 becomes 1 - smoothing / 2, and 0 becomes smoothing / 2.
+      pos_weight: weight of the loss of images that have a class: one for all classes, or C.
+      target_threshold: (smoothed) labels above it become 1, the others 0; None leaves them as they are.
+      sum_classes: sum the losses of the classes of an image; otherwise they are averaged.
     """
 
     smoothing: float = 0.0
+    pos_weight: float | tuple[float, ...] = 1.0
+    target_threshold: float | None = None
+    sum_classes: bool = False
     measures: ClassVar[tuple[str, ...]] = ("label_accuracy",)
 
     def targets(self, moving: dict, frozen: dict, parts: dict) -> tuple[dict, dict, dict]:
@@ -27,7 +32,7 @@ class Multilabel:
         return parts, {}, {}
 
     def loss(self, model: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> tuple[jax.Array, dict]:
-        """Compute the mean over classes, and then the weighted mean over images.
+        """Compute the mean (or sum) over classes, and then the weighted mean over images.
 
         Args:
           model: images -> output with `.logits` (B, C).
@@ -37,12 +42,34 @@ class Multilabel:
         Returns:
           (loss, {"label_accuracy": share of classes whose logit is on the right side of 0}), scalars in float32.
 
-        Source: huggingface/pytorch-image-models timm/loss/binary_cross_entropy.py, which takes one class per image or
-        targets that are smoothed before; torch.nn.functional.binary_cross_entropy_with_logits.
+        Source: huggingface/pytorch-image-models timm/loss/binary_cross_entropy.py, BinaryCrossEntropy with
+        smooth_dense=True; torch.nn.BCEWithLogitsLoss for pos_weight.
         """
-        logits = model(batch["image"], key=key).logits.astype(jnp.float32)
-        target = soften(batch["labels"].astype(jnp.float32), logits.shape[-1], self.smoothing)
-        losses = jnp.mean(optax.sigmoid_binary_cross_entropy(logits, target), axis=-1)
-        hits = jnp.mean(((logits > 0) == (batch["labels"] > 0.5)).astype(jnp.float32), axis=-1)
+        logits_BxC = model(batch["image"], key=key).logits.astype(jnp.float32)
+        labels_BxC = batch["labels"].astype(jnp.float32)
+        target_BxC = labels_BxC * (1 - self.smoothing) + self.smoothing / 2
+        if self.target_threshold is not None:
+            target_BxC = (target_BxC > self.target_threshold).astype(jnp.float32)
+        present, absent = jax.nn.softplus(-logits_BxC), jax.nn.softplus(logits_BxC)
+        pos_weight = jnp.broadcast_to(jnp.asarray(self.pos_weight, jnp.float32), logits_BxC.shape)
+        losses_BxC = pos_weight * target_BxC * present + (1 - target_BxC) * absent
+        losses = jnp.sum(losses_BxC, axis=-1) if self.sum_classes else jnp.mean(losses_BxC, axis=-1)
+        hits = jnp.mean(((logits_BxC > 0) == (labels_BxC > 0.5)).astype(jnp.float32), axis=-1)
         weight = batch["weight"].astype(jnp.float32)
         return weighted_mean(losses, weight), {"label_accuracy": weighted_mean(hits, weight)}
+
+
+def balanced(labels: np.ndarray) -> tuple[float, ...]:
+    """Return pos_weight for each class: the images without it, divided by those with it.
+
+    A class that all images have, or none, has 1: there is nothing to balance.
+
+    Args:
+      labels: (N, C), 0 or 1.
+
+    Source: the documentation of torch.nn.BCEWithLogitsLoss.
+    """
+    present_C = np.sum(labels > 0.5, axis=0)
+    absent_C = len(labels) - present_C
+    pairs = zip(absent_C.tolist(), present_C.tolist(), strict=True)
+    return tuple(absent / present if absent and present else 1.0 for absent, present in pairs)

@@ -9,8 +9,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxdino.core.errors import UserError
+from jaxdino.objectives.settings import OBJECTIVES
 from jaxdino.settings.config_file import load
 from jaxdino.settings.config_search import find
+from jaxdino.settings.open_fields import open_fields
 from jaxdino.settings.spelling import ELSEWHERE, advice
 from jaxdino.settings.tree import Setting, parent_of, settings
 from jaxdino.settings.values import read
@@ -57,7 +59,7 @@ class Command:
         Raises:
           UserError: for an unknown setting, or a value of another type.
         """
-        config = self.make(model or self.model)
+        config = self._made(model)
         known = settings(config)
         chosen = [one for one in self.given if one.path.startswith(part)]
         for one in chosen:
@@ -71,8 +73,16 @@ class Command:
 
     def changed(self, config: ConfigDict, model: str | None = None) -> dict[str, Setting]:
         """Return {path: setting in the file} of the settings whose value the command line changes."""
-        before, after = settings(self.make(model or self.model)), settings(config)
+        before, after = settings(self._made(model)), settings(config)
         return {one.path: before[one.path] for one in self.given if after[one.path].value != before[one.path].value}
+
+    def _made(self, model: str | None) -> ConfigDict:
+        """Return the config of the file, with open fields for the settings of the objective on the command line."""
+        config = self.make(model or self.model)
+        chosen = next((one.texts[-1] for one in self.given if one.path == "objective.name"), None)
+        if chosen in OBJECTIVES and chosen != config.objective.name:
+            config.objective = open_fields(OBJECTIVES[chosen], config.objective.to_dict())
+        return config
 
 
 def command(config: str, args: Sequence[str]) -> Command:

@@ -1,5 +1,6 @@
 """Binary cross entropy of several labels and its gradient, against torch's and timm's."""
 
+import itertools
 from types import SimpleNamespace
 
 import jax
@@ -10,7 +11,7 @@ import torch
 from timm.loss import BinaryCrossEntropy
 from torch.nn import functional as F
 
-from jaxdino.objectives.multilabel import Multilabel
+from jaxdino.objectives.multilabel import Multilabel, balanced
 
 B, C = 6, 5
 
@@ -20,11 +21,11 @@ def drawn():
     return rng.normal(0, 3, (B, C)).astype(np.float32), (rng.random((B, C)) < 0.4).astype(np.float32)
 
 
-def loss(logits, labels, weight, smoothing=0.0):
+def loss(logits, labels, weight, smoothing=0.0, **how):
     """The loss of a model that returns these logits."""
     model = lambda image, key: SimpleNamespace(logits=logits)  # noqa: E731
     batch = {"image": jnp.zeros((B, 2, 2, 3)), "labels": labels, "weight": weight}
-    return Multilabel(smoothing).loss(model, batch, None)
+    return Multilabel(smoothing, **how).loss(model, batch, None)
 
 
 def same(ours, logits, theirs):
@@ -48,13 +49,37 @@ def test_value_and_gradient_are_torchs(rows, soft):
     same(found, logits, lambda x: F.binary_cross_entropy_with_logits(x[rows], torch.tensor(labels[rows])))
 
 
-def test_smoothing_is_timms():
-    """timm takes one class for each image."""
-    logits, _ = drawn()
-    label = np.arange(B) % C
-    found = jax.value_and_grad(loss, has_aux=True)(logits, np.eye(C, dtype=np.float32)[label], np.ones(B), 0.2)
-    same(found, logits, lambda x: BinaryCrossEntropy(smoothing=0.2)(x, torch.tensor(label)))
-    assert abs(loss(logits, np.eye(C, dtype=np.float32)[label], np.ones(B), 0.1)[0] - found[0][0]) > 1e-3
+GRID = list(itertools.product((0.0, 0.2), (None, 0.1, 0.45), (False, True), (1.0, 2.5, (0.2, 1.0, 7.0, 2.0, 0.5))))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize(("smoothing", "threshold", "sums", "pos_weight"), GRID)
+def test_all_options_are_timms(smoothing, threshold, sums, pos_weight, soft):
+    """timm 1.0.31 smooths labels of several classes towards 0.5, then compares them with the threshold."""
+    logits, labels = drawn()
+    labels = 0.3 * labels + 0.7 * labels[::-1] if soft else labels
+    how = dict(pos_weight=pos_weight, target_threshold=threshold, sum_classes=sums)
+    found = jax.value_and_grad(loss, has_aux=True)(logits, labels, np.ones(B), smoothing, **how)
+    theirs = BinaryCrossEntropy(smoothing=smoothing, smooth_dense=True, **how)
+    same(found, logits, lambda x: theirs(x, torch.tensor(labels)))
+
+
+@pytest.mark.parametrize("pos_weight", [3.0, (0.2, 1.0, 7.0, 2.0, 0.5)])
+def test_weights_of_classes_are_torchs(pos_weight):
+    logits, labels = drawn()
+    found = jax.value_and_grad(loss, has_aux=True)(logits, labels, np.ones(B), pos_weight=pos_weight)
+    same(
+        found,
+        logits,
+        lambda x: torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor(pos_weight))(x, torch.tensor(labels)),
+    )
+    assert abs(found[0][0] - loss(logits, labels, np.ones(B))[0]) > 1e-3
+
+
+def test_balanced_weights():
+    """All images have the class c and none has d: there is nothing to balance."""
+    labels = np.array([[1, 0, 1, 0], [0, 0, 1, 0], [0, 1, 1, 0], [0, 1, 1, 0]], np.float32)
+    assert balanced(labels) == (3.0, 1.0, 1.0, 1.0)
 
 
 def test_weights_are_of_images_and_accuracy_of_labels():

@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 import tiny
+from ml_collections import ConfigDict
 from PIL import Image
 
 import jaxdino
@@ -15,6 +16,7 @@ from convert.store import load_card, load_model
 from jaxdino import predict
 from jaxdino.core.errors import UserError
 from jaxdino.data.sources.digits import _digit_arrays
+from jaxdino.settings.command_line import command
 from jaxdino.train.loop import run
 from jaxdino.train.setup import prepare
 from jaxdino.train.tasks.multilabel import MultilabelClassification
@@ -202,3 +204,62 @@ def test_the_monitor_is_the_mean_average_precision_and_a_wrong_one_is_named(file
     made.early_stopping.monitor = "val/accuracy"
     with pytest.raises(UserError, match=r"'val/accuracy' is not measured; nearest: val/ma"):
         prepare(made, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("given", "line", "expected"),
+    [
+        (2.5, "pos_weight: 2.5 for every class", 2.5),
+        ((1, 2, 0.5), "pos_weight: even 1, loops 2, straight 0.5", (1.0, 2.0, 0.5)),
+        ("balanced", "pos_weight, images of train without the class / with it: even ", None),
+    ],
+)
+def test_weights_of_classes_are_said(file, given, line, expected):
+    made, said = config(file, 1, 1), []
+    with made.unlocked():
+        made.objective.pos_weight = given
+        made.stages[1].objective = ConfigDict(dict(pos_weight=3.0, sum_classes=True))
+    setup = prepare(made, said.append)
+    lines = [one for one in said if one.startswith("pos_weight")]
+    assert len(lines) == 2 and lines[0].startswith(line) and lines[1] == "pos_weight: 3 for every class"
+    labels = setup.task.source.split("train").fields["labels"]
+    expected = expected or tuple((labels == 0).sum(0) / (labels == 1).sum(0))
+    first, second = (setup.task.objective(part, {}) for part in setup.parts)
+    assert first.pos_weight == expected and not first.sum_classes
+    assert (second.pos_weight, second.sum_classes) == (3.0, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (dict(pos_weight=(1.0, 2.0)), r"pos_weight has 2 values for 3 classes: .* order: even, loops, straight"),
+        (dict(pos_weight="balansed"), "pos_weight='balansed': give a number"),
+        (dict(pos_weight=-1.0), "pos_weight=-1.0 must be in"),
+        (dict(pos_weight=True), "pos_weight=True: give a number"),
+        (dict(pos_weight=()), "give a number"),
+        (dict(target_threshold=1.0), "target_threshold=1.0 must be in"),
+        (dict(dice=1.0), "the objective has no field 'dice'"),
+    ],
+)
+def test_wrong_settings_of_the_loss_are_refused(file, given, words):
+    made = config(file, 1)
+    with made.unlocked():
+        made.objective.update(given)
+    with pytest.raises(UserError, match=words):
+        prepare(made, lambda _: None)
+
+
+def test_any_config_has_the_settings_of_the_objective_on_the_command_line(file):
+    flags = [f"--config.objective.{one}" for one in ("name=multilabel", "pos_weight=balanced", "sum_classes")]
+    given = command("full_llrd", flags)
+    made = given.config()
+    assert (made.objective.pos_weight, made.objective.sum_classes, made.objective.target_threshold) == (
+        "balanced",
+        True,
+        None,
+    )
+    assert set(given.changed(made)) == {"objective.name", "objective.pos_weight", "objective.sum_classes"}
+    (weights,) = (command("multilabel", ["--config.objective.pos_weight=1,2.5,3"]).config().objective.pos_weight,)
+    assert weights == (1, 2.5, 3)
+    with pytest.raises(UserError, match="there is no such setting"):
+        command("full_llrd", flags[1:]).config()

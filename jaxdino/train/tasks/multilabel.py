@@ -14,13 +14,17 @@ from jaxdino.data.fields import Number
 from jaxdino.evals import multilabel
 from jaxdino.evals.multilabel import MultilabelEvaluator
 from jaxdino.models.heads.linear import LinearHeadConfig
-from jaxdino.objectives.multilabel import Multilabel
+from jaxdino.objectives.multilabel import Multilabel, balanced
+from jaxdino.objectives.settings import BALANCED, Multilabelling, settings_of
+from jaxdino.stage import Stage, stages
 from jaxdino.train import plots, results, step
 from jaxdino.train.task import Metrics, Part, State
 from jaxdino.train.tasks.supervised import OPTIMISTIC, Supervised, in_split
 
 if TYPE_CHECKING:
     from jaxdino.train.session import Session
+
+SHOWN = 10  # classes listed in a line
 
 
 class MultilabelClassification(Supervised):
@@ -42,14 +46,48 @@ class MultilabelClassification(Supervised):
         for split in ("val", self.tested):
             if not np.any(self.source.split(split).fields["labels"]):
                 raise UserError(f"no image of {split} has a class, so that nothing can be measured on it")
+        for given in dict.fromkeys(self.settings(stage).pos_weight for stage in stages(config)):
+            if given is not None:
+                tell(self._weights_line(given))
 
     def targets(self, batch: step.Batch) -> tuple[str, jax.Array]:
         """Return the labels, multi-hot."""
         return "labels", batch["labels"]
 
     def objective(self, part: Part, current: State) -> Multilabel:
-        """Return binary cross entropy, with the stage's label smoothing."""
-        return Multilabel(part.stage.label_smoothing)
+        """Return binary cross entropy, with the stage's label smoothing and weights."""
+        settings = self.settings(part.stage)
+        weight = self.pos_weight(settings.pos_weight)
+        return Multilabel(part.stage.label_smoothing, weight, settings.target_threshold, settings.sum_classes)
+
+    def settings(self, stage: Stage) -> Multilabelling:
+        """Return the stage's objective settings."""
+        return settings_of(self.config, stage.objective, f"stage {stage.name!r}")
+
+    def pos_weight(self, given: Any) -> float | tuple[float, ...]:
+        """Return the weight of all classes, or of each; see `Multilabelling`. Raise UserError for too few or many."""
+        if given == BALANCED:
+            return balanced(self.source.split("train").fields["labels"])
+        if not isinstance(given, tuple):
+            return 1.0 if given is None else float(given)
+        names = self.source.class_names
+        if len(given) != len(names):
+            raise UserError(
+                f"objective.pos_weight has {len(given)} values for {len(names)} classes: give one for each, in this "
+                f"order: {', '.join(names)}"
+            )
+        return tuple(map(float, given))
+
+    def _weights_line(self, given: Any) -> str:
+        """Describe the weights of the classes, or of as many as fit in a line."""
+        found, how = self.pos_weight(given), ""
+        if isinstance(found, float):
+            return f"pos_weight: {found:.4g} for every class"
+        if given == BALANCED:
+            how = ", images of train without the class / with it"
+        shown = [f"{name} {weight:.4g}" for name, weight in zip(self.source.class_names, found, strict=True)]
+        more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
+        return f"pos_weight{how}: {', '.join(shown[:SHOWN])}{more}"
 
     def evaluator(self) -> MultilabelEvaluator:
         """Return mean average precision and related metrics."""
