@@ -27,6 +27,7 @@ class DataConfig:
       images: the folder of the training images below the root, for masks of classes; None: "images", or split folders.
       masks: the folder of the masks of the training images, likewise; None: "masks".
       background: whether value 0 of masks of classes is the class "background" if it has no name; else it is ignored.
+      columns: the columns of a manifest that hold the classes, "label", "labels" or "cat,dog"; None: those that it has.
       num_threads: reading threads in each process; 0 reads in the calling thread.
       num_workers: reading processes in addition to the main one; 0 reads in the main process.
       max_pixels: an image with more pixels (width x height) is refused before it is decoded.
@@ -50,6 +51,7 @@ class DataConfig:
     images: str | None = None
     masks: str | None = None
     background: bool = True
+    columns: str | None = None
     num_threads: int = 2
     num_workers: int = 0
     max_pixels: int = 64 * 2**20

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
@@ -62,6 +63,30 @@ def stratified(
             f"{flags}"
         )
     return {name: np.array(sorted(rows), np.int64) for name, rows in chosen.items()}
+
+
+def keeping_classes(
+    keys: Sequence[str], classes: Sequence[Sequence[str]], ratios: Mapping[str, float], seed: int
+) -> dict[str, list[int]]:
+    """Split off shares of images with any number of classes, in the order of a hash as `stratified`.
+
+    Train keeps the last image that it has of a class.
+
+    Args:
+      classes: the names of the classes of each of the N records. keys, ratios, seed: as for `stratified`.
+
+    Returns:
+      {"train" and each split: indices into `keys`, ascending}.
+    """
+    left = Counter(name for names in classes for name in names)
+    chosen: dict[str, list[int]] = {split: [] for split in (*ratios, "train")}
+    sizes = {split: max(1, round(ratio * len(keys))) for split, ratio in ratios.items()}
+    for place in sorted(range(len(keys)), key=lambda i: _rank(seed, keys[i])):
+        open_one = next((split for split, size in sizes.items() if len(chosen[split]) < size), "train")
+        split = open_one if all(left[name] > 1 for name in classes[place]) else "train"
+        chosen[split].append(place)
+        left.subtract(classes[place] if split != "train" else ())
+    return {split: sorted(places) for split, places in chosen.items()}
 
 
 def _rank(seed: int, key: str) -> bytes:

@@ -56,7 +56,11 @@ def test_every_form_gives_the_same_fields(folder, name, text, encoding):
     assert train.fields["labels"].dtype == np.float32
     assert train.fields["labels"].tolist() == [[1, 1], [0, 0]] and val.fields["labels"].tolist() == [[0, 1]]
     assert [train.record_name(i) for i in range(2)] == NAMES[:2]
-    assert source.notes == ("1 images have no class", "val has no image of 1 of 2 classes: cat") and not source.ignored
+    columns = "column labels" if '"labels"' in text or "labels" in text.split("\n")[0] else "columns cat, dog"
+    assert source.notes[0] == f"the classes are in the {columns}"
+    assert (
+        source.notes[1:] == ("1 images have no class", "val has no image of 1 of 2 classes: cat") and not source.ignored
+    )
 
 
 def test_batches_have_the_labels(folder):
@@ -137,7 +141,7 @@ def test_missing_files_are_counted_and_named(folder):
     source = load(file := write(folder, text))
     assert source.ignored == {"missing file": 4} and len(source.splits["train"]) == 2
     first = ", ".join(f"{folder / 'm.csv'}:{6 + n} img/gone{n}.png" for n in range(3))
-    assert source.notes[0] == f"4 files are missing: {first}, ..."
+    assert source.notes[1] == f"4 files are missing: {first}, ..."
     with pytest.raises(UserError, match=r"m\.csv:6: there is no file .*gone0\.png \(on_bad is 'stop'\)"):
         load(file, on_bad="stop")
     with pytest.raises(UserError, match=r"m\.csv:2: there is no file .*gone\.png, nor any other of the 1 images"):
@@ -153,8 +157,24 @@ def test_missing_files_are_counted_and_named(folder):
         ("path,,dog\n", r"m\.csv:1: a column has no name"),
         ("path\na.png\n", r"m\.csv:1: there are no classes: add a column 'label' or 'labels'"),
         ("path,split\na.png,train\n", r"m\.csv:1: there are no classes"),
-        ("path,label,labels\na.png,x,x\n", r"m\.csv:1: there are both columns 'label' and 'labels'"),
-        ("path,labels,cat\na.png,x,1\n", r"m\.csv:1: beside 'labels' there are other columns \(cat\)"),
+        (
+            "path,label,labels\na.png,x,x\n",
+            r"m\.csv:1: several columns could .*: label, labels\. Choose with .*columns=label or .*columns=labels$",
+        ),
+        (
+            "path,labels,cat\na.png,x,1\n",
+            r"m\.csv:1: several columns could .*: labels, cat\. Choose with .*columns=labels or .*columns=cat$",
+        ),
+        ("path,label,cat,dog\na.png,x,1,0\n", r"m\.csv:1: .*: label, cat, dog\. .*columns=label or .*columns=cat,dog$"),
+        ("path,Label\na.png,1\n", r"m\.csv:1: the column 'Label' is not called 'label': rename it, or say which"),
+        (
+            "# photos of 2024\n\n# and 2025\nPath,labels\na.png,x\n",
+            r"m\.csv:4: there is no column 'path'; nearest: Path",
+        ),
+        ("\n\npath,label,labels\na.png,x,x\n", r"m\.csv:3: several columns could hold the classes"),
+        ('# "\npath,cat\nimg/0.png,1\nimg/1.png,2\n', r"m\.csv:4: the class 'cat' is '2'"),
+        ("\r\n# a\r\npath,labels\r\n\r\nimg/0.png,a,b\r\n", r"m\.csv:5: 3 values for the 2 columns"),
+        ("path,labels\n# a comment below the columns\n", r"m\.csv:2: 1 values for the 2 columns"),
         ("path,labels\n", r"m\.csv lists no image"),
         ("", r"m\.csv lists no image"),
         ("path,cat\nimg/0.png,1\nimg/1.png,2\n", r"m\.csv:3: the class 'cat' is '2': give 0, 1, true, false"),
@@ -195,6 +215,10 @@ def test_what_is_refused(folder, text, message):
         ('{"path": "img/0.png", "labels": 3}', r":1: labels is 3"),
         ('{"path": 3, "labels": ["a"]}', r":1: there is no path, but 3"),
         ('{"path": "img/0.png", "cat": 0.5}', r":1: the class 'cat' is 0\.5"),
+        (
+            '\n\n{"path": "img/0.png", "label": "a", "cat": 1}',
+            r":3: several columns could hold the classes: label, cat",
+        ),
     ],
 )
 def test_what_is_refused_in_jsonl(folder, text, message):
@@ -209,8 +233,58 @@ def test_the_file_itself(folder):
             load_source({"name": "manifest", "root": root and str(root)}, "labels")
     with pytest.raises(UserError, match=r"found in .*: m\.csv"):
         load(folder / "n.csv")
-    (folder / "m.csv").write_bytes(b"path,labels\n\xff,a\n")
-    with pytest.raises(UserError, match="is not UTF-8"):
-        load(folder / "m.csv")
     with pytest.raises(UserError, match=r"unknown source of several labels 'folder'; nearest: manifest"):
         load_source({"name": "folder", "root": str(folder)}, "labels")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"path,labels\nimg/0.png,a\nimg/caf\xe9.png,a\n", r"m\.csv:3: byte 0xe9 at column 8 is not UTF-8: save"),
+        (b"\xef\xbb\xbf\xe9path", r"m\.csv:1: byte 0xe9 at column 1 is not UTF-8"),
+        ("a,\u00e9\u00e9".encode() + b"\r\n\r\n\xff", r"m\.csv:3: byte 0xff at column 1 is not"),
+        ("a\u00e9\u20ac".encode() + b"\xff", r"m\.csv:1: byte 0xff at column 4 is not"),
+        ("path,labels\n".encode("utf-16"), r"m\.csv:1: byte 0xff at column 1 is not UTF-8 \(but UTF-16\)"),
+    ],
+)
+def test_what_is_not_utf8_is_named_by_line_and_column(folder, data, message):
+    (folder / "m.csv").write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        load(folder / "m.csv")
+
+
+MIXED = "path,id,label,cat,dog,split\nimg/0.png,7,x,1,0,train\nimg/1.png,8,y,0,1,train\nimg/2.png,9,x,1,1,val\n"
+
+
+def test_a_setting_chooses_the_columns_of_the_classes(folder):
+    file = write(folder, MIXED)
+    single = load(file, "label", columns="label")
+    assert single.class_names == ("x", "y") and single.splits["train"].labels.tolist() == [0, 1]
+    assert single.notes[:2] == ("the classes are in the column label", "not read: the columns id, cat, dog")
+    source = load(file, columns="dog, cat")
+    assert source.class_names == ("dog", "cat") and source.notes[1] == "not read: the columns id, label"
+    assert source.splits["train"].fields["labels"].tolist() == [[0, 1], [1, 0]]
+    write(folder, 'path,"cat, wild",age\nimg/0.png,1,3\nimg/1.png,1,4\nimg/2.png,1,4\n')
+    assert load(file, columns='"cat, wild"').notes[1] == "not read: the column age"
+    write(folder, "path,Label,age\nimg/0.png,1,3\nimg/1.png,1,4\nimg/2.png,1,4\n")
+    assert load(file, columns="Label").class_names == ("Label",)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ("cats,dog", r"m\.csv:1: data\.columns=cats,dog: 'cats' is not one of them; nearest: cat"),
+        ("cat,cat", "'cat' is not one of them"),
+        ("path", "'path' is not one of them"),
+        ("label,dog", "'label' holds the names of classes: give it alone"),
+        ("id,dog", r"m\.csv:2: the class 'id' is '7'"),
+    ],
+)
+def test_columns_that_do_not_fit(folder, columns, message):
+    with pytest.raises(UserError, match=message):
+        load(write(folder, MIXED), columns=columns)
+
+
+def test_only_manifests_have_columns(folder):
+    with pytest.raises(UserError, match=r"data\.columns=cat is for data\.name=manifest; 'folder' does not read it"):
+        load_source({"name": "folder", "root": str(folder), "columns": "cat"})

@@ -30,7 +30,7 @@ SOURCES: dict[str, Listing] = {
     "digits": Listing({"label": digits.digits}),
     "folder": Listing({"label": folder.folder}, reads=("classes",)),
     "images": Listing({"label": folder.images}),
-    "manifest": Listing({"label": manifest.single, "labels": manifest.several}),
+    "manifest": Listing({"label": manifest.single, "labels": manifest.several}, reads=("columns",)),
     "shapes": Listing({"prompts": shapes.shapes, "class_mask": class_maps.shapes}),
     "masks": Listing(
         {"prompts": masks.masks, "class_mask": class_maps.masks}, reads=("prompt", "images", "masks", "background")
@@ -50,6 +50,7 @@ OF_SOURCES = {
     "classes": "data.classes",
     "prompt": "prompts.prompt",
     "annotations": "prompts.annotations",
+    "columns": "data.columns",
     "images": "data.images",
     "masks": "data.masks",
     "background": "data.background",
