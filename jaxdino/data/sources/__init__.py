@@ -30,7 +30,7 @@ SOURCES: dict[str, Listing] = {
     "digits": Listing({"label": digits.digits}),
     "folder": Listing({"label": folder.folder}, reads=("classes",)),
     "images": Listing({"label": folder.images}),
-    "manifest": Listing({"label": manifest.single, "labels": manifest.several}, reads=("columns",)),
+    "manifest": Listing(manifest.FIELDS, reads=("columns",)),
     "shapes": Listing({"prompts": shapes.shapes, "class_mask": class_maps.shapes}),
     "masks": Listing(
         {"prompts": masks.masks, "class_mask": class_maps.masks}, reads=("prompt", "images", "masks", "background")
@@ -78,7 +78,9 @@ def load_source(
     cfg, prompts = DataConfig.of(cfg), PromptConfig.of(prompts)
     known = [name for name, source in SOURCES.items() if field in source.of]
     if cfg.name not in known:
-        raise UserError(f"unknown {WORDS[field]} {cfg.name!r}; {did_you_mean(cfg.name, known)}")
+        raise UserError(
+            f"unknown {WORDS.get(field, f'source of {field!r}')} {cfg.name!r}; {did_you_mean(cfg.name, known)}"
+        )
     source = SOURCES[cfg.name]
     _check_read(cfg, prompts, source.reads, field)
     return source.of[field](cfg, prompts) if field == "prompts" else source.of[field](cfg)

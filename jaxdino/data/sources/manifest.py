@@ -90,6 +90,10 @@ def several(cfg: DataConfig) -> Source:
     return _source(cfg, _read(cfg), LABELS)
 
 
+FIELDS = {LABEL: single, LABELS: several}
+"""Field -> the function that lists images with it."""
+
+
 def _source(cfg: DataConfig, given: Manifest, field: str) -> Source:
     file, every = given.file, given.images
     exists = {row.path: os.path.isfile(row.path) for row in every}
