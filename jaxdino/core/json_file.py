@@ -5,6 +5,7 @@ what they are, the same key twice, NaN and Infinity (they are not JSON), numbers
 be printed (half of a surrogate pair). Files that are not regular ones (pipes, devices) are not opened.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -154,8 +155,13 @@ def _check_depth(value: Any, most: int) -> None:
 def write_json(file: Path, value: Any) -> None:
     """Write JSON to a temporary file and rename it, so that a file is never incomplete. NaN and inf become null."""
     beside = file.with_name(file.name + ".part")
-    beside.write_text(json.dumps(finite(value), indent=2, default=str) + "\n")
-    os.replace(beside, file)
+    try:
+        beside.write_text(json.dumps(finite(value), indent=2, default=str) + "\n")
+        os.replace(beside, file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
 
 
 def finite(value: Any) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxdino.core import sharding
 from jaxdino.strategy import format_plan
-from jaxdino.train import extend, pixels, state, step
+from jaxdino.train import disk, extend, pixels, state, step
 from jaxdino.train.results import results_table
 from jaxdino.train.session import Session
 from jaxdino.train.setup import prepare
@@ -45,7 +45,8 @@ def run(
     if folder.finished and not folder.lengthened:
         return _again(folder)
     try:
-        return _run(config, folder, stop, on_step)
+        with disk.writable(folder.folder):
+            return _run(config, folder, stop, on_step)
     finally:
         folder.lock.release()
 

@@ -97,7 +97,11 @@ class MetricLog:
         try:
             self._file.close()
         finally:
-            self._events.close()
+            try:
+                self._events.close()
+            except OSError:
+                self._events.all_writers = None  # or it is closed once more when the interpreter ends, and fails again
+                raise
 
 
 def _mended(file: Path, at: Progress, say: Callable[[str], None]) -> list[bytes]:

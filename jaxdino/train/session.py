@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import jax
@@ -161,6 +162,7 @@ class Session:
 
     def close(self) -> None:
         """Finish writing and close."""
-        self.checkpoints.close()
-        if self.log:
-            self.log.close()
+        with ExitStack() as each:  # the second is closed too if the first one fails
+            if self.log:
+                each.callback(self.log.close)
+            each.callback(self.checkpoints.close)
