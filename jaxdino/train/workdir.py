@@ -59,7 +59,7 @@ def say(line: str) -> None:
 def new_folder(label: str) -> Path:
     """Return a new folder under runs/: runs/2025-01-31_12-00-00_gradual_dinov3_vits16."""
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-    name = re.sub(r"[^\w.-]+", "-", f"{stamp}_{label}")
+    name = re.sub(r"[^\w.-]+", "-", f"{stamp}_{label}")[:120]  # a file system allows 255 bytes
     folder, number = Path("runs") / name, 2
     while folder.exists():
         folder, number = Path("runs") / f"{name}_{number}", number + 1
