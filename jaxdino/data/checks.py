@@ -12,7 +12,7 @@ from PIL import Image
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.bands import Picture
 from jaxdino.data.channels import RGB, Reading, of_image, of_values
-from jaxdino.data.heif import open_any
+from jaxdino.data.image_file import open_file, pages_of
 from jaxdino.data.kinds import Kind, is_npy, kind_of, kind_of_raw, orientation_of, values_of
 from jaxdino.data.ranges import Range
 from jaxdino.data.reasons import lift_limit, reason, too_large
@@ -76,7 +76,7 @@ def _open_file(path: str, reading: Reading, draft: Draft) -> Picture:
     try:
         if is_npy(path):
             return _open_raw(path, kind_of_raw(path), reading, draft)
-        with open_any(path) as image:
+        with open_file(path) as image:
             _check_size(image.size, max_pixels)
             draftable, kind = image.format in ("JPEG", "MPO"), kind_of(image)
             if not draftable:
@@ -121,7 +121,7 @@ def _loses(image: Image.Image, kind: Kind, reading: Reading) -> bool:
     """
     if kind.decoder == "pillow":
         pages = image.format == "TIFF" and kind.bands == 1 and reading.channels not in (1, RGB)
-        return pages and image.n_frames == reading.channels
+        return pages and pages_of(image) == reading.channels
     eight = kind.dtype == "uint16" and kind.name != "bands" and reading.range.kind == "full"
     return not eight or (kind.bands == 2 and reading.channels == 2)  # grey with alpha comes as RGBA
 
@@ -131,7 +131,7 @@ def _open_raw(path: str, kind: Kind, reading: Reading, draft: Draft) -> Picture:
     _check_size(kind.size, reading.max_pixels)
     orientation = kind.orientation
     if kind.decoder == "imagecodecs":
-        with Image.open(path) as image:
+        with open_file(path) as image:
             orientation = orientation_of(image)
     values = values_of(path, kind, reading.channels)
     picture = _upright(of_values(values, kind.alpha, reading, kind.inverted), orientation)

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from jaxdino.data.bad_images import BadImage
+from jaxdino.data.image_file import open_file
 
 RGB = 3
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -199,7 +200,7 @@ def stored_values(path: str, kind: Kind) -> np.ndarray:
     """Return the values of a file as stored, (H, W) or (H, W, C), with any decoder. Raise BadImage if this fails."""
     if kind.decoder != "pillow":
         return values_of(path, kind, 1)
-    with Image.open(path) as image:
+    with open_file(path) as image:
         return as_stored(np.asarray(image), kind)
 
 

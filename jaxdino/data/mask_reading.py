@@ -8,6 +8,7 @@ from PIL import Image
 
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.checks import TURNS
+from jaxdino.data.image_file import open_file
 from jaxdino.data.kinds import SIXTEEN_BIT, orientation_of
 from jaxdino.data.reasons import lift_limit
 
@@ -89,7 +90,7 @@ def _opened(path: str, max_pixels: int) -> Image.Image:
     """Open and decode a mask, upright by its own EXIF orientation. Raise BadImage if this fails."""
     lift_limit(max_pixels)
     try:
-        with Image.open(path) as image:
+        with open_file(path) as image:
             if image.width * image.height > max_pixels:
                 raise BadImage(f"its mask {shown(path)} has more than max_pixels = {max_pixels} pixels")
             image.load()

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from PIL import Image
 
 from jaxdino.core.bars import bar
 from jaxdino.core.errors import UserError
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.checks import upright_size
+from jaxdino.data.image_file import open_file
 from jaxdino.data.mask_reading import FileMask, read_values
 from jaxdino.data.prompted import Scene
 
@@ -73,7 +73,7 @@ def _look(path: str, max_pixels: int, indexed: bool) -> Seen:
 def _fits(image: str, size: tuple[int, int] | None) -> bool:
     """Return whether an upright image has that (width, height); true if its size cannot be read."""
     try:
-        with Image.open(image) as opened:
+        with open_file(image) as opened:
             return size is None or upright_size(opened, size) == size
     except Exception:  # reported when the image is read
         return True

@@ -4,7 +4,7 @@ import os
 
 from PIL import Image
 
-from jaxdino.data.heif import Undecoded
+from jaxdino.data.image_file import NotOpened
 
 _VOLUME = ("a volume", "nibabel or SimpleITK")
 _SLIDE = ("a slide or microscope file", "openslide, tifffile or aicsimageio")
@@ -18,10 +18,12 @@ FOREIGN = {
     **dict.fromkeys((".h5", ".hdf5", ".mat", ".npz", ".nc"), _TABLE),
     **dict.fromkeys((".exr", ".hdr"), ("an image of high dynamic range", "OpenCV or imageio")),
     ".jxl": ("a JPEG XL image", "imagecodecs"),
+    **dict.fromkeys((".eps", ".ps"), ("a PostScript drawing", "Ghostscript")),
     ".svg": ("a vector drawing", "cairosvg"),
     ".pdf": ("a document", "pdf2image"),
 }
 """{suffix of image files that are not supported: (what they are, libraries that read them)}."""
+POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")  # EPS; the second begins a file with a preview
 DICOM = 128, b"DICM"  # offset and bytes of its signature
 
 
@@ -57,7 +59,7 @@ def reason(path: str, err: Exception) -> str:
     """Return why the file at `path` cannot be read, given the error of its decoder."""
     if isinstance(err, FileNotFoundError):
         return "there is no such file"
-    if isinstance(err, Undecoded):
+    if isinstance(err, NotOpened):
         return str(err)
     if isinstance(err, Image.UnidentifiedImageError):
         return unknown(path)
@@ -77,6 +79,8 @@ def unknown(path: str) -> str:
         return "a Git LFS pointer instead of the image: git lfs pull fetches it"
     if text.startswith((b"<!doctype html", b"<html")):
         return "a web page instead of an image: download it again"
+    if head.startswith(POSTSCRIPT):
+        return foreign(".eps")
     if head[DICOM[0] :].startswith(DICOM[1]):
         return foreign(".dcm")
     return foreign(suffix_of(path)) or "not an image Pillow knows"

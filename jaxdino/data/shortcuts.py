@@ -11,7 +11,7 @@ from PIL import Image
 from jaxdino.core.resize import Resize
 from jaxdino.core.words import few
 from jaxdino.data.channels import IN_ALPHA, RGB, drawn_in_alpha
-from jaxdino.data.heif import open_any
+from jaxdino.data.image_file import open_file
 from jaxdino.data.kinds import Kind
 from jaxdino.data.record import Split
 
@@ -110,7 +110,7 @@ def nearly_one_colour(paths: Sequence[str], channels: int) -> list[str]:
 def _levels(path: str) -> tuple[int, int, bool] | None:
     """Return (smallest value, largest, whether the image is only in alpha) of an 8-bit image; None if unknown."""
     try:
-        with open_any(path) as image:
+        with open_file(path) as image:
             if image.width * image.height > LARGEST:
                 return None
             image.draft(image.mode, SMALL)

@@ -15,7 +15,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.words import few
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.channels import RGB, Reading, refusal
-from jaxdino.data.heif import open_any
+from jaxdino.data.image_file import open_file, pages_of
 from jaxdino.data.kinds import Kind, as_stored, is_npy, kind_of, kind_of_raw, stored_values
 from jaxdino.data.ranges import FLAG, KEYWORD, Range, fitting, unlike
 from jaxdino.data.reasons import lift_limit, reason, unknown
@@ -235,7 +235,7 @@ def _extremes(path: str, kind: Kind) -> tuple[float, float, bool, str] | None:
     try:
         values = stored_values(path, kind)
     except BadImage:  # library not installed: the upper 8 bits are enough
-        with Image.open(path) as image:
+        with open_file(path) as image:
             values = np.asarray(image).astype(np.int64) * 256 + 255
     except Exception:  # reported by the run
         return None
@@ -254,8 +254,8 @@ def _header(path: str) -> Kind | str:
         if is_npy(path):
             return kind_of_raw(path)
         try:
-            with open_any(path) as image:
-                pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+            with open_file(path) as image:
+                pages = pages_of(image)
                 return dataclasses.replace(kind_of(image), pages=pages, size=image.size)
         except Image.UnidentifiedImageError:
             return kind_of_raw(path) or unknown(path)

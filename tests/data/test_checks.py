@@ -1,10 +1,14 @@
 import io
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from jaxdino.core.errors import UserError
+from jaxdino.data import image_file
 from jaxdino.data.bad_images import BadImage, BadImages
 from jaxdino.data.channels import Reading
 from jaxdino.data.checks import open_image, open_rgb
@@ -70,6 +74,19 @@ def test_exif_orientation_is_applied(tmp_path, orientation, name):
     assert seen == [expected.size]
 
 
+def saved_as(file_format: str, **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(gradient()).save(file, file_format, **options)
+    return file.getvalue()
+
+
+def long_text() -> PngInfo:
+    """8 MB of one letter in a compressed chunk of some kB."""
+    info = PngInfo()
+    info.add_text("comment", "a" * 8_000_000, zip=True)
+    return info
+
+
 def bad_files():
     png, jpeg = io.BytesIO(), io.BytesIO()
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
@@ -88,6 +105,9 @@ def bad_files():
         "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9", "git lfs pull"),
         "page": (b"\n<!DOCTYPE html><html>404</html>", "a web page instead of an image"),
         "scan": (bytes(128) + b"DICM", r"a DICOM file, .*save its pixels as PNG, TIFF or .npy \(pydicom"),
+        "drawing": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "a PostScript drawing, .*PNG"),
+        "targa": (saved_as("TGA"), "not an image Pillow knows"),
+        "text bomb": (saved_as("PNG", pnginfo=long_text()), "too large"),
         "text called svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image Pillow knows"),
     }
 
@@ -147,3 +167,35 @@ def test_bad_images_are_counted_and_named():
     assert bad.report(first=1).endswith("and 1 more")
     with pytest.raises(UserError, match=r"bad image train/a/2.png: empty\. .*on_bad"):
         BadImages(split, "stop").add(2, "empty")
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("block", ["icc_profile", "exif"])
+def test_damaged_profiles_and_exif_do_not_matter(tmp_path, file_format, block):
+    garbage = (b"Exif\0\0" if block == "exif" else b"") + np.random.default_rng(3).bytes(900)
+    options = {"lossless": True} if file_format == "WEBP" else {}
+    (tmp_path / "x").write_bytes(saved_as(file_format, **{block: garbage}, **options))
+    found = pixels(str(tmp_path / "x")).astype(int)
+    assert np.abs(found - gradient()).mean() < (12 if file_format == "JPEG" else 0.01)
+
+
+def test_pages_are_counted_up_to_a_limit(tmp_path, monkeypatch):
+    pages = [Image.fromarray(gradient()[..., n]) for n in range(3)]
+    pages[0].save(tmp_path / "x.tif", save_all=True, append_images=pages[1:])
+    with image_file.open_file(tmp_path / "x.tif") as image:
+        assert image_file.pages_of(image) == 3
+        assert np.array_equal(np.asarray(image), gradient()[..., 0])
+        monkeypatch.setattr(image_file, "PAGES", 2)
+        assert image_file.pages_of(image) == 2
+
+
+def test_a_file_of_gigabytes_is_not_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_file, "LARGEST", 50)
+    with pytest.raises(BadImage, match="too large: the file has"):
+        pixels(saved(tmp_path, Image.fromarray(gradient())))
+
+
+def test_one_place_opens_images():
+    package = Path(image_file.__file__).parents[1]
+    found = {path.name for path in package.rglob("*.py") if re.search(r"\bImage\.open\(", path.read_text())}
+    assert found == {"image_file.py"}

@@ -1,0 +1,75 @@
+"""Open image files with Pillow: a fixed list of formats, and HEIC with pillow-heif (an extra).
+
+Every file of the project that is an image is opened here. Pillow decides by the content, not by the suffix, and knows
+formats that run other programs (EPS starts Ghostscript) or read rarely tested code; none of these is tried.
+"""
+
+import os
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
+"""Pillow's names of the formats that are read. AVIF needs Pillow 11.3 or newer, HEIF needs pillow-heif."""
+LARGEST = 2 << 30  # bytes of a file, except TIFF: Pillow may hold the whole of what stands before the pixels
+PAGES = 1000  # at most this many pages of a TIFF are counted
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+AVIF = (b"avif", b"avis")
+"""Brands in the file header; they identify a file with any suffix. Source: ISO/IEC 23008-12, annex B."""
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+class NotOpened(Exception):
+    """An image that is not opened, although it may be one; the message says why and what helps."""
+
+
+def open_file(path: str | Path) -> Image.Image:
+    """Open an image file without decoding its pixels, as `PIL.Image.open` does for the formats of `FORMATS`.
+
+    Raises:
+      NotOpened: for a HEIC or AVIF file whose decoder is not installed, and for a file of more than `LARGEST` bytes.
+      PIL.UnidentifiedImageError: for any other format.
+      OSError: as `PIL.Image.open`.
+    """
+    if (size := os.path.getsize(path)) > LARGEST and _head(path)[:4] not in TIFF:
+        raise NotOpened(f"too large: the file has {size / 2**30:.1f} GiB, at most {LARGEST >> 30} are read")
+    try:
+        return _open(path)
+    except UnidentifiedImageError:
+        head = _head(path)
+        brand = head[8:] if head[4:8] == b"ftyp" else b""
+        if brand in AVIF:
+            raise NotOpened("an AVIF image: Pillow 11.3 or newer reads it, pip install -U pillow") from None
+        if brand not in HEIC:
+            raise
+        try:
+            import pillow_heif
+        except ImportError:
+            raise NotOpened("a HEIC image: pip install 'jaxdino[heif]'") from None
+        pillow_heif.register_heif_opener()
+        return _open(path)
+
+
+def _open(path: str | Path) -> Image.Image:
+    Image.init()
+    return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
+def _head(path: str | Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(12)
+
+
+def pages_of(image: Image.Image) -> int:
+    """Return the number of pages of a TIFF, at most `PAGES`, and 1 for other formats. The first page stays selected."""
+    if image.format != "TIFF":
+        return 1
+    count = 1
+    try:
+        while count < PAGES:
+            image.seek(count)
+            count += 1
+    except EOFError:
+        pass
+    image.seek(0)
+    return count
