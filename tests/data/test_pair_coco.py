@@ -125,6 +125,11 @@ def test_regions_that_cannot_be_read_are_bad(tmp_path):
     assert len(split) == 1  # no three points make no mask
 
 
+def replaced(given, part, field, value):
+    given[part][0][field] = value
+    return given
+
+
 def without(given, part, field=None):
     for entry in given[part] if field else ():
         entry.pop(field, None)
@@ -140,6 +145,11 @@ def without(given, part, field=None):
         (without(coco_file(), "images", "height"), "its 'images' must be a list"),
         (without(coco_file(), "categories", "id"), "its 'categories' must be a list of entries with id, name"),
         (without(coco_file(), "annotations"), "has no annotations"),
+        (replaced(coco_file(), "images", "height", "20"), "height='20' of '1.jpg' is no number of pixels"),
+        (replaced(coco_file(), "images", "width", -30), "width=-30 of '1.jpg' is no number of pixels"),
+        (replaced(coco_file(), "images", "file_name", "../../1.jpg"), r"'../../1.jpg' leads out of the image folder"),
+        (replaced(coco_file(), "images", "file_name", "/etc/1.jpg"), "leads out of the image folder"),
+        (replaced(coco_file(), "images", "file_name", 3), "file_name=3 leads out of the image folder"),
         (without(coco_file(), "annotations", "segmentation"), "boxes but no segmentation"),
     ],
 )

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as regions
 
 from jaxdino.core.errors import UserError
+from jaxdino.data import regions
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.config import DataConfig
 from jaxdino.data.folders import existing
@@ -23,6 +23,7 @@ from jaxdino.data.record import Source
 from jaxdino.data.sources.masks import read_json
 from jaxdino.data.split_names import NONE, SPLITS, assign, flag, split_of, splits_of
 from jaxdino.data.splitting import origins
+from jaxdino.data.tree import below
 
 SAMPLE = 50  # images whose sizes are compared with those in the JSON file before a run
 ANNOTATIONS = "--config.prompts.annotations=FILE"
@@ -50,31 +51,10 @@ class RegionMask:
         if self.size[0] * self.size[1] > max_pixels:
             raise BadImage(f"its mask has more than max_pixels = {max_pixels} pixels")
         try:
-            thing, crowd = (joined(parts, self.size) for parts in (self.things, self.crowds))
-        except Exception as err:  # the decoder raises many error types
-            raise BadImage(f"its regions cannot be read: {type(err).__name__}: {err}") from err
+            thing, crowd = (regions.union(parts, self.size) for parts in (self.things, self.crowds))
+        except ValueError as err:
+            raise BadImage(f"its regions cannot be read: {err}") from err
         return np.where(crowd & ~thing, np.uint8(IGNORED), thing.astype(np.uint8))
-
-
-def drawn(part: Any) -> bool:
-    """Return whether a "segmentation" value has any region; a polygon needs at least three points."""
-    return any(len(polygon) >= 6 for polygon in part) if isinstance(part, list) else bool(part)
-
-
-def joined(parts: tuple[Any, ...], size: tuple[int, int]) -> np.ndarray:
-    """Return bool (H, W), the union of the "segmentation" values. Skip polygons of fewer than three points."""
-    whole = np.zeros(size, bool)
-    for part in parts:
-        if isinstance(part, list):
-            polygons = [polygon for polygon in part if len(polygon) >= 6]
-            codes = regions.frPyObjects(polygons, *size) if polygons else []
-        elif isinstance(part["counts"], list):
-            codes = [regions.frPyObjects(part, *part["size"])]
-        else:
-            codes = [part]
-        if codes:
-            whole |= regions.decode(regions.merge(codes)).astype(bool)
-    return whole
 
 
 def coco(cfg: DataConfig, prompts: PromptConfig) -> Source:
@@ -147,6 +127,11 @@ def _checked(file: Path) -> dict[str, Any]:
     for part, field in (("images", "id"), ("annotations", "image_id"), ("annotations", "category_id")):
         if odd := [entry[field] for entry in given[part] if not isinstance(entry[field], int | str)]:
             raise UserError(f"{file}: {field}={odd[0]!r} in {part!r} is neither a number nor a text")
+    for field in ("height", "width"):
+        if odd := [image for image in given["images"] if type(image[field]) is not int or not 0 < image[field] < 2**31]:
+            raise UserError(f"{file}: {field}={odd[0][field]!r} of {odd[0]['file_name']!r} is no number of pixels")
+    if odd := [image["file_name"] for image in given["images"] if not below(image["file_name"])]:
+        raise UserError(f"{file}: file_name={odd[0]!r} leads out of the image folder")
     if odd := [entry["name"] for entry in given["categories"] if not isinstance(entry["name"], str)]:
         raise UserError(f"{file}: the category name {odd[0]!r} is not a text")
     if not any(note.get("segmentation") for note in given["annotations"]):
@@ -182,7 +167,7 @@ def _scenes(given: Mapping[str, Any], folder: Path, ignored: Counter) -> list[Sc
             ignored["annotation of an unknown image or category"] += 1
             continue
         known = image.setdefault(name, ([], []))  # the category is in the image, even without a mask
-        if drawn(note.get("segmentation")):
+        if regions.drawn(note.get("segmentation")):
             known[bool(note.get("iscrowd"))].append(note["segmentation"])
         else:
             ignored["annotation without segmentation"] += 1
