@@ -1,7 +1,6 @@
 """PEFT's `adapter_config.json`: read the supported settings, refuse those that would change the outputs."""
 
 import dataclasses
-import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import read_json
+from jaxdino.core.pattern import Pattern
 from jaxdino.models.lora import LoRA
 
 STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
@@ -77,7 +77,7 @@ class Settings:
         targets = (self.targets,) if whole else self.targets
 
         def matches(target: str, module: str) -> bool:
-            return bool(re.fullmatch(target, module)) if whole else f".{module}".endswith(f".{target}")
+            return Pattern(target, "target_modules").matches(module) if whole else f".{module}".endswith(f".{target}")
 
         for target in targets:
             if not any(matches(target, module) for module in modules):
@@ -88,7 +88,7 @@ class Settings:
 
 
 def _of(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
-    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
+    return next((value for key, value in patterns.items() if Pattern(rf"(.*\.)?({key})").matches(module)), default)
 
 
 def read_config(path: Path) -> Settings:
@@ -110,7 +110,9 @@ def read_config(path: Path) -> Settings:
             )
     try:
         return _settings(path, config)
-    except (KeyError, TypeError, ValueError, AttributeError, re.error) as err:
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
         raise UserError(f"{path}: not in the form that PEFT writes: {err!r}") from err
 
 
@@ -119,7 +121,7 @@ def _settings(path: Path, config: Mapping[str, Any]) -> Settings:
     if targets == "all-linear" or config.get("exclude_modules") or config.get("layers_to_transform") is not None:
         targets = None
     if isinstance(targets, str):
-        re.compile(targets)
+        Pattern(targets, f"{path}: target_modules")
     settings = Settings(
         where=path,
         rank=config["r"],
@@ -132,7 +134,7 @@ def _settings(path: Path, config: Mapping[str, Any]) -> Settings:
         alphas=dict(config.get("alpha_pattern") or {}),
     )
     for key in (*settings.ranks, *settings.alphas):
-        re.compile(key)
+        Pattern(key, f"{path}: the pattern")
     for rank in (settings.rank, *settings.ranks.values()):
         for alpha in (settings.alpha, *settings.alphas.values()):
             settings.lora(rank, alpha)  # validates the values

@@ -19,6 +19,7 @@ from itertools import groupby
 from typing import Any, cast
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.pattern import Pattern
 from jaxdino.core.rules import did_you_mean, first_match
 from jaxdino.stage import NO_DECAY, Group, Optimizer, Schedule, Stage, stages
 
@@ -94,13 +95,13 @@ def resolve(spec: Any, skeleton: Any, stage: Stage | Mapping, base: Mapping | No
     group_of = first_match(list(params), rules)
     heights, order = _heights(spec.layers), [layer.name for layer in spec.layers]
     aside = {layer.name for layer in spec.layers if layer.kind == "aside"}
-    no_decay = [re.compile(pattern) for pattern in stage.no_decay]
+    no_decay = [Pattern(text, "optimizer.no_decay") for text in stage.no_decay]
     leaves = {}
     for path in sorted(params, key=lambda path: order.index(layers[path])):
         group = stage.groups[group_of[path]]
         scale = group.layer_decay ** (max(heights.values()) - heights[layers[path]])
         frozen = group.frozen or layers[path] in aside
-        bare = frozen or any(regex.fullmatch(path) for regex in no_decay)
+        bare = frozen or any(pattern.matches(path) for pattern in no_decay)
         leaves[path] = LeafPlan(
             group=group_of[path],
             layer=layers[path],

@@ -2,11 +2,11 @@
 
 import difflib
 import math
-import re
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.pattern import Pattern
 
 T = TypeVar("T")
 
@@ -38,25 +38,19 @@ def first_match(paths: Sequence[str], rules: Sequence[tuple[str, T]], what: str 
       UserError: for a path that no rule covers, and for a rule that matches no path at all (a rule whose
         paths all match earlier rules is accepted).
     """
-    compiled = []
-    for pattern, value in rules:
-        try:
-            compiled.append((re.compile(pattern), value))
-        except re.error as err:
-            raise UserError(f"the pattern {pattern!r} is not a regular expression: {err}") from None
-    for regex, _ in compiled:
-        if not any(regex.fullmatch(path) for path in paths):
-            raise UserError(f"the rule {regex.pattern!r} matches no {what}; {did_you_mean(regex.pattern, paths)}")
+    compiled = [(Pattern(text), value) for text, value in rules]
+    for pattern, _ in compiled:
+        if not any(pattern.matches(path) for path in paths):
+            raise UserError(f"the rule {pattern.text!r} matches no {what}; {did_you_mean(pattern.text, paths)}")
     chosen = {}
     for path in paths:
-        for regex, value in compiled:
-            if regex.fullmatch(path):
+        for pattern, value in compiled:
+            if pattern.matches(path):
                 chosen[path] = value
                 break
         else:
-            patterns = [pattern for pattern, _ in rules]
             raise UserError(
-                f"no rule covers the {what} {path!r}; {did_you_mean(path, patterns)}. "
+                f"no rule covers the {what} {path!r}; {did_you_mean(path, [text for text, _ in rules])}. "
                 f"End the list with a rule that matches everything ('.*')."
             )
     return chosen

@@ -5,7 +5,6 @@ last parameter path on its way from the root, so that `opt/.../mu/backbone.norm.
 `backbone.norm.scale`.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.pattern import Pattern
 
 AXES = ("data", "fsdp")
 BATCH = P(AXES)
@@ -59,7 +59,7 @@ def spec_for(path: str, shape: Sequence[int], mesh: Mesh, rules: Rules = ()) -> 
       UserError: if a rule names an axis that the mesh does not have, or an axis does not divide the shape.
     """
     for pattern, axes in rules:
-        if re.fullmatch(pattern, path):
+        if Pattern(pattern, "the mesh rule").matches(path):
             return _checked(path, shape, mesh, pattern, tuple(axes))
     size = mesh.shape["fsdp"]
     divisible = [axis for axis, length in enumerate(shape) if length % size == 0]
@@ -101,7 +101,8 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules = ()) -> Any:
 def check_rules(rules: Rules, paths: Sequence[str]) -> None:
     """Raise UserError for a sharding rule that matches no parameter."""
     for pattern, _ in rules:
-        if not any(re.fullmatch(pattern, path) for path in paths):
+        compiled = Pattern(pattern, "the mesh rule")
+        if not any(compiled.matches(path) for path in paths):
             raise UserError(f"the mesh rule {pattern!r} matches no parameter (paths look like {paths[0]!r})")
 
 

@@ -78,7 +78,8 @@ def _run_lengths(part: dict, size: tuple[int, int]) -> Any:
         raise ValueError(f"run lengths are {_shown(counts)}, neither a list of numbers nor text")
     if any(not 0 <= run <= size[0] * size[1] or run != int(run) for run in runs) or sum(runs) != size[0] * size[1]:
         raise ValueError(f"the run lengths do not add up to the {size[0] * size[1]} pixels of the image")
-    return coco.frPyObjects({"size": list(size), "counts": [int(run) for run in runs]}, *size)
+    plain: Any = {"size": list(size), "counts": [int(run) for run in runs]}
+    return coco.frPyObjects(plain, *size)
 
 
 def uncompressed(text: bytes) -> list[int]:

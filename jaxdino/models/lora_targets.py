@@ -7,6 +7,7 @@ from typing import Any
 from flax import nnx
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.pattern import Pattern
 from jaxdino.core.rules import did_you_mean
 from jaxdino.models.layers import Linear
 from jaxdino.models.lora_spec import LoRA
@@ -35,10 +36,10 @@ def places(model: nnx.Module, cfg: Any, spec: LoRA) -> dict[str, tuple[str, ...]
     within = _last_blocks(cfg, spec.last_blocks)
     chosen: dict[str, set[str]] = {}
     for target in spec.targets:
-        regex = _regex(target)
-        found = [place for name, place in named.items() if regex.fullmatch(name)]
+        pattern = _pattern(target)
+        found = [place for name, place in named.items() if pattern.matches(name)]
         if not found:
-            raise UserError(_unmatched(model, target, regex, named))
+            raise UserError(_unmatched(model, target, pattern, named))
         kept = [(path, part) for path, part in found if within(path)]
         if not kept:
             raise UserError(
@@ -77,13 +78,11 @@ def _names(path: str) -> Iterator[tuple[str, tuple[str, str]]]:
         yield f"{parent}.{last[0]}", (path, "")
 
 
-def _regex(target: str) -> re.Pattern:
+def _pattern(target: str) -> Pattern:
     if target.startswith("@") and target not in KINDS:
         raise UserError(f"LoRA knows no kind of layers {target!r}; {did_you_mean(target, KINDS)}")
-    try:
-        return re.compile(rf"(.*\.)?({KINDS.get(target, target)})")
-    except re.error as err:
-        raise UserError(f"the LoRA target {target!r} is not a regular expression: {err}") from None
+    Pattern(target, "the LoRA target")  # alone: a bracket that closes ours would pass
+    return Pattern(rf"(.*\.)?({KINDS.get(target, target)})", "the LoRA target")
 
 
 def _last_blocks(cfg: Any, count: int | None) -> Callable[[str], bool]:
@@ -95,8 +94,8 @@ def _last_blocks(cfg: Any, count: int | None) -> Callable[[str], bool]:
     return lambda path: any(layer.holds(path) for layer in blocks[-count:])
 
 
-def _unmatched(model: nnx.Module, target: str, regex: re.Pattern, named: Mapping[str, Any]) -> str:
-    other = [path for path, module in modules(model) if regex.fullmatch(path) and hasattr(module, "kernel")]
+def _unmatched(model: nnx.Module, target: str, pattern: Pattern, named: Mapping[str, Any]) -> str:
+    other = [path for path, module in modules(model) if pattern.matches(path) and hasattr(module, "kernel")]
     if other:
         return f"the LoRA target {target!r} names {other[0]}, a convolution: only linear layers can have adapters"
     short = dict.fromkeys(re.sub(r"^.*\.\d+\.", "", name) for name in named)

@@ -189,7 +189,7 @@ def saved(start, tmp_path):
         ({"use_dora": True}, "lora_magnitude_vector"),
         ({"target_modules": ["layers.0.attention.q_proj"]}, "none of target_modules"),
         ({"target_modules": ["q_proj", "v_proj", "fc1"]}, "'fc1'"),
-        ({"target_modules": "("}, "not in the form"),
+        ({"target_modules": "("}, "target_modules .* is not a regular expression"),
         ({"rank_pattern": {"q_proj": 2}}, "rank"),
         ({"alpha_pattern": {"q_proj": 2}}, "different ranks or alphas"),
     ],
