@@ -37,6 +37,8 @@ class DataConfig:
       std: the standard deviation of each channel, likewise.
       on_bad: "skip" gives an unreadable image weight 0 and counts it; "stop" raises.
       draft: decode training JPEGs at 1/2, 1/4 or 1/8 if the crop stays large enough.
+      digest: at every start, read all files and compare their contents with those that the run began with.
+      accept_change: resume a run although its data or initial weights have changed.
     """
 
     name: str = "digits"
@@ -60,6 +62,8 @@ class DataConfig:
     std: tuple[float, ...] | None = None
     on_bad: str = "skip"
     draft: bool = True
+    digest: bool = False
+    accept_change: bool = False
 
     def __post_init__(self):
         if self.on_bad not in ("skip", "stop"):

@@ -13,7 +13,13 @@ from jaxdino.models.spec import ModelSpec
 from jaxdino.train.task import Part
 
 OF_STAGES = ("augment", "batch_size", "image_size", "views")  # in config.data, but read by stages
+Check = Callable[[str, Source], None]
+"""Called with each source that a task loads, and its name: "data", or "evaluation" for images that only measure."""
 SHOWN = 8  # kinds of ignored files that the summary lists
+
+
+def unchecked(name: str, source: Source) -> None:
+    """Accept every source."""
 
 
 def config_of(config: Any) -> DataConfig:

@@ -8,7 +8,8 @@ import numpy as np
 
 from jaxdino.core import sharding
 from jaxdino.strategy import format_plan
-from jaxdino.train import disk, extend, pixels, state, step
+from jaxdino.train import data, disk, extend, pixels, state, step
+from jaxdino.train.data_record import DataRecord
 from jaxdino.train.results import results_table
 from jaxdino.train.session import Session
 from jaxdino.train.setup import prepare
@@ -58,12 +59,16 @@ def _run(config: Any, folder: Workdir, stop: Stop, on_step: Callable[[int], None
         return _again(folder)
     if folder.lengthened:
         extend.check(folder)
-    setup = prepare(pixels.resumed(config, folder), say)
+    record = DataRecord(folder, data.config_of(config), say)
+    setup = prepare(pixels.resumed(config, folder), say, record.check)
+    record.check_model(setup.task.card, config.model.weights)
     folder.open()
     pixels.keep(folder, setup.task.card.spec.preprocess)
+    record.keep()
     say(f"run folder: {folder.folder}")
     with stop:
         session = Session(setup, folder, stop, on_step)
+        session.other_data = bool(record.accepted)
         try:
             if longer := folder.lengthened and extend.words(folder, setup.parts, session.progress):
                 say(longer)
@@ -130,7 +135,8 @@ def run_stage(session: Session, part: Part, current: state.State) -> state.State
     measure = setup.task.measure(session, part)
     batches = setup.task.train_batches(part)
     if now.batches:
-        batches.restore(now.batches)
+        size = {"records": batches.state()["records"]} if session.other_data else {}
+        batches.restore(now.batches | size)
     say("\n" + format_plan(part.plan))
     with Watch(session, part, current, batches) as watch:
         if now.stage_step == 0:

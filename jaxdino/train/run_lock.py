@@ -64,7 +64,7 @@ class RunLock:
                 fault = err
             except (OSError, RuntimeError, filelock.Timeout) as err:
                 fault = UserError(f"{self.folder / LOCK} cannot be written: {getattr(err, 'strerror', None) or err}")
-        if jax.process_count() > 1 and _any(fault is not None) and fault is None:
+        if any_process(fault is not None) and fault is None:
             fault = Taken(f"--workdir={self.folder} cannot be used: see the message of the first process")
         if fault:
             self.release()
@@ -158,7 +158,10 @@ def _now() -> str:
     return datetime.datetime.now().astimezone().isoformat(" ", "seconds")
 
 
-def _any(mine: bool) -> bool:
+def any_process(mine: bool) -> bool:
+    """Return whether it is true in any process of the run; every one must call this."""
+    if jax.process_count() == 1:
+        return mine
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.process_allgather(mine).any())

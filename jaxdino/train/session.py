@@ -35,6 +35,7 @@ class Session:
         self.progress = Progress.of(saved[1]) if saved else Progress()
         self.pace = Pace(setup.parts)
         self.chief, self.healthy = jax.process_index() == 0, True
+        self.other_data = False  # whether the data has changed since the run began, and this was accepted
         self._remarked: dict[str, int] = {}
         self.log = MetricLog(folder.folder, self.progress, say) if self.chief else None
 

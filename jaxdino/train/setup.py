@@ -16,7 +16,7 @@ from jaxdino.core.rules import did_you_mean
 from jaxdino.models.lora import leaves
 from jaxdino.stage import Stage, stages
 from jaxdino.strategy import resolve
-from jaxdino.train import weights
+from jaxdino.train import data, weights
 from jaxdino.train.precision import ATTENTION, PRECISIONS
 from jaxdino.train.task import Part, Task
 from jaxdino.train.tasks import TASKS
@@ -43,8 +43,11 @@ class Setup:
     parts: tuple[Part, ...]
 
 
-def prepare(config: Any, say: Callable[[str], None] = print) -> Setup:
+def prepare(config: Any, say: Callable[[str], None] = print, check: data.Check = data.unchecked) -> Setup:
     """Read the image lists and the weights, and resolve every stage.
+
+    Args:
+      check: called with each source of images as soon as it is listed.
 
     Raises:
       UserError: for settings that do not work with this data, this model or these devices.
@@ -55,7 +58,7 @@ def prepare(config: Any, say: Callable[[str], None] = print) -> Setup:
         raise UserError("every stage has a length of 0: there is nothing to train")
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     rules = tuple(config.mesh.get("rules", ()))
-    task = TASKS[config.objective.name](config, mesh, say)
+    task = TASKS[config.objective.name](config, mesh, say, check)
     sharding.check_rules(rules, list(task.flat))
     for path, array in task.flat.items():
         sharding.spec_for(path, array.shape, mesh, rules)
@@ -64,7 +67,7 @@ def prepare(config: Any, say: Callable[[str], None] = print) -> Setup:
 
 def check_settings(config: Any) -> None:
     """Raise UserError for settings of the whole run that are unknown, out of range or contradictory."""
-    model, data = config.model, config.data
+    model, given = config.model, config.data
     for word, value, known in (
         ("precision", config.precision, PRECISIONS),
         ("objective.name", config.objective.name, TASKS),
@@ -87,8 +90,8 @@ def check_settings(config: Any) -> None:
             f"the config, with its lengths and rates, was made for {model.configured_for!r}, but model.name is "
             f"{model.name!r}: give the model after the colon, --config=configs/linear.py:{model.name}"
         )
-    if data.name in EMBEDDED and data.root is not None:
-        raise UserError(f"data.root={data.root} is not read: data.name is {data.name!r}. {EMBEDDED[data.name]}")
+    if given.name in EMBEDDED and given.root is not None:
+        raise UserError(f"data.root={given.root} is not read: data.name is {given.name!r}. {EMBEDDED[given.name]}")
     if model.attention == "cudnn" and (jax.default_backend() != "gpu" or config.precision == "float32"):
         raise UserError("model.attention='cudnn' needs an NVIDIA GPU and precision bfloat16 or float16: use 'xla'")
 

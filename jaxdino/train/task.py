@@ -50,7 +50,9 @@ class Part:
 
 
 class Task(Protocol):
-    """Interface of the tasks in `jaxdino.train.tasks.TASKS`. Created from a config and a mesh; may raise UserError.
+    """Interface of the tasks in `jaxdino.train.tasks.TASKS`; may raise UserError when it is created.
+
+    Created from a config, a mesh, a function that prints a line, and a `data.Check` of each source it loads.
 
     Attributes:
       source: the data. card: card of the model, with the run's preprocessing.

@@ -4,6 +4,7 @@ config.json    the full resolved config
 metrics.jsonl  one JSON object per line
 run.lock       while a process writes here (`jaxdino.train.run_lock`)
 pixels.json    the value range chosen for 16-bit images, if there is one
+data.json      what the data consists of, with data_files.gz (`jaxdino.train.data_record`)
 summary.json   one entry per stage; the test metrics and the lines printed at the end
 events/        the same numbers for TensorBoard
 checkpoints/   to resume from          best/   the best model
@@ -33,10 +34,10 @@ from jaxdino.train.run_lock import LOCK, RunLock
 
 # Settings that may differ when a run is resumed: they affect how it is computed and logged, not its result.
 FREE = ("mesh", "checkpoint", "log_every", "time_limit", "model.attention", "model.remat")
-FREE += ("data.num_workers", "data.num_threads")
+FREE += ("data.num_workers", "data.num_threads", "data.digest", "data.accept_change")
 # Settings that may differ for the current stage and later ones; see `jaxdino.train.extend`.
 SUMMARY = "summary.json"
-FILES = (CONFIG, SUMMARY, metric_log.FILE, "pixels.json")
+FILES = (CONFIG, SUMMARY, metric_log.FILE, "pixels.json", "data.json", "data_files.gz")
 FOLDERS = ("checkpoints", "best", metric_log.EVENTS, "damaged", "training")
 LENGTH = r"stages\[(\d+)\]\.(?:epochs|steps)"
 

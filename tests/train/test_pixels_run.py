@@ -42,7 +42,7 @@ def settings(root: Path, **changes):
 
 
 def test_a_run_that_goes_on_reads_in_the_range_chosen_at_its_start(root, tmp_path, capsys):
-    config, folder = settings(root), tmp_path / "run"
+    config, folder = settings(root, data__accept_change=True), tmp_path / "run"
     stopped = settings(root, time_limit="0.001s")
     assert not run(stopped, folder)["finished"]
     assert json.loads((folder / "pixels.json").read_text()) == {"sixteen_bit": BLACK_AND_WHITE}

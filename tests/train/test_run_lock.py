@@ -166,7 +166,7 @@ def test_of_several_processes_the_first_one_holds_it(tmp_path, monkeypatch, refu
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     asked = []
-    monkeypatch.setattr(run_lock, "_any", lambda mine: asked.append(mine) or refused)
+    monkeypatch.setattr(run_lock, "any_process", lambda mine: asked.append(mine) or refused)
     folder = Workdir(tmp_path / "run", tiny.config(1))
     if refused:
         with pytest.raises(Taken, match="see the message of the first process"):

@@ -51,11 +51,12 @@ class Distillation:
     columns: ClassVar = (KNN,)
     hands_on: ClassVar = "latest"
 
-    def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None]):
+    def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None], check: data.Check = data.unchecked):
         self.config, self.mesh, self.tell = config, mesh, tell
         self.views = recipe.check(config.data.views)
         self.source = load_source(data.config_of(config))
         tell(data.summary(self.source))
+        check("data", self.source)
         card, backbone = weights.backbone(config, tell)
         self.card = pixels.settled(data.config_of(config), self.source, card, tell)
         channels = self.card.spec.config.in_channels
@@ -64,9 +65,8 @@ class Distillation:
         self.spec = with_heads(self.card.spec, Projection.of(config.projection))
         _, fresh = split(self.spec.build(rngs=nnx.Rngs(config.seed)))
         self.flat = {path: backbone[path] if path in backbone else np.asarray(leaf) for path, leaf in fresh.items()}
-        self.retrieval = Retrieval.of(
-            config, self.source, self.card.spec, self.backbone, self.views_of("global")[0].size, mesh, tell
-        )
+        size = self.views_of("global")[0].size
+        self.retrieval = Retrieval.of(config, self.source, self.card.spec, self.backbone, size, mesh, tell, check)
         self.monitors = self.retrieval.names if self.retrieval else ()
         alarms.check(config.alarms)
 

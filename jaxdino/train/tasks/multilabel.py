@@ -39,8 +39,8 @@ class MultilabelClassification(Supervised):
     columns: ClassVar = ("val/map", "val/macro_auc", "val/macro_f1")
     plots: ClassVar = plots.supervised("val/map", "Validation mean average precision")
 
-    def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None]):
-        super().__init__(config, mesh, tell)
+    def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None], *how: Any):
+        super().__init__(config, mesh, tell, *how)
         self.fields = (Number("labels", "float32", (self.card.num_classes,)),)
         self.card = self.best_card({})
         for split in ("val", self.tested):

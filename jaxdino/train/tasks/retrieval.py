@@ -65,6 +65,7 @@ class Retrieval:
         size: int,
         mesh: Mesh,
         say: Callable[[str], None],
+        check: data.Check = data.unchecked,
     ) -> "Retrieval | None":
         """Load the labelled images that the config names, or use the training data's own labels; None without labels.
 
@@ -79,6 +80,7 @@ class Retrieval:
             cfg = dataclasses.replace(cfg, name="folder", root=given.root)
             source = data.validated(cfg)
             say(data.summary(source, what="evaluation"))
+            check("evaluation", source)
             cfg = pixels.measured(cfg, source, spec.preprocess, say)
         else:
             cfg = pixels.of_model(cfg, spec.preprocess)

@@ -53,7 +53,7 @@ class Segmentation(Supervised):
     columns: ClassVar = ("val/miou", "val/dice")
     plots: ClassVar = plots.supervised("val/miou", "Mean IoU on the validation pairs")
 
-    def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None]):
+    def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None], check: data.Check = data.unchecked):
         self.config, self.mesh = config, mesh
         chosen = stages(config)
         if any(stage.monitor == "val/loss" and self.settings(stage) != self.settings(chosen[0]) for stage in chosen):
@@ -67,6 +67,7 @@ class Segmentation(Supervised):
         if self.prompts.negatives and len(source.class_names) < 2:
             raise UserError(f"prompts.negatives is {self.prompts.negatives}, but there is one prompt only: set it to 0")
         tell(data.summary(source, "pairs", count=prompted.count))
+        check("data", source)
         train = prompted.in_groups(source.split("train"), self.prompts.per_image)
         self.source = dataclasses.replace(source, splits=source.splits | {"train": train})
         begun = start(config, self.source.class_names, tell)

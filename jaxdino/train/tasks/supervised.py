@@ -52,11 +52,12 @@ class Supervised:
     hands_on: ClassVar[str] = "best"
     plots: ClassVar[Any] = plots.supervised("val/accuracy", "Validation accuracy")
 
-    def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None]):
+    def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None], check: data.Check = data.unchecked):
         self.config, self.mesh, self.tell = config, mesh, tell
         cfg = data.config_of(config)
         self.source = data.validated(cfg, self.field)
         tell(data.summary(self.source))
+        check("data", self.source)
         head = self.head(len(self.source.class_names))
         card, self.flat = weights.start(config, self.source.class_names, tell, head)
         self.card = pixels.settled(cfg, self.source, card, tell)
