@@ -32,7 +32,7 @@ def config(*args, file=GRADUAL):
         ("data.rooot=x", "nearest: --config.data.root=x;"),
         ("data.batch-size=8", "write --config.data.batch_size=8$"),
         ("batch_size=8", r"nearest: --config.data.batch_size=8, --config.stages\[0\].batch_size=8"),
-        ("data=x", r"a part of the config, not a setting: --config.data.augment, "),
+        ("data=x", r"a part of the config, not a setting: --config.data.accept_change, "),
         ("zzz=1", "there is no such setting; --help-config lists all"),
     ],
 )
