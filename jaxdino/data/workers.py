@@ -1,9 +1,11 @@
 """Reading processes. Ctrl-C and SIGTERM reach them too, and must not end them before the run has saved."""
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from multiprocessing import connection, parent_process, resource_tracker
 from typing import Any
 
 import grain
@@ -19,7 +21,7 @@ class ProcessStream:
         if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags, which a notebook never parses
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(count, per_worker_buffer_size=2)
-        self._stream = iter(batches.mp_prefetch(options, worker_init_fn=leave_signals))
+        self._stream = iter(batches.mp_prefetch(options, worker_init_fn=prepare))
         self._started = False
 
     def __iter__(self) -> "ProcessStream":
@@ -38,7 +40,24 @@ class ProcessStream:
         self._stream.close()
 
 
-def leave_signals(index: int = 0, count: int = 1) -> None:
+def prepare(index: int = 0, count: int = 1) -> None:
+    """Prepare this reading process: it leaves signals to the main process, and ends when that process is gone."""
+    _leave_signals()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Wait until the main process has ended, even by SIGKILL; then end this one.
+
+    When the last of them is gone, Python's resource tracker removes the shared memory that held batches.
+    """
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _leave_signals() -> None:
     """Ignore Ctrl-C in this process; survive SIGTERM for `GRACE` seconds."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
