@@ -13,10 +13,12 @@ import numpy as np
 
 from convert.lazy_array import LazyArray
 from jaxdino.core.errors import UserError
+from jaxdino.core.options import check_range
 from jaxdino.models.spec import ImageConfig, ModelSpec, Preprocess
 
 Opened = TypeVar("Opened")
 RGB = 3
+MOST = 4096  # channels; hyperspectral cameras have a few hundred
 
 
 def adapt_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
@@ -53,8 +55,7 @@ def with_channels(spec: ModelSpec, channels: int) -> ModelSpec:
     """
     if not spec.config.in_channels:
         raise UserError(f"in_channels={channels}: a {spec.name} takes features, not images")
-    if channels < 1:
-        raise UserError(f"in_channels={channels}: an image has at least one channel")
+    check_range("in_channels", channels, f"[1, {MOST}]")
     if channels == spec.config.in_channels:
         return spec
     how, config = adapt_preprocess(spec.preprocess, channels), cast(ImageConfig, spec.config)
@@ -70,7 +71,8 @@ def fit_channels(opened: Opened, channels: int | None) -> Opened:
     spec = opened.card.spec
     if channels is None or channels == spec.config.in_channels:
         return opened
-    if spec.config.in_channels and (channels < 1 or spec.config.in_channels != RGB):
+    check_range("in_channels", channels, f"[1, {MOST}]")
+    if spec.config.in_channels not in (0, RGB):
         raise UserError(
             f"in_channels={channels}: weights for {spec.config.in_channels} channels cannot be adapted to that; "
             "weights for 3 channels can, to 1 or more"

@@ -67,7 +67,7 @@ RANGES = {
     "label_smoothing": "[0, 1)",
     "drop_path": "[0, 1)",
     "batch_size": "[1, inf)",
-    "image_size": "[1, inf)",
+    "image_size": "[1, 16384]",
     "ema_decay": "[0, 1)",
 }
 

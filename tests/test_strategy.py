@@ -199,7 +199,7 @@ def test_nothing_to_train_is_an_error():
         (dict(groups=dict(head=dict(), rest=dict(frozen=True))), "group 'head' has no learning rate"),
         (dict(label_smoothing=1.0), r"stage 'test': label_smoothing=1.0 must be in \[0, 1\)"),
         (dict(ema_decay=-0.1), "ema_decay=-0.1"),
-        (dict(clip_norm=math.nan), "clip_norm=nan must be at least 0"),
+        (dict(clip_norm=math.nan), "clip_norm=nan is no number"),
         (dict(accumulate=0), "accumulate=0 must be at least 1"),
         (dict(epochs=-1), "epochs=-1"),
         (dict(schedule=dict(period_epochs=0.0)), "schedule: period_epochs"),

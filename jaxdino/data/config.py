@@ -9,6 +9,7 @@ from jaxdino.data.channels import RGB, Reading
 from jaxdino.data.ranges import Range
 
 CLASSES = ("top", "leaf")
+MOST = 512  # threads or processes that read, in each process of a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +76,9 @@ class DataConfig:
                 f"val_ratio {self.val_ratio} and test_ratio {self.test_ratio} must be at least 0 and leave "
                 "something to train on: their sum stays below 1"
             )
-        if min(self.num_threads, self.num_workers) < 0 or self.max_pixels < 1:
-            raise UserError("num_threads and num_workers must be at least 0, max_pixels at least 1")
+        for name in ("num_threads", "num_workers"):
+            options.check_range(f"data.{name}", getattr(self, name), f"[0, {MOST}]")
+        options.check_range("data.max_pixels", self.max_pixels, "[1, inf)")
         Range.of(self.sixteen_bit)
 
     def reading(self, channels: int = RGB) -> Reading:

@@ -98,7 +98,7 @@ class View:
 
 INF = float("inf")
 RANGES = {
-    "size": (1, INF),
+    "size": (1, 16_384),
     "count": (0, INF),
     "scale": (1e-6, 1),
     "ratio": (1e-6, INF),

@@ -62,6 +62,11 @@ class Distill(ObjectiveSettings):
     @classmethod
     def start(cls, objective: Mapping[str, Any]) -> "Distill":
         """Return the values of the published method."""
+        if "method" not in objective:
+            raise UserError(
+                "objective.name='distill' needs the settings of self-distillation (objective.method, projection, "
+                "data.views, ...), which this config does not have: start from configs/ssl.py"
+            )
         return method_named(objective["method"])
 
     def changed(self, given: Mapping[str, Any], where: str) -> "Distill":

@@ -7,6 +7,7 @@ from absl import flags
 from ml_collections.config_flags import tuple_parser
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.json_file import LARGEST
 from jaxdino.settings.tree import Setting
 
 KINDS: dict[type, tuple[str, Any]] = {
@@ -35,9 +36,12 @@ def read(setting: Setting, texts: list[str]) -> Any:
         return _literal(texts[-1])
     what, parser = KINDS[setting.kind]
     try:
-        return parser.parse(texts[-1])
+        value = parser.parse(texts[-1])
     except ValueError:
         raise _refused(setting, texts[-1], what) from None
+    if setting.kind is int and abs(value) >= LARGEST:
+        raise _refused(setting, texts[-1], f"{what} of at most 64 bits")
+    return value
 
 
 def _tuple(setting: Setting, texts: list[str]) -> tuple:
@@ -66,4 +70,5 @@ def _literal(text: str) -> Any:
 
 def _refused(setting: Setting, text: str, what: str) -> UserError:
     now = "" if setting.kind is tuple else f" (the config has {setting.value})"
-    return UserError(f"--config.{setting.path}={text}: {what} is wanted{now}")
+    shown = text if len(text) <= 200 else f"{text[:200]}..."
+    return UserError(f"--config.{setting.path}={shown}: {what} is wanted{now}")

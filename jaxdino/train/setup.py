@@ -1,6 +1,8 @@
 """Validate and resolve a config: check everything that can be checked before training starts."""
 
 import dataclasses
+import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -76,7 +78,7 @@ def check_settings(config: Any) -> None:
         if value not in known:
             raise UserError(f"{word}={value!r} is not known; {did_you_mean(value, known)}")
     for word, value, interval in (
-        ("seed", config.seed, "[0, inf)"),
+        ("seed", config.seed, "[0, 18446744073709551615]"),
         ("log_every", config.log_every, "[1, inf)"),
         ("checkpoint.every_epochs", config.checkpoint.every_epochs, "[1, inf)"),
         ("checkpoint.every_steps", config.checkpoint.every_steps, "[1, inf)"),
@@ -104,6 +106,7 @@ def _resolve(config: Any, chosen: list[Stage], task: Task, mesh: Mesh) -> tuple[
             stage = dataclasses.replace(stage, monitor=task.monitors[0] if task.monitors else "")
         check_stage(stage, mesh.size, images, task.monitors)
         skeleton, size = task.skeleton(stage), task.image_size(stage)
+        check_memory(stage, size, task.spec.config.in_channels, mesh.size)
         plans.append(resolve(task.spec, skeleton, stage))
         steps = images // stage.batch_size
         total = stage.length(steps)
@@ -112,6 +115,23 @@ def _resolve(config: Any, chosen: list[Stage], task: Task, mesh: Mesh) -> tuple[
         averaged = task.averaged(plans, stage)
         parts.append(Part(index, stage, plans[-1], skeleton, tx, steps, total, size, seed, averaged))
     return tuple(parts)
+
+
+def check_memory(stage: Stage, size: tuple[int, int], channels: int, devices: int) -> None:
+    """Raise UserError if the images of one batch alone need more memory than the devices have.
+
+    Args:
+      size: (height, width) of the images. channels: their number of channels.
+    """
+    stats = jax.devices()[0].memory_stats()  # None on a CPU
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    have = stats["bytes_limit"] * devices if stats else machine
+    need = stage.batch_size * math.prod(size) * channels * (1 + 4 / stage.accumulate)  # as uint8, and as float32
+    if need > have > 0:
+        raise UserError(
+            f"stage {stage.name!r}: batch_size={stage.batch_size} images of {size[0]} x {size[1]} pixels alone need "
+            f"{need / 2**30:,.0f} GiB of memory, of {have / 2**30:,.0f}: lower data.image_size or data.batch_size"
+        )
 
 
 def check_stage(stage: Stage, devices: int, images: int, monitors: tuple[str, ...]) -> None:

@@ -47,6 +47,7 @@ def test_a_misspelt_setting_ends_in_the_right_spelling(arg, words):
     [
         ("seed=abc", r"a whole number is wanted \(the config has 0\)"),
         ("seed=1.5", "a whole number is wanted"),
+        ("seed=" + "9" * 300, r"=9{200}\.\.\.: a whole number of at most 64 bits is wanted"),
         ("stages[0].epochs=many", r"a whole number is wanted \(the config has 10\)"),
         ("stages[1].groups.backbone.lr=x", "a number is wanted"),
         ("data.draft=maybe", "True or False is wanted"),

@@ -18,6 +18,7 @@ from jaxdino import predict
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import split
 from jaxdino.models.heads.patches import PatchesHeadConfig
+from jaxdino.objectives.distill_settings import Distill
 from jaxdino.train import loop, weights
 from jaxdino.train.loop import run
 from jaxdino.train.recorded import recorded
@@ -36,7 +37,12 @@ DIGITS = tuple("0123456789")
         ({"model__name": "dinov3_vits16"}, "made for 'tiny'"),
         ({"model__attention": "xls"}, "nearest: xla"),
         ({"model__attention": "cudnn"}, "needs an NVIDIA GPU"),
-        ({"seed": -1}, "at least 0"),
+        ({"seed": -1}, r"seed=-1 must be in \[0, "),
+        ({"data__num_threads": 10**6}, r"data.num_threads=1000000 must be in \[0, 512\]"),
+        ({"data__num_workers": -1}, r"data.num_workers=-1 must be in"),
+        ({"data__image_size": 10**12}, "image_size=1000000000000 must be in"),
+        ({"data__image_size": 16_000, "data__batch_size": 1024}, "1024 images of 16000 x 16000 pixels alone need"),
+        ({"model__in_channels": 10**12}, "in_channels=1000000000000 must be in"),
         ({"checkpoint__every_steps": 0}, "at least 1"),
         ({"ema_decay": 1.0}, "ema_decay"),
     ],
@@ -44,6 +50,11 @@ DIGITS = tuple("0123456789")
 def test_settings_at_odds_are_refused(changes, words):
     with pytest.raises(UserError, match=words):
         prepare(tiny.config(1, **changes))
+
+
+def test_an_objective_needs_its_settings():
+    with pytest.raises(UserError, match=r"needs the settings of self-distillation .*configs/ssl.py"):
+        Distill.start(tiny.config(1, objective__name="distill").objective)
 
 
 def test_rematerialisation_is_reached_by_the_config_and_the_data_are_told_in_a_line():
