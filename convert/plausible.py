@@ -59,15 +59,15 @@ def check_counts(settings: Iterable[Any], paths: Iterable[str], what: str) -> No
 
     Args:
       settings: configurations of the backbone and the head, dataclasses.
-      paths: of the stored parameters; their largest index limits every count.
+      paths: of the stored parameters; a block or layer has at least one, so their number limits every count.
 
     Raises:
       UserError: naming the number.
     """
-    most = 1 + max((int(part) for path in paths for part in path.split(".") if part.isdigit()), default=0)
+    most = len(list(paths))
     for name, value in (pair for part in settings for pair in _counts(part)):
         if value > most:
-            raise UserError(f"{what}: {name} is {value}, but the stored parameters have {most} blocks")
+            raise UserError(f"{what}: {name} is {value}, but only {most} parameters are stored")
 
 
 def _counts(part: Any) -> Iterator[tuple[str, int]]:

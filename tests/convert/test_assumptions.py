@@ -1,6 +1,7 @@
 """What weights do not hold is said with the flag that overrules it, kept on the card, and said once."""
 
 import argparse
+import json
 import warnings
 
 import numpy as np
@@ -114,7 +115,9 @@ def test_said_once_and_kept(tmp_path, capsys):
 
 def test_cards_of_before():
     card = load_pretrained("dinov3_digits").card
-    older = card.to_json().replace('"assumed": []', '"digest": ""')
+    fields = json.loads(card.to_json())
+    del fields["assumed"]
+    older = json.dumps(fields)
     assert '"assumed"' not in older and Card.from_json(older).assumed == ()
 
 
