@@ -108,7 +108,7 @@ def test_models_of_earlier_versions_are_loaded_with_a_word(best):
         load_pretrained(best)
     edit(best, class_names=NAMES, spec__config__depth=16_000_000)
     began = time.monotonic()
-    with pytest.raises(UserError, match=r"depth is 16000000, but the stored parameters have \d+ blocks"):
+    with pytest.raises(UserError, match=r"depth is 16000000, but only \d+ parameters are stored"):
         load_pretrained(best)
     assert time.monotonic() - began < 5
 
