@@ -75,7 +75,7 @@ CARDS = [
     ({"head": {"name": "linear", "num_classes": "x"}}, "model.json: head has num_classes='x'"),
     ({"head": {"name": "linear", "num_classes": -1}}, "num_classes=-1"),
     ({"head": {"name": "linear", "num_classes": 3}}, "differ in head"),
-    ({"head": {"name": "patches", "num_classes": 3, "blocks": [1, 99]}}, "blocks is 99, but the stored"),
+    ({"head": {"name": "patches", "num_classes": 3, "blocks": [1, 99]}}, "blocks is 99, but only"),
     ({"head": {"name": "linea"}}, "linear"),
     ({"head": {"name": "linear", "bloks": 3}}, "has no field 'bloks'"),
     ({"head": 3}, "cannot be understood"),
