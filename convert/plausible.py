@@ -54,20 +54,19 @@ def check_spec(spec: ModelSpec, what: str) -> None:
         )
 
 
-def check_counts(settings: Iterable[Any], paths: Iterable[str], what: str) -> None:
+def check_counts(settings: Iterable[Any], stored: int, what: str) -> None:
     """Check the numbers of blocks and layers against the stored parameters, before a model of that depth is built.
 
     Args:
       settings: configurations of the backbone and the head, dataclasses.
-      paths: of the stored parameters; a block or layer has at least one, so their number limits every count.
+      stored: number of stored parameters. A block or layer has at least one, so this limits every count.
 
     Raises:
       UserError: naming the number.
     """
-    most = len(list(paths))
     for name, value in (pair for part in settings for pair in _counts(part)):
-        if value > most:
-            raise UserError(f"{what}: {name} is {value}, but only {most} parameters are stored")
+        if value > stored:
+            raise UserError(f"{what}: {name} is {value}, but only {stored} parameters are stored")
 
 
 def _counts(part: Any) -> Iterator[tuple[str, int]]:

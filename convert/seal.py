@@ -14,6 +14,7 @@ from typing import Any
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import JsonError, read_json, write_json
+from jaxdino.core.words import few
 
 SEAL, CARD, FILES = "seal.json", "model.json", "files"
 
@@ -50,9 +51,9 @@ def check_seal(folder: Path, card: Mapping[str, Any]) -> None:
     faults = [f"{name} of {CARD} {how}" for name, how in _differences(sealed[CARD], entries(card))]
     faults += [f"the file {name} {how}" for name, how in _differences(sealed[FILES], _files(folder))]
     if faults:
-        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-        what = ", ".join(faults[:5]) + more
-        raise UserError(f"{folder} was changed after it was saved: {what}. Restore the files. {_way_out(file)}")
+        raise UserError(
+            f"{folder} was changed after it was saved: {few(faults, 5)}. Restore the files. {_way_out(file)}"
+        )
 
 
 def _way_out(file: Path) -> str:

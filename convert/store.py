@@ -183,7 +183,7 @@ def open_model(folder: str | Path) -> Iterator[tuple[Card, dict[str, LazyArray]]
     with _checkpointer() as checkpointer:
         with readable(folder):
             parts = _Parts(checkpointer, folder)
-        check_counts((card.spec.config, card.head), parts.places, f"{folder / CARD}")
+        check_counts((card.spec.config, card.head), len(parts.places), f"{folder / CARD}")
         with understood(str(folder / CARD)):
             skeleton = card.spec.skeleton(head=card.head)
         leaves = parts.leaves(skeleton)

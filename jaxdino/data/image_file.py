@@ -16,7 +16,7 @@ PAGES = 1000  # at most this many pages of a TIFF are counted
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 AVIF = (b"avif", b"avis")
 """Brands in the file header; they identify a file with any suffix. Source: ISO/IEC 23008-12, annex B."""
-TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 class NotOpened(Exception):
@@ -31,7 +31,7 @@ def open_file(path: str | Path) -> Image.Image:
       PIL.UnidentifiedImageError: for any other format.
       OSError: as `PIL.Image.open`.
     """
-    if (size := os.path.getsize(path)) > LARGEST and _head(path)[:4] not in TIFF:
+    if (size := os.path.getsize(path)) > LARGEST and _head(path)[:4] not in TIFF_MAGIC:
         raise NotOpened(f"too large: the file has {size / 2**30:.1f} GiB, at most {LARGEST >> 30} are read")
     try:
         return _open(path)

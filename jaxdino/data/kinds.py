@@ -10,12 +10,11 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from jaxdino.data.bad_images import BadImage
-from jaxdino.data.image_file import open_file
+from jaxdino.data.image_file import TIFF_MAGIC, open_file
 
 RGB = 3
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 GREYS = ("1", "L", "LA", "La")
-TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ALPHA = (1, 2)  # TIFF ExtraSamples: premultiplied and straight alpha
 BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 274, 277, 338, 339
 WHITE_IS_ZERO = 0  # a value of PHOTOMETRIC

@@ -17,7 +17,9 @@ OUTSIDE = 1  # how far a coordinate may lie outside the image, in widths or heig
 
 def drawn(part: Any) -> bool:
     """Return whether a "segmentation" value has any region; a polygon needs at least three points."""
-    return any(_numbers(one) and len(one) >= 2 * POINTS for one in part) if isinstance(part, list) else bool(part)
+    return (
+        any(isinstance(one, list) and len(one) >= 2 * POINTS for one in part) if isinstance(part, list) else bool(part)
+    )
 
 
 def union(parts: Sequence[Any], size: tuple[int, int]) -> np.ndarray:
@@ -67,7 +69,7 @@ def _polygon(given: Any, size: tuple[int, int]) -> list[float]:
 
 def _run_lengths(part: dict, size: tuple[int, int]) -> Any:
     """Return a checked compressed encoding, {"size": [H, W], "counts": bytes}."""
-    if list(part.get("size", ())) != list(size):
+    if part.get("size") not in (list(size), tuple(size)):
         raise ValueError(f"run lengths are for {_shown(part.get('size'))}, the image is {list(size)} (height, width)")
     counts = part.get("counts")
     if isinstance(counts, list) and _numbers(counts):

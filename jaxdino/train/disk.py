@@ -25,7 +25,7 @@ def writable(folder: Path) -> Iterator[None]:
     """Raise a UserError in place of whatever a full, read-only or failing disk raises in the block.
 
     Checkpoints are complete or not there, so the run can be resumed afterwards. The threads of Orbax and TensorBoard
-    meet the same fault, also while the interpreter ends: their tracebacks about it are not printed.
+    meet the same fault, also while the interpreter ends: after a fault, their tracebacks about it stay unprinted.
     """
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     hooks = threading.excepthook, sys.unraisablehook
@@ -40,19 +40,23 @@ def writable(folder: Path) -> Iterator[None]:
     sys.unraisablehook = lambda args: None if known(args.exc_value) else hooks[1](args)
     for logger in loggers:
         logger.addFilter(heard)
+    failed = False
     try:
         yield
     except Exception as err:
         if (fault := _fault(err, folder)) is None:
             raise
+        failed = True
         what = "free some space" if fault in map(os.strerror, _numbers(FULL)) else "make it writable"
         raise UserError(
             f"{folder} cannot be written: {fault}. The run is stopped, and nothing that was saved is lost: {what}, and "
             f"give the same command again, --workdir={folder}; it resumes from the last complete checkpoint"
         ) from None
-    threading.excepthook, sys.unraisablehook = hooks
-    for logger in loggers:
-        logger.removeFilter(heard)
+    finally:
+        if not failed:
+            threading.excepthook, sys.unraisablehook = hooks
+            for logger in loggers:
+                logger.removeFilter(heard)
 
 
 def _numbers(names: tuple[str, ...]) -> set[int]:

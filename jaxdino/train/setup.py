@@ -123,9 +123,9 @@ def check_memory(stage: Stage, size: tuple[int, int], channels: int, devices: in
     Args:
       size: (height, width) of the images. channels: their number of channels.
     """
-    stats = jax.devices()[0].memory_stats()  # None on a CPU
+    stats = jax.local_devices()[0].memory_stats() or {}  # None on a CPU
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-    have = stats["bytes_limit"] * devices if stats else machine
+    have = stats.get("bytes_limit", 0) * devices or machine * jax.process_count()
     need = stage.batch_size * math.prod(size) * channels * (1 + 4 / stage.accumulate)  # as uint8, and as float32
     if need > have > 0:
         raise UserError(

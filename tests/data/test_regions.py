@@ -62,6 +62,7 @@ HOSTILE = {
     "nested": ([[SQUARE]], "not a list of numbers"),
     "zigzag": ([[0, 0, 52, 36] * 5000], "longer than the image has pixels"),
     "seven gigabytes": ({"size": [2147483647, 2], "counts": [0, 2]}, r"the image is \[37, 53\]"),
+    "no size": ({"size": 37, "counts": [0, 37 * 53]}, "run lengths are for 37, the image"),
     "sum": ({"size": [37, 53], "counts": [0, 37 * 53 + 1]}, "do not add up to the 1961 pixels"),
     "negative": ({"size": [37, 53], "counts": [-5, 37 * 53 + 5]}, "do not add up"),
     "float": ({"size": [37, 53], "counts": [0.5, 37 * 53 - 0.5]}, "do not add up"),
