@@ -71,7 +71,6 @@ def fit_channels(opened: Opened, channels: int | None) -> Opened:
     spec = opened.card.spec
     if channels is None or channels == spec.config.in_channels:
         return opened
-    check_range("in_channels", channels, f"[1, {MOST}]")
     if spec.config.in_channels not in (0, RGB):
         raise UserError(
             f"in_channels={channels}: weights for {spec.config.in_channels} channels cannot be adapted to that; "

@@ -68,7 +68,6 @@ def test_what_does_not_fit_is_named(given, words):
         (1, "[0, 1)", False),
         (0, "(0, inf)", False),
         ((0.5, 2), "[0, 1]", False),
-        (float("nan"), "[0, 1]", False),
     ],
 )
 def test_ranges(value, interval, good):
@@ -77,3 +76,9 @@ def test_ranges(value, interval, good):
     else:
         with pytest.raises(UserError, match=r"it=.* must be"):
             options.check_range("it", value, interval)
+
+
+@pytest.mark.parametrize("interval", ["[0, 1]", "[0, inf)"])
+def test_nan_is_in_no_range(interval):
+    with pytest.raises(UserError, match="it=nan is no number"):
+        options.check_range("it", float("nan"), interval)

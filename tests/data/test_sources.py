@@ -158,7 +158,7 @@ def test_an_unknown_split_says_what_was_found(tmp_path):
         ({"on_bda": "skip"}, "data has no field 'on_bda'; nearest: on_bad"),
         ({"on_bad": "ignore"}, "one of: skip, stop"),
         ({"val_ratio": 0.6, "test_ratio": 0.4}, "below 1"),
-        ({"num_threads": -1}, "at least 0"),
+        ({"num_threads": -1}, "data.num_threads=-1 must be in"),
     ],
 )
 def test_config_errors(options, message):
