@@ -73,3 +73,8 @@ def test_help_imports_no_jax():
         "import sys, jaxdino.main; sys.exit(any(name in sys.modules for name in ('jax', 'flax', 'orbax', 'sklearn')))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_no_run_waits_for_sklearn_before_it_measures():
+    code = "import sys, jaxdino.train.loop, jaxdino.api; sys.exit('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

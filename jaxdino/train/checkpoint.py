@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint import type_handlers
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import JsonError, read_json
@@ -25,6 +26,9 @@ from jaxdino.core.json_file import JsonError, read_json
 MANIFEST = "manifest.json"
 STAMP = "_CHECKPOINT_METADATA"  # Orbax writes it again during the rename
 UNSEALED = {MANIFEST, STAMP, "commit_success.txt"}  # in the folder itself: written after the manifest
+SLICED = 2**20
+"""Bytes a device from which the devices that hold the same array each write a part of it. Slicing smaller arrays took
+most of the time of a checkpoint."""
 OTHERS = re.compile(r"(^|/)(\.DS_Store|\.nfs[^/]*|Thumbs\.db|desktop\.ini)$")  # which file systems and browsers leave
 
 
@@ -122,12 +126,19 @@ class Checkpoints:
             max_to_keep=keep,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal_unfinished),
         )
-        handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+        arrays = type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SLICED)
+        registry = type_handlers.create_type_handler_registry(
+            (jax.Array, arrays), (np.ndarray, type_handlers.NumpyHandler())
+        )
+        handlers = {
+            "state": ocp.PyTreeCheckpointHandler(type_handler_registry=registry),
+            "meta": ocp.JsonCheckpointHandler(),
+        }
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
         """Copy the state to the host, then write it and the JSON metadata in the background."""
-        args = ocp.args.Composite(state=ocp.args.StandardSave(flatten(state)), meta=ocp.args.JsonSave(meta))
+        args = ocp.args.Composite(state=ocp.args.PyTreeSave(flatten(state)), meta=ocp.args.JsonSave(meta))
         self._manager.save(step, args=args, force=True)
 
     def wait(self) -> None:
@@ -156,7 +167,8 @@ class Checkpoints:
                 f"checkpoint {step} in {self.folder} does not fit this run ({other[0]} and {len(other) - 1} more): "
                 "was it written by another version? Use a new --workdir"
             )
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
+        placed = ocp.checkpoint_utils.construct_restore_args(wanted)
+        args = ocp.args.Composite(state=ocp.args.PyTreeRestore(wanted, restore_args=placed))
         flat = self._manager.restore(step, args=args).state
         return jax.tree.unflatten(jax.tree.structure(like), [flat[name] for name in wanted])
 
