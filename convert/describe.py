@@ -9,7 +9,7 @@ from convert.card import Card
 from convert.channels import seen_as
 from convert.family import POOL_WORDS, Hints
 from convert.hub import find
-from convert.labels import class_names, purpose
+from convert.labels import class_names, purpose, thresholds
 from convert.networks import Undecided
 from convert.plausible import check_spec, understood
 from convert.readers import NOTES, Source, open_source
@@ -66,7 +66,7 @@ def recognise_source(
         if "preprocess" in source.notes:
             preprocess = Preprocess.of(source.notes["preprocess"])
             found = dataclasses.replace(found, spec=dataclasses.replace(found.spec, preprocess=preprocess))
-        more = [*class_names(source, found.num_classes)[1], *purpose(source.config or {}, found.num_classes)]
+        more = [*class_names(source, found.num_classes)[1], *purpose(source, found.num_classes)]
         found = dataclasses.replace(found, notes=(*found.notes, *more))
     check_spec(found.spec, beside(source))
     return dataclasses.replace(found, spec=resized(seen_as(found.spec), image_size))
@@ -131,7 +131,7 @@ def card_of(
             head, more = _segmentation_head(found, source, pool, head_blocks)
         else:
             pool, more = _pool(found, source, pool, head_blocks)
-            head = LinearHeadConfig(found.num_classes, pool)
+            head = LinearHeadConfig(found.num_classes, pool, thresholds(source, found.num_classes))
     assumed = (*found.assumed, *more)
     card = Card(
         spec=found.spec,

@@ -4,8 +4,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from convert.readers import CLASSES, Source
+from convert.label_fields import SEVERAL
+from convert.readers import CLASSES, NOTES, Source
 from jaxdino.core.errors import UserError
+from jaxdino.models import heads
+from jaxdino.models.heads.linear import LinearHeadConfig
 
 
 def class_names(source: Source, num_classes: int) -> tuple[tuple[str, ...], list[str]]:
@@ -72,12 +75,30 @@ def _short(labels: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def purpose(json: Mapping[str, Any], num_classes: int) -> list[str]:
-    """Return a warning if the head's outputs are not logits of mutually exclusive classes."""
-    kind = json.get("problem_type")
+def thresholds(source: Source, num_classes: int) -> tuple[float, ...]:
+    """Return the thresholds of a classification head for images with several labels, () for one label.
+
+    They are those in our export's notes, or 0.5 if config.json says that images have several labels.
+    """
+    if "head" in source.notes:
+        noted = heads.from_json(source.notes["head"], f"{NOTES}: head")
+        return noted.thresholds if isinstance(noted, LinearHeadConfig) and noted.num_classes == num_classes else ()
+    return (0.5,) * num_classes if (source.config or {}).get("problem_type") == SEVERAL else ()
+
+
+def purpose(source: Source, num_classes: int) -> list[str]:
+    """Return a line if config.json says that a head's outputs are not logits of mutually exclusive classes."""
+    kind = (source.config or {}).get("problem_type")
     if not num_classes or kind in (None, "single_label_classification"):
         return []
+    if kind != SEVERAL:
+        return [
+            f"warning: config.json says problem_type={kind!r}: `predict` and training expect exactly one class per "
+            "image (softmax); the logits of the model are unchanged"
+        ]
+    if "head" in source.notes:
+        return []
     return [
-        f"warning: config.json says problem_type={kind!r}: `predict` and training expect exactly one class per image "
-        "(softmax); the logits of the model are unchanged"
+        f"config.json says problem_type={kind!r}: `predict` gives all classes with a probability (sigmoid) of at "
+        "least 0.5; its argument `threshold` overrules"
     ]

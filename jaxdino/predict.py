@@ -34,6 +34,12 @@ def _run(argv: list[str] | None) -> int:
     parser.add_argument("--workdir", required=True, help="the folder of a training run")
     parser.add_argument("--top", type=int, default=1, metavar="K", help="number of classes per image (default 1)")
     parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="images with several labels: give all classes of at least this probability (default the model's own)",
+    )
+    parser.add_argument(
         "--out", metavar="FILE", help="write a table there (.csv, .json or .jsonl) instead of printing lines"
     )
     parser.add_argument("--overwrite", action="store_true", help="let --out replace a file")
@@ -44,7 +50,8 @@ def _run(argv: list[str] | None) -> int:
     )
     args = parser.parse_args(expanded(argv))
     keep_freed()
-    return predict(args.workdir, args.images, args.top, args.batch_size, args.out, args.overwrite, args.sixteen_bit)
+    given = vars(args)
+    return predict(given.pop("workdir"), given.pop("images"), **given)
 
 
 def predict(
@@ -55,6 +62,7 @@ def predict(
     out: str | None = None,
     overwrite: bool = False,
     sixteen_bit: str | None = None,
+    threshold: float | None = None,
 ) -> int:
     """Print or write the `top` classes of each image, with their probabilities.
 
@@ -63,7 +71,7 @@ def predict(
     Args:
       names: files, folders and patterns, as `data.inputs.find_inputs` takes them.
       out: a .csv, .json or .jsonl file for the results, including unread images; None prints a line for each image.
-      sixteen_bit: see `Model.preprocess`.
+      sixteen_bit: see `Model.preprocess`. threshold: see `Model.predict`.
 
     Returns:
       0, or 1 if an image could not be read; these are named on standard error.
@@ -92,9 +100,8 @@ def predict(
     inputs, notes = find_inputs(names)
     model, lines = open_model(workdir, words=assumptions.IMPORT)
     classify.check(model, top, batch_size)
-    choice = model.card.head.choice
-    several = choice is not None and choice.several
-    if several and top > 1:
+    choose = classify.chooser(model, threshold, "--threshold")
+    if choose.several and top > 1:
         notes.append(f"--top {top} has no effect: the model gives all classes above their thresholds")
     elif top > model.card.num_classes:
         notes.append(f"--top {top}: the model has {model.card.num_classes} classes, which are all given")
@@ -102,8 +109,8 @@ def predict(
         say(line)
     paths, failed, changed = [image.path for image in inputs], 0, {}
     reading = model.reading(paths, sixteen_bit, ARGUMENT, say)
-    with _written(out, None if several else min(top, model.card.num_classes)) as write:
-        found = classify.classify(model, paths, reading, top, batch_size, changed)
+    with _written(out, None if choose.several else min(top, model.card.num_classes)) as write:
+        found = classify.classify(model, paths, reading, choose, top, batch_size, changed)
         shown = out is None and sys.stdout.isatty()  # no progress bar if the lines show the progress
         for path, classes in zip(paths, found if shown else bar(found, "predicting", total=len(paths)), strict=True):
             if isinstance(classes, BadImage):

@@ -11,6 +11,7 @@ from typing import Any
 from convert.assumptions import assume
 from convert.card import Card
 from convert.family import Family, Hints, Layout, Shapes, Spelling, Told
+from convert.label_fields import label_fields
 from convert.networks import words
 from convert.ops import CONV, COPY, COUNT, LINEAR
 from convert.preprocess import to_json, to_timm
@@ -211,9 +212,7 @@ def hf_files(card: Card, dtype: str) -> dict[str, dict[str, Any]]:
         "downsample_in_bottleneck": False,
     }
     if card.num_classes:
-        names = card.class_names or tuple(f"LABEL_{i}" for i in range(card.num_classes))
-        fields["id2label"] = {str(i): name for i, name in enumerate(names)}
-        fields["label2id"] = {name: i for i, name in enumerate(names)}
+        fields |= label_fields(card)
     return {"config.json": fields, "preprocessor_config.json": to_json(card.spec.preprocess)}
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from jaxdino.api.pictures import Record
 from jaxdino.core.command import program
 from jaxdino.core.errors import UserError
+from jaxdino.core.options import check_range
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.channels import Reading
-from jaxdino.models.heads.choice import Choice
+from jaxdino.models.heads.choice import AboveThresholds, Choice
 
 THREADS = min(8, os.cpu_count() or 1)
 
@@ -42,12 +43,34 @@ def check(model: Any, topk: int, batch_size: int) -> None:
         )
 
 
-def classify(
-    model: Any, records: Sequence[Record], reading: Reading, topk: int, batch_size: int, said: dict[str, str]
-) -> Iterator[Classes | BadImage]:
-    """Return the classes of each image that its head chooses, in order, or why it could not be read.
+def chooser(model: Any, threshold: float | None, flag: str = "threshold") -> Choice:
+    """Return how the classes of an image are chosen: as the head says, or all from one probability.
 
-    These are the `topk` most probable ones, or whatever else `HeadConfig.choice` says.
+    Args:
+      threshold: replaces the thresholds of a head for images with several labels. flag: its name in messages.
+
+    Raises:
+      UserError: for a threshold that is no probability, or a head for images with one label.
+    """
+    choice = model.card.head.choice
+    if threshold is None:
+        return choice
+    check_range(flag, threshold, "[0, 1]")
+    if not choice.several:
+        raise UserError(f"{flag}={threshold} is for models of images with several labels; {model.name} gives one class")
+    return AboveThresholds((threshold,) * model.card.num_classes)
+
+
+def classify(
+    model: Any,
+    records: Sequence[Record],
+    reading: Reading,
+    choose: Choice,
+    topk: int,
+    batch_size: int,
+    said: dict[str, str],
+) -> Iterator[Classes | BadImage]:
+    """Return the classes of each image that `choose` chooses, in order, or why it could not be read.
 
     The next batch is read while the device computes. All batches have the same shape, compiled once. `said` collects
     the messages of `Model.prepare` about images.
@@ -64,10 +87,10 @@ def classify(
                 blank = [np.zeros_like(images[0])] * (size - len(images))
                 logits = model(np.stack([*images, *blank])).logits
             if waiting:
-                yield from _named(*waiting, names, model.card.head.choice, topk)
+                yield from _named(*waiting, names, choose, topk)
             waiting = read, logits
     if waiting:
-        yield from _named(*waiting, names, model.card.head.choice, topk)
+        yield from _named(*waiting, names, choose, topk)
 
 
 def _read(model: Any, record: Record, reading: Reading, place: int, said: dict[str, str]) -> np.ndarray | BadImage:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from convert.card import Card
-from jaxdino.api.classify import Classes, check, classify
+from jaxdino.api.classify import Classes, check, chooser, classify
 from jaxdino.api.pictures import Record, check_no_tensor, named, records, warn_of
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton, bind
@@ -145,7 +145,12 @@ class Model:
         return survey.reading_of(images, asked, len(how.mean), flag, say)
 
     def predict(
-        self, images: Iterable[Record], topk: int = 5, batch_size: int = 32, sixteen_bit: str | None = None
+        self,
+        images: Iterable[Record],
+        topk: int = 5,
+        batch_size: int = 32,
+        sixteen_bit: str | None = None,
+        threshold: float | None = None,
     ) -> list[Classes]:
         """Return the classes of each image, the most probable first, [[(class name, probability), ...], ...].
 
@@ -155,16 +160,19 @@ class Model:
           images, sixteen_bit: as in `preprocess`; images are preprocessed here.
           topk: number of classes; all of them if there are fewer. Several labels do not depend on it.
           batch_size: images per forward pass; all batches have the same shape, compiled once.
+          threshold: probability from which an image has a class, in place of the thresholds of the model; only for
+            images with several labels.
 
         Raises:
-          UserError: for a model without a classification head, and as `preprocess`.
+          UserError: for a model without a classification head, a threshold for one label, and as `preprocess`.
         """
         self._check_has("predict")
         check(self, topk, batch_size)
+        choose = chooser(self, threshold)
         found, given = [], records(images, "predict")
         reading = self.reading(given, sixteen_bit)
         said: dict[str, str] = {}
-        for place, classes in enumerate(classify(self, given, reading, topk, batch_size, said)):
+        for place, classes in enumerate(classify(self, given, reading, choose, topk, batch_size, said)):
             if isinstance(classes, BadImage):
                 raise UserError(f"{named(given[place], place)}: {classes}") from classes
             found.append(classes)

@@ -2,9 +2,13 @@
 
 import pytest
 
-from convert.labels import class_names, purpose
+from convert.card import Card
+from convert.label_fields import label_fields
+from convert.labels import class_names, purpose, thresholds
 from convert.readers import Source
 from jaxdino.core.errors import UserError
+from jaxdino.models import heads, registry
+from jaxdino.models.heads.linear import LinearHeadConfig
 
 NUMBERED = {"2": "c", "0": "a", "1": "b"}
 
@@ -50,8 +54,30 @@ def test_names_without_numbers_are_refused(field, labels):
         named({field: labels})
 
 
-def test_a_head_for_several_classes_at_once_is_said():
-    (note,) = purpose({"problem_type": "multi_label_classification"}, 3)
-    assert note.startswith("warning: ") and "multi_label_classification" in note
-    assert purpose({"problem_type": "multi_label_classification"}, 0) == purpose({}, 3) == []
-    assert purpose({"problem_type": "single_label_classification"}, 3) == []
+def saying(config: dict, **notes) -> Source:
+    return Source("pth", {}, [], {"path": "x"}, config=config, notes=notes)
+
+
+def test_a_head_for_images_with_several_labels():
+    several = {"problem_type": "multi_label_classification"}
+    (line,) = purpose(saying(several), 3)
+    assert "multi_label_classification" in line and "at least 0.5" in line and "`threshold`" in line
+    assert thresholds(saying(several), 3) == (0.5, 0.5, 0.5)
+    (line,) = purpose(saying({"problem_type": "regression"}), 3)
+    assert line.startswith("warning: ") and "regression" in line
+    for config, classes in ((several, 0), ({}, 3), ({"problem_type": "single_label_classification"}, 3)):
+        assert purpose(saying(config), classes) == [] and thresholds(saying(config), classes) == ()
+
+
+def test_our_notes_hold_the_thresholds_of_several_labels():
+    noted = saying({}, head=heads.to_json(LinearHeadConfig(3, "cls", (0.1, 0.2, 0.3))))
+    assert thresholds(noted, 3) == (0.1, 0.2, 0.3) and purpose(noted, 3) == []
+    assert thresholds(saying({}, head=heads.to_json(LinearHeadConfig(3))), 3) == ()
+
+
+@pytest.mark.parametrize("thresholds", [(), (0.1, 0.2)])
+def test_transformers_is_told_of_several_labels(thresholds):
+    head = LinearHeadConfig(2, "cls", thresholds)
+    found = label_fields(Card(registry.get("dino_vits16"), head, ("a", "b")))
+    assert found.pop("problem_type", None) == ("multi_label_classification" if thresholds else None)
+    assert found == {"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 0, "b": 1}}

@@ -12,6 +12,8 @@ from PIL import Image
 
 import jaxdino
 from configs import common
+from convert.export import export
+from convert.load import load_pretrained
 from convert.store import load_card, load_model
 from jaxdino import predict
 from jaxdino.core.errors import UserError
@@ -130,6 +132,23 @@ def test_predict_prints_all_classes_above_their_thresholds(done, file, capsys, t
     for row, entry, classes in zip(rows, listed, expected, strict=True):
         assert row["labels"] == "|".join(name for name, _ in classes) and entry["labels"] == [n for n, _ in classes]
         assert entry["probabilities"] == [round(odds, 6) for _, odds in classes]
+
+
+def test_another_threshold_for_all_classes(done, file, capsys):
+    folder, image = str(done[0]), str(file.parent / "0.png")
+    assert predict.main([image, "--workdir", folder, "--threshold", "0"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in CLASSES)
+    assert jaxdino.load(folder).predict([image], threshold=1.0) == [[]]
+    assert predict.main([image, "--workdir", folder, "--threshold", "1.5"]) == 2
+    assert "--threshold=1.5 must be in [0, 1]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", ["hf", "meta"])
+def test_exported_weights_keep_the_thresholds(done, tmp_path, layout):
+    export(done[0], tmp_path / "out", layout=layout)
+    before, after = load_card(done[0] / "best").head, load_pretrained(tmp_path / "out").card.head
+    assert after == before and len(set(after.thresholds)) > 1
 
 
 @pytest.mark.parametrize("strategy", ["linear", "full_llrd", "lora"])

@@ -4,6 +4,7 @@ from typing import Any
 
 from convert.card import Card
 from convert.family import Spelling
+from convert.label_fields import label_fields
 from convert.preprocess import to_json
 from jaxdino.core.errors import UserError
 
@@ -115,9 +116,7 @@ def config(card: Card, dtype: str) -> dict[str, Any]:
         **_KINDS[kind](c),
     }
     if head_class(card):
-        names = card.class_names or tuple(f"LABEL_{i}" for i in range(card.num_classes))
-        fields["id2label"] = {str(i): name for i, name in enumerate(names)}
-        fields["label2id"] = {name: i for i, name in enumerate(names)}
+        fields |= label_fields(card)
     return fields
 
 
