@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("inspect", parents=[overrules], help="model, layout, parameters, dtype, digest")
     command.add_argument("src", metavar="SRC", help=src_help + ", a jaxdino folder or a workdir")
+    command.add_argument(
+        "--parameters", action="store_true", help="also a table of all parameters: shape, dtype, size, mean, std"
+    )
     command.set_defaults(run=_inspect)
 
     command = commands.add_parser("list", help="every model, its layouts, parameters and measured parity")
@@ -187,9 +190,12 @@ def _inspect(args) -> int:
         except UnknownPool as err:
             head = f"not read: {err}"
             opened = stack.enter_context(open_pretrained(args.src, drop_head=True, **flags.given(args)))
-        digest = Digest()
+        digest, kept = Digest(), {}
         for path, leaf in by_bytes(opened.flat, "reading"):
-            digest.add(path, np.asarray(leaf))
+            array = np.asarray(leaf)
+            digest.add(path, array)
+            if args.parameters:
+                kept[path] = array
     card, spec = opened.card, opened.card.spec
     ours = f"jaxdino (from {card.layout})" if card.layout else "jaxdino"
     rows = {
@@ -206,6 +212,10 @@ def _inspect(args) -> int:
     }
     for name, value in rows.items():
         print(f"{name:<11}{value}")
+    if args.parameters:
+        from clu.parameter_overview import get_parameter_overview
+
+        print(get_parameter_overview(kept))
     _say(dict.fromkeys((*opened.notes, *assumptions.lines(card.assumed))))
     return 0
 

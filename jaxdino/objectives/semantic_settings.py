@@ -21,6 +21,7 @@ class Labelling(ObjectiveSettings):
     blocks: int = 1
     dropout: float = 0.0
     short_side: int | None = None
+    of_run: ClassVar = ("blocks", "dropout", "short_side")
     reads: ClassVar = (r"model\.(num_classes|drop_head)",)
 
     def __post_init__(self):

@@ -69,5 +69,7 @@ def settings_of(config: Any, given: Mapping[str, Any], where: str) -> Any:
       UserError: for an unknown field or a wrong value.
     """
     cls = class_of(config.objective)
+    if whole := [name for name in given if name in cls.of_run]:
+        raise UserError(f"{where}: objective.{whole[0]} holds for the whole run: set it in config.objective instead")
     known = given_in(config.objective) if dataclasses.fields(cls) else {}
     return cls.start(config.objective).changed({**known, **given}, where)

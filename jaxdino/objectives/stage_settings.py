@@ -23,10 +23,12 @@ class ObjectiveSettings:
     Attributes:
       reads: patterns of those settings of a config that not every task reads, and this one does.
       idle: (pattern of a field, whether a stage with these values of all fields reads it, the reason if not).
+      of_run: fields that hold for the whole run: no stage may override them.
     """
 
     reads: ClassVar[tuple[str, ...]] = (HEAD,)
     idle: ClassVar[tuple[tuple[str, Callable[[Values], bool], str], ...]] = ()
+    of_run: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def start(cls, objective: Mapping[str, Any]) -> Self:

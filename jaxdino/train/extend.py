@@ -28,6 +28,10 @@ def check(folder: Workdir) -> None:
         return
     stage = before[progress.stage]
     names = [given["name"] for given in folder.before["stages"]]
+    own = [one for one in folder.lengthened if one.path.startswith(f"stages[{names.index(stage.name)}].")]
+    if len(own) == 2 and any(None in (one.there, one.now) for one in own):
+        why = "its length is in epochs or in steps, as it began: change that number alone"
+        raise refusal(folder, f"stage {stage.name!r} has begun, and {why}")
     for field in folder.lengthened:
         number = int(re.fullmatch(LENGTH, field.path)[1])
         if number < names.index(stage.name):

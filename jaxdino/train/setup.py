@@ -16,6 +16,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_range
 from jaxdino.core.rules import did_you_mean
 from jaxdino.models.lora import leaves
+from jaxdino.objectives.settings import settings_of
 from jaxdino.stage import Stage, stages
 from jaxdino.strategy import resolve
 from jaxdino.train import data, weights
@@ -58,6 +59,8 @@ def prepare(config: Any, say: Callable[[str], None] = print, check: data.Check =
     chosen = [stage for stage in stages(config) if stage.length(1) > 0]
     if not chosen:
         raise UserError("every stage has a length of 0: there is nothing to train")
+    for stage in chosen:
+        settings_of(config, stage.objective, f"stage {stage.name!r}")
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     rules = tuple(config.mesh.get("rules", ()))
     task = TASKS[config.objective.name](config, mesh, say, check)

@@ -268,7 +268,12 @@ def test_command_line(loaded, tmp_path, capsys):
     for src, layout in ((case.path, "hf"), (out, "jaxdino (from hf)")):
         assert main(["inspect", str(src)]) == 0
         said = capsys.readouterr().out
-        assert case.ours.card.digest in said and f"layout     {layout}\n" in said
+        assert case.ours.card.digest in said and f"layout     {layout}\n" in said and "head.kernel" not in said
+    assert main(["inspect", str(out), "--parameters"]) == 0
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert {row[0].strip() for row in rows[1:]} == set(case.ours.flat)
+    (kernel,) = [row for row in rows if row[0].strip() == "head.kernel"]
+    assert float(kernel[5]) == pytest.approx(float(np.std(case.ours.flat["head.kernel"])), rel=1e-2)
     assert main(["verify", str(case.path)]) == 0
     assert "the models agree" in capsys.readouterr().out
     assert main(["inspect", str(tmp_path / "nothing.pth")]) == 2

@@ -116,6 +116,11 @@ def test_a_finished_run_trains_on_when_its_last_stage_becomes_longer(tmp_path, c
     assert run(tiny.config(1, 3, batch_size=512), tmp_path)["finished"]
     with pytest.raises(UserError, match="can only become longer"):
         run(tiny.config(1, 1, batch_size=512), tmp_path)
+    other = tiny.config(1, 3, batch_size=512)
+    with other.unlocked():
+        other.stages[1].epochs, other.stages[1].steps = None, 100
+    with pytest.raises(UserError, match="is in epochs or in steps, as it began: change that number alone"):
+        run(other, tmp_path)
 
 
 @pytest.fixture

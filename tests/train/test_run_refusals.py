@@ -65,6 +65,23 @@ def test_rematerialisation_is_reached_by_the_config_and_the_data_are_told_in_a_l
 
 
 @pytest.mark.parametrize(
+    ("objective", "given", "words"),
+    [
+        ("classify", {"dice": 1.0}, "stage 'head': the objective has no field 'dice'"),
+        ("multilabel", {"pos_wieght": 2.0}, "pos_wieght.*nearest: pos_weight"),
+        ("semantic", {"blocks": 2}, "stage 'head': objective.blocks holds for the whole run"),
+    ],
+)
+def test_a_stage_overrides_only_settings_of_its_objective(objective, given, words):
+    made = tiny.config(1)
+    made.objective.name = objective
+    with made.unlocked():
+        made.stages[0].objective = given
+    with pytest.raises(UserError, match=words):
+        prepare(made)
+
+
+@pytest.mark.parametrize(
     "names", [DIGITS, (), tuple(f"LABEL_{i}" for i in range(10)), ("ant", "bee", "cat", "dog", *"456789")]
 )
 def test_a_head_goes_on_only_for_the_same_classes(tmp_path, names):

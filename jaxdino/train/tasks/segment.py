@@ -33,7 +33,7 @@ from jaxdino.train.results import model_words
 from jaxdino.train.task import Metrics, Part, State
 from jaxdino.train.tasks.mask_measure import METRICS, MaskMeasure
 from jaxdino.train.tasks.segmenter_weights import start
-from jaxdino.train.tasks.supervised import Supervised
+from jaxdino.train.tasks.supervised import OPTIMISTIC, Supervised
 
 if TYPE_CHECKING:
     from jaxdino.train.session import Session
@@ -209,6 +209,8 @@ class Segmentation(Supervised):
                 f"{split} ({model_words(session.delivered)}): "
                 + ", ".join(f"{name} {metrics[f'{split}/{name}']:.4f}" for name in METRICS)
             )
+        if "test" not in self.source.splits:
+            lines.append(OPTIMISTIC)
         if session.chief:
             measure.draw("val", flat, session.folder / "segmentation.png")
         return found, lines
