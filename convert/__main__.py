@@ -6,6 +6,7 @@ import sys
 from convert import assumptions, flags
 from jaxdino.core.command import expanded, finish, program
 from jaxdino.core.errors import UserError
+from jaxdino.core.words import printable
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -211,7 +212,7 @@ def _inspect(args) -> int:
         "head": head or described(card.head),
     }
     for name, value in rows.items():
-        print(f"{name:<11}{value}")
+        print(printable(f"{name:<11}{value}"))
     if args.parameters:
         from clu.parameter_overview import get_parameter_overview
 
@@ -250,7 +251,7 @@ def _verify(args) -> int:
 
 def _say(lines) -> None:
     for line in lines:
-        print(line)
+        print(printable(line))
 
 
 if __name__ == "__main__":

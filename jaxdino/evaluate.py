@@ -15,6 +15,7 @@ from convert import flags
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.words import printable
 
 OF_HEAD = ("pool", "head_blocks")
 """Flags of weights that only concern their head; --pool here chooses the features."""
@@ -145,7 +146,7 @@ def opened(args: argparse.Namespace) -> Any:
 def say(line: str) -> None:
     """Print a note; settings in it are spelled as flags of this command."""
     line = re.sub(r"--config\.data\.(val|test)_ratio", "--put_aside", line)
-    print(line.replace("--config.data.", "--"), file=sys.stderr)
+    print(printable(line.replace("--config.data.", "--")), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from jaxdino.core.bars import bar
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.words import printable
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -126,14 +127,14 @@ def predict(
 
 def say(line: str) -> None:
     """Print a note, separate from the results."""
-    print(line, file=sys.stderr)
+    print(printable(line), file=sys.stderr)
 
 
 def skip(path: str, why: Exception) -> None:
     """Name an image that could not be read, above the progress bar if there is one."""
     from tqdm import tqdm
 
-    tqdm.write(f"skipped {path}: {why}", file=sys.stderr)
+    tqdm.write(printable(f"skipped {path}: {why}"), file=sys.stderr)
 
 
 @contextmanager
@@ -157,7 +158,8 @@ def _written(out: str | None, top: int | None) -> Iterator[Callable[[str, Any], 
 
 def _print(path: str, classes: Any) -> None:
     if not isinstance(classes, Exception):
-        print("\t".join([path, *(f"{name}\t{odds:.4f}" for name, odds in classes)]), flush=True)
+        shown = [path, *(text for name, odds in classes for text in (name, f"{odds:.4f}"))]
+        print("\t".join(printable(one, keep="") for one in shown), flush=True)
 
 
 def _row(path: str, classes: Any, flat: bool) -> dict[str, Any]:

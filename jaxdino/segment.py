@@ -21,6 +21,7 @@ from jaxdino.core.bars import bar
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.words import printable
 from jaxdino.data.inputs import Input, find_inputs
 from jaxdino.data.ranges import ARGUMENT, Range
 from jaxdino.mask_files import MaskFiles, Query
@@ -187,7 +188,8 @@ def _segment(model: Any, images: list[Input], reading: Any, how: dict[str, Any],
 
 def _print(row: dict[str, Any]) -> None:
     if "error" not in row:
-        print(f"{row['path']}\t{row['prompt']}\t{row['share']:.4f}\t{row['score']:.4f}", flush=True)
+        named = (printable(row[name], keep="") for name in ("path", "prompt"))
+        print("\t".join([*named, f"{row['share']:.4f}", f"{row['score']:.4f}"]), flush=True)
 
 
 def _opened(path: str, reading: Any) -> Image.Image | Exception:

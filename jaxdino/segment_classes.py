@@ -12,6 +12,7 @@ from convert.atomic import AtomicFiles
 from jaxdino import results
 from jaxdino.core.bars import bar
 from jaxdino.core.command import uninterrupted
+from jaxdino.core.words import printable
 from jaxdino.data.inputs import Input, find_inputs
 from jaxdino.mask_files import OVERLAY, MaskFiles, Query
 from jaxdino.predict import say, skip
@@ -118,4 +119,4 @@ def segment_classes(
 
 def _print(row: dict[str, Any]) -> None:
     if "error" not in row:
-        print(f"{row['path']}\t{row['class']}\t{row['share']:.4f}", flush=True)
+        print(f"{printable(row['path'], keep='')}\t{printable(row['class'], keep='')}\t{row['share']:.4f}", flush=True)

@@ -1,5 +1,7 @@
-"""Words that messages share."""
+"""Words that messages share, and what of foreign text they show."""
 
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 
@@ -12,3 +14,40 @@ def few(items: Sequence[object], most: int, kind: str = "") -> str:
 def counted(found: Mapping[str, int]) -> str:
     """List the counts above 0: "3 hidden, 1 not an image (.txt)"; "" if there are none."""
     return ", ".join(f"{count} {what}" for what, count in found.items() if count > 0)
+
+
+QUOTE, LINE = 200, 2000
+"""Largest number of characters of a quoted text, and of a line of a message."""
+QUOTED = re.compile(r"""(?<!\w)(['"])((?:\\.|(?!\1)[^\\\n])+)\1(?!\w)""")
+UNSEEN = {"Cc", "Cs", "Zl", "Zp"}
+DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def printable(text: str, keep: str = "\n") -> str:
+    """Escape characters that a terminal obeys instead of showing: controls, invalid Unicode, changes of direction.
+
+    Args:
+      keep: control characters that stay.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(one if one in keep or not _commands(one) else ascii(one)[1:-1] for one in text)
+
+
+def _commands(one: str) -> bool:
+    return unicodedata.category(one) in UNSEEN or one in DIRECTIONS
+
+
+def bounded(text: str) -> str:
+    """Make a message that may quote foreign text `printable`, and cut out the middle of what is too long."""
+    return "\n".join(_cut(QUOTED.sub(_quoted, line), LINE) for line in printable(text).split("\n"))
+
+
+def _quoted(found: re.Match[str]) -> str:
+    mark, inside = found.groups()
+    return f"{mark}{_cut(inside, QUOTE)}{mark}"
+
+
+def _cut(text: str, most: int) -> str:
+    rest = len(text) - most
+    return text if rest <= 0 else f"{text[: most // 2]}...({rest} more characters)...{text[-most // 2 :]}"

@@ -26,6 +26,7 @@ import jax
 from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import JsonError, finite, parse_json, read_json, write_json
 from jaxdino.core.metric_names import present, renamed
+from jaxdino.core.words import printable
 from jaxdino.data.recipe import View
 from jaxdino.train import metric_log
 from jaxdino.train.metric_log import set_aside_name
@@ -53,7 +54,7 @@ def say(line: str) -> None:
     """Print a line for the user, above a progress bar if one is shown."""
     from tqdm import tqdm
 
-    tqdm.write(line, file=sys.stdout)
+    tqdm.write(printable(line), file=sys.stdout)
     sys.stdout.flush()
 
 
