@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.words import bounded
 from jaxdino.settings.command_line import Command, as_setting, command, split
 from jaxdino.settings.listing import listing
 from jaxdino.settings.tree import settings
@@ -133,7 +134,7 @@ def unknown(arg: str, after: str = "-") -> str:
 
 def refuse(why: object) -> NoReturn:
     """Print the error and exit with status 2."""
-    print(f"error: {why}", file=sys.stderr)
+    print(f"error: {bounded(str(why))}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -38,6 +38,7 @@ class DataConfig:
       std: the standard deviation of each channel, likewise.
       on_bad: "skip" gives an unreadable image weight 0 and counts it; "stop" raises.
       draft: decode training JPEGs at 1/2, 1/4 or 1/8 if the crop stays large enough.
+      follow_links: read images and masks that symbolic links lead to outside of `root`; False refuses them.
       digest: at every start, read all files and compare their contents with those that the run began with.
       accept_change: resume a run although its data or initial weights have changed.
     """
@@ -63,6 +64,7 @@ class DataConfig:
     std: tuple[float, ...] | None = None
     on_bad: str = "skip"
     draft: bool = True
+    follow_links: bool = True
     digest: bool = False
     accept_change: bool = False
 

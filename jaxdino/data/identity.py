@@ -80,8 +80,7 @@ def _records(split: Split, contents: bool) -> Records:
         printable(one.removeprefix(root)) if isinstance(one, str) else f"{split.name}[{row}]"
         for row, one in enumerate(split.records)
     ]
-    files = [[one] if isinstance(one, str) else [] for one in split.records]
-    values = _values(split, root, files)
+    files, values = _files(split, root)
     flat = [path for paths in files for path in paths]
     sizes = _regrouped(_in_threads(_size, flat), files)
     read = _regrouped(_in_threads(_digest, flat, READ), files) if contents else [""] * len(names)
@@ -130,11 +129,16 @@ def _array(value: Any) -> str:
     return hashlib.sha256(f"{array.dtype.str}{array.shape}".encode() + array.tobytes()).hexdigest()[:SHORT]
 
 
-def _values(split: Split, root: str, files: list[list[str]]) -> list[str]:
-    """Return the text of all fields of each record; the files that they name are added to `files`."""
-    known: dict[int, str] = {}
+def files_of(split: Split) -> list[list[str]]:
+    """Return the files of each record: its image if that is a file, then those that its fields name."""
+    return _files(split, "")[0]
+
+
+def _files(split: Split, root: str) -> tuple[list[list[str]], list[str]]:
+    """Return the files of each record, and the text of its fields."""
+    files, known = [[one] if isinstance(one, str) else [] for one in split.records], {}
     columns = [_column(values, root, files, known) for values in split.fields.values()]
-    return ["; ".join(row) for row in zip(*columns, strict=True)] if columns else [""] * len(split)
+    return files, ["; ".join(row) for row in zip(*columns, strict=True)] if columns else [""] * len(split)
 
 
 def _column(values: Sequence[Any], root: str, files: list[list[str]], known: dict[int, str]) -> list[str]:

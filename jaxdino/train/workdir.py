@@ -35,7 +35,7 @@ from jaxdino.train.run_lock import LOCK, RunLock
 
 # Settings that may differ when a run is resumed: they affect how it is computed and logged, not its result.
 FREE = ("mesh", "checkpoint", "log_every", "time_limit", "model.attention", "model.remat")
-FREE += ("data.num_workers", "data.num_threads", "data.digest", "data.accept_change")
+FREE += ("data.num_workers", "data.num_threads", "data.follow_links", "data.digest", "data.accept_change")
 # Settings that may differ for the current stage and later ones; see `jaxdino.train.extend`.
 SUMMARY = "summary.json"
 FILES = (CONFIG, SUMMARY, metric_log.FILE, "pixels.json", "data.json", "data_files.gz")

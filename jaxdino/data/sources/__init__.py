@@ -6,6 +6,7 @@ from typing import NamedTuple
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 from jaxdino.data.config import DataConfig
+from jaxdino.data.links import check_links
 from jaxdino.data.prompts import PromptConfig
 from jaxdino.data.record import Source, Split
 from jaxdino.data.sources import class_maps, coco, digits, folder, manifest, masks, shapes, voc
@@ -83,7 +84,10 @@ def load_source(
         )
     source = SOURCES[cfg.name]
     _check_read(cfg, prompts, source.reads, field)
-    return source.of[field](cfg, prompts) if field == "prompts" else source.of[field](cfg)
+    found = source.of[field](cfg, prompts) if field == "prompts" else source.of[field](cfg)
+    if not cfg.follow_links and cfg.root is not None:
+        check_links(found, cfg.root)
+    return found
 
 
 def _check_read(cfg: DataConfig, prompts: PromptConfig, reads: tuple[str, ...], field: str) -> None:
