@@ -16,6 +16,7 @@ from convert.tables import SPELLINGS
 from convert.tables.patches import MODULES
 from convert.torch_file import LEGACY_START, read_torch
 from jaxdino.core.errors import UserError
+from jaxdino.core.file_names import is_file_name
 from jaxdino.core.json_file import read_json
 from jaxdino.core.rules import nearest
 from jaxdino.core.words import few
@@ -127,7 +128,7 @@ def _read_by_us(folder: Path) -> list[Path]:
 def _head_beside(path: Path, source: Source) -> Path | None:
     """Return the head file named in our export's notes, or the one in the folder."""
     noted = source.notes.get("head_file")
-    if isinstance(noted, str) and re.fullmatch(HEAD_FILES, noted):
+    if is_file_name(noted) and re.fullmatch(HEAD_FILES, noted):
         return (path if path.is_dir() else path.parent) / noted
     found = sorted(p for p in path.iterdir() if re.fullmatch(HEAD_FILES, p.name)) if path.is_dir() else []
     if len(found) > 1:
@@ -200,7 +201,7 @@ def _open_folder(folder: Path) -> Source:
 def _only_checkpoint(folder: Path) -> str:
     """Return the file named in our export's notes, or the only checkpoint in the folder."""
     noted = (_json(folder / NOTES) or {}).get("file")
-    if isinstance(noted, str) and Path(noted).name == noted and (folder / noted).is_file():
+    if is_file_name(noted) and (folder / noted).is_file():
         return noted
     files = [p for p in folder.iterdir() if p.is_file()]
     found = [p.name for p in files if p.suffix in SUFFIXES[1:] and not re.fullmatch(HEAD_FILES, p.name)]
@@ -281,6 +282,6 @@ def _weight_map(path: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{path}: weight_map is missing")
     for key, name in weight_map.items():
-        if not isinstance(name, str) or Path(name).name != name:
+        if not is_file_name(name):
             raise UserError(f"{path}: the shard of {key!r} is {name!r}, not a file name in this folder")
     return weight_map

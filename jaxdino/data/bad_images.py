@@ -6,13 +6,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.words import bounded
 
 if TYPE_CHECKING:
     from jaxdino.data.record import Split
 
 
 class BadImage(Exception):
-    """A record that cannot be read as an image; the message is the reason."""
+    """A record that cannot be read as an image; the message is the reason, without control characters."""
+
+    def __init__(self, why: object = ""):
+        super().__init__(bounded(str(why)))
 
 
 MANY = 0.1  # warn if a larger share of the images is unreadable

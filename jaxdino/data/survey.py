@@ -222,7 +222,7 @@ def _values(record: str | np.ndarray | Image.Image) -> np.ndarray | None:
             values = as_stored(np.asarray(record), kind) if (kind := kind_of(record)).deep else None
         else:
             values = record
-    except (BadImage, OSError, ValueError):  # reported when the image is read
+    except Exception:  # reported when the image is read
         return None
     if values is None or values.dtype in (np.uint8, bool) or values.dtype.kind not in "iuf":
         return None
@@ -233,10 +233,11 @@ def _values(record: str | np.ndarray | Image.Image) -> np.ndarray | None:
 def _extremes(path: str, kind: Kind) -> tuple[float, float, bool, str] | None:
     """Return (smallest value, largest, whether all are integers, the path if there is a NaN), or None if unreadable."""
     try:
-        values = stored_values(path, kind)
-    except BadImage:  # library not installed: the upper 8 bits are enough
-        with open_file(path) as image:
-            values = np.asarray(image).astype(np.int64) * 256 + 255
+        try:
+            values = stored_values(path, kind)
+        except BadImage:  # library not installed: the upper 8 bits are enough
+            with open_file(path) as image:
+                values = np.asarray(image).astype(np.int64) * 256 + 255
     except Exception:  # reported by the run
         return None
     values = values[..., :-1] if kind.alpha and values.ndim == 3 else values

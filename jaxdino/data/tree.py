@@ -115,11 +115,3 @@ def _scan(path: str, above: tuple[str, ...], watched: tqdm) -> Folder:
         found.folders[entry.name] = folder
         found.total += folder.total
     return found
-
-
-def below(name: object) -> bool:
-    """Return whether a path that a file names stays below the folder that it is relative to."""
-    if not isinstance(name, str) or not name.strip() or "\0" in name:
-        return False
-    path = os.path.normpath(name)
-    return not os.path.isabs(path) and path.split(os.sep)[0] != os.pardir

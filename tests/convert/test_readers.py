@@ -207,3 +207,13 @@ def test_reading_needs_no_torch(tmp_path):
     root = Path(__file__).parents[2]
     run = subprocess.run([sys.executable, "-c", code, *files], cwd=root, capture_output=True, text=True)
     assert run.stdout == "read\n", run.stderr
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".safetensors", "../model.safetensors", "a\0b"])
+def test_shards_are_file_names(tmp_path, name):
+    folder_of_shards(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"blocks.0.w": name}}))
+    assert "not a file name in this folder" in refusal(tmp_path)
+    (tmp_path / "model.safetensors.index.json").unlink()
+    (tmp_path / "jaxdino.json").write_text(json.dumps({"file": name, "head_file": name}))
+    assert "no checkpoint in this folder" in refusal(tmp_path)

@@ -157,6 +157,13 @@ def voc_folder(root):
     return root
 
 
+@pytest.mark.parametrize("file", ["classes.txt", "ImageSets/Segmentation/train.txt"])
+def test_lists_that_are_no_text_are_named(tmp_path, file):
+    (voc_folder(tmp_path) / file).write_bytes(b"cat\nd\xffg\n")
+    with pytest.raises(UserError, match=rf"{file}:2: byte 0xff at column 2 is not UTF-8"):
+        load(tmp_path, name="voc")
+
+
 def test_voc(tmp_path):
     source = load(voc_folder(tmp_path), name="voc")
     assert len(source.class_names) == 20 and source.class_names[0] == "aeroplane"

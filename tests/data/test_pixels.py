@@ -15,6 +15,7 @@ from jaxdino.data.channels import Reading
 from jaxdino.data.checks import open_image
 from jaxdino.data.config import DataConfig
 from jaxdino.data.crops import eval_crop, resized_crop, turned_crop
+from jaxdino.data.kinds import Kind
 from jaxdino.data.pipeline import make_eval_iter
 from jaxdino.data.ranges import Range, remarks
 from jaxdino.data.recipe import PRESETS
@@ -283,3 +284,26 @@ def test_pixels_that_a_geotiff_names_as_no_data_are_no_values(tmp_path):
 def test_floats_and_integers_have_no_range_in_common():
     with pytest.raises(UserError, match="float32 and uint16, which need different ranges: sixteen_bit=percentiles or"):
         survey.range_of([np.ones((2, 2), np.float32), np.full((2, 2), 200, np.uint16)])
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"tile": (16, 16), "compression": "zlib"}, Kind("L", 1, dtype="uint16", decoder="tifffile")),
+        ({}, Kind("L", 1, dtype="uint16", decoder="tifffile")),
+    ],
+)
+def test_damaged_deep_images_are_reported_when_they_are_read(tmp_path, options, kind):
+    """Not while a value range is chosen: tifffile and imagecodecs raise errors of their own."""
+    tifffile = pytest.importorskip("tifffile")
+    pytest.importorskip("imagecodecs")
+    file = tmp_path / "x.tif"
+    tifffile.imwrite(file, np.ones((32, 32, 4), np.uint16), metadata=None, **options)
+    data = file.read_bytes()
+    if options:
+        data = data.replace(b"\x78\x9c", b"\x78\x00")  # the headers of the compressed blocks
+    else:
+        data = data.replace((273).to_bytes(2, "little"), (9273).to_bytes(2, "little"))  # the offsets of the pixels
+    file.write_bytes(data)
+    assert survey.range_of([str(file)], "x") == (Range(), "")
+    assert survey._extremes(str(file), kind) is None

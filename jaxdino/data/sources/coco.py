@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.file_names import is_path_below
 from jaxdino.data import regions
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.config import DataConfig
@@ -23,7 +24,6 @@ from jaxdino.data.record import Source
 from jaxdino.data.sources.masks import read_json
 from jaxdino.data.split_names import NONE, SPLITS, assign, flag, split_of, splits_of
 from jaxdino.data.splitting import origins
-from jaxdino.data.tree import below
 
 SAMPLE = 50  # images whose sizes are compared with those in the JSON file before a run
 ANNOTATIONS = "--config.prompts.annotations=FILE"
@@ -130,8 +130,8 @@ def _checked(file: Path) -> dict[str, Any]:
     for field in ("height", "width"):
         if odd := [image for image in given["images"] if type(image[field]) is not int or not 0 < image[field] < 2**31]:
             raise UserError(f"{file}: {field}={odd[0][field]!r} of {odd[0]['file_name']!r} is no number of pixels")
-    if odd := [image["file_name"] for image in given["images"] if not below(image["file_name"])]:
-        raise UserError(f"{file}: file_name={odd[0]!r} leads out of the image folder")
+    if odd := [image["file_name"] for image in given["images"] if not is_path_below(image["file_name"])]:
+        raise UserError(f"{file}: file_name={odd[0]!r} leads out of the image folder, or is too long")
     if odd := [entry["name"] for entry in given["categories"] if not isinstance(entry["name"], str)]:
         raise UserError(f"{file}: the category name {odd[0]!r} is not a text")
     if not any(note.get("segmentation") for note in given["annotations"]):

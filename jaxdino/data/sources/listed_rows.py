@@ -62,9 +62,16 @@ def _existing(root: str | None) -> Path:
     )
 
 
-def _lines(file: Path) -> list[str]:
-    """Return the lines of a file with their ends, without a byte order mark."""
-    data = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+def lines_of(file: Path) -> list[str]:
+    """Return the lines of a UTF-8 file with their ends, without a byte order mark.
+
+    Raises:
+      UserError: with file and line, for a file that cannot be read or is not UTF-8.
+    """
+    try:
+        data = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as err:
+        raise UserError(f"{file} cannot be read: {err.strerror}") from None
     try:
         return list(io.StringIO(data.decode("utf-8"), newline=""))
     except UnicodeDecodeError as err:
@@ -76,7 +83,7 @@ def _lines(file: Path) -> list[str]:
 
 def _csv(file: Path) -> ListedRows:
     """Read a CSV file. The line of a row is its first one."""
-    lines, found = _lines(file), []
+    lines, found = lines_of(file), []
     above = next((n for n, line in enumerate(lines) if line.strip() and not line.startswith(COMMENT)), len(lines))
     reader, first = csv.reader(lines[above:], strict=True, skipinitialspace=True), above + 1
     try:
@@ -103,7 +110,7 @@ def _csv(file: Path) -> ListedRows:
 def _jsonl(file: Path) -> ListedRows:
     """Read a JSONL file, of which the first row has all columns."""
     rows: list[tuple[int, Mapping[str, Any]]] = []
-    for line, text in enumerate(_lines(file), 1):
+    for line, text in enumerate(lines_of(file), 1):
         if not text.strip():
             continue
         try:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.file_names import is_path_below
 from jaxdino.core.rules import did_you_mean
 from jaxdino.core.words import few
 from jaxdino.data.config import DataConfig
@@ -232,8 +233,8 @@ def _path(file: Path, line: int, given: Any) -> str:
     if not isinstance(given, str) or not given.strip():
         refuse(file, line, f"there is no path, but {given!r}")
     path = os.path.normpath(file.parent / given)
-    if "\0" in path or not Path(path).is_relative_to(file.parent):
-        refuse(file, line, f"{given!r} leads out of the manifest's folder: put the manifest above its images")
+    if not is_path_below(os.path.relpath(path, file.parent)):
+        refuse(file, line, f"{given!r} leads out of the manifest's folder, or is too long: put it above its images")
     return path
 
 

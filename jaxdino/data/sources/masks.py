@@ -23,6 +23,7 @@ from jaxdino.data.mask_survey import indexed_scenes, whole_scenes
 from jaxdino.data.prompted import Listed, Scene, assemble, put_aside
 from jaxdino.data.prompts import PromptConfig, check_prompts
 from jaxdino.data.record import Source
+from jaxdino.data.sources.listed_rows import lines_of
 from jaxdino.data.split_names import ROOT, assign, flag, splits_of
 from jaxdino.data.splitting import origins
 
@@ -215,8 +216,7 @@ def _of_values(
 def read_classes(file: Path) -> dict[int, str]:
     """Read {value: prompt} from a classes.json or classes.txt, sorted by value. Raise UserError for other content."""
     if file.suffix == ".txt":
-        lines = file.read_text("utf-8-sig").splitlines()
-        classes = {value: line.strip() for value, line in enumerate(lines, 1) if line.strip()}
+        classes = {value: line.strip() for value, line in enumerate(lines_of(file), 1) if line.strip()}
     else:
         given = read_json(file)
         if not isinstance(given, dict) or not all(re.fullmatch(r"-?[0-9]+", key) for key in given):

@@ -11,6 +11,7 @@ from jaxdino.data.mask_survey import indexed_scenes
 from jaxdino.data.prompted import assemble, put_aside
 from jaxdino.data.prompts import PromptConfig
 from jaxdino.data.record import Source
+from jaxdino.data.sources.listed_rows import lines_of
 from jaxdino.data.sources.masks import read_classes
 from jaxdino.data.split_names import NONE, assign, flag
 from jaxdino.data.splitting import origins
@@ -94,7 +95,7 @@ def _lists(top: Path, cfg: DataConfig, ignored: Counter) -> dict[str, str]:
 def _files(top: Path, name: str, ignored: Counter) -> list[tuple[str, str]]:
     """Return (image, mask) paths of a list; names without a mask or image are skipped and counted."""
     file = top / LISTS / f"{name}.txt"
-    stems = [line.strip() for line in file.read_text().splitlines() if line.strip()]
+    stems = [line.strip() for line in lines_of(file) if line.strip()]
     masks = {path.stem: path for path in sorted((top / "SegmentationClass").glob("*.png"))}
     images = {
         path.stem: path for path in sorted((top / "JPEGImages").iterdir()) if path.suffix.lower() in COMMON_SUFFIXES

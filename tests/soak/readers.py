@@ -1,0 +1,59 @@
+"""All readers of the suite: how to make valid files for each, and how to read them."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.soak import datasets, runs, weights
+from tests.soak.mutators import Rng
+
+MB = 1 << 20
+
+
+class Reader(NamedTuple):
+    """One reader.
+
+    Attributes:
+      make: write valid files into an empty folder.
+      read: read them, given the folder and the file that was changed. It may raise UserError or BadImage.
+      room: how much the memory of the process may grow, in bytes, in addition to three times the size of the files.
+      kept: suffixes of files that are never changed.
+      fresh: whether reading changes the folder, so that each mutant needs a new copy.
+    """
+
+    make: Callable[[Path, Rng], None]
+    read: Callable[[Path, Path], None]
+    room: int = 200 * MB
+    kept: tuple[str, ...] = ()
+    fresh: bool = False
+
+
+def _exported(layout: str, **options) -> Reader:
+    return Reader(functools.partial(weights.exported, layout=layout, **options), weights.read_model)
+
+
+def _manifest(suffix: str) -> Reader:
+    return Reader(functools.partial(datasets.make_manifests, suffix=suffix), datasets.read_manifest, kept=(".jpg",))
+
+
+READERS: dict[str, Reader] = {
+    "json": Reader(weights.make_json, weights.read_any_json),
+    "safetensors": Reader(weights.make_safetensors, weights.read_source),
+    "torch": Reader(weights.make_torch, weights.read_source),
+    "torchscript": Reader(weights.make_script, weights.read_source),
+    "shards": Reader(weights.make_shards, weights.read_folder),
+    "hf_folder": _exported("hf"),
+    "timm_folder": _exported("timm"),
+    "meta_folder": _exported("meta"),
+    "model_folder": Reader(weights.make_own, weights.read_model),
+    "training_folder": Reader(weights.make_training, weights.read_training),
+    "adapter": Reader(weights.make_adapter, weights.read_adapter),
+    "images": Reader(datasets.make_images, datasets.read_image),
+    "masks": Reader(datasets.make_masks, datasets.read_masks, kept=(".jpg",)),
+    "coco": Reader(datasets.make_coco, datasets.read_coco, kept=(".jpg",)),
+    "voc": Reader(datasets.make_voc, datasets.read_voc, kept=(".jpg",)),
+    "manifest_csv": _manifest(".csv"),
+    "manifest_jsonl": _manifest(".jsonl"),
+    "run_folder": Reader(runs.make_run, runs.read_run, fresh=True),
+}
