@@ -16,8 +16,8 @@ def counted(found: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {what}" for what, count in found.items() if count > 0)
 
 
-QUOTE, LINE = 200, 2000
-"""Largest number of characters of a quoted text, and of a line of a message."""
+QUOTE, LINE, MESSAGE = 200, 2000, 12_000
+"""Largest number of characters of a quoted text, of a line of a message, and of a message."""
 QUOTED = re.compile(r"""(?<!\w)(['"])((?:\\.|(?!\1)[^\\\n])+)\1(?!\w)""")
 UNSEEN = {"Cc", "Cs", "Zl", "Zp"}
 DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -40,7 +40,8 @@ def _commands(one: str) -> bool:
 
 def bounded(text: str) -> str:
     """Make a message that may quote foreign text `printable`, and cut out the middle of what is too long."""
-    return "\n".join(_cut(QUOTED.sub(_quoted, line), LINE) for line in printable(text).split("\n"))
+    lines = "\n".join(_cut(QUOTED.sub(_quoted, line), LINE) for line in printable(text).split("\n"))
+    return _cut(lines, MESSAGE)
 
 
 def _quoted(found: re.Match[str]) -> str:

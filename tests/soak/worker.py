@@ -26,7 +26,7 @@ import numpy as np
 
 from tests.soak.mutators import mutated
 
-LONGEST_MESSAGE = 6000
+LONGEST_MESSAGE = 12_100
 ADDRESS_SPACE = 12 << 30  # bytes: a hostile file must not take the memory of the machine
 STATM, HIGH_WATER = Path("/proc/self/statm"), Path("/proc/self/status")
 
