@@ -1,13 +1,18 @@
 """The rooms of the house import downwards only, and what is slow or heavy is not imported by accident."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+PACKAGES = packages_distributions()
+"""{module: the packages that hold it}."""
 BELOW = {  # room -> the rooms it may import
     "jaxdino.core": set(),
     "jaxdino.data": {"jaxdino.core"},
@@ -78,3 +83,26 @@ def test_help_imports_no_jax():
 def test_no_run_waits_for_sklearn_before_it_measures():
     code = "import sys, jaxdino.train.loop, jaxdino.api; sys.exit('sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_every_imported_library_is_declared():
+    """What jaxdino imports is a dependency or an extra of its own, not one that another library happens to bring."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    named = {re.match(r"[\w-]+", line)[0].lower().replace("_", "-") for line in lines}
+    missing = {}
+    for file in [
+        *(ROOT / "jaxdino").rglob("*.py"),
+        *(ROOT / "convert").rglob("*.py"),
+        *(ROOT / "configs").glob("*.py"),
+    ]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            for name in (
+                {one.split(".")[0] for one in names} - sys.stdlib_module_names - {"jaxdino", "convert", "configs"}
+            ):
+                packages = {one.lower().replace("_", "-") for one in PACKAGES.get(name, [name])}
+                if not packages & named:
+                    missing.setdefault(name, file)
+    assert missing == {}
