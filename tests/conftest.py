@@ -6,6 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from jaxdino.core.host_memory import keep_freed
 from tests.torchvision_stub import import_torchvision
 
@@ -39,3 +41,23 @@ LONG = ("train", "test_families.py")
 def pytest_collection_modifyitems(items):
     """The longest files first: workers that take a file at a time then end together."""
     items.sort(key=lambda item: next((n for n, part in enumerate(LONG) if part in item.path.parts), len(LONG)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def run_devices(request):
+    """Let runs use one device, unless the module sets ALL_DEVICES."""
+    from jaxdino.core import sharding
+    from tests import one_device
+
+    with pytest.MonkeyPatch.context() as patch:
+        if not getattr(request.module, "ALL_DEVICES", False):
+            patch.setattr(sharding, "make_mesh", one_device.make_mesh())
+        yield
+
+
+@pytest.fixture
+def all_devices(monkeypatch):
+    """Let the runs of a test use all four devices."""
+    from jaxdino.core import sharding
+
+    monkeypatch.setattr(sharding, "make_mesh", sharding.make_mesh.__wrapped__)

@@ -2,7 +2,7 @@
 
 JAX compiles each draw again for each shape, which takes longer than drawing; a network has dozens of shapes. A number's
 value depends only on the key and its position (jax_threefry_partitionable), so the first n numbers of a longer draw
-equal a draw of n: lengths are rounded up to powers of two.
+equal a draw of n: lengths are rounded up, to one of two short lengths or to a power of two.
 """
 
 import math
@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
-SHORTEST = 2**14
+SHORTEST, SHORT = 2**10, 2**14
 
 
 class ShapesOnly:
@@ -48,7 +48,7 @@ def _draw(draw: Callable, rngs: nnx.Rngs | ShapesOnly, shape: tuple[int, ...], s
     if isinstance(rngs, ShapesOnly):
         return jnp.zeros(shape)
     count = math.prod(shape)
-    size = max(SHORTEST, 2 ** math.ceil(math.log2(max(count, 1))))
+    size = SHORTEST if count <= SHORTEST else max(SHORT, 2 ** math.ceil(math.log2(count)))
     drawn = draw(rngs.params(), (size,))
     if not isinstance(drawn, Tracer):
         drawn = np.asarray(drawn)  # on the host: the next steps compile nothing

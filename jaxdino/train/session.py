@@ -109,7 +109,10 @@ class Session:
             say(found.remarked())
 
     def end(self, part: Part, current: state.State) -> None:
-        """End a stage: add its summary entry, save the best model so far, draw the plots, go to the next stage."""
+        """End a stage: add its summary entry, save the best model so far, go to the next stage.
+
+        The plots are drawn again, after the last stage only once the run is finished.
+        """
         now = self.progress
         entry = {
             "name": part.stage.name,
@@ -128,7 +131,7 @@ class Session:
             now.best_model = {"stage": part.index, "origin": now.origin, **now.best_metrics}
             self.save_best(part, current)
         self.setup.task.end(self, part, current)
-        self.write_summary()
+        self.write_summary(draw=part is not self.setup.parts[-1])
         for after in self.setup.parts[part.index + 1 : part.index + 2]:
             alike = (after.image_size, after.stage.monitor) == (part.image_size, part.stage.monitor)
             self.progress = now.next_stage(part.stage, self.setup.task.hands_on, alike)

@@ -12,6 +12,7 @@ from convert.store import load_model, load_sharded
 from jaxdino.core.errors import UserError
 from jaxdino.core.sharding import make_mesh
 
+ALL_DEVICES = True
 KERNEL = "backbone.blocks.0.attn.qkv.kernel"
 
 

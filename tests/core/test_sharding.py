@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
 
+ALL_DEVICES = True
 FLAT = {
     "blocks.0.qkv.kernel": np.ones((32, 96), np.float32),
     "patch.kernel": np.ones((4, 4, 3, 64), np.float32),

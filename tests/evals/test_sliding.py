@@ -14,6 +14,7 @@ from jaxdino.data.crops import short_side
 from jaxdino.evals import sliding
 from jaxdino.evals.sliding import slide, two_thirds, window_starts
 
+ALL_DEVICES = True
 CROP, CELL, CLASSES = (12, 16), 4, 3
 WEIGHTS = np.random.default_rng(0).normal(0, 0.1, (CELL * CELL * 3, CLASSES)).astype(np.float32)
 

@@ -14,6 +14,7 @@ from jaxdino.core import sharding
 from jaxdino.objectives.collapse import feature_rank, feature_std, signals
 from jaxdino.objectives.health import Health
 
+ALL_DEVICES = True
 SIGNALS = ("teacher_entropy", "kl_to_uniform", "marginal_entropy", "information")
 PROTOTYPES = pytest.mark.parametrize("k", [64, 65536])
 

@@ -11,6 +11,7 @@ from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
 from jaxdino.objectives.dino import centred_softmax, cross_entropy, dino_loss, moved_centre, sinkhorn_knopp
 
+ALL_DEVICES = True
 B, V, G, K = 4, 5, 2, 16
 
 

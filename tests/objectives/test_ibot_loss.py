@@ -10,6 +10,7 @@ from scipy.special import softmax
 from jaxdino.core import sharding
 from jaxdino.objectives.ibot import ibot_loss, masked_indices, take
 
+ALL_DEVICES = True
 B, G, H, W, D = 8, 2, 3, 4, 5
 
 

@@ -9,6 +9,8 @@ import torch
 from jaxdino.core import sharding
 from jaxdino.objectives.koleo import koleo_loss, length, unit
 
+ALL_DEVICES = True
+
 with_grad = jax.jit(jax.value_and_grad(koleo_loss))
 
 

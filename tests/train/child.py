@@ -1,7 +1,6 @@
-"""Runs as processes of their own: on one device, compiled as the suite compiles."""
+"""Runs as processes of their own, on one device: the programs are those that runs of the suite itself compiled."""
 
 import os
-import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -9,5 +8,4 @@ ROOT = Path(__file__).parents[2]
 
 def environment() -> dict[str, str]:
     """The variables of such a process; the modules of this folder can be imported in it."""
-    flags = re.sub(r"device_count=\d+", "device_count=1", os.environ["XLA_FLAGS"])
-    return os.environ | {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "XLA_FLAGS": flags}
+    return os.environ | {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"}

@@ -7,7 +7,9 @@ import tiny
 
 from jaxdino.core.command import finish
 from jaxdino.train.loop import run
+from tests import one_device
 
+one_device.use()
 folder, limit, at = sys.argv[1], *map(int, sys.argv[2:])
 
 
@@ -17,4 +19,4 @@ def on_step(step: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
 
-sys.exit(finish(lambda: run(tiny.config(1, 1, batch_size=512, checkpoint__every_steps=1), folder, on_step) and None))
+sys.exit(finish(lambda: run(tiny.config(1, batch_size=512, checkpoint__every_steps=1), folder, on_step) and None))

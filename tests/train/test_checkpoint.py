@@ -11,6 +11,8 @@ from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
 from jaxdino.train.checkpoint import Checkpoints, abstract
 
+ALL_DEVICES = True
+
 
 def state_on(mesh, value: float):
     rng = np.random.default_rng(0)

@@ -56,19 +56,16 @@ def pretrained(tmp_path_factory) -> Path:
     return folder
 
 
-def process(weights: Path, folder: Path, *more: object) -> tuple[int, str]:
-    env = child.environment()
-    command = [sys.executable, str(Path(tiny_distill.__file__)), str(weights), str(folder), *map(str, more)]
-    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
-    return done.returncode, done.stdout + done.stderr
+def three_stages(pretrained: Path):
+    """The config of `python tiny_distill.py WEIGHTS`."""
+    return tiny_distill.continued(str(pretrained / "best"), 1, 1, 1, checkpoint__every_steps=3)
 
 
 @pytest.fixture(scope="module")
 def continued(pretrained, tmp_path_factory) -> Path:
     """The folder of a continuation in three stages that nothing disturbed."""
     folder = tmp_path_factory.mktemp("ssl") / "undisturbed"
-    code, out = process(pretrained / "best", folder)
-    assert code == 0, out
+    run(three_stages(pretrained), folder)
     return folder
 
 
@@ -97,11 +94,18 @@ def test_momentum_rises_and_the_weights_move(pretrained):
 
 @pytest.mark.slow
 def test_killed_and_started_again_the_result_is_bit_identical(pretrained, continued, tmp_path):
-    steps = [line["step"] for line in lines(continued)]
-    for kill_after in (4, steps[-1] // 2, steps[-1] - 2):  # in each stage
-        assert process(pretrained / "best", tmp_path, kill_after)[0] == -9
-    code, out = process(pretrained / "best", tmp_path)
-    assert code == 0, out
+    def interrupt(at: int, step: int) -> None:
+        if step == at:
+            raise InterruptedError
+
+    weights, last = pretrained / "best", lines(continued)[-1]["step"]
+    command = [sys.executable, str(Path(tiny_distill.__file__)), str(weights), str(tmp_path), "4"]
+    done = subprocess.run(command, env=child.environment(), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == -9, done.stderr
+    for at in (last // 2, last - 2):  # in the other stages
+        with pytest.raises(InterruptedError):
+            run(three_stages(pretrained), tmp_path, partial(interrupt, at))
+    run(three_stages(pretrained), tmp_path)
     assert timeless(continued) == timeless(tmp_path)
     ours, theirs = (read_training(folder / "training") for folder in (continued, tmp_path))
     for role, parts in ours.networks.items():

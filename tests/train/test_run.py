@@ -1,7 +1,8 @@
 """Whole runs: what they leave behind, how they go on after a kill, what they refuse."""
 
-import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -29,24 +30,16 @@ def timeless(folder: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if k not in ("time", "images_per_second")} for line in lines(folder)]
 
 
-def start(folder: Path, *more: object) -> subprocess.Popen:
-    """The tiny run as a process of its own, on one device."""
-    env = child.environment()
-    command = [sys.executable, str(Path(tiny.__file__)), str(folder), *map(str, more)]
-    return subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish(process: subprocess.Popen) -> tuple[int, str]:
-    out, _ = process.communicate(timeout=240)
-    return process.returncode, out
+def config():
+    """The config of `python tiny.py`."""
+    return tiny.config(2, 2, 2, checkpoint__every_steps=3, ema_decay=0.9)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     """The folder of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("run") / "undisturbed"
-    code, out = finish(start(folder))
-    assert code == 0, out
+    run(config(), folder)
     return folder
 
 
@@ -59,28 +52,30 @@ def assert_same_run(folder: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_and_started_again_the_result_is_bit_identical(finished, tmp_path):
-    folder, rng = tmp_path / "killed", np.random.default_rng()
-    step, seconds = rng.integers(2, 20), rng.uniform(3, 9)
-    assert finish(start(folder, step, 9))[0] == -9  # right after a step, while a checkpoint is being written
-    process = start(folder)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(seconds)  # wherever it is by then
-    process.kill()
-    finish(process)
-    code, out = finish(start(folder))
-    assert code == 0, f"killed at step {step} and after {seconds} s: {out}"
-    assert_same_run(finished, folder)
+def test_killed_at_a_step_and_started_again_the_result_is_bit_identical(finished, tmp_path):
+    step = np.random.default_rng().integers(2, 20)  # a checkpoint may be being written
+    command = [sys.executable, str(Path(tiny.__file__)), str(tmp_path), str(step), "9"]
+    done = subprocess.run(command, env=child.environment(), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == -9, done.stderr
+    assert (
+        not (tmp_path / "summary.json").exists() or not json.loads((tmp_path / "summary.json").read_text())["finished"]
+    )
+    run(config(), tmp_path)
+    assert_same_run(finished, tmp_path)
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_exits_cleanly(finished, tmp_path):
+def test_sigterm_saves_and_goes_on(finished, tmp_path, capsys):
+    def on_step(now: int) -> None:
+        if now == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
     for step in (11, 12):  # within an epoch; at its end, before it is validated
-        code, out = finish(start(tmp_path, step, 15))
-        assert code == 0 and f"stopped by SIGTERM after step {step}" in out
+        assert run(config(), tmp_path, on_step)["stopped"] == {"why": "by SIGTERM", "step": step}
+        assert f"stopped by SIGTERM after step {step}" in capsys.readouterr().out
         assert (tmp_path / "checkpoints" / str(step) / "manifest.json").exists()
-    code, out = finish(start(tmp_path))
-    assert code == 0 and "resuming after step 12" in out
+    run(config(), tmp_path)
+    assert "resuming after step 12" in capsys.readouterr().out
     assert_same_run(finished, tmp_path)
 
 
@@ -130,7 +125,7 @@ def test_events_hold_each_number_once(finished):
 
 def test_a_finished_run_is_left_alone_and_another_config_refused(finished, capsys):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-    same = tiny.config(2, 2, 2, checkpoint__every_steps=3, ema_decay=0.9)
+    same = config()
     assert run(same, finished)["finished"]
     assert "finished" in capsys.readouterr().out
     same.optimizer.weight_decay = 0.5
@@ -167,7 +162,7 @@ def test_predict_prints_class_and_probability(finished, tmp_path, capsys):
         ({"checkpoint__keep": 1}, "at least 2"),
     ],
 )
-def test_what_cannot_work_is_refused_at_once_and_leaves_no_folder(tmp_path, changes, words):
+def test_what_cannot_work_is_refused_at_once_and_leaves_no_folder(all_devices, tmp_path, changes, words):
     with pytest.raises(UserError, match=words):
         run(tiny.config(1, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -182,7 +177,7 @@ def test_a_stage_without_epochs_is_skipped():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_half_precision_trains_float32_masters(tmp_path, precision):
+def test_half_precision_trains_float32_masters_on_four_devices(all_devices, tmp_path, precision):
     summary = run(tiny.config(0, 3, precision=precision, log_every=2), tmp_path)
     losses = [line["loss"] for line in lines(tmp_path)]
     assert losses[-1] < losses[0] and summary["finished"]

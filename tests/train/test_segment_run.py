@@ -9,7 +9,7 @@ import child
 import numpy as np
 import pytest
 import tiny_segment
-from tiny_segment import config
+from tiny_segment import all_options, config
 
 from convert.store import load_card, load_model
 from jaxdino.core import sharding
@@ -49,7 +49,7 @@ def run4(tmp_path_factory) -> tuple[Path, list[tuple[dict, dict]]]:
 def first(tmp_path_factory) -> Path:
     """The folder of a run of the first stage alone."""
     folder = tmp_path_factory.mktemp("segment") / "one"
-    loop.run(config(1, stage=1), folder)
+    loop.run(config(2, stage=1), folder)  # the step that run4 compiles
     return folder
 
 
@@ -117,7 +117,7 @@ def test_the_summary_has_a_row_for_each_stage(run4):
     assert all(name in row["trainable_paths"] for row in rows)
 
 
-def test_a_stage_goes_on_from_the_folder_of_the_one_before(first, tmp_path):
+def test_a_stage_goes_on_from_the_folder_of_the_one_before_on_four_devices(first, all_devices, tmp_path):
     loop.run(config(0, 1, stage=2, model__weights=str(first)), tmp_path / "two")
     cards = [load_card(folder / "best") for folder in (first, tmp_path / "two")]
     assert [card.source["stage"] for card in cards] == ["align", "adapt"]
@@ -172,31 +172,28 @@ def test_no_progress_is_lost_when_adapters_are_merged_go_on_or_begin(dora):
     assert not np.allclose(answer(adapt, third), answer(adapt, second), atol=1e-3)
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
-    env = child.environment()
-
-    def process(folder: Path, *more: str) -> int:
-        command = [sys.executable, str(Path(tiny_segment.__file__)), str(folder), *more]
-        return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, check=False, timeout=280).returncode
-
-    assert process(tmp_path / "whole") == 0
-    assert process(tmp_path / "killed", "5") == -9
-    assert process(tmp_path / "killed") == 0
-    assert load_card(tmp_path / "whole" / "best").digest == load_card(tmp_path / "killed" / "best").digest
+@pytest.fixture(scope="module")
+def options(tmp_path_factory) -> Path:
+    """The folder of a run of two stages with every option."""
+    folder = tmp_path_factory.mktemp("segment") / "options"
+    loop.run(all_options(), folder)
+    return folder
 
 
-def test_all_options_of_a_stage_train_together(tmp_path):
-    made = config(0, 2, 0, 2, objective__align=0.5, objective__ssl=1.0, prompts__points=1, prompts__boxes=True)
-    made.prompts.update(negatives=0.3, templates=("{}", "a drawing of a {}"))
-    made.stages[1].lora.clip.update(rank=2, alpha=2.0, targets=("q", "v"))
-    made.stages[3].groups.clip.frozen = made.stages[3].groups.decoder.frozen = False
-    made.optimizer.accumulate = 2
-    parts = prepared(made).parts
+def test_a_killed_run_goes_on_to_the_same_weights(options, tmp_path):
+    command = [sys.executable, str(Path(tiny_segment.__file__)), str(tmp_path), "3"]
+    done = subprocess.run(command, env=child.environment(), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == -9, done.stderr
+    loop.run(all_options(), tmp_path)
+    assert load_card(options / "best").digest == load_card(tmp_path / "best").digest
+
+
+def test_all_options_of_a_stage_train_together(options):
+    parts = prepared(all_options()).parts
     assert any("clip" in path for path in lora.leaves(parts[0].plan.trainable))
     assert "backbone.clip.text.token_embedding" in parts[1].plan.trainable
     assert "backbone.sam.mask_decoder.iou_token.embedding" in parts[1].plan.trainable
-    loop.run(made, tmp_path / "run")
-    last = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()][-1]
+    last = [json.loads(line) for line in (options / "metrics.jsonl").read_text().splitlines()][-1]
     assert last.keys() >= {"dice_loss", "bce_loss", "iou_loss", "align_loss", "ssl_loss"} and last["ssl_loss"] > 0
 
 

@@ -57,7 +57,9 @@ def config(*epochs: int, batch_size: int = 256, **changes) -> ConfigDict:
 
 if __name__ == "__main__":
     from jaxdino.train.loop import run
+    from tests import one_device
 
+    one_device.use()
     folder, *rest = sys.argv[1:]  # DIR [STEP [SIGNAL]]
     kill_after = int(rest[0]) if rest else 0
     number = int(rest[1]) if len(rest) > 1 else signal.SIGKILL

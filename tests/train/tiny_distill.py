@@ -72,7 +72,9 @@ def continued(weights: str, *epochs: int, **changes) -> ConfigDict:
 
 if __name__ == "__main__":
     from jaxdino.train.loop import run
+    from tests import one_device
 
+    one_device.use()
     weights, folder, *rest = sys.argv[1:]
     kill_after = int(rest[0]) if rest else 0
 

@@ -34,9 +34,22 @@ def config(*steps: int, **changes) -> ConfigDict:
     return made
 
 
+def all_options() -> ConfigDict:
+    """Two stages with every option of a stage."""
+    made = config(0, 2, 0, 2, objective__align=0.5, objective__ssl=1.0, prompts__points=1, prompts__boxes=True)
+    made.prompts.update(negatives=0.3, templates=("{}", "a drawing of a {}"))
+    made.stages[1].lora.clip.update(rank=2, alpha=2.0, targets=("q", "v"))
+    made.stages[3].groups.clip.frozen = made.stages[3].groups.decoder.frozen = False
+    made.optimizer.accumulate = 2
+    made.checkpoint.every_steps = 1
+    return made
+
+
 if __name__ == "__main__":
     from jaxdino.train.loop import run
+    from tests import one_device
 
+    one_device.use()
     folder, *rest = sys.argv[1:]
     kill_after = int(rest[0]) if rest else 0
 
@@ -45,4 +58,4 @@ if __name__ == "__main__":
         if step == kill_after:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    run(config(0, 3, 0, 3, checkpoint__every_steps=2), folder, on_step)
+    run(all_options(), folder, on_step)
