@@ -12,6 +12,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import parse_json
 
 MAX_HEADER_BYTES = 100_000_000
+MAX_WIDE_BYTES = 16_000_000  # of a header that is not ASCII: one wide character makes all of them four bytes wide
 MAX_AXES = 64
 
 
@@ -37,8 +38,10 @@ def _header(file: BinaryFile) -> tuple[dict, int]:
         raise UserError(f"{file.path}: the header length {length} is above the limit of {MAX_HEADER_BYTES}")
     if length > file.size - 8:
         raise UserError(f"{file.path}: the header length {length} exceeds the file ({file.size} bytes): truncated?")
-    what = f"{file.path}: the safetensors header"
-    return parse_json(file.read(8, length), what, dict, max_bytes=MAX_HEADER_BYTES), 8 + length
+    what, text = f"{file.path}: the safetensors header", file.read(8, length)
+    if length > MAX_WIDE_BYTES and not text.isascii():
+        raise UserError(f"{what} has {length} bytes with characters beyond ASCII, at most {MAX_WIDE_BYTES} are read")
+    return parse_json(text, what, dict, max_bytes=MAX_HEADER_BYTES), 8 + length
 
 
 def _span(file: BinaryFile, start: int, key: str, entry: object) -> tuple[ByteRange, int]:

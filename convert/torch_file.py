@@ -22,6 +22,7 @@ from jaxdino.core.errors import UserError
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_START = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little") + b"."
 MAX_PICKLE_BYTES = 1 << 28
+MAX_DIRECTORY = 8 << 20  # a record takes about 100 bytes, and zipfile 15 times as much memory
 EXPAND_ROOM = 1 << 26
 LOCAL_HEADER_BYTES = 30
 Records = dict[str, tuple[int, int]]
@@ -105,9 +106,10 @@ def _read_zip(file: BinaryFile) -> tuple[object, dict[str, int], bool]:
     if size > MAX_PICKLE_BYTES:
         raise UserError(f"{file.path}: data.pkl has {size} bytes, above the limit of {MAX_PICKLE_BYTES}")
     storages = _Storages()
-    stream = io.BytesIO(file.read(start, size))
     find = find_script_name if program else find_name
-    tree = Machine(stream, size, storages, str(file.path), find).run()
+    with open(file.path, "rb") as stream:
+        stream.seek(start)
+        tree = Machine(stream, size, storages, str(file.path), find, file.size).run()
     tree = unwrap(tree, str(file.path)) if program else tree
     starts = {}
     for key, need in storages.bytes.items():
@@ -130,8 +132,10 @@ def _byte_order(file: BinaryFile, record: tuple[int, int] | None) -> str:
 def _records(file: BinaryFile) -> Records:
     """Return {name: (first byte, length)} of every record; compressed, truncated or overlapping records are refused."""
     try:
-        with zipfile.ZipFile(file.path) as archive:
+        with zipfile.ZipFile(_Directory(file)) as archive:
             infos = archive.infolist()
+    except UserError:
+        raise
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, OverflowError, IndexError) as error:
         raise UserError(f"{file.path}: the zip directory is damaged ({error}): truncated download?") from error
     records: Records = {}
@@ -153,6 +157,34 @@ def _records(file: BinaryFile) -> Records:
     return records
 
 
+class _Directory:
+    """The file as zipfile reads it to list its records: the directory is one read, and may not be large."""
+
+    def __init__(self, file: BinaryFile):
+        self.file, self.at = file, 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.file.size}[whence]
+        if start + offset < 0:
+            raise OSError("before the start of the file")
+        self.at = start + offset
+        return self.at
+
+    def read(self, length: int = -1) -> bytes:
+        length = max(0, self.file.size - self.at) if length is None or length < 0 else length
+        if length > MAX_DIRECTORY:
+            raise UserError(f"{self.file.path}: the zip directory has more than {MAX_DIRECTORY} bytes")
+        data = self.file.read(self.at, length)
+        self.at += len(data)
+        return data
+
+
 def _first_byte(file: BinaryFile, info: zipfile.ZipInfo) -> int:
     header = file.read(info.header_offset, LOCAL_HEADER_BYTES) if info.header_offset >= 0 else b""
     if len(header) < LOCAL_HEADER_BYTES or header[:4] != b"PK\x03\x04":
@@ -166,7 +198,8 @@ def _read_legacy(file: BinaryFile) -> tuple[object, dict[str, int], bool]:
     with open(file.path, "rb") as stream:
 
         def load(persistent: Callable) -> object:
-            return Machine(stream, min(file.size - stream.tell(), MAX_PICKLE_BYTES), persistent, where).run()
+            size = min(file.size - stream.tell(), MAX_PICKLE_BYTES)
+            return Machine(stream, size, persistent, where, file_size=file.size).run()
 
         if load(_storage) != LEGACY_MAGIC:
             raise UserError(f"{where}: a plain pickle, not a torch.save checkpoint")

@@ -5,7 +5,9 @@ import numpy as np
 from convert.torch_names import Callee, NumpyArray, NumpyType, StorageType, Tensor
 from jaxdino.core.errors import UserError
 
-MAX_ENTRIES = 1_000_000
+MAX_ENTRIES = 300_000
+MAX_NAMES = 32_000_000
+"""Limits of a checkpoint: entries, and characters of all their names. An entry takes about 300 bytes."""
 MAX_SCANNED = 50_000_000
 MAX_DEPTH = 64
 MAX_KEY = 4096
@@ -40,15 +42,20 @@ def unlisted(tree: object, where: str) -> tuple[object, list[str]]:
 
 def _names(item: object) -> list[str]:
     """Return the first tensor names in an item, [] if it has none."""
-    found, seen, todo = [], 0, [("", item, 0)]
+    found, seen, todo = [], 0, [("", "", item, 0)]
     while todo and len(found) < 2 and seen < MAX_ENTRIES:
-        (name, node, depth), seen = todo.pop(), seen + 1
+        (above, key, node, depth), seen = todo.pop(), seen + 1
+        name = _joined(above, key)[:MAX_KEY]
         if isinstance(node, Tensor) and depth:
             found.append(name)
-        elif depth < MAX_DEPTH and isinstance(node, (dict, list, tuple)):
+        elif depth < MAX_DEPTH and isinstance(node, (dict, list, tuple)) and len(node) + len(todo) <= MAX_ENTRIES:
             inner = _children(node) or []
-            todo.extend((f"{name}.{key}".lstrip("."), value, depth + 1) for key, value in reversed(inner))
+            todo.extend((name, key, value, depth + 1) for key, value in reversed(inner))
     return found
+
+
+def _joined(above: str, key: object) -> str:
+    return f"{above}.{key}" if above else str(key)
 
 
 def _is_optimiser(item: object) -> bool:
@@ -65,22 +72,26 @@ def flatten(tree: object, where: str) -> tuple[dict[str, Tensor], dict[str, obje
         raise UserError(f"{where}: holds a {type(tree).__name__}, not a dictionary of tensors")
     tensors: dict[str, Tensor] = {}
     extras: dict[str, object] = {}
-    seen, scanned, todo = 0, 0, [("", tree, 0)]
+    seen, scanned, names, todo = 0, 0, 0, [("", "", tree, 0)]
     while todo:
-        prefix, node, depth = todo.pop()
+        above, key, node, depth = todo.pop()
+        prefix = _joined(above, key) if depth else ""
         if depth > MAX_DEPTH or len(prefix) > MAX_KEY:
             raise UserError(f"{where}: {prefix[:80]!r} is nested more than {MAX_DEPTH} deep, or its name is too long")
         seen, scanned = seen + 1, scanned + (len(node) if isinstance(node, (list, tuple)) else 0)
-        children = _children(node)
-        if seen + len(todo) + len(children or ()) > MAX_ENTRIES or scanned > MAX_SCANNED:
+        held = len(node) if isinstance(node, dict) else 0
+        children = _children(node) if held <= MAX_ENTRIES and scanned <= MAX_SCANNED else None
+        if seen + len(todo) + max(held, len(children or ())) > MAX_ENTRIES or scanned > MAX_SCANNED:
             raise UserError(f"{where}: holds more than {MAX_ENTRIES} entries, or contains itself")
         if children is None:
+            names += len(prefix)
+            if names > MAX_NAMES:
+                raise UserError(f"{where}: the names of its entries have more than {MAX_NAMES} characters")
             if prefix in tensors or prefix in extras:
                 raise UserError(f"{where}: two entries are both named {prefix!r}")
             (tensors if isinstance(node, Tensor) else extras)[prefix] = _leaf(node)
         else:
-            dot = f"{prefix}." if depth else ""
-            todo.extend((f"{dot}{key}", value, depth + 1) for key, value in reversed(children))
+            todo.extend((prefix, key, value, depth + 1) for key, value in reversed(children))
     if not tensors:
         names = ", ".join(key[:40] for key in list(extras)[:5])
         raise UserError(f"{where}: holds no tensor (found {names or 'nothing'})")

@@ -20,7 +20,11 @@ from jaxdino.core.errors import UserError
 MAX_BYTES = 64 << 20
 MAX_DEPTH = 64
 LARGEST = 1 << 64
-"""Limits of a file, by default, in bytes; of nested values; and of a whole number's absolute value."""
+MEMORY = 128 << 20
+"""Limits of a file, by default, in bytes; of nested values; of a whole number's absolute value; and of the memory of
+all lists, objects and numbers together, in bytes: "{}" takes 40 times as much as in the text."""
+COSTS = {"{": 300, "[": 80, ":": 150, ",": 40}
+"""About the memory that a character stands for, outside of texts and inside (which is rare)."""
 KINDS: Mapping[type, str] = {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number"}
 KINDS = {**KINDS, bool: "true or false", type(None): "null"}
 LONG_NUMBER = re.compile(r"\d{19}|[eE]\+?\d{3}")  # what may be above the limits: only then every number is checked
@@ -36,7 +40,12 @@ class JsonError(UserError):
 
 
 def read_json(
-    file: str | os.PathLike, kind: type | None = None, *, max_bytes: int = MAX_BYTES, any_number: bool = False
+    file: str | os.PathLike,
+    kind: type | None = None,
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_memory: int = MEMORY,
+    any_number: bool = False,
 ) -> Any:
     """Read a JSON file; see `parse_json`.
 
@@ -58,7 +67,7 @@ def read_json(
         if isinstance(err, JsonError):
             raise
         raise JsonError(file, f"cannot be read: {getattr(err, 'strerror', None) or err}") from None
-    return parse_json(data, file, kind, max_bytes=max_bytes, any_number=any_number)
+    return parse_json(data, file, kind, max_bytes=max_bytes, max_memory=max_memory, any_number=any_number)
 
 
 def _without_waiting(name: Any, flags: int) -> int:
@@ -71,6 +80,7 @@ def parse_json(
     kind: type | None = None,
     *,
     max_bytes: int = MAX_BYTES,
+    max_memory: int = MEMORY,
     max_depth: int = MAX_DEPTH,
     any_number: bool = False,
 ) -> Any:
@@ -80,6 +90,7 @@ def parse_json(
       text: bytes are decoded as UTF-8 (with or without a byte order mark), UTF-16 or UTF-32.
       what: the file or flag, for error messages.
       kind: required type of the value, such as dict.
+      max_memory: largest estimate of the memory that the value takes, in bytes, without its texts.
       max_depth: largest number of lists and objects inside each other.
       any_number: accept NaN, Infinity and numbers of any size, which other programs write in fields that nobody reads.
 
@@ -90,6 +101,8 @@ def parse_json(
         raise JsonError(what, f"{len(text)} bytes are above the limit of {max_bytes}")
     try:
         text = text.decode(json.detect_encoding(text)) if isinstance(text, bytes) else text
+        if sum(cost * text.count(mark) for mark, cost in COSTS.items()) > max_memory:
+            raise JsonError(what, f"its lists and objects would take more than {max_memory >> 20} MB of memory")
         value = json.loads(text.removeprefix("\ufeff"), **_hooks(text, any_number))
         _check_depth(value, max_depth)
         if SURROGATE.search(text):
@@ -99,6 +112,8 @@ def parse_json(
     except UnicodeError as err:
         where = f"byte {err.start}" if isinstance(err, UnicodeDecodeError) else "half of a surrogate pair"
         raise JsonError(what, f"not valid JSON: not valid text ({where})") from None
+    except JsonError:
+        raise
     except ValueError as err:
         raise JsonError(what, f"not valid JSON: {str(err).splitlines()[0][:200]}") from None
     if kind is not None and type(value) is not kind:

@@ -247,4 +247,4 @@ def read_json(file: Path) -> Any:
     if not file.exists():
         near = did_you_mean(file.name, [path.name for path in file.parent.glob("*.json")])
         raise UserError(f"{file} does not exist; {near}")
-    return json_file.read_json(file, max_bytes=ANNOTATION_BYTES, any_number=True)
+    return json_file.read_json(file, max_bytes=ANNOTATION_BYTES, max_memory=20 * ANNOTATION_BYTES, any_number=True)
