@@ -1,7 +1,7 @@
 """Runs that are killed at random moments and started again end as the run that nothing disturbed.
 
-`python -m pytest -n0 -m soak tests/soak/test_kills.py --kills 100 --seed 0`. Half of the kills come after a random time,
-half right after a random step, when a checkpoint or the best model is being written.
+`python -m pytest -n0 -m soak tests/soak/test_kills.py --kills 100 --seed 0`. Half of the kills come after a random
+time, half right after a random step, when a checkpoint or the best model is being written.
 """
 
 import contextlib
