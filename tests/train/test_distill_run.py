@@ -21,6 +21,7 @@ from convert.store import load_model
 from convert.training_checkpoint import main_export, read_training
 from jaxdino.core.errors import UserError
 from jaxdino.evals import report
+from jaxdino.train import loop
 from jaxdino.train.loop import run
 from jaxdino.train.progress import Progress
 from jaxdino.train.session import Session
@@ -62,11 +63,20 @@ def three_stages(pretrained: Path):
 
 
 @pytest.fixture(scope="module")
-def continued(pretrained, tmp_path_factory) -> Path:
-    """The folder of a continuation in three stages that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("ssl") / "undisturbed"
-    run(three_stages(pretrained), folder)
-    return folder
+def continued(pretrained, tmp_path_factory) -> tuple[Path, list[dict[str, dict]]]:
+    """The folder of a continuation in three stages that nothing disturbed, and the backbones that each stage leaves."""
+    folder, ended = tmp_path_factory.mktemp("ssl") / "undisturbed", []
+
+    class Watched(Session):
+        def end(self, part, current):
+            super().end(part, current)
+            networks = read_training(folder / "training").networks
+            ended.append({role: parts["backbone"].flat for role, parts in networks.items()})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "Session", Watched)
+        run(three_stages(pretrained), folder)
+    return folder, ended
 
 
 def test_the_lines_and_the_summary_hold_what_is_promised(pretrained):
@@ -98,7 +108,8 @@ def test_killed_and_started_again_the_result_is_bit_identical(pretrained, contin
         if step == at:
             raise InterruptedError
 
-    weights, last = pretrained / "best", lines(continued)[-1]["step"]
+    whole, _ = continued
+    weights, last = pretrained / "best", lines(whole)[-1]["step"]
     command = [sys.executable, str(Path(tiny_distill.__file__)), str(weights), str(tmp_path), "4"]
     done = subprocess.run(command, env=child.environment(), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == -9, done.stderr
@@ -106,8 +117,8 @@ def test_killed_and_started_again_the_result_is_bit_identical(pretrained, contin
         with pytest.raises(InterruptedError):
             run(three_stages(pretrained), tmp_path, partial(interrupt, at))
     run(three_stages(pretrained), tmp_path)
-    assert timeless(continued) == timeless(tmp_path)
-    ours, theirs = (read_training(folder / "training") for folder in (continued, tmp_path))
+    assert timeless(whole) == timeless(tmp_path)
+    ours, theirs = (read_training(folder / "training") for folder in (whole, tmp_path))
     for role, parts in ours.networks.items():
         for name, part in parts.items():
             assert part.card.digest == theirs.networks[role][name].card.digest, (role, name)
@@ -117,22 +128,16 @@ def test_killed_and_started_again_the_result_is_bit_identical(pretrained, contin
 
 
 @pytest.mark.slow
-def test_each_stage_of_a_continuation_moves_what_it_may(pretrained, tmp_path):
+def test_each_stage_of_a_continuation_moves_what_it_may(pretrained, continued):
     _, start = load_model(pretrained / "best")
-
-    def backbones(*epochs: int) -> dict[str, dict[str, np.ndarray]]:
-        folder = tmp_path / "-".join(map(str, epochs))
-        run(tiny_distill.continued(str(pretrained / "best"), *epochs), folder)
-        return {role: parts["backbone"].flat for role, parts in read_training(folder / "training").networks.items()}
-
-    for flat in backbones(1).values():  # the head alone
+    head, before, after = continued[1]
+    for flat in head.values():
         assert all(np.array_equal(flat[path], start[path]) for path in start)
-    after = backbones(1, 0, 1)
-    changed = {path for path in start if not np.array_equal(after["teacher"][path], start[path])}
-    assert changed == {path for path in start if ".attn." in path and path.endswith("kernel")}  # merged adapters
-    assert not np.array_equal(
-        after["teacher"]["backbone.blocks.0.attn.qkv.kernel"], after["student"]["backbone.blocks.0.attn.qkv.kernel"]
-    )
+    for role in ("teacher", "student"):
+        changed = {path for path in start if not np.array_equal(after[role][path], before[role][path])}
+        assert changed == {path for path in start if ".attn." in path and path.endswith("kernel")}  # merged adapters
+    qkv = "backbone.blocks.0.attn.qkv.kernel"
+    assert not np.array_equal(after["teacher"][qkv], after["student"][qkv])
 
 
 def test_a_checkpoint_in_dinos_layout_holds_teacher_student_and_centre(pretrained, tmp_path):
