@@ -150,6 +150,8 @@ def without(given, part, field=None):
         (replaced(coco_file(), "images", "file_name", "../../1.jpg"), r"'../../1.jpg' leads out of the image folder"),
         (replaced(coco_file(), "images", "file_name", "/etc/1.jpg"), "leads out of the image folder"),
         (replaced(coco_file(), "images", "file_name", 3), "file_name=3 leads out of the image folder"),
+        (replaced(coco_file(), "images", "file_name", "x" * 300), "or is too long"),
+        (replaced(coco_file(), "categories", "id", [7]), r"id=\[7\] in 'categories' is neither a number nor a text"),
         (without(coco_file(), "annotations", "segmentation"), "boxes but no segmentation"),
     ],
 )

@@ -79,29 +79,30 @@ def _worker(report: Report, seed: int, first: int, last: int, folder: Path, hang
     with open(work.with_suffix(".stderr"), "w+b") as errors:
         process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=errors)
         try:
-            state = _Events(report, seed, work, folder).follow(process, hang)
+            state = _Events(report, seed, first, work, folder).follow(process, hang)
         finally:
             process.kill()
             process.communicate()
-        if state.number is None and not state.ready:
+        if state.number is None and process.returncode != 0:
             errors.seek(0)
-            raise RuntimeError(f"{report.reader}: the worker did not start:\n{errors.read().decode()[-3000:]}")
+            what = f"the worker failed before mutant {state.next}:\n{errors.read().decode()[-3000:]}"
+            raise RuntimeError(f"{report.reader}: {what}")
         if state.number is not None:
             how = "hangs" if process.returncode == -signal.SIGKILL and state.hangs else f"dies ({process.returncode})"
             errors.seek(0)
             said = errors.read().decode("utf-8", "replace")[-1500:]
             state.fail(state.number, how, said)
             return state.number + 1
-    return last if process.returncode == 0 else state.next
+    return last
 
 
 class _Events:
     """The lines of a worker (see `tests.soak.worker`)."""
 
-    def __init__(self, report: Report, seed: int, work: Path, folder: Path):
+    def __init__(self, report: Report, seed: int, first: int, work: Path, folder: Path):
         self.report, self.seed, self.work, self.folder = report, seed, work, folder
         self.number: int | None = None  # the mutant that is being read
-        self.file, self.next, self.ready, self.hangs = "", 0, False, False
+        self.file, self.next, self.ready, self.hangs = "", first, False, False
 
     def follow(self, process: subprocess.Popen, hang: float) -> "_Events":
         """Handle all lines until the end of the worker, or until it is silent for too long."""

@@ -123,10 +123,10 @@ def json_text(data: bytes, rng: Rng) -> bytes:
     """Change the values or keys of a JSON text."""
     try:
         tree = json.loads(data)
-    except (ValueError, RecursionError):
+        for _ in range(int(pick(rng, (1, 1, 2, 5)))):
+            tree = _changed(tree, rng)
+    except (ValueError, RecursionError):  # an earlier change damaged it, or nested it deeply
         return some_bytes(data, rng)
-    for _ in range(int(pick(rng, (1, 1, 2, 5)))):
-        tree = _changed(tree, rng)
     return json.dumps(tree, ensure_ascii=bool(rng.integers(2))).encode("utf-8", "surrogatepass")
 
 
@@ -150,7 +150,7 @@ def _changed(tree: Any, rng: Rng) -> Any:
     elif how == 2 and isinstance(above, dict):
         above[pick(rng, TEXTS)] = above.pop(key)
     elif how == 3 and isinstance(above[key], list):
-        above[key] = above[key] * int(pick(rng, (0, 2, 3000)))
+        above[key] = above[key] * (int(pick(rng, (0, 2, 3000))) if len(above[key]) < 20 else 2)
     elif how == 4:
         above[key] = json.loads(json.dumps(pick(rng, [place[key] for place, key in places])))
     elif how == 5 and isinstance(above[key], int | float):

@@ -99,8 +99,11 @@ def assert_same_checkpoint(folder: Path, other: Path) -> None:
     found = []
     for place in (folder, other):
         steps = sorted(int(path.name) for path in (place / "checkpoints").iterdir() if path.name.isdecimal())
+        state = place / "checkpoints" / str(steps[-1]) / "state"
         with ocp.PyTreeCheckpointer() as checkpointer:
-            found.append((steps[-1], checkpointer.restore(place / "checkpoints" / str(steps[-1]) / "state")))
+            tree = checkpointer.metadata(state).item_metadata.tree
+            args = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in tree}
+            found.append((steps[-1], checkpointer.restore(state, restore_args=args)))
     (step, arrays), (other_step, others) = found
     assert step == other_step and arrays.keys() == others.keys()
     for name, array in arrays.items():

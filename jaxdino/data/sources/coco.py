@@ -124,7 +124,8 @@ def _checked(file: Path) -> dict[str, Any]:
             )
         if not entries:
             raise UserError(f"{file} has no {part}")
-    for part, field in (("images", "id"), ("annotations", "image_id"), ("annotations", "category_id")):
+    ids = (("images", "id"), ("categories", "id"), ("annotations", "image_id"), ("annotations", "category_id"))
+    for part, field in ids:
         if odd := [entry[field] for entry in given[part] if not isinstance(entry[field], int | str)]:
             raise UserError(f"{file}: {field}={odd[0]!r} in {part!r} is neither a number nor a text")
     for field in ("height", "width"):
