@@ -45,9 +45,8 @@ def test_memory_files_and_what_is_left(soak, tmp_path, capsys):
     half = len(warm) // 2  # while a checkpoint is written more files are open: the fewest count
     with capsys.disabled():
         grown = 100 * (max(memory) / memory[0] - 1)
-        print(
-            f"\n{steps} steps: {memory[0] >> 20} MB, at most {max(memory) >> 20} MB (+{grown:.1f} %), {min(files)} files"
-        )
+        shown = f"{memory[0] >> 20} MB, at most {max(memory) >> 20} MB (+{grown:.1f} %), {min(files)} files"
+        print(f"\n{steps} steps: {shown}")
     assert max(memory) <= GROWTH * memory[0]
     assert min(files[:half]) == min(files[half:])
     assert not ours(temporary)
