@@ -164,6 +164,15 @@ def test_lists_that_are_no_text_are_named(tmp_path, file):
         load(tmp_path, name="voc")
 
 
+def test_names_of_a_list_count_once(tmp_path):
+    file = voc_folder(tmp_path) / "ImageSets" / "Segmentation" / "train.txt"
+    once = load(tmp_path, name="voc")
+    file.write_text(file.read_text() + "2007_1\n" * 5)
+    again = load(tmp_path, name="voc")
+    assert listed(again.split("train")) == listed(once.split("train"))
+    assert again.ignored == once.ignored | {"name listed again": 5}
+
+
 def test_voc(tmp_path):
     source = load(voc_folder(tmp_path), name="voc")
     assert len(source.class_names) == 20 and source.class_names[0] == "aeroplane"

@@ -95,7 +95,9 @@ def _lists(top: Path, cfg: DataConfig, ignored: Counter) -> dict[str, str]:
 def _files(top: Path, name: str, ignored: Counter) -> list[tuple[str, str]]:
     """Return (image, mask) paths of a list; names without a mask or image are skipped and counted."""
     file = top / LISTS / f"{name}.txt"
-    stems = [line.strip() for line in lines_of(file) if line.strip()]
+    listed = [line.strip() for line in lines_of(file) if line.strip()]
+    stems = list(dict.fromkeys(listed))
+    ignored["name listed again"] += len(listed) - len(stems)
     masks = {path.stem: path for path in sorted((top / "SegmentationClass").glob("*.png"))}
     images = {
         path.stem: path for path in sorted((top / "JPEGImages").iterdir()) if path.suffix.lower() in COMMON_SUFFIXES
