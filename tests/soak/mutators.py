@@ -4,6 +4,7 @@ Each mutator takes the content and a generator and returns other content. A chan
 by the first check (a CRC, a length); a change of the parts gets behind it.
 """
 
+import copy
 import io
 import json
 import re
@@ -140,7 +141,7 @@ def _places(node: Any, above: Any = None, key: Any = None) -> list[tuple[Any, An
 def _changed(tree: Any, rng: Rng) -> Any:
     places = _places(tree)
     if not places or rng.random() < 0.02:
-        return pick(rng, VALUES)
+        return copy.deepcopy(pick(rng, VALUES))
     above, key = pick(rng, places)
     how = int(rng.integers(8))
     if how == 0:
@@ -156,7 +157,7 @@ def _changed(tree: Any, rng: Rng) -> Any:
     elif how == 5 and isinstance(above[key], int | float):
         above[key] = above[key] * pick(rng, (-1, 2, 10**6, 0.5)) + pick(rng, (0, 1, -1))
     else:
-        above[key] = pick(rng, VALUES)
+        above[key] = copy.deepcopy(pick(rng, VALUES))
     return tree
 
 
