@@ -19,6 +19,7 @@ from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
 from jaxdino.core.words import bounded
+from jaxdino.settings.check import check
 from jaxdino.settings.command_line import Command, as_setting, command, split
 from jaxdino.settings.listing import listing
 from jaxdino.settings.tree import settings
@@ -54,7 +55,7 @@ def obey(argv: list[str]) -> None:
     if given.installed:
         print(f"config: {given.file} (installed)", file=sys.stderr)
     if not given.weights_name_it:
-        given.config()  # raises for misspelt settings before jax is imported
+        check(given.config())  # refuses wrong settings before jax is imported
     if flags.FLAGS[HELP].present:
         show(given)
     else:

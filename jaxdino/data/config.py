@@ -10,6 +10,7 @@ from jaxdino.data.ranges import Range
 
 CLASSES = ("top", "leaf")
 MOST = 512  # threads or processes that read, in each process of a run
+OF_STAGES = ("augment", "batch_size", "image_size", "views")  # in config.data, but read by stages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,3 +97,8 @@ class DataConfig:
     def of(cls, cfg: "Mapping | DataConfig | None") -> "DataConfig":
         """Read a dict or ConfigDict (see `options.read`)."""
         return options.read(cls, cfg, "data")
+
+
+def settings_of_data(given: Mapping) -> DataConfig:
+    """Return those settings of config.data that say which data is read, and how. Raises UserError as `options.read`."""
+    return DataConfig.of({name: value for name, value in given.items() if name not in OF_STAGES})

@@ -6,13 +6,12 @@ from typing import Any
 
 import jax
 
-from jaxdino.data.config import DataConfig
+from jaxdino.data.config import DataConfig, settings_of_data
 from jaxdino.data.record import Source, Split
 from jaxdino.data.sources import load_source
 from jaxdino.models.spec import ModelSpec
 from jaxdino.train.task import Part
 
-OF_STAGES = ("augment", "batch_size", "image_size", "views")  # in config.data, but read by stages
 Check = Callable[[str, Source], None]
 """Called with each source that a task loads, and its name: "data", or "evaluation" for images that only measure."""
 SHOWN = 8  # kinds of ignored files that the summary lists
@@ -24,7 +23,7 @@ def unchecked(name: str, source: Source) -> None:
 
 def config_of(config: Any) -> DataConfig:
     """Return the settings of config.data that say which data is read, and how."""
-    return DataConfig.of({name: value for name, value in config.data.items() if name not in OF_STAGES})
+    return settings_of_data(config.data)
 
 
 def batches(make: Callable[..., Any], config: Any, part: Part, spec: ModelSpec) -> Any:

@@ -5,7 +5,6 @@ from typing import Any
 import jax.numpy as jnp
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
-ATTENTION = ("xla", "cudnn")
 
 
 def how(config: Any) -> dict[str, Any]:

@@ -13,14 +13,12 @@ from jax.sharding import Mesh
 from jaxdino import optim
 from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
-from jaxdino.core.options import check_range
 from jaxdino.core.rules import did_you_mean
 from jaxdino.models.lora import leaves
-from jaxdino.objectives.settings import settings_of
+from jaxdino.settings.check import check
 from jaxdino.stage import Stage, stages
 from jaxdino.strategy import resolve
 from jaxdino.train import data, weights
-from jaxdino.train.precision import ATTENTION, PRECISIONS
 from jaxdino.train.task import Part, Task
 from jaxdino.train.tasks import TASKS
 
@@ -59,8 +57,6 @@ def prepare(config: Any, say: Callable[[str], None] = print, check: data.Check =
     chosen = [stage for stage in stages(config) if stage.length(1) > 0]
     if not chosen:
         raise UserError("every stage has a length of 0: there is nothing to train")
-    for stage in chosen:
-        settings_of(config, stage.objective, f"stage {stage.name!r}")
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     rules = tuple(config.mesh.get("rules", ()))
     task = TASKS[config.objective.name](config, mesh, say, check)
@@ -72,29 +68,9 @@ def prepare(config: Any, say: Callable[[str], None] = print, check: data.Check =
 
 def check_settings(config: Any) -> None:
     """Raise UserError for settings of the whole run that are unknown, out of range or contradictory."""
+    check(config)
     model, given = config.model, config.data
-    for word, value, known in (
-        ("precision", config.precision, PRECISIONS),
-        ("objective.name", config.objective.name, TASKS),
-        ("model.attention", model.attention, ATTENTION),
-    ):
-        if value not in known:
-            raise UserError(f"{word}={value!r} is not known; {did_you_mean(value, known)}")
-    for word, value, interval in (
-        ("seed", config.seed, "[0, 18446744073709551615]"),
-        ("log_every", config.log_every, "[1, inf)"),
-        ("checkpoint.every_epochs", config.checkpoint.every_epochs, "[1, inf)"),
-        ("checkpoint.every_steps", config.checkpoint.every_steps, "[1, inf)"),
-        ("checkpoint.keep", config.checkpoint.keep, "[2, inf)"),  # if the newest is damaged, the previous one is used
-    ):
-        if value is not None:
-            check_range(word, value, interval)
     weights.published(model)
-    if model.name != model.configured_for:
-        raise UserError(
-            f"the config, with its lengths and rates, was made for {model.configured_for!r}, but model.name is "
-            f"{model.name!r}: give the model after the colon, --config=configs/linear.py:{model.name}"
-        )
     if given.name in EMBEDDED and given.root is not None:
         raise UserError(f"data.root={given.root} is not read: data.name is {given.name!r}. {EMBEDDED[given.name]}")
     if model.attention == "cudnn" and (jax.default_backend() != "gpu" or config.precision == "float32"):
