@@ -23,6 +23,7 @@ from convert.store import save_model
 from convert.tables import FAMILIES, layouts
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import bind
+from jaxdino.models.spec import ModelSpec
 from tests.parity.all_cases import FAMILY_CASES
 from tests.parity.ours import TOLERANCE, assert_same, worst
 
@@ -41,16 +42,22 @@ def arrays(given) -> dict[str, np.ndarray]:
     return found | {name: np.moveaxis(found[name], 1, -1) for name in ("images",) if name in found}
 
 
+def shape_of(pretrained) -> tuple:
+    """What a program depends on, and so what cases that only name their tensors differently share."""
+    card = pretrained.card
+    spec = ModelSpec("any", card.spec.family, card.spec.config, heads=card.spec.heads)
+    return spec, card.num_classes, card.pool
+
+
 @functools.cache
-def compiled(name: str, spec, num_classes: int, pool: str, dtype=jnp.float32):
+def compiled(ours, spec, num_classes: int, pool: str, dtype=jnp.float32):
     skeleton = spec.skeleton(num_classes, pool=pool, dtype=dtype)
-    return jax.jit(lambda flat, given: FAMILY_CASES[name].ours(bind(skeleton, flat), given))
+    return jax.jit(lambda flat, given: ours(bind(skeleton, flat), given))
 
 
 def look(name: str, pretrained, given, flat=None, dtype=jnp.float32) -> dict[str, np.ndarray]:
     """Our values at the places that are compared."""
-    card = pretrained.card
-    run = compiled(name, card.spec, card.num_classes, card.pool, dtype)
+    run = compiled(FAMILY_CASES[name].ours, *shape_of(pretrained), dtype)
     seen = run(pretrained.flat if flat is None else flat, arrays(given))
     return {place: np.asarray(value, np.float32) for place, value in seen.items()}
 
@@ -109,18 +116,23 @@ def with_gradients_for_weights(model: torch.nn.Module) -> torch.nn.Module:
     return twin
 
 
-def gradients(name: str, pretrained, given) -> dict[str, np.ndarray]:
-    """Gradient of the objective by path; buffers and statistics keep their values."""
-    card = pretrained.card
-    skeleton = card.spec.skeleton(card.num_classes, pool=card.pool)
-    params = {path: pretrained.flat[path] for path in skeleton.paths("param")}
-    others = {path: array for path, array in pretrained.flat.items() if path not in params}
+@functools.cache
+def compiled_gradient(ours, spec, num_classes: int, pool: str):
+    skeleton = spec.skeleton(num_classes, pool=pool)
 
-    def loss(params):
-        seen = FAMILY_CASES[name].ours(bind(skeleton, params | others), arrays(given))
+    def loss(params, others, given):
+        seen = ours(bind(skeleton, params | others), given)
         return objective([seen[place] for place in sorted(seen)], jnp)
 
-    return jax.tree.map(np.asarray, jax.jit(jax.grad(loss))(params)) | others
+    return jax.jit(jax.grad(loss)), skeleton.paths("param")
+
+
+def gradients(name: str, pretrained, given) -> dict[str, np.ndarray]:
+    """Gradient of the objective by path; buffers and statistics keep their values."""
+    gradient, paths = compiled_gradient(FAMILY_CASES[name].ours, *shape_of(pretrained))
+    params = {path: pretrained.flat[path] for path in paths}
+    others = {path: array for path, array in pretrained.flat.items() if path not in params}
+    return jax.tree.map(np.asarray, gradient(params, others, arrays(given))) | others
 
 
 @pytest.mark.parametrize("name", THOROUGH)
