@@ -313,7 +313,7 @@ def test_a_collapse_ends_the_run_and_leaves_the_last_healthy_weights(tmp_path, c
     assert (tmp_path / "run" / "entropy.png").exists()
 
 
-def test_a_run_that_learns_is_left_alone(tmp_path):
+def test_a_run_that_learns_on_four_devices_is_left_alone(all_devices, tmp_path):
     made = tiny_distill.config(
         12, log_every=4, evaluation__every_epochs=12, data__batch_size=64, projection__use_bn=True
     )

@@ -74,8 +74,11 @@ def test_sigterm_saves_and_goes_on(finished, tmp_path, capsys):
         assert run(config(), tmp_path, on_step)["stopped"] == {"why": "by SIGTERM", "step": step}
         assert f"stopped by SIGTERM after step {step}" in capsys.readouterr().out
         assert (tmp_path / "checkpoints" / str(step) / "manifest.json").exists()
+    command = [sys.executable, str(Path(tiny.__file__)), str(tmp_path), "14", str(int(signal.SIGTERM))]
+    done = subprocess.run(command, env=child.environment(), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "resuming after step 12" in done.stdout and "after step 14" in done.stdout
     run(config(), tmp_path)
-    assert "resuming after step 12" in capsys.readouterr().out
+    assert "resuming after step 14" in capsys.readouterr().out
     assert_same_run(finished, tmp_path)
 
 

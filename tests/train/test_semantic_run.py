@@ -77,7 +77,7 @@ def test_what_each_strategy_trains():
     }
 
 
-def test_all_strategies_after_each_other(tmp_path):
+def test_all_strategies_after_each_other_on_four_devices(all_devices, tmp_path):
     loop.run(config(*tiny_semantic.RULES, steps=2), tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert [row["name"] for row in summary["stages"]] == list(tiny_semantic.RULES)
