@@ -31,5 +31,5 @@ def readable(folder: Path) -> Iterator[None]:
     """Raise a clear UserError when Orbax cannot read damaged files."""
     try:
         yield
-    except (ValueError, OSError, KeyError) as err:
+    except (ValueError, OSError, KeyError, RecursionError) as err:  # Orbax reads JSON of its own, nested at any depth
         raise UserError(f"the parameters in {folder} cannot be read: {str(err).splitlines()[0]}") from err

@@ -1,6 +1,7 @@
 """Our own form on disk: sharded over devices, read back by other numbers of devices, damage and hostile names told."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -55,6 +56,15 @@ def test_a_flipped_bit_is_told(ours, tmp_path):
     for read in (load_model, lambda folder: load_sharded(folder, make_mesh())):
         with pytest.raises(UserError, match="are damaged: their digest is not the one"):
             read(copy)
+
+
+def test_deeply_nested_metadata_is_refused(ours, tmp_path):
+    copy = tmp_path / "nested"
+    shutil.copytree(ours, copy)
+    file = copy / "params" / "00000" / "_METADATA"
+    file.write_text("[" * 100_000)
+    with pytest.raises(UserError, match="cannot be read: maximum recursion depth"):
+        load_model(copy)
 
 
 @pytest.mark.parametrize("name", ["../../outside", "/outside", "", "a/b", ".."])
