@@ -18,9 +18,9 @@ import numpy as np
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 from jaxdino.core.words import few
-from jaxdino.data.folders import visible_folders
 from jaxdino.data.mask_reading import IGNORED, read_values, shown
 from jaxdino.data.mask_survey import Seen
+from jaxdino.data.roots import visible_folders
 from jaxdino.data.split_names import NONE, ROOT, WORDS, flag
 
 BACKGROUND = "background"

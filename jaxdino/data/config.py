@@ -7,6 +7,7 @@ from jaxdino.core import options
 from jaxdino.core.errors import UserError
 from jaxdino.data.channels import RGB, Reading
 from jaxdino.data.ranges import Range
+from jaxdino.data.roots import as_text
 
 CLASSES = ("top", "leaf")
 MOST = 512  # threads or processes that read, in each process of a run
@@ -19,7 +20,7 @@ class DataConfig:
 
     Attributes:
       name: a key of `sources.SOURCES`.
-      root: the folder, or for "images" one or more, separated by commas.
+      root: the folder or file; for "folder" and "images" also several folders, separated by commas or as a pattern.
       val_ratio, test_ratio: share of each class to split off if the folder has no such split.
       split_seed: seed of these splits.
       train_split: the folder (list, file) of the training images; None looks for a usual name, "." is the root itself.
@@ -95,7 +96,9 @@ class DataConfig:
 
     @classmethod
     def of(cls, cfg: "Mapping | DataConfig | None") -> "DataConfig":
-        """Read a dict or ConfigDict (see `options.read`)."""
+        """Read a dict or ConfigDict (see `options.read`); `root` may be a list of folders."""
+        if isinstance(cfg, Mapping) and isinstance(cfg.get("root"), list | tuple):
+            cfg = {**cfg, "root": as_text(cfg["root"])}
         return options.read(cls, cfg, "data")
 
 

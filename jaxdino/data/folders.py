@@ -10,8 +10,10 @@ from pathlib import Path
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.words import counted, few
+from jaxdino.data.joined import joined
 from jaxdino.data.layout import Layout, text_alone, understand
 from jaxdino.data.reasons import foreign
+from jaxdino.data.roots import check_apart, existing_roots, visible_folders
 from jaxdino.data.split_names import NONE, assign, flag, missing_train, near_names
 from jaxdino.data.tree import Folder, scan
 
@@ -41,6 +43,8 @@ class Listing:
 def list_folder(root: str | None, given: Mapping[str, str | None] | None = None, classes: str = "top") -> Listing:
     """List <split>/<class>/** or, without split folders, <class>/** as "train". See docs/data.md for the layouts.
 
+    Several roots are joined (see `joined`).
+
     Hidden files and folders, files beside the class folders and files that are not images are skipped and counted.
     Files and classes are sorted by name, so the listing is the same on every machine.
 
@@ -51,8 +55,9 @@ def list_folder(root: str | None, given: Mapping[str, str | None] | None = None,
     Raises:
       UserError: see `sources.folder.folder`.
     """
-    top = existing(root, "folder")
-    layout = understand(scan(str(top)), given or {})
+    roots = existing_roots(root, "folder")
+    top, several = Path(os.path.commonpath(roots)), len(roots) > 1
+    layout = joined(roots, given or {}) if several else understand(scan(str(top)), given or {})
     ignored = layout.unused
     files = {}
     for split, folder in layout.splits.items():
@@ -69,7 +74,7 @@ def list_folder(root: str | None, given: Mapping[str, str | None] | None = None,
 
 
 def list_images(roots: str | None) -> tuple[str, list[str], dict[str, int]]:
-    """List all images at any depth below one folder, or below several separated by commas; each file once.
+    """List all images at any depth below one folder, or below several (see `roots`); each file once.
 
     Hidden files and folders and files that are not images are skipped and counted. The folders are listed in the
     order given, the files of each sorted by name.
@@ -80,11 +85,10 @@ def list_images(roots: str | None) -> tuple[str, list[str], dict[str, int]]:
     Raises:
       UserError: if a folder is missing or has no images.
     """
-    whole = roots and Path(roots).expanduser().is_dir()  # a folder's own name may contain a comma
-    names = [roots] if whole else [name.strip() for name in (roots or "").split(",")]
     ignored: Counter[str] = Counter()
     found: dict[str, None] = {}
-    tops = [existing(name, "images") for name in names]
+    tops = existing_roots(roots, "images")
+    check_apart(tops)
     for top in tops:
         paths = find_images(top, ignored)
         if not paths:
@@ -92,27 +96,6 @@ def list_images(roots: str | None) -> tuple[str, list[str], dict[str, int]]:
             raise UserError(f"no images under {top}; passed over: {passed}")
         found |= dict.fromkeys(paths)
     return os.path.commonpath(tops), list(found), dict(+ignored)
-
-
-def existing(root: str | None, source: str) -> Path:
-    """Return the root of a source. Raise UserError if it is not given or is not a folder."""
-    if not root:
-        raise UserError(f"the data source {source!r} needs a folder of images: --config.data.root=DIR")
-    top = Path(root).expanduser()
-    if top.is_dir():
-        return top
-    if top.exists():
-        raise UserError(f"the data root {top} is a file; it must be a folder of images")
-    parent = next(folder for folder in (*top.parents, Path(".")) if folder.is_dir())
-    near = near_names(top.name, [path.name for path in visible_folders(parent)])
-    hint = f"; nearest in {parent}: {near}" if near else f"; {parent} holds no folders"
-    raise UserError(f"the data root {top} does not exist{hint}")
-
-
-def visible_folders(folder: Path) -> list[Path]:
-    """Return the sorted sub-folders of a folder, without hidden ones."""
-    hidden = (".", "__")
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(hidden))
 
 
 def split_folders(top: Path, given: Mapping[str, str | None]) -> dict[str, Path]:

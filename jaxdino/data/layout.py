@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 
@@ -120,7 +121,8 @@ def _named(top: Folder, given: Mapping[str, str | None]) -> dict[str, Folder]:
     holding = [name for name, folder in top.shown.items() if folder.shown]
     full = {split_of(name) for name in holding if top.folders[name].total}
     names = [name for name in holding if top.folders[name].total or split_of(name) not in full]
-    return {split: below[name] for split, name in assign(names, given, top.path, below).items()}
+    join = f", or join all folders, united by class: --config.data.root={shlex.quote(os.path.join(top.path, '*'))}"
+    return {split: below[name] for split, name in assign(names, given, top.path, below, join).items()}
 
 
 def _below(top: Folder) -> dict[str, Folder]:

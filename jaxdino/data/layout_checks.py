@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.words import few
-from jaxdino.data.split_names import ROOT, flag, has_split_word, splits_of
+from jaxdino.data.split_names import ROOT, flag, split_word, splits_of
 from jaxdino.data.tree import Folder
 
 CONTAINERS = {
@@ -66,7 +66,7 @@ def _check_flat(top: Folder) -> None:
     pieces = (
         len(flat) == len(top.full) > 1 and len(set(flat.values())) == 1 and all(map(PIECES.intersection, flat.values()))
     )
-    worded = len(flat) == len(top.full) > 1 and all(map(has_split_word, flat))  # train_red, train_nir
+    worded = len(flat) == len(top.full) > 1 and all(map(split_word, flat))  # train_red, train_nir
     if len(set(meant.values())) > 1 or (meant and len(meant) == len(top.full)) or pieces or worded:
         names = list(flat if worded else meant or flat)
         raise _no_classes(top, {f"{name}/": top.full[name].total for name in names}, names)

@@ -37,9 +37,9 @@ def split_of(name: str) -> str | None:
     return None if rest else split
 
 
-def has_split_word(name: str) -> bool:
-    """Return whether a name contains the word of exactly one split, such as train_red."""
-    return _parts(name)[0] is not None
+def split_word(name: str) -> str | None:
+    """Return the split whose word a name contains, such as train_red or val.X; None for no split or several."""
+    return _parts(name)[0]
 
 
 def splits_of(names: Iterable[str]) -> dict[str, str]:
@@ -61,7 +61,11 @@ def flag(split: str, value: str) -> str:
 
 
 def assign(
-    names: Iterable[str], given: Mapping[str, str | None], where: str, known: Iterable[str] | None = None
+    names: Iterable[str],
+    given: Mapping[str, str | None],
+    where: str,
+    known: Iterable[str] | None = None,
+    way: str = "",
 ) -> dict[str, str]:
     """Return {split: name}: the names in `given`, and usual names for the other splits.
 
@@ -70,6 +74,7 @@ def assign(
       given: {split: name}; None looks for a usual name, "none" leaves the split out.
       where: the place of the names, for messages.
       known: all names that `given` may use; `names` if None.
+      way: another way out if two names match, for messages.
 
     Raises:
       UserError: if a given name does not exist or is used twice, or two names match the same split.
@@ -84,7 +89,7 @@ def assign(
         if len(found) > 1:
             raise UserError(
                 f"{where} has both {' and '.join(found)}, and each could be the {split} split: name the right one "
-                f"with {flag(split, found[0])}"
+                f"with {flag(split, found[0])}{way}"
             )
         if found:
             chosen[split] = found[0]

@@ -183,9 +183,9 @@ def test_images_of_any_folders_without_labels(tmp_path):
     assert source.splits.keys() == {"train"} and source.ignored == {"hidden": 1, "not an image (.txt)": 1}
 
 
-def test_images_of_several_roots_each_once(tmp_path):
+def test_images_of_several_roots(tmp_path):
     make_folder(tmp_path, {"b": 2, "a/deep": 1, "c,d": 1})
-    split = unlabelled(tmp_path / "b", f" {tmp_path / 'a'}", tmp_path / "b").split("train")
+    split = unlabelled(tmp_path / "b", f" {tmp_path / 'a'}").split("train")
     assert [split.record_name(i) for i in range(3)] == ["b/0.png", "b/1.png", "a/deep/0.png"] and len(split) == 3
     assert len(unlabelled(tmp_path / "c,d").split("train")) == 1  # a folder of that name
 

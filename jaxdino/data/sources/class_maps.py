@@ -13,9 +13,9 @@ import numpy as np
 from jaxdino.core.errors import UserError
 from jaxdino.data.class_masks import BACKGROUND, ClassMask, class_table, folders_of_splits, paired
 from jaxdino.data.config import DataConfig
-from jaxdino.data.folders import existing, visible_folders
 from jaxdino.data.mask_survey import survey
 from jaxdino.data.record import Source, Split
+from jaxdino.data.roots import existing, visible_folders
 from jaxdino.data.sources.masks import Place, by_name, images_of, matched_by_name, places, read_classes, settings_file
 from jaxdino.data.sources.shapes import NAMES, scenes
 from jaxdino.data.sources.voc import listed_files

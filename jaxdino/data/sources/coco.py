@@ -15,12 +15,12 @@ from jaxdino.core.file_names import is_path_below
 from jaxdino.data import regions
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.config import DataConfig
-from jaxdino.data.folders import existing
 from jaxdino.data.mask_reading import IGNORED
 from jaxdino.data.mask_survey import check_fit
 from jaxdino.data.prompted import Listed, Scene, assemble, put_aside
 from jaxdino.data.prompts import PromptConfig
 from jaxdino.data.record import Source
+from jaxdino.data.roots import existing
 from jaxdino.data.sources.masks import read_json
 from jaxdino.data.split_names import NONE, SPLITS, assign, flag, split_of, splits_of
 from jaxdino.data.splitting import origins

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxdino.data.config import DataConfig
-from jaxdino.data.folders import list_folder, list_images, visible_folders
+from jaxdino.data.folders import list_folder, list_images
 from jaxdino.data.record import Source, Split
+from jaxdino.data.roots import visible_folders
 from jaxdino.data.split_names import SPLITS, split_of
 from jaxdino.data.splitting import origins, ratios_of, stratified
 

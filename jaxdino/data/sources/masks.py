@@ -18,11 +18,12 @@ from jaxdino.core import json_file
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 from jaxdino.data.config import DataConfig
-from jaxdino.data.folders import existing, find_images, split_folders, visible_folders
+from jaxdino.data.folders import find_images, split_folders
 from jaxdino.data.mask_survey import indexed_scenes, whole_scenes
 from jaxdino.data.prompted import Listed, Scene, assemble, put_aside
 from jaxdino.data.prompts import PromptConfig, check_prompts
 from jaxdino.data.record import Source
+from jaxdino.data.roots import existing, visible_folders
 from jaxdino.data.sources.listed_rows import lines_of
 from jaxdino.data.split_names import ROOT, assign, flag, splits_of
 from jaxdino.data.splitting import origins

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from jaxdino.core.errors import UserError
 from jaxdino.data.config import DataConfig
-from jaxdino.data.folders import existing, visible_folders
 from jaxdino.data.mask_survey import indexed_scenes
 from jaxdino.data.prompted import assemble, put_aside
 from jaxdino.data.prompts import PromptConfig
 from jaxdino.data.record import Source
+from jaxdino.data.roots import existing, visible_folders
 from jaxdino.data.sources.listed_rows import lines_of
 from jaxdino.data.sources.masks import read_classes
 from jaxdino.data.split_names import NONE, assign, flag
