@@ -16,6 +16,7 @@ from jaxdino.data.config import DataConfig
 from jaxdino.models.lora_spec import LoRA
 from jaxdino.objectives.distill_settings import Distill, Projection
 from jaxdino.objectives.health import THRESHOLDS
+from jaxdino.objectives.settings import Classifying
 from jaxdino.settings.open_fields import defaults, open_fields
 from jaxdino.settings.run import Alarms, Checkpoint, Evaluation, Mesh, Model, Run
 from jaxdino.stage import Group, Optimizer, Schedule, Stage
@@ -35,8 +36,9 @@ def get_config(model: str | None = None) -> ConfigDict:
         image_size=placeholder(int),
         batch_size=64,
         augment="light",
+        sampling=Stage.sampling,
     )
-    config.objective = dict(name="classify", label_smoothing=Stage.label_smoothing)
+    config.objective = open_fields(Classifying, dict(name="classify", label_smoothing=Stage.label_smoothing))
     config.optimizer = dict(
         **asdict(Optimizer()),
         schedule=asdict(Schedule()),
@@ -60,7 +62,7 @@ def distill_config(model: str | None = None) -> ConfigDict:
     config = get_config(model)
     config.objective = open_fields(Distill, dict(name="distill", method="dino"))  # None: the method's value
     config.projection = asdict(Projection())
-    del config.data.augment, config.data.image_size
+    del config.data.augment, config.data.image_size, config.data.sampling
     config.data.views = tuple(ConfigDict(asdict(view)) for view in _fitting(recipe.DINO, config.model.name))
     config.data.batch_size = 64 if config.model.name == DIGITS_MODEL else 256
     config.optimizer.update(weight_decay=0.04, weight_decay_end=0.4, clip_norm=3.0, clip_by="parameter")

@@ -34,6 +34,7 @@ STAGE_INHERITS = {
     "augment": "data.augment",
     "batch_size": "data.batch_size",
     "image_size": "data.image_size",
+    "sampling": "data.sampling",
     "drop_path": "model.drop_path",
     "ema_decay": "ema_decay",
 }
@@ -160,6 +161,8 @@ class Stage:
       drop_path: probability that a block is skipped for an image (stochastic depth); grows with depth to this value.
       batch_size: images per step, over all devices and slices.
       image_size: image size in pixels; None is the model's own.
+      sampling: how often images are drawn: "uniform" (each once an epoch), "balanced" (all classes equally often) or
+        "square_root" (in proportion to the square root of the class's number of images).
       ema_decay: decay of the moving average of the weights, which is then validated and saved; 0 disables it.
       objective: settings of config.objective that this stage overrides.
       lora: settings of the adapters (`LoRA`), or {part of the model: settings}.
@@ -185,6 +188,7 @@ class Stage:
     drop_path: float = 0.0
     batch_size: int | None = None
     image_size: int | None = None
+    sampling: str = "uniform"
     ema_decay: float = 0.0
     objective: Mapping[str, Any] = field(default_factory=dict)
     lora: Mapping[str, Any] = field(default_factory=dict)

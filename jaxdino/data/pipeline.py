@@ -22,9 +22,11 @@ from jaxdino.data.channels import RGB
 from jaxdino.data.config import DataConfig
 from jaxdino.data.crops import as_size, get_filter
 from jaxdino.data.fields import LABEL, Field
+from jaxdino.data.order import sampled
 from jaxdino.data.reader import PADDING, Crops, Reader, Records, WholeReader, eval_reader
 from jaxdino.data.recipe import KINDS, View, check, expanded, get_preset
 from jaxdino.data.record import Split
+from jaxdino.data.sampling import UNIFORM
 from jaxdino.data.workers import ProcessStream
 
 DEFAULT = Resize()
@@ -41,6 +43,7 @@ def make_train_iter(
     preset: str | Mapping[str, Any] | View = "light",
     views: Sequence[View | Mapping] | None = None,
     fields: Sequence[Field] = (LABEL,),
+    sampling: str = UNIFORM,
     resize: Resize = DEFAULT,
     channels: int = RGB,
     process_index: int = 0,
@@ -61,13 +64,14 @@ def make_train_iter(
       preset: its geometry is applied here (see `recipe.PRESETS`).
       views: the views of self-distillation in place of one image (see `recipe.check`).
       fields: what else is read of each record.
+      sampling: how often the images of each class are drawn (see `sampling.POWERS`); not "uniform" needs labels.
       resize: its filter is used. A preset without random crops ("none") uses all of it and crops as in evaluation.
       channels: C of the images.
       process_index, process_count: index of this host and number of hosts.
 
     Raises:
-      UserError: if the batch is larger than the split or not divisible by the number of hosts; for invalid views; with
-        on_bad="stop", at the first bad image during iteration.
+      UserError: if the batch is larger than the split or not divisible by the number of hosts; for invalid views or an
+        unknown sampling; with on_bad="stop", at the first bad image during iteration.
     """
     cfg = DataConfig.of(cfg)
     get_filter(resize.interpolation)  # raise for an unknown name here, not in a reading thread
@@ -85,11 +89,12 @@ def make_train_iter(
         )
     order_seed, crop_seed = (int(word) for word in np.random.SeedSequence(seed).generate_state(2))
     steps = len(split) // batch_size
-    records = grain.MapDataset.source(Records(split, len(split))).shuffle(seed=order_seed)[: steps * batch_size]
+    labels = split.fields.get("label", np.empty(0, np.int32))
+    records = sampled(Records(split, len(split)), labels, sampling, steps * batch_size, order_seed)
     # A record's random numbers belong to its position in the global, endless order: map before dividing among hosts.
     records = records.map_with_index(partial(_with_place, batch_size)).random_map(read, seed=crop_seed)
     batches = _share(records, batch_size, process_index, process_count).repeat()
-    identity = {"seed": seed, "batch_size": batch_size, "records": len(split)}
+    identity = {"seed": seed, "batch_size": batch_size, "records": len(split), "sampling": sampling}
     return TrainIter(batches, cfg, BadImages(split, cfg.on_bad), steps, identity)
 
 
@@ -151,7 +156,7 @@ class TrainIter:
       bad: the `BadImages` found so far.
     """
 
-    def __init__(self, batches, cfg: DataConfig, bad: BadImages, steps_per_epoch: int, identity: dict[str, int]):
+    def __init__(self, batches, cfg: DataConfig, bad: BadImages, steps_per_epoch: int, identity: dict[str, Any]):
         self.steps_per_epoch = steps_per_epoch
         self.bad = bad
         self._batches, self._cfg, self._identity = batches, cfg, identity
@@ -168,20 +173,21 @@ class TrainIter:
         self._next += 1
         return batch
 
-    def state(self) -> dict[str, int]:
+    def state(self) -> dict[str, Any]:
         """Return the position as a small JSON-serialisable dict: the number of batches returned, and the settings."""
         return {"next_batch": self._next, **self._identity}
 
-    def restore(self, state: Mapping[str, int]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Go to a saved position: the next batches are identical, bit for bit, to those that followed `state()`.
 
         Threads, workers and the number of hosts may differ from those of the run that saved it. Raises
         UserError if the state belongs to another seed, batch size or data set.
         """
+        saved = {"sampling": UNIFORM, **state}  # earlier versions had no other
         for key, ours in self._identity.items():
-            if state.get(key) != ours:
+            if saved.get(key) != ours:
                 raise UserError(
-                    f"the saved data position has {key} = {state.get(key)}, this run {ours}: "
+                    f"the saved data position has {key} = {saved.get(key)}, this run {ours}: "
                     "it would go on with other images. Use the same setting, or start a new run"
                 )
         self.close()

@@ -5,9 +5,8 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxdino.objectives.classify import weighted_mean
+from jaxdino.objectives.classify import focus, weighted_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +18,14 @@ class Multilabel:
       pos_weight: weight of the loss of images that have a class: one for all classes, or C.
       target_threshold: (smoothed) labels above it become 1, the others 0; None leaves them as they are.
       sum_classes: sum the losses of the classes of an image; otherwise they are averaged.
+      focal_gamma: exponent of the focal loss; 0 disables it.
     """
 
     smoothing: float = 0.0
     pos_weight: float | tuple[float, ...] = 1.0
     target_threshold: float | None = None
     sum_classes: bool = False
+    focal_gamma: float = 0.0
     measures: ClassVar[tuple[str, ...]] = ("label_accuracy",)
 
     def targets(self, moving: dict, frozen: dict, parts: dict) -> tuple[dict, dict, dict]:
@@ -43,7 +44,8 @@ class Multilabel:
           (loss, {"label_accuracy": share of classes whose logit is on the right side of 0}), scalars in float32.
 
         Source: huggingface/pytorch-image-models timm/loss/binary_cross_entropy.py, BinaryCrossEntropy with
-        smooth_dense=True; torch.nn.BCEWithLogitsLoss for pos_weight.
+        smooth_dense=True; torch.nn.BCEWithLogitsLoss for pos_weight; torchvision.ops.sigmoid_focal_loss for
+        focal_gamma.
         """
         logits_BxC = model(batch["image"], key=key).logits.astype(jnp.float32)
         labels_BxC = batch["labels"].astype(jnp.float32)
@@ -53,23 +55,10 @@ class Multilabel:
         present, absent = jax.nn.softplus(-logits_BxC), jax.nn.softplus(logits_BxC)
         pos_weight = jnp.broadcast_to(jnp.asarray(self.pos_weight, jnp.float32), logits_BxC.shape)
         losses_BxC = pos_weight * target_BxC * present + (1 - target_BxC) * absent
+        if self.focal_gamma:
+            missed_BxC = target_BxC * jnp.exp(-absent) + (1 - target_BxC) * jnp.exp(-present)
+            losses_BxC *= focus(missed_BxC, self.focal_gamma)
         losses = jnp.sum(losses_BxC, axis=-1) if self.sum_classes else jnp.mean(losses_BxC, axis=-1)
         hits = jnp.mean(((logits_BxC > 0) == (labels_BxC > 0.5)).astype(jnp.float32), axis=-1)
         weight = batch["weight"].astype(jnp.float32)
         return weighted_mean(losses, weight), {"label_accuracy": weighted_mean(hits, weight)}
-
-
-def balanced(labels: np.ndarray) -> tuple[float, ...]:
-    """Return pos_weight for each class: the images without it, divided by those with it.
-
-    A class that all images have, or none, has 1: there is nothing to balance.
-
-    Args:
-      labels: (N, C), 0 or 1.
-
-    Source: the documentation of torch.nn.BCEWithLogitsLoss.
-    """
-    present_C = np.sum(labels > 0.5, axis=0)
-    absent_C = len(labels) - present_C
-    pairs = zip(absent_C.tolist(), present_C.tolist(), strict=True)
-    return tuple(absent / present if absent and present else 1.0 for absent, present in pairs)

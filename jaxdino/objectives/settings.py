@@ -1,18 +1,47 @@
 """The settings of each objective by its name. Those with many fields stand in files of their own."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from numbers import Real
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_range
+from jaxdino.objectives import class_weights
 from jaxdino.objectives.distill_settings import Distill
 from jaxdino.objectives.segment_settings import Segmenting
 from jaxdino.objectives.semantic_settings import Labelling
 from jaxdino.objectives.stage_settings import ObjectiveSettings, given_in
 
-BALANCED = "balanced"
+BALANCED, EFFECTIVE = "balanced", "effective"
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifying(ObjectiveSettings):
+    """The cross entropy of one label, and what makes up for unequal numbers of images (docs/imbalance.md).
+
+    Attributes:
+      class_weights: weight of the images of each class: one for each class in order, "balanced" (the inverse of the
+        class's share of the training images), "effective" (the inverse effective number of images), or None: 1.
+      effective_beta: beta of the effective number; nearer to 1 is nearer to "balanced".
+      focal_gamma: exponent of the focal loss, which lowers the weight of images that are classified well; 0: off.
+      logit_adjustment: adds this multiple of the log share of each class to its logit in training; 1 is the balanced
+        softmax, 0: off.
+    """
+
+    class_weights: Any = None
+    effective_beta: float = 0.999
+    focal_gamma: float = 0.0
+    logit_adjustment: float = 0.0
+    idle: ClassVar = (
+        ("effective_beta", lambda s: s["class_weights"] == EFFECTIVE, 'only class_weights="effective" reads it'),
+    )
+
+    def __post_init__(self):
+        weights = class_weights.checked("objective.class_weights", self.class_weights, (BALANCED, EFFECTIVE))
+        object.__setattr__(self, "class_weights", weights)
+        check_range("objective.effective_beta", self.effective_beta, "[0, 1)")
+        check_range("objective.focal_gamma", self.focal_gamma, "[0, inf)")
+        check_range("objective.logit_adjustment", self.logit_adjustment, "[0, inf)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,28 +53,24 @@ class Multilabelling(ObjectiveSettings):
         the training split without the class, divided by those with it), or None: 1.
       target_threshold: labels softened by mixing or smoothing become 1 above this value and 0 below; None: as they are.
       sum_classes: sum the loss over classes instead of averaging it; None: False.
+      focal_gamma: exponent of the focal loss, which lowers the weight of labels that are predicted well; 0: off.
     """
 
     pos_weight: Any = None
     target_threshold: float | None = None
     sum_classes: bool = False
+    focal_gamma: float = 0.0
 
     def __post_init__(self):
-        weight = self.pos_weight
-        if isinstance(weight, Sequence) and not isinstance(weight, str):
-            object.__setattr__(self, "pos_weight", tuple(weight))
-        several = self.pos_weight if isinstance(self.pos_weight, tuple) else (self.pos_weight,)
-        if weight is not None and weight != BALANCED:
-            if not several or not all(isinstance(one, Real) and not isinstance(one, bool) for one in several):
-                how = f'give a number, one for each class as (1.0, 2.5), or "{BALANCED}"'
-                raise UserError(f"objective.pos_weight={weight!r}: {how}")
-            check_range("objective.pos_weight", self.pos_weight, "(0, inf)")
+        weight = class_weights.checked("objective.pos_weight", self.pos_weight, (BALANCED,))
+        object.__setattr__(self, "pos_weight", weight)
+        check_range("objective.focal_gamma", self.focal_gamma, "[0, inf)")
         if self.target_threshold is not None:
             check_range("objective.target_threshold", self.target_threshold, "[0, 1)")
 
 
 OBJECTIVES: dict[str, type[ObjectiveSettings]] = {
-    "classify": ObjectiveSettings,
+    "classify": Classifying,
     "distill": Distill,
     "multilabel": Multilabelling,
     "segment": Segmenting,

@@ -5,6 +5,7 @@ from typing import Any
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_choice, check_range
 from jaxdino.data.config import settings_of_data
+from jaxdino.data.sampling import POWERS
 from jaxdino.objectives.settings import OBJECTIVES, settings_of
 from jaxdino.stage import stages
 
@@ -39,6 +40,7 @@ def check(config: Any) -> None:
     settings_of_data(config.data)
     for stage in stages(config):
         settings_of(config, stage.objective, f"stage {stage.name!r}")
+        check_choice(f"stage {stage.name!r}: sampling", stage.sampling, list(POWERS))
 
 
 def _value(config: Any, path: str) -> Any:

@@ -10,8 +10,10 @@ import pytest
 import torch
 from timm.loss import BinaryCrossEntropy
 from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
 
-from jaxdino.objectives.multilabel import Multilabel, balanced
+from jaxdino.objectives.class_weights import positives
+from jaxdino.objectives.multilabel import Multilabel
 
 B, C = 6, 5
 
@@ -76,10 +78,21 @@ def test_weights_of_classes_are_torchs(pos_weight):
     assert abs(found[0][0] - loss(logits, labels, np.ones(B))[0]) > 1e-3
 
 
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_focal_loss_is_torchvisions(gamma):
+    logits, labels = drawn()
+    found = jax.value_and_grad(loss, has_aux=True)(logits, labels, np.ones(B), focal_gamma=gamma)
+    same(
+        found,
+        logits,
+        lambda x: sigmoid_focal_loss(x, torch.tensor(labels), alpha=-1, gamma=gamma, reduction="mean"),
+    )
+
+
 def test_balanced_weights():
     """All images have the class c and none has d: there is nothing to balance."""
     labels = np.array([[1, 0, 1, 0], [0, 0, 1, 0], [0, 1, 1, 0], [0, 1, 1, 0]], np.float32)
-    assert balanced(labels) == (3.0, 1.0, 1.0, 1.0)
+    assert positives(labels).tolist() == [3.0, 1.0, 1.0, 1.0]
 
 
 def test_weights_are_of_images_and_accuracy_of_labels():

@@ -44,7 +44,7 @@ def config(*epochs: int, batch_size: int = 256, **changes) -> ConfigDict:
     made.stages = stages(*(epochs or (1,)))
     with made.unlocked():
         data = dataclasses.asdict(DataConfig(num_threads=0))
-        made.data = data | dict(image_size=None, batch_size=batch_size, augment="light")
+        made.data = data | dict(image_size=None, batch_size=batch_size, augment="light", sampling="uniform")
     made.log_every = 1
     for path, value in changes.items():
         *parents, leaf = path.split("__")

@@ -1,12 +1,20 @@
 """The classification task: labelled images, a linear head, accuracy and related metrics."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
+import numpy as np
+from jax.sharding import Mesh
 
+from jaxdino.core.params import Skeleton
+from jaxdino.data.sampling import UNIFORM, class_shares, drawn_words
 from jaxdino.evals import classification
 from jaxdino.evals.classification import ClassificationEvaluator
+from jaxdino.objectives import class_weights
 from jaxdino.objectives.classify import Classify
+from jaxdino.objectives.settings import BALANCED, EFFECTIVE, Classifying, settings_of
+from jaxdino.stage import Stage
 from jaxdino.train import results, step
 from jaxdino.train.task import Metrics, Part, State
 from jaxdino.train.tasks.supervised import OPTIMISTIC, Supervised, in_split
@@ -20,13 +28,58 @@ class Classification(Supervised):
 
     columns: ClassVar = ("val/accuracy", "val/balanced_accuracy")
 
+    def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None], *how: Any):
+        super().__init__(config, mesh, tell, *how)
+        train = self.source.split("train")
+        self.counts = np.bincount(train.labels, minlength=len(self.source.class_names))
+
+    def skeleton(self, stage: Stage) -> Skeleton:
+        """Return the backbone and the head, with the stage's adapters; say how often classes are drawn and weighed."""
+        for line in self._balance_lines(stage):
+            self.tell(f"stage {stage.name!r}: {line}")
+        return super().skeleton(stage)
+
+    def _balance_lines(self, stage: Stage) -> list[str]:
+        settings, names, lines = self.settings(stage), self.source.class_names, []
+        if stage.sampling != UNIFORM:
+            lines.append(f"sampling={stage.sampling}: {drawn_words(self.counts, names, stage.sampling)}")
+        if settings.class_weights is not None:
+            lines.append(f"class_weights: {class_weights.described(self.weights(stage), names)}")
+        return lines
+
+    def settings(self, stage: Stage) -> Classifying:
+        """Return the stage's objective settings."""
+        return settings_of(self.config, stage.objective, f"stage {stage.name!r}")
+
+    def weights(self, stage: Stage) -> class_weights.Weights:
+        """Return the class weights of a stage: of all classes, or of each one."""
+        settings, shares = self.settings(stage), class_shares(self.counts, stage.sampling)
+        named = {
+            BALANCED: lambda: class_weights.balanced(shares),
+            EFFECTIVE: lambda: class_weights.effective(shares * self.counts.sum(), settings.effective_beta),
+        }
+        names = self.source.class_names
+        return class_weights.resolved("objective.class_weights", settings.class_weights, names, named)
+
     def targets(self, batch: step.Batch) -> tuple[str, jax.Array]:
         """Return the labels, one-hot."""
         return "label", jax.nn.one_hot(batch["label"], self.card.num_classes)
 
     def objective(self, part: Part, current: State) -> Classify:
-        """Return cross entropy, with the stage's label smoothing."""
-        return Classify(part.stage.label_smoothing)
+        """Return cross entropy, with the stage's label smoothing, class weights, focus and logit adjustment."""
+        settings, weights = self.settings(part.stage), self.weights(part.stage)
+        shares = class_shares(np.maximum(self.counts, 1), part.stage.sampling)
+        offset = settings.logit_adjustment * np.log(shares)
+        return Classify(
+            part.stage.label_smoothing,
+            weights if isinstance(weights, tuple) else None,
+            settings.focal_gamma,
+            tuple(offset.tolist()) if settings.logit_adjustment else None,
+        )
+
+    def augment(self, part: Part, key: jax.Array, batch: step.Batch) -> step.Batch:
+        """Augment a batch on the device, and weigh its images by their classes."""
+        return self.objective(part, {}).weighed(super().augment(part, key, batch))
 
     def evaluator(self) -> ClassificationEvaluator:
         """Return accuracy and related metrics."""

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Skeleton, bind
 from jaxdino.data.masking import Masking
+from jaxdino.data.sampling import UNIFORM
 from jaxdino.models.spec import ModelSpec
 from jaxdino.objectives.distill_settings import Distill
 from jaxdino.objectives.stage_settings import given_in
 from jaxdino.stage import Stage
 from jaxdino.train import weights
 
-UNREAD = {"augment": "none", "label_smoothing": 0.0, "ema_decay": 0.0}
+UNREAD = {"augment": "none", "label_smoothing": 0.0, "ema_decay": 0.0, "sampling": UNIFORM}
 """Fields of a stage that only classification uses -> their defaults."""
 
 

@@ -14,7 +14,9 @@ from jaxdino.data.fields import Number
 from jaxdino.evals import multilabel
 from jaxdino.evals.multilabel import MultilabelEvaluator
 from jaxdino.models.heads.linear import LinearHeadConfig
-from jaxdino.objectives.multilabel import Multilabel, balanced
+from jaxdino.objectives import class_weights
+from jaxdino.objectives.class_weights import Weights
+from jaxdino.objectives.multilabel import Multilabel
 from jaxdino.objectives.settings import BALANCED, Multilabelling, settings_of
 from jaxdino.stage import Stage, stages
 from jaxdino.train import plots, results, step
@@ -23,8 +25,6 @@ from jaxdino.train.tasks.supervised import OPTIMISTIC, Supervised, in_split
 
 if TYPE_CHECKING:
     from jaxdino.train.session import Session
-
-SHOWN = 10  # classes listed in a line
 
 
 class MultilabelClassification(Supervised):
@@ -57,37 +57,27 @@ class MultilabelClassification(Supervised):
     def objective(self, part: Part, current: State) -> Multilabel:
         """Return binary cross entropy, with the stage's label smoothing and weights."""
         settings = self.settings(part.stage)
-        weight = self.pos_weight(settings.pos_weight)
-        return Multilabel(part.stage.label_smoothing, weight, settings.target_threshold, settings.sum_classes)
+        return Multilabel(
+            part.stage.label_smoothing,
+            self.pos_weight(settings.pos_weight),
+            settings.target_threshold,
+            settings.sum_classes,
+            settings.focal_gamma,
+        )
 
     def settings(self, stage: Stage) -> Multilabelling:
         """Return the stage's objective settings."""
         return settings_of(self.config, stage.objective, f"stage {stage.name!r}")
 
-    def pos_weight(self, given: Any) -> float | tuple[float, ...]:
+    def pos_weight(self, given: Any) -> Weights:
         """Return the weight of all classes, or of each; see `Multilabelling`. Raise UserError for too few or many."""
-        if given == BALANCED:
-            return balanced(self.source.split("train").fields["labels"])
-        if not isinstance(given, tuple):
-            return 1.0 if given is None else float(given)
-        names = self.source.class_names
-        if len(given) != len(names):
-            raise UserError(
-                f"objective.pos_weight has {len(given)} values for {len(names)} classes: give one for each, in this "
-                f"order: {', '.join(names)}"
-            )
-        return tuple(map(float, given))
+        labels = self.source.split("train").fields["labels"]
+        named = {BALANCED: lambda: class_weights.positives(labels)}
+        return class_weights.resolved("objective.pos_weight", given, self.source.class_names, named)
 
     def _weights_line(self, given: Any) -> str:
-        """Describe the weights of the classes, or of as many as fit in a line."""
-        found, how = self.pos_weight(given), ""
-        if isinstance(found, float):
-            return f"pos_weight: {found:.4g} for every class"
-        if given == BALANCED:
-            how = ", images of train without the class / with it"
-        shown = [f"{name} {weight:.4g}" for name, weight in zip(self.source.class_names, found, strict=True)]
-        more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
-        return f"pos_weight{how}: {', '.join(shown[:SHOWN])}{more}"
+        how = ", images of train without the class / with it" if given == BALANCED else ""
+        return f"pos_weight{how}: {class_weights.described(self.pos_weight(given), self.source.class_names)}"
 
     def evaluator(self) -> MultilabelEvaluator:
         """Return mean average precision and related metrics."""

@@ -19,7 +19,8 @@ from jaxdino.data import photometric, pipeline, prompted, tokenizer
 from jaxdino.data.crops import as_size
 from jaxdino.data.fields import Prompts
 from jaxdino.data.prompts import PromptConfig
-from jaxdino.data.recipe import View, get_preset, unmixed
+from jaxdino.data.recipe import get_preset, unmixed
+from jaxdino.data.sampling import UNIFORM
 from jaxdino.evals.samples import spread_first
 from jaxdino.models.initial import ShapesOnly
 from jaxdino.models.lora import LoRA
@@ -102,8 +103,9 @@ class Segmentation(Supervised):
         """Return the three parts, the projections between them, and the stage's adapters."""
         get_preset(stage.augment)
         self.settings(stage)
-        if stage.label_smoothing:
-            raise UserError(f"stage {stage.name!r}: label_smoothing={stage.label_smoothing} is not read by this task")
+        for name, unread in {"label_smoothing": 0.0, "sampling": UNIFORM}.items():
+            if getattr(stage, name) != unread:
+                raise UserError(f"stage {stage.name!r}: {name}={getattr(stage, name)} is not read by this task")
         return self.spec_of(stage).skeleton(drop_path=stage.drop_path, **precision.how(self.config))
 
     def image_size(self, stage: Stage) -> tuple[int, int]:
@@ -114,10 +116,10 @@ class Segmentation(Supervised):
         jax.eval_shape(lambda flat, x: bind(skeleton, flat)(x).patches, skeleton.shapes, images)
         return size
 
-    def augment(self, view: View, key: jax.Array, batch: step.Batch) -> step.Batch:
+    def augment(self, part: Part, key: jax.Array, batch: step.Batch) -> step.Batch:
         """Augment the colours of a batch; a row weighs as much as it has prompts."""
-        how = self.spec.preprocess.mean, self.spec.preprocess.std
-        image = photometric.augment_view(key, batch["image"], unmixed(view), *how)
+        how = unmixed(get_preset(part.stage.augment)), self.spec.preprocess.mean, self.spec.preprocess.std
+        image = photometric.augment_view(key, batch["image"], *how)
         return batch | {"image": image, "weight": batch["weight"][:, None] * batch["asked"]}
 
     def objective(self, part: Part, current: State) -> Segment:

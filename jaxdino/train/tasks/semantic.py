@@ -13,7 +13,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton
 from jaxdino.data import photometric, pipeline
 from jaxdino.data.fields import ClassMap
-from jaxdino.data.recipe import View, get_preset, unmixed
+from jaxdino.data.recipe import get_preset, unmixed
 from jaxdino.data.record import Split
 from jaxdino.evals.segmentation_pictures import draw_classes
 from jaxdino.evals.semantic import NAMES, SemanticEvaluator
@@ -58,10 +58,10 @@ class SemanticSegmentation(Supervised):
             self.tell(f"stage {stage.name!r}: erasing, mixup and cutmix are not applied to images with masks")
         return super().skeleton(stage)
 
-    def augment(self, view: View, key: jax.Array, batch: step.Batch) -> step.Batch:
+    def augment(self, part: Part, key: jax.Array, batch: step.Batch) -> step.Batch:
         """Augment the colours of a batch."""
-        how = self.spec.preprocess.mean, self.spec.preprocess.std
-        return batch | {"image": photometric.augment_view(key, batch["image"], unmixed(view), *how)}
+        how = unmixed(get_preset(part.stage.augment)), self.spec.preprocess.mean, self.spec.preprocess.std
+        return batch | {"image": photometric.augment_view(key, batch["image"], *how)}
 
     def objective(self, part: Part, current: State) -> Semantic:
         """Return cross entropy of the pixels, with the stage's label smoothing."""

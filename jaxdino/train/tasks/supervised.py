@@ -18,7 +18,8 @@ from jaxdino.data import photometric, pipeline
 from jaxdino.data.crops import as_size
 from jaxdino.data.fields import LABEL, Field
 from jaxdino.data.mixing import augment
-from jaxdino.data.recipe import View, get_preset
+from jaxdino.data.recipe import get_preset
+from jaxdino.data.sampling import UNIFORM
 from jaxdino.evals.evaluator import Evaluator
 from jaxdino.evals.passes import outputs
 from jaxdino.models.heads import HeadConfig
@@ -83,6 +84,11 @@ class Supervised:
 
     def skeleton(self, stage: Stage) -> Skeleton:
         """Return the backbone and the head, with the stage's adapters."""
+        if stage.sampling != UNIFORM and self.field != "label":
+            raise UserError(
+                f"stage {stage.name!r}: sampling={stage.sampling} needs images with one class each: use "
+                f"sampling={UNIFORM}"
+            )
         if idle := pixels.without_effect(get_preset(stage.augment), self.spec.config.in_channels):
             self.tell(f"stage {stage.name!r}: {idle}")
         return adapters.adapted(self.bare(stage), self.spec, stage)
@@ -109,23 +115,24 @@ class Supervised:
             part.skeleton,
             self.objective(part, current),
             part.tx,
-            partial(self.augment, get_preset(part.stage.augment)),
+            partial(self.augment, part),
             accumulate=part.stage.accumulate,
             ema_decay=part.stage.ema_decay,
             scale_loss=self.config.precision == "float16",
         )
 
-    def augment(self, view: View, key: jax.Array, batch: step.Batch) -> step.Batch:
-        """Augment a batch on the device: colours, and mixing of images and targets."""
+    def augment(self, part: Part, key: jax.Array, batch: step.Batch) -> step.Batch:
+        """Augment a batch of a stage on the device: colours, and mixing of images and targets."""
         name, soft = self.targets(batch)
-        how = self.spec.preprocess.mean, self.spec.preprocess.std
-        image, soft = augment(key, batch["image"], soft, batch["weight"], view, *how)
+        how = get_preset(part.stage.augment), self.spec.preprocess.mean, self.spec.preprocess.std
+        image, soft = augment(key, batch["image"], soft, batch["weight"], *how)
         return batch | {"image": image, name: soft}
 
     def train_batches(self, part: Part) -> pipeline.TrainIter:
         """Return batches of the training split."""
-        make = partial(pipeline.make_train_iter, self.source.split("train"), seed=part.seed, preset=part.stage.augment)
-        return self.batches(make, part)
+        stage = part.stage
+        how = dict(seed=part.seed, preset=stage.augment, sampling=stage.sampling)
+        return self.batches(partial(pipeline.make_train_iter, self.source.split("train"), **how), part)
 
     def batches(self, make: Callable[..., Any], part: Part) -> Any:
         """Make this process's batches, with the task's fields and the model's channels and preprocessing."""
