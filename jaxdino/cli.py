@@ -1,4 +1,4 @@
-"""The command `jaxdino`: training, prediction, segmentation, evaluation and conversion.
+"""The command `jaxdino`: training, prediction, segmentation, evaluation, checks of data and conversion.
 
 `jaxdino train` is `python -m jaxdino.main`, `jaxdino convert` is `python -m convert`, and so on, with the same
 arguments and exit statuses. jax is imported only by commands that use it.
@@ -18,11 +18,12 @@ LINES = {
     "predict": "classify images with a trained model",
     "segment": "segment images by text prompts or by classes",
     "evaluate": "evaluate frozen features: k-NN, linear probe",
+    "check-data": "check a data set: unreadable files, duplicates, leaks between splits, classes, boxes",
     "convert": "convert weights between PyTorch and jaxdino: import, export, inspect, verify, list",
     "configs": "list the configs that `jaxdino train --config=NAME` takes",
 }
 """Command -> what it does."""
-HOMES = {"main": "train", "fit": "train", "classify": "predict"} | {
+HOMES = {"main": "train", "fit": "train", "classify": "predict", "check": "check-data"} | {
     name: f"convert {name}" for name in ("import", "export", "inspect", "verify", "list")
 }
 """Names that users may type but that are not commands -> the command to use."""

@@ -22,6 +22,7 @@ BELOW = {  # room -> the rooms it may import
     "jaxdino.settings": {"jaxdino.core", "jaxdino.stage", "jaxdino.data", "jaxdino.models", "jaxdino.objectives"},
     "jaxdino.optim": {"jaxdino.core", "jaxdino.stage", "jaxdino.strategy"},
     "jaxdino.objectives": {"jaxdino.core", "jaxdino.models", "jaxdino.data", "jaxdino.stage"},
+    "jaxdino.inspect_data": {"jaxdino.core", "jaxdino.data", "jaxdino.evals"},
     "jaxdino.evals": {"jaxdino.core", "jaxdino.models", "jaxdino.data", "convert"},
     "convert": {"jaxdino.core", "jaxdino.models", "jaxdino.data"},
     "configs": {"jaxdino.settings", "jaxdino.stage", "jaxdino.data", "jaxdino.models", "jaxdino.objectives", "configs"},

@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": "jaxdino.predict",
     "segment": "jaxdino.segment",
     "evaluate": "jaxdino.evaluate",
+    "check-data": "jaxdino.check_data",
     "convert": "convert",
 }
 """{argument of `jaxdino` on the command line: module for `python -m`}."""

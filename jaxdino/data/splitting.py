@@ -4,6 +4,8 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.data.config import DataConfig
 
 SHOWN = 5  # names listed in a message
+File = TypeVar("File", bound=tuple[Any, ...])
 
 
 def stratified(
@@ -97,6 +100,24 @@ def ratios_of(cfg: DataConfig, found: Container[str]) -> dict[str, float]:
     """Return {split: share of train to split off} for the splits that were not found."""
     wanted = {"val": cfg.val_ratio, "test": cfg.test_ratio}
     return {name: ratio for name, ratio in wanted.items() if name not in found and ratio > 0}
+
+
+def shared_out(files: Mapping[str, Sequence[File]], cfg: DataConfig, top: Path) -> dict[str, list[File]]:
+    """Fill a missing validation (or test) split with a share of the training images, without regard to classes.
+
+    Args:
+      files: {split: tuples that begin with the path of an image}. top: the root of the paths.
+
+    Raises:
+      UserError: if there are too few images to divide.
+    """
+    ratios, train = ratios_of(cfg, files), files["train"]
+    if not ratios:
+        return {split: list(found) for split, found in files.items()}
+    keys = [Path(os.path.relpath(file[0], top)).as_posix() for file in train]
+    parts = stratified(keys, np.zeros(len(keys), np.int32), ratios, cfg.split_seed, [top.name])
+    shares = {split: [train[row] for row in rows] for split, rows in parts.items()}
+    return {**{split: list(found) for split, found in files.items()}, **shares}
 
 
 def origins(cfg: DataConfig, called: Mapping[str, str], how: str = "stratified, ") -> dict[str, str]:

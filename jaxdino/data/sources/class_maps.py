@@ -19,7 +19,7 @@ from jaxdino.data.roots import existing, visible_folders
 from jaxdino.data.sources.masks import Place, by_name, images_of, matched_by_name, places, read_classes, settings_file
 from jaxdino.data.sources.shapes import NAMES, scenes
 from jaxdino.data.sources.voc import listed_files
-from jaxdino.data.splitting import origins, ratios_of, stratified
+from jaxdino.data.splitting import origins, shared_out
 
 Files = list[tuple[str, str]]  # (image, mask) paths
 NAMING = ("classes.json", "classes.txt")
@@ -36,16 +36,8 @@ def masks(cfg: DataConfig) -> Source:
         their images, and see `class_masks.class_table`.
     """
     top, ignored = existing(cfg.root, "masks"), Counter()
-    if (cfg.images is None) != (cfg.masks is None):
-        raise UserError(f"data.images is {cfg.images!r} and data.masks is {cfg.masks!r}: give both folders, or none")
-    if cfg.images is not None and cfg.masks is not None:
-        pairs = folders_of_splits(top, cfg.images, cfg.masks, cfg.given_splits)
-        found = {split: Place(images, labels, labels.parent) for split, (images, labels) in pairs.items()}
-        called = {split: place.images.relative_to(top).as_posix() for split, place in found.items()}
-        called = {split: name for split, name in called.items() if split != "train"}
-    else:
-        found, called = places(top, cfg)
-    files = {split: _matched(place, ignored) for split, place in found.items()}
+    found, called = chosen_places(top, cfg)
+    files = {split: matched_files(place, ignored) for split, place in found.items()}
     homes = [home for place in found.values() for home in (place.home, place.masks)]
     settings = [settings_file(name, home, top) for home in homes for name in NAMING]
     file = next((one for one in settings if one is not None), None)
@@ -56,6 +48,22 @@ def masks(cfg: DataConfig) -> Source:
             f'{{"1": "cat", "2": "dog"}}, or classes.txt, line i for value i, into {top} (beside {folders})'
         )
     return _source("masks", top, files, named_values(file), str(file), cfg, ignored, called)
+
+
+def chosen_places(top: Path, cfg: DataConfig) -> tuple[dict[str, Place], dict[str, str]]:
+    """Return {split: its place} and {split: its folder's name}, of the folders set or of `sources.masks.places`.
+
+    Raises:
+      UserError: if only one of `data.images` and `data.masks` is set, and as `class_masks.folders_of_splits`.
+    """
+    if (cfg.images is None) != (cfg.masks is None):
+        raise UserError(f"data.images is {cfg.images!r} and data.masks is {cfg.masks!r}: give both folders, or none")
+    if cfg.images is None or cfg.masks is None:
+        return places(top, cfg)
+    pairs = folders_of_splits(top, cfg.images, cfg.masks, cfg.given_splits)
+    found = {split: Place(images, labels, labels.parent) for split, (images, labels) in pairs.items()}
+    called = {split: place.images.relative_to(top).as_posix() for split, place in found.items()}
+    return found, {split: name for split, name in called.items() if split != "train"}
 
 
 def voc(cfg: DataConfig) -> Source:
@@ -86,7 +94,7 @@ def named_values(file: Path) -> dict[int, str]:
     return {value - first: BACKGROUND if first and value == 1 else name for value, name in classes.items()}
 
 
-def _matched(place: Place, ignored: Counter) -> Files:
+def matched_files(place: Place, ignored: Counter) -> Files:
     """Return the files of one split. Raises UserError if there are none."""
     images = images_of(place, ignored)
     labels = by_name(place.masks, ignored, place.prefix)
@@ -114,17 +122,7 @@ def _source(
     seen = survey(every, cfg.max_pixels, indexed=True)
     table, notes = class_table(classes, [mask for _, mask in every], seen, where, cfg.background)
     splits: dict[str, Split] = {}
-    for split, found in _put_aside(files, cfg, top).items():
+    for split, found in shared_out(files, cfg, top).items():
         fields: dict[str, Sequence[Any]] = {"class_mask": [ClassMask(mask, table) for _, mask in found]}
         splits[split] = Split(split, [image for image, _ in found], fields, table.names, str(top))
     return Source(name, table.names, splits, dict(+ignored), origins(cfg, called, ""), notes)
-
-
-def _put_aside(files: Mapping[str, Files], cfg: DataConfig, top: Path) -> dict[str, Files]:
-    """Fill a missing validation (or test) split with a share of the training images."""
-    ratios, train = ratios_of(cfg, files), files["train"]
-    if not ratios:
-        return dict(files)
-    keys = [Path(image).relative_to(top).as_posix() for image, _ in train]
-    parts = stratified(keys, np.zeros(len(keys), np.int32), ratios, cfg.split_seed, [top.name])
-    return {**files, **{split: [train[row] for row in rows] for split, rows in parts.items()}}

@@ -71,21 +71,30 @@ def coco(cfg: DataConfig, prompts: PromptConfig) -> Source:
     ignored: Counter[str] = Counter()
     listed: Listed = {}
     names: dict[str, None] = {}
-    files = _files(top, cfg, prompts, ignored)
+    files = annotation_files(top, cfg, prompts.annotations, ignored)
     for split, file in files.items():
-        given = _checked(file)
+        given = read_annotations(file)
+        if not any(note.get("segmentation") for note in given["annotations"]):
+            raise UserError(f"{file} has boxes but no segmentation: masks need polygons or run lengths")
         names |= dict.fromkeys(given["categories"].values())
-        listed[split] = _scenes(given, _folder(top, file, given), ignored)
+        listed[split] = _scenes(given, image_folder(top, file, given), ignored)
     where = origins(cfg, {split: os.path.relpath(file, top) for split, file in files.items()}, "")
     return assemble("coco", put_aside(listed, cfg, top), tuple(names), prompts, str(top), ignored, where)
 
 
-def _files(top: Path, cfg: DataConfig, prompts: PromptConfig, ignored: Counter) -> dict[str, Path]:
-    """Return {split: annotation file}, and count the other annotation files in `ignored`."""
-    if prompts.annotations is not None:
+def annotation_files(top: Path, cfg: DataConfig, annotations: str | None, ignored: Counter) -> dict[str, Path]:
+    """Return {split: annotation file}, and count the other annotation files in `ignored`.
+
+    Args:
+      annotations: the only file, below the root or anywhere; None looks for the usual ones.
+
+    Raises:
+      UserError: if files are missing, or several match one split.
+    """
+    if annotations is not None:
         if any(cfg.given_splits.values()):
             raise UserError("prompts.annotations names one file, which is split by ratio: leave *_split None beside it")
-        return {"train": top / Path(prompts.annotations).expanduser()}
+        return {"train": top / Path(annotations).expanduser()}
     files = {}
     for path in sorted([*top.glob("annotations/instances_*.json"), *top.glob("*/*.coco.json")]):
         tag = path.stem.removeprefix("instances_") if path.parent.name == "annotations" else path.parent.name
@@ -113,8 +122,12 @@ def _files(top: Path, cfg: DataConfig, prompts: PromptConfig, ignored: Counter) 
     return {split: files[tag][0] for split, tag in found.items()}
 
 
-def _checked(file: Path) -> dict[str, Any]:
-    """Load and check a file: {"file", "images": {id: entry}, "categories": {id: name}, "annotations": list}."""
+def read_annotations(file: Path) -> dict[str, Any]:
+    """Load and check a file: {"file", "images": {id: entry}, "categories": {id: name}, "annotations": list}.
+
+    Raises:
+      UserError: if it is not in COCO format.
+    """
     given = read_json(file)
     for part, fields in PARTS.items():
         entries = given.get(part) if isinstance(given, dict) else None
@@ -135,8 +148,6 @@ def _checked(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: file_name={odd[0]!r} leads out of the image folder, or is too long")
     if odd := [entry["name"] for entry in given["categories"] if not isinstance(entry["name"], str)]:
         raise UserError(f"{file}: the category name {odd[0]!r} is not a text")
-    if not any(note.get("segmentation") for note in given["annotations"]):
-        raise UserError(f"{file} has boxes but no segmentation: masks need polygons or run lengths")
     return {
         "file": file,
         "images": {image["id"]: image for image in given["images"]},
@@ -145,8 +156,8 @@ def _checked(file: Path) -> dict[str, Any]:
     }
 
 
-def _folder(top: Path, file: Path, given: Mapping[str, Any]) -> Path:
-    """Return the image folder: the first candidate that holds one of the first few images."""
+def image_folder(top: Path, file: Path, given: Mapping[str, Any]) -> Path:
+    """Return the image folder: the first candidate that holds one of the first few images. Raise UserError if none."""
     tag = file.stem.removeprefix("instances_")
     bare = tag.rstrip("0123456789")
     places = dict.fromkeys([top / tag, top / "images" / tag, top / bare, top / "images" / bare, top / "images"])

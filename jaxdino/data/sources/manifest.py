@@ -91,6 +91,12 @@ def several(cfg: DataConfig) -> Source:
     return _source(cfg, _read(cfg), LABELS)
 
 
+def either(cfg: DataConfig) -> Source:
+    """List images with the field "label" if each has one class by name, else "labels". Raises as `several`."""
+    found = _read(cfg)
+    return _source(cfg, found, LABEL if found.one_each else LABELS)
+
+
 FIELDS = {LABEL: single, LABELS: several}
 """Field -> the function that lists images with it."""
 

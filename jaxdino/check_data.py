@@ -1,0 +1,169 @@
+"""Check a data set before training on it: `python -m jaxdino.check_data --root DIR --name folder`.
+
+Reads every image once. Reports counts per class and split, sizes and formats, unreadable files, duplicates and
+near-duplicates, leaks between splits, images that are too dark, too bright, without contrast or small, small and
+unbalanced classes, and boxes that cannot be right. With the weights of a backbone, it compares their features too.
+"""
+
+import argparse
+import dataclasses
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxdino.core.command import described, expanded, finish, program
+from jaxdino.core.errors import UserError
+from jaxdino.core.words import printable
+
+SETTING = re.compile(r"--(data|prompts)\.([^=]+)(?:=(.*))?", re.DOTALL)
+FOUND = 1
+"""Exit status with --strict if anything was found."""
+OF_HEAD = ("pool", "head_blocks")
+MOST_THREADS = 16
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; return 0, with --strict 1 if anything was found, else see `finish`."""
+    return finish(lambda: _run(argv))
+
+
+def _run(argv: list[str] | None) -> int:
+    args, rest = _parser().parse_known_args(expanded(argv))
+    try:
+        return check_data(args, rest)
+    except UserError as err:
+        say(f"error: {err}")
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program("check-data"),
+        description=described("check-data", __doc__),
+        epilog="Settings of the data are given as in a config: --data.classes=leaf --data.val_ratio=0.1 "
+        "--data.max_pixels=400000000 --prompts.annotations=FILE.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--root", required=True, metavar="DIR", help="the folder to check; for a manifest, its file")
+    parser.add_argument("--name", default="folder", help="folder (default), images, manifest, masks, voc or coco")
+    parser.add_argument("--json", metavar="FILE", help="write the results there")
+    parser.add_argument("--html", metavar="FILE", help="write a page with pictures of what was found there")
+    parser.add_argument("--strict", action="store_true", help="end with status 1 if anything was found")
+    parser.add_argument(
+        "--statistics", action="store_true", help="also the mean and standard deviation of the training images' pixels"
+    )
+    parser.add_argument("--channels", type=int, default=3, metavar="N", help="channels of the images (default 3)")
+    parser.add_argument("--threads", type=int, help="reading threads (default one per processor)")
+    parser.add_argument("--processes", type=int, default=0, help="reading processes in place of threads")
+    _add_limits(parser)
+    return parser
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    from jaxdino.inspect_data.limits import HELP, Limits
+
+    group = parser.add_argument_group("limits", "what is reported")
+    for field in dataclasses.fields(Limits):
+        kind = type(field.default)
+        text = f"{HELP[field.name]} (default {field.default:g})"
+        group.add_argument(f"--{field.name}", type=kind, default=field.default, metavar="N", help=text)
+
+
+def check_data(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
+    """Check a data set as the flags say: print the table, write the files; return the exit status.
+
+    Args:
+      rest: settings as "--data.KEY=VALUE" or "--prompts.KEY=VALUE".
+
+    Raises:
+      UserError: for wrong arguments and data that cannot be listed, before an image is read.
+    """
+    from jaxdino.core.json_file import write_json
+    from jaxdino.data import survey
+    from jaxdino.data.ranges import Range
+    from jaxdino.inspect_data import findings, json_report, masks, pixels, table
+    from jaxdino.inspect_data.limits import Limits
+    from jaxdino.inspect_data.listing import listed
+    from jaxdino.train.data import summary
+
+    for flag in ("json", "html"):
+        _check_place(flag, getattr(args, flag))
+    _check_counts(args)
+    limits = Limits(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Limits)})
+    cfg, prompts = settings(args, rest)
+    images = listed(cfg, prompts)
+    say(summary(images.source))
+    flag = "--data.sixteen_bit"
+    reading = survey.reading_of(images.records, Range.of(cfg.sixteen_bit), args.channels, flag, say)
+    how = pixels.How(dataclasses.replace(reading, max_pixels=cfg.max_pixels), draft=not args.statistics)
+    threads = args.threads or min(MOST_THREADS, os.cpu_count() or 1)
+    facts = pixels.facts(images, how, threads, args.processes)
+    wrong = masks.bad_masks(images, facts, cfg.max_pixels, threads, args.processes)
+    found = findings.find(images, facts, limits, bad_masks=wrong, statistics=args.statistics)
+    print(table.table(found))
+    if args.json:
+        write_json(Path(args.json), {"root": args.root} | json_report.as_json(found))
+    return FOUND if args.strict and found.any else 0
+
+
+def _check_place(flag: str, file: str | None) -> None:
+    """Raise UserError for a file that cannot be written."""
+    place = Path(file or ".x").absolute()
+    if place.is_dir():
+        raise UserError(f"--{flag} {file} is a folder: give a file")
+    if not place.parent.is_dir():
+        raise UserError(f"--{flag} {file}: there is no folder {place.parent} to write it in")
+
+
+def _check_counts(args: argparse.Namespace) -> None:
+    from jaxdino.core.options import check_range
+    from jaxdino.data.config import MOST
+
+    check_range("--channels", args.channels, "[1, inf)")
+    check_range("--threads", args.threads or 1, f"[1, {MOST}]")
+    check_range("--processes", args.processes, f"[0, {MOST}]")
+
+
+def settings(args: argparse.Namespace, rest: Sequence[str]) -> tuple[Any, Any]:
+    """Return the `DataConfig` and `PromptConfig` of --root, --name and of "--data.KEY=VALUE", "--prompts.KEY=VALUE".
+
+    Raises:
+      UserError: for another argument, an unknown setting, or a value of another type.
+    """
+    from ml_collections import ConfigDict
+
+    from jaxdino.core.rules import did_you_mean
+    from jaxdino.data.config import DataConfig
+    from jaxdino.data.prompts import PromptConfig
+    from jaxdino.settings import tree, values
+
+    given: dict[str, list[str]] = {}
+    for arg in rest:
+        found = SETTING.fullmatch(arg.replace("--config.", "--"))
+        if found is None or found[3] is None:
+            raise UserError(
+                f"{arg} is not a flag of this command: settings of the data are given as --data.KEY=VALUE; --help "
+                "lists the flags"
+            )
+        given.setdefault(f"{found[1]}.{found[2]}", []).append(found[3])
+    config = ConfigDict({"data": dataclasses.asdict(DataConfig()), "prompts": dataclasses.asdict(PromptConfig())})
+    known = tree.settings(config)
+    for path, texts in given.items():
+        if path not in known:
+            raise UserError(f"--{path}={texts[-1]} is not a setting of the data; {did_you_mean(path, list(known))}")
+        node, key = tree.parent_of(config, path)
+        node[key] = values.read(known[path], texts)
+    data = {**config.data.to_dict(), "name": args.name, "root": args.root}
+    return DataConfig.of(data), PromptConfig.of(config.prompts.to_dict())
+
+
+def say(line: str) -> None:
+    """Print a note; settings in it are spelled as flags of this command."""
+    print(printable(line.replace("--config.data.root", "--root").replace("--config.", "--")), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

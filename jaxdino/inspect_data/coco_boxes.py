@@ -1,0 +1,88 @@
+"""List images with the boxes of COCO's annotation files; no masks are needed."""
+
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdino.data.config import DataConfig
+from jaxdino.data.folders import existing
+from jaxdino.data.record import Source, Split
+from jaxdino.data.sources.coco import annotation_files, image_folder, read_annotations
+from jaxdino.data.split_names import SPLITS
+from jaxdino.data.splitting import origins, shared_out
+from jaxdino.inspect_data.images import Boxes, Images
+
+Notes = list[tuple[tuple[float, ...], str | None]]
+"""Corners and class of each box of an image; None for a category that the file does not name."""
+
+
+def coco(cfg: DataConfig, annotations: str | None) -> Images:
+    """List the images of annotations/instances_{train,val,test}*.json, or of {train,valid,test}/*.coco.json.
+
+    Args:
+      annotations: one file instead, whose images are split by `val_ratio` and `test_ratio`.
+
+    Raises:
+      UserError: if files are missing, several files match one split, a file is not in COCO format, or the images are
+        not found.
+    """
+    top, ignored = existing(cfg.root, "coco"), Counter()
+    files = annotation_files(top, cfg, annotations, ignored)
+    listed: dict[str, list[tuple[str, Notes, str]]] = {}
+    names: dict[str, None] = {}
+    for split, file in files.items():
+        given = read_annotations(file)
+        names |= dict.fromkeys(given["categories"].values())
+        listed[split] = _images(given, image_folder(top, file, given), ignored)
+    shared = shared_out(listed, cfg, top)
+    known = tuple(names)
+    every = [entry for split in SPLITS if split in shared for entry in shared[split]]
+    splits = {
+        split: Split(split, [path for path, _, _ in shared[split]], {}, known, str(top))
+        for split in SPLITS
+        if split in shared
+    }
+    where = origins(cfg, {split: os.path.relpath(file, top) for split, file in files.items()}, "")
+    return Images(Source("coco", known, splits, dict(+ignored), where), _boxes(every, known))
+
+
+def _images(given: Mapping[str, Any], folder: Path, ignored: Counter) -> list[tuple[str, Notes, str]]:
+    """Return (path, boxes, annotation file) of each image, in file order."""
+    found: dict[Any, Notes] = {key: [] for key in given["images"]}
+    for note in given["annotations"]:
+        if note["image_id"] not in found:
+            ignored["annotation of an unknown image"] += 1
+        elif note.get("bbox") is None:
+            ignored["annotation without a box"] += 1
+        else:
+            name = given["categories"].get(note["category_id"])
+            found[note["image_id"]].append((_corners(note["bbox"]), name))
+    return [
+        (str(folder / image["file_name"]), found[key], str(given["file"])) for key, image in given["images"].items()
+    ]
+
+
+def _corners(box: Any) -> tuple[float, ...]:
+    """Return left, top, right, bottom of [left, top, width, height]; NaN for anything else."""
+    if not isinstance(box, list) or len(box) != 4 or not all(type(one) in (int, float) for one in box):
+        return (math.nan,) * 4
+    try:
+        left, top, width, height = map(float, box)
+    except OverflowError:
+        return (math.nan,) * 4
+    return left, top, left + width, top + height
+
+
+def _boxes(every: list[tuple[str, Notes, str]], known: tuple[str, ...]) -> Boxes:
+    place = {name: label for label, name in enumerate(known)}
+    counts = [len(notes) for _, notes, _ in every]
+    flat = [note for _, notes, _ in every for note in notes]
+    label = np.array([-1 if name is None else place[name] for _, name in flat], np.int32)
+    corners = np.array([corners for corners, _ in flat], np.float64).reshape(-1, 4)
+    unknown = {int(box): "" for box in np.flatnonzero(label < 0)}
+    return Boxes(np.repeat(np.arange(len(every)), counts), corners, label, unknown, [file for *_, file in every], {})

@@ -1,0 +1,81 @@
+"""List the images of a data source for a check, also where training would need more: boxes alone, masks without names.
+
+`LISTERS` has a function for each source. Nothing is decoded here.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from jaxdino.core.errors import UserError
+from jaxdino.core.rules import did_you_mean
+from jaxdino.data.config import DataConfig
+from jaxdino.data.folders import existing
+from jaxdino.data.links import check_links
+from jaxdino.data.prompts import PromptConfig
+from jaxdino.data.record import Source, Split
+from jaxdino.data.sources import OF_SOURCES, SOURCES, class_maps, folder, manifest
+from jaxdino.data.split_names import SPLITS
+from jaxdino.data.splitting import origins, shared_out
+from jaxdino.inspect_data import coco_boxes, voc_boxes
+from jaxdino.inspect_data.images import Images
+
+OF_MASKS = ("images", "masks")
+"""Settings of folders of masks; every source of boxes leaves masks aside."""
+
+
+def masks(cfg: DataConfig, prompts: PromptConfig) -> Images:
+    """List images with their masks, by name; see `sources.masks`. The masks need no classes or prompts here."""
+    top, ignored = existing(cfg.root, "masks"), Counter()
+    found, called = class_maps.chosen_places(top, cfg)
+    files = {split: class_maps.matched_files(place, ignored) for split, place in found.items()}
+    files = shared_out(files, cfg, top)
+    splits = {
+        split: Split(split, [image for image, _ in files[split]], {}, (), str(top))
+        for split in SPLITS
+        if split in files
+    }
+    source = Source("masks", (), splits, dict(+ignored), origins(cfg, called, ""))
+    return Images(source, masks=[mask for split in splits for _, mask in files[split]])
+
+
+LISTERS: Mapping[str, Callable[[DataConfig, PromptConfig], Images]] = {
+    "folder": lambda cfg, prompts: Images(folder.folder(cfg)),
+    "images": lambda cfg, prompts: Images(folder.images(cfg)),
+    "manifest": lambda cfg, prompts: Images(manifest.either(cfg)),
+    "masks": masks,
+    "voc": lambda cfg, prompts: voc_boxes.voc(cfg),
+    "coco": lambda cfg, prompts: coco_boxes.coco(cfg, prompts.annotations),
+}
+"""data.name -> the function that lists its images."""
+
+
+def listed(cfg: DataConfig, prompts: PromptConfig) -> Images:
+    """List the images of the source named by `cfg.name`.
+
+    Raises:
+      UserError: for an unknown name, a missing root, a root without images, a setting that the source does not read,
+        and for any error of the source.
+    """
+    if cfg.name not in LISTERS:
+        raise UserError(f"unknown data source {cfg.name!r}; {did_you_mean(cfg.name, list(LISTERS))}")
+    if not cfg.root:
+        raise UserError("there are no images without a root: give --root DIR, the folder (or manifest) to check")
+    _check_read(cfg, prompts)
+    found = LISTERS[cfg.name](cfg, prompts)
+    if not len(found):
+        raise UserError(f"{Path(cfg.root)} holds no images that data.name={cfg.name} reads")
+    if not cfg.follow_links:
+        check_links(found.source, cfg.root)
+    return found
+
+
+def _check_read(cfg: DataConfig, prompts: PromptConfig) -> None:
+    """Raise UserError for a setting that differs from its default and that this source does not read."""
+    reads = (*SOURCES[cfg.name].reads, *(OF_MASKS if cfg.name == "masks" else ()))
+    for name, flag in OF_SOURCES.items():
+        given, default = (cfg, DataConfig()) if hasattr(cfg, name) else (prompts, PromptConfig())
+        value = getattr(given, name)
+        if value != getattr(default, name) and name not in reads:
+            readers = ", ".join(key for key, source in SOURCES.items() if name in source.reads)
+            raise UserError(f"{flag}={value} is for data.name={readers}; {cfg.name!r} does not read it: leave it out")
