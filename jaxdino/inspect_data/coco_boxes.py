@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from jaxdino.data.config import DataConfig
-from jaxdino.data.folders import existing
 from jaxdino.data.record import Source, Split
+from jaxdino.data.roots import existing
 from jaxdino.data.sources.coco import annotation_files, image_folder, read_annotations
 from jaxdino.data.split_names import SPLITS
 from jaxdino.data.splitting import origins, shared_out

@@ -10,10 +10,10 @@ from pathlib import Path
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 from jaxdino.data.config import DataConfig
-from jaxdino.data.folders import existing
 from jaxdino.data.links import check_links
 from jaxdino.data.prompts import PromptConfig
 from jaxdino.data.record import Source, Split
+from jaxdino.data.roots import existing
 from jaxdino.data.sources import OF_SOURCES, SOURCES, class_maps, folder, manifest
 from jaxdino.data.split_names import SPLITS
 from jaxdino.data.splitting import origins, shared_out

@@ -13,8 +13,8 @@ from defusedxml import DefusedXmlException, ElementTree
 
 from jaxdino.core.errors import UserError
 from jaxdino.data.config import DataConfig
-from jaxdino.data.folders import existing, visible_folders
 from jaxdino.data.record import Source, Split
+from jaxdino.data.roots import existing, visible_folders
 from jaxdino.data.sources.listed_rows import lines_of
 from jaxdino.data.sources.masks import read_classes
 from jaxdino.data.split_names import SPLITS, assign, flag, split_of
