@@ -28,8 +28,10 @@ class DataConfig:
       test_split: the folder (list, file) of the test images; None looks for a usual name, "none" uses none.
       classes: "top": the folders of a split are the classes; "leaf": every folder below it that holds images is one.
       images: the folder of the training images below the root, for masks of classes; None: "images", or split folders.
+        For text lists: the folder of all images, if they are neither beside the lists nor in "images".
       masks: the folder of the masks of the training images, likewise; None: "masks".
       background: whether value 0 of masks of classes is the class "background" if it has no name; else it is ignored.
+      max_missing: the largest share of listed files that may be missing; more are an error.
       columns: the columns of a manifest that hold the classes, "label", "labels" or "cat,dog"; None: those that it has.
       num_threads: reading threads in each process; 0 reads in the calling thread.
       num_workers: reading processes in addition to the main one; 0 reads in the main process.
@@ -58,6 +60,7 @@ class DataConfig:
     masks: str | None = None
     background: bool = True
     columns: str | None = None
+    max_missing: float = 0.1
     num_threads: int = 2
     num_workers: int = 0
     max_pixels: int = 64 * 2**20
@@ -82,6 +85,7 @@ class DataConfig:
             )
         for name in ("num_threads", "num_workers"):
             options.check_range(f"data.{name}", getattr(self, name), f"[0, {MOST}]")
+        options.check_range("data.max_missing", self.max_missing, "[0, 1]")
         options.check_range("data.max_pixels", self.max_pixels, "[1, inf)")
         Range.of(self.sixteen_bit)
 

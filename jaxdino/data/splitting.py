@@ -1,6 +1,7 @@
 """Split off shares of the training images: stratified, seeded, independent of order and random number libraries."""
 
 import hashlib
+import itertools
 import os
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
@@ -11,9 +12,11 @@ import numpy as np
 
 from jaxdino.core.errors import UserError
 from jaxdino.data.config import DataConfig
+from jaxdino.data.packed import Texts
 
 SHOWN = 5  # names listed in a message
 File = TypeVar("File", bound=tuple[Any, ...])
+CHUNK = 1 << 16  # keys whose digests are held at a time
 
 
 def stratified(
@@ -41,18 +44,22 @@ def stratified(
     Raises:
       UserError: if a class is too small to give every split a record.
     """
-    chosen: dict[str, list[int]] = {"train": [], **{name: [] for name in ratios}}
+    chosen: dict[str, list[np.ndarray]] = {"train": [], **{name: [] for name in ratios}}
     few: list[str] = []
+    labels = np.asarray(labels)
+    by_hash = ordered(keys, np.arange(len(keys)), seed)
+    by_class = by_hash[np.argsort(labels[by_hash], kind="stable")]
+    ends = np.searchsorted(labels[by_class], np.arange(len(class_names) + 1))
     for label, class_name in enumerate(class_names):
-        rows = sorted(np.flatnonzero(labels == label).tolist(), key=lambda i: _rank(seed, keys[i]))
+        rows = by_class[ends[label] : ends[label + 1]]
         takes = {name: max(1, round(ratio * len(rows))) for name, ratio in ratios.items()}
         if sum(takes.values()) >= len(rows):
             few.append(f"{class_name!r} ({len(rows)})")
             continue
         for name, take in takes.items():
-            chosen[name] += rows[:take]
+            chosen[name].append(rows[:take])
             rows = rows[take:]
-        chosen["train"] += rows
+        chosen["train"].append(rows)
     if few:
         more = f" and {len(few) - SHOWN} more" if len(few) > SHOWN else ""
         splits, flags = ", ".join(chosen), ", ".join(f"--config.data.{name}_split=NAME" for name in ratios)
@@ -65,31 +72,61 @@ def stratified(
             f"{', '.join(few[:SHOWN])}{more}. Add images, remove these classes, or name a folder for each split: "
             f"{flags}"
         )
-    return {name: np.array(sorted(rows), np.int64) for name, rows in chosen.items()}
+    return {name: np.sort(np.concatenate(rows)) for name, rows in chosen.items()}
 
 
 def keeping_classes(
-    keys: Sequence[str], classes: Sequence[Sequence[str]], ratios: Mapping[str, float], seed: int
-) -> dict[str, list[int]]:
+    keys: Sequence[str], sets: Sequence[Sequence[str]], which: np.ndarray, ratios: Mapping[str, float], seed: int
+) -> dict[str, np.ndarray]:
     """Split off shares of images with any number of classes, in the order of a hash as `stratified`.
 
     Train keeps the last image that it has of a class.
 
     Args:
-      classes: the names of the classes of each of the N records. keys, ratios, seed: as for `stratified`.
+      sets: the different sets of classes. which: int (N,), the set of each record. keys, ratios, seed: as for
+        `stratified`.
 
     Returns:
       {"train" and each split: indices into `keys`, ascending}.
     """
-    left = Counter(name for names in classes for name in names)
-    chosen: dict[str, list[int]] = {split: [] for split in (*ratios, "train")}
+    left = Counter()
+    for one, count in enumerate(np.bincount(which, minlength=len(sets)).tolist()):
+        left.update(dict.fromkeys(sets[one], count))
+    chosen: dict[str, list[int]] = {split: [] for split in ratios}
     sizes = {split: max(1, round(ratio * len(keys))) for split, ratio in ratios.items()}
-    for place in sorted(range(len(keys)), key=lambda i: _rank(seed, keys[i])):
-        open_one = next((split for split, size in sizes.items() if len(chosen[split]) < size), "train")
-        split = open_one if all(left[name] > 1 for name in classes[place]) else "train"
-        chosen[split].append(place)
-        left.subtract(classes[place] if split != "train" else ())
-    return {split: sorted(places) for split, places in chosen.items()}
+    train = np.ones(len(keys), bool)
+    for place in ordered(keys, np.arange(len(keys)), seed):
+        split = next((split for split, size in sizes.items() if len(chosen[split]) < size), None)
+        if split is None:
+            break
+        names = sets[which[place]]
+        if all(left[name] > 1 for name in names):
+            chosen[split].append(int(place))
+            train[place] = False
+            left.subtract(names)
+    found = {split: np.array(sorted(places), np.int64) for split, places in chosen.items()}
+    return found | {"train": np.flatnonzero(train)}
+
+
+def ordered(keys: Sequence[str], rows: np.ndarray, seed: int) -> np.ndarray:
+    """Return rows in the order of sha256(seed, key of the row), equal keys in the order given; little memory."""
+    texts = keys.encoded() if isinstance(keys, Texts) else map(os.fsencode, keys)
+    start = hashlib.sha256(f"{seed}/".encode())
+    ranks = np.empty(len(keys), np.uint64)
+    for first in range(0, len(keys), CHUNK):
+        digests = []
+        for text in itertools.islice(texts, CHUNK):
+            whole = start.copy()
+            whole.update(text)
+            digests.append(whole.digest()[:8])
+        ranks[first : first + CHUNK] = np.frombuffer(b"".join(digests), ">u8")
+    rows = rows[np.argsort(ranks[rows], kind="stable")]
+    same = np.flatnonzero(ranks[rows][1:] == ranks[rows][:-1])
+    if len(same):  # 8 of the 32 bytes are equal: by all of them
+        tied = np.isin(ranks[rows], ranks[rows][same])
+        places = np.flatnonzero(tied)
+        rows[places] = sorted(rows[places].tolist(), key=lambda row: (_rank(seed, keys[row]), row))
+    return rows
 
 
 def _rank(seed: int, key: str) -> bytes:

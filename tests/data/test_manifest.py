@@ -9,7 +9,7 @@ from PIL import Image
 from jaxdino.core.errors import UserError
 from jaxdino.data.fields import Number
 from jaxdino.data.pipeline import make_eval_iter, make_train_iter
-from jaxdino.data.sources import load_source
+from jaxdino.data.sources import cells, listed_images, load_source
 
 NAMES = [f"img/{n}.png" for n in range(12)]
 
@@ -138,10 +138,13 @@ def test_named_splits_and_those_left_out(folder):
 
 def test_missing_files_are_counted_and_named(folder):
     text = LIST + "".join(f"img/gone{n}.png,dog,train\n" for n in range(4))
-    source = load(file := write(folder, text))
-    assert source.ignored == {"missing file": 4} and len(source.splits["train"]) == 2
-    first = ", ".join(f"{folder / 'm.csv'}:{6 + n} img/gone{n}.png" for n in range(3))
-    assert source.notes[1] == f"4 files are missing: {first}, ..."
+    text += "img/gone4.png,dog,train\nimg/gone5.png,dog,test\n"
+    source = load(file := write(folder, text), max_missing=0.7)
+    assert source.ignored == {"missing file": 6} and len(source.splits["train"]) == 2
+    first = ", ".join(f"{folder / 'm.csv'}:{6 + n} img/gone{n}.png" for n in range(5))
+    assert source.notes[1] == f"6 of 9 files are missing: {first}, ..."
+    with pytest.raises(UserError, match=r"6 of 9 files are missing: .*gone4\.png, \.\.\.\. That is more than .*=0\.1"):
+        load(file)
     with pytest.raises(UserError, match=r"m\.csv:6: there is no file .*gone0\.png \(on_bad is 'stop'\)"):
         load(file, on_bad="stop")
     with pytest.raises(UserError, match=r"m\.csv:2: there is no file .*gone\.png, nor any other of the 1 images"):
@@ -227,7 +230,7 @@ def test_what_is_refused_in_jsonl(folder, text, message):
 
 
 def test_the_file_itself(folder):
-    for root in (None, folder, folder / "n.csv", write(folder, "", "m.txt")):
+    for root in (None, folder, folder / "n.csv", write(folder, "", "m.tsv")):
         write(folder, LIST)
         with pytest.raises(UserError, match=r"is not a manifest: give a file, --config\.data\.root=FILE\.csv"):
             load_source({"name": "manifest", "root": root and str(root)}, "labels")
@@ -288,3 +291,28 @@ def test_columns_that_do_not_fit(folder, columns, message):
 def test_only_manifests_have_columns(folder):
     with pytest.raises(UserError, match=r"data\.columns=cat is for data\.name=manifest; 'folder' does not read it"):
         load_source({"name": "folder", "root": str(folder), "columns": "cat"})
+
+
+def test_quoted_and_plain_files_are_the_same(folder, monkeypatch):
+    """Files without quotes are read by pyarrow, others row by row, in chunks."""
+    rows = [(name, f" {'ab'[n % 2]}|c{n % 3} ", ("train", "val")[n % 5 == 4], "") for n, name in enumerate(NAMES)]
+    head = "# a comment\r\n\r\npath,labels,split,other\r\n"
+    plain = head + "".join(",".join(row) + "\r\n" for row in rows) + ",,,\r\n\r\n"
+    quoted = plain.replace("img/3.png", '"img/3.png"')
+    monkeypatch.setattr(cells, "CHUNK", 5)
+    first, second = (load(write(folder, text, encoding="utf-8-sig"), columns="labels") for text in (plain, quoted))
+    assert first.class_names == second.class_names == ("a", "b", "c0", "c1", "c2") and first.notes == second.notes
+    for name, split in first.splits.items():
+        assert split.records == second.splits[name].records and len(split)
+        assert np.array_equal(split.fields["labels"], second.splits[name].fields["labels"])
+
+
+def test_of_many_files_a_share_is_looked_up(folder, monkeypatch):
+    monkeypatch.setattr(listed_images, "LOOKED_UP", 11)
+    monkeypatch.setattr(listed_images, "SAMPLE", 3)
+    (folder / NAMES[4]).unlink()
+    source = one_class(folder)
+    assert source.notes[1].startswith("3 of 12 files were looked up") and sum(map(len, source.splits.values())) == 12
+    (folder / NAMES[11]).unlink()
+    with pytest.raises(UserError, match=r"1 of 3 files are missing: .*m\.csv:13 img/11\.png. That is more than"):
+        one_class(folder)

@@ -166,6 +166,20 @@ def make_manifests(folder: Path, rng: Rng, suffix: str) -> None:
         (folder / f"{name}{suffix}").write_text(text + "\n")
 
 
+def make_text_lists(folder: Path, rng: Rng) -> None:
+    """Write text lists with labels by number, and a file of their names."""
+    names = [f"{c}{n}.jpg" for c in "ab" for n in range(4)]
+    for name in names:
+        save(folder / "images" / name[0] / name, noise(rng))
+    for split, some in {"train": names[::2], "val": names[1::2]}.items():
+        (folder / f"{split}.txt").write_text("".join(f"{name[0]}/{name} {'ab'.index(name[0])}\n" for name in some))
+    (folder / "classes.txt").write_text("apple\n banana\n")
+
+
+def read_text_lists(folder: Path, changed: Path) -> None:
+    load_source(DataConfig(name="manifest", root=str(folder), num_threads=0), "label")
+
+
 def read_manifest(folder: Path, changed: Path) -> None:
     cfg = DataConfig(name="manifest", root=str(changed), num_threads=0)
     load_source(cfg, "label" if changed.stem == "one" else "labels")

@@ -55,5 +55,6 @@ READERS: dict[str, Reader] = {
     "voc": Reader(datasets.make_voc, datasets.read_voc, kept=(".jpg",)),
     "manifest_csv": _manifest(".csv"),
     "manifest_jsonl": _manifest(".jsonl"),
+    "text_lists": Reader(datasets.make_text_lists, datasets.read_text_lists, kept=(".jpg",)),
     "run_folder": Reader(runs.make_run, runs.read_run, fresh=True),
 }

@@ -31,7 +31,7 @@ SOURCES: dict[str, Listing] = {
     "digits": Listing({"label": digits.digits}),
     "folder": Listing({"label": folder.folder}, reads=("classes",)),
     "images": Listing({"label": folder.images}),
-    "manifest": Listing(manifest.FIELDS, reads=("columns",)),
+    "manifest": Listing(manifest.FIELDS, reads=("columns", "images")),
     "shapes": Listing({"prompts": shapes.shapes, "class_mask": class_maps.shapes}),
     "masks": Listing(
         {"prompts": masks.masks, "class_mask": class_maps.masks}, reads=("prompt", "images", "masks", "background")
@@ -58,7 +58,7 @@ OF_SOURCES = {
 }
 """Settings that only the sources which name them in `Listing.reads` read."""
 OF_CLASSES = ("images", "masks", "background")
-"""Settings that are read for the field "class_mask" only."""
+"""Settings that sources of masks read for the field "class_mask" only."""
 
 
 def load_source(
@@ -96,7 +96,7 @@ def _check_read(cfg: DataConfig, prompts: PromptConfig, reads: tuple[str, ...], 
         given, default = (cfg, DataConfig()) if hasattr(cfg, name) else (prompts, PromptConfig())
         if getattr(given, name) == getattr(default, name):
             continue
-        if name in OF_CLASSES and field != "class_mask":
+        if name in OF_CLASSES and field != "class_mask" and "class_mask" in SOURCES[cfg.name].of:
             raise UserError(f"{flag}={getattr(given, name)} is for masks of classes (configs/segment_linear.py)")
         if name not in reads:
             reader = next(key for key, source in SOURCES.items() if name in source.reads)

@@ -1,65 +1,32 @@
-"""The source "manifest": images listed in a CSV or JSONL file, each with one class or several.
+"""The source "manifest": images listed in a CSV or JSONL file, each with one class or several, or in text lists.
 
 Columns (in JSONL: keys): `path`, relative to the file; then `label`, one class; or `labels`, classes joined by "|" (in
 JSONL also a list); or one column for each class, with 0, 1, true, false or nothing; and, if wanted, `split`. If there
-are several of these, or others, the setting `columns` says which hold the classes.
+are several of these, or others, the setting `columns` says which hold the classes. Text lists: see `text_lists`.
 """
 
 import csv
-import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from jaxdino.core.errors import UserError
-from jaxdino.core.file_names import is_path_below
 from jaxdino.core.rules import did_you_mean
 from jaxdino.core.words import few
 from jaxdino.data.config import DataConfig
-from jaxdino.data.record import Source, Split
-from jaxdino.data.sources.listed_rows import ListedRows, read_rows, refuse
-from jaxdino.data.split_names import NONE, SPLITS, WORDS, named, split_of
-from jaxdino.data.splitting import keeping_classes, origins, ratios_of, stratified
+from jaxdino.data.record import Source
+from jaxdino.data.sources.cells import Coded, read_cells
+from jaxdino.data.sources.listed_images import LABEL, LABELS, PLACES, Images, Place, normalised, source_of
+from jaxdino.data.sources.listed_rows import Listed, open_list, refuse
+from jaxdino.data.sources.text_lists import is_text_list, read_text_lists
+from jaxdino.data.split_names import NONE, WORDS, named, split_of
 
-PATH, SPLIT, LABEL, LABELS = "path", "split", "label", "labels"
+PATH, SPLIT = "path", "split"
 SEPARATOR = "|"
-SHOWN = 3  # lines named in a note
 VALUES = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": False, "none": False}
 """Values in the column of a class, in lower case; "none" is JSON's null."""
-
-
-class Entry(NamedTuple):
-    """One image of a manifest: the line that lists it, its file, the names of its classes, and its split."""
-
-    line: int
-    path: str
-    classes: tuple[str, ...]
-    split: str
-
-
-class Manifest(NamedTuple):
-    """The images of a manifest.
-
-    Attributes:
-      classes: the columns that hold the classes: ("label",), ("labels",), or the classes themselves.
-      others: columns that are not read.
-    """
-
-    file: Path
-    classes: tuple[str, ...]
-    others: tuple[str, ...]
-    images: list[Entry]
-
-    @property
-    def one_each(self) -> bool:
-        """Whether each image has one class, by its name."""
-        return self.classes == (LABEL,)
-
-
-Rows = dict[str, list[Entry]]  # the images of each split
 
 
 def single(cfg: DataConfig) -> Source:
@@ -72,140 +39,67 @@ def single(cfg: DataConfig) -> Source:
     if not found.one_each:
         how = f"--config.objective.name=multilabel, or give one class in a column {LABEL!r}"
         raise UserError(f"{found.file} lists several classes for an image: {how}")
-    names = sorted({row.classes[0] for row in found.images})
+    names = sorted({name for one in found.sets for name in one})
     if len(names) < 2:
         raise UserError(f"{found.file} has only one class, {names[0]!r}; a classifier needs two")
-    return _source(cfg, found, LABEL)
+    return source_of(cfg, found, LABEL)
 
 
 def several(cfg: DataConfig) -> Source:
     """List images with any number of classes, in the field "labels": float32 (N, C), 1 for each class of the image.
 
-    Splits that the file does not name get their share of train: stratified if each image has one class, else so that
-    train keeps an image of every class.
-
     Raises:
       UserError: with file and line, for wrong columns, values, splits and paths, images that are listed twice, classes
-        that only val or test has, and files that are all missing.
+        that only val or test has, and files that are missing (see `listed_images.source_of`).
     """
-    return _source(cfg, _read(cfg), LABELS)
+    return source_of(cfg, _read(cfg), LABELS)
 
 
 def either(cfg: DataConfig) -> Source:
     """List images with the field "label" if each has one class by name, else "labels". Raises as `several`."""
     found = _read(cfg)
-    return _source(cfg, found, LABEL if found.one_each else LABELS)
+    return source_of(cfg, found, LABEL if found.one_each else LABELS)
 
 
-FIELDS = {LABEL: single, LABELS: several}
+FIELDS: dict[str, Callable[[DataConfig], Source]] = {LABEL: single, LABELS: several}
 """Field -> the function that lists images with it."""
 
 
-def _source(cfg: DataConfig, given: Manifest, field: str) -> Source:
-    file, every = given.file, given.images
-    exists = {row.path: os.path.isfile(row.path) for row in every}
-    missing = [row for row in every if not exists[row.path]]
-    if missing and cfg.on_bad == "stop":
-        refuse(file, missing[0].line, f"there is no file {missing[0].path} (on_bad is 'stop')")
-    if len(missing) == len(every):
-        how = f"nor any other of the {len(every)} images: paths are relative to the manifest's folder"
-        refuse(file, every[0].line, f"there is no file {every[0].path}, {how}")
-    used = [row for row in every if exists[row.path] and row.split != NONE]
-    names = given.classes
-    if names in ((LABEL,), (LABELS,)):
-        names = tuple(sorted({name for row in used for name in row.classes}))
-    if not any(row.classes for row in used):
-        refuse(file, every[0].line, "neither this image nor any other has a class")
-    rows = {split: [row for row in used if row.split == split] for split in SPLITS}
-    rows = _divided(cfg, given, {split: found for split, found in rows.items() if found})
-    _check_train(file, rows)
-    splits = {
-        split: Split(split, [row.path for row in found], {field: _values(found, names, field)}, names, str(file.parent))
-        for split, found in rows.items()
-    }
-    counts = {"missing file": len(missing), "in a split that is left out": len(every) - len(missing) - len(used)}
-    shares = origins(cfg, {row.split: row.split for row in used}, "stratified, " if given.one_each else "")
-    return Source("manifest", names, splits, dict(+Counter(counts)), shares, _notes(given, missing, rows, names))
-
-
-def _values(rows: Sequence[Entry], names: Sequence[str], field: str) -> np.ndarray:
-    """Return the values of a field: int32 (N,) for "label", multi-hot float32 (N, C) for "labels"."""
-    place = {name: label for label, name in enumerate(names)}
-    if field == LABEL:
-        return np.array([place[row.classes[0]] for row in rows], np.int32)
-    values = np.zeros((len(rows), len(names)), np.float32)
-    for value, row in zip(values, rows, strict=True):
-        value[[place[name] for name in row.classes]] = 1
-    return values
-
-
-def _divided(cfg: DataConfig, given: Manifest, rows: Rows) -> Rows:
-    """Return the rows of all splits, after shares were taken from train. Raise UserError if train has too few."""
-    ratios, train = ratios_of(cfg, rows), rows.get("train", [])
-    if not ratios or not train:
-        return rows
-    keys = [os.path.relpath(row.path, given.file.parent) for row in train]
-    if given.one_each:
-        there, labels = np.unique([row.classes[0] for row in train], return_inverse=True)
-        try:
-            chosen = stratified(keys, labels, ratios, cfg.split_seed, there.tolist())
-        except UserError as err:
-            raise UserError(f"{given.file}: {err}. A column {SPLIT!r} names the split of each image") from None
-    else:
-        chosen = keeping_classes(keys, [row.classes for row in train], ratios, cfg.split_seed)
-    rows = rows | {split: [train[place] for place in places] for split, places in chosen.items()}
-    return {split: rows[split] for split in SPLITS if rows.get(split)}
-
-
-def _check_train(file: Path, rows: Rows) -> None:
-    """Raise UserError for a class that only val or test has."""
-    known = {name for row in rows.get("train", ()) for name in row.classes}
-    for split, row in ((split, row) for split, found in rows.items() for row in found):
-        for name in set(row.classes) - known:
-            why = f"no image of train has the class {name!r} of this image of {split}"
-            refuse(file, row.line, f"{why}; {did_you_mean(name, sorted(known))}")
-
-
-def _notes(given: Manifest, missing: Sequence[Entry], rows: Rows, names: Sequence[str]) -> tuple[str, ...]:
-    """Return lines about columns, missing files, images without a class, and classes that a split lacks."""
-    file, lines = given.file, [f"the classes are in the column{'s'[: len(given.classes) > 1]} {few(given.classes, 8)}"]
-    if given.others:
-        lines.append(f"not read: the column{'s'[: len(given.others) > 1]} {few(given.others, 8)}")
-    if missing:
-        first = ", ".join(f"{file}:{row.line} {os.path.relpath(row.path, file.parent)}" for row in missing[:SHOWN])
-        lines.append(f"{len(missing)} files are missing: {first}{', ...' * (len(missing) > SHOWN)}")
-    if empty := sum(not row.classes for split in rows.values() for row in split):
-        lines.append(f"{empty} images have no class")
-    for split, entries in rows.items():
-        lacks = sorted(set(names) - {name for row in entries for name in row.classes})
-        if lacks:
-            shown = ", ".join([*lacks[:SHOWN], *["..."] * (len(lacks) > SHOWN)])
-            lines.append(f"{split} has no image of {len(lacks)} of {len(names)} classes: {shown}")
-    return tuple(lines)
-
-
-def _read(cfg: DataConfig) -> Manifest:
-    """Read the manifest. Raises UserError for wrong columns and values, and for a file without images."""
-    found = read_rows(cfg.root)
+def _read(cfg: DataConfig) -> Images:
+    """Read the lists. Raises UserError for wrong columns and values, and for a file without images."""
+    if is_text_list(cfg.root):
+        return read_text_lists(cfg)
+    if cfg.images is not None:
+        raise UserError(
+            f"data.images={cfg.images} is for text lists; the paths of {cfg.root} are relative to its folder"
+        )
+    found = open_list(cfg.root)
     if found.columns and PATH not in found.columns:
         found.refuse(found.line, f"there is no column {PATH!r}; {did_you_mean(PATH, found.columns)}")
     classes = _chosen(found, cfg.columns) if cfg.columns else _only(found) if found.columns else ()
-    if not found.rows:
+    split = (SPLIT,) * (SPLIT in found.columns)
+    cells = read_cells(found, PATH, (*classes, *split))
+    if not len(cells.paths):
         raise UserError(f"{found.file} lists no image: it has no line below the columns")
     others = tuple(name for name in found.columns if name not in (PATH, SPLIT, *classes))
-    where = f"the column {SPLIT!r} of {found.file}"
-    named(cfg.given_splits, [*dict.fromkeys(str(row.get(SPLIT)) for _, row in found.rows)], where)
-    every: dict[str, Entry] = {}
-    for line, row in found.rows:
-        path = _path(found.file, line, row.get(PATH))
-        if path in every:
-            found.refuse(line, f"{row[PATH]!r} is on line {every[path].line} too: keep one line for each image")
-        split = _split(found.file, line, row.get(SPLIT), cfg) if SPLIT in found.columns else "train"
-        every[path] = Entry(line, path, _classes(found.file, line, row, classes), split)
-    return Manifest(found.file, classes, others, list(every.values()))
+
+    def place(row: int) -> tuple[Path, int]:
+        return found.file, found.line_of(row)
+
+    paths = normalised(cells.paths, str(found.file.parent), place, "the manifest's folder")
+    numbers = np.zeros(len(paths), np.int8)
+    if split:
+        numbers = _splits(found, cells.coded[SPLIT], cfg)
+    sets, which = _sets([cells.coded[name] for name in classes], classes, place)
+    notes = [f"the classes are in the column{'s'[: len(classes) > 1]} {few(classes, 8)}"]
+    if others:
+        notes.append(f"not read: the column{'s'[: len(others) > 1]} {few(others, 8)}")
+    names = None if classes in ((LABEL,), (LABELS,)) else classes
+    one_each = classes == (LABEL,)
+    return Images(found.file, paths, sets, which, numbers, place, one_each, names, notes=tuple(notes))
 
 
-def _chosen(found: ListedRows, columns: str) -> tuple[str, ...]:
+def _chosen(found: Listed, columns: str) -> tuple[str, ...]:
     """Return the columns of the classes that the setting `columns` names. Raise UserError if they do not fit."""
     names = tuple(name.strip() for name in next(csv.reader([columns], skipinitialspace=True)))
     free = [name for name in found.columns if name not in (PATH, SPLIT)]
@@ -217,7 +111,7 @@ def _chosen(found: ListedRows, columns: str) -> tuple[str, ...]:
     return names
 
 
-def _only(found: ListedRows) -> tuple[str, ...]:
+def _only(found: Listed) -> tuple[str, ...]:
     """Return the columns of the classes if there is only one way to read them. Raise UserError otherwise."""
     kinds = [name for name in (LABEL, LABELS) if name in found.columns]
     others = [name for name in found.columns if name not in (PATH, SPLIT, LABEL, LABELS)]
@@ -235,44 +129,61 @@ def _only(found: ListedRows) -> tuple[str, ...]:
     return tuple(kinds or others)
 
 
-def _path(file: Path, line: int, given: Any) -> str:
-    if not isinstance(given, str) or not given.strip():
-        refuse(file, line, f"there is no path, but {given!r}")
-    path = os.path.normpath(file.parent / given)
-    if not is_path_below(os.path.relpath(path, file.parent)):
-        refuse(file, line, f"{given!r} leads out of the manifest's folder, or is too long: put it above its images")
-    return path
+def _splits(found: Listed, column: Coded, cfg: DataConfig) -> np.ndarray:
+    """Return the split of each row, see `Images.split`. The settings `*_split` come before usual names."""
+    values = [str(value) for value in column.values]
+    named(cfg.given_splits, list(dict.fromkeys(values)), f"the column {SPLIT!r} of {found.file}")
+    table = np.zeros(len(values), np.int8)
+    for number, value in enumerate(column.values):
+        split = next((s for s, name in cfg.given_splits.items() if value == name and name not in (None, NONE)), None)
+        if split is None:
+            split = split_of(value) if isinstance(value, str) else None
+            if split is None:
+                ways = "or name it with --config.data.train_split=NAME"
+                why = f"the split {value!r} is not known; {did_you_mean(str(value), WORDS)}, {ways}"
+                found.refuse(found.line_of(column.first(number)), why)
+            split = NONE if cfg.given_splits[split] is not None else split
+        table[number] = PLACES.index(split)
+    return table[column.numbers]
 
 
-def _split(file: Path, line: int, given: Any, cfg: DataConfig) -> str:
-    """Return the split of a row, "none" if it is left out. The settings `*_split` come before usual names."""
-    for split, value in cfg.given_splits.items():
-        if given == value and value not in (None, NONE):
-            return split
-    split = split_of(given) if isinstance(given, str) else None
-    if split is None:
-        ways = "or name it with --config.data.train_split=NAME"
-        refuse(file, line, f"the split {given!r} is not known; {did_you_mean(str(given), WORDS)}, {ways}")
-    return NONE if cfg.given_splits[split] is not None else split
+def _sets(columns: Sequence[Coded], names: tuple[str, ...], place: Place) -> tuple[list[tuple[str, ...]], np.ndarray]:
+    """Return the different sets of classes, and which of them each row has."""
+    if names in ((LABEL,), (LABELS,)):
+        (column,) = columns
+        read = _label if names == (LABEL,) else _labels
+        sets = []
+        for number, value in enumerate(column.values):
+            sets.append(read(value))
+            if sets[-1] is None:
+                how = f"the name of one class, or use the column {LABELS!r}" if read is _label else _JOINED
+                refuse(*place(column.first(number)), f"{names[0]} is {value!r}: give {how}")
+        return sets, column.numbers
+    sets, which = [()], np.zeros(len(columns[0].numbers), np.int64)
+    for name, column in zip(names, columns, strict=True):
+        bits = np.zeros(len(column.values), bool)
+        for number, value in enumerate(column.values):
+            if str(value).lower() not in VALUES:
+                why = f"the class {name!r} is {value!r}: give 0, 1, true, false or nothing"
+                near = did_you_mean(name, (LABELS, LABEL, SPLIT))
+                how = f"other columns have fixed names, {near}, or name the classes, --config.data.columns=NAME,NAME"
+                refuse(*place(column.first(number)), f"{why}; if it is not a class, {how}")
+            bits[number] = VALUES[str(value).lower()]
+        different, which = np.unique(which * 2 + bits[column.numbers], return_inverse=True)
+        sets = [(*sets[one // 2], *((name,) if one % 2 else ())) for one in different.tolist()]
+    return sets, which.astype(np.int32)
 
 
-def _classes(file: Path, line: int, row: Mapping[str, Any], columns: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the classes of a row, each once."""
-    if columns == (LABEL,):
-        found = row.get(LABEL)
-        if not isinstance(found, str) or not found.strip():
-            refuse(file, line, f"{LABEL} is {found!r}: give the name of one class, or use the column {LABELS!r}")
-        return (found.strip(),)
-    if columns == (LABELS,):
-        found = row.get(LABELS)
-        given = found.split(SEPARATOR) if isinstance(found, str) and found.strip() else found or ()
-        if not isinstance(given, list | tuple) or not all(isinstance(name, str) and name.strip() for name in given):
-            refuse(file, line, f"{LABELS} is {found!r}: give names of classes, joined by {SEPARATOR!r}")
-        return tuple(dict.fromkeys(name.strip() for name in given))
-    for name in columns:
-        if str(row.get(name)).lower() not in VALUES:
-            why = f"the class {name!r} is {row[name]!r}: give 0, 1, true, false or nothing"
-            near = did_you_mean(name, (LABELS, LABEL, SPLIT))
-            how = f"other columns have fixed names, {near}, or name the classes, --config.data.columns=NAME,NAME"
-            refuse(file, line, f"{why}; if it is not a class, {how}")
-    return tuple(name for name in columns if VALUES[str(row.get(name)).lower()])
+_JOINED = f"names of classes, joined by {SEPARATOR!r}"
+
+
+def _label(given: Any) -> tuple[str, ...] | None:
+    return (given.strip(),) if isinstance(given, str) and given.strip() else None
+
+
+def _labels(found: Any) -> tuple[str, ...] | None:
+    """Return the classes of a row, each once; None for a value that is not names of classes."""
+    given = found.split(SEPARATOR) if isinstance(found, str) and found.strip() else found or ()
+    if not isinstance(given, list | tuple) or not all(isinstance(name, str) and name.strip() for name in given):
+        return None
+    return tuple(dict.fromkeys(name.strip() for name in given))
