@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from convert.atomic import AtomicFiles
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.words import printable
@@ -51,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", default="folder", help="folder (default), images, manifest, masks, voc or coco")
     parser.add_argument("--json", metavar="FILE", help="write the results there")
     parser.add_argument("--html", metavar="FILE", help="write a page with pictures of what was found there")
+    parser.add_argument("--first", type=int, default=24, metavar="N", help="groups that the page shows of each check")
     parser.add_argument("--strict", action="store_true", help="end with status 1 if anything was found")
     parser.add_argument(
         "--statistics", action="store_true", help="also the mean and standard deviation of the training images' pixels"
@@ -84,7 +86,7 @@ def check_data(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     from jaxdino.core.json_file import write_json
     from jaxdino.data import survey
     from jaxdino.data.ranges import Range
-    from jaxdino.inspect_data import findings, json_report, masks, pixels, table
+    from jaxdino.inspect_data import findings, json_report, masks, page, pixels, table
     from jaxdino.inspect_data.limits import Limits
     from jaxdino.inspect_data.listing import listed
     from jaxdino.train.data import summary
@@ -106,7 +108,16 @@ def check_data(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     print(table.table(found))
     if args.json:
         write_json(Path(args.json), {"root": args.root} | json_report.as_json(found))
+    if args.html:
+        title = os.path.basename(os.path.abspath(args.root)) or args.root
+        _write(Path(args.html), page.page(found, title, how.reading, args.first))
     return FOUND if args.strict and found.any else 0
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a text file at once."""
+    with AtomicFiles(file.absolute().parent) as drafts, drafts.open(file.name) as draft:
+        draft.write(text.encode("utf-8", "backslashreplace"))
 
 
 def _check_place(flag: str, file: str | None) -> None:
@@ -124,6 +135,7 @@ def _check_counts(args: argparse.Namespace) -> None:
 
     check_range("--channels", args.channels, "[1, inf)")
     check_range("--threads", args.threads or 1, f"[1, {MOST}]")
+    check_range("--first", args.first, "[0, inf)")
     check_range("--processes", args.processes, f"[0, {MOST}]")
 
 

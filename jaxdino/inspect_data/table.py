@@ -5,7 +5,6 @@ from typing import Any
 
 from jaxdino.core.words import few, printable
 from jaxdino.inspect_data import exposure
-from jaxdino.inspect_data.classes import Counts
 from jaxdino.inspect_data.findings import CHECKS, Findings
 from jaxdino.inspect_data.json_report import kinds, sizes
 
@@ -27,11 +26,15 @@ def checks(found: Findings) -> list[str]:
     rows = [["check", "found", "first"]]
     for name, what in CHECKS.items():
         if groups := found.found[name]:
-            rows.append([what, _amount(groups), _first(found, name)])
+            rows.append([what, amount(groups), _first(found, name)])
     rows += [[what, count, which] for what, count, which in of_classes(found)]
-    clean = [what for name, what in CHECKS.items() if not found.found[name] and _applies(found, name)]
     lines = aligned(rows, left=(0, 2)) if len(rows) > 1 else []
-    return [*lines, f"found none: {', '.join(clean)}"] if clean else lines
+    return [*lines, f"found none: {', '.join(clean(found))}"] if clean(found) else lines
+
+
+def clean(found: Findings) -> list[str]:
+    """Return the checks that were made and found nothing."""
+    return [what for name, what in CHECKS.items() if not found.found[name] and _applies(found, name)]
 
 
 def of_classes(found: Findings) -> list[tuple[str, str, str]]:
@@ -66,7 +69,8 @@ def _applies(found: Findings, name: str) -> bool:
     return made.get(name, True)
 
 
-def _amount(groups: Sequence[Sequence[int]]) -> str:
+def amount(groups: Sequence[Sequence[int]]) -> str:
+    """Return the number of groups, and that of their images if they have several."""
     count, members = len(groups), sum(map(len, groups))
     return f"{count:,}" if members == count else f"{count:,} ({members:,} images)"
 
@@ -92,13 +96,14 @@ def _classes(found: Findings) -> list[str]:
     rows = [["class", *columns]]
     for name in list(images)[:CLASSES]:
         short = name if len(name) <= WIDE else f"{name[: WIDE - 3]}..."
-        rows.append([short, *_numbers(images, name, splits), *_numbers(boxes, name, splits)])
+        rows.append([short, *numbers(found, name)])
     more = len(images) - CLASSES
     return [*aligned(rows), *([f"and {more:,} more classes"] if more > 0 else []), ""]
 
 
-def _numbers(counts: Counts, name: str, splits: Sequence[str]) -> list[str]:
-    return [f"{counts[name][split]:,}" for split in splits] if counts else []
+def numbers(found: Findings, name: str) -> list[str]:
+    """Return the numbers of images, then of boxes, of a class in each split."""
+    return [f"{count:,}" for counts in (found.images_of, found.boxes_of) for count in counts.get(name, {}).values()]
 
 
 def _pixels(found: Findings) -> list[str]:
