@@ -1,26 +1,34 @@
 """Whole runs of segmentation: what each stage trains and leaves alone, how stages follow, what is refused."""
 
+import dataclasses
 import json
-import subprocess
-import sys
+import re
 from pathlib import Path
 
-import child
 import numpy as np
 import pytest
-import tiny_segment
+from midway import Midway
 from tiny_segment import all_options, config
 
 from convert.store import load_card, load_model
 from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
+from jaxdino.core.params import bind
 from jaxdino.core.rules import patterns
-from jaxdino.models import lora
+from jaxdino.models import lora, registry
+from jaxdino.models.resnet import ResNetConfig
+from jaxdino.models.spec import ModelSpec
 from jaxdino.train import adapters, loop, state
 from jaxdino.train.session import Session
 from jaxdino.train.setup import prepare
 
-ROOT = Path(__file__).parents[2]
+RESNET = ResNetConfig(bottleneck=False, depths=(1, 1), widths=(8, 12), reduction=1, stem=8)
+registry.MODELS["small_resnet"] = ModelSpec("small_resnet", "resnet", RESNET, pool="mean")
+
+
+def timeless(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("time", "images_per_second")} for line in lines]
 
 
 def prepared(made):
@@ -137,7 +145,6 @@ def test_no_progress_is_lost_when_adapters_are_merged_go_on_or_begin(dora):
     setup = prepared(config(1, 1, 0, 1))
     align, adapt, full = (setup.task.spec_of(part.stage) for part in setup.parts)
     if dora:
-        import dataclasses
 
         def spec(one):
             given = {name: getattr(one.config, f"{name}_lora") for name in ("dino", "decoder")}
@@ -152,8 +159,6 @@ def test_no_progress_is_lost_when_adapters_are_merged_go_on_or_begin(dora):
     text = rng.normal(size=(2, 1, 64)).astype(np.float32)
 
     def answer(spec, flat):
-        from jaxdino.core.params import bind
-
         net = bind(spec.skeleton(), flat).backbone
         return np.asarray(net.masks(net.tokens(images), text)[0])
 
@@ -173,19 +178,20 @@ def test_no_progress_is_lost_when_adapters_are_merged_go_on_or_begin(dora):
 
 
 @pytest.fixture(scope="module")
-def options(tmp_path_factory) -> Path:
-    """The folder of a run of two stages with every option."""
-    folder = tmp_path_factory.mktemp("segment") / "options"
-    loop.run(all_options(), folder)
-    return folder
+def options(tmp_path_factory) -> tuple[Path, Path]:
+    """The folder of a run of two stages with every option, and what a kill after its third step would have left."""
+    root = tmp_path_factory.mktemp("segment")
+    loop.run(all_options(), root / "options", Midway(root / "options", {3: root / "killed"}))
+    return root / "options", root / "killed"
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(options, tmp_path):
-    command = [sys.executable, str(Path(tiny_segment.__file__)), str(tmp_path), "3"]
-    done = subprocess.run(command, env=child.environment(), cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == -9, done.stderr
-    loop.run(all_options(), tmp_path)
-    assert load_card(options / "best").digest == load_card(tmp_path / "best").digest
+def test_a_killed_run_goes_on_to_the_same_weights(options, capsys):
+    whole, killed = options
+    assert not json.loads((killed / "summary.json").read_text())["finished"]
+    loop.run(all_options(), killed)
+    assert re.search(r"resuming after step [23]\b", capsys.readouterr().out)
+    assert timeless(whole) == timeless(killed)
+    assert load_card(whole / "best").digest == load_card(killed / "best").digest
 
 
 def test_all_options_of_a_stage_train_together(options):
@@ -193,7 +199,7 @@ def test_all_options_of_a_stage_train_together(options):
     assert any("clip" in path for path in lora.leaves(parts[0].plan.trainable))
     assert "backbone.clip.text.token_embedding" in parts[1].plan.trainable
     assert "backbone.sam.mask_decoder.iou_token.embedding" in parts[1].plan.trainable
-    last = [json.loads(line) for line in (options / "metrics.jsonl").read_text().splitlines()][-1]
+    last = timeless(options[0])[-1]
     assert last.keys() >= {"dice_loss", "bce_loss", "iou_loss", "align_loss", "ssl_loss"} and last["ssl_loss"] > 0
 
 
@@ -218,7 +224,7 @@ def test_all_options_of_a_stage_train_together(options):
         ),
         (dict(data__root="DIR"), "data.root=DIR is not read: data.name is 'shapes'.*data.name=masks"),
         (dict(model__in_channels=4), r"model\.in_channels: an image encoder of 4 channels; segmentation needs"),
-        (dict(model__name="resnet18", model__configured_for="resnet18"), "image encoder must be a ViT"),
+        (dict(model__name="small_resnet", model__configured_for="small_resnet"), "image encoder must be a ViT"),
     ],
 )
 def test_bad_input_is_one_clear_error(changes, message):

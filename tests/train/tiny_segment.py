@@ -1,13 +1,20 @@
-"""A tiny run of segmentation on the embedded shapes. `python -m tests.train.tiny_segment DIR [STEP]` runs it."""
+"""A tiny run of segmentation on the embedded shapes."""
 
-import os
-import signal
-import sys
+import dataclasses
 
 import tiny
 from ml_collections import ConfigDict
 
 from configs import clipdinosam
+from jaxdino.models import registry
+from jaxdino.models.clip_towers import TextConfig
+
+_CLIP, _SAM = registry.get("clip_tiny"), registry.get("sam_tiny")
+_TEXT = TextConfig(width=16, depth=1, num_heads=2, mlp_dim=32)  # of its 49,408 embeddings all are drawn at each start
+_SMALL = dict(width=32, decoder_mlp_dim=32, iou_hidden_dim=32)
+CLIP = dataclasses.replace(_CLIP, name="tiny_text", config=dataclasses.replace(_CLIP.config, vision=None, text=_TEXT))
+SAM = dataclasses.replace(_SAM, name="tiny_decoder", config=dataclasses.replace(_SAM.config, **_SMALL))
+registry.MODELS |= {spec.name: spec for spec in (CLIP, SAM)}
 
 DECODER = dict(rank=2, alpha=4.0, targets=("@linear",))
 DINO = dict(rank=2, alpha=4.0, targets=("q", "v"), last_blocks=1)
@@ -18,6 +25,7 @@ def config(*steps: int, **changes) -> ConfigDict:
     made = clipdinosam.get_config()
     made.model.name = made.model.configured_for = tiny.SPEC.name
     made.model.weights = "random"
+    made.text.name, made.sam.name = CLIP.name, SAM.name
     made.data.update(image_size=16, batch_size=64, num_threads=0)
     made.log_every = 1
     for stage, count in zip(made.stages, (*steps, 0, 0, 0, 0), strict=False):
@@ -43,19 +51,3 @@ def all_options() -> ConfigDict:
     made.optimizer.accumulate = 2
     made.checkpoint.every_steps = 1
     return made
-
-
-if __name__ == "__main__":
-    from jaxdino.train.loop import run
-    from tests import one_device
-
-    one_device.use()
-    folder, *rest = sys.argv[1:]
-    kill_after = int(rest[0]) if rest else 0
-
-    def on_step(step: int) -> None:
-        """Ends this process at a step, the hard way."""
-        if step == kill_after:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    run(all_options(), folder, on_step)

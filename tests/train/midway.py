@@ -1,0 +1,28 @@
+"""What a process that is killed in mid-run leaves, without a process: a copy of the run's folder."""
+
+import shutil
+from pathlib import Path
+
+from jaxdino.train.run_lock import LOCK
+
+
+class Midway:
+    """Copy a run's folder after some steps, as `on_step` of the run: checkpoints may be being written, as at a kill.
+
+    The lock stays behind: its owner, this process, lives on. `test_run_lock.py` is about locks of dead processes.
+
+    Args:
+      copies: {step: the folder to make}.
+    """
+
+    def __init__(self, folder: Path, copies: dict[int, Path]):
+        self.folder, self.copies = folder, copies
+
+    def __call__(self, step: int) -> None:
+        """Copy if it is time; again if a file went away meanwhile, since that is no moment in the folder's life."""
+        while step in self.copies:
+            try:
+                shutil.copytree(self.folder, self.copies[step], ignore=shutil.ignore_patterns(f"{LOCK}*"))
+                return
+            except (shutil.Error, FileNotFoundError):
+                shutil.rmtree(self.copies[step])
