@@ -10,10 +10,11 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from convert import flags
 from convert.atomic import AtomicFiles
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
@@ -47,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Settings of the data are given as in a config: --data.classes=leaf --data.val_ratio=0.1 "
         "--data.max_pixels=400000000 --prompts.annotations=FILE.json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[flags.overrules(without=OF_HEAD)],
     )
     parser.add_argument("--root", required=True, metavar="DIR", help="the folder to check; for a manifest, its file")
     parser.add_argument("--name", default="folder", help="folder (default), images, manifest, masks, voc or coco")
@@ -60,8 +62,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--channels", type=int, default=3, metavar="N", help="channels of the images (default 3)")
     parser.add_argument("--threads", type=int, help="reading threads (default one per processor)")
     parser.add_argument("--processes", type=int, default=0, help="reading processes in place of threads")
+    _add_features(parser)
     _add_limits(parser)
     return parser
+
+
+def _add_features(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("features", "compare images by the features of a backbone too")
+    group.add_argument("--weights", metavar="SRC", help="a file, folder, hub name or workdir, as jaxdino.load takes it")
+    group.add_argument(
+        "--suspects", action="store_true", help="look for wrong classes with cleanlab: pip install 'jaxdino[check]'"
+    )
+    group.add_argument("--pool", default="cls", help="features: cls (default), mean, cls_mean, cls4_mean or grid")
+    group.add_argument("--dtype", default="float32", help="float32 (default), bfloat16 or float16")
+    group.add_argument("--batch_size", type=int, default=64, help="images per batch (default 64)")
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
@@ -102,9 +116,11 @@ def check_data(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     reading = survey.reading_of(images.records, Range.of(cfg.sixteen_bit), args.channels, flag, say)
     how = pixels.How(dataclasses.replace(reading, max_pixels=cfg.max_pixels), draft=not args.statistics)
     threads = args.threads or min(MOST_THREADS, os.cpu_count() or 1)
+    compare = _comparison(args, images, cfg, reading)
     facts = pixels.facts(images, how, threads, args.processes)
     wrong = masks.bad_masks(images, facts, cfg.max_pixels, threads, args.processes)
-    found = findings.find(images, facts, limits, bad_masks=wrong, statistics=args.statistics)
+    pairs, suspects = compare(facts, limits)
+    found = findings.find(images, facts, limits, wrong, pairs, suspects, args.statistics)
     print(table.table(found))
     if args.json:
         write_json(Path(args.json), {"root": args.root} | json_report.as_json(found))
@@ -112,6 +128,44 @@ def check_data(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
         title = os.path.basename(os.path.abspath(args.root)) or args.root
         _write(Path(args.html), page.page(found, title, how.reading, args.first))
     return FOUND if args.strict and found.any else 0
+
+
+def _comparison(args: argparse.Namespace, images: Any, cfg: Any, reading: Any) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """Open the model; return the function (facts, limits) -> (pairs with close features, suspects).
+
+    Raises:
+      UserError: for arguments that do not fit, before an image is read.
+    """
+    if args.weights is None:
+        unread = [flag for flag in ("suspects", *flags.given(args, OF_HEAD)) if getattr(args, flag)]
+        if unread:
+            raise UserError(f"--{unread[0]} is for the features of a backbone: give its --weights too")
+        return lambda facts, limits: (None, None)
+
+    from jaxdino.evals import pools, report
+    from jaxdino.evaluate import opened
+    from jaxdino.inspect_data import neighbours
+    from jaxdino.inspect_data.suspects import check_suspects, suspects
+
+    if args.suspects:
+        check_suspects(images)
+    model = opened(args)
+    report.check_sight(model)
+    pools.check(args.pool, model.card.spec)
+    if (channels := model.card.spec.config.in_channels) != args.channels:
+        raise UserError(f"the model takes {channels} channels: --channels={args.channels} must be the same")
+    data = dataclasses.replace(cfg, sixteen_bit=str(reading.range), num_threads=args.threads or cfg.num_threads)
+
+    def compare(facts: Any, limits: Any) -> tuple[Any, Any]:
+        found, rows = neighbours.features_of(images, facts, model, data, args.pool, args.batch_size)
+        if not args.suspects:
+            return neighbours.similar(found, rows, limits.cosine), None
+        wrong, note = suspects(images, found, rows)
+        if note:
+            say(note)
+        return neighbours.similar(found, rows, limits.cosine), wrong
+
+    return compare
 
 
 def _write(file: Path, text: str) -> None:
@@ -135,6 +189,7 @@ def _check_counts(args: argparse.Namespace) -> None:
 
     check_range("--channels", args.channels, "[1, inf)")
     check_range("--threads", args.threads or 1, f"[1, {MOST}]")
+    check_range("--batch_size", args.batch_size, "[1, inf)")
     check_range("--first", args.first, "[0, inf)")
     check_range("--processes", args.processes, f"[0, {MOST}]")
 

@@ -91,7 +91,7 @@ def report(
 
 def check(model: Any, source: Source, split: str, k: Sequence[int], pool: str, batch_size: int) -> None:
     """Raise UserError for what cannot be evaluated, before an image is read."""
-    _check_sight(model)
+    check_sight(model)
     pools.check(pool, model.card.spec)
     if split == "train":
         raise UserError("split 'train' is the bank that images are compared with: classify another, val or test")
@@ -102,7 +102,8 @@ def check(model: Any, source: Source, split: str, k: Sequence[int], pool: str, b
         check_k(count, len(source.split("train")))
 
 
-def _check_sight(model: Any) -> None:
+def check_sight(model: Any) -> None:
+    """Raise UserError for a model that takes no images."""
     config = model.card.spec.config
     if config.input_kernel not in model.flat:
         raise UserError(f"the weights are of a {model.name}, which takes no images: give a backbone or an image tower")
@@ -151,7 +152,7 @@ def draw(model: Any, split: Split, folder: str | Path, size: int | None = None) 
     Raises:
       UserError: as `pictures.draw`, for a size that does not fit the patches, or a model that takes no colour images.
     """
-    _check_sight(model)
+    check_sight(model)
     how = model.card.spec.preprocess
     shape = how.size if size is None else (size, size)
     read = eval_reader(shape, how.resize, model.reading(split.records))

@@ -106,6 +106,7 @@ def find(
     counts = classes.image_counts(images)
     found: dict[str, Groups] = {name: [] for name in CHECKS}
     found |= {name: [[row] for row in sorted(rows)] for name, rows in reasons.items()}
+    found["suspects"] = [[row] for row in reasons["suspects"]]  # ranked
     found |= {name: [[row] for row in rows] for name, rows in seen.items()}
     found |= {
         "duplicates": [group for group in same if len({images.path(row) for row in group}) > 1],
