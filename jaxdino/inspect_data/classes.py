@@ -1,6 +1,6 @@
 """Counts per class and split, and what is wrong with them: small classes, imbalance, classes of one split alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -66,29 +66,19 @@ def conflicts(images: Images, same: Sequence[Sequence[int]]) -> list[list[int]]:
     return [group for group in map(list, same) if len({images.classes_of(row) for row in group}) > 1]
 
 
-def short(source: Source, limits: Limits = DEFAULT, command: str = "jaxdino check-data") -> list[str]:
-    """Return lines about the counts of a data source's classes, for the start of a run: from the labels alone.
-
-    Args:
-      command: what shows more.
-    """
+def short(source: Source, limits: Limits = DEFAULT) -> list[str]:
+    """Return lines about small and unequal classes, for the start of a run: from the labels alone."""
     images = Images(source)
     if not images.whole_labels:
         return []
     counts, lines = image_counts(images), []
     if small := small_classes(counts, limits):
         shown = few([f"{name} ({size})" for name, size in small.items()], SHOWN)
-        lines.append(f"{_classes(small)} fewer than {limits.min_samples_per_class} training images: {shown}")
+        have = "1 class has" if len(small) == 1 else f"{len(small)} classes have"
+        lines.append(f"data: {have} fewer than {limits.min_samples_per_class} training images: {shown}")
     if (ratio := imbalance(counts)) > limits.max_class_imbalance:
         sizes = {name: found[TRAIN] for name, found in counts.items() if found.get(TRAIN)}
         least, most = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
-        lines.append(
-            f"{most} has {ratio:.3g} times as many training images as {least}: {sizes[most]} and {sizes[least]}"
-        )
-    if lines:
-        lines[-1] += f"; {command} --root DIR shows more"
-    return [f"WARNING: {line}" for line in lines]
-
-
-def _classes(found: Mapping[str, int]) -> str:
-    return f"{len(found)} class has" if len(found) == 1 else f"{len(found)} classes have"
+        both = f"{sizes[most]} and {sizes[least]}"
+        lines.append(f"data: {most} has {ratio:.3g} times as many training images as {least}: {both}")
+    return lines

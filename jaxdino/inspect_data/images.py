@@ -81,7 +81,9 @@ class Images:
                 parts.append(np.stack([start + np.arange(len(split)), np.asarray(split.labels)], axis=1))
             elif "labels" in split.fields:
                 parts.append(np.argwhere(np.asarray(split.fields["labels"])) + np.array([start, 0]))
-        return np.unique(np.concatenate(parts).astype(np.int64), axis=0)
+        row, label = np.concatenate(parts).astype(np.int64).T
+        classes = max(1, len(self.source.class_names))
+        return np.stack(np.divmod(np.unique(row * classes + label), classes), axis=1)
 
     @property
     def whole_labels(self) -> bool:

@@ -3,6 +3,8 @@
 `LISTERS` has a function for each source. Nothing is decoded here.
 """
 
+import dataclasses
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +24,13 @@ from jaxdino.inspect_data.images import Images
 
 OF_MASKS = ("images", "masks")
 """Settings of folders of masks; every source of boxes leaves masks aside."""
+
+
+SHOWN = (
+    *("val_ratio", "test_ratio", "split_seed", "train_split", "val_split", "test_split"),
+    *("classes", "images", "masks", "columns", "sixteen_bit"),
+)
+"""Settings that a check has to share with a run, to see the same images in the same splits."""
 
 
 def masks(cfg: DataConfig, prompts: PromptConfig) -> Images:
@@ -68,6 +77,16 @@ def listed(cfg: DataConfig, prompts: PromptConfig) -> Images:
     if not cfg.follow_links:
         check_links(found.source, cfg.root)
     return found
+
+
+def command(cfg: DataConfig) -> str:
+    """Return the command that checks the data of these settings; "" for data that it does not read."""
+    if cfg.name not in LISTERS or not cfg.root:
+        return ""
+    default = DataConfig(name=cfg.name, root=cfg.root)
+    changed = [field.name for field in dataclasses.fields(cfg) if field.name in SHOWN]
+    more = [f"--data.{name}={getattr(cfg, name)}" for name in changed if getattr(cfg, name) != getattr(default, name)]
+    return shlex.join(["jaxdino", "check-data", "--root", cfg.root, "--name", cfg.name, *more])
 
 
 def _check_read(cfg: DataConfig, prompts: PromptConfig) -> None:

@@ -16,6 +16,8 @@ from jaxdino.data.recipe import View
 from jaxdino.data.record import Source
 from jaxdino.data.shortcuts import mostly_cropped
 from jaxdino.data.survey import Survey
+from jaxdino.inspect_data.classes import short
+from jaxdino.inspect_data.listing import command
 from jaxdino.models.spec import Preprocess
 from jaxdino.train.workdir import Workdir
 
@@ -39,7 +41,10 @@ def settled(cfg: DataConfig, source: Source, card: Card, say: Callable[[str], No
         chosen, lines = survey.settle(found, asked, own, channels)
         for line in (*lines, *mostly_cropped(found.kinds, how.size, how.resize)):
             say(line)
-    for line in duplicates(list(source.splits.values())):
+    lines = [*duplicates(list(source.splits.values())), *short(source)]
+    if lines and (more := command(cfg)):
+        lines.append(f"data: {more} shows more")
+    for line in lines:
         say(line)
     how = dataclasses.replace(how, sixteen_bit=str(chosen))
     return dataclasses.replace(card, spec=dataclasses.replace(card.spec, preprocess=how))

