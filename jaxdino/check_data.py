@@ -23,8 +23,16 @@ from jaxdino.core.words import printable
 SETTING = re.compile(r"--(data|prompts)\.([^=]+)(?:=(.*))?", re.DOTALL)
 FOUND = 1
 """Exit status with --strict if anything was found."""
+INSTEAD = {
+    "data.root": "give --root DIR",
+    "data.name": "give --name NAME",
+    "data.num_threads": "give --threads N",
+    "data.num_workers": "give --processes N",
+}
+"""Settings that are flags of their own here."""
 OF_HEAD = ("pool", "head_blocks")
-MOST_THREADS = 16
+MOST_WORKERS = 16
+MANY = 2000  # images from which on processes read them: they start in some seconds
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,8 +68,10 @@ def _parser() -> argparse.ArgumentParser:
         "--statistics", action="store_true", help="also the mean and standard deviation of the training images' pixels"
     )
     parser.add_argument("--channels", type=int, default=3, metavar="N", help="channels of the images (default 3)")
-    parser.add_argument("--threads", type=int, help="reading threads (default one per processor)")
-    parser.add_argument("--processes", type=int, default=0, help="reading processes in place of threads")
+    parser.add_argument("--threads", type=int, help="reading threads, if there are no processes (default one per core)")
+    parser.add_argument(
+        "--processes", type=int, help=f"reading processes (default one per core, 0 below {MANY:,} images: threads read)"
+    )
     _add_features(parser)
     _add_limits(parser)
     return parser
@@ -114,11 +124,13 @@ def check_data(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     say(summary(images.source))
     flag = "--data.sixteen_bit"
     reading = survey.reading_of(images.records, Range.of(cfg.sixteen_bit), args.channels, flag, say)
-    how = pixels.How(dataclasses.replace(reading, max_pixels=cfg.max_pixels), draft=not args.statistics)
-    threads = args.threads or min(MOST_THREADS, os.cpu_count() or 1)
+    how = pixels.How(dataclasses.replace(reading, max_pixels=cfg.max_pixels), draft=cfg.draft and not args.statistics)
+    cores = min(MOST_WORKERS, os.cpu_count() or 1)
+    many = len(images) >= MANY and args.threads is None
+    workers = args.threads or cores, (cores if many else 0) if args.processes is None else args.processes
     compare = _comparison(args, images, cfg, reading)
-    facts = pixels.facts(images, how, threads, args.processes)
-    wrong = masks.bad_masks(images, facts, cfg.max_pixels, threads, args.processes)
+    facts = pixels.facts(images, how, *workers)
+    wrong = masks.bad_masks(images, facts, cfg.max_pixels, *workers)
     pairs, suspects = compare(facts, limits)
     found = findings.find(images, facts, limits, wrong, pairs, suspects, args.statistics)
     print(table.table(found))
@@ -191,7 +203,7 @@ def _check_counts(args: argparse.Namespace) -> None:
     check_range("--threads", args.threads or 1, f"[1, {MOST}]")
     check_range("--batch_size", args.batch_size, "[1, inf)")
     check_range("--first", args.first, "[0, inf)")
-    check_range("--processes", args.processes, f"[0, {MOST}]")
+    check_range("--processes", args.processes or 0, f"[0, {MOST}]")
 
 
 def settings(args: argparse.Namespace, rest: Sequence[str]) -> tuple[Any, Any]:
@@ -205,6 +217,7 @@ def settings(args: argparse.Namespace, rest: Sequence[str]) -> tuple[Any, Any]:
     from jaxdino.core.rules import did_you_mean
     from jaxdino.data.config import DataConfig
     from jaxdino.data.prompts import PromptConfig
+    from jaxdino.inspect_data.listing import READ
     from jaxdino.settings import tree, values
 
     given: dict[str, list[str]] = {}
@@ -217,10 +230,13 @@ def settings(args: argparse.Namespace, rest: Sequence[str]) -> tuple[Any, Any]:
             )
         given.setdefault(f"{found[1]}.{found[2]}", []).append(found[3])
     config = ConfigDict({"data": dataclasses.asdict(DataConfig()), "prompts": dataclasses.asdict(PromptConfig())})
-    known = tree.settings(config)
+    known, read = tree.settings(config), {f"data.{name}" for name in READ} | {"prompts.annotations"}
     for path, texts in given.items():
         if path not in known:
             raise UserError(f"--{path}={texts[-1]} is not a setting of the data; {did_you_mean(path, list(known))}")
+        if path not in read:
+            how = f"; {INSTEAD[path]}" if path in INSTEAD else f": leave it out. It reads: {', '.join(sorted(read))}"
+            raise UserError(f"--{path}={texts[-1]} has no effect on a check{how}")
         node, key = tree.parent_of(config, path)
         node[key] = values.read(known[path], texts)
     data = {**config.data.to_dict(), "name": args.name, "root": args.root}

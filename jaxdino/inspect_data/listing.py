@@ -31,6 +31,8 @@ SHOWN = (
     *("classes", "images", "masks", "columns", "sixteen_bit"),
 )
 """Settings that a check has to share with a run, to see the same images in the same splits."""
+READ = (*SHOWN, "max_pixels", "draft", "follow_links")
+"""Settings of the data that a check reads."""
 
 
 def masks(cfg: DataConfig, prompts: PromptConfig) -> Images:

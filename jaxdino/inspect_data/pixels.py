@@ -6,7 +6,8 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from jaxdino.core.bars import bar
+from jaxdino.core.errors import UserError
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.bands import Picture, pixels
 from jaxdino.data.channels import Reading
@@ -138,9 +140,19 @@ def in_order(pool: Executor, work: Callable[[Any], Any], parts: Iterator[Any], a
     for part in parts:
         waiting.append(pool.submit(work, part))
         if len(waiting) >= ahead:
-            yield waiting.popleft().result()
+            yield _result(waiting.popleft())
     while waiting:
-        yield waiting.popleft().result()
+        yield _result(waiting.popleft())
+
+
+def _result(future: Future) -> Any:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a reading process was ended, perhaps for lack of memory: give fewer --processes, or a lower "
+            "--data.max_pixels"
+        ) from None
 
 
 Examined = tuple[np.ndarray, list[tuple[str, str]], dict[int, str], dict[int, str]]

@@ -179,6 +179,24 @@ def hash_of(name):
     return sum(name.encode()) * 10
 
 
+def test_names_that_are_not_unicode_are_in_the_json(root):
+    odd = os.fsencode(str(root / "train/cat/")) + b"/a\xff\n.jpg"
+    with open(odd, "wb") as file:
+        file.write(b"x")
+    ((path,),) = run(root)["unreadable"]
+    assert os.path.isfile(root / path) and os.fsencode(path) == b"train/cat/a\xff\n.jpg"
+
+
+def test_a_process_that_is_killed_is_one_line(root, monkeypatch, capsys):
+    monkeypatch.setattr("jaxdino.inspect_data.pixels.examine", kill)
+    assert main([f"--root={root}", "--processes=1"]) == 2
+    assert "error: a reading process was ended" in capsys.readouterr().err
+
+
+def kill(records, how):
+    os._exit(9)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -187,6 +205,9 @@ def hash_of(name):
         (["--root="], "give --root DIR"),
         (["--name=images", "--root=EMPTY"], "no images under"),
         (["--data.rot=x"], "--data.rot=x is not a setting of the data; nearest: data.root"),
+        (["--data.num_workers=2"], "--data.num_workers=2 has no effect on a check; give --processes N"),
+        (["--data.on_bad=stop"], "--data.on_bad=stop has no effect on a check: leave it out. It reads: data.classes, "),
+        (["--prompts.points=2"], "--prompts.points=2 has no effect on a check"),
         (["--data.val_ratio=x"], "--data.val_ratio=x: a number is wanted"),
         (["--wrong=1"], "--wrong=1 is not a flag of this command"),
         (["--data.columns=label"], "data.columns=label is for data.name=manifest; 'folder' does not read it"),
