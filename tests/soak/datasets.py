@@ -139,6 +139,26 @@ def make_voc(folder: Path, rng: Rng) -> None:
     (folder / "classes.txt").write_text("cat\ndog\neel\n")
 
 
+def make_voc_objects(folder: Path, rng: Rng) -> None:
+    names = [f"2007_{n:06}" for n in range(6)]
+    (folder / "Annotations").mkdir()
+    (folder / "ImageSets" / "Main").mkdir(parents=True)
+    for n, name in enumerate(names):
+        save(folder / "JPEGImages" / f"{name}.jpg", noise(rng))
+        objects = "".join(f"<object><name>{one}</name></object>" for one in ("cat", "dog")[: 1 + n % 2])
+        (folder / "Annotations" / f"{name}.xml").write_text(f"<annotation>{objects}</annotation>")
+    (folder / "ImageSets" / "Main" / "train.txt").write_text("\n".join(names[:4]) + "\n")
+    (folder / "ImageSets" / "Main" / "val.txt").write_text("\n".join(names[4:]) + "\n")
+
+
+def read_voc_objects(folder: Path, changed: Path) -> None:
+    load_source(DataConfig(name="voc", root=str(folder), num_threads=0), "labels")
+
+
+def read_coco_objects(folder: Path, changed: Path) -> None:
+    load_source(DataConfig(name="coco", root=str(folder), num_threads=0), "labels")
+
+
 def read_voc(folder: Path, changed: Path) -> None:
     cfg = DataConfig(name="voc", root=str(folder), max_pixels=PIXELS, num_threads=0)
     read_all(load_source(cfg, "prompts"))

@@ -9,7 +9,7 @@ from jaxdino.data.config import DataConfig
 from jaxdino.data.links import check_links
 from jaxdino.data.prompts import PromptConfig
 from jaxdino.data.record import Source, Split
-from jaxdino.data.sources import class_maps, coco, digits, folder, manifest, masks, shapes, voc
+from jaxdino.data.sources import class_maps, coco, digits, folder, manifest, masks, object_classes, shapes, voc
 
 __all__ = ["SOURCES", "DataConfig", "Listing", "Source", "Split", "load_source"]
 
@@ -36,8 +36,11 @@ SOURCES: dict[str, Listing] = {
     "masks": Listing(
         {"prompts": masks.masks, "class_mask": class_maps.masks}, reads=("prompt", "images", "masks", "background")
     ),
-    "voc": Listing({"prompts": voc.voc, "class_mask": class_maps.voc}, reads=("background",)),
-    "coco": Listing({"prompts": coco.coco}, reads=("annotations",)),
+    "voc": Listing(
+        {"prompts": voc.voc, "class_mask": class_maps.voc, **object_classes.fields(object_classes.voc)},
+        reads=("background",),
+    ),
+    "coco": Listing({"prompts": coco.coco, **object_classes.fields(object_classes.coco)}, reads=("annotations",)),
 }
 """data.name -> its source."""
 WORDS = {

@@ -82,11 +82,14 @@ def coco(cfg: DataConfig, prompts: PromptConfig) -> Source:
     return assemble("coco", put_aside(listed, cfg, top), tuple(names), prompts, str(top), ignored, where)
 
 
-def annotation_files(top: Path, cfg: DataConfig, annotations: str | None, ignored: Counter) -> dict[str, Path]:
+def annotation_files(
+    top: Path, cfg: DataConfig, annotations: str | None, ignored: Counter, way: str = ANNOTATIONS
+) -> dict[str, Path]:
     """Return {split: annotation file}, and count the other annotation files in `ignored`.
 
     Args:
       annotations: the only file, below the root or anywhere; None looks for the usual ones.
+      way: the setting that names it, "" if the caller has none.
 
     Raises:
       UserError: if files are missing, or several match one split.
@@ -101,7 +104,9 @@ def annotation_files(top: Path, cfg: DataConfig, annotations: str | None, ignore
         files.setdefault(tag, []).append(path)
     if doubled := next((paths for paths in files.values() if len(paths) > 1), None):
         shown = ", ".join(str(path.relative_to(top)) for path in doubled)
-        raise UserError(f"several files for one split: {shown}; move the others away, or name one with {ANNOTATIONS}")
+        raise UserError(
+            f"several files for one split: {shown}; move the others away{way and f', or name one with {way}'}"
+        )
     # val_split=val names instances_val2017.json too
     given = {
         split: name if name in (None, NONE, *files) else next((tag for tag in files if tag.startswith(name)), name)
@@ -114,8 +119,8 @@ def annotation_files(top: Path, cfg: DataConfig, annotations: str | None, ignore
     if "train" not in found:
         there = ", ".join(str(path.relative_to(top)) for path in sorted(top.glob("**/*.json"))[:5]) or "no JSON file"
         raise UserError(
-            f"{top} has no annotations/instances_train*.json; found: {there}. Name the file with {ANNOTATIONS}, or "
-            f"its split with {flag('train', 'NAME')}"
+            f"{top} has no annotations/instances_train*.json; found: {there}. Name its split with "
+            f"{flag('train', 'NAME')}{way and f', or the file with {way}'}"
         )
     left = [path for tag, paths in files.items() if tag not in found.values() for path in paths]
     ignored.update({f"file {path.relative_to(top)}": 1 for path in left})

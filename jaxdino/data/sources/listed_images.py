@@ -46,7 +46,8 @@ class Images(NamedTuple):
       split: int8 (N,), index into `PLACES`.
       place: file and line of a row.
       one_each: whether each image has one class. names: all classes in their order; None sorts those that are used.
-      called: {split: where it comes from}, see `Source.origins`. notes: see `Source`.
+      called: {split: where it comes from}, see `Source.origins`. notes, ignored: see `Source`.
+      source: the name of the source.
     """
 
     file: Path
@@ -59,6 +60,8 @@ class Images(NamedTuple):
     names: tuple[str, ...] | None = None
     called: Mapping[str, str] = {}
     notes: tuple[str, ...] = ()
+    source: str = "manifest"
+    ignored: Mapping[str, int] = {}
 
     def refuse(self, row: int, why: str) -> NoReturn:
         """Raise UserError with the file and line of a row."""
@@ -160,7 +163,7 @@ def source_of(cfg: DataConfig, images: Images, field: str) -> Source:
     called = {name: images.called.get(name, name) for name in given}
     shares = origins(cfg, called, "stratified, " if images.one_each else "")
     notes = (*images.notes, *_missing_notes(images, missing, looked), *_notes(images, rows, names))
-    return Source("manifest", names, splits, dict(+Counter(counts)), shares, notes)
+    return Source(images.source, names, splits, dict(+Counter({**images.ignored, **counts})), shares, notes)
 
 
 def _missing(cfg: DataConfig, images: Images) -> tuple[np.ndarray, int]:

@@ -172,7 +172,7 @@ def _located(cfg: DataConfig, root: Path, first: Path, raw: Texts) -> tuple[Path
     probes = [raw[row] for row in np.unique(np.linspace(0, len(raw) - 1, PROBES).astype(int))]
     for place in places:
         for suffix in SUFFIXES:
-            if any((place / f"{probe}{suffix}").is_file() for probe in probes if not probe.startswith("/")):
+            if any(os.path.isfile(f"{place}/{probe}{suffix}") for probe in probes):
                 return place, raw if not suffix else Texts.of(f"{path}{suffix}" for path in raw)
     for place in places:
         if (found := _by_name(place, probes, raw)) is not None:
