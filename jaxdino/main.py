@@ -30,7 +30,16 @@ CONFIG = flags.DEFINE_string(
     "The strategy; a model's name may follow a colon. --config.NAME=VALUE changes a setting, see --help-config.",
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; by default a new one under runs/.")
+DRY = flags.DEFINE_boolean(
+    "dry-run",
+    False,
+    "Only print the data, each stage's plan, its memory and its time, from ten steps of each; write nothing.",
+)
+MEMORY = flags.DEFINE_string(
+    "memory", None, "With --dry-run: also find the largest batch that fits the memory of a device, such as 16GiB."
+)
 HELP = "help-config"
+UNDERSCORED = re.compile("^--?(help|dry)_(config|run)")
 flags.DEFINE_flag(
     flags.Flag(
         flags.ArgumentParser(),
@@ -70,11 +79,20 @@ def show(given: Command) -> None:
 
 
 def run(given: Command) -> None:
-    """Trains."""
+    """Train, or make a dry run."""
     keep_freed()
-    from jaxdino.train.loop import run  # imports jax, which --help does not need
+    if MEMORY.value and not DRY.value:
+        raise UserError(f"--memory={MEMORY.value} is read by --dry-run only: add it, or leave --memory out")
+    if DRY.value:
+        from jaxdino.train.dry_run import dry_run
+        from jaxdino.train.memory import parse_size
 
-    run(settled(given), WORKDIR.value, name=given.file.stem)
+        memory = parse_size(MEMORY.value) if MEMORY.value else None
+        dry_run(settled(given), memory)
+    else:
+        from jaxdino.train.loop import run  # imports jax, which --help does not need
+
+        run(settled(given), WORKDIR.value, name=given.file.stem)
 
 
 def settled(given: Command) -> ConfigDict:
@@ -105,7 +123,7 @@ def parse(argv: list[str]) -> list[str]:
     flags.FLAGS.set_gnu_getopt(True)
     given, rest = split([argv[0], *flags.FLAGS.read_flags_from_files(expanded(argv[1:]), force_gnu=True)])
     try:
-        rest = flags.FLAGS([re.sub("^--?help_config", f"--{HELP}", arg) for arg in rest], known_only=True)
+        rest = flags.FLAGS([UNDERSCORED.sub(r"--\1-\2", arg) for arg in rest], known_only=True)
     except (flags.Error, ValueError) as err:
         refuse(" ".join(str(err).split()))
     if not flags.FLAGS["verbosity"].present:

@@ -21,6 +21,7 @@ from typing import Any, cast
 from jaxdino.core.errors import UserError
 from jaxdino.core.pattern import Pattern
 from jaxdino.core.rules import did_you_mean, first_match
+from jaxdino.core.table import format_table
 from jaxdino.stage import NO_DECAY, Group, Optimizer, Schedule, Stage, stages
 
 __all__ = ["NO_DECAY", "Group", "LeafPlan", "Optimizer", "Plan", "Schedule", "Stage"]
@@ -188,15 +189,8 @@ def format_plan(plan: Plan) -> str:
             decay = f"{decayed.weight_decay:g}" + ("" if end is None else f" -> {end:g}")
             rates = (f"{leaves[0].lr:.3g}", f"{leaves[0].scale:.4g}", decay, str(bare))
         rows.append((label, group, *rates, str(len(leaves)), f"{size:,}", f"{size / total:.2%}"))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-    rows.insert(1, tuple("-" * width for width in widths))
-    lines = [f"stage {plan.stage}"]
-    for row in rows:
-        left = [text.ljust(width) for text, width in zip(row[:2], widths[:2], strict=True)]
-        right = [text.rjust(width) for text, width in zip(row[2:], widths[2:], strict=True)]
-        lines.append("  ".join(left + right).rstrip())
     share = f"{plan.trainable_params:,} of {total:,} parameters ({plan.trainable_fraction:.2%})"
-    return "\n".join([*lines, f"trainable: {share}"])
+    return "\n".join([f"stage {plan.stage}", format_table(rows, left=2), f"trainable: {share}"])
 
 
 def _rows(plan: Plan) -> list[tuple[tuple[str, str], list[LeafPlan]]]:

@@ -3,6 +3,8 @@
 import ctypes
 import os
 import platform
+import re
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 CHOSEN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
@@ -21,3 +23,33 @@ def keep_freed() -> bool:
     if not (mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25)):  # the limit before glibc 2.35
         return False
     return bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1) and mallopt(M_TOP_PAD, 2**26))
+
+
+class Peak:
+    """Measure by how much the memory of this process grows within a `with` block, at its largest.
+
+    Attributes:
+      grown: bytes; None where the system does not tell (it is Linux that does).
+    """
+
+    grown: int | None = None
+
+    def __enter__(self) -> "Peak":
+        try:
+            if platform.libc_ver()[0] == "glibc":
+                ctypes.CDLL(None).malloc_trim(0)  # or freed memory that is taken again would not count
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+            self._before: int | None = _resident("VmRSS")
+        except (OSError, TypeError):
+            self._before = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            self.grown = _resident("VmHWM") - self._before
+
+
+def _resident(name: str) -> int:
+    """Return a number of /proc/self/status, in bytes."""
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) * 1024 if found else 0

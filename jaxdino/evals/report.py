@@ -13,6 +13,7 @@ from jaxdino.core.bars import bar
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import bind
 from jaxdino.core.params import split as taken_apart
+from jaxdino.core.table import format_table
 from jaxdino.data.bad_images import BadImage, check_read
 from jaxdino.data.config import DataConfig
 from jaxdino.data.photometric import normalize
@@ -181,12 +182,9 @@ def table(found: dict[str, Any]) -> str:
         linear = [f"{row['linear']['accuracy']:.2%}"] if probed else []
         near = (f"{share:.2%}" for share in row["knn_accuracy"].values())
         cells.append([row["features"], f"{row['width']:,}", *near, *few, *linear])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     images, what = found["images"], found["split"]
     lines = [
         f"{found['data']}: {images[what]:,} images of {what}, compared with {images['train']:,} of train; "
         f"{found['classes']} classes"
     ]
-    for name, *rest in cells:
-        lines.append("  ".join([name.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]))
-    return "\n".join(lines)
+    return "\n".join([*lines, format_table(cells, rule=False)])

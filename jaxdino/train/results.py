@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxdino.core.table import format_table
+
 Metrics = Mapping[str, float]
 NONE = "-"
 
@@ -46,13 +48,7 @@ def results_table(
         )
         values = _values(entry, columns)
         rows.append((entry["name"], trainable, epochs, *values, f"{entry['seconds']:.1f}", yes))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, tuple("-" * width for width in widths))
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+    return format_table(rows)
 
 
 def _values(metrics: Mapping[str, Any], columns: Sequence[str]) -> list[str]:

@@ -7,14 +7,13 @@ from typing import Any
 
 import jax
 
-from jaxdino import optim
 from jaxdino.core import sharding
 from jaxdino.core.json_file import write_json
 from jaxdino.core.rules import patterns
 from jaxdino.data.bad_images import BadImages, check_read
 from jaxdino.data.pipeline import Batch, EvalBatches
-from jaxdino.models.lora import leaves
 from jaxdino.train import checkpoint, state
+from jaxdino.train.begin import begin_stage
 from jaxdino.train.metric_log import MetricLog
 from jaxdino.train.pace import Pace
 from jaxdino.train.progress import Progress
@@ -47,22 +46,7 @@ class Session:
         """Return the state at a stage's start: restored, from the previous stage, or from the run's initial weights."""
         if before is None and self.saved_step is not None:
             return self._restored(part)
-        last = None if before is None else self.setup.parts[part.index - 1]
-        if before is None:
-            flat = sharding.put(self.setup.task.flat, self.where(self.setup.task.flat))
-            ema, more = {}, self.setup.task.more(flat)
-        else:
-            flat, ema, more = self.setup.task.carried(last, before)
-        averaged = self.setup.task.put_on(part, flat | ema, last)
-        flat = self.setup.task.put_on(part, flat, last)
-        ema = {path: averaged[path] for path in part.averaged}
-        flat, ema, more = (jax.device_put(tree, self.where(tree)) for tree in (flat, ema, more))
-        how = dict(seed=part.seed, ema=ema, more=more, mesh=self.setup.mesh, rules=self.setup.rules)
-        begun = state.begin(flat, part.skeleton, part.plan, part.tx, **how)
-        if before is not None:
-            carried = optim.carry(before["moving"]["opt"], begun["moving"]["opt"], leaves(part.plan.trainable))
-            begun["moving"]["opt"] = jax.device_put(carried, self.where(carried))
-        return begun
+        return begin_stage(self.setup, part, before)
 
     def _restored(self, part: Part) -> state.State:
         flat = part.skeleton.shapes

@@ -1,0 +1,75 @@
+"""A dry run: its lines, its estimate of memory against the measured one, and that it writes nothing."""
+
+import os
+import platform
+import re
+import subprocess
+import sys
+
+import pytest
+
+from jaxdino.core.errors import UserError
+from jaxdino.train.dry_run import dry_run
+from jaxdino.train.memory import parse_size, size_words
+from tests.conftest import QUICK
+from tests.train import tiny
+
+CHILD = """
+from configs import full_llrd
+from jaxdino.train import dry_run, trial
+config, trial.STEPS = full_llrd.get_config(), 2
+config.data.batch_size = 128
+dry_run.dry_run(config)
+"""
+
+
+def test_every_stage_is_tried_and_nothing_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = tiny.config(1, 1, checkpoint__every_steps=3, ema_decay=0.9)
+    dry_run(config, memory=2**40)
+    out = capsys.readouterr().out
+    assert out.startswith("data: digits, 10 classes; images: train 1079")
+    for name in ("stage head", "stage last"):
+        assert name in out
+    found = re.findall(r"steps: 4 of 256 images \(1 epochs of 4\), .* images/s, .* waiting for data; ", out)
+    assert len(found) == 2
+    assert out.count("largest batch in 1024.0 GiB: 1079 (") == 2 and "all of the training images" in out
+    assert re.search(r"\nhead( +[\d,.]+ [MG]iB){7}", out) and re.search(r"time: about .*, of which validation ", out)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_that_no_memory_fits():
+    said = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxdino.train.dry_run.say", said.append)
+        dry_run(tiny.config(1), memory=1000)
+    assert any(line.startswith("largest batch in 0 MiB: none; ") for line in said)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the peak is measured on Linux with glibc")
+def test_the_estimate_is_within_15_percent_of_the_measured_peak(tmp_path):
+    """A batch so large that activations, not the libraries' own memory, decide."""
+    command = [sys.executable, "-c", CHILD]
+    env = os.environ | {"XLA_FLAGS": QUICK}
+    run = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=500)
+    assert run.returncode == 0, run.stderr
+    *_, total, measured = re.search(r"\nfull +(.*iB)\n", run.stdout)[1].split("  ")
+    sizes = [float(one.split()[0].replace(",", "")) * (1024 if "G" in one else 1) for one in (total, measured)]
+    assert abs(sizes[0] - sizes[1]) < 0.15 * sizes[1]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("text", "count"), [("16GiB", 2**34), ("80GB", 80 * 10**9), ("1.5Gi", 3 * 2**29), ("7", 7)])
+def test_sizes(text, count):
+    assert parse_size(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "16 TB", "GiB", "-1GiB", "0GB", "16gib"])
+def test_wrong_sizes(text):
+    with pytest.raises(UserError, match="give a size such as 16GiB"):
+        parse_size(text)
+
+
+def test_words_of_sizes():
+    assert (size_words(2**30), size_words(5 * 2**20)) == ("1.0 GiB", "5 MiB")
