@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 from PIL import Image
 
 from jaxdino.check_data import main
+from jaxdino.inspect_data.exposure import flags
 from jaxdino.inspect_data.findings import CHECKS
+from jaxdino.settings.command_line import command
 
 FEW = ["--min_samples_per_class=1"]
 
@@ -119,6 +122,8 @@ def test_statistics_are_those_of_the_training_pixels(root, capsys):
     mean = ",".join(map(str, found["mean"]))
     assert found["images"] == 12 and f"--config.data.mean='({mean})' --config.data.std='(" in capsys.readouterr().out
     assert run(root)["statistics"] == {}
+    given = command("configs/linear.py", shlex.split(flags(found))).config("dinov3_vits16").data
+    assert [list(given.mean), list(given.std)] == [found["mean"], found["std"]]
 
 
 def test_processes_find_the_same_as_threads(root):
