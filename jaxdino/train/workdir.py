@@ -27,7 +27,9 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import JsonError, finite, parse_json, read_json, write_json
 from jaxdino.core.metric_names import present, renamed
 from jaxdino.core.words import printable
+from jaxdino.data.config import DataConfig
 from jaxdino.data.recipe import View
+from jaxdino.data.sampling import UNIFORM
 from jaxdino.train import metric_log
 from jaxdino.train.metric_log import set_aside_name
 from jaxdino.train.recorded import CONFIG, are_objects, named, read_config
@@ -35,7 +37,8 @@ from jaxdino.train.run_lock import LOCK, RunLock
 
 # Settings that may differ when a run is resumed: they affect how it is computed and logged, not its result.
 FREE = ("mesh", "checkpoint", "log_every", "time_limit", "model.attention", "model.remat")
-FREE += ("data.num_workers", "data.num_threads", "data.follow_links", "data.digest", "data.accept_change")
+FREE += ("data.num_workers", "data.num_threads", "data.max_missing")
+FREE += ("data.follow_links", "data.digest", "data.accept_change")
 # Settings that may differ for the current stage and later ones; see `jaxdino.train.extend`.
 SUMMARY = "summary.json"
 FILES = (CONFIG, SUMMARY, metric_log.FILE, "pixels.json", "data.json", "data_files.gz")
@@ -43,7 +46,10 @@ FOLDERS = ("checkpoints", "best", metric_log.EVENTS, "damaged", "training")
 LENGTH = r"stages\[(\d+)\]\.(?:epochs|steps)"
 
 # Settings missing in older runs, with the values that match their behaviour.
-ADDED: dict[str, dict[str, Any]] = {"data": {"classes": "top", "background": True}, "prompts": {"per_image": 1}}
+ADDED: dict[str, dict[str, Any]] = {
+    "data": dataclasses.asdict(DataConfig()) | {"sampling": UNIFORM},
+    "prompts": {"per_image": 1},
+}
 MONITORS = {"classify": "val/accuracy", "multilabel": "val/map", "segment": "val/miou", "semantic": "val/miou"}
 """Tasks of older runs -> the metric that their configs named, which is now the default (None)."""
 ADDED_TO_VIEWS = ("warp", "noise", "mixup", "cutmix", "mix_prob", "switch_prob")
