@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from jaxdino.core.table import format_table
 from jaxdino.core.words import few, printable
 from jaxdino.inspect_data import exposure
 from jaxdino.inspect_data.findings import CHECKS, Findings
@@ -28,7 +29,9 @@ def checks(found: Findings) -> list[str]:
         if groups := found.found[name]:
             rows.append([what, amount(groups), _first(found, name)])
     rows += [[what, count, which] for what, count, which in of_classes(found)]
-    lines = aligned(rows, left=(0, 2)) if len(rows) > 1 else []
+    wide = max(len(count) for _, count, _ in rows)
+    cells = [[what, count.rjust(wide), which] for what, count, which in rows]
+    lines = [format_table(cells, left=3, rule=False)] if len(rows) > 1 else []
     return [*lines, f"found none: {', '.join(clean(found))}"] if clean(found) else lines
 
 
@@ -98,7 +101,7 @@ def _classes(found: Findings) -> list[str]:
         short = name if len(name) <= WIDE else f"{name[: WIDE - 3]}..."
         rows.append([short, *numbers(found, name)])
     more = len(images) - CLASSES
-    return [*aligned(rows), *([f"and {more:,} more classes"] if more > 0 else []), ""]
+    return [format_table(rows, rule=False), *([f"and {more:,} more classes"] if more > 0 else []), ""]
 
 
 def numbers(found: Findings, name: str) -> list[str]:
@@ -118,15 +121,3 @@ def _pixels(found: Findings) -> list[str]:
 
 def _number(value: Any) -> str:
     return f"{value:,.0f}"
-
-
-def aligned(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
-    """Return the rows of a table as lines; the columns `left` are aligned to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(wide) if place in left else cell.rjust(wide)
-            for place, (cell, wide) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

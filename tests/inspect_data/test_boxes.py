@@ -62,6 +62,7 @@ def test_classes_that_the_list_of_classes_lacks(tmp_path):
         ("<annotation><object>", "is no XML"),
         ('<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><annotation>&b;</annotation>', "document type"),
         ('<?xml version="1.0" encoding="nonsense"?><annotation/>', "annotation"),
+        ("<!DOCTYPE annotation><annotation/>", "document type"),
         ("", "is no XML"),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from jaxdino.check_data import main
+from jaxdino.inspect_data import masks, pixels
 from jaxdino.inspect_data.exposure import flags
 from jaxdino.inspect_data.findings import CHECKS
 from jaxdino.settings.command_line import command
@@ -73,7 +74,8 @@ def test_near_duplicates(root):
 
 
 @pytest.mark.parametrize("form", ["jpg", "png", "webp", "tif", "bmp", "gif"])
-def test_truncated_and_unreadable_files(root, form):
+def test_truncated_and_unreadable_files(root, form, monkeypatch):
+    monkeypatch.setattr(pixels, "CHUNK", 5)
     cut = root / f"train/cat/cut.{form}"
     planted.picture(99).save(cut)
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 2 // 3])
@@ -146,7 +148,8 @@ def test_manifests_of_several_labels_and_their_splits(root):
     assert [[os.path.basename(path) for path in group] for group in found["label_conflicts"]] == [["0.jpg", "0.jpg"]]
 
 
-def test_masks_that_do_not_fit(tmp_path):
+def test_masks_that_do_not_fit(tmp_path, monkeypatch):
+    monkeypatch.setattr(masks, "CHUNK", 2)
     root = tmp_path / "data"
     for name in ("images", "masks"):
         (root / name).mkdir(parents=True)
