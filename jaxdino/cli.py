@@ -19,6 +19,7 @@ LINES = {
     "segment": "segment images by text prompts or by classes",
     "evaluate": "evaluate frozen features: k-NN, linear probe",
     "check-data": "check a data set: unreadable files, duplicates, leaks between splits, classes, boxes",
+    "prepare": "write a data set as shards, for large sets",
     "convert": "convert weights between PyTorch and jaxdino: import, export, inspect, verify, list",
     "configs": "list the configs that `jaxdino train --config=NAME` takes",
 }

@@ -19,6 +19,7 @@ COMMANDS = {
     "segment": "jaxdino.segment",
     "evaluate": "jaxdino.evaluate",
     "check-data": "jaxdino.check_data",
+    "prepare": "jaxdino.prepare",
     "convert": "convert",
 }
 """{argument of `jaxdino` on the command line: module for `python -m`}."""

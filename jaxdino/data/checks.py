@@ -16,6 +16,7 @@ from jaxdino.data.image_file import open_file, pages_of
 from jaxdino.data.kinds import Kind, is_npy, kind_of, kind_of_raw, orientation_of, values_of
 from jaxdino.data.ranges import Range
 from jaxdino.data.reasons import lift_limit, reason, too_large
+from jaxdino.data.stored import ImageFile
 from jaxdino.data.survey import reading_of
 
 TURNS = {  # EXIF orientation -> the transpose that makes the image upright
@@ -35,7 +36,7 @@ def undrafted(full: tuple[int, int]) -> int:
     return 1
 
 
-def open_image(record: str | np.ndarray | Image.Image, reading: Reading, draft: Draft = undrafted) -> Picture:
+def open_image(record: ImageFile | np.ndarray | Image.Image, reading: Reading, draft: Draft = undrafted) -> Picture:
     """Decode a record to an upright image of `reading.channels`.
 
     EXIF orientation is applied. Of an animation or a multi-page TIFF, the first page is read, unless the TIFF has as
@@ -43,7 +44,7 @@ def open_image(record: str | np.ndarray | Image.Image, reading: Reading, draft: 
     alpha channel without a matching model channel is dropped, keeping the colours under it (as `Image.convert` does).
 
     Args:
-      record: path of a file, an array (H, W) or (H, W, C), or a Pillow image.
+      record: path of a file, a file that is stored as bytes, an array (H, W) or (H, W, C), or a Pillow image.
       draft: called with the upright full (width, height) of each image; returns the factor 1, 2, 4 or 8 by which a
         JPEG may be decoded smaller (faster: the decoder skips the finer frequencies).
 
@@ -54,7 +55,7 @@ def open_image(record: str | np.ndarray | Image.Image, reading: Reading, draft: 
       BadImage: if the image is missing, empty, truncated, undecodable or too large, if its channels do not fit, or if
         its pixels need a value range and none is set.
     """
-    if isinstance(record, str):
+    if isinstance(record, ImageFile):
         return _open_file(record, reading, draft)
     if isinstance(record, Image.Image):
         image = _upright(of_image(record, kind_of(record), reading), orientation_of(record))
@@ -70,7 +71,7 @@ def open_rgb(record: str | np.ndarray, max_pixels: int, draft: Draft = undrafted
     return open_image(record, reading, draft)
 
 
-def _open_file(path: str, reading: Reading, draft: Draft) -> Picture:
+def _open_file(path: ImageFile, reading: Reading, draft: Draft) -> Picture:
     max_pixels = reading.max_pixels
     lift_limit(max_pixels)
     try:
@@ -101,7 +102,7 @@ def _open_file(path: str, reading: Reading, draft: Draft) -> Picture:
         raise BadImage(reason(path, err)) from err
 
 
-def _open_unknown(path: str, reading: Reading, draft: Draft, err: Exception) -> Picture:
+def _open_unknown(path: ImageFile, reading: Reading, draft: Draft, err: Exception) -> Picture:
     """Open a file that Pillow does not know, if another library reads it."""
     try:
         if kind := kind_of_raw(path):
@@ -126,7 +127,7 @@ def _loses(image: Image.Image, kind: Kind, reading: Reading) -> bool:
     return not eight or (kind.bands == 2 and reading.channels == 2)  # grey with alpha comes as RGBA
 
 
-def _open_raw(path: str, kind: Kind, reading: Reading, draft: Draft) -> Picture:
+def _open_raw(path: ImageFile, kind: Kind, reading: Reading, draft: Draft) -> Picture:
     """Open a file with its own decoder instead of Pillow. Raise BadImage, or any error of that decoder."""
     _check_size(kind.size, reading.max_pixels)
     orientation = kind.orientation

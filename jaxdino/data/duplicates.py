@@ -23,12 +23,12 @@ def duplicates(splits: Sequence[Split]) -> list[str]:
 
     Compares files byte by byte. Skips records that are not files, and data sets of more than `MOST` files.
     """
-    labelled = any("label" in split.fields and len(set(split.labels.tolist())) > 1 for split in splits)
+    labelled = any("label" in split.fields and len(np.unique(split.labels)) > 1 for split in splits)
+    if sum(map(len, splits)) > MOST or not (labelled or len(splits) > 1):
+        return []
     places = [
         (split, index) for split in splits for index, record in enumerate(split.records) if isinstance(record, str)
     ]
-    if len(places) > MOST or not (labelled or len(splits) > 1):
-        return []
     groups = identical([split.records[index] for split, index in places])
     found = [[places[row] for row in group] for group in groups]
     return [*_across(splits, found), *(_contradicting(found) if labelled else [])]

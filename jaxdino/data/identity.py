@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxdino.data.record import Source, Split
+from jaxdino.data.stored import ImageFile, Stored
 
 COLUMNS = ("names", "values", "sizes", "contents")
 SHORT = 32  # hexadecimal digits of a digest of one record: 128 bits
@@ -25,6 +26,7 @@ READ = 50  # files that one thread reads at a time
 BLOCK = 1 << 20  # bytes
 THREADS = 8
 MISSING = "-"
+UNKNOWN = "?"  # the size of a stored image that is known only by reading it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +79,7 @@ def printable(text: str) -> str:
 def _records(split: Split, contents: bool) -> Records:
     root = "" if split.root is None else os.path.join(split.root, "")
     names = [
-        printable(one.removeprefix(root)) if isinstance(one, str) else f"{split.name}[{row}]"
+        printable(str(one).removeprefix(root)) if isinstance(one, ImageFile) else f"{split.name}[{row}]"
         for row, one in enumerate(split.records)
     ]
     files, values = _files(split, root)
@@ -85,7 +87,11 @@ def _records(split: Split, contents: bool) -> Records:
     sizes = _regrouped(_in_threads(_size, flat), files)
     read = _regrouped(_in_threads(_digest, flat, READ), files) if contents else [""] * len(names)
     for row, one in enumerate(split.records):
-        if not isinstance(one, str):
+        if isinstance(one, Stored):
+            known = one.store.size(one.row)
+            sizes[row] = str(known) if known >= 0 else UNKNOWN
+            read[row] = _stored(one) if contents else ""
+        elif not isinstance(one, str):
             sizes[row], read[row] = "x".join(map(str, np.shape(one))), _array(one)
     return Records(names, values, sizes, [_short(one) if "," in one else one for one in read])
 
@@ -117,6 +123,14 @@ def _digest(path: str) -> str:
                 whole.update(part)
         return whole.hexdigest()[:SHORT]
     except (OSError, ValueError):
+        return MISSING
+
+
+def _stored(one: Stored) -> str:
+    try:
+        with one.open() as stream:
+            return hashlib.sha256(stream.read()).hexdigest()[:SHORT]
+    except Exception:  # libraries of stores raise many error types for damaged files
         return MISSING
 
 

@@ -6,8 +6,11 @@ formats that run other programs (EPS starts Ghostscript) or read rarely tested c
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
+
+from jaxdino.data.stored import Stored
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
 """Pillow's names of the formats that are read. AVIF needs Pillow 11.3 or newer, HEIF needs pillow-heif."""
@@ -23,7 +26,7 @@ class NotOpened(Exception):
     """An image that is not opened, although it may be one; the message says why and what helps."""
 
 
-def open_file(path: str | Path) -> Image.Image:
+def open_file(path: str | Path | Stored) -> Image.Image:
     """Open an image file without decoding its pixels, as `PIL.Image.open` does for the formats of `FORMATS`.
 
     Raises:
@@ -31,12 +34,14 @@ def open_file(path: str | Path) -> Image.Image:
       PIL.UnidentifiedImageError: for any other format.
       OSError: as `PIL.Image.open`.
     """
-    if (size := os.path.getsize(path)) > LARGEST and _head(path)[:4] not in TIFF_MAGIC:
+    source = path.open() if isinstance(path, Stored) else path
+    size = os.path.getsize(source) if isinstance(source, str | Path) else source.seek(0, os.SEEK_END)
+    if size > LARGEST and _head(source)[:4] not in TIFF_MAGIC:
         raise NotOpened(f"too large: the file has {size / 2**30:.1f} GiB, at most {LARGEST >> 30} are read")
     try:
-        return _open(path)
+        return _open(source)
     except UnidentifiedImageError:
-        head = _head(path)
+        head = _head(source)
         brand = head[8:] if head[4:8] == b"ftyp" else b""
         if brand in AVIF:
             raise NotOpened("an AVIF image: Pillow 11.3 or newer reads it, pip install -U pillow") from None
@@ -47,16 +52,26 @@ def open_file(path: str | Path) -> Image.Image:
         except ImportError:
             raise NotOpened("a HEIC image: pip install 'jaxdino[heif]'") from None
         pillow_heif.register_heif_opener()
-        return _open(path)
+        return _open(source)
 
 
-def _open(path: str | Path) -> Image.Image:
+def bytes_of(path: str | Path | Stored) -> BinaryIO:
+    """Open a file, or one that is stored as bytes, for reading its bytes."""
+    return path.open() if isinstance(path, Stored) else open(path, "rb")
+
+
+def _open(source: str | Path | BinaryIO) -> Image.Image:
     Image.init()
-    return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+    if not isinstance(source, str | Path):
+        source.seek(0)
+    return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
-def _head(path: str | Path) -> bytes:
-    with open(path, "rb") as file:
+def _head(source: str | Path | BinaryIO) -> bytes:
+    if not isinstance(source, str | Path):
+        source.seek(0)
+        return source.read(12)
+    with open(source, "rb") as file:
         return file.read(12)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from jaxdino.data.bad_images import BadImage
-from jaxdino.data.image_file import TIFF_MAGIC, open_file
+from jaxdino.data.image_file import TIFF_MAGIC, bytes_of, open_file
+from jaxdino.data.stored import ImageFile
 
 RGB = 3
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -132,7 +133,7 @@ def _of_tags(mode: str, tags: Any) -> Kind:
     return Kind(mode if held else "bands", samples, alpha, dtype, "pillow" if held and dtype == "uint8" else "tifffile")
 
 
-def kind_of_raw(path: str) -> Kind | None:
+def kind_of_raw(path: ImageFile) -> Kind | None:
     """Return the kind of a file that Pillow does not know: .npy, or a TIFF of many bands. None for other files.
 
     Raises:
@@ -143,10 +144,10 @@ def kind_of_raw(path: str) -> Kind | None:
         bands = array.shape[2] if array.ndim == 3 else 1
         name = {1: "L", 3: "RGB"}.get(bands, "bands")
         return Kind(name, bands, dtype=str(array.dtype), decoder="numpy", size=array.shape[1::-1])
-    with open(path, "rb") as file:
+    with bytes_of(path) as file:
         if file.read(4) not in TIFF_MAGIC:
             return None
-    with tifffile().TiffFile(path) as tif:
+    with bytes_of(path) as file, tifffile().TiffFile(file) as tif:
         page = tif.pages[0]
         extra, turn, nodata = tuple(page.extrasamples), page.tags.get(ORIENTATION), page.tags.get(NODATA)
         return Kind(
@@ -170,15 +171,18 @@ def _number(text: object) -> float | None:
         return None
 
 
-def is_npy(path: str) -> bool:
+def is_npy(path: ImageFile) -> bool:
     """Return whether the file name has the suffix of a NumPy array."""
-    return Path(path).suffix.lower() == ".npy"
+    return Path(str(path)).suffix.lower() == ".npy"
 
 
-def open_npy(path: str) -> np.ndarray:
+def open_npy(path: ImageFile) -> np.ndarray:
     """Open an array (H, W) or (H, W, C), memory-mapped. Raise BadImage for another shape or a pickle."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(path, str):
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        else:
+            array = np.load(path.open(), allow_pickle=False)
     except (ValueError, EOFError) as err:
         raise BadImage(f"not an array that can be read: {err}") from None
     if array.ndim not in (2, 3) or 0 in array.shape:
@@ -195,7 +199,7 @@ def tifffile() -> Any:
     return tifffile
 
 
-def stored_values(path: str, kind: Kind) -> np.ndarray:
+def stored_values(path: ImageFile, kind: Kind) -> np.ndarray:
     """Return the values of a file as stored, (H, W) or (H, W, C), with any decoder. Raise BadImage if this fails."""
     if kind.decoder != "pillow":
         return values_of(path, kind, 1)
@@ -219,7 +223,7 @@ def _measured(values: np.ndarray, kind: Kind) -> np.ndarray:
     return np.where(missing, values.dtype.type(np.nan), values)
 
 
-def values_of(path: str, kind: Kind, channels: int) -> np.ndarray:
+def values_of(path: ImageFile, kind: Kind, channels: int) -> np.ndarray:
     """Return the stored values (H, W, C) of a file whose decoder is not Pillow.
 
     Args:
@@ -237,19 +241,19 @@ def values_of(path: str, kind: Kind, channels: int) -> np.ndarray:
     return values[..., None] if values.ndim == 2 else values
 
 
-def _png(path: str) -> np.ndarray:
+def _png(path: ImageFile) -> np.ndarray:
     try:
         import imagecodecs
     except ImportError:
         raise BadImage(
             f"16-bit colours, reduced to 8 bits by Pillow: {INSTALL}, or data.sixteen_bit=full if 8 bits are enough"
         ) from None
-    with open(path, "rb") as file:
+    with bytes_of(path) as file:
         return imagecodecs.png_decode(file.read())
 
 
-def _tiff(path: str, kind: Kind, channels: int) -> np.ndarray:
-    with tifffile().TiffFile(path) as tif:
+def _tiff(path: ImageFile, kind: Kind, channels: int) -> np.ndarray:
+    with bytes_of(path) as file, tifffile().TiffFile(file) as tif:
         if kind.bands == 1 and len(tif.pages) == channels > 1:
             return np.stack([_decoded(page) for page in tif.pages], axis=-1)
         page = tif.pages[0]

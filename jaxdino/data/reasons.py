@@ -4,7 +4,8 @@ import os
 
 from PIL import Image
 
-from jaxdino.data.image_file import NotOpened
+from jaxdino.data.image_file import NotOpened, bytes_of
+from jaxdino.data.stored import ImageFile
 
 _VOLUME = ("a volume", "nibabel or SimpleITK")
 _SLIDE = ("a slide or microscope file", "openslide, tifffile or aicsimageio")
@@ -55,7 +56,7 @@ def too_large(size: str, max_pixels: int) -> str:
     )
 
 
-def reason(path: str, err: Exception) -> str:
+def reason(path: ImageFile, err: Exception) -> str:
     """Return why the file at `path` cannot be read, given the error of its decoder."""
     if isinstance(err, FileNotFoundError):
         return "there is no such file"
@@ -68,9 +69,9 @@ def reason(path: str, err: Exception) -> str:
     return f"{type(err).__name__}: {err}" if str(err) else type(err).__name__
 
 
-def unknown(path: str) -> str:
+def unknown(path: ImageFile) -> str:
     """Return what a file that Pillow does not know is, by its first bytes and its suffix."""
-    with open(path, "rb") as file:
+    with bytes_of(path) as file:
         head = file.read(256)
     text = head.lstrip().lower()
     if not head:
@@ -83,4 +84,4 @@ def unknown(path: str) -> str:
         return foreign(".eps")
     if head[DICOM[0] :].startswith(DICOM[1]):
         return foreign(".dcm")
-    return foreign(suffix_of(path)) or "not an image Pillow knows"
+    return foreign(suffix_of(str(path))) or "not an image Pillow knows"

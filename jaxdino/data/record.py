@@ -1,7 +1,6 @@
 """Records: the images of a data set and what is known about each, by field."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 
 from jaxdino.core.errors import UserError
 from jaxdino.data.split_names import SPLITS
+from jaxdino.data.stored import ImageFile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Split:
 
     Attributes:
       name: "train", "val" or "test".
-      records: N images: paths (str), or uint8 arrays (H, W, C).
+      records: N images: paths (str), files that are stored as bytes (`Stored`), or uint8 arrays (H, W, C).
       fields: {name: N values}, such as "label", int32 (N,), indices into `class_names`; see `fields`.
       class_names: names in label order; empty for unlabelled images.
       root: record names are shown relative to this folder, if they are files.
@@ -45,23 +45,31 @@ class Split:
 
     def chosen(self, rows: Sequence[int]) -> "Split":
         """Return the split with these records, in this order."""
-        fields = {name: [values[row] for row in rows] for name, values in self.fields.items()}
-        return dataclasses.replace(self, records=[self.records[row] for row in rows], fields=fields)
+        return dataclasses.replace(
+            self,
+            records=_of_rows(self.records, rows),
+            fields={name: _of_rows(values, rows) for name, values in self.fields.items()},
+        )
 
     def record_name(self, index: int) -> str:
         """Return the name of a record for messages: its path below the root (printable), or split and number."""
         record = self.records[index]
-        if not isinstance(record, str):
+        if not isinstance(record, ImageFile):
             return f"{self.name}[{index}]"
-        path = Path(record)
+        path = Path(str(record))
         if self.root is not None and path.is_relative_to(self.root):
             path = path.relative_to(self.root)
         return path.as_posix().encode("utf-8", "backslashreplace").decode()
 
     def counts(self) -> dict[str, int]:
         """Return the number of records of each class, in label order."""
-        found = Counter(self.labels.tolist())
-        return {name: found[label] for label, name in enumerate(self.class_names)}
+        found = np.bincount(self.labels, minlength=len(self.class_names)).tolist()
+        return dict(zip(self.class_names, found, strict=False))
+
+
+def _of_rows(values: Any, rows: Sequence[int]) -> Any:
+    """Return the values of some rows: packed ones stay packed, others become a list."""
+    return values.chosen(rows) if hasattr(values, "chosen") else [values[row] for row in rows]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from jaxdino.data.channels import IN_ALPHA, RGB, drawn_in_alpha
 from jaxdino.data.image_file import open_file
 from jaxdino.data.kinds import Kind
 from jaxdino.data.record import Split
+from jaxdino.data.stored import ImageFile
 
 LEAST = 5  # smallest number of images of a class to compare it with others
 LARGEST = 2**24  # pixels; larger images are not decoded here
@@ -24,15 +25,19 @@ SAME = {".jpeg": ".jpg", ".tiff": ".tif"}
 THREADS = 8
 
 
-def classes_of(splits: Sequence[Split]) -> dict[str, str]:
-    """Return {path: class} of the labelled training images that are files."""
+def classes_of(splits: Sequence[Split], rows: Mapping[str, Sequence[int]]) -> dict[ImageFile, str]:
+    """Return {file: class} of labelled training images that are files.
+
+    Args:
+      rows: {split: the rows that are looked at}.
+    """
     labelled = [split for split in splits if "label" in split.fields and len(split.class_names) > 1]
     return {
-        record: split.class_names[label]
+        record: split.class_names[split.labels[row]]
         for split in labelled
         if split.name == "train"
-        for record, label in zip(split.records, split.labels, strict=True)
-        if isinstance(record, str)
+        for row in rows[split.name]
+        if isinstance(record := split.records[row], ImageFile)
     }
 
 
@@ -45,7 +50,7 @@ def told_apart(kinds: Mapping[str, Kind], classes: Mapping[str, str]) -> list[st
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for path, kind in kinds.items():
         if path in classes:
-            suffix = os.path.splitext(path)[1].lower()
+            suffix = os.path.splitext(str(path))[1].lower()
             counts[classes[path]][f"{kind} {SAME.get(suffix, suffix)}"] += 1
     known = {name: found for name, found in counts.items() if found.total() >= LEAST}
     for kind in sorted(set().union(*known.values())):

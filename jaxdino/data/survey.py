@@ -21,8 +21,10 @@ from jaxdino.data.ranges import FLAG, KEYWORD, Range, fitting, unlike
 from jaxdino.data.reasons import lift_limit, reason, unknown
 from jaxdino.data.record import Split
 from jaxdino.data.shortcuts import classes_of, nearly_one_colour, told_apart
+from jaxdino.data.stored import ImageFile
 
 EIGHT_BITS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif"))  # always 8 bits
+NAMES = 100_000  # images of a split whose names are looked at
 HEADERS, PLAIN, DECODED = 1000, 200, 100  # sample sizes: headers of other formats, of these; decoded deep images
 SHALLOW = 20  # number of 8-bit images that are decoded
 THREADS = 8
@@ -76,19 +78,20 @@ def look(splits: Sequence[Split], max_pixels: int = 0) -> Survey | None:
       max_pixels: Pillow's own size limit is raised to this if it is lower.
     """
     lift_limit(max_pixels)
-    paths = {split.name: [_path(record) for record in split.records] for split in splits}
+    rows = {split.name: _spread(range(len(split)), NAMES) for split in splits}
+    paths = {split.name: [_path(split.records[row]) for row in rows[split.name]] for split in splits}
     files = [path for found in paths.values() for path in found if path]
     if not files:
         return None
-    plain = [path for path in files if os.path.splitext(path)[1].lower() in EIGHT_BITS]
-    other = [path for path in files if os.path.splitext(path)[1].lower() not in EIGHT_BITS]
+    plain = [path for path in files if os.path.splitext(str(path))[1].lower() in EIGHT_BITS]
+    other = [path for path in files if os.path.splitext(str(path))[1].lower() not in EIGHT_BITS]
     chosen = [*_spread(other, HEADERS), *_spread(plain, PLAIN)]
     with ThreadPoolExecutor(THREADS) as pool:
         seen = dict(zip(chosen, pool.map(_header, chosen), strict=True))
     kinds = {path: kind for path, kind in seen.items() if isinstance(kind, Kind)}
     failed = {path: reason for path, reason in seen.items() if not isinstance(reason, Kind)}
     train = frozenset(path for path in paths.get("train", files) if path)
-    return Survey(len(files), kinds, failed, train, classes_of(splits))
+    return Survey(max(len(files), sum(map(len, splits))), kinds, failed, train, classes_of(splits, rows))
 
 
 def settle(found: Survey, asked: Range, own: Range, channels: int) -> tuple[Range, list[str]]:
@@ -214,7 +217,7 @@ def range_of(records: Sequence[str | np.ndarray | Image.Image], flag: str = KEYW
 def _values(record: str | np.ndarray | Image.Image) -> np.ndarray | None:
     """Return the values of an image of more than 8 bits, without NaN; None for other or unreadable images."""
     try:
-        if isinstance(record, str):
+        if isinstance(record, ImageFile):
             kind = _header(record)
             values = stored_values(record, kind) if isinstance(kind, Kind) and kind.deep else None
             values = values[..., :-1] if values is not None and kind.alpha and values.ndim == 3 else values
@@ -230,7 +233,7 @@ def _values(record: str | np.ndarray | Image.Image) -> np.ndarray | None:
     return numbers if numbers.size else None
 
 
-def _extremes(path: str, kind: Kind) -> tuple[float, float, bool, str] | None:
+def _extremes(path: ImageFile, kind: Kind) -> tuple[float, float, bool, str] | None:
     """Return (smallest value, largest, whether all are integers, the path if there is a NaN), or None if unreadable."""
     try:
         try:
@@ -249,7 +252,7 @@ def _extremes(path: str, kind: Kind) -> tuple[float, float, bool, str] | None:
     return float(numbers.min()), float(numbers.max()), whole, path if np.isnan(values).any() else ""
 
 
-def _header(path: str) -> Kind | str:
+def _header(path: ImageFile) -> Kind | str:
     """Return the kind of a file, or the reason why its header cannot be read."""
     try:
         if is_npy(path):
@@ -300,17 +303,17 @@ def _extent(found: Survey, values: Values) -> str:
     """Describe the values of the deep images."""
     nan = ""
     if values.missing:
-        names = few(["/".join(path.split(os.sep)[-2:]) for path in values.missing], SHOWN)
+        names = few(["/".join(str(path).split(os.sep)[-2:]) for path in values.missing], SHOWN)
         nan = f", and NaN in {names}, which becomes the lowest value"
     low = f"from {values.low:.6g} " if values.low < 0 else ""
     return f"{_deep_names(found)} images hold values {low}up to {values.high:.6g} ({values.images} decoded){nan}"
 
 
-def _path(record: object) -> str | None:
-    return record if isinstance(record, str) else None
+def _path(record: object) -> ImageFile | None:
+    return record if isinstance(record, ImageFile) else None
 
 
-def _spread(items: list[Any], count: int) -> list[Any]:
+def _spread(items: Sequence[Any], count: int) -> list[Any]:
     if len(items) <= count:
-        return items
-    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, count).astype(int))]
+        return list(items)
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, count).astype(int)).tolist()]

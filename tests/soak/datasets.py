@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pillow_heif
 import tifffile
 from PIL import Image
 
+from jaxdino.data import shard_writing
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.channels import Reading
 from jaxdino.data.checks import open_image, open_rgb
@@ -163,6 +165,28 @@ def read_voc(folder: Path, changed: Path) -> None:
     cfg = DataConfig(name="voc", root=str(folder), max_pixels=PIXELS, num_threads=0)
     read_all(load_source(cfg, "prompts"))
     read_all(load_source(cfg, "class_mask"))
+
+
+def make_shards(folder: Path, rng: Rng) -> None:
+    own = folder / "own"
+    for n in range(12):
+        save(own / "ab"[n % 2] / f"{n}.png", noise(rng))
+    source = load_source(DataConfig(name="folder", root=str(own), num_threads=0))
+    shard_writing.write(source, "label", folder / "shards", 5, 0.0, lambda line: None)
+    shutil.rmtree(own)
+
+
+def read_shards(folder: Path, changed: Path) -> None:
+    """List shards and decode every image. Raises the last BadImage."""
+    last = None
+    for split in load_source(DataConfig(name="shards", root=str(folder / "shards"), num_threads=0)).splits.values():
+        for record in split.records:
+            try:
+                open_rgb(record, PIXELS)
+            except BadImage as err:
+                last = err
+    if last is not None:
+        raise last
 
 
 def make_manifests(folder: Path, rng: Rng, suffix: str) -> None:

@@ -55,6 +55,7 @@ READERS: dict[str, Reader] = {
     "voc": Reader(datasets.make_voc, datasets.read_voc, kept=(".jpg",)),
     "voc_objects": Reader(datasets.make_voc_objects, datasets.read_voc_objects, kept=(".jpg",)),
     "coco_objects": Reader(datasets.make_coco, datasets.read_coco_objects, kept=(".jpg",)),
+    "data_shards": Reader(datasets.make_shards, datasets.read_shards, kept=("prepare.json",)),
     "manifest_csv": _manifest(".csv"),
     "manifest_jsonl": _manifest(".jsonl"),
     "text_lists": Reader(datasets.make_text_lists, datasets.read_text_lists, kept=(".jpg",)),

@@ -9,7 +9,7 @@ from jaxdino.data.config import DataConfig
 from jaxdino.data.links import check_links
 from jaxdino.data.prompts import PromptConfig
 from jaxdino.data.record import Source, Split
-from jaxdino.data.sources import class_maps, coco, digits, folder, manifest, masks, object_classes, shapes, voc
+from jaxdino.data.sources import class_maps, coco, digits, folder, manifest, masks, object_classes, shapes, shards, voc
 
 __all__ = ["SOURCES", "DataConfig", "Listing", "Source", "Split", "load_source"]
 
@@ -32,6 +32,7 @@ SOURCES: dict[str, Listing] = {
     "folder": Listing({"label": folder.folder}, reads=("classes",)),
     "images": Listing({"label": folder.images}),
     "manifest": Listing(manifest.FIELDS, reads=("columns", "images")),
+    "shards": Listing(shards.FIELDS),
     "shapes": Listing({"prompts": shapes.shapes, "class_mask": class_maps.shapes}),
     "masks": Listing(
         {"prompts": masks.masks, "class_mask": class_maps.masks}, reads=("prompt", "images", "masks", "background")

@@ -1,0 +1,81 @@
+"""Write a data set as shards: `python -m jaxdino.prepare --root DIR --out SHARDS`.
+
+The shards hold the image files as they are, with labels and splits, in ArrayRecord files. `--config.data.name=shards
+--config.data.root=SHARDS` then gives the same batches as the folder, bit for bit. A call that was interrupted goes on
+where it stopped when it is repeated.
+"""
+
+import argparse
+import ast
+import sys
+from pathlib import Path
+from typing import Any
+
+from jaxdino.core.command import described, expanded, finish, program
+from jaxdino.core.errors import UserError
+from jaxdino.core.words import printable
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write or check shards; return the exit status, see `finish`."""
+    return finish(lambda: _run(argv))
+
+
+def _run(argv: list[str] | None) -> None:
+    parser = argparse.ArgumentParser(
+        prog=program("prepare"),
+        description=described("prepare", __doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--root", help="the data, as config.data.root of a run")
+    parser.add_argument("--out", required=True, metavar="SHARDS", help="folder of the shards")
+    parser.add_argument("--name", default="folder", help="the source, as config.data.name of a run (default folder)")
+    parser.add_argument(
+        "--field", default="label", choices=("label", "labels"), help="one class for an image, or several"
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="other settings of config.data, such as val_ratio=0.1 split_seed=3",
+    )
+    parser.add_argument("--records", type=int, default=20_000, help="images in a shard (default 20000)")
+    parser.add_argument("--verify", action="store_true", help="check every record of finished shards, write nothing")
+    args = parser.parse_args(expanded(argv))
+    from jaxdino.data import shard_writing
+    from jaxdino.data.sources import load_source
+    from jaxdino.train.data import summary
+
+    if args.verify:
+        print("\n".join(shard_writing.verify(Path(args.out))))
+        return
+    if not args.root:
+        raise UserError("--root is missing: the folder, file or list of the images")
+    if args.records < 1:
+        raise UserError(f"--records {args.records} must be at least 1")
+    settings = dict(map(_setting, args.set))
+    source = load_source({"name": args.name, "root": args.root, **settings}, args.field)
+    say(summary(source))
+    missing = settings.get("max_missing", 0.1)
+    shard_writing.write(source, args.field, Path(args.out), args.records, missing, say)
+    print(f"read them with --config.data.name=shards --config.data.root={args.out}")
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--set {text}: write NAME=VALUE, such as val_ratio=0.1")
+    try:
+        return name.removeprefix("data."), ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name.removeprefix("data."), value
+
+
+def say(line: str) -> None:
+    """Print a note."""
+    print(printable(line), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
