@@ -2,18 +2,17 @@
 
 import json
 import os
+import re
 import shutil
 import signal
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-import child
 import numpy as np
 import pytest
 import tiny_distill
+from midway import Midway
 from PIL import Image
 
 from convert.load import load_pretrained
@@ -29,7 +28,6 @@ from jaxdino.train.setup import prepare
 from jaxdino.train.stop import Stopped
 from jaxdino.train.watch import Lost
 
-ROOT = Path(__file__).parents[2]
 SIGNALS = {
     "loss",
     "teacher_entropy",
@@ -58,14 +56,17 @@ def pretrained(tmp_path_factory) -> Path:
 
 
 def three_stages(pretrained: Path):
-    """The config of `python tiny_distill.py WEIGHTS`."""
+    """The config of a continuation in three stages."""
     return tiny_distill.continued(str(pretrained / "best"), 1, 1, 1, checkpoint__every_steps=3)
 
 
 @pytest.fixture(scope="module")
-def continued(pretrained, tmp_path_factory) -> tuple[Path, list[dict[str, dict]]]:
-    """The folder of a continuation in three stages that nothing disturbed, and the backbones that each stage leaves."""
-    folder, ended = tmp_path_factory.mktemp("ssl") / "undisturbed", []
+def continued(pretrained, tmp_path_factory) -> tuple[Path, Path, list[dict[str, dict]]]:
+    """A continuation in three stages that nothing disturbed.
+
+    Its folder, what a kill after its fourth step would have left, and the backbones that each stage leaves.
+    """
+    folder, killed, ended = *(tmp_path_factory.mktemp("ssl") / name for name in ("undisturbed", "killed")), []
 
     class Watched(Session):
         def end(self, part, current):
@@ -75,8 +76,8 @@ def continued(pretrained, tmp_path_factory) -> tuple[Path, list[dict[str, dict]]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "Session", Watched)
-        run(three_stages(pretrained), folder)
-    return folder, ended
+        run(three_stages(pretrained), folder, Midway(folder, {4: killed}))
+    return folder, killed, ended
 
 
 def test_the_lines_and_the_summary_hold_what_is_promised(pretrained):
@@ -103,22 +104,21 @@ def test_momentum_rises_and_the_weights_move(pretrained):
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_the_result_is_bit_identical(pretrained, continued, tmp_path):
+def test_killed_and_started_again_the_result_is_bit_identical(pretrained, continued, capsys):
     def interrupt(at: int, step: int) -> None:
         if step == at:
             raise InterruptedError
 
-    whole, _ = continued
-    weights, last = pretrained / "best", lines(whole)[-1]["step"]
-    command = [sys.executable, str(Path(tiny_distill.__file__)), str(weights), str(tmp_path), "4"]
-    done = subprocess.run(command, env=child.environment(), cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == -9, done.stderr
+    whole, killed, _ = continued
+    last = lines(whole)[-1]["step"]
     for at in (last // 2, last - 2):  # in the other stages
         with pytest.raises(InterruptedError):
-            run(three_stages(pretrained), tmp_path, partial(interrupt, at))
-    run(three_stages(pretrained), tmp_path)
-    assert timeless(whole) == timeless(tmp_path)
-    ours, theirs = (read_training(folder / "training") for folder in (whole, tmp_path))
+            run(three_stages(pretrained), killed, partial(interrupt, at))
+    run(three_stages(pretrained), killed)
+    found = re.findall(r"resuming after step \d+, in stage (\w+)", capsys.readouterr().out)
+    assert found[-2:] == ["all", "lora"]  # the first checkpoint may not have been whole
+    assert timeless(whole) == timeless(killed)
+    ours, theirs = (read_training(folder / "training") for folder in (whole, killed))
     for role, parts in ours.networks.items():
         for name, part in parts.items():
             assert part.card.digest == theirs.networks[role][name].card.digest, (role, name)
@@ -130,7 +130,7 @@ def test_killed_and_started_again_the_result_is_bit_identical(pretrained, contin
 @pytest.mark.slow
 def test_each_stage_of_a_continuation_moves_what_it_may(pretrained, continued):
     _, start = load_model(pretrained / "best")
-    head, before, after = continued[1]
+    head, before, after = continued[2]
     for flat in head.values():
         assert all(np.array_equal(flat[path], start[path]) for path in start)
     for role in ("teacher", "student"):
@@ -301,9 +301,10 @@ def test_images_without_labels_train_and_nothing_is_measured_on_them(tmp_path):
     ids=["no centring", "momentum 0", "no sharpening"],
 )
 def test_a_collapse_ends_the_run_and_leaves_the_last_healthy_weights(tmp_path, changes, kind):
-    made = tiny_distill.config(20, log_every=4, evaluation__every_epochs=100, data__batch_size=64, **changes)
+    often = dict(log_every=4, evaluation__every_epochs=100, checkpoint__every_steps=16)
+    made = tiny_distill.config(3, data__batch_size=16, **often, **changes)
     made.stages[0].groups.all.lr = 3e-3
-    made.alarms.grace_steps = 100
+    made.alarms.grace_steps = 40
     with pytest.raises(Lost, match=rf"collapse \({kind}\)"):
         run(made, tmp_path / "run")
     saved = sorted(int(folder.name) for folder in (tmp_path / "run" / "checkpoints").iterdir())

@@ -1,9 +1,6 @@
-"""A tiny run of self-distillation on the embedded digits. `python -m tests.train.tiny_distill DIR [STEP]` runs it."""
+"""A tiny run of self-distillation on the embedded digits."""
 
 import dataclasses
-import os
-import signal
-import sys
 
 import tiny  # noqa: F401  (it registers the model)
 from ml_collections import ConfigDict
@@ -68,19 +65,3 @@ def continued(weights: str, *epochs: int, **changes) -> ConfigDict:
     made.projection.separate = True
     made.stages = stages(*epochs)
     return made
-
-
-if __name__ == "__main__":
-    from jaxdino.train.loop import run
-    from tests import one_device
-
-    one_device.use()
-    weights, folder, *rest = sys.argv[1:]
-    kill_after = int(rest[0]) if rest else 0
-
-    def on_step(step: int) -> None:
-        """Ends this process at a step, the hard way."""
-        if step == kill_after:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    run(continued(weights, 1, 1, 1, checkpoint__every_steps=3), folder, on_step)
