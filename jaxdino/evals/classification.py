@@ -23,16 +23,23 @@ class ClassificationEvaluator:
         self.names = names if len(self.class_names) > 5 else names[:-1]
         self._logits: list[np.ndarray] = []
         self._labels: list[np.ndarray] = []
+        self._indices: list[np.ndarray] = []
 
     def update(self, found: Mapping[str, np.ndarray]) -> None:
-        """Add a batch: "logits" (n, C) and "label" (n,) of the readable images."""
+        """Add a batch: "logits" (n, C), "label" (n,) and "index" (n,) of the readable images."""
         self._logits.append(found["logits"])
         self._labels.append(found["label"])
+        self._indices.append(found["index"])
 
     @property
     def answers(self) -> tuple[np.ndarray, np.ndarray]:
         """Logits (N, C) and labels (N,)."""
         return np.concatenate(self._logits), np.concatenate(self._labels)
+
+    @property
+    def indices(self) -> np.ndarray:
+        """The number of each image in its split (N,), in the order of `answers`."""
+        return np.concatenate(self._indices)
 
     def compute(self) -> dict[str, float]:
         """Return {"accuracy": ...}; see `classification`."""
@@ -105,9 +112,14 @@ def most_frequent(train: np.ndarray, labels: np.ndarray, names: Sequence[str]) -
 
 def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
     """Compute the mean negative log-likelihood from logits. Nothing is clipped: inf stays inf."""
+    return float(np.mean(losses(logits, labels)))
+
+
+def losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Compute the negative log-likelihood of each row of logits, (N,)."""
     top = logits.max(1, keepdims=True)
     log_z = top[:, 0] + np.log(np.exp(logits - top).sum(1))
-    return float(np.mean(log_z - logits[np.arange(len(labels)), labels]))
+    return log_z - logits[np.arange(len(labels)), labels]
 
 
 def _mean_recall(predicted: np.ndarray, labels: np.ndarray) -> float:

@@ -17,6 +17,7 @@ from jaxdino.train.begin import begin_stage
 from jaxdino.train.metric_log import MetricLog
 from jaxdino.train.pace import Pace
 from jaxdino.train.progress import Progress
+from jaxdino.train.run_page import write_page
 from jaxdino.train.setup import Setup
 from jaxdino.train.stop import Stop
 from jaxdino.train.task import Part
@@ -147,6 +148,7 @@ class Session:
             write_json(self.folder / SUMMARY, found | more)
             if draw:
                 task.pictures(self)
+                write_page(self, found | more)
 
     def close(self) -> None:
         """Finish writing and close."""

@@ -1,9 +1,9 @@
 """The interface between the training loop and a task: data, model, train step and metrics of an objective."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 
 Metrics = dict[str, float]
 State = dict[str, Any]
+
+
+class Worst(NamedTuple):
+    """A mistake to show: an image, its class, the predicted one with its probability."""
+
+    image: str
+    label: str
+    predicted: str
+    probability: float
+    record: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +72,7 @@ class Task(Protocol):
         an epoch's line if none is monitored. columns: those in the table at a run's end.
       hands_on: the weights that the next stage starts from, "best" or "latest". If both stages validate in the same way
         and at the same size, these weights are the next stage's best until an epoch is better.
+      worst: at a run's end, the mistakes that its page shows.
     """
 
     source: Source
@@ -72,6 +83,7 @@ class Task(Protocol):
     monitors: tuple[str, ...]
     columns: ClassVar[tuple[str, ...]]
     hands_on: ClassVar[str]
+    worst: Sequence[Worst]
 
     def skeleton(self, stage: Stage) -> Skeleton:
         """Return the stage's model. Raises UserError if this data or model does not support the stage."""

@@ -11,12 +11,13 @@ from jaxdino.core.params import Skeleton
 from jaxdino.data.sampling import UNIFORM, class_shares, drawn_words
 from jaxdino.evals import classification
 from jaxdino.evals.classification import ClassificationEvaluator
+from jaxdino.evals.mistakes import Mistake, mistakes, write_mistakes
 from jaxdino.objectives import class_weights
 from jaxdino.objectives.classify import Classify
 from jaxdino.objectives.settings import BALANCED, EFFECTIVE, Classifying, settings_of
 from jaxdino.stage import Stage
-from jaxdino.train import results, step
-from jaxdino.train.task import Metrics, Part, State
+from jaxdino.train import results, run_page, step
+from jaxdino.train.task import Metrics, Part, State, Worst
 from jaxdino.train.tasks.supervised import OPTIMISTIC, Supervised, in_split
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class Classification(Supervised):
         classes = classification.per_class(*answers, names)
         if session.chief:
             classification.write_confusion(session.folder / "confusion.csv", *answers, names)
+            self._write_mistakes(session, mistakes(*answers, evaluated.indices))
         common = self._most_frequent(split)
         alone = ", ".join(f"{name.replace('_', ' ')} {common[name]:.4f}" for name in ("accuracy", "balanced_accuracy"))
         values = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in found.items())
@@ -115,3 +117,13 @@ class Classification(Supervised):
             *([OPTIMISTIC] if split == "val" else []),
         ]
         return in_split(split, found | {"most_frequent_class": common, "per_class": classes}), lines
+
+    def _write_mistakes(self, session: "Session", found: list[Mistake]) -> None:
+        """Write the mistakes of the tested split, and keep the worst for the run's page."""
+        split, names = self.source.split(self.tested), self.source.class_names
+        images = [split.record_name(one.index) for one in found]
+        write_mistakes(session.folder / "mistakes.csv", found, images, names)
+        self.worst = [
+            Worst(name, names[one.label], names[one.predicted], one.probability, split.records[one.index])
+            for name, one in zip(images[: run_page.WORST], found, strict=False)
+        ]

@@ -50,6 +50,7 @@ class Distillation:
     arrays: ClassVar = ("global", "local", "mask", "weight")
     columns: ClassVar = (KNN,)
     hands_on: ClassVar = "latest"
+    worst: ClassVar = ()
 
     def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None], check: data.Check = data.unchecked):
         self.config, self.mesh, self.tell = config, mesh, tell

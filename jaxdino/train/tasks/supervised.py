@@ -1,6 +1,6 @@
 """What tasks with labels share: a backbone with a head, augmented views, validation with an evaluator."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,7 +27,7 @@ from jaxdino.objectives.objective import Objective
 from jaxdino.stage import Stage
 from jaxdino.strategy import Plan
 from jaxdino.train import adapters, data, pixels, plots, precision, state, step, weights
-from jaxdino.train.task import Metrics, Part, State
+from jaxdino.train.task import Metrics, Part, State, Worst
 
 if TYPE_CHECKING:
     from jaxdino.train.session import Session
@@ -51,6 +51,7 @@ class Supervised:
     arrays: ClassVar[tuple[str, ...]] = ("image", "label", "weight")
     columns: ClassVar[tuple[str, ...]]
     hands_on: ClassVar[str] = "best"
+    worst: Sequence[Worst] = ()
     plots: ClassVar[Any] = plots.supervised("val/accuracy", "Validation accuracy")
 
     def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None], check: data.Check = data.unchecked):
@@ -189,7 +190,8 @@ class Supervised:
         def evaluate(split: str, flat: Flat) -> Evaluator:
             batches = self.batches(partial(pipeline.make_eval_iter, self.source.split(split)), part)
             found, finite = self.evaluator(), True
-            for out in outputs(partial(eval_step, flat), session.each(split, batches), self.arrays, self.mesh):
+            each = ({**batch, "index": batch["index"].astype(np.int32)} for batch in session.each(split, batches))
+            for out in outputs(partial(eval_step, flat), each, (*self.arrays, "index"), self.mesh):
                 counted = out.pop("weight") > 0
                 rows = {name: values[counted] for name, values in out.items()}
                 finite &= bool(np.isfinite(rows["logits"]).all())

@@ -1,0 +1,102 @@
+"""report.html: a run as one page, with its results, curves, stages, confusions and worst mistakes."""
+
+import csv
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxdino.core.page import picture, render, shown
+from jaxdino.data.channels import Reading
+from jaxdino.data.thumbnail import thumbnail
+from jaxdino.strategy import format_plan
+from jaxdino.train import data
+from jaxdino.train.task import Worst
+
+if TYPE_CHECKING:
+    from jaxdino.train.session import Session
+
+FILE = "report.html"
+WORST = 24
+"""Mistakes shown."""
+CLASSES = 40
+"""Most classes of a confusion matrix that is shown."""
+CONFUSED = 12
+"""Pairs of classes listed as confused."""
+
+
+def write_page(session: "Session", summary: dict[str, Any]) -> None:
+    """Write report.html into the run's folder, from its files and the task's worst mistakes."""
+    folder, task = session.folder.folder, session.setup.task
+    how = task.card.spec
+    cfg = dataclasses.replace(data.config_of(session.setup.config), sixteen_bit=how.preprocess.sixteen_bit)
+    text = render(
+        "run.html",
+        title=shown(folder.name),
+        about=shown(f"{summary['model']}, {task.source.name}, {_sizes(session)}"),
+        state="finished" if summary.get("finished") else "not finished",
+        result=summary.get("result", []),
+        plots=[(file.stem.replace("_", " "), picture(file)) for file in sorted(folder.glob("*.png"))],
+        plans=[format_plan(part.plan) for part in session.setup.parts],
+        settings=_settings(session),
+        worst=mistakes_shown(task.worst, cfg.reading(how.config.in_channels)),
+        **confusions(folder / "confusion.csv"),
+    )
+    beside = folder / f"{FILE}.part"
+    beside.write_text(text)
+    beside.replace(folder / FILE)
+
+
+def _sizes(session: "Session") -> str:
+    return ", ".join(f"{name} {len(split):,}" for name, split in session.setup.task.source.splits.items())
+
+
+def _settings(session: "Session") -> list[tuple[str, ...]]:
+    """Return a row for each stage: its length, batch, image size and augmentation."""
+    return [
+        (
+            part.stage.name,
+            f"{part.max_epochs} epochs, {part.total_steps:,} steps",
+            f"{part.stage.batch_size}",
+            f"{part.image_size[0]} x {part.image_size[1]}",
+            part.stage.augment,
+        )
+        for part in session.setup.parts
+    ]
+
+
+def mistakes_shown(worst: Sequence[Worst], reading: Reading) -> list[dict[str, str]]:
+    """Return what the page shows of each mistake."""
+    return [
+        {
+            "name": shown(one.image),
+            "about": shown(f"{one.label}, not {one.predicted} ({one.probability:.0%})"),
+            "picture": thumbnail(one.record, reading),
+        }
+        for one in worst
+    ]
+
+
+def confusions(file: Path) -> dict[str, Any]:
+    """Return the confusion matrix of confusion.csv and the pairs that are confused most; empty without the file.
+
+    Each cell is (count, share of its row), the row being the true class.
+    """
+    if not file.exists():
+        return {"classes": [], "matrix": [], "confused": []}
+    with file.open(newline="") as stream:
+        (_, *names), *rows = csv.reader(stream)
+    counts = [[int(count) for count in row[1:]] for row in rows]
+    pairs = [
+        (counts[true][other], shown(names[true]), shown(names[other]), sum(counts[true]))
+        for true in range(len(names))
+        for other in range(len(names))
+        if true != other and counts[true][other]
+    ]
+    whole = len(names) <= CLASSES
+    shares = [[(count, count / max(sum(row), 1)) for count in row] for row in counts]
+    return {
+        "classes": [shown(name) for name in names] if whole else [],
+        "matrix": list(zip(map(shown, names), shares, strict=True)) if whole else [],
+        "confused": sorted(pairs, reverse=True)[:CONFUSED],
+    }
