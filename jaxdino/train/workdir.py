@@ -9,6 +9,7 @@ summary.json   one entry per stage; the test metrics and the lines printed at th
 events/        the same numbers for TensorBoard
 checkpoints/   to resume from          best/   the best model
 *.png          loss, learning rates, validation accuracy
+report.html    the run as one page (`jaxdino.train.run_page`)
 """
 
 import dataclasses
