@@ -31,8 +31,11 @@ class DataConfig:
         For text lists: the folder of all images, if they are neither beside the lists nor in "images".
       masks: the folder of the masks of the training images, likewise; None: "masks".
       background: whether value 0 of masks of classes is the class "background" if it has no name; else it is ignored.
+      image_column: the column (feature) of "hf" and "tfds" that holds the images; None: "image", or the only one.
+      dataset: the data set of "tfds" below `root`: NAME, NAME/CONFIG or NAME:VERSION; None: the only one.
       max_missing: the largest share of listed files that may be missing; more are an error.
       columns: the columns of a manifest that hold the classes, "label", "labels" or "cat,dog"; None: those that it has.
+        For "hf" and "tfds": the column (feature) of the classes.
       num_threads: reading threads in each process; 0 reads in the calling thread.
       num_workers: reading processes in addition to the main one; 0 reads in the main process.
       max_pixels: an image with more pixels (width x height) is refused before it is decoded.
@@ -60,6 +63,8 @@ class DataConfig:
     masks: str | None = None
     background: bool = True
     columns: str | None = None
+    image_column: str | None = None
+    dataset: str | None = None
     max_missing: float = 0.1
     num_threads: int = 2
     num_workers: int = 0

@@ -9,7 +9,20 @@ from jaxdino.data.config import DataConfig
 from jaxdino.data.links import check_links
 from jaxdino.data.prompts import PromptConfig
 from jaxdino.data.record import Source, Split
-from jaxdino.data.sources import class_maps, coco, digits, folder, manifest, masks, object_classes, shapes, shards, voc
+from jaxdino.data.sources import (
+    class_maps,
+    coco,
+    digits,
+    folder,
+    hf,
+    manifest,
+    masks,
+    object_classes,
+    shapes,
+    shards,
+    tfds,
+    voc,
+)
 
 __all__ = ["SOURCES", "DataConfig", "Listing", "Source", "Split", "load_source"]
 
@@ -33,6 +46,8 @@ SOURCES: dict[str, Listing] = {
     "images": Listing({"label": folder.images}),
     "manifest": Listing(manifest.FIELDS, reads=("columns", "images")),
     "shards": Listing(shards.FIELDS),
+    "tfds": Listing(tfds.FIELDS, reads=("columns", "image_column", "dataset")),
+    "hf": Listing(hf.FIELDS, reads=("columns", "image_column")),
     "shapes": Listing({"prompts": shapes.shapes, "class_mask": class_maps.shapes}),
     "masks": Listing(
         {"prompts": masks.masks, "class_mask": class_maps.masks}, reads=("prompt", "images", "masks", "background")
@@ -56,6 +71,8 @@ OF_SOURCES = {
     "prompt": "prompts.prompt",
     "annotations": "prompts.annotations",
     "columns": "data.columns",
+    "image_column": "data.image_column",
+    "dataset": "data.dataset",
     "images": "data.images",
     "masks": "data.masks",
     "background": "data.background",
