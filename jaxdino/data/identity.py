@@ -16,10 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from jaxdino.data.packed import Texts
 from jaxdino.data.record import Source, Split
 from jaxdino.data.stored import ImageFile, Stored
 
 COLUMNS = ("names", "values", "sizes", "contents")
+MANY = 1_000_000  # records of a split; of more, no columns are kept and no sizes looked up
+PART = 1 << 16  # records of such a split that are looked at together
 SHORT = 32  # hexadecimal digits of a digest of one record: 128 bits
 CHUNK = 1000  # files that one thread looks up at a time
 READ = 50  # files that one thread reads at a time
@@ -56,7 +59,7 @@ class Identity:
 
     Attributes:
       splits: {split: `Records.digests`}.
-      records: {split: its columns}; {} if only the digests are known.
+      records: {split: its columns}, without splits of which only the digests are known.
     """
 
     class_names: tuple[str, ...]
@@ -65,9 +68,16 @@ class Identity:
 
 
 def identify(source: Source, contents: bool = False) -> Identity:
-    """Return the identity of a source: one look-up of the size per file, and with `contents` a full read of it."""
-    records = {name: _records(split, contents) for name, split in source.splits.items()}
-    digests = {name: found.digests() for name, found in records.items()}
+    """Return the identity of a source: one look-up of the size per file, and with `contents` a full read of it.
+
+    Of a split of more than `MANY` records only the digests are known, and the sizes of its files only with `contents`.
+    """
+    many = {name for name, split in source.splits.items() if len(split) > MANY}
+    records = {name: _records(split, contents) for name, split in source.splits.items() if name not in many}
+    digests = {
+        name: _streamed(split, contents) if name in many else records[name].digests()
+        for name, split in source.splits.items()
+    }
     return Identity(tuple(printable(name) for name in source.class_names), digests, records)
 
 
@@ -76,24 +86,60 @@ def printable(text: str) -> str:
     return text if text.isprintable() and "\\" not in text else text.encode("unicode_escape").decode()
 
 
-def _records(split: Split, contents: bool) -> Records:
+def _streamed(split: Split, contents: bool) -> dict[str, Any]:
+    """Return the digests of a split (see `Records.digests`) in little memory."""
+    hashes = {column: hashlib.sha256() for column in COLUMNS}
+    for start in range(0, len(split), PART):
+        rows = slice(start, start + PART)
+        fields = {name: values[rows] for name, values in split.fields.items()}
+        part = dataclasses.replace(split, records=split.records[rows], fields=fields)
+        found = None if contents else _plain(part)
+        if found is None:
+            columns = _records(part, contents, sizes=contents, first=start)
+            found = {column: "\n".join(getattr(columns, column)).encode() for column in COLUMNS}
+        for column, text in found.items():
+            hashes[column].update(b"\n" * bool(start) + text)
+    known = {"names", "values"} | ({"sizes", "contents"} if contents else set())
+    digests = {column: whole.hexdigest() if column in known else None for column, whole in hashes.items()}
+    return {"records": len(split), **digests}
+
+
+def _plain(split: Split) -> dict[str, bytes] | None:
+    """Return the names and values of packed paths with one number each, a line each, or None for any others: faster."""
+    records, values = split.records, list(split.fields.values())
     root = "" if split.root is None else os.path.join(split.root, "")
+    if not isinstance(records, Texts) or records.prefix != root or len(values) != 1 or np.ndim(values[0]) != 1:
+        return None
+    signs = records.blob[records.offsets[0] : records.offsets[-1]]
+    if ((signs < ord(" ")) | (signs > ord("~")) | (signs == ord("\\"))).any():
+        return None
+    return {"names": b"\n".join(records.encoded()), "values": "\n".join(map(str, values[0].tolist())).encode()}
+
+
+def _records(split: Split, contents: bool, sizes: bool = True, first: int = 0) -> Records:
+    """Return the columns of a split.
+
+    Args:
+      sizes: whether the sizes of files are looked up. first: number of the first record, for names.
+    """
+    root = "" if split.root is None else os.path.join(split.root, "")
+    split = dataclasses.replace(split, records=list(split.records))
     names = [
-        printable(str(one).removeprefix(root)) if isinstance(one, ImageFile) else f"{split.name}[{row}]"
+        printable(str(one).removeprefix(root)) if isinstance(one, ImageFile) else f"{split.name}[{first + row}]"
         for row, one in enumerate(split.records)
     ]
     files, values = _files(split, root)
     flat = [path for paths in files for path in paths]
-    sizes = _regrouped(_in_threads(_size, flat), files)
+    found = _regrouped(_in_threads(_size, flat), files) if sizes else [""] * len(names)
     read = _regrouped(_in_threads(_digest, flat, READ), files) if contents else [""] * len(names)
     for row, one in enumerate(split.records):
         if isinstance(one, Stored):
             known = one.store.size(one.row)
-            sizes[row] = str(known) if known >= 0 else UNKNOWN
+            found[row] = str(known) if known >= 0 else UNKNOWN
             read[row] = _stored(one) if contents else ""
         elif not isinstance(one, str):
-            sizes[row], read[row] = "x".join(map(str, np.shape(one))), _array(one)
-    return Records(names, values, sizes, [_short(one) if "," in one else one for one in read])
+            found[row], read[row] = "x".join(map(str, np.shape(one))), _array(one)
+    return Records(names, values, found, [_short(one) if "," in one else one for one in read])
 
 
 def _regrouped(found: Iterable[str], files: list[list[str]]) -> list[str]:

@@ -57,7 +57,10 @@ class Texts(Sequence[str]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return self.chosen(np.arange(*index.indices(len(self))))
+            start, stop, step = index.indices(len(self))
+            if step == 1:
+                return Texts(self.blob, self.offsets[start : max(start, stop) + 1], self.prefix)
+            return self.chosen(np.arange(start, stop, step))
         place = int(index)
         if place < 0:
             place += len(self)

@@ -24,13 +24,13 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import JsonError, read_json, write_json
 from jaxdino.data.changes import changes
 from jaxdino.data.config import DataConfig
-from jaxdino.data.identity import COLUMNS, Identity, Records, identify
+from jaxdino.data.identity import COLUMNS, MANY, Identity, Records, identify
 from jaxdino.data.record import Source
 from jaxdino.train.run_lock import any_process
 from jaxdino.train.workdir import Workdir
 
 FILE, LISTING, FORMAT = "data.json", "data_files.gz", 1
-LISTED = 5_000_000  # records whose names are kept
+LISTED = MANY  # records whose names are kept
 LONGEST = 1 << 16  # characters of a line of the listing
 ACCEPT = "--config.data.accept_change=True"
 
@@ -86,6 +86,8 @@ class DataRecord:
     def _remark(self, name: str, old: Identity, found: Identity) -> None:
         """Say which contents were not compared; keep them in the record if they were not read now."""
         known = [all(split.get("contents") for split in one.splits.values()) for one in (old, found)]
+        if not self.cfg.digest and any(split["sizes"] is None for split in found.splits.values()):
+            self.say(f"{name}: sizes of more than {MANY:,} files are not compared; data.digest compares contents")
         if self.cfg.digest and not known[0]:
             self.say(f"{name}: contents were not recorded so far; they are from now on")
         if known[0] and not known[1]:

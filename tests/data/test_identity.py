@@ -6,11 +6,13 @@ import re
 import numpy as np
 import pytest
 
+from jaxdino.data import identity
 from jaxdino.data.changes import changes
 from jaxdino.data.class_masks import ClassMask, ClassTable
 from jaxdino.data.config import DataConfig
 from jaxdino.data.identity import identify, printable
 from jaxdino.data.mask_reading import FileMask
+from jaxdino.data.packed import Texts
 from jaxdino.data.prompted import Prompt
 from jaxdino.data.record import Source, Split
 from jaxdino.data.sources import load_source
@@ -120,3 +122,24 @@ def test_a_moved_folder_is_the_same_data(root, tmp_path_factory):
 def test_names_are_escaped():
     assert printable("a\tb\n\\\udcff") == "a\\tb\\n\\\\\\udcff"
     assert printable("Bär.png") == "Bär.png"
+
+
+@pytest.mark.parametrize("contents", [False, True])
+@pytest.mark.parametrize("names", ["plain", "caf\u00e9 \\"])
+def test_large_splits_are_digested_in_parts(tmp_path, monkeypatch, contents, names):
+    """Names and values have the digest of the whole columns; sizes are looked up with the contents only."""
+    paths = [f"{names}{n}.jpg" for n in range(11)]
+    for n, path in enumerate(paths):
+        (tmp_path / path).write_bytes(b"x" * n)
+    labels = np.arange(11, dtype=np.int32) % 3
+    packed = Texts.of(paths, f"{tmp_path}/")
+    for records in (packed, list(packed)):
+        source = Source("s", ("a", "b", "c"), {"train": Split("train", records, {"label": labels}, (), str(tmp_path))})
+        whole = identify(source, contents)
+        with monkeypatch.context() as patch:
+            patch.setattr(identity, "MANY", 10)
+            patch.setattr(identity, "PART", 4)
+            parts = identify(source, contents)
+        assert not parts.records and parts.class_names == whole.class_names
+        assert parts.splits["train"] == whole.splits["train"] | ({} if contents else {"sizes": None})
+        assert not changes(whole, parts) and not changes(parts, whole)

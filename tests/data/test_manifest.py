@@ -236,7 +236,7 @@ def test_the_file_itself(folder):
             load_source({"name": "manifest", "root": root and str(root)}, "labels")
     with pytest.raises(UserError, match=r"found in .*: m\.csv"):
         load(folder / "n.csv")
-    with pytest.raises(UserError, match=r"unknown source of several labels 'folder'; nearest: manifest"):
+    with pytest.raises(UserError, match=r"unknown source of several labels 'folder'; nearest: "):
         load_source({"name": "folder", "root": str(folder)}, "labels")
 
 

@@ -1,0 +1,91 @@
+"""Start time and memory of a manifest with ten million lines: `python -m benchmarks.large_manifest [--lines N]`.
+
+The images are 10,000 small files, which are reached through as many links to their folder as the lines need. Prints,
+for a manifest with a column `split` and for one whose validation share is split off, the seconds until the source is
+listed, until its identity is known (what a run keeps of its data) and until the first batch, and the peak memory of the
+process.
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+FILES = 10_000
+CLASSES = 1000
+
+
+def make(top: Path, lines: int, splits: bool) -> Path:
+    """Write the images and a manifest of so many lines."""
+    own = top / "images"
+    if not own.is_dir():
+        own.mkdir()
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)).save(own / "00000.jpg")
+        for number in range(1, FILES):
+            os.link(own / "00000.jpg", own / f"{number:05d}.jpg")
+        for folder in range(-(-lines // FILES)):
+            (top / f"d{folder:05d}").symlink_to("images")
+    file = top / f"{'split' if splits else 'ratio'}.csv"
+    with open(file, "w") as stream:
+        stream.write("path,label,split\n" if splits else "path,label\n")
+        for row in range(lines):
+            more = (",val" if row % 20 == 0 else ",train") if splits else ""
+            stream.write(f"d{row // FILES:05d}/{row % FILES:05d}.jpg,class{row // 20 * 7919 % CLASSES:04d}{more}\n")
+    return file
+
+
+def measure(file: str, workers: int) -> None:
+    """Print the times and the memory of this process."""
+    from jaxdino.data.config import DataConfig
+    from jaxdino.data.identity import identify
+    from jaxdino.data.pipeline import make_train_iter
+    from jaxdino.data.sources import load_source
+
+    begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    times = [(time.monotonic(), time.process_time())]
+    cfg = DataConfig(name="manifest", root=file, num_workers=workers)
+    source = load_source(cfg)
+    times.append((time.monotonic(), time.process_time()))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    identify(source)
+    times.append((time.monotonic(), time.process_time()))
+    batches = make_train_iter(source.splits["train"], cfg, seed=0, batch_size=64, image_size=32)
+    next(batches)
+    times.append((time.monotonic(), time.process_time()))
+    batches.close()
+    listed, known, first = (f"{wall:.1f} s ({cpu:.1f} of CPU)" for wall, cpu in np.diff(times, axis=0))
+    sizes = ", ".join(f"{name} {len(split):,}" for name, split in source.splits.items())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    print(
+        f"{Path(file).stem}: {sizes}; listed {listed}, identity {known}, first batch {first}; "
+        f"peak memory {memory:,.0f} MB listed, {peak:,.0f} MB in all ({begin:,.0f} MB before)",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Make the files, and measure each manifest in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lines", type=int, default=10_000_000)
+    parser.add_argument("--workers", type=int, default=0, help="reading processes")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        measure(args.measure, args.workers)
+        return
+    with tempfile.TemporaryDirectory() as top:
+        for splits in (True, False):
+            file = make(Path(top), args.lines, splits)
+            command = [sys.executable, "-m", "benchmarks.large_manifest", "--measure", str(file)]
+            subprocess.run([*command, "--workers", str(args.workers)], check=True)
+
+
+if __name__ == "__main__":
+    main()
