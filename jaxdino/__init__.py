@@ -8,6 +8,7 @@
 
 load      load a model; see `help(jaxdino.load)`
 Model     a loaded model: `preprocess`, `predict`, `intermediate_layers`, and calling it
+History   the metrics of a run: tables and plots, also of several runs
 UserError raised for a mistake of the user; the message says how to fix it
 
 Commands: `jaxdino` lists them. Each is also a module: python -m jaxdino.main (training), jaxdino.predict,
@@ -18,14 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxdino.api import Model, load
+    from jaxdino.api.history import History
     from jaxdino.core.errors import AssumedWarning, UserError
 
 __version__ = "0.1.0"
-__all__ = ["load", "Model", "UserError", "AssumedWarning"]
+__all__ = ["load", "Model", "History", "UserError", "AssumedWarning"]
 
 _HOMES = {
     "load": "jaxdino.api",
     "Model": "jaxdino.api",
+    "History": "jaxdino.api.history",
     "UserError": "jaxdino.core.errors",
     "AssumedWarning": "jaxdino.core.errors",
 }

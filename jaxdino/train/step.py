@@ -31,7 +31,8 @@ def make_train_step(
 ) -> Callable[[State, Flat, Batch], tuple[State, dict[str, jax.Array]]]:
     """Make the step (moving, frozen, batch) -> (moving, measured), over the global batch.
 
-    `measured` holds loss, grad_norm, skipped, the objective's `measures` and its monitored signals. Batch norms that
+    `measured` holds loss, grad_norm, skipped, the objective's `measures` and its monitored signals, and the momentum
+    of the average if it changes. Batch norms that
     are trained normalise with the statistics of the batch (of each slice with `accumulate`), including padding of
     weight 0; frozen ones use their running statistics.
 
@@ -77,6 +78,7 @@ def make_train_step(
             new = keep_if(jnp.isfinite(norm), new, moving)
             new["scale"] = next_scale(moving["scale"], jnp.isfinite(norm))
         new["step"] = moving["step"] + 1
+        watched |= {"momentum": decay} if callable(ema_decay) else {}
         return new, sums | watched | {"grad_norm": norm, "skipped": new["scale"]["skipped"]}
 
     return train_step
