@@ -1,14 +1,14 @@
 """Start time and memory of a manifest with ten million lines: `python -m benchmarks.large_manifest [--lines N]`.
 
-The images are 10,000 small files, which are reached through as many links to their folder as the lines need. Prints,
-for a manifest with a column `split` and for one whose validation share is split off, the seconds until the source is
-listed, until its identity is known (what a run keeps of its data) and until the first batch, and the peak memory of the
-process.
+Also of the index of shards with as many images. The images of the manifest are 10,000 small files, which are reached
+through as many links to their folder as the lines need. Prints, for a manifest with a column `split` and for one whose
+validation share is split off, the seconds until the source is listed, until its identity is known (what a run keeps of
+its data) and until the first batch, and the peak memory of the process (Linux).
 """
 
 import argparse
+import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -41,6 +41,12 @@ def make(top: Path, lines: int, splits: bool) -> Path:
     return file
 
 
+def peak_memory() -> float:
+    """Return the peak memory of this process, MB. `ru_maxrss` would count that of its parent before it started."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 2**10
+
+
 def measure(file: str, workers: int) -> None:
     """Print the times and the memory of this process."""
     from jaxdino.data.config import DataConfig
@@ -48,12 +54,12 @@ def measure(file: str, workers: int) -> None:
     from jaxdino.data.pipeline import make_train_iter
     from jaxdino.data.sources import load_source
 
-    begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    begin = peak_memory()
     times = [(time.monotonic(), time.process_time())]
     cfg = DataConfig(name="manifest", root=file, num_workers=workers)
     source = load_source(cfg)
     times.append((time.monotonic(), time.process_time()))
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    memory = peak_memory()
     identify(source)
     times.append((time.monotonic(), time.process_time()))
     batches = make_train_iter(source.splits["train"], cfg, seed=0, batch_size=64, image_size=32)
@@ -62,11 +68,52 @@ def measure(file: str, workers: int) -> None:
     batches.close()
     listed, known, first = (f"{wall:.1f} s ({cpu:.1f} of CPU)" for wall, cpu in np.diff(times, axis=0))
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in source.splits.items())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    peak = peak_memory()
     print(
         f"{Path(file).stem}: {sizes}; listed {listed}, identity {known}, first batch {first}; "
         f"peak memory {memory:,.0f} MB listed, {peak:,.0f} MB in all ({begin:,.0f} MB before)",
         flush=True,
+    )
+
+
+def make_index(top: Path, lines: int) -> Path:
+    """Write the index of shards of so many images, with a shard of one byte: opening does not read it."""
+    from jaxdino.data.packed import Texts
+    from jaxdino.data.shards import FILE, FORMAT, INDEX, Shard
+
+    folder = top / "shards"
+    (folder / INDEX).mkdir(parents=True)
+    names = Texts.of(f"class{row % CLASSES:04d}/{row:08d}.jpg" for row in range(lines))
+    label = np.arange(lines, dtype=np.int32) % CLASSES
+    arrays = {"names": names.blob, "offsets": names.offsets, "sizes": np.ones(lines, np.int64), "label": label}
+    for name, array in arrays.items():
+        np.save(folder / INDEX / f"train.{name}.npy", array)
+    (folder / "one").write_bytes(b"x")
+    shards = [Shard("one", lines, 1, "")._asdict()]
+    classes = [f"class{number:04d}" for number in range(CLASSES)]
+    whole = {
+        "format": FORMAT,
+        "source": "folder",
+        "class_names": classes,
+        "field": "label",
+        "splits": {"train": shards},
+    }
+    (folder / FILE).write_text(json.dumps(whole))
+    return folder
+
+
+def measure_index(folder: str) -> None:
+    """Print the time and the memory of opening shards."""
+    from jaxdino.data.sources import load_source
+
+    times = [(time.monotonic(), time.process_time())]
+    split = load_source({"name": "shards", "root": folder}).splits["train"]
+    str(split.records[len(split) // 2])
+    times.append((time.monotonic(), time.process_time()))
+    ((wall, cpu),) = np.diff(times, axis=0)
+    peak = peak_memory()
+    print(
+        f"shards: train {len(split):,}; listed {wall:.1f} s ({cpu:.1f} of CPU); peak memory {peak:,.0f} MB", flush=True
     )
 
 
@@ -78,11 +125,12 @@ def main() -> None:
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        measure(args.measure, args.workers)
+        measure(args.measure, args.workers) if args.measure.endswith(".csv") else measure_index(args.measure)
         return
     with tempfile.TemporaryDirectory() as top:
-        for splits in (True, False):
-            file = make(Path(top), args.lines, splits)
+        for kind in ("shards", "split", "ratio"):
+            place = Path(top)
+            file = make_index(place, args.lines) if kind == "shards" else make(place, args.lines, kind == "split")
             command = [sys.executable, "-m", "benchmarks.large_manifest", "--measure", str(file)]
             subprocess.run([*command, "--workers", str(args.workers)], check=True)
 

@@ -218,7 +218,7 @@ def kill(records, how):
         (["--prompts.points=2"], "--prompts.points=2 has no effect on a check"),
         (["--data.val_ratio=x"], "--data.val_ratio=x: a number is wanted"),
         (["--wrong=1"], "--wrong=1 is not a flag of this command"),
-        (["--data.columns=label"], "data.columns=label is for data.name=manifest; 'folder' does not read it"),
+        (["--data.columns=label"], "data.columns=label is for data.name=manifest, tfds, hf; 'folder' does not read it"),
         (["--dark=-1"], "--dark=-1.0 must be in [0, 256)"),
         (["--distance=16"], "--distance=16 must be in [-1, 15]"),
         (["--channels=0"], "--channels=0 must be at least 1"),
