@@ -8,7 +8,6 @@ unbalanced classes, and boxes that cannot be right. With the weights of a backbo
 import argparse
 import dataclasses
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,12 +19,9 @@ from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.words import printable
 
-SETTING = re.compile(r"--(data|prompts)\.([^=]+)(?:=(.*))?", re.DOTALL)
 FOUND = 1
 """Exit status with --strict if anything was found."""
-INSTEAD = {
-    "data.root": "give --root DIR",
-    "data.name": "give --name NAME",
+OWN_FLAGS = {
     "data.num_threads": "give --threads N",
     "data.num_workers": "give --processes N",
 }
@@ -207,40 +203,12 @@ def _check_counts(args: argparse.Namespace) -> None:
 
 
 def settings(args: argparse.Namespace, rest: Sequence[str]) -> tuple[Any, Any]:
-    """Return the `DataConfig` and `PromptConfig` of --root, --name and of "--data.KEY=VALUE", "--prompts.KEY=VALUE".
-
-    Raises:
-      UserError: for another argument, an unknown setting, or a value of another type.
-    """
-    from ml_collections import ConfigDict
-
-    from jaxdino.core.rules import did_you_mean
-    from jaxdino.data.config import DataConfig
-    from jaxdino.data.prompts import PromptConfig
+    """Return the `DataConfig` and `PromptConfig` of the arguments; raises as `data_settings`."""
     from jaxdino.inspect_data.listing import READ
-    from jaxdino.settings import tree, values
+    from jaxdino.settings.data_flags import INSTEAD, data_settings
 
-    given: dict[str, list[str]] = {}
-    for arg in rest:
-        found = SETTING.fullmatch(arg.replace("--config.", "--"))
-        if found is None or found[3] is None:
-            raise UserError(
-                f"{arg} is not a flag of this command: settings of the data are given as --data.KEY=VALUE; --help "
-                "lists the flags"
-            )
-        given.setdefault(f"{found[1]}.{found[2]}", []).append(found[3])
-    config = ConfigDict({"data": dataclasses.asdict(DataConfig()), "prompts": dataclasses.asdict(PromptConfig())})
-    known, read = tree.settings(config), {f"data.{name}" for name in READ} | {"prompts.annotations"}
-    for path, texts in given.items():
-        if path not in known:
-            raise UserError(f"--{path}={texts[-1]} is not a setting of the data; {did_you_mean(path, list(known))}")
-        if path not in read:
-            how = f"; {INSTEAD[path]}" if path in INSTEAD else f": leave it out. It reads: {', '.join(sorted(read))}"
-            raise UserError(f"--{path}={texts[-1]} has no effect on a check{how}")
-        node, key = tree.parent_of(config, path)
-        node[key] = values.read(known[path], texts)
-    data = {**config.data.to_dict(), "name": args.name, "root": args.root}
-    return DataConfig.of(data), PromptConfig.of(config.prompts.to_dict())
+    read = {f"data.{name}" for name in READ} | {"prompts.annotations"}
+    return data_settings(rest, args.name, args.root, read, INSTEAD | OWN_FLAGS)
 
 
 def say(line: str) -> None:

@@ -6,14 +6,18 @@ where it stopped when it is repeated.
 """
 
 import argparse
-import ast
 import sys
 from pathlib import Path
-from typing import Any
 
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.words import printable
+
+READ = (
+    *("val_ratio", "test_ratio", "split_seed", "train_split", "val_split", "test_split"),
+    *("classes", "images", "columns", "image_column", "dataset", "max_missing", "follow_links"),
+)
+"""Settings of the data that say which images there are, and their splits and classes."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,6 +29,7 @@ def _run(argv: list[str] | None) -> None:
     parser = argparse.ArgumentParser(
         prog=program("prepare"),
         description=described("prepare", __doc__),
+        epilog="Settings of the data are given as in a config: --data.val_ratio=0.1 --data.split_seed=3",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--root", help="the data, as config.data.root of a run")
@@ -33,18 +38,12 @@ def _run(argv: list[str] | None) -> None:
     parser.add_argument(
         "--field", default="label", choices=("label", "labels"), help="one class for an image, or several"
     )
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="NAME=VALUE",
-        help="other settings of config.data, such as val_ratio=0.1 split_seed=3",
-    )
     parser.add_argument("--records", type=int, default=20_000, help="images in a shard (default 20000)")
     parser.add_argument("--verify", action="store_true", help="check every record of finished shards, write nothing")
-    args = parser.parse_args(expanded(argv))
+    args, rest = parser.parse_known_args(expanded(argv))
     from jaxdino.data import shard_writing
     from jaxdino.data.sources import load_source
+    from jaxdino.settings.data_flags import data_settings
     from jaxdino.train.data import summary
 
     if args.verify:
@@ -54,22 +53,11 @@ def _run(argv: list[str] | None) -> None:
         raise UserError("--root is missing: the folder, file or list of the images")
     if args.records < 1:
         raise UserError(f"--records {args.records} must be at least 1")
-    settings = dict(map(_setting, args.set))
-    source = load_source({"name": args.name, "root": args.root, **settings}, args.field)
+    cfg, _ = data_settings(rest, args.name, args.root, {f"data.{name}" for name in READ})
+    source = load_source(cfg, args.field)
     say(summary(source))
-    missing = settings.get("max_missing", 0.1)
-    shard_writing.write(source, args.field, Path(args.out), args.records, missing, say)
+    shard_writing.write(source, args.field, Path(args.out), args.records, cfg.max_missing, say)
     print(f"read them with --config.data.name=shards --config.data.root={args.out}")
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UserError(f"--set {text}: write NAME=VALUE, such as val_ratio=0.1")
-    try:
-        return name.removeprefix("data."), ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name.removeprefix("data."), value
 
 
 def say(line: str) -> None:

@@ -76,7 +76,7 @@ def test_several_labels_of_tfds(tmp_path):
 
 def test_shards_of_tfds(tfds, tmp_path):
     out = tmp_path / "shards"
-    args = ["--name", "tfds", "--root", str(tfds), "--out", str(out), "--set", "val_ratio=0"]
+    args = ["--name", "tfds", "--root", str(tfds), "--out", str(out), "--data.val_ratio=0"]
     assert prepare.main(args) == 0
     one, other = image_batches(load(tfds, "tfds", val_ratio=0)), image_batches(load(out, "shards"))
     assert all(np.array_equal(value, other[key]) for key, value in one.items())

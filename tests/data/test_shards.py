@@ -85,7 +85,8 @@ def test_several_labels(folder):
     file = folder.parent / "list.csv"
     file.write_text("path,labels\n" + "\n".join(lines) + "\n")
     out = folder.parent / "shards"
-    args = ["--root", str(file), "--name", "manifest", "--field", "labels", "--set", "val_ratio=0.3", "split_seed=2"]
+    args = ["--root", str(file), "--name", "manifest", "--field", "labels"]
+    args += ["--data.val_ratio=0.3", "--data.split_seed=2"]
     assert prepare.main([*args, "--out", str(out)]) == 0
     own, fields = load(file, "manifest", "labels", val_ratio=0.3, split_seed=2), (Number("labels", "float32", (2,)),)
     for one, other in zip(batches(load(out, field="labels"), 0, fields)[0], batches(own, 0, fields)[0], strict=True):
@@ -112,7 +113,7 @@ def test_an_interrupted_call_goes_on(folder, capsys, monkeypatch):
     assert prepare.main(args) == 130
     with pytest.raises(UserError, match="its shards are not complete: repeat the command"):
         load(out)
-    assert prepare.main([*args, "--set", "split_seed=5"]) == 2 and "begun with other data" in capsys.readouterr().err
+    assert prepare.main([*args, "--data.split_seed=5"]) == 2 and "begun with other data" in capsys.readouterr().err
     first = out / written[0]
     first.write_bytes(first.read_bytes()[:-1] + b"x")  # it is written again, the second one is kept
     monkeypatch.setattr(shard_writing, "_write_shard", real)
