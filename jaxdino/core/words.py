@@ -34,6 +34,11 @@ def printable(text: str, keep: str = "\n") -> str:
     return "".join(one if one in keep or not _commands(one) else ascii(one)[1:-1] for one in text)
 
 
+def unpaired(one: str) -> bool:
+    """Return whether a character is half of a surrogate pair, as Python reads file names that are not valid UTF-8."""
+    return "\ud800" <= one <= "\udfff"
+
+
 def _commands(one: str) -> bool:
     return unicodedata.category(one) in UNSEEN or one in DIRECTIONS
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from jaxdino.core.errors import UserError
+from jaxdino.core.words import few, printable, unpaired
 from jaxdino.data.config import DataConfig, settings_of_data
 from jaxdino.data.record import Source, Split
 from jaxdino.data.sources import load_source
@@ -40,14 +42,22 @@ def batches(make: Callable[..., Any], config: Any, part: Part, spec: ModelSpec) 
 
 
 def validated(cfg: DataConfig, field: str = "label", **how: Any) -> Source:
-    """Load a source that has training and validation images. Raises UserError if one of the splits is missing.
+    """Load a source that has training and validation images, and class names that can be saved with a model.
 
     Args:
       field, how: as for `sources.load_source`.
+
+    Raises:
+      UserError: if one of the splits is missing, or for a class name that is not valid Unicode.
     """
     source = load_source(cfg, field, **how)
     for name in ("train", "val"):
         source.split(name)
+    if odd := [name for name in source.class_names if any(map(unpaired, name))]:
+        raise UserError(
+            f"class names that are not valid UTF-8 cannot be saved with a model: {few(list(map(printable, odd)), 3)}. "
+            "Rename these classes (with class folders: the folders)"
+        )
     return source
 
 

@@ -84,9 +84,11 @@ class Trial:
         """Return the memory of a step with a number of images; None if the backend does not say."""
         compiled, batch = self.compiled, self.first
         if batch_size != self.part.stage.batch_size:
-            scale = batch_size / self.part.stage.batch_size
+            given = self.part.stage.batch_size  # whole numbers: 49 * (1 / 49) is below 1
             batch = {
-                name: jax.ShapeDtypeStruct((int(x.shape[0] * scale), *x.shape[1:]), x.dtype, sharding=x.sharding)
+                name: jax.ShapeDtypeStruct(
+                    (x.shape[0] * batch_size // given, *x.shape[1:]), x.dtype, sharding=x.sharding
+                )
                 for name, x in self.first.items()
             }
             stage = dataclasses.replace(self.part.stage, batch_size=batch_size)

@@ -82,3 +82,8 @@ def test_ranges(value, interval, good):
 def test_nan_is_in_no_range(interval):
     with pytest.raises(UserError, match="it=nan is no number"):
         options.check_range("it", float("nan"), interval)
+
+
+def test_infinity_is_refused_in_words_that_are_true_of_it():
+    with pytest.raises(UserError, match="it=inf must be at least 0, and finite"):
+        options.check_range("it", float("inf"), "[0, inf)")

@@ -9,8 +9,11 @@ import sys
 import pytest
 
 from jaxdino.core.errors import UserError
+from jaxdino.train.begin import begin_stage
 from jaxdino.train.dry_run import dry_run
 from jaxdino.train.memory import parse_size, size_words
+from jaxdino.train.setup import prepare
+from jaxdino.train.trial import Trial
 from tests.conftest import QUICK
 from tests.train import tiny
 
@@ -44,6 +47,17 @@ def test_a_batch_that_no_memory_fits():
         patch.setattr("jaxdino.train.dry_run.say", said.append)
         dry_run(tiny.config(1), memory=1000)
     assert any(line.startswith("largest batch in 0 MiB: none; ") for line in said)
+
+
+def test_a_batch_of_another_size_has_that_many_images(monkeypatch):
+    config, seen = tiny.config(1, data__batch_size=22), []
+    setup = prepare(config, lambda line: None)
+    part = setup.parts[0]
+    trial = Trial(setup, part, begin_stage(setup, part, None))
+    trial.compiled = None
+    monkeypatch.setattr("jaxdino.train.trial.measure", lambda *given: seen.append(given[-1]))
+    trial.memory(15)  # 22 * (15 / 22) is below 15
+    assert {x.shape[0] for x in seen[0].values()} == {15}
 
 
 @pytest.mark.slow

@@ -17,9 +17,10 @@ from convert.store import Card, load_model, save_model
 from jaxdino import predict
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import split
+from jaxdino.data.config import DataConfig
 from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.objectives.distill_settings import Distill
-from jaxdino.train import loop, weights
+from jaxdino.train import data, loop, weights
 from jaxdino.train.loop import run
 from jaxdino.train.recorded import recorded
 from jaxdino.train.setup import prepare
@@ -50,6 +51,15 @@ DIGITS = tuple("0123456789")
 def test_settings_at_odds_are_refused(changes, words):
     with pytest.raises(UserError, match=words):
         prepare(tiny.config(1, **changes))
+
+
+def test_class_names_that_no_model_can_hold_are_refused_before_the_run(tmp_path):
+    for part in ("train", "val"):
+        for name in ("a", "b\udcff"):
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / part / name / "1.png")
+    with pytest.raises(UserError, match=r"not valid UTF-8 .*: b\\udcff\. Rename"):
+        data.validated(DataConfig(name="folder", root=str(tmp_path)))
 
 
 def test_an_objective_needs_its_settings():
