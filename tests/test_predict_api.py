@@ -152,7 +152,7 @@ def test_a_model_without_a_head_says_so(files):
 
 
 def test_the_package_shows_its_names():
-    assert set(jaxdino.__all__) == {"load", "Model", "UserError", "AssumedWarning"} <= set(dir(jaxdino))
+    assert set(jaxdino.__all__) == {"load", "Model", "History", "UserError", "AssumedWarning"} <= set(dir(jaxdino))
     names = {}
     exec("from jaxdino import *", names)
     assert names["load"] is jaxdino.load

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxdino.core.bars import bar
 from jaxdino.core.errors import UserError
-from jaxdino.core.json_file import JsonError, read_json, write_json
+from jaxdino.core.json_file import JsonError, parse_json, read_json, write_json
 from jaxdino.core.words import few
 from jaxdino.data.identity import identify
 from jaxdino.data.packed import Texts
@@ -40,7 +40,7 @@ def write(source: Source, field: str, folder: Path, size: int, most_missing: flo
     digests = identify(source).splits
     plan = {"format": FORMAT, "source": source.name, "field": field, "size": size, "splits": digests}
     plan["class_names"] = list(source.class_names)
-    _begin(folder, json.loads(json.dumps(plan)))
+    _begin(folder, parse_json(json.dumps(plan), "the plan of the shards", dict))
     if (folder / FILE).exists():
         say(f"{folder} is complete already; --verify checks every record")
         return

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.file_names import is_file_name
-from jaxdino.core.json_file import JsonError, read_json
+from jaxdino.core.json_file import JsonError, parse_json, read_json
 from jaxdino.data.packed import Texts
 from jaxdino.data.split_names import SPLITS
 
@@ -65,9 +65,10 @@ def decode(record: bytes) -> tuple[dict[str, Any], bytes]:
     (size,) = struct.unpack("<I", record[:4])
     if size > len(record) - 4:
         raise ValueError("the record's header is longer than the record")
-    header = json.loads(record[4 : 4 + size])
-    if not isinstance(header, dict):
-        raise ValueError("the record's header is not an object")
+    try:
+        header = parse_json(record[4 : 4 + size], "the record's header", dict)
+    except JsonError as err:
+        raise ValueError(str(err)) from None
     return header, record[4 + size :]
 
 

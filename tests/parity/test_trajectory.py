@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -153,6 +154,7 @@ def ours(strategy: str, **optimizer) -> tuple[list[float], Flat]:
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     task = Classification.__new__(Classification)  # without its data: batches are given here
     task.config, task.card, task.spec = config, card, card.spec
+    task.counts, task.source = np.ones(CLASSES, int), SimpleNamespace(class_names=[str(i) for i in range(CLASSES)])
     flat, opt, plans, losses = sharding.put(flat, sharding.replicated(mesh)), None, [], []
     for stage in stages(config):
         skeleton = card.spec.skeleton(CLASSES, pool=card.pool, drop_path=stage.drop_path)

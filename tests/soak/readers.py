@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.soak import datasets, runs, weights
+from tests.soak import image_sets, runs, weights
 from tests.soak.mutators import Rng
 
 MB = 1 << 20
@@ -34,7 +34,7 @@ def _exported(layout: str, **options) -> Reader:
 
 
 def _manifest(suffix: str) -> Reader:
-    return Reader(functools.partial(datasets.make_manifests, suffix=suffix), datasets.read_manifest, kept=(".jpg",))
+    return Reader(functools.partial(image_sets.make_manifests, suffix=suffix), image_sets.read_manifest, kept=(".jpg",))
 
 
 READERS: dict[str, Reader] = {
@@ -49,15 +49,15 @@ READERS: dict[str, Reader] = {
     "model_folder": Reader(weights.make_own, weights.read_model),
     "training_folder": Reader(weights.make_training, weights.read_training),
     "adapter": Reader(weights.make_adapter, weights.read_adapter),
-    "images": Reader(datasets.make_images, datasets.read_image),
-    "masks": Reader(datasets.make_masks, datasets.read_masks, kept=(".jpg",)),
-    "coco": Reader(datasets.make_coco, datasets.read_coco, kept=(".jpg",)),
-    "voc": Reader(datasets.make_voc, datasets.read_voc, kept=(".jpg",)),
-    "voc_objects": Reader(datasets.make_voc_objects, datasets.read_voc_objects, kept=(".jpg",)),
-    "coco_objects": Reader(datasets.make_coco, datasets.read_coco_objects, kept=(".jpg",)),
-    "data_shards": Reader(datasets.make_shards, datasets.read_shards, kept=("prepare.json",)),
+    "images": Reader(image_sets.make_images, image_sets.read_image),
+    "masks": Reader(image_sets.make_masks, image_sets.read_masks, kept=(".jpg",)),
+    "coco": Reader(image_sets.make_coco, image_sets.read_coco, kept=(".jpg",)),
+    "voc": Reader(image_sets.make_voc, image_sets.read_voc, kept=(".jpg",)),
+    "voc_objects": Reader(image_sets.make_voc_objects, image_sets.read_voc_objects, kept=(".jpg",)),
+    "coco_objects": Reader(image_sets.make_coco, image_sets.read_coco_objects, kept=(".jpg",)),
+    "data_shards": Reader(image_sets.make_shards, image_sets.read_shards, kept=("prepare.json",)),
     "manifest_csv": _manifest(".csv"),
     "manifest_jsonl": _manifest(".jsonl"),
-    "text_lists": Reader(datasets.make_text_lists, datasets.read_text_lists, kept=(".jpg",)),
+    "text_lists": Reader(image_sets.make_text_lists, image_sets.read_text_lists, kept=(".jpg",)),
     "run_folder": Reader(runs.make_run, runs.read_run, fresh=True),
 }
