@@ -157,7 +157,8 @@ class Stage:
       clip_by: global: the norm of all trainable gradients together; parameter: the norm of each one.
       accumulate: slices of a batch whose gradients are averaged into one step.
       label_smoothing: label smoothing of the cross entropy.
-      augment: preset of augmentation, none, crop, light, medium or strong, and changes to it: "light,degrees=10.0".
+      augment: preset of augmentation, and changes to it, "light,degrees=10.0": none, crop, light, standard, strong,
+        medical, satellite, industrial, microscopy (docs/augmentation.md).
       drop_path: probability that a block is skipped for an image (stochastic depth); grows with depth to this value.
       batch_size: images per step, over all devices and slices.
       image_size: image size in pixels; None is the model's own.

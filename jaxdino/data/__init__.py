@@ -4,7 +4,7 @@ An image goes from its file to the batch in one way, whatever the task:
 
 - `sources`: list the records of a data set, with their fields (`load_source`); one module for each format;
 - `record`: the records of a split (`Split`, `Source`); `config`: the settings (`DataConfig`, `prompts.PromptConfig`);
-- `recipe`: what a view of an image is, as data (`View`, `PRESETS`);
+- `recipe`: what a view of an image is, as data (`View`); `presets`: augmentation presets by name (`PRESETS`);
 - `reader`: read one record (`Reader`): its fields (`fields`), then the geometry of its views (`geometry`), then the
   image (`checks.open_image`), all moved by the same geometry;
 - `pipeline`: batches through Grain (`make_train_iter`, `make_eval_iter`);

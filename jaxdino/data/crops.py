@@ -4,6 +4,7 @@ Sizes are (height, width) in pixels, boxes are (left, top, right, bottom).
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -14,7 +15,9 @@ from jaxdino.core.resize import FILTERS as FILTER_NAMES
 from jaxdino.core.resize import Resize
 from jaxdino.core.rules import nearest
 from jaxdino.data.bands import Bands, Picture, of_levels, pixels
+from jaxdino.data.homography import CORNERS, enlargement, moved
 
+BILINEAR = Image.Resampling.BILINEAR
 FILTERS = {name: Image.Resampling[name.upper()] for name in FILTER_NAMES}
 MARGIN = 2  # pixels around a rotated box that the interpolation reads
 Box = tuple[int, int, int, int]
@@ -87,9 +90,13 @@ def resized_crop(
     return image.crop(box).resize(size[::-1], resample, reducing_gap=reducing_gap)
 
 
-def draft_scale(box: tuple[int, int, int, int], size: tuple[int, int]) -> int:
-    """Return the factor (1, 2, 4, 8) by which a JPEG can be decoded smaller with `box` at least `size` pixels."""
-    room = min((box[2] - box[0]) // size[1], (box[3] - box[1]) // size[0])
+def draft_scale(box: tuple[int, int, int, int], size: tuple[int, int], larger: float = 1.0) -> int:
+    """Return the factor (1, 2, 4, 8) by which a JPEG can be decoded smaller with `box` at least `size` pixels.
+
+    Args:
+      larger: a factor for `size`: how much the content of the box is enlarged afterwards.
+    """
+    room = min((box[2] - box[0]) // (size[1] * larger), (box[3] - box[1]) // (size[0] * larger))
     return next(scale for scale in (8, 4, 2, 1) if room >= scale or scale == 1)
 
 
@@ -120,21 +127,25 @@ def _cut(image: Image.Image, size: tuple[int, int], left: int, top: int, fill: i
 def turned_crop(
     image: Picture,
     full: tuple[int, int],
-    box: tuple[int, int, int, int],
+    box: Sequence[float],
     size: tuple[int, int],
     interpolation: str,
     reducing_gap: float | None,
     *,
-    degrees: float,
+    degrees: float = 0.0,
     warp: np.ndarray | None = None,
+    transform: np.ndarray | None = None,
+    fill: tuple[int, ...] | None = None,
 ) -> Picture:
-    """Crop and resize as `resized_crop`, with the box rotated about its centre (content counter-clockwise).
+    """Crop and resize as `resized_crop`, with the box rotated about its centre (content counter-clockwise), and moved.
 
-    The bounding box of the rotated box is resized to the output scale with antialias, then rotated with bilinear
-    interpolation. Edge pixels are repeated beyond the image.
+    The bounding box of what is read is resized to the output scale with antialias, then read with bilinear
+    interpolation: the image is resampled once more, but only once.
 
     Args:
       warp: displacement of each pixel of the result, float (H, W, 2), x and y in its pixels: where it reads from.
+      transform: (3, 3), where a place of the crop is in the result, in pixels (see `homography`).
+      fill: pixel value of each channel beyond the image; None repeats its edge pixels.
     """
     sides = np.array(size[::-1])
     box_low, box_high = np.array(box).reshape(2, 2) * image.size / np.array(full)
@@ -142,25 +153,45 @@ def turned_crop(
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     turn = np.array([[cos, -sin], [sin, cos]])
     farthest = 0 if warp is None else 2 * np.abs(warp).max(axis=(0, 1)) / sides  # as a share of half the box
-    reach = np.abs(turn) @ (box_sides * (1 + farthest)) / 2
-    low = np.floor(middle - reach).astype(int) - MARGIN
-    high = np.ceil(middle + reach).astype(int) + MARGIN
-    shape = np.maximum(1, np.rint((high - low) * sides / box_sides)).astype(int)
-    spanned = _spanned(image, (*low.tolist(), *high.tolist()))
-    region = spanned.resize(tuple(shape.tolist()), get_filter(interpolation), reducing_gap=reducing_gap)
-    scale = shape / (high - low)
+    if transform is None:
+        back, reach = None, np.abs(turn) @ (box_sides * (1 + farthest)) / 2
+        first, last, scale = middle - reach, middle + reach, sides / box_sides
+    else:
+        back = np.linalg.inv(transform)
+        corners = moved(back, (np.array(CORNERS) * 2 - 1) * (1 + farthest) * sides / 2 + sides / 2)
+        read = (corners / sides - 0.5) * box_sides @ turn.T + middle
+        first, last, scale = read.min(axis=0), read.max(axis=0), sides / box_sides / enlargement(back, size)
+    low, high = np.floor(first).astype(int) - MARGIN, np.ceil(last).astype(int) + MARGIN
+    how = get_filter(interpolation), reducing_gap
+    if back is None and fill is None:
+        region, scale, corner = _spanned(image, low, high, scale, *how)
+    else:
+        region, scale, corner = _padded(image, low, high, scale, *how, fill)
     step = scale[:, None] * turn * (box_sides / sides)
-    start = scale * (middle - low) - step @ sides / 2
+    affine = np.column_stack([step, scale * (middle - corner) - step @ sides / 2])
+    return _read(region, affine, back, size, warp)
+
+
+def _read(
+    region: Picture, affine: np.ndarray, back: np.ndarray | None, size: tuple[int, int], warp: np.ndarray | None
+) -> Picture:
+    """Read each pixel of the result, displaced by `warp`, at `affine` (2, 3) after `back` (3, 3); bilinear."""
+    if back is None and warp is None:
+        return region.transform(size[::-1], Image.Transform.AFFINE, affine.ravel().tolist(), BILINEAR)
+    if back is None:
+        return _sampled(region, (centres(size) + warp) @ affine[:, :2].T + affine[:, 2])
+    matrix = np.vstack([affine, (0, 0, 1)]) @ back
     if warp is not None:
-        return _sampled(region, start, step, size, warp)
-    matrix = np.column_stack([step, start]).ravel().tolist()
-    return region.transform(size[::-1], Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+        return _sampled(region, moved(matrix, centres(size) + warp))
+    matrix /= matrix[2, 2]
+    if not matrix[2, :2].any():
+        return region.transform(size[::-1], Image.Transform.AFFINE, matrix[:2].ravel().tolist(), BILINEAR)
+    return region.transform(size[::-1], Image.Transform.PERSPECTIVE, matrix.ravel()[:8].tolist(), BILINEAR)
 
 
-def _sampled(region: Picture, start: np.ndarray, step: np.ndarray, size: tuple[int, int], warp: np.ndarray) -> Picture:
-    """Read each pixel of the result, displaced by `warp`, from a region, with bilinear interpolation."""
-    places = centres(size) + warp
-    x, y = (places @ step.T + start - 0.5).transpose(2, 0, 1)
+def _sampled(region: Picture, places: np.ndarray) -> Picture:
+    """Read a region at places (H, W, 2), x and y in its pixels, with bilinear interpolation."""
+    x, y = (places - 0.5).transpose(2, 0, 1)
     bands = [map_coordinates(band, (y, x), order=1, mode="nearest") for band in pixels(region).transpose(2, 0, 1)]
     return of_levels(np.stack(bands, axis=-1))
 
@@ -170,11 +201,59 @@ def centres(size: tuple[int, int]) -> np.ndarray:
     return np.stack(np.meshgrid(np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5), axis=-1)
 
 
-def _spanned(image: Picture, box: tuple[int, int, int, int]) -> Picture:
-    """Crop a box that may reach beyond the image; edge pixels are repeated there."""
-    inside = [min(max(box[0], 0), image.width - 1), min(max(box[1], 0), image.height - 1)]
-    inside += [max(min(box[2], image.width), 1), max(min(box[3], image.height), 1)]
-    if tuple(inside) == box:
-        return image.crop(box)
-    rows, columns = (inside[1] - box[1], box[3] - inside[3]), (inside[0] - box[0], box[2] - inside[2])
-    return of_levels(np.pad(pixels(image.crop(inside)), (rows, columns, (0, 0)), mode="edge"))
+Region = tuple[Picture, np.ndarray, np.ndarray]
+"""A resized part of an image; its scale along x and y; the place of its top left corner in the image, in pixels."""
+
+
+def _spanned(
+    image: Picture, low: np.ndarray, high: np.ndarray, scale: np.ndarray, resample: Image.Resampling, gap: float | None
+) -> Region:
+    """Crop from `low` to `high`, also beyond the image, where its edge pixels are repeated; then resize."""
+    inner_low, inner_high = _inside(image, low, high)
+    part = image.crop((*inner_low.tolist(), *inner_high.tolist()))
+    if (inner_low > low).any() or (inner_high < high).any():
+        part = _surrounded(part, inner_low - low, high - inner_high, None)
+    shape = np.maximum(1, np.rint((high - low) * scale)).astype(int)
+    exact = shape / (high - low)
+    return part.resize(tuple(shape.tolist()), resample, reducing_gap=gap), exact, low
+
+
+def _padded(
+    image: Picture,
+    low: np.ndarray,
+    high: np.ndarray,
+    scale: np.ndarray,
+    resample: Image.Resampling,
+    gap: float | None,
+    fill: tuple[int, ...] | None,
+) -> Region:
+    """Crop from `low` to `high` and resize; then add what is beyond the image: large parts of it cost little."""
+    inner_low, inner_high = _inside(image, low, high)
+    shape = np.maximum(1, np.rint((inner_high - inner_low) * scale)).astype(int)
+    exact = shape / (inner_high - inner_low)
+    part = image.crop((*inner_low.tolist(), *inner_high.tolist()))
+    part = part.resize(tuple(shape.tolist()), resample, reducing_gap=gap)
+    before = np.maximum(0, np.ceil((inner_low - low) * exact)).astype(int)
+    after = np.maximum(0, np.ceil((high - inner_high) * exact)).astype(int)
+    if before.any() or after.any():
+        part = _surrounded(part, before, after, fill)
+    return part, exact, inner_low - before / exact
+
+
+def _inside(image: Picture, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the part of a box that lies in the image, one pixel of its edge at least."""
+    inner_low = np.clip(low, 0, np.array(image.size) - 1)
+    return inner_low, np.clip(high, inner_low + 1, image.size)
+
+
+def _surrounded(image: Picture, before: np.ndarray, after: np.ndarray, fill: tuple[int, ...] | None) -> Picture:
+    """Add (columns, rows) of pixels before and after an image: its edge pixels, or the given value of each channel."""
+    levels = pixels(image)
+    (left, top), (right, bottom) = before, after
+    if fill is None:
+        return of_levels(np.pad(levels, ((top, bottom), (left, right), (0, 0)), mode="edge"))
+    height, width, channels = levels.shape
+    canvas = np.empty((top + height + bottom, left + width + right, channels), np.uint8)
+    canvas[:] = fill or 0
+    canvas[top : top + height, left : left + width] = levels
+    return of_levels(canvas)

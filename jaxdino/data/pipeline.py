@@ -23,8 +23,9 @@ from jaxdino.data.config import DataConfig
 from jaxdino.data.crops import as_size, get_filter
 from jaxdino.data.fields import LABEL, Field
 from jaxdino.data.order import sampled
+from jaxdino.data.presets import get_preset
 from jaxdino.data.reader import PADDING, Crops, Reader, Records, WholeReader, eval_reader
-from jaxdino.data.recipe import KINDS, View, check, expanded, get_preset
+from jaxdino.data.recipe import KINDS, View, check, expanded
 from jaxdino.data.record import Split
 from jaxdino.data.sampling import UNIFORM
 from jaxdino.data.workers import ProcessStream
@@ -61,7 +62,7 @@ def make_train_iter(
       seed: at least 0.
       batch_size: global, over all hosts.
       image_size: pixels, one number or (height, width), of the one view "image".
-      preset: its geometry is applied here (see `recipe.PRESETS`).
+      preset: its geometry is applied here (see `presets.PRESETS`).
       views: the views of self-distillation in place of one image (see `recipe.check`).
       fields: what else is read of each record.
       sampling: how often the images of each class are drawn (see `sampling.POWERS`); not "uniform" needs labels.

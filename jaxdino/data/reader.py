@@ -12,7 +12,8 @@ from jaxdino.data.channels import Reading
 from jaxdino.data.checks import open_image
 from jaxdino.data.crops import short_side
 from jaxdino.data.fields import Element, Field, Row
-from jaxdino.data.geometry import Geometry, drawn, evaluated
+from jaxdino.data.geometry import Geometry, evaluated
+from jaxdino.data.random_geometry import drawn
 from jaxdino.data.ranges import remarks
 from jaxdino.data.recipe import View
 from jaxdino.data.record import Split

@@ -1,18 +1,15 @@
-"""Recipes for the views of an image, as data: crop, flips, rotation, colours, blur, noise, erasing, mixing.
+"""Recipes for the views of an image, as data: crop, flips, turns, distortions, colours, blur, noise, erasing, mixing.
 
 The geometry is applied on the host (`geometry`), the photometric part on the device (`photometric`), mixing to whole
 batches (`mixing`). An augmentation preset is one view per image; self-distillation takes several.
 """
 
-import ast
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from jaxdino.core import options
 from jaxdino.core.errors import UserError
-from jaxdino.core.rules import did_you_mean, nearest
+from jaxdino.core.rules import did_you_mean
 
 KINDS = ("global", "local")
 MIN_GLOBAL = 2  # each student view is compared with a different view of the teacher
@@ -22,7 +19,8 @@ MIN_GLOBAL = 2  # each student view is compared with a different view of the tea
 class View:
     """`count` crops of one recipe.
 
-    Order of the steps: crop with rotation and warp, flips, jitter, grey, blur, solarise, noise, normalise, erase, mix.
+    Order of the steps: crop with rotation; zoom, shear, shift; perspective; grid and elastic distortion; flips; quarter
+    turns (all of these in one resampling); jitter, grey, blur, solarise, noise, normalise, erase, mix.
 
     Attributes:
       kind: "global" views go through teacher and student, "local" ones only through the student.
@@ -31,8 +29,16 @@ class View:
       scale: smallest and largest share of the image's area; None: the crop is that of evaluation.
       ratio: smallest and largest width / height of the crop.
       degrees: the crop box is rotated about its centre by an angle from -x to x.
+      shear: along x and along y, each by an angle from -x to x degrees.
+      shift: along x and along y, each by -x to x of the crop's side.
+      zoom: smallest and largest factor by which the content of the crop grows.
+      perspective: each corner of the crop moves inward by up to x of half its sides.
       warp: standard deviation of an elastic displacement, as a share of the crop's side.
+      grid: the columns and rows of a 5 x 5 grid are stretched by a factor from 1 - x to 1 + x.
       hflip, vflip: probabilities.
+      quarter: probability of a quarter turn: by 0, 90, 180 or 270 degrees, each equally likely.
+      affine_prob: probability of rotation, shear, shift and zoom together.
+      perspective_prob: probability. distort_prob: probability of elastic and grid distortion together.
       brightness, contrast, saturation: a factor from 1 - x to 1 + x.
       hue: -x to x turns of the colour circle.
       jitter_prob, gray_prob, blur_prob, solarize_prob, erase_prob: probabilities.
@@ -72,6 +78,15 @@ class View:
     cutmix: float = 0.0
     mix_prob: float = 1.0
     switch_prob: float = 0.5
+    shear: float = 0.0
+    shift: float = 0.0
+    zoom: tuple[float, float] = (1.0, 1.0)
+    perspective: float = 0.0
+    grid: float = 0.0
+    quarter: float = 0.0
+    affine_prob: float = 1.0
+    perspective_prob: float = 1.0
+    distort_prob: float = 1.0
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -84,11 +99,6 @@ class View:
             if not all(low <= end <= high for end in ends) or list(ends) != sorted(ends):
                 order = ", the smaller first" if len(ends) > 1 else ""
                 raise UserError(f"a {self.kind} view's {name}={value} must lie in {low:g} to {high:g}{order}")
-        if self.scale is None and (self.degrees or self.warp):
-            raise UserError(
-                f"a view with degrees={self.degrees} and warp={self.warp} needs a random crop: set scale, such as "
-                "scale=(1.0, 1.0) for the whole image"
-            )
 
     @classmethod
     def of(cls, given: "Mapping | View") -> "View":
@@ -109,6 +119,12 @@ RANGES = {
     "blur_sigma": (0, 100),
     "solarize_threshold": (0, 1),
     "warp": (0, 0.2),
+    "shear": (0, 60),
+    "shift": (0, 1),
+    "zoom": (0.1, 10),
+    "perspective": (0, 0.5),
+    "grid": (0, 0.4),
+    **dict.fromkeys(("quarter", "affine_prob", "perspective_prob", "distort_prob"), (0, 1)),
     **dict.fromkeys(("erase_prob", "erase_area", "mix_prob", "switch_prob"), (0, 1)),
     "erase_ratio": (1e-6, INF),
     **dict.fromkeys(("mixup", "cutmix"), (0, INF)),
@@ -116,34 +132,6 @@ RANGES = {
 """The allowed interval of each field, both ends included."""
 OF_CROPS = ("kind", "size", "count")
 """Fields of a view that a preset does not have: a stage has one view, of its image size."""
-OFF = dict(hflip=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, gray_prob=0.0, blur_prob=0.0)
-
-_NONE = View(scale=None, jitter_prob=1.0, **OFF)
-_CROP = dataclasses.replace(_NONE, scale=(0.5, 1.0), ratio=(0.8, 1.25))  # images of a fixed orientation: digits, scans
-_LIGHT = dataclasses.replace(_NONE, scale=(0.35, 1.0), hflip=0.5)
-_MEDIUM = dataclasses.replace(_LIGHT, scale=(0.2, 1.0), brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02)
-_STRONG = dataclasses.replace(
-    _LIGHT,
-    scale=(0.08, 1.0),
-    brightness=0.4,
-    contrast=0.4,
-    saturation=0.4,
-    hue=0.1,
-    jitter_prob=0.8,
-    gray_prob=0.1,
-    erase_prob=0.25,
-    mixup=0.8,
-    cutmix=1.0,
-)
-PRESETS: dict[str, View] = {
-    "none": _NONE,
-    "crop": _CROP,
-    "light": _LIGHT,
-    "medium": _MEDIUM,
-    "strong": _STRONG,
-}
-"""data.augment -> its view."""
-
 GLOBAL_1 = View("global", 224, (0.4, 1.0), blur_prob=1.0)
 GLOBAL_2 = View("global", 224, (0.4, 1.0), blur_prob=0.1, solarize_prob=0.2)
 LOCAL = View("local", 96, (0.05, 0.4), count=8, blur_prob=0.5)
@@ -151,49 +139,15 @@ DINO = (GLOBAL_1, GLOBAL_2, LOCAL)
 """Source: facebookresearch/dino main_dino.py DataAugmentationDINO, with the scales used in its README."""
 
 
-def get_preset(preset: str | Mapping[str, Any] | View) -> View:
-    """Return a preset by name, with changes to it. Raise UserError for unknown names and wrong values.
-
-    Changes follow the name, "light,vflip=0.5,scale=(0.2,1.0)", or are a mapping, {"base": "light", "vflip": 0.5},
-    where the base is "none" if not given.
-    """
-    if isinstance(preset, View):
-        return preset
-    changes = _parsed(preset) if isinstance(preset, str) else dict(preset.items())
-    if set(changes) == {"base"}:
-        if changes["base"] not in PRESETS:
-            near = ", ".join(nearest(changes["base"], PRESETS))
-            raise UserError(f"unknown preset {changes['base']!r}; nearest: {near}")
-        return PRESETS[changes["base"]]
-    start = get_preset(str(changes.pop("base", "none")))
-    if unread := [name for name in OF_CROPS if name in changes]:
-        raise UserError(f"augment has {unread[0]}={changes[unread[0]]!r}: a stage has one view, of its image_size")
-    if changes.get("scale", 0) is None:  # a given None is the crop of evaluation, not "leave it"
-        start = dataclasses.replace(start, scale=None)
-    return options.read(View, changes, "augment", base=start)
-
-
-def _parsed(preset: str) -> dict[str, Any]:
-    """Read "light,vflip=0.5" as {"base": "light", "vflip": 0.5}. Raise UserError for a value that is not Python's."""
-    name, *changes = re.split(r",\s*(?=\w+\s*=)", preset)
-    found: dict[str, Any] = {"base": name.strip()}
-    for change in changes:
-        field, _, text = change.partition("=")
-        try:
-            found[field.strip()] = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError):
-            raise UserError(
-                f"augment={preset!r}: {text!r} is not a value for {field}, such as 0.5 or (0.2, 1.0)"
-            ) from None
-    return found
-
-
 def without_geometry(view: View) -> View:
     """Return the view with the default geometry: equal for views that the device treats alike."""
-    return dataclasses.replace(view, **{name: getattr(PRESETS["light"], name) for name in GEOMETRIC})
+    return dataclasses.replace(view, **{name: getattr(View, name) for name in GEOMETRIC})
 
 
-GEOMETRIC = (*OF_CROPS, "scale", "ratio", "degrees", "warp", "hflip", "vflip")
+GEOMETRIC = (
+    *(*OF_CROPS, "scale", "ratio", "degrees", "shear", "shift", "zoom", "affine_prob", "perspective"),
+    *("perspective_prob", "warp", "grid", "distort_prob", "hflip", "vflip", "quarter"),
+)
 """Fields that the host applies."""
 
 

@@ -55,6 +55,8 @@ MONITORS = {"classify": "val/accuracy", "multilabel": "val/map", "segment": "val
 """Tasks of older runs -> the metric that their configs named, which is now the default (None)."""
 ADDED_TO_VIEWS = ("warp", "noise", "mixup", "cutmix", "mix_prob", "switch_prob")
 ADDED_TO_VIEWS += ("erase_prob", "erase_area", "erase_ratio")
+ADDED_TO_VIEWS += ("shear", "shift", "zoom", "perspective", "grid", "quarter")
+ADDED_TO_VIEWS += ("affine_prob", "perspective_prob", "distort_prob")
 
 
 def say(line: str) -> None:

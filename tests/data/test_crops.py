@@ -8,8 +8,8 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.resize import Resize
 from jaxdino.data import crops as ours
 from jaxdino.data.channels import Reading
+from jaxdino.data.presets import get_preset
 from jaxdino.data.reader import Crops, Reader
-from jaxdino.data.recipe import get_preset
 
 SHAPES = [(256, 256), (300, 400), (533, 400), (97, 411), (31, 17), (224, 640), (8, 8)]
 
@@ -122,7 +122,6 @@ def test_presets():
         get_preset({"mixpu": 1})
     with pytest.raises(UserError, match=r"augment has count=2: a stage has one view"):
         get_preset({"count": 2})
-    with pytest.raises(UserError, match=r"needs a random crop: set scale, such as scale=\(1.0, 1.0\)"):
-        get_preset({"degrees": 10.0})
+    assert get_preset("medium") == get_preset("standard")
     with pytest.raises(UserError, match="unknown interpolation 'cubic'; nearest: bicubic"):
         ours.get_filter("cubic")

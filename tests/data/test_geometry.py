@@ -1,15 +1,15 @@
-import dataclasses
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from jaxdino.core.resize import Resize
-from jaxdino.data.geometry import Geometry, displacement, drawn, evaluated
-from jaxdino.data.recipe import PRESETS
+from jaxdino.data.distortion import elastic, grid
+from jaxdino.data.geometry import Geometry, evaluated
+from jaxdino.data.homography import about_centre, perspective, shear, shift, zoom
 
 FULL, SIZE, BOX = (90, 60), (48, 40), (10, 5, 70, 53)
-WARP = displacement(SIZE, 0.04, np.random.default_rng(2))
+WARP = elastic(SIZE, 0.04, np.random.default_rng(2))
+TILTED = np.array([(4, 2), (38, 1), (37, 46), (2, 43)], float)
 MOVES = {
     "evaluation": evaluated(FULL, SIZE, Resize(0.8)),
     "padded": evaluated(FULL, (40, 80), Resize(1.0, crop_mode="border")),
@@ -17,6 +17,23 @@ MOVES = {
     "flipped": Geometry(FULL, SIZE, Resize(), BOX, hflip=True, vflip=True),
     "turned": Geometry(FULL, SIZE, Resize(), BOX, degrees=20.0, vflip=True),
     "warped": Geometry(FULL, SIZE, Resize(), BOX, degrees=-70.0, warp=WARP, hflip=True),
+    "gridded": Geometry(FULL, SIZE, Resize(), BOX, warp=grid(SIZE, 0.3, np.random.default_rng(0))),
+    "sheared": Geometry(FULL, SIZE, Resize(), BOX, transform=about_centre(shear(20, -10), SIZE)),
+    "shifted": Geometry(FULL, SIZE, Resize(), BOX, transform=shift(-6, 4), hflip=True),
+    "larger": Geometry(FULL, SIZE, Resize(), BOX, transform=about_centre(zoom(1.4), SIZE)),
+    "smaller": Geometry(FULL, SIZE, Resize(), BOX, transform=about_centre(zoom(0.7), SIZE)),
+    "tilted": Geometry(FULL, SIZE, Resize(), BOX, transform=perspective(SIZE, TILTED), vflip=True),
+    "quarter": Geometry(FULL, (40, 48), Resize(), BOX, turns=1),
+    "half": Geometry(FULL, SIZE, Resize(), BOX, turns=2, hflip=True),
+    "three quarters": Geometry(FULL, (40, 48), Resize(0.8), turns=3),
+    "evaluation, moved": Geometry(FULL, SIZE, Resize(0.8), degrees=15.0, transform=about_centre(zoom(0.9), SIZE)),
+    "padded, moved": Geometry(FULL, (40, 80), Resize(1.0, crop_mode="border"), degrees=-30.0, hflip=True),
+    "everything": Geometry(
+        *(FULL, SIZE[::-1], Resize(), BOX, 25.0, WARP),
+        hflip=True,
+        transform=perspective(SIZE, TILTED) @ about_centre(shift(3, -2) @ shear(10) @ zoom(1.1), SIZE),
+        turns=3,
+    ),
 }
 
 
@@ -89,25 +106,3 @@ def test_a_plane_outside_the_image_has_the_fill():
     assert (plane[[0, 0, -1, -1], [0, -1, 0, -1]] == 255).all() and plane[10, 10] == 1
     padded = MOVES["padded"].plane(np.ones(FULL[::-1], np.uint8), 255)
     assert (padded[:, 0] == 255).all() and padded[20, 40] == 1
-
-
-def test_displacements_are_smooth_and_as_strong_as_asked():
-    rng = np.random.default_rng(0)
-    fields = np.stack([displacement((60, 80), 0.05, rng) for _ in range(300)])
-    corners = fields[:, [0, 0, -1, -1], [0, -1, 0, -1]]
-    np.testing.assert_allclose(corners.std(axis=(0, 1)), (0.05 * 80, 0.05 * 60), rtol=0.1)
-    assert np.abs(np.diff(fields, axis=1)).max() < 1.2
-
-
-def test_flips_and_displacements_are_drawn_after_every_box():
-    """The boxes of a seed stay the same, whatever else a view asks for."""
-    plain = dataclasses.replace(PRESETS["crop"], hflip=0.0)
-    more = dataclasses.replace(plain, hflip=0.5, vflip=0.3, degrees=10.0, warp=0.05)
-    flips = []
-    for seed in range(300):
-        first, second = (
-            drawn([view] * 2, [SIZE] * 2, FULL, Resize(), np.random.default_rng(seed)) for view in (plain, more)
-        )
-        assert [move.box for move in first] == [move.box for move in second]
-        flips += [(move.hflip, move.vflip) for move in second]
-    assert np.mean(flips, axis=0) == pytest.approx((0.5, 0.3), abs=0.06)

@@ -9,7 +9,7 @@ from torchvision_stub import import_torchvision
 
 from jaxdino.data import mixing
 from jaxdino.data import photometric as aug
-from jaxdino.data.recipe import PRESETS
+from jaxdino.data.presets import PRESETS
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 KEY = jax.random.key(0)

@@ -17,8 +17,8 @@ from jaxdino.data.config import DataConfig
 from jaxdino.data.crops import eval_crop, resized_crop, turned_crop
 from jaxdino.data.kinds import Kind
 from jaxdino.data.pipeline import make_eval_iter
+from jaxdino.data.presets import PRESETS
 from jaxdino.data.ranges import Range, remarks
-from jaxdino.data.recipe import PRESETS
 from jaxdino.data.record import Split
 
 

@@ -11,9 +11,10 @@ from jaxdino.data import reader
 from jaxdino.data.fields import Prompts
 from jaxdino.data.mask_reading import FileMask
 from jaxdino.data.pipeline import make_eval_iter, make_train_iter
+from jaxdino.data.presets import PRESETS, get_preset
 from jaxdino.data.prompted import Prompt, in_groups
 from jaxdino.data.prompts import PromptConfig
-from jaxdino.data.recipe import PRESETS, get_preset, unmixed
+from jaxdino.data.recipe import unmixed
 from jaxdino.data.record import Split
 from tests.data.pair_folders import Pair, load_pairs
 

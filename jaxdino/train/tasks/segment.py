@@ -18,8 +18,9 @@ from jaxdino.core.params import Flat, Skeleton, abstract, bind
 from jaxdino.data import photometric, pipeline, prompted, tokenizer
 from jaxdino.data.crops import as_size
 from jaxdino.data.fields import Prompts
+from jaxdino.data.presets import get_preset
 from jaxdino.data.prompts import PromptConfig
-from jaxdino.data.recipe import get_preset, unmixed
+from jaxdino.data.recipe import unmixed
 from jaxdino.data.sampling import UNIFORM
 from jaxdino.evals.samples import spread_first
 from jaxdino.models.initial import ShapesOnly

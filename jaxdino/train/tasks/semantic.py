@@ -13,7 +13,8 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton
 from jaxdino.data import photometric, pipeline
 from jaxdino.data.fields import ClassMap
-from jaxdino.data.recipe import get_preset, unmixed
+from jaxdino.data.presets import get_preset
+from jaxdino.data.recipe import unmixed
 from jaxdino.data.record import Split
 from jaxdino.evals.segmentation_pictures import draw_classes
 from jaxdino.evals.semantic import NAMES, SemanticEvaluator

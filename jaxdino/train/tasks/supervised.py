@@ -18,7 +18,7 @@ from jaxdino.data import photometric, pipeline
 from jaxdino.data.crops import as_size
 from jaxdino.data.fields import LABEL, Field
 from jaxdino.data.mixing import augment
-from jaxdino.data.recipe import get_preset
+from jaxdino.data.presets import get_preset
 from jaxdino.data.sampling import UNIFORM
 from jaxdino.evals.evaluator import Evaluator
 from jaxdino.evals.passes import outputs
