@@ -38,7 +38,8 @@ class View:
       hflip, vflip: probabilities.
       quarter: probability of a quarter turn: by 0, 90, 180 or 270 degrees, each equally likely.
       affine_prob: probability of rotation, shear, shift and zoom together.
-      perspective_prob: probability. distort_prob: probability of elastic and grid distortion together.
+      perspective_prob: probability of perspective.
+      distort_prob: probability of elastic and grid distortion together.
       brightness, contrast, saturation: a factor from 1 - x to 1 + x.
       hue: -x to x turns of the colour circle.
       jitter_prob, gray_prob, blur_prob, solarize_prob, erase_prob: probabilities.

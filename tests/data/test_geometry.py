@@ -20,7 +20,7 @@ MOVES = {
     "gridded": Geometry(FULL, SIZE, Resize(), BOX, warp=grid(SIZE, 0.3, np.random.default_rng(0))),
     "sheared": Geometry(FULL, SIZE, Resize(), BOX, transform=about_centre(shear(20, -10), SIZE)),
     "shifted": Geometry(FULL, SIZE, Resize(), BOX, transform=shift(-6, 4), hflip=True),
-    "larger": Geometry(FULL, SIZE, Resize(), BOX, transform=about_centre(zoom(1.4), SIZE)),
+    "larger": Geometry(FULL, SIZE, Resize(), BOX, transform=about_centre(zoom(1.25), SIZE)),
     "smaller": Geometry(FULL, SIZE, Resize(), BOX, transform=about_centre(zoom(0.7), SIZE)),
     "tilted": Geometry(FULL, SIZE, Resize(), BOX, transform=perspective(SIZE, TILTED), vflip=True),
     "quarter": Geometry(FULL, (40, 48), Resize(), BOX, turns=1),

@@ -214,7 +214,7 @@ def test_a_large_jpeg_is_decoded_smaller_only_where_every_crop_stays_large(tmp_p
 def test_large_crops_are_nearly_those_of_the_full_filter(monkeypatch):
     record, views = photograph(1600, 1200), (View(size=64, count=2), View("local", 32, (0.05, 0.4), count=4))
     quick = crops_of(record, views)
-    monkeypatch.setattr("jaxdino.data.geometry.REDUCING_GAP", None)
+    monkeypatch.setattr("jaxdino.data.random_geometry.REDUCING_GAP", None)
     full = crops_of(record, views)
     assert not np.array_equal(quick["global"], full["global"])
     assert difference(quick, full) < 1
@@ -269,8 +269,9 @@ def test_a_quarter_turn_of_a_whole_image_and_what_lies_beyond_its_edges():
 def test_angles_are_drawn_evenly_and_leave_the_boxes_alone(monkeypatch):
     drawn = []
 
-    def noting(*crop, degrees, warp):
+    def noting(*crop, degrees, **others):
         drawn.append(degrees)
+        assert set(others.values()) == {None}
         return resized_crop(*crop)
 
     monkeypatch.setattr("jaxdino.data.geometry.turned_crop", noting)
