@@ -106,3 +106,14 @@ def test_a_plane_outside_the_image_has_the_fill():
     assert (plane[[0, 0, -1, -1], [0, -1, 0, -1]] == 255).all() and plane[10, 10] == 1
     padded = MOVES["padded"].plane(np.ones(FULL[::-1], np.uint8), 255)
     assert (padded[:, 0] == 255).all() and padded[20, 40] == 1
+
+
+def test_points_are_found_again_under_the_strongest_grid():
+    """The inverse of the displacement: a point of the result, read at its place in the image, comes back."""
+    rng = np.random.default_rng(0)
+    at = rng.uniform(4, 36, (50, 2))
+    for _ in range(30):
+        move = Geometry((40, 40), (40, 40), Resize(), (0, 0, 40, 40), warp=grid((40, 40), 0.4, rng))
+        read = at + move._displacement(at)
+        np.testing.assert_allclose(move.points(read), at, atol=0.05)
+    assert move.points(np.empty((0, 2))).shape == (0, 2)

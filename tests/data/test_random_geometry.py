@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxdino.core.resize import Resize
 from jaxdino.data.presets import PRESETS
@@ -91,3 +92,33 @@ def test_presets_whose_images_have_no_upper_side_are_turned():
         assert ({move.turns for move in moves} == {0, 1, 2, 3}) == turned
         assert any(move.vflip for move in moves) == turned
     assert not PRESETS["medical"].hflip and not PRESETS["industrial"].hflip  # left is not right
+
+
+EVERYTHING = dataclasses.replace(PLAIN, scale=(0.5, 1.0), hflip=0.5, vflip=0.5, quarter=1.0, **MORE)
+
+
+@pytest.mark.parametrize("name", [*PRESETS, "everything", "everything, whole image"])
+def test_a_box_stays_around_its_mask_and_a_point_on_its_object(name):
+    """An ellipse, drawn into an image and a mask, with its box and its centre, all moved by what a view draws."""
+    others = {"everything": EVERYTHING, "everything, whole image": dataclasses.replace(EVERYTHING, scale=None)}
+    view = {**PRESETS, **others}[name]
+    x, y = np.meshgrid(np.arange(FULL[0]) + 0.5, np.arange(FULL[1]) + 0.5)
+    shown = 0
+    for seed in range(40):
+        centre, radii = np.random.default_rng(seed).uniform((25, 20), (65, 40)), (16, 9)
+        mask = (((x - centre[0]) / radii[0]) ** 2 + ((y - centre[1]) / radii[1]) ** 2 < 1).astype(np.uint8)
+        rows, columns = np.nonzero(mask)
+        box = [[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]]
+        for move in draw(view, seed, count=1, size=(96, 80)):
+            plane = move.plane(mask, 255) == 1
+            bright = move.image(Image.fromarray(mask * np.uint8(255)))[..., 0] > 127
+            (left, top, right, bottom), (point,) = move.boxes(np.array(box))[0], move.points(centre[None])
+            outside = plane.copy()
+            outside[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = False
+            assert outside.sum() <= 0.02 * plane.sum()
+            if (point < 8).any() or (point > (72, 88)).any():
+                continue
+            shown += 1
+            assert plane[int(point[1]), int(point[0])]
+            assert (bright & plane).sum() > 0.85 * (bright | plane).sum()
+    assert shown > 15
