@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxdino.data.photometric import augment_view, box_of
+from jaxdino.data.photometric import augment_view
+from jaxdino.data.photometric.erasing import box_of
 from jaxdino.data.recipe import View
 
 MIX = 6  # what the key of the mixing is folded in with
@@ -19,6 +20,8 @@ def augment(
     view: View,
     mean: Sequence[float],
     std: Sequence[float],
+    *,
+    places: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Augment one batch of training images and return it with its soft targets.
 
@@ -32,11 +35,12 @@ def augment(
       weights: float (B,), 0 for padding and unreadable images.
       view: static under jit.
       mean, std: C numbers each, for images in 0..1.
+      places: int32 (B,), of the images in the global batch; None: their order here.
 
     Returns:
       float32 (B, H, W, C), and float32 (B, classes).
     """
-    images = augment_view(key, images, view, mean, std)
+    images = augment_view(key, images, view, mean, std, places=places)
     return random_mix(jax.random.fold_in(key, MIX), images, targets, weights, view)
 
 

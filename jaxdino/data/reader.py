@@ -19,6 +19,7 @@ from jaxdino.data.recipe import View
 from jaxdino.data.record import Split
 
 PADDING = -1
+DRAWN = ("place",)  # entries of a batch that the augmentation on the device reads
 REASON = "S240"  # dtype in which reasons and remarks are sent from a reading process to the main process
 
 
@@ -80,8 +81,10 @@ class Reader:
                 reason = "; ".join(said)
             except BadImage as err:
                 reason = str(err)
+        place = {"place": np.int32(element["place"])} if "place" in element else {}
         return {
             **(self._blank(element, rng) if found is None else found),
+            **place,
             "weight": np.float32(weight),
             "index": np.int64(element["index"]),
             "reason": np.array(reason.encode("ascii", "backslashreplace"), REASON),

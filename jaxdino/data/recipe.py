@@ -20,7 +20,8 @@ class View:
     """`count` crops of one recipe.
 
     Order of the steps: crop with rotation; zoom, shear, shift; perspective; grid and elastic distortion; flips; quarter
-    turns (all of these in one resampling); jitter, grey, blur, solarise, noise, normalise, erase, mix.
+    turns (all of these in one resampling); jitter (brightness, contrast, saturation, hue, gamma, sharpness), grey,
+    autocontrast, equalise, blur, motion blur, solarise, posterise, invert, noise, JPEG, normalise, erase, mix.
 
     Attributes:
       kind: "global" views go through teacher and student, "local" ones only through the student.
@@ -46,6 +47,12 @@ class View:
       blur_sigma: smallest and largest standard deviation of the Gaussian, in pixels of the crop.
       solarize_threshold: in 0..1; values at or above it are inverted.
       noise: standard deviation of Gaussian noise, for pixels in 0..1.
+      gamma: values are raised to an exponent from 1 / (1 + x) to 1 + x; one of the jitter.
+      sharpness: a factor from 1 - x (0 is smooth) to 1 + x (2 is sharp); one of the jitter.
+      autocontrast_prob, equalize_prob, posterize_prob, invert_prob: probabilities.
+      posterize_bits: fewest and most bits that are kept of a value.
+      motion_blur_prob: probability. motion_blur_size: shortest and longest line of the blur, in pixels of the crop.
+      jpeg_prob: probability of the artefacts of a JPEG. jpeg_quality: lowest and highest quality, as in Pillow.
       erase_area, erase_ratio: smallest and largest share of the area, and height / width, of the erased box.
       mixup, cutmix: alphas; 0 is off.
       mix_prob: share of mixed batches.
@@ -88,6 +95,17 @@ class View:
     affine_prob: float = 1.0
     perspective_prob: float = 1.0
     distort_prob: float = 1.0
+    gamma: float = 0.0
+    sharpness: float = 0.0
+    autocontrast_prob: float = 0.0
+    equalize_prob: float = 0.0
+    motion_blur_prob: float = 0.0
+    motion_blur_size: tuple[int, int] = (3, 7)
+    posterize_prob: float = 0.0
+    posterize_bits: tuple[int, int] = (4, 8)
+    invert_prob: float = 0.0
+    jpeg_prob: float = 0.0
+    jpeg_quality: tuple[int, int] = (50, 95)
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -128,7 +146,12 @@ RANGES = {
     **dict.fromkeys(("quarter", "affine_prob", "perspective_prob", "distort_prob"), (0, 1)),
     **dict.fromkeys(("erase_prob", "erase_area", "mix_prob", "switch_prob"), (0, 1)),
     "erase_ratio": (1e-6, INF),
-    **dict.fromkeys(("mixup", "cutmix"), (0, INF)),
+    **dict.fromkeys(("mixup", "cutmix", "gamma", "sharpness"), (0, INF)),
+    **dict.fromkeys(("autocontrast_prob", "equalize_prob", "posterize_prob", "invert_prob"), (0, 1)),
+    **dict.fromkeys(("motion_blur_prob", "jpeg_prob"), (0, 1)),
+    "motion_blur_size": (1, 99),
+    "posterize_bits": (1, 8),
+    "jpeg_quality": (1, 100),
 }
 """The allowed interval of each field, both ends included."""
 OF_CROPS = ("kind", "size", "count")

@@ -1,14 +1,16 @@
 """Data of a run: its data settings, its batches, and a summary line of the data source."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.words import few, printable, unpaired
 from jaxdino.data.config import DataConfig, settings_of_data
+from jaxdino.data.reader import DRAWN
 from jaxdino.data.record import Source, Split
 from jaxdino.data.sources import load_source
 from jaxdino.models.spec import ModelSpec
@@ -39,6 +41,11 @@ def batches(make: Callable[..., Any], config: Any, part: Part, spec: ModelSpec) 
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+
+
+def sent(batch: Mapping[str, np.ndarray], arrays: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the entries of a training batch that go to the devices: those a task reads, and the augmentation."""
+    return {name: batch[name] for name in (*arrays, *DRAWN) if name in batch}
 
 
 def validated(cfg: DataConfig, field: str = "label", **how: Any) -> Source:

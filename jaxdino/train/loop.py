@@ -154,6 +154,6 @@ def run_stage(session: Session, part: Part, current: state.State) -> state.State
                 return current
             read = next(batches)
             now.unread += int(np.sum(read["weight"] == 0))
-            batch = sharding.put_batch({name: read[name] for name in setup.task.arrays if name in read}, setup.mesh)
+            batch = sharding.put_batch(data.sent(read, setup.task.arrays), setup.mesh)
             current["moving"], measured = train_step(current["moving"], current["frozen"], batch)
             watch.stepped(measured)

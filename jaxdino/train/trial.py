@@ -10,7 +10,7 @@ import jax
 
 from jaxdino.core import sharding
 from jaxdino.core.host_memory import Peak
-from jaxdino.train import step
+from jaxdino.train import data, step
 from jaxdino.train.memory import StepMemory, measure, size_words
 from jaxdino.train.setup import Setup
 from jaxdino.train.state import State
@@ -53,8 +53,7 @@ class Trial:
         return step.compile_train_step(task.train_step(part, self.current), self.current, setup.mesh, setup.rules)
 
     def _placed(self, read: dict[str, Any]) -> dict[str, jax.Array]:
-        arrays = {name: read[name] for name in self.setup.task.arrays if name in read}
-        return sharding.put_batch(arrays, self.setup.mesh)
+        return sharding.put_batch(data.sent(read, self.setup.task.arrays), self.setup.mesh)
 
     def _steps(self, batches: Iterator[dict[str, jax.Array]]) -> float:
         """Take a step for each batch, at most `STEPS`; return the seconds of one."""

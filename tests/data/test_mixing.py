@@ -9,10 +9,12 @@ from torchvision_stub import import_torchvision
 
 from jaxdino.data import mixing
 from jaxdino.data import photometric as aug
+from jaxdino.data.photometric import blurs, colours, erasing
 from jaxdino.data.presets import PRESETS
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 KEY = jax.random.key(0)
+KEYS = jax.random.split(KEY, 6)
 
 
 def floats(batch=6, height=10, width=14):
@@ -49,7 +51,7 @@ def test_colour_is_torchvisions(name):
 
     functional = import_torchvision().transforms.functional
     images, strengths = floats(), (0.0, 0.4, 0.9, 1.0, 1.3, 1.9)
-    found = images_of(getattr(aug, f"adjust_{name}")(planes(images), factors(*strengths)))
+    found = images_of(getattr(colours, f"adjust_{name}")(planes(images), factors(*strengths)))
     for image, strength, ours in zip(images, strengths, found, strict=True):
         theirs = getattr(functional, f"adjust_{name}")(torch.from_numpy(image).permute(2, 0, 1), strength)
         np.testing.assert_allclose(ours, theirs.permute(1, 2, 0), atol=1e-5)
@@ -60,7 +62,7 @@ def test_hue_is_that_of_colorsys():
     images[0, 0] = 0.5  # grey has no hue
     images[1, 0] = [1, 0, 0]
     images[2, 0] = [0.2, 0.2, 0.7]
-    found = images_of(aug.adjust_hue(planes(images), factors(*turns)))
+    found = images_of(colours.adjust_hue(planes(images), factors(*turns)))
     for image, turn, ours in zip(images, turns, found, strict=True):
         hsv = [colorsys.rgb_to_hsv(*pixel) for pixel in image.reshape(-1, 3).tolist()]
         expected = [colorsys.hsv_to_rgb((h + turn) % 1, s, v) for h, s, v in hsv]
@@ -70,29 +72,29 @@ def test_hue_is_that_of_colorsys():
 def test_colour_jitter_stays_in_range_and_differs_by_image():
     images = jnp.broadcast_to(planes(floats(1)), (6, 3, 10, 14))
     strong = dataclasses.replace(PRESETS["strong"], gray_prob=0.0, jitter_prob=1.0)
-    found = aug.random_colour(KEY, images, strong)
+    found = colours.jitter(KEYS, images, strong)
     assert found.min() >= -1e-6 and found.max() <= 1 + 1e-6
     assert len({image.tobytes() for image in np.asarray(found)}) == 6
 
 
 def test_grey():
     images = floats()
-    found = images_of(aug.random_colour(KEY, planes(images), preset(gray_prob=1.0)))
+    found = images_of(colours.grey(KEYS, planes(images), preset(gray_prob=1.0)))
     expected = np.asarray(images) @ np.array([0.2989, 0.587, 0.114])
     np.testing.assert_allclose(found, np.repeat(expected[..., None], 3, -1), atol=1e-6)
 
 
 def test_noise_has_the_strength_asked_for_and_stays_in_range():
     grey = jnp.full((4, 3, 60, 60), 0.5)
-    found = np.asarray(aug.add_noise(KEY, grey, 0.1))
+    found = np.asarray(blurs.add_noise(KEYS[:4], grey, preset(noise=0.1)))
     assert abs(found.std() - 0.1) < 0.002 and abs(found.mean() - 0.5) < 0.002
-    loud = np.asarray(aug.add_noise(KEY, grey, 2.0))
-    assert loud.min() == 0 and loud.max() == 1 and aug.add_noise(KEY, grey, 0.0) is grey
+    loud = np.asarray(blurs.add_noise(KEYS[:4], grey, preset(noise=2.0)))
+    assert loud.min() == 0 and loud.max() == 1 and blurs.add_noise(KEYS[:4], grey, preset()) is grey
 
 
 def test_erased_boxes_have_the_areas_and_ratios_asked_for():
     images = jnp.ones((300, 40, 60, 3))
-    found = np.asarray(aug.random_erase(KEY, images, 0.5, (0.1, 0.3), (0.5, 2.0)))
+    found = np.asarray(erasing.random_erase(jax.random.split(KEY, 300), images, 0.5, (0.1, 0.3), (0.5, 2.0)))
     erased = found[(found == 0).any(axis=(1, 2, 3))]
     assert 110 < len(erased) < 190
     for image in erased:

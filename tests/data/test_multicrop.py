@@ -69,6 +69,7 @@ def test_batch_layout(digits):
         "label": ("int32", (8,)),
         "weight": ("float32", (8,)),
         "index": ("int64", (8,)),
+        "place": ("int32", (8,)),
     }
     assert np.array_equal(batch["label"], digits.labels[batch["index"]])
     assert batch["weight"].tolist() == [1] * 8
@@ -79,7 +80,7 @@ def test_batch_layout(digits):
 def test_locals_and_masks_may_be_left_out(digits):
     without = dataclasses.replace(SMALL[1], count=0)
     batch = next(batches_of(digits, views=[SMALL[0], without], masking=None))
-    assert batch.keys() == {"global", "label", "weight", "index"}
+    assert batch.keys() == {"global", "label", "weight", "index", "place"}
     assert np.array_equal(batch["global"], next(batches_of(digits, views=SMALL[:1]))["global"])
 
 

@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from photographs import levels, photographs, planes
 from PIL import Image, ImageFilter
 from scipy.ndimage import gaussian_filter
 from torchvision_stub import import_torchvision
 
-from jaxdino.data import photometric
-from jaxdino.data.photometric import augment_views
+from jaxdino.data.photometric import augment_views, blurs, colours, tones
 from jaxdino.data.recipe import GLOBAL_1, GLOBAL_2, LOCAL, View
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -21,29 +21,11 @@ OFF = View(
 )
 
 
-def photographs(count=4, height=40, width=48, seed=1):
-    """uint8 (n, H, W, 3), smooth with some noise."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (count, 6, 7, 3), np.uint8)
-    large = np.stack([Image.fromarray(image).resize((width, height), 3) for image in coarse])
-    return np.clip(large + rng.normal(0, 10, large.shape), 0, 255).astype(np.uint8)
-
-
 def recipe(**changes):
     return dataclasses.replace(OFF, **changes)
 
 
-blur = jax.jit(photometric.gaussian_blur, static_argnums=2)
-
-
-def planes(images):
-    """uint8 (n, H, W, 3) -> float (n, 3, H, W) in 0..1."""
-    return jnp.moveaxis(jnp.asarray(images), -1, 1).astype(jnp.float32) / 255
-
-
-def levels(found):
-    """Planes in 0..1 -> images in 0..255, not rounded."""
-    return np.moveaxis(np.asarray(found), 1, -1) * 255
+blur = jax.jit(blurs.gaussian_blur, static_argnums=2)
 
 
 @functools.cache
@@ -117,8 +99,8 @@ def test_blur_of_images_smaller_than_its_kernel():
 
 def test_sigmas_are_drawn_evenly_and_as_often_as_asked(monkeypatch):
     seen = {}
-    monkeypatch.setattr(photometric, "gaussian_blur", lambda x, sigma, radius: seen.update(s=sigma, r=radius))
-    photometric.random_blur(KEY, jnp.zeros((4000, 3, 1, 1)), 0.3, (0.1, 2.0))
+    monkeypatch.setattr(blurs, "gaussian_blur", lambda x, sigma, radius: seen.update(s=sigma, r=radius))
+    blurs.random_blur(jax.random.split(KEY, 4000), jnp.zeros((4000, 3, 1, 1)), recipe(blur_prob=0.3))
     drawn = np.asarray(seen["s"])
     assert seen["r"] == 6 and np.mean(drawn > 0) == pytest.approx(0.3, abs=0.03)
     deciles = np.quantile(drawn[drawn > 0], np.linspace(0, 1, 11))
@@ -129,7 +111,7 @@ def test_sigmas_are_drawn_evenly_and_as_often_as_asked(monkeypatch):
 def test_solarise_is_torchvisions(threshold):
     functional = import_torchvision().transforms.functional
     images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, -1)
-    found = photometric.random_solarize(KEY, planes(images), 1.0, threshold / 255)
+    found = tones.solarize(planes(images), threshold / 255)
     theirs = np.asarray(functional.solarize(Image.fromarray(images[0]), threshold))
     np.testing.assert_allclose(levels(found)[0], theirs, atol=1e-3)
 
@@ -141,7 +123,7 @@ def test_colours_are_those_of_torchvision_on_pillow_images():
         image = photographs(1, seed=seed)
         ours, theirs = planes(image), Image.fromarray(image[0])
         for name, strength in zip(("brightness", "contrast", "saturation", "hue"), strengths, strict=True):
-            ours = getattr(photometric, f"adjust_{name}")(ours, jnp.full((1, 1, 1, 1), strength))
+            ours = getattr(colours, f"adjust_{name}")(ours, jnp.full((1, 1, 1, 1), strength))
             theirs = getattr(functional, f"adjust_{name}")(theirs, strength)
         away = np.abs(levels(ours)[0] - np.asarray(theirs))
         assert away.mean() < 2 and np.quantile(away, 0.99) < 8

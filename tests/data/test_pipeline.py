@@ -47,6 +47,7 @@ def test_batch_layout(digits):
         "label": ("int32", (8,)),
         "weight": ("float32", (8,)),
         "index": ("int64", (8,)),
+        "place": ("int32", (8,)),
     }
     assert np.array_equal(batch["label"], split.labels[batch["index"]])
     assert batch["weight"].tolist() == [1] * 8

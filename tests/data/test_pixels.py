@@ -8,7 +8,7 @@ from PIL import Image
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.resize import Resize
-from jaxdino.data import photometric, survey
+from jaxdino.data import survey
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.bands import pixels
 from jaxdino.data.channels import Reading
@@ -196,12 +196,14 @@ def test_the_survey_refuses_what_has_no_range_or_other_channels(tmp_path):
 def test_colour_changes_of_other_channels():
     import jax
 
+    from jaxdino.data.photometric import colours
+
     planes = jax.numpy.asarray(np.random.default_rng(0).random((2, 4, 6, 6), np.float32))
     strong = dataclasses.replace(PRESETS["strong"], jitter_prob=1.0)
-    changed = photometric.random_colour(jax.random.key(0), planes, strong)
+    changed = colours.jitter(jax.random.split(jax.random.key(0), 2), planes, strong)
     plain = dataclasses.replace(strong, saturation=0.0, hue=0.0, gray_prob=0.0)
     assert not np.allclose(changed, planes)  # brightness and contrast change, the rest has no effect
-    assert np.array_equal(changed, photometric.random_colour(jax.random.key(0), planes, plain))
+    assert np.array_equal(changed, colours.jitter(jax.random.split(jax.random.key(0), 2), planes, plain))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])

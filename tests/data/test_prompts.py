@@ -115,12 +115,14 @@ def test_batch_layout(shapes):
         "point_labels": ("int32", (8, 5)),
         "weight": ("float32", (8,)),
         "index": ("int64", (8,)),
+        "place": ("int32", (8,)),
     }
     prompts = shapes.fields["prompts"]
     assert batch["label"].tolist() == [prompts[index][0].label for index in batch["index"]]
     assert batch["masked"].tolist() == batch["weight"].tolist() == [1] * 8
     assert next(train(shapes)).keys() == batch.keys() - {"points", "point_labels"}
     evaluated = next(iter(evaluate(shapes, SPATIAL, image_size=(40, 48))))
+    del batch["place"]  # of training alone
     assert {key: value.dtype for key, value in evaluated.items()} == {key: value.dtype for key, value in batch.items()}
 
 

@@ -139,8 +139,9 @@ class Distillation:
 
         def augment(key: jax.Array, batch: step.Batch) -> step.Batch:
             keys = dict(zip(recipes, jax.random.split(key, len(recipes)), strict=True))
+            how = dict(mean=mean, std=std, places=batch.get("place"))
             crops = {kind: batch[kind] for kind in recipes if kind in batch}
-            return batch | {kind: augment_views(keys[kind], x, recipes[kind], mean, std) for kind, x in crops.items()}
+            return batch | {kind: augment_views(keys[kind], x, recipes[kind], **how) for kind, x in crops.items()}
 
         objective = self.objective(part)
         return step.make_train_step(
