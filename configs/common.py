@@ -18,7 +18,7 @@ from jaxdino.objectives.distill_settings import Distill, Projection
 from jaxdino.objectives.health import THRESHOLDS
 from jaxdino.objectives.settings import Classifying
 from jaxdino.settings.open_fields import defaults, open_fields
-from jaxdino.settings.run import Alarms, Checkpoint, Evaluation, Mesh, Model, Run
+from jaxdino.settings.run import Alarms, Checkpoint, Debug, Evaluation, Mesh, Model, Run, Tracking
 from jaxdino.stage import Group, Optimizer, Schedule, Stage
 
 LORA = r"(.*\.)?lora\..*"  # pattern of all adapters
@@ -54,6 +54,8 @@ def get_config(model: str | None = None) -> ConfigDict:
     config.mesh = defaults(Mesh)
     config.ema_decay = placeholder(float)
     config.checkpoint = defaults(Checkpoint)
+    config.tracking = defaults(Tracking)
+    config.debug = defaults(Debug)
     return config
 
 

@@ -49,6 +49,14 @@ class Peak:
             self.grown = _resident("VmHWM") - self._before
 
 
+def resident() -> int | None:
+    """Return the bytes of memory that this process holds now; None where the system does not tell, as on macOS."""
+    try:
+        return _resident("VmRSS")
+    except OSError:
+        return None
+
+
 def _resident(name: str) -> int:
     """Return a number of /proc/self/status, in bytes."""
     found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())

@@ -7,6 +7,7 @@ from jaxdino.core.options import check_choice, check_range
 from jaxdino.data.config import settings_of_data
 from jaxdino.data.sampling import POWERS
 from jaxdino.objectives.settings import OBJECTIVES, settings_of
+from jaxdino.settings import writers
 from jaxdino.stage import stages
 
 LARGEST_SIDE = 16_384  # pixels
@@ -37,6 +38,7 @@ def check(config: Any) -> None:
             f"the config, with its lengths and rates, was made for {config.model.configured_for!r}, but model.name is "
             f"{config.model.name!r}: give the model after the colon, --config=configs/linear.py:{config.model.name}"
         )
+    writers.check(config)
     settings_of_data(config.data)
     for stage in stages(config):
         settings_of(config, stage.objective, f"stage {stage.name!r}")

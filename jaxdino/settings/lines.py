@@ -30,6 +30,8 @@ CLASSES: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("alarms", (run.Alarms, Health)),
     ("mesh", (run.Mesh,)),
     ("checkpoint", (run.Checkpoint,)),
+    ("tracking", (run.Tracking,)),
+    ("debug", (run.Debug,)),
     ("", (run.Run, run.OneStage)),
 )
 """(part of a config without indices, the classes that declare its fields)."""

@@ -27,6 +27,8 @@ HEADINGS = {
     "alarms": "alarms: how a collapse is detected",
     "mesh": "mesh: the devices",
     "checkpoint": "checkpoint: when checkpoints are saved",
+    "tracking": "tracking: how metrics are written to Weights & Biases and MLflow",
+    "debug": "debug: looking for faults",
     "stages[]": "stages[i]: a stage; open fields take the value for the whole run",
     "stages[].groups": "stages[i].groups: how the parameters of a group are trained",
 }

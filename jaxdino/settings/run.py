@@ -21,6 +21,8 @@ class Run:
       own_rates: {group: its learning rate in every stage that trains it} for rates=own.
       precision: precision of the computation: float32, bfloat16 or float16; the weights are float32.
       log_every: number of steps between lines of metrics.jsonl.
+      writers: where metrics are written beside metrics.jsonl: tensorboard, wandb, mlflow, with commas between them;
+        "none": nowhere.
       time_limit: save and exit after this time: 2h, 90m, 45s, 1h30m, or a number of seconds; None: no limit.
     """
 
@@ -31,6 +33,7 @@ class Run:
     own_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     precision: str = "float32"
     log_every: int = 10
+    writers: str = "tensorboard"
     time_limit: str | None = None
 
 
@@ -157,6 +160,38 @@ class Checkpoint:
     every_epochs: int = 1
     every_steps: int | None = None
     keep: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Tracking:
+    """How the run is written to Weights & Biases and MLflow (writers=wandb,mlflow).
+
+    Attributes:
+      project: W&B's project, MLflow's experiment; None: WANDB_PROJECT or MLFLOW_EXPERIMENT_NAME, else "jaxdino".
+      name: name of the run there; None: that of its folder.
+      mode: offline: nothing is sent; online: to the server; None: WANDB_MODE and MLFLOW_TRACKING_URI decide; without
+        them nothing is sent.
+      uri: where MLflow writes: a folder, or the address of a server; None: MLFLOW_TRACKING_URI, else the run's folder.
+      artefacts: also upload report.html at the end.
+    """
+
+    project: str | None = None
+    name: str | None = None
+    mode: str | None = None
+    uri: str | None = None
+    artefacts: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Debug:
+    """Looking for faults.
+
+    Attributes:
+      nan: check every step, and stop at the first value that is not finite: name the step, its images and the layer,
+        and save a folder that replays it.
+    """
+
+    nan: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from jaxdino.core.words import few
 from jaxdino.objectives.settings import OBJECTIVES, class_of
 from jaxdino.objectives.stage_settings import given_in
 from jaxdino.settings.tree import Setting, parent_of
+from jaxdino.settings.writers import chosen
 from jaxdino.stage import GROUP_INHERITS, STAGE_INHERITS, Stage, stages
 
 Values = dict[str, Any]
@@ -29,6 +30,8 @@ OF_RUN: tuple[tuple[str, Callable[[ConfigDict], bool], str], ...] = (
         lambda c: c.data.name not in ("digits", "images") or bool(c.get("evaluation") and c.evaluation.root),
         "only folders of classes have it (data.name=folder, evaluation.root)",
     ),
+    (r"tracking\.uri", lambda c: "mlflow" in chosen(c.writers), "only writers=mlflow reads it"),
+    (r"tracking\..*", lambda c: bool({"wandb", "mlflow"} & {*chosen(c.writers)}), "only writers=wandb,mlflow read it"),
     (r"prompts\.prompt", lambda c: c.data.name == "masks", "only data.name=masks reads it"),
     (r"prompts\.annotations", lambda c: c.data.name == "coco", "only data.name=coco reads it"),
     (

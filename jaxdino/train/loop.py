@@ -152,7 +152,8 @@ def run_stage(session: Session, part: Part, current: state.State) -> state.State
             if watch.finished() or now.at_plateau(part.stage):
                 watch.stopped_early()
                 return current
-            read = next(batches)
+            with watch.waiting.reading():
+                read = next(batches)
             now.unread += int(np.sum(read["weight"] == 0))
             batch = sharding.put_batch(data.sent(read, setup.task.arrays), setup.mesh)
             current["moving"], measured = train_step(current["moving"], current["frozen"], batch)

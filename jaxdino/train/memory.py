@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.host_memory import resident
 from jaxdino.train.state import State
 
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
@@ -65,6 +66,19 @@ def measure(compiled: Any, current: State, batch: Any) -> StepMemory | None:
     more = found.temp_size_in_bytes + max(found.output_size_in_bytes - found.alias_size_in_bytes, 0)
     gradients = min(on_device(moving["trainable"]), more)
     return StepMemory(gradients=gradients, activations=more - gradients, **parts)
+
+
+def in_use() -> dict[str, float]:
+    """Return the memory of this process, in GiB, by what it is: {} where neither the device nor the system tells.
+
+    "device_memory_gib": the peak of a device of this process since it began, the largest of them;
+    "process_memory_gib": on a CPU, what the process holds now.
+    """
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+    if peak := max(peaks):
+        return {"device_memory_gib": round(peak / 2**30, 3)}
+    found = resident()
+    return {} if found is None else {"process_memory_gib": round(found / 2**30, 3)}
 
 
 def on_device(tree: Any) -> int:

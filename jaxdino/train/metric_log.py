@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object per line, also as TensorBoard events; read with care, repaired when damaged."""
+"""metrics.jsonl: one JSON object per line, also given to the run's writers; read with care, repaired when damaged."""
 
 import hashlib
 import itertools
@@ -12,8 +12,9 @@ from typing import Any
 from jaxdino.core.json_file import JsonError, finite, parse_json
 from jaxdino.core.metric_names import renamed
 from jaxdino.train.progress import Progress
+from jaxdino.train.writers import Writers
 
-FILE, EVENTS = "metrics.jsonl", "events"
+FILE = "metrics.jsonl"
 LINE_BYTES = 1 << 24
 NEEDED = {"stage": str, "step": int, "loss": (int, float, type(None)), "time": (int, float)}
 Record = dict[str, Any]
@@ -45,26 +46,21 @@ def _lines(content: bytes) -> list[bytes]:
 
 
 class MetricLog:
-    """Write metrics.jsonl, and the same numbers as TensorBoard events.
+    """Write metrics.jsonl, and the same numbers to the writers.
 
     Args:
       folder: the run's folder.
-      at: position of the checkpoint that the run resumes from. Later lines are removed, and the event files are
-        rewritten from the remaining lines, so that nothing appears twice.
+      at: position of the checkpoint that the run resumes from. Later lines are removed.
       say: called with a line if the file had to be repaired.
+      writers: opened here, and given the lines that they lack; by default none.
     """
 
-    def __init__(self, folder: Path, at: Progress, say: Callable[[str], None]):
-        from tensorboardX import SummaryWriter
-
+    def __init__(self, folder: Path, at: Progress, say: Callable[[str], None], writers: Writers | None = None):
         file = folder / FILE
         file.touch()
         found = _mended(file, at, say)
-        for old in (folder / EVENTS).glob("events.*"):
-            old.unlink()
-        self._events = SummaryWriter(str(folder / EVENTS))
-        for record in _records(found):
-            self._add_events(record)
+        self.writers = writers or Writers(folder, {})
+        self.writers.open(_records(found))
         self._file = file.open("ab")
         self._count, self._sha = len(found), hashlib.sha256(b"".join(line + b"\n" for line in found))
 
@@ -83,25 +79,14 @@ class MetricLog:
         self._file.flush()
         self._count += 1
         self._sha.update(line)
-        self._add_events(record)
-
-    def _add_events(self, record: Record) -> None:
-        for name, value in record.items():
-            group = value if isinstance(value, dict) else {None: value}
-            for key, number in group.items():
-                if isinstance(number, int | float) and name not in ("step", "time"):
-                    self._events.add_scalar(f"{name}/{key}" if key else name, number, record["step"], record["time"])
+        self.writers.write(record)
 
     def close(self) -> None:
-        """Flush and close the files."""
+        """Flush and close the file and the writers."""
         try:
             self._file.close()
         finally:
-            try:
-                self._events.close()
-            except OSError:
-                self._events.all_writers = None  # or it is closed once more when the interpreter ends, and fails again
-                raise
+            self.writers.close()
 
 
 def _mended(file: Path, at: Progress, say: Callable[[str], None]) -> list[bytes]:

@@ -30,7 +30,9 @@ def draw(records: Records, folder: Path, pictures: Mapping[str, Painter]) -> lis
     """Draw a PNG for each of `pictures` from the records of metrics.jsonl."""
     if not records:
         return []
-    return [_picture(records, folder / f"{name}.png", paint) for name, paint in pictures.items()]
+    known = {name for record in records for name in record}
+    measured = {name: paint for name, (paint, needs) in MEASURED.items() if needs & known}
+    return [_picture(records, folder / f"{name}.png", paint) for name, paint in {**pictures, **measured}.items()]
 
 
 def _picture(records: Records, file: Path, paint) -> Path:
@@ -121,6 +123,38 @@ def _validated(axes: Any, records: Records, name: str, title: str) -> None:
         axes.plot(steps[best], values[best], "o", color=COLOURS[1], markersize=8, zorder=3, label=label)
         axes.ticklabel_format(axis="y", style="plain", useOffset=False)  # enough digits to tell the ticks apart
         axes.legend(loc="lower right")
+
+
+def _speed(axes: Any, records: Records) -> None:
+    other = axes.twinx()
+    axes.plot(*_series(records, "images_per_second"), color=COLOURS[0], linewidth=1.6)
+    steps, share = _series(records, "waiting")
+    other.plot(steps, 100 * share, color=COLOURS[1], linewidth=1.6)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("images per second")
+    other.set_ylim(0, 100)
+    other.set_ylabel("time waiting for data, %")
+    other.grid(False)
+    axes.set_title("Speed")
+    axes.legend([axes.get_lines()[0], other.get_lines()[0]], ["images per second", "waiting for data"], loc="best")
+
+
+def _memory(axes: Any, records: Records) -> None:
+    kinds = {"device_memory_gib": "device, peak so far", "process_memory_gib": "process"}
+    for colour, (name, label) in zip(COLOURS, kinds.items(), strict=False):
+        steps, used = _series(records, name)
+        if len(used):
+            axes.plot(steps, used, color=colour, linewidth=1.8, label=label)
+    axes.set_title("Memory, GiB")
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="lower right")
+
+
+MEASURED: dict[str, tuple[Painter, set[str]]] = {
+    "speed": (_speed, {"images_per_second"}),
+    "memory": (_memory, {"device_memory_gib", "process_memory_gib"}),
+}
+"""Plots of every run: {file name: (painter, metrics of which one must be known)}."""
 
 
 def _series(records: Records, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ from jaxdino.train.setup import Setup
 from jaxdino.train.stop import Stop
 from jaxdino.train.task import Part
 from jaxdino.train.workdir import SUMMARY, Workdir, say
+from jaxdino.train.writers import Writers
 
 
 class Session:
@@ -37,7 +38,8 @@ class Session:
         self.chief, self.healthy = jax.process_index() == 0, True
         self.other_data = False  # whether the data has changed since the run began, and this was accepted
         self._remarked: dict[str, int] = {}
-        self.log = MetricLog(folder.folder, self.progress, say) if self.chief else None
+        writers = Writers(folder.folder, folder.config, say)
+        self.log = MetricLog(folder.folder, self.progress, say, writers) if self.chief else None
 
     def where(self, tree: Any) -> Any:
         """Return the shardings of a tree of arrays."""
@@ -149,6 +151,8 @@ class Session:
             if draw:
                 task.pictures(self)
                 write_page(self, found | more)
+        if self.log and more.get("finished"):
+            self.log.writers.finish(more)
 
     def close(self) -> None:
         """Finish writing and close."""

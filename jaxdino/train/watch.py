@@ -1,6 +1,7 @@
 """What happens between the steps of a stage: progress bar, metrics.jsonl, saving, stopping."""
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -11,11 +12,13 @@ from jaxdino.core import bars
 from jaxdino.core.errors import UserError
 from jaxdino.data.bad_images import check_read
 from jaxdino.data.pipeline import TrainIter
+from jaxdino.train.memory import in_use
 from jaxdino.train.progress import Rate
 from jaxdino.train.results import model_words
 from jaxdino.train.state import State
 from jaxdino.train.stop import Stopped
 from jaxdino.train.task import Part
+from jaxdino.train.waiting import Waiting
 from jaxdino.train.workdir import say
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ class Watch:
         self.measured: dict[str, Any] = self.now.measured
         self._rates = optim.learning_rates(part.plan, part.stage, part.total_steps, part.steps_per_epoch)
         self._since, self._before, self._rate = time.perf_counter(), self.now.seconds, Rate()
+        self.waiting = Waiting()
         self._losses: list[float] = []  # logged since the last validation
 
     def __enter__(self) -> "Watch":
@@ -58,6 +62,7 @@ class Watch:
                 self._bar.refresh()
         self._bar.close()
         self.batches.close()
+        self.waiting.close()
 
     def start(self, metrics: dict[str, float]) -> None:
         """Print the metric of the stage's initial weights; if it was measured now, record it as the best so far."""
@@ -73,9 +78,10 @@ class Watch:
         """Count a step; log, save and stop when due."""
         now, config = self.now, self.session.setup.config
         self.measured = measured
+        self.waiting.stepped(measured["loss"])
         now.step, now.stage_step = now.step + 1, now.stage_step + 1
         if self.session.pace.stepped(self.part, measured):
-            self._rate.restart()  # exclude the step that compiled
+            self._restart()  # exclude the step that compiled
         else:
             self._rate.add(self.part.stage.batch_size)
         self.session.folder.lock.check()
@@ -123,7 +129,7 @@ class Watch:
         words.append(session.pace.words(self.part, now.stage_step))
         say(f"{stage.name}: {', '.join(filter(None, words))}")
         self._losses.clear()
-        self._rate.restart()
+        self._restart()
 
     def stopped_early(self) -> None:
         """Print that a plateau ended the stage."""
@@ -150,12 +156,17 @@ class Watch:
             )
         self._losses.append(line["loss"])
         rate, lrs = self._rate.read(), self._rates(now.stage_step - 1)
-        words = [f"loss {line['loss']:.4f}", f"{rate:.0f} images/s" if rate else ""]
+        speed = {
+            "images_per_second": rate and round(rate, 2),
+            "waiting": rate and round(self.waiting.read(), 4),
+            **in_use(),
+        }
+        words = [f"loss {line['loss']:.4f}", *speed_words(speed)]
         words.append(self.session.pace.words(self.part, now.stage_step))
         bars.show(self._bar, ", ".join(filter(None, words)))
         line |= {
             "learning_rates": {group: float(f"{lr:.7g}") for group, lr in lrs.items()},  # float32 precision
-            "images_per_second": rate and round(rate, 2),
+            **speed,
             "epoch": (now.stage_step - 1) // self.part.steps_per_epoch + 1,
             "step": now.step,
         }
@@ -170,9 +181,24 @@ class Watch:
         now.seconds = self._before + time.perf_counter() - self._since
         self.session.note_bad("train", self.batches.bad)
         self.session.save(self.current)
+        self._restart()
+
+    def _restart(self) -> None:
         self._rate.restart()
+        self.waiting.restart()
 
     def _floats(self) -> dict[str, float]:
         if all(isinstance(value, float) for value in self.measured.values()):  # as restored from a checkpoint
             return dict(self.measured)
         return self.session.setup.task.reading(self.measured)
+
+
+def speed_words(found: Mapping[str, float | None]) -> list[str]:
+    """Format images/s, the share of time waiting for data, and the memory, as far as they are known."""
+    words = []
+    if found["images_per_second"]:
+        words += [f"{found['images_per_second']:.0f} images/s", f"{found['waiting']:.0%} waiting for data"]
+    for name, what in (("device_memory_gib", "device"), ("process_memory_gib", "process")):
+        if name in found:
+            words.append(f"{found[name]:.1f} GiB ({what})")
+    return words

@@ -6,7 +6,9 @@ run.lock       while a process writes here (`jaxdino.train.run_lock`)
 pixels.json    the value range chosen for 16-bit images, if there is one
 data.json      what the data consists of, with data_files.gz (`jaxdino.train.data_record`)
 summary.json   one entry per stage; the test metrics and the lines printed at the end
-events/        the same numbers for TensorBoard
+events/        the same numbers for TensorBoard; wandb/ and mlruns/ if these are chosen
+writers.json   the ids of the run in Weights & Biases and MLflow (`jaxdino.train.writers`)
+nan_stepN/     a step with values that are not finite (`jaxdino.train.not_finite`)
 checkpoints/   to resume from          best/   the best model
 *.png          loss, learning rates, validation accuracy
 report.html    the run as one page (`jaxdino.train.run_page`)
@@ -31,19 +33,20 @@ from jaxdino.core.words import printable
 from jaxdino.data.config import DataConfig
 from jaxdino.data.recipe import View
 from jaxdino.data.sampling import UNIFORM
-from jaxdino.train import metric_log
+from jaxdino.train import metric_log, writers
 from jaxdino.train.metric_log import set_aside_name
 from jaxdino.train.recorded import CONFIG, are_objects, named, read_config
 from jaxdino.train.run_lock import LOCK, RunLock
+from jaxdino.train.writers import tensorboard
 
 # Settings that may differ when a run is resumed: they affect how it is computed and logged, not its result.
 FREE = ("mesh", "checkpoint", "log_every", "time_limit", "model.attention", "model.remat")
 FREE += ("data.num_workers", "data.num_threads", "data.max_missing")
-FREE += ("data.follow_links", "data.digest", "data.accept_change")
+FREE += ("data.follow_links", "data.digest", "data.accept_change", "writers", "tracking", "debug")
 # Settings that may differ for the current stage and later ones; see `jaxdino.train.extend`.
 SUMMARY = "summary.json"
-FILES = (CONFIG, SUMMARY, metric_log.FILE, "pixels.json", "data.json", "data_files.gz")
-FOLDERS = ("checkpoints", "best", metric_log.EVENTS, "damaged", "training")
+FILES = (CONFIG, SUMMARY, metric_log.FILE, "pixels.json", "data.json", "data_files.gz", writers.KEPT)
+FOLDERS = ("checkpoints", "best", tensorboard.FOLDER, "damaged", "training")
 LENGTH = r"stages\[(\d+)\]\.(?:epochs|steps)"
 
 # Settings missing in older runs, with the values that match their behaviour.

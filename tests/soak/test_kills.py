@@ -17,6 +17,7 @@ import pytest
 
 from convert.store import load_model
 from tests.train import child, tiny
+from tests.train.measured import MEASURED
 
 AT_ONCE = 4  # kills of one run at most
 STEPS = 24
@@ -82,7 +83,7 @@ def test_killed_at_random_moments_the_result_is_bit_identical(soak, tmp_path, ca
 def timeless(folder: Path) -> list[dict]:
     """Return the lines of metrics.jsonl without times."""
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: v for name, v in line.items() if name not in ("time", "images_per_second")} for line in found]
+    return [{name: v for name, v in line.items() if name not in MEASURED} for line in found]
 
 
 def assert_same_run(folder: Path, other: Path) -> None:

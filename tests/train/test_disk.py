@@ -11,6 +11,7 @@ from pathlib import Path
 import child
 import pytest
 import tiny
+from measured import MEASURED
 
 from convert.store import load_model
 from jaxdino.core.errors import UserError
@@ -29,7 +30,7 @@ def config():
 
 def lines(folder: Path) -> list[dict]:
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("time", "images_per_second")} for line in found]
+    return [{k: v for k, v in line.items() if k not in MEASURED} for line in found]
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tiny_distill
+from measured import MEASURED
 from midway import Midway
 from PIL import Image
 
@@ -44,7 +45,7 @@ def lines(folder: Path) -> list[dict]:
 
 
 def timeless(folder: Path) -> list[dict]:
-    return [{k: v for k, v in line.items() if k not in ("time", "images_per_second")} for line in lines(folder)]
+    return [{k: v for k, v in line.items() if k not in MEASURED} for line in lines(folder)]
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 import tiny
+from measured import MEASURED
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -184,7 +185,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(file, tmp_path):
 
     def timeless(folder):
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        return [{key: v for key, v in line.items() if key not in ("time", "images_per_second")} for line in lines]
+        return [{key: v for key, v in line.items() if key not in MEASURED} for line in lines]
 
     run(made(), tmp_path / "whole")
     with pytest.raises(Stop):

@@ -11,6 +11,7 @@ import child
 import numpy as np
 import pytest
 import tiny
+from measured import MEASURED
 from PIL import Image
 
 from convert.store import load_model
@@ -27,7 +28,7 @@ def lines(folder: Path) -> list[dict]:
 
 
 def timeless(folder: Path) -> list[dict]:
-    return [{k: v for k, v in line.items() if k not in ("time", "images_per_second")} for line in lines(folder)]
+    return [{k: v for k, v in line.items() if k not in MEASURED} for line in lines(folder)]
 
 
 def config():
@@ -84,13 +85,16 @@ def test_sigterm_saves_and_goes_on(finished, tmp_path, capsys):
 
 def test_the_folder_holds_what_is_promised(finished):
     names = {path.name for path in finished.iterdir()}
-    pictures = {"loss.png", "learning_rates.png", "val_accuracy.png"}
+    pictures = {"loss.png", "learning_rates.png", "val_accuracy.png", "speed.png", "memory.png"}
     files = {"config.json", "metrics.jsonl", "summary.json", "confusion.csv", "events", "checkpoints", "best"}
     files |= {"mistakes.csv", "report.html"}
     assert names == files | pictures | {"data.json", "data_files.gz"}
     assert json.loads((finished / "config.json").read_text())["model"]["name"] == "tiny"
     first, last = lines(finished)[0], lines(finished)[-1]
     assert {"stage", "epoch", "step", "loss", "learning_rates", "images_per_second"} <= first.keys()
+    assert all(line["process_memory_gib"] > 0.1 for line in lines(finished))
+    measured = [line["waiting"] for line in lines(finished) if line["images_per_second"]]
+    assert measured and all(0 <= share <= 1 for share in measured)
     assert (first["stage"], first["epoch"], first["step"]) == ("head", 1, 1)
     assert (last["stage"], last["epoch"], last["step"]) == ("all", 2, 24)
     assert first["learning_rates"] == {"head": 3e-3} and set(last["learning_rates"]) == {"head", "backbone"}

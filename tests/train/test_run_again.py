@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from measured import MEASURED
 
 from convert.store import load_model
 from jaxdino.core.errors import UserError
@@ -21,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 def lines(folder: Path) -> list[dict]:
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("time", "images_per_second")} for line in found]
+    return [{k: v for k, v in line.items() if k not in MEASURED} for line in found]
 
 
 @pytest.fixture(scope="module")

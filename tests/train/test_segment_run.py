@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from measured import MEASURED
 from midway import Midway
 from tiny_segment import all_options, config
 
@@ -28,7 +29,7 @@ registry.MODELS["small_resnet"] = ModelSpec("small_resnet", "resnet", RESNET, po
 
 def timeless(folder: Path) -> list[dict]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("time", "images_per_second")} for line in lines]
+    return [{k: v for k, v in line.items() if k not in MEASURED} for line in lines]
 
 
 def prepared(made):
