@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from jaxdino.data import recipe
-from jaxdino.data.config import DataConfig
+from jaxdino.data.config import OF_SIZES, DataConfig
 from jaxdino.models.lora_spec import LoRA
 from jaxdino.objectives.distill_settings import Distill, Projection
 from jaxdino.objectives.health import THRESHOLDS
@@ -33,7 +33,7 @@ def get_config(model: str | None = None) -> ConfigDict:
     config.model = named | {"drop_path": Stage.drop_path}
     config.data = dict(
         **defaults(DataConfig, name="digits" if embedded else "folder"),
-        image_size=placeholder(int),
+        **{name: placeholder(object) for name in OF_SIZES},
         batch_size=64,
         augment="light",
         sampling=Stage.sampling,
@@ -64,7 +64,8 @@ def distill_config(model: str | None = None) -> ConfigDict:
     config = get_config(model)
     config.objective = open_fields(Distill, dict(name="distill", method="dino"))  # None: the method's value
     config.projection = asdict(Projection())
-    del config.data.augment, config.data.image_size, config.data.sampling
+    for name in ("augment", *OF_SIZES, "sampling"):
+        del config.data[name]
     config.data.views = tuple(ConfigDict(asdict(view)) for view in _fitting(recipe.DINO, config.model.name))
     config.data.batch_size = 64 if config.model.name == DIGITS_MODEL else 256
     config.optimizer.update(weight_decay=0.04, weight_decay_end=0.4, clip_norm=3.0, clip_by="parameter")

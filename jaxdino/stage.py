@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from jaxdino.core import metric_names, options
+from jaxdino.core import metric_names, options, size_text
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_range
 from jaxdino.core.rules import did_you_mean
@@ -34,10 +34,18 @@ STAGE_INHERITS = {
     "augment": "data.augment",
     "batch_size": "data.batch_size",
     "image_size": "data.image_size",
+    "multi_scale": "data.multi_scale",
+    "aspect_ratios": "data.aspect_ratios",
     "sampling": "data.sampling",
     "drop_path": "model.drop_path",
     "ema_decay": "ema_decay",
 }
+SIZES = {
+    "image_size": size_text.read_schedule,
+    "multi_scale": size_text.read_scales,
+    "aspect_ratios": size_text.read_ratios,
+}
+"""Fields of a stage that say how large images are -> how they are read."""
 GROUP_INHERITS = {
     "layer_decay": "optimizer.layer_decay",
     "weight_decay": "optimizer.weight_decay",
@@ -68,7 +76,6 @@ RANGES = {
     "label_smoothing": "[0, 1)",
     "drop_path": "[0, 1)",
     "batch_size": "[1, inf)",
-    "image_size": "[1, 16384]",
     "ema_decay": "[0, 1)",
 }
 
@@ -161,7 +168,11 @@ class Stage:
         medical, satellite, industrial, microscopy (docs/augmentation.md).
       drop_path: probability that a block is skipped for an image (stochastic depth); grows with depth to this value.
       batch_size: images per step, over all devices and slices.
-      image_size: image size in pixels; None is the model's own.
+      image_size: image size in pixels: 224, 192x256 (height x width), or a size from an epoch on, 0:224,50:512; in a
+        config 224, (192, 256), ((0, 224), (50, 512)). None is the model's own.
+      multi_scale: sizes of which each training batch draws one, such as 160,192,224; evaluation is at image_size.
+      aspect_ratios: batch images of similar shape together, without squeezing them into one: 3:4,1:1,4:3 (width to
+        height) or "common"; sizes have about the area of image_size. Evaluation is at image_size.
       sampling: how often images are drawn: "uniform" (each once an epoch), "balanced" (all classes equally often) or
         "square_root" (in proportion to the square root of the class's number of images).
       ema_decay: decay of the moving average of the weights, which is then validated and saved; 0 disables it.
@@ -188,7 +199,9 @@ class Stage:
     augment: str = "none"
     drop_path: float = 0.0
     batch_size: int | None = None
-    image_size: int | None = None
+    image_size: Any = None
+    multi_scale: Any = ()
+    aspect_ratios: Any = ()
     sampling: str = "uniform"
     ema_decay: float = 0.0
     objective: Mapping[str, Any] = field(default_factory=dict)
@@ -223,6 +236,8 @@ class Stage:
         }
         if "monitor" in values:
             values["monitor"] = metric_names.present(values["monitor"])
+        for name, read in SIZES.items():
+            values[name] = read(values.get(name), f"{where}: {name}")
         stage = cls(**values)
         stage._check(where)
         return stage
@@ -230,6 +245,12 @@ class Stage:
     def _check(self, where: str) -> None:
         if self.epochs is None and self.steps is None:
             raise UserError(f"{where} has no length: give it epochs or steps")
+        if len(self.image_size or ()) > 1 and self.multi_scale:
+            raise UserError(
+                f"{where}: image_size={size_text.text(self.image_size)} and multi_scale both say which size a batch "
+                "has: give one image_size, at which multi_scale is evaluated, or leave multi_scale out"
+            )
+        size_text.check_reached(self.image_size, self.epochs or 0, "image_size", where)
         parts = {"optimizer": self.optimizer, "schedule": self.schedule}
         parts |= {f"group {name!r}": group for name, group in self.groups.items()}
         for at, part in ((where, self), *((f"{where}: {name}", part) for name, part in parts.items())):

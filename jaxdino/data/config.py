@@ -11,7 +11,8 @@ from jaxdino.data.roots import as_text
 
 CLASSES = ("top", "leaf")
 MOST = 512  # threads or processes that read, in each process of a run
-OF_STAGES = ("augment", "batch_size", "image_size", "sampling", "views")  # in config.data, but read by stages
+OF_SIZES = ("image_size", "multi_scale", "aspect_ratios")
+OF_STAGES = ("augment", "batch_size", *OF_SIZES, "sampling", "views")  # in config.data, but read by stages
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,9 @@ import grain
 import numpy as np
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.image_sizes import Sizes
 from jaxdino.core.resize import Resize
+from jaxdino.data.aspect import AspectBatches, EpochOrder, groups_of
 from jaxdino.data.bad_images import BadImages
 from jaxdino.data.channels import RGB
 from jaxdino.data.config import DataConfig
@@ -45,6 +47,8 @@ def make_train_iter(
     views: Sequence[View | Mapping] | None = None,
     fields: Sequence[Field] = (LABEL,),
     sampling: str = UNIFORM,
+    sizes: Sizes | None = None,
+    shapes: np.ndarray | None = None,
     resize: Resize = DEFAULT,
     channels: int = RGB,
     process_index: int = 0,
@@ -66,6 +70,8 @@ def make_train_iter(
       views: the views of self-distillation in place of one image (see `recipe.check`).
       fields: what else is read of each record.
       sampling: how often the images of each class are drawn (see `sampling.POWERS`); not "uniform" needs labels.
+      sizes: sizes that differ from batch to batch, in place of image_size: they depend on seed and batch alone.
+      shapes: (width, height) of each record, (N, 2), for `sizes` with ratios (see `dimensions`).
       resize: its filter is used. A preset without random crops ("none") uses all of it and crops as in evaluation.
       channels: C of the images.
       process_index, process_count: index of this host and number of hosts.
@@ -91,11 +97,21 @@ def make_train_iter(
     order_seed, crop_seed = (int(word) for word in np.random.SeedSequence(seed).generate_state(2))
     steps = len(split) // batch_size
     labels = split.fields.get("label", np.empty(0, np.int32))
-    records = sampled(Records(split, len(split)), labels, sampling, steps * batch_size, order_seed)
+    how, records = (labels, sampling), Records(split, len(split))
+    if sizes and sizes.ratios:
+        order = EpochOrder(
+            groups_of(shapes, sizes.ratios), *how, batch_size=batch_size, total=steps * batch_size, seed=order_seed
+        )
+        records = AspectBatches(grain.MapDataset.source(records), order, batch_size)
+    else:
+        records = sampled(records, *how, steps * batch_size, order_seed)
+    if sizes:
+        records = records.map_with_index(partial(_with_size, sizes, batch_size, steps, seed))
     # A record's random numbers belong to its position in the global, endless order: map before dividing among hosts.
     records = records.map_with_index(partial(_with_place, batch_size)).random_map(read, seed=crop_seed)
     batches = _share(records, batch_size, process_index, process_count).repeat()
     identity = {"seed": seed, "batch_size": batch_size, "records": len(split), "sampling": sampling}
+    identity |= {"sizes": str(sizes)} if sizes else {}
     return TrainIter(batches, cfg, BadImages(split, cfg.on_bad), steps, identity)
 
 
@@ -222,6 +238,14 @@ class EvalBatches:
 
 def _with_place(batch_size: int, index: int, element: dict[str, Any]) -> dict[str, Any]:
     return element | {"place": index % batch_size}
+
+
+def _with_size(
+    sizes: Sizes, batch_size: int, steps: int, seed: int, index: int, element: dict[str, Any]
+) -> dict[str, Any]:
+    """Add the size of a record's batch; `index` counts all records of the endless order, `steps` batches an epoch."""
+    batch, group = index // batch_size, element.pop("group", None)
+    return element | {"view_size": sizes.fit(sizes.base(batch // steps, batch, seed), group)}
 
 
 def _check_shares(batch_size: int, process_index: int, process_count: int) -> None:

@@ -35,7 +35,10 @@ def drawn(
       wanted: a box is drawn again, up to ten times, until this is true of it; otherwise the last one is used.
     """
     gap = REDUCING_GAP if len(views) > 1 else None
-    boxes = [None if view.scale is None else _box(full, view, rng, wanted) for view in views]
+    boxes = [
+        None if view.scale is None else _box(full, view, size, rng, wanted)
+        for view, size in zip(views, sizes, strict=True)
+    ]
     turns = [int(rng.integers(4)) if _happens(view.quarter, rng) else 0 for view in views]
     sizes_before = [turned_size(size, turn) for size, turn in zip(sizes, turns, strict=True)]
     affine = [_has_affine(view) and _happens(view.affine_prob, rng) for view in views]
@@ -53,12 +56,17 @@ def drawn(
     ]
 
 
-def _box(full: tuple[int, int], view: View, rng: np.random.Generator, wanted: Wanted | None) -> Box:
-    box = random_crop_box(*full, view.scale or (1.0, 1.0), view.ratio, rng)
+def _box(
+    full: tuple[int, int], view: View, size: tuple[int, int], rng: np.random.Generator, wanted: Wanted | None
+) -> Box:
+    """Draw a box; its ratio is relative to that of the result, so that a result that is not square is not squeezed."""
+    shape = size[1] / size[0]
+    ratio = (view.ratio[0] * shape, view.ratio[1] * shape)
+    box = random_crop_box(*full, view.scale or (1.0, 1.0), ratio, rng)
     for _ in range(TRIES - 1):
         if wanted is None or wanted(box):
             break
-        box = random_crop_box(*full, view.scale or (1.0, 1.0), view.ratio, rng)
+        box = random_crop_box(*full, view.scale or (1.0, 1.0), ratio, rng)
     return box
 
 

@@ -72,7 +72,11 @@ class Reader:
     draft: bool = True
 
     def __call__(self, element: Element, rng: np.random.Generator | None = None) -> Row:
-        """Return the row; without a generator, as evaluation does."""
+        """Return the row; without a generator, as evaluation does. An element may have the "view_size" of all views."""
+        if (size := element.get("view_size")) is not None:
+            own = {name: dataclasses.replace(crops, size=size) for name, crops in self.crops.items()}
+            element = {name: value for name, value in element.items() if name != "view_size"}
+            return dataclasses.replace(self, crops=own)(element, rng)
         found, weight, reason = None, 0, ""
         if element["image"] is not None:
             try:

@@ -28,7 +28,7 @@ class View:
       size: height and width in pixels.
       count: number of crops.
       scale: smallest and largest share of the image's area; None: the crop is that of evaluation.
-      ratio: smallest and largest width / height of the crop.
+      ratio: smallest and largest width / height of the crop, relative to that of its size.
       degrees: the crop box is rotated about its centre by an angle from -x to x.
       shear: along x and along y, each by an angle from -x to x degrees.
       shift: along x and along y, each by -x to x of the crop's side.

@@ -8,9 +8,8 @@ from jaxdino.data.config import settings_of_data
 from jaxdino.data.sampling import POWERS
 from jaxdino.objectives.settings import OBJECTIVES, settings_of
 from jaxdino.settings import writers
-from jaxdino.stage import stages
+from jaxdino.stage import SIZES, stages
 
-LARGEST_SIDE = 16_384  # pixels
 CHOICES = {
     "precision": ("float32", "bfloat16", "float16"),
     "model.attention": ("xla", "cudnn"),
@@ -22,7 +21,6 @@ RANGES = {
     "checkpoint.every_epochs": "[1, inf)",
     "checkpoint.every_steps": "[1, inf)",
     "checkpoint.keep": "[2, inf)",  # if the newest is damaged, the previous one is used
-    "data.image_size": f"[1, {LARGEST_SIDE}]",
 }
 
 
@@ -39,6 +37,8 @@ def check(config: Any) -> None:
             f"{config.model.name!r}: give the model after the colon, --config=configs/linear.py:{config.model.name}"
         )
     writers.check(config)
+    for name, read in SIZES.items():
+        read(config.data.get(name), f"data.{name}")
     settings_of_data(config.data)
     for stage in stages(config):
         settings_of(config, stage.objective, f"stage {stage.name!r}")

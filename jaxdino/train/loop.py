@@ -15,6 +15,7 @@ from jaxdino.train.session import Session
 from jaxdino.train.setup import prepare
 from jaxdino.train.stop import Stop, Stopped
 from jaxdino.train.task import Part
+from jaxdino.train.validation import Validation
 from jaxdino.train.watch import Lost, Watch
 from jaxdino.train.workdir import Workdir, new_folder, say
 
@@ -132,7 +133,7 @@ def run_stage(session: Session, part: Part, current: state.State) -> state.State
     """
     setup, now = session.setup, session.progress
     train_step = step.compile_train_step(setup.task.train_step(part, current), current, setup.mesh, setup.rules)
-    measure = setup.task.measure(session, part)
+    validation = Validation(session, part)
     batches = setup.task.train_batches(part)
     if now.batches:
         size = {"records": batches.state()["records"]} if session.other_data else {}
@@ -141,10 +142,10 @@ def run_stage(session: Session, part: Part, current: state.State) -> state.State
     with Watch(session, part, current, batches) as watch:
         if now.stage_step == 0:
             unknown = part.stage.monitor and now.best is None
-            watch.start(setup.task.given(session, part, lambda: measure(current)) if unknown else {})
+            watch.start(setup.task.given(session, part, lambda: validation.measure(current)) if unknown else {})
         while True:
             if watch.due_validation():
-                found = measure(current)
+                found = validation.measure(current)
                 watch.validated(found)
                 if now.judge(part.stage, found, session.healthy):
                     current["best"] = state.copy(state.evaluated(current["moving"]))
@@ -152,9 +153,11 @@ def run_stage(session: Session, part: Part, current: state.State) -> state.State
             if watch.finished() or now.at_plateau(part.stage):
                 watch.stopped_early()
                 return current
+            if now.stage_step == now.validated and validation.begin_epoch(current):
+                session.pace.skip()
             with watch.waiting.reading():
                 read = next(batches)
             now.unread += int(np.sum(read["weight"] == 0))
             batch = sharding.put_batch(data.sent(read, setup.task.arrays), setup.mesh)
             current["moving"], measured = train_step(current["moving"], current["frozen"], batch)
-            watch.stepped(measured)
+            watch.stepped(measured, tuple(one.shape for one in batch.values()))

@@ -1,7 +1,8 @@
 """Measure how long the steps of a run take, and estimate how long the rest of the run lasts."""
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from jaxdino.train.task import Part
 
 
 class Pace:
-    """Time the steps and epoch ends of a run. The first step of a stage, which compiles, is timed separately.
+    """Time the steps and epoch ends of a run. The first step of a stage with a batch shape compiles: it is left out.
 
     Args:
       parts: the stages of the run.
@@ -20,31 +21,41 @@ class Pace:
         self._parts = parts
         self._compile = 0.0
         self._measured: Part | None = None  # the stage that the figures below belong to
-        self._seconds, self._steps, self._ends = 0.0, 0, []
+        self._seconds, self._cost, self._ends = 0.0, 0.0, []
 
     def begin(self) -> None:
         """Start timing a stage."""
-        self._mark, self._first = time.perf_counter(), True
+        self._mark, self._shapes = time.perf_counter(), set()
 
-    def stepped(self, part: Part, measured: Mapping[str, jax.Array]) -> bool:
-        """Time a step. Waits for the first step of a stage in this process, and returns True for it."""
-        if self._first:
+    def stepped(self, part: Part, measured: Mapping[str, jax.Array], place: int = 0, shapes: Hashable = ()) -> bool:
+        """Time a step. Waits for the first step of a stage with these shapes in this process, and returns True for it.
+
+        Args:
+          place: index of the image size in the stage's schedule. shapes: shapes of the batch.
+        """
+        first = shapes not in self._shapes
+        if first:
             jax.block_until_ready(measured)
         now = time.perf_counter()
-        spent, first, self._mark = now - self._mark, self._first, now
+        spent, self._mark, self._pixels = now - self._mark, now, math.prod(part.at(place).image_size)
         if first:
-            self._compile, self._first = spent, False
+            self._compile = spent
+            self._shapes.add(shapes)
             return True
         if self._measured is not part:
-            self._measured, self._seconds, self._steps, self._ends = part, 0.0, 0, []
-        self._seconds, self._steps = self._seconds + spent, self._steps + 1
+            self._measured, self._seconds, self._cost, self._ends = part, 0.0, 0.0, []
+        self._seconds, self._cost = self._seconds + spent, self._cost + cost(part, place)
         return False
 
     def ended_epoch(self) -> None:
         """Time the end of an epoch: validation and saving."""
         now = time.perf_counter()
-        self._ends.append(now - self._mark)
+        self._ends.append((now - self._mark) / self._pixels)
         self._mark = now
+
+    def skip(self) -> None:
+        """Do not time what has happened since the last step or epoch."""
+        self._mark = time.perf_counter()
 
     def left(self, part: Part, stage_step: int) -> float | None:
         """Return the seconds until the last step of the last stage, or None before anything was timed.
@@ -55,14 +66,15 @@ class Pace:
         timed = self._measured
         if timed is None:
             return None
-        step = self._seconds / self._steps / cost(timed)
+        step = self._seconds / self._cost
         ends = self._ends[1:] or self._ends  # the first one compiles
-        end = sum(ends) / max(len(ends), 1) / pixels(timed)
+        end = sum(ends) / max(len(ends), 1)  # for each pixel of an image
         found = 0.0
         for one in self._parts[part.index :]:
-            steps = one.total_steps - (stage_step if one is part else 0)
-            found += steps * step * cost(one) + -(-steps // one.steps_per_epoch) * end * pixels(one)
-            found += self._compile if one is not part else 0.0
+            for place, (_, size) in enumerate(one.sizes.schedule):
+                steps = one.steps_at(place, stage_step if one is part else 0)
+                found += steps * step * cost(one, place) + -(-steps // one.steps_per_epoch) * end * math.prod(size)
+            found += self._compile * len(one.sizes.trained()) if one is not part else 0.0
         return found
 
     def words(self, part: Part, stage_step: int) -> str:
@@ -74,14 +86,9 @@ class Pace:
         return f"{'at most' if early else 'about'} {duration(found)} left"
 
 
-def pixels(part: Part) -> int:
-    """Return the number of pixels of a stage's image."""
-    return part.image_size[0] * part.image_size[1]
-
-
-def cost(part: Part) -> float:
-    """Return the relative cost of a step; comparable between stages."""
-    return part.stage.batch_size * pixels(part) * (1 + 2 * part.plan.trainable_fraction)
+def cost(part: Part, place: int) -> float:
+    """Return the relative cost of a step at an entry of the schedule of sizes; comparable between stages."""
+    return part.stage.batch_size * part.sizes.pixels(place) * (1 + 2 * part.plan.trainable_fraction)
 
 
 def duration(seconds: float) -> str:

@@ -24,6 +24,7 @@ class Progress:
         initial weights of the stage are evaluated, their metrics are the first best.
       origin: where the best weights come from, {"stage": name, "epoch": n}; {} for the initial weights of the run.
       latest: metrics of the last validation.
+      size_place: index in the stage's schedule of image sizes of the size at which the best weights were evaluated.
       reference, stale: state of the plateau rule: the last value that gained min_delta, and the epochs since then.
       seconds: time spent in this stage, over all sessions.
       best_model: index of the stage whose model is in best/, where its weights come from, and all its metrics:
@@ -46,6 +47,7 @@ class Progress:
     best_metrics: Metrics = dataclasses.field(default_factory=dict)
     origin: dict[str, Any] = dataclasses.field(default_factory=dict)
     latest: Metrics = dataclasses.field(default_factory=dict)
+    size_place: int = 0
     reference: float | None = None
     stale: int = 0
     seconds: float = 0.0
@@ -98,9 +100,21 @@ class Progress:
             self.best, self.best_metrics, self.origin = value, metrics, here
         return better
 
+    def resized(self, stage: Stage, place: int, metrics: Metrics) -> None:
+        """Go to another image size, with the metrics of the best weights at that size; the plateau rule begins anew.
+
+        Args:
+          place: index of the size in the stage's schedule. metrics: {} if the best weights are not known by a metric.
+        """
+        self.size_place, self.reference, self.stale = place, None, 0
+        if metrics:
+            value = metrics[stage.monitor]
+            self.best, self.best_metrics = None if math.isnan(value) else value, metrics
+
     def at_plateau(self, stage: Stage) -> bool:
-        """Return whether the metric has not gained `min_delta` for `patience` epochs in a row."""
-        return stage.plateaus and self.stale >= stage.patience
+        """Return whether the metric has not gained `min_delta` for `patience` epochs in a row, at the last size."""
+        last = self.size_place == max(len(stage.image_size or ()) - 1, 0)
+        return stage.plateaus and last and self.stale >= stage.patience
 
     def beats_best_model(self, last: Stage) -> bool:
         """Return whether this stage's best is better than the model in best/, by the metric of the run's last stage.

@@ -58,7 +58,7 @@ def _settings(session: "Session") -> list[tuple[str, ...]]:
             part.stage.name,
             f"{part.max_epochs} epochs, {part.total_steps:,} steps",
             f"{part.stage.batch_size}",
-            f"{part.image_size[0]} x {part.image_size[1]}",
+            part.sizes.words(),
             part.stage.augment,
         )
         for part in session.setup.parts

@@ -120,7 +120,7 @@ class Session:
         self.setup.task.end(self, part, current)
         self.write_summary(draw=part is not self.setup.parts[-1])
         for after in self.setup.parts[part.index + 1 : part.index + 2]:
-            alike = (after.image_size, after.stage.monitor) == (part.image_size, part.stage.monitor)
+            alike = (after.at(0).image_size, after.stage.monitor) == (part.image_size, part.stage.monitor)
             self.progress = now.next_stage(part.stage, self.setup.task.hands_on, alike)
 
     @property
@@ -135,7 +135,8 @@ class Session:
         self.folder.lock.check()
         host = sharding.gather(state.whole(current["best"], current["frozen"]))
         if self.chief:
-            self.setup.task.save_best(self.folder.folder, part, host, self.progress.best_metrics)
+            now = self.progress
+            self.setup.task.save_best(self.folder.folder, part.at(now.size_place), host, now.best_metrics)
 
     def write_summary(self, draw: bool = True, **more: Any) -> None:
         """Write summary.json, and draw the plots of the run so far."""

@@ -11,14 +11,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdino import optim
-from jaxdino.core import sharding
+from jaxdino.core import sharding, size_text
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 from jaxdino.models.lora import leaves
 from jaxdino.settings.check import check
 from jaxdino.stage import Stage, stages
 from jaxdino.strategy import resolve
-from jaxdino.train import data, weights
+from jaxdino.train import data, sizing, weights
 from jaxdino.train.task import Part, Task
 from jaxdino.train.tasks import TASKS
 
@@ -70,7 +70,9 @@ def check_settings(config: Any) -> None:
     """Raise UserError for settings of the whole run that are unknown, out of range or contradictory."""
     check(config)
     model, given = config.model, config.data
-    weights.published(model)
+    if (spec := weights.published(model)) and "image_size" in given:
+        for stage in stages(config):
+            sizing.sizes_of(stage, spec)
     if given.name in EMBEDDED and given.root is not None:
         raise UserError(f"data.root={given.root} is not read: data.name is {given.name!r}. {EMBEDDED[given.name]}")
     if model.attention == "cudnn" and (jax.default_backend() != "gpu" or config.precision == "float32"):
@@ -84,15 +86,17 @@ def _resolve(config: Any, chosen: list[Stage], task: Task, mesh: Mesh) -> tuple[
         if stage.monitor is None:
             stage = dataclasses.replace(stage, monitor=task.monitors[0] if task.monitors else "")
         check_stage(stage, mesh.size, images, task.monitors)
-        skeleton, size = task.skeleton(stage), task.image_size(stage)
-        check_memory(stage, size, task.spec.config.in_channels, mesh.size)
+        skeleton, sizes = task.skeleton(stage), task.sizes(stage)
+        check_memory(stage, sizes.largest, task.spec.config.in_channels, mesh.size)
         plans.append(resolve(task.spec, skeleton, stage))
         steps = images // stage.batch_size
         total = stage.length(steps)
+        size_text.check_reached(sizes.schedule, -(-total // steps), "image_size", f"stage {stage.name!r}")
         tx = optim.build(plans[-1], stage, total, optim.ages(plans, leaves(plans[-1].trainable)), steps)
         seed = int(np.random.SeedSequence([config.seed, index]).generate_state(1)[0] >> 1)
         averaged = task.averaged(plans, stage)
-        parts.append(Part(index, stage, plans[-1], skeleton, tx, steps, total, size, seed, averaged))
+        part = Part(index, stage, plans[-1], skeleton, tx, steps, total, sizes, sizes.final, seed, averaged)
+        parts.append(part)
     return tuple(parts)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from convert.store import Card
+from jaxdino.core.image_sizes import Size, Sizes
 from jaxdino.core.params import Flat, Skeleton
 from jaxdino.data.pipeline import TrainIter
 from jaxdino.data.record import Source
@@ -40,6 +41,7 @@ class Part:
 
     Attributes:
       total_steps: limit in steps. seed: the stage's own seed. averaged: paths of the leaves in the weight average.
+      sizes: the image sizes. image_size: (height, width) of evaluation and of the saved model; see `at`.
     """
 
     index: int
@@ -49,9 +51,29 @@ class Part:
     tx: optax.GradientTransformation
     steps_per_epoch: int
     total_steps: int
+    sizes: Sizes
     image_size: tuple[int, int]
     seed: int
     averaged: tuple[str, ...] = ()
+
+    def at(self, place: int) -> "Part":
+        """Return the stage with the image size of an entry of its schedule; the stage itself has the last one."""
+        return dataclasses.replace(self, image_size=self.sizes.schedule[place][1])
+
+    def steps_at(self, place: int, done: int = 0) -> int:
+        """Return the number of steps at an entry of the schedule of sizes, without the first `done` of the stage."""
+        begins = [min(begin * self.steps_per_epoch, self.total_steps) for begin, _ in self.sizes.schedule]
+        return max(0, [*begins, self.total_steps][place + 1] - max(begins[place], done))
+
+    def steps_of(self, size: Size) -> float:
+        """Return the expected number of steps at a key of `Sizes.timed`."""
+        base, places = self.sizes.timed()[size], range(len(self.sizes.schedule))
+        bases = [self.sizes.bases(place) for place in places]
+        return sum(self.steps_at(place) / len(bases[place]) for place in places if base in bases[place])
+
+    def alone(self, size: Size) -> "Part":
+        """Return the stage with all of its batches, and its evaluation, at one size."""
+        return dataclasses.replace(self, sizes=Sizes.one(size), image_size=size)
 
     @property
     def max_epochs(self) -> int:
@@ -88,8 +110,8 @@ class Task(Protocol):
     def skeleton(self, stage: Stage) -> Skeleton:
         """Return the stage's model. Raises UserError if this data or model does not support the stage."""
 
-    def image_size(self, stage: Stage) -> tuple[int, int]:
-        """Return the size of the images in a stage. Raises UserError if the model does not support it."""
+    def sizes(self, stage: Stage) -> Sizes:
+        """Return the sizes of the images in a stage. Raises UserError if the model does not support them."""
 
     def averaged(self, plans: list[Plan], stage: Stage) -> tuple[str, ...]:
         """Return the paths of the leaves that the last plan's stage averages, given all plans up to it."""

@@ -1,7 +1,7 @@
 """What happens between the steps of a stage: progress bar, metrics.jsonl, saving, stopping."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -74,13 +74,14 @@ class Watch:
             say(f"{stage.name}: starts at {stage.monitor} {now.best:.4f} ({origin}), its best until an epoch is better")
         self.session.pace.begin()
 
-    def stepped(self, measured: dict[str, jax.Array]) -> None:
-        """Count a step; log, save and stop when due."""
+    def stepped(self, measured: dict[str, jax.Array], shapes: Hashable = ()) -> None:
+        """Count a step with a batch of these shapes; log, save and stop when due."""
         now, config = self.now, self.session.setup.config
         self.measured = measured
         self.waiting.stepped(measured["loss"])
         now.step, now.stage_step = now.step + 1, now.stage_step + 1
-        if self.session.pace.stepped(self.part, measured):
+        place = self.part.sizes.place((now.stage_step - 1) // self.part.steps_per_epoch)
+        if self.session.pace.stepped(self.part, measured, place, shapes):
             self._restart()  # exclude the step that compiled
         else:
             self._rate.add(self.part.stage.batch_size)

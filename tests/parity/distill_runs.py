@@ -15,6 +15,7 @@ from convert.load import load_pretrained
 from convert.store import Card
 from jaxdino import optim
 from jaxdino.core import sharding
+from jaxdino.core.image_sizes import Sizes
 from jaxdino.core.params import Flat
 from jaxdino.objectives.distill import with_heads
 from jaxdino.objectives.distill_settings import Projection
@@ -214,7 +215,8 @@ def ours(case: str, devices: int = 1, accumulate: int = 1, weight: tuple[int, ..
     skeleton = task.skeleton(stage)
     plan = resolve(task.spec, skeleton, stage)
     tx = optim.build(plan, stage, STEPS, steps_per_epoch=EPOCH)
-    part = Part(0, stage, plan, skeleton, tx, EPOCH, STEPS, (GRID * PATCH,) * 2, 0)
+    sizes = Sizes.one((GRID * PATCH,) * 2)
+    part = Part(0, stage, plan, skeleton, tx, EPOCH, STEPS, sizes, sizes.final, 0)
     task.masking = lambda stage: None  # the masks are given too
     objective = replace(task.objective(part), capacity=8 * 2 * BATCH // devices // accumulate)
     flat = sharding.put(flat, sharding.replicated(mesh))

@@ -20,6 +20,7 @@ from convert.load import load_pretrained
 from convert.store import Card
 from jaxdino import optim
 from jaxdino.core import sharding
+from jaxdino.core.image_sizes import Sizes
 from jaxdino.core.params import Flat
 from jaxdino.stage import stages
 from jaxdino.strategy import resolve
@@ -164,7 +165,8 @@ def ours(strategy: str, **optimizer) -> tuple[list[float], Flat]:
         now = state.begin(flat, skeleton, plans[-1], tx, seed=0, mesh=mesh)
         if opt is not None:
             now["moving"]["opt"] = jax.device_put(optim.carry(opt, now["moving"]["opt"]), sharding.replicated(mesh))
-        part = Part(len(plans) - 1, stage, plans[-1], skeleton, tx, EPOCH, total, (GRID * PATCH,) * 2, 0)
+        sizes = Sizes.one((GRID * PATCH,) * 2)
+        part = Part(len(plans) - 1, stage, plans[-1], skeleton, tx, EPOCH, total, sizes, sizes.final, 0)
         train_step = step.compile_train_step(task.train_step(part, now), now, mesh)
         for batch in batches()[len(losses) : len(losses) + total]:
             now["moving"], found = train_step(now["moving"], now["frozen"], sharding.put_batch(batch, mesh))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs import common
+from jaxdino.data.config import OF_SIZES
 from jaxdino.settings.lines import attributes, line_of
 from jaxdino.settings.tree import parent_of, settings
 from jaxdino.stage import Stage
@@ -13,7 +14,7 @@ from jaxdino.stage import Stage
 CONFIGS = sorted(
     path.stem for path in Path(common.__file__).parent.glob("*.py") if path.stem not in ("__init__", "common")
 )
-OF_SEVERAL_TYPES = ("objective.pos_weight", "objective.class_weights")  # a number, several, or a word
+OF_SEVERAL_TYPES = ("pos_weight", "class_weights", *OF_SIZES)  # a number, several, or a word
 
 
 @pytest.mark.parametrize("model", [None, "resnet18"])
@@ -22,7 +23,7 @@ def test_every_setting_has_a_type_and_a_line(name, model):
     found = settings(importlib.import_module(f"configs.{name}").get_config(model))
     assert len(found) > 100
     assert [path for path in found if not line_of(path)] == []
-    typed = [one for one in found.values() if one.path not in OF_SEVERAL_TYPES]
+    typed = [one for one in found.values() if one.name not in OF_SEVERAL_TYPES]
     assert {one.kind for one in typed} <= {int, float, bool, str, tuple}
 
 

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from test_metrics import stage
 
+from jaxdino.core.image_sizes import Sizes
 from jaxdino.evals.classification import most_frequent, per_class, write_confusion
 from jaxdino.train import pace, results
 from jaxdino.train.pace import Pace, duration
 from jaxdino.train.progress import Progress
+from jaxdino.train.task import Part
 
 LABELS = np.array([0, 1, 1, 2, 1])
 LOGITS = np.eye(4)[[0, 1, 2, 2, 1]]
@@ -89,8 +91,7 @@ def test_the_time_left_is_of_all_stages_and_without_compiling(monkeypatch):
     def part(index: int, fraction: float, patience: int):
         about = types.SimpleNamespace(batch_size=8, plateaus=patience > 0)
         plan = types.SimpleNamespace(trainable_fraction=fraction)
-        given = dict(index=index, stage=about, plan=plan, total_steps=20, steps_per_epoch=10, image_size=(8, 8))
-        return types.SimpleNamespace(**given)
+        return Part(index, about, plan, None, None, 10, 20, Sizes.one((8, 8)), (8, 8), seed=0)
 
     parts, now = [part(0, 0.0, 3), part(1, 1.0, 0)], [0.0]
     monkeypatch.setattr(pace.time, "perf_counter", lambda: now[0])

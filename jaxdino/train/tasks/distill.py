@@ -16,8 +16,10 @@ from convert.training_checkpoint import CENTRE_SHAPES, TrainingCheckpoint, parts
 from jaxdino import api, optim
 from jaxdino.core import params, sharding
 from jaxdino.core.errors import UserError
+from jaxdino.core.image_sizes import Sizes
 from jaxdino.core.params import Flat, Skeleton, split
 from jaxdino.data import pipeline, recipe
+from jaxdino.data.config import OF_SIZES
 from jaxdino.data.fields import HiddenPatches
 from jaxdino.data.masking import Masking
 from jaxdino.data.photometric import augment_views
@@ -87,15 +89,20 @@ class Distillation:
     def _bare(self, stage: Stage) -> Skeleton:
         return self.spec.skeleton(drop_path=stage.drop_path, **precision.how(self.config))
 
-    def image_size(self, stage: Stage) -> tuple[int, int]:
+    def sizes(self, stage: Stage) -> Sizes:
         """Return the size of the global views. Raises UserError if the model does not support a view's size."""
-        if stage.image_size:
-            raise UserError(f"stage {stage.name!r}: image_size={stage.image_size} is not read: set data.views")
+        for name in OF_SIZES:
+            if getattr(stage, name):
+                raise UserError(
+                    f"stage {stage.name!r}: {name} is not read in self-distillation: data.views gives the sizes of the "
+                    "views for the whole run, as --config.data.views[0].size=224. To train at another size afterwards, "
+                    "begin a new run with other views from this one: --config.model.weights=WORKDIR"
+                )
         places = {f"data.views[{index}].size": view.size for index, view in enumerate(self.views)}
         measured = self.config.evaluation.image_size
         places |= {"evaluation.image_size": measured} if self.retrieval and measured else {}
         distill_objective.check_sizes(places, self.card.spec, self.backbone)
-        return (self.views_of("global")[0].size,) * 2
+        return Sizes.one((self.views_of("global")[0].size,) * 2)
 
     @cached_property
     def backbone(self) -> Skeleton:

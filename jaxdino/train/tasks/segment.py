@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 
 from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
+from jaxdino.core.image_sizes import Sizes
 from jaxdino.core.params import Flat, Skeleton, abstract, bind
 from jaxdino.data import photometric, pipeline, prompted, tokenizer
-from jaxdino.data.crops import as_size
 from jaxdino.data.fields import Prompts
 from jaxdino.data.presets import get_preset
 from jaxdino.data.prompts import PromptConfig
@@ -30,7 +30,7 @@ from jaxdino.objectives.segment import Segment, prompt_features
 from jaxdino.objectives.segment_settings import Segmenting
 from jaxdino.objectives.settings import settings_of
 from jaxdino.stage import Stage, stages
-from jaxdino.train import adapters, data, pixels, plots, precision, state, step, weights
+from jaxdino.train import adapters, data, pixels, plots, precision, sizing, state, step, weights
 from jaxdino.train.results import model_words
 from jaxdino.train.task import Metrics, Part, State
 from jaxdino.train.tasks.mask_measure import METRICS, MaskMeasure
@@ -109,13 +109,18 @@ class Segmentation(Supervised):
                 raise UserError(f"stage {stage.name!r}: {name}={getattr(stage, name)} is not read by this task")
         return self.spec_of(stage).skeleton(drop_path=stage.drop_path, **precision.how(self.config))
 
-    def image_size(self, stage: Stage) -> tuple[int, int]:
-        """Return the stage's image size, or the image encoder's. Raises UserError unless patches divide it."""
-        size = as_size(stage.image_size or self.spec.preprocess.size)
+    def sizes(self, stage: Stage) -> Sizes:
+        """Return the stage's image size, or the image encoder's. Raises UserError unless it is one square."""
+        sizes = sizing.sizes_of(stage, self.spec)
+        if sizes.varied or sizes.final[0] != sizes.final[1]:
+            raise UserError(
+                f"stage {stage.name!r}: SAM's mask decoder takes square images of one size throughout a stage: give "
+                "one number, such as --config.data.image_size=224, without multi_scale and aspect_ratios"
+            )
         skeleton = self.spec.skeleton()
-        images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+        images = jax.ShapeDtypeStruct((1, *sizes.final, 3), jnp.float32)
         jax.eval_shape(lambda flat, x: bind(skeleton, flat)(x).patches, skeleton.shapes, images)
-        return size
+        return sizes
 
     def augment(self, part: Part, key: jax.Array, batch: step.Batch) -> step.Batch:
         """Augment the colours of a batch; a row weighs as much as it has prompts."""

@@ -1,7 +1,7 @@
 """What tasks with labels share: a backbone with a head, augmented views, validation with an evaluator."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,9 +13,9 @@ from jax.sharding import Mesh
 from convert.card import Card
 from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
+from jaxdino.core.image_sizes import Sizes
 from jaxdino.core.params import Flat, Skeleton, bind
 from jaxdino.data import photometric, pipeline
-from jaxdino.data.crops import as_size
 from jaxdino.data.fields import LABEL, Field
 from jaxdino.data.mixing import augment
 from jaxdino.data.presets import get_preset
@@ -26,7 +26,7 @@ from jaxdino.models.heads import HeadConfig
 from jaxdino.objectives.objective import Objective
 from jaxdino.stage import Stage
 from jaxdino.strategy import Plan
-from jaxdino.train import adapters, data, pixels, plots, precision, state, step, weights
+from jaxdino.train import adapters, data, pixels, plots, precision, sizing, state, step, weights
 from jaxdino.train.task import Metrics, Part, State, Worst
 
 if TYPE_CHECKING:
@@ -99,12 +99,22 @@ class Supervised:
         how = precision.how(self.config)
         return self.spec.skeleton(head=self.card.head, drop_path=stage.drop_path, **how)
 
-    def image_size(self, stage: Stage) -> tuple[int, int]:
-        """Return the stage's image size, or the model's own. Raises UserError if the model does not support it."""
-        skeleton, size = self.bare(stage), as_size(stage.image_size or self.spec.preprocess.size)
-        images = jax.ShapeDtypeStruct((1, *size, self.spec.config.in_channels), jnp.float32)
-        jax.eval_shape(lambda flat, x: bind(skeleton, flat)(x).logits, skeleton.shapes, images)
-        return size
+    def sizes(self, stage: Stage) -> Sizes:
+        """Return the stage's image sizes, or the model's own. Raises UserError if the model does not support them."""
+        skeleton, sizes = self.bare(stage), sizing.sizes_of(stage, self.spec)
+        for size in (*sizes.trained(), *(size for _, size in sizes.schedule)):
+            images = jax.ShapeDtypeStruct((1, *size, self.spec.config.in_channels), jnp.float32)
+            jax.eval_shape(lambda flat, x: bind(skeleton, flat)(x).logits, skeleton.shapes, images)
+        shapes = self.shapes() if sizes.ratios else None
+        sizes = sizes if shapes is None else sizing.of_data(sizes, shapes)
+        for line in sizing.lines(stage, sizes, self.source.split("train"), shapes):
+            self.tell(f"stage {stage.name!r}: {line}")
+        return sizes
+
+    @cached_property
+    def shapes(self) -> sizing.Shapes:
+        """Width and height of the training images."""
+        return sizing.Shapes(self.source.split("train"), self.config.data.max_pixels, self.tell)
 
     def averaged(self, plans: list[Plan], stage: Stage) -> tuple[str, ...]:
         """Return the paths that the stage trains, if it keeps an average."""
@@ -133,7 +143,9 @@ class Supervised:
         """Return batches of the training split."""
         stage = part.stage
         how = dict(seed=part.seed, preset=stage.augment, sampling=stage.sampling)
-        return self.batches(partial(pipeline.make_train_iter, self.source.split("train"), **how), part)
+        varied = dict(sizes=part.sizes) if part.sizes.varied else {}
+        varied |= dict(shapes=self.shapes()) if part.sizes.ratios else {}
+        return self.batches(partial(pipeline.make_train_iter, self.source.split("train"), **how, **varied), part)
 
     def batches(self, make: Callable[..., Any], part: Part) -> Any:
         """Make this process's batches, with the task's fields and the model's channels and preprocessing."""
