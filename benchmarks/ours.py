@@ -60,7 +60,7 @@ def train_step(spec: ModelSpec, stage: Stage, mesh: Mesh, **build):
     """(jitted step, state) of a stage with random weights: what the training loop runs.
 
     Args:
-      build: `dtype`, `attention` of `ModelSpec.build`.
+      build: `dtype`, `attention`, `remat` of `ModelSpec.build`.
     """
     skeleton, flat = split(spec.build(NUM_CLASSES, **build))
     plan = resolve(spec, skeleton, stage)
@@ -73,7 +73,7 @@ def train_step(spec: ModelSpec, stage: Stage, mesh: Mesh, **build):
         return batch | {"image": normalize(batch["image"], mean, std)}
 
     one_step = step.make_train_step(skeleton, Classify(), tx, normalized, accumulate=stage.accumulate)
-    return step.compile_train_step(one_step, current, mesh), current
+    return step.compile_train_step(one_step, current, mesh, remat=build.get("remat", False)), current
 
 
 def training(name: str, batch: int, size: int, dtype: str, trainable: str, slices: int, attention: str) -> Contender:

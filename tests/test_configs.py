@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from configs import common
+from jaxdino.models import registry
 from jaxdino.models.published.resnet import SPECS
+from jaxdino.settings.check import check
 from jaxdino.settings.command_line import command
 from jaxdino.strategy import resolve, stages
 from jaxdino.train.setup import prepare
@@ -114,6 +116,17 @@ def test_self_distillation_of_few_photos(tmp_path):
     task = prepare(config, lambda _: None).task
     assert task.card.spec.config == dataclasses.replace(SPECS[0].config, **SMALL) and task.retrieval is None
     assert load("ssl_small", "resnet50").model.shape is None
+
+
+@pytest.mark.parametrize("name", ["gpu_16gb", "notebook", "laptop", "ssl_imagenette", "ssl_imagenet100"])
+def test_configs_for_small_machines(name):
+    """A published model on a folder; another model after the colon; what the objective reads fits."""
+    config = load(f"small.{name}")
+    assert config.data.name == "folder" and config.model.name in registry.MODELS
+    assert load(f"small.{name}", "dinov3_vits16").model.name == "dinov3_vits16"
+    check(config)
+    assert stages(config)
+    assert config.time_limit == ("8h30m" if name == "notebook" else None)
 
 
 def from_flags(file, *args):

@@ -57,9 +57,9 @@ def theory(blocks: int, forward: float) -> float:
 
 
 @functools.cache
-def batch() -> dict[str, jax.Array]:
+def batch(images: int = BATCH) -> dict[str, jax.Array]:
     """One batch, on one device."""
-    return jax.device_put(uint8_batch(BATCH, SIZE), jax.devices()[0])
+    return jax.device_put(uint8_batch(images, SIZE), jax.devices()[0])
 
 
 @functools.cache
@@ -73,11 +73,16 @@ def forward_flops() -> float:
     return flops(jax.jit(forward).lower(flat, batch()["image"]).compile())
 
 
-def step_flops(trainable: str) -> float:
-    """Of the library's step with gradient clipping, which reads every gradient there is."""
+@functools.cache
+def compiled_step(trainable: str, images: int = BATCH, **build) -> jax.stages.Compiled:
+    """The library's step with gradient clipping, which reads every gradient there is."""
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    step, state = train_step(SPEC, stage_of(trainable, clip_norm=1.0), mesh)
-    return flops(step.lower(state["moving"], state["frozen"], batch()).compile())
+    step, state = train_step(SPEC, stage_of(trainable, clip_norm=1.0), mesh, **build)
+    return step.lower(state["moving"], state["frozen"], batch(images)).compile()
+
+
+def step_flops(trainable: str, **build) -> float:
+    return flops(compiled_step(trainable, **build))
 
 
 def careless_flops(trainable: str) -> float:
@@ -114,3 +119,12 @@ def test_the_limit_sees_a_step_that_differentiates_everything(trainable, blocks)
 
 def test_the_theory_fits_a_full_step():
     assert step_flops("all") == pytest.approx(theory(DEPTH, forward_flops()), rel=0.05)
+
+
+def test_remat_repeats_the_blocks_and_keeps_less():
+    """XLA for a CPU would merge the repeated forward pass with the first one, unless it is told not to."""
+    extra = step_flops("all", remat=True) - step_flops("all")
+    assert extra == pytest.approx(forward_flops() * DEPTH * block_matmuls() / all_matmuls(), rel=0.05)
+    steps = [compiled_step("all", 32, remat=remat).memory_analysis() for remat in (False, True)]
+    kept, repeated = (found.temp_size_in_bytes for found in steps)
+    assert repeated < kept / 3

@@ -95,7 +95,7 @@ def test_every_imported_library_is_declared():
     for file in [
         *(ROOT / "jaxdino").rglob("*.py"),
         *(ROOT / "convert").rglob("*.py"),
-        *(ROOT / "configs").glob("*.py"),
+        *(ROOT / "configs").rglob("*.py"),
     ]:
         for node in ast.walk(ast.parse(file.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

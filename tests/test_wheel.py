@@ -50,4 +50,4 @@ def test_what_stands_in_the_wheel(site, tmp_path):
     done = run(site, tmp_path, "convert", "inspect", "dinov3_digits")
     assert done.returncode == 0 and str(site / "jaxdino" / "assets") in done.stdout, done.stderr
     listed = run(site, tmp_path, "configs").stdout
-    assert all(file.stem in listed for file in (ROOT / "configs").glob("[!_]*.py") if file.stem != "common")
+    assert all(file.stem in listed for file in (ROOT / "configs").rglob("[!_]*.py") if file.stem != "common")

@@ -54,7 +54,7 @@ def _siblings(file: Path) -> Iterator[None]:
 
     Otherwise `import configs` may find another project's package, or an installed copy of these files.
     """
-    folder = file.resolve().parent
+    folder = next((up for up in file.resolve().parents if up.name == "configs"), file.resolve().parent)
     before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "configs"}
     package = ModuleType("configs")
     package.__path__ = [str(folder), str(INSTALLED)] if folder.name == "configs" else [str(INSTALLED)]

@@ -132,7 +132,8 @@ def run_stage(session: Session, part: Part, current: state.State) -> state.State
       UserError: if the loss is not finite, or the task reports a collapse.
     """
     setup, now = session.setup, session.progress
-    train_step = step.compile_train_step(setup.task.train_step(part, current), current, setup.mesh, setup.rules)
+    how = dict(remat=setup.config.model.remat)
+    train_step = step.compile_train_step(setup.task.train_step(part, current), current, setup.mesh, setup.rules, **how)
     validation = Validation(session, part)
     batches = setup.task.train_batches(part)
     if now.batches:

@@ -131,14 +131,25 @@ def next_scale(scale: dict[str, jax.Array], finite: jax.Array) -> dict[str, jax.
     }
 
 
-def compile_train_step(step: Callable, state: State, mesh: Mesh, rules: sharding.Rules = ()) -> Callable:
-    """Compile the step: state and batch sharded, the moving part donated, metrics on every device."""
+KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+"""For a CPU: XLA would drop the barriers of rematerialisation, and merge each repeated forward pass with the first."""
+
+
+def compile_train_step(
+    step: Callable, state: State, mesh: Mesh, rules: sharding.Rules = (), *, remat: bool = False
+) -> Callable:
+    """Compile the step: state and batch sharded, the moving part donated, metrics on every device.
+
+    Args:
+      remat: whether the model recomputes activations in the backward pass.
+    """
     moving, frozen = (sharding.shardings(state[part], mesh, rules) for part in ("moving", "frozen"))
     return jax.jit(
         step,
         in_shardings=(moving, frozen, sharding.batch_sharding(mesh)),
         out_shardings=(moving, sharding.replicated(mesh)),
         donate_argnums=0,
+        compiler_options=KEEP_BARRIERS if remat and jax.default_backend() == "cpu" else None,
     )
 
 

@@ -23,7 +23,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 def write(path: str, text: str = MINE) -> None:
     file = Path(path)
-    file.parent.mkdir(exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
 
 
@@ -33,6 +33,20 @@ def test_the_installed_config_is_found_from_any_folder(asked):
     given = command(f"{asked}:dinov3_vits16", ["--config.seed=3"])
     assert given.installed and given.config().seed == 3
     assert given.config().model.name == "dinov3_vits16" and len(given.config().stages) == 3
+
+
+@pytest.mark.parametrize("asked", ["small/laptop", "configs/small/laptop.py"])
+def test_configs_in_a_folder_have_its_name(asked):
+    assert find(asked) == (INSTALLED / "small" / "laptop.py", True)
+    write("configs/small/laptop.py", MINE.replace("common.WHOSE", "'mine'"))
+    assert find(asked) == (Path("configs/small/laptop.py"), False)
+    assert "small/laptop" in [line.split()[0] for line in config_search.lines()]
+
+
+def test_a_config_in_a_folder_finds_the_files_of_the_folder_above():
+    write("configs/common.py", "WHOSE = 'mine'\n")
+    write("configs/small/own.py")
+    assert command("small/own", []).config().whose == "mine"
 
 
 @pytest.mark.parametrize("asked", ["gradual", "configs/gradual.py"])
@@ -55,6 +69,8 @@ def test_a_name_is_no_file_of_the_current_folder():
     ("asked", "words"),
     [
         ("gradul", "there is no config gradul; nearest: gradual"),
+        ("small/laptp", "there is no config small/laptp; nearest: small/laptop"),
+        ("../gradual", r"there is no config \.\./gradual"),
         ("configs/gradul.py", "there is no config configs/gradul.py; nearest: configs/gradual.py"),
         ("configs/gradual", "there is no config configs/gradual; nearest: configs/gradual.py"),
         ("gradual.py", "there is no config gradual.py; nearest: configs/gradual.py"),

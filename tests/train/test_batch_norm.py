@@ -57,7 +57,7 @@ def train(stage_number: int, batches, *, devices: int = 1, remat: bool = False, 
     state = states.begin(placed, skeleton, plan, tx, seed=0, mesh=mesh)
     before = jax.tree.map(lambda x: np.array(x), state)
     function = steps.make_train_step(skeleton, Classify(0.0), tx, plain, **options)
-    compiled = steps.compile_train_step(function, state, mesh)
+    compiled = steps.compile_train_step(function, state, mesh, remat=remat)
     losses = []
     for given in batches:
         state["moving"], found = compiled(state["moving"], state["frozen"], sharding.put_batch(given, mesh))
