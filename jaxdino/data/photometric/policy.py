@@ -1,0 +1,110 @@
+"""Automatic augmentation on the device: each image its own operations, on planes (n, C, H, W) in 0..1.
+
+Results are cut to whole levels of 0..255 after each operation, as they are on uint8 images (see `data.policies`).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdino.data import policies
+from jaxdino.data.photometric import colours, draws, tones
+from jaxdino.data.photometric.draws import per_image
+from jaxdino.data.policies import SPACES, STEPS, Policy
+
+CHAINS, DEPTH = 3, 3  # of AugMix
+SLACK = 1e-3  # of a level: rounding errors do not lose a whole one
+
+
+def automatic(keys: jax.Array, planes: jax.Array, auto: str, drawn: jax.Array | None) -> jax.Array:
+    """Apply a view's automatic augmentation.
+
+    Args:
+      auto: see `policies.parsed`.
+      drawn: (n, K, 2), what the host drew (see `policies.applied`); not read by AugMix.
+    """
+    policy = policies.parsed(auto)
+    if policy is None:
+        return planes
+    if not policy.on_host:
+        return augmix(keys, planes, policy)
+    if drawn is None:
+        raise ValueError(f"{auto} needs the operations that the host drew")
+    for row in range(policy.operations):
+        planes = operated(planes, drawn[:, row, 0].astype(jnp.int32), drawn[:, row, 1])
+    return planes
+
+
+def operated(planes: jax.Array, numbers: jax.Array, magnitudes: jax.Array) -> jax.Array:
+    """Apply to each image the operation of its number (n,) in `policies.OPERATIONS`, with its magnitude (n,)."""
+    found, magnitude = planes, per_image(magnitudes)
+    for name, change in CHANGES.items():
+        chosen = per_image(numbers == policies.OPERATIONS.index(name))
+        found = jnp.where(chosen, _whole(change(planes, magnitude)), found)
+    return found
+
+
+def _whole(planes: jax.Array) -> jax.Array:
+    return jnp.floor(planes * 255 + SLACK) / 255
+
+
+def _color(planes: jax.Array, magnitude: jax.Array) -> jax.Array:
+    return colours.adjust_saturation(planes, 1 + magnitude) if planes.shape[1] == colours.RGB else planes
+
+
+CHANGES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "Brightness": lambda planes, magnitude: colours.adjust_brightness(planes, 1 + magnitude),
+    "Color": _color,
+    "Contrast": lambda planes, magnitude: colours.adjust_contrast(planes, 1 + magnitude),
+    "Sharpness": lambda planes, magnitude: colours.adjust_sharpness(planes, 1 + magnitude),
+    "Posterize": tones.posterize,
+    "Solarize": lambda planes, magnitude: tones.solarize(planes, magnitude / 255),
+    "AutoContrast": lambda planes, magnitude: tones.autocontrast(planes),
+    "Equalize": lambda planes, magnitude: tones.equalize(planes),
+}
+"""Operation -> (planes, magnitude (n, 1, 1, 1)) -> planes. "Color" does nothing to images without RGB."""
+
+
+def augmix(keys: jax.Array, planes: jax.Array, policy: Policy) -> jax.Array:
+    """Mix each image with three chains of one to three random operations on it.
+
+    The share of the original is drawn evenly from 0..1; the chains share the rest, all divisions equally likely.
+    """
+    count = len(planes)
+    draws_of = (keys, "augmix_operation", 0, len(SPACES["augmix"]) - 1, (CHAINS, DEPTH))
+    chosen = draws.integers(*draws_of)
+    steps = draws.integers(keys, "augmix_step", 0, policy.severity - 1, (CHAINS, DEPTH))
+    signs = 2 * draws.integers(keys, "augmix_sign", 0, 1, (CHAINS, DEPTH)) - 1
+    lengths = draws.integers(keys, "augmix_length", 1, DEPTH, (CHAINS, 1))
+    numbers, signed, magnitudes = (jnp.asarray(table) for table in _tables())
+    numbers = jnp.where(jnp.arange(DEPTH).reshape(1, 1, -1) < lengths, numbers[chosen], 0)
+    magnitudes = magnitudes[chosen, steps] * jnp.where(signed[chosen], signs, 1)
+    parts = -jnp.log1p(-draws.uniform(keys, "augmix_parts", 0, 1, (CHAINS,)))  # of exponentials: a flat Dirichlet
+    kept = draws.uniform(keys, "augmix_kept", 0, 1, (1,))
+    shares = jnp.concatenate([kept, (1 - kept) * parts / jnp.maximum(parts.sum(axis=1, keepdims=True), 1e-12)], axis=1)
+    return mixed(planes, numbers, magnitudes, shares).reshape(count, *planes.shape[1:])
+
+
+def mixed(planes: jax.Array, numbers: jax.Array, magnitudes: jax.Array, shares: jax.Array) -> jax.Array:
+    """Mix images with chains of operations on them.
+
+    Args:
+      numbers, magnitudes: (n, K, D), of the D operations of K chains. shares: (n, 1 + K), of the image and the chains.
+    """
+    found = planes * per_image(shares[:, 0])
+    for chain in range(numbers.shape[1]):
+        changed = planes
+        for place in range(numbers.shape[2]):
+            changed = operated(changed, numbers[:, chain, place], magnitudes[:, chain, place])
+        found = found + changed * per_image(shares[:, 1 + chain])
+    return found
+
+
+def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return of AugMix's operations their numbers (K,), whether they are signed (K,), and magnitudes (K, steps)."""
+    space, steps = SPACES["augmix"], STEPS["augmix"]
+    numbers = np.array([policies.OPERATIONS.index(name) for name in space], np.int32)
+    magnitudes = np.array([[scale.at(step, steps) for step in range(steps)] for scale in space.values()], np.float32)
+    return numbers, np.array([scale.signed for scale in space.values()]), magnitudes
