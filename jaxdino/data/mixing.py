@@ -22,6 +22,7 @@ def augment(
     std: Sequence[float],
     *,
     places: jax.Array | None = None,
+    operations: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Augment one batch of training images and return it with its soft targets.
 
@@ -35,12 +36,12 @@ def augment(
       weights: float (B,), 0 for padding and unreadable images.
       view: static under jit.
       mean, std: C numbers each, for images in 0..1.
-      places: int32 (B,), of the images in the global batch; None: their order here.
+      places, operations: as for `photometric.augment_view`.
 
     Returns:
       float32 (B, H, W, C), and float32 (B, classes).
     """
-    images = augment_view(key, images, view, mean, std, places=places)
+    images = augment_view(key, images, view, mean, std, places=places, operations=operations)
     return random_mix(jax.random.fold_in(key, MIX), images, targets, weights, view)
 
 

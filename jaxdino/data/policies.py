@@ -1,9 +1,9 @@
 """Automatic augmentation: RandAugment, TrivialAugment and AugMix, named in a view's field `auto`.
 
 The operations of a record are drawn on the host, from its own random numbers. Those that move pixels (shear,
-translation, rotation) become part of the one geometry of the view, so that masks, boxes and points move too. The others
-travel with the image as an array of (operation, magnitude), and are applied on the device (`photometric.policy`), after
-all geometry. AugMix has no operation that moves pixels here, and is drawn on the device.
+translation, rotation) become part of the one geometry of the view (`policy_geometry`), so that masks, boxes and points
+move too. The others travel with the image as an array of (operation, magnitude), and are applied on the device
+(`photometric.policy`), after all geometry. AugMix has no operation that moves pixels here, and is drawn on the device.
 
 Source: operations and magnitudes of pytorch/vision torchvision/transforms/autoaugment.py; RandAugment
 (arXiv:1909.13719), TrivialAugment (arXiv:2103.10158, the "wide" space), AugMix (arXiv:1912.02781).
@@ -11,7 +11,6 @@ Source: operations and magnitudes of pytorch/vision torchvision/transforms/autoa
 
 import dataclasses
 import functools
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,8 +18,6 @@ import numpy as np
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
-from jaxdino.data import homography
-from jaxdino.data.geometry import Geometry
 
 OPERATIONS = (
     *("Identity", "Brightness", "Color", "Contrast", "Sharpness"),
@@ -146,42 +143,3 @@ def draw(policy: Policy, rng: np.random.Generator) -> list[tuple[str, float]]:
         magnitude = space[name].at(step, steps)
         found.append((name, -magnitude if space[name].signed and rng.random() < 0.5 else magnitude))
     return found
-
-
-def applied(
-    auto: str, geometry: Geometry, rng: np.random.Generator, length: int
-) -> tuple[Geometry, np.ndarray]:
-    """Draw a view's policy; return its geometry with the operations that move pixels, and the others for the device.
-
-    Args:
-      length: rows of the array, at least the policy's operations.
-
-    Returns:
-      The geometry, and float32 (length, 2): numbers in `OPERATIONS` and magnitudes; "Identity" for what has moved.
-    """
-    others = np.zeros((length, 2), np.float32)
-    if not (policy := parsed(auto)) or not policy.on_host:
-        return geometry, others
-    transform = geometry.transform
-    for row, (name, magnitude) in enumerate(draw(policy, rng)):
-        if name in OPERATIONS:
-            others[row] = OPERATIONS.index(name), magnitude
-        elif magnitude:
-            own = moving(name, magnitude, geometry.canvas, SPACES[policy.name][name].of_side)
-            transform = own if transform is None else own @ transform
-    return dataclasses.replace(geometry, transform=transform), others
-
-
-def moving(name: str, magnitude: float, size: tuple[int, int], of_side: bool = False) -> np.ndarray:
-    """Return the map (3, 3) of an operation on an image of `size` (height, width); see `homography`.
-
-    Shears keep the top left corner, rotations the centre; translations are by whole pixels.
-    """
-    if name in ("ShearX", "ShearY"):
-        angle = math.degrees(math.atan(magnitude))
-        return homography.shear(angle) if name == "ShearX" else homography.shear(0.0, angle)
-    if name == "Rotate":
-        return homography.about_centre(homography.rotation(magnitude), size)
-    side = size[1] if name == "TranslateX" else size[0]
-    pixels = int(magnitude * side if of_side else magnitude)
-    return homography.shift(pixels, 0) if name == "TranslateX" else homography.shift(0, pixels)

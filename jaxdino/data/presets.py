@@ -104,6 +104,9 @@ PRESETS: dict[str, View] = {
 """data.augment -> its view."""
 
 
+TEXTS = ("auto",)  # fields whose values need no quotes
+
+
 def get_preset(preset: str | Mapping[str, Any] | View) -> View:
     """Return a preset by name, with changes to it. Raise UserError for unknown names and wrong values.
 
@@ -135,6 +138,9 @@ def _parsed(preset: str) -> dict[str, Any]:
         try:
             found[field.strip()] = ast.literal_eval(text.strip())
         except (ValueError, SyntaxError):
+            if field.strip() in TEXTS:
+                found[field.strip()] = text.strip()
+                continue
             raise UserError(
                 f"augment={preset!r}: {text!r} is not a value for {field}, such as 0.5 or (0.2, 1.0)"
             ) from None

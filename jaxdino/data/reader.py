@@ -1,12 +1,13 @@
 """Read one record: its fields, then the geometry of its views, then the image, and move every field with it."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxdino.core.resize import Resize
+from jaxdino.data import policies, policy_geometry
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.channels import Reading
 from jaxdino.data.checks import open_image
@@ -15,11 +16,13 @@ from jaxdino.data.fields import Element, Field, Row
 from jaxdino.data.geometry import Geometry, evaluated
 from jaxdino.data.random_geometry import drawn
 from jaxdino.data.ranges import remarks
-from jaxdino.data.recipe import View
+from jaxdino.data.recipe import KINDS, View
 from jaxdino.data.record import Split
 
 PADDING = -1
-DRAWN = ("place",)  # entries of a batch that the augmentation on the device reads
+OPERATIONS = "_operations"  # after the name of an entry: what automatic augmentation draws for its crops
+DRAWN = ("place", *(f"{entry}{OPERATIONS}" for entry in ("image", *KINDS)))
+"""Entries of a batch that the augmentation on the device reads."""
 REASON = "S240"  # dtype in which reasons and remarks are sent from a reading process to the main process
 
 
@@ -51,6 +54,23 @@ class Crops:
     size: tuple[int, int]
     views: tuple[View, ...]
     several: bool = False
+
+    @property
+    def operations(self) -> int:
+        """How many operations of automatic augmentation are drawn for a crop, at most."""
+        return policies.most([view.auto for view in self.views])
+
+    def entry(self, of_crops: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the batch entry of one array for each crop."""
+        return np.stack(of_crops) if self.several else of_crops[0]
+
+
+class Plan(NamedTuple):
+    """How the crops of a record and its fields move, and {entry: the operations that the device applies to it}."""
+
+    moves: list[Geometry]
+    of_fields: Geometry
+    operations: dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,19 +117,18 @@ class Reader:
     def read(self, element: Element, rng: np.random.Generator | None = None) -> Row:
         """Return the crops and fields of a record. Raises BadImage."""
         values = [field.read(element, rng) for field in self.fields]
-        planned: list[tuple[list[Geometry], Geometry]] = []
+        planned: list[Plan] = []
 
         def plan(full: tuple[int, int]) -> int:
             self._check_sizes(full, values)
             planned[:] = [self._geometry(full, values, rng)]
-            return min(move.draft for move in planned[0][0]) if self.draft else 1
+            return min(move.draft for move in planned[0].moves) if self.draft else 1
 
         image = open_image(element["image"], self.reading, plan)
-        ((moves, of_fields),) = planned
-        row, turns = {}, iter(moves)
+        moves, of_fields, row = planned[0]
+        turns = iter(moves)
         for name, crops in self.crops.items():
-            cut = [next(turns).image(image) for _ in crops.views]
-            row[name] = np.stack(cut) if crops.several else cut[0]
+            row[name] = crops.entry([next(turns).image(image) for _ in crops.views])
         for field, value in zip(self.fields, values, strict=True):
             row |= field.move(value, of_fields, element, rng)
         return row
@@ -118,20 +137,24 @@ class Reader:
         """Return uint8 (H, W, C) of one image as evaluation does. Raises BadImage."""
         return self.read({"image": record, "index": 0})["image"]
 
-    def _geometry(
-        self, full: tuple[int, int], values: list[Any], rng: np.random.Generator | None
-    ) -> tuple[list[Geometry], Geometry]:
-        """Return the geometry of each view, and that of the fields."""
+    def _geometry(self, full: tuple[int, int], values: list[Any], rng: np.random.Generator | None) -> Plan:
+        """Draw what happens to each view, and to the fields."""
         if rng is None:
             moves = [evaluated(full, crops.size, self.how) for crops in self.crops.values() for _ in crops.views]
-            return moves, moves[0]
+            return Plan(moves, moves[0], {})
         views = [view for crops in self.crops.values() for view in crops.views]
         sizes = [crops.size for crops in self.crops.values() for _ in crops.views]
         pairs = list(zip(self.fields, values, strict=True))
         moves = drawn(
             views, sizes, full, self.how, rng, lambda box: all(field.wanted(value, box) for field, value in pairs)
         )
-        return moves, moves[0]
+        turns, moves, operations = iter(moves), [], {}
+        for name, crops in self.crops.items():
+            own = [policy_geometry.applied(view.auto, next(turns), rng, crops.operations) for view in crops.views]
+            moves += [move for move, _ in own]
+            if crops.operations:
+                operations[name + OPERATIONS] = crops.entry([others for _, others in own])
+        return Plan(moves, moves[0], operations)
 
     def _check_sizes(self, full: tuple[int, int], values: list[Any]) -> None:
         """Raise BadImage if a field has a value for each pixel and not the image's (width, height)."""
@@ -142,8 +165,10 @@ class Reader:
     def _blank(self, element: Element, rng: np.random.Generator | None) -> Row:
         row = {}
         for name, crops in self.crops.items():
-            several = (len(crops.views),) if crops.several else ()
-            row[name] = np.zeros((*several, *crops.size, self.reading.channels), np.uint8)
+            row[name] = crops.entry([np.zeros((*crops.size, self.reading.channels), np.uint8)] * len(crops.views))
+            if rng is not None and crops.operations:
+                none = np.zeros((crops.operations, 2), np.float32)
+                row[name + OPERATIONS] = crops.entry([none] * len(crops.views))
         size = next(iter(self.crops.values())).size
         for field in self.fields:
             row |= field.blank(element, size, rng)
@@ -160,11 +185,9 @@ class WholeReader(Reader):
 
     short: int = 0
 
-    def _geometry(
-        self, full: tuple[int, int], values: list[Any], rng: np.random.Generator | None
-    ) -> tuple[list[Geometry], Geometry]:
+    def _geometry(self, full: tuple[int, int], values: list[Any], rng: np.random.Generator | None) -> Plan:
         own = Geometry(full, (full[1], full[0]), self.how, box=(0, 0, *full))
-        return [dataclasses.replace(own, size=short_side(own.size, self.short))], own
+        return Plan([dataclasses.replace(own, size=short_side(own.size, self.short))], own, {})
 
 
 def eval_reader(size: tuple[int, int], how: Resize, reading: Reading, fields: tuple[Field, ...] = ()) -> Reader:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from jaxdino.core import options
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
+from jaxdino.data import policies
 
 KINDS = ("global", "local")
 MIN_GLOBAL = 2  # each student view is compared with a different view of the teacher
@@ -19,9 +20,10 @@ MIN_GLOBAL = 2  # each student view is compared with a different view of the tea
 class View:
     """`count` crops of one recipe.
 
-    Order of the steps: crop with rotation; zoom, shear, shift; perspective; grid and elastic distortion; flips; quarter
-    turns (all of these in one resampling); jitter (brightness, contrast, saturation, hue, gamma, sharpness), grey,
-    autocontrast, equalise, blur, motion blur, solarise, posterise, invert, noise, JPEG, normalise, erase, mix.
+    Order of the steps: crop with rotation; zoom, shear, shift; perspective; the operations of `auto` that move pixels;
+    grid and elastic distortion; flips; quarter turns (all of these in one resampling); the other operations of `auto`;
+    jitter (brightness, contrast, saturation, hue, gamma, sharpness), grey, autocontrast, equalise, blur, motion blur,
+    solarise, posterise, invert, noise, JPEG, normalise, erase, mix.
 
     Attributes:
       kind: "global" views go through teacher and student, "local" ones only through the student.
@@ -52,6 +54,8 @@ class View:
       autocontrast_prob, equalize_prob, posterize_prob, invert_prob: probabilities.
       posterize_bits: fewest and most bits that are kept of a value.
       motion_blur_prob: probability. motion_blur_size: shortest and longest line of the blur, in pixels of the crop.
+      auto: automatic augmentation before the jitter: "", "randaugment:2:9" (operations, magnitude), "trivialaugment" or
+        "augmix:3" (severity); see `policies`.
       jpeg_prob: probability of the artefacts of a JPEG. jpeg_quality: lowest and highest quality, as in Pillow.
       erase_area, erase_ratio: smallest and largest share of the area, and height / width, of the erased box.
       mixup, cutmix: alphas; 0 is off.
@@ -106,8 +110,10 @@ class View:
     invert_prob: float = 0.0
     jpeg_prob: float = 0.0
     jpeg_quality: tuple[int, int] = (50, 95)
+    auto: str = ""
 
     def __post_init__(self):
+        policies.parsed(self.auto)
         if self.kind not in KINDS:
             raise UserError(f"a view's kind={self.kind!r} is not known; {did_you_mean(str(self.kind), KINDS)}")
         for name, (low, high) in RANGES.items():

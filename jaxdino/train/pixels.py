@@ -107,4 +107,5 @@ def keep(folder: Workdir, how: Preprocess) -> None:
 def without_effect(view: View, channels: int) -> str:
     """Name the parts of a colour augmentation that have no effect on images without RGB channels; "" if none."""
     idle = [name for name in RGB_ONLY if getattr(view, name)] if channels != 3 else []
+    idle += [f"Color of {view.auto}"] if view.auto and channels != 3 else []
     return f"{', '.join(idle)}: no effect on images of {channels} channel{'s' * (channels > 1)}" if idle else ""

@@ -6,7 +6,7 @@ compiled. Crops, rotations and flips are made on the host (`geometry`). What is 
 seed, the step and its place in the global batch (`draws`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jaxdino.data.photometric.blurs import add_noise, random_blur, random_motion
 from jaxdino.data.photometric.colours import grey, jitter
 from jaxdino.data.photometric.erasing import random_erase
 from jaxdino.data.photometric.jpeg import random_jpeg
+from jaxdino.data.photometric.policy import automatic
 from jaxdino.data.photometric.tones import (
     random_autocontrast,
     random_equalize,
@@ -60,6 +61,7 @@ def augment_views(
     std: Sequence[float],
     *,
     places: jax.Array | None = None,
+    operations: jax.Array | None = None,
 ) -> jax.Array:
     """Augment the views of a batch of images, each by its recipe; all draws are per view and per image.
 
@@ -69,6 +71,7 @@ def augment_views(
       recipes: V views (see `recipe.expanded`); static under jit.
       mean, std: C numbers each, for images in 0..1.
       places: int32 (B,), of the images in the global batch; None: their order here.
+      operations: (B, V, K, 2), drawn on the host for the views with `auto` (see `policy_geometry.applied`).
 
     Returns:
       float32 (B, V, H, W, C).
@@ -83,9 +86,8 @@ def augment_views(
     keys = jax.vmap(draws.of_samples, (0, None))(_keys(key, places, len(images)), jnp.arange(len(recipes)))
     done = []
     for recipe, views in groups.items():
-        chosen, own = (x if len(views) == len(recipes) else x[:, jnp.array(views)] for x in (images, keys))
-        flat = chosen.reshape(-1, *chosen.shape[2:])
-        done.append(_augmented(own.reshape(-1), flat, recipe, mean, std).reshape(chosen.shape))
+        given = [x if x is None else _flat(x, views) for x in (keys, images, operations)]
+        done.append(_augmented(*given, recipe, mean, std).reshape(len(images), len(views), *images.shape[2:]))
     order = [place for views in groups.values() for place in views]
     joined = jnp.concatenate(done, axis=1)
     return joined if order == sorted(order) else joined[:, jnp.argsort(jnp.array(order))]
@@ -99,19 +101,40 @@ def augment_view(
     std: Sequence[float],
     *,
     places: jax.Array | None = None,
+    operations: jax.Array | None = None,
 ) -> jax.Array:
-    """Augment uint8 (n, H, W, C) by one recipe. Return float32 (n, H, W, C). Arguments as for `augment_views`."""
-    return _augmented(_keys(key, places, len(images)), images, recipe, mean, std)
+    """Augment uint8 (n, H, W, C) by one recipe. Return float32 (n, H, W, C). Arguments as for `augment_views`.
+
+    `operations` has no axis for the views: (n, K, 2).
+    """
+    return _augmented(_keys(key, places, len(images)), images, operations, recipe, mean, std)
 
 
 def _keys(key: jax.Array, places: jax.Array | None, count: int) -> jax.Array:
     return draws.of_samples(key, jnp.arange(count) if places is None else places)
 
 
+def _flat(values: jax.Array, views: list[int]) -> jax.Array:
+    """Return some views of (B, V, ...) as (B * views, ...)."""
+    chosen = values if len(views) == values.shape[1] else values[:, jnp.array(views)]
+    return chosen.reshape(-1, *chosen.shape[2:])
+
+
+def given(batch: Mapping[str, jax.Array], entry: str) -> dict[str, jax.Array | None]:
+    """Return what a batch holds for the augmentation of an entry: the arguments `places` and `operations`."""
+    return {"places": batch.get("place"), "operations": batch.get(f"{entry}_operations")}
+
+
 def _augmented(
-    keys: jax.Array, images: jax.Array, recipe: View, mean: Sequence[float], std: Sequence[float]
+    keys: jax.Array,
+    images: jax.Array,
+    operations: jax.Array | None,
+    recipe: View,
+    mean: Sequence[float],
+    std: Sequence[float],
 ) -> jax.Array:
     planes = jnp.moveaxis(images, -1, 1).astype(jnp.float32) / 255
+    planes = automatic(keys, planes, recipe.auto, operations)
     for step in STEPS:
         planes = step(keys, planes, recipe)
     images = standardise(jnp.moveaxis(planes, 1, -1), mean, std)

@@ -50,15 +50,31 @@ def _whole(planes: jax.Array) -> jax.Array:
     return jnp.floor(planes * 255 + SLACK) / 255
 
 
+def _blended(planes: jax.Array, other: jax.Array | float, magnitude: jax.Array) -> jax.Array:
+    """Move each value away from `other` by a share of their difference."""
+    return jnp.clip(planes * (1 + magnitude) - other * magnitude, 0, 1)
+
+
 def _color(planes: jax.Array, magnitude: jax.Array) -> jax.Array:
-    return colours.adjust_saturation(planes, 1 + magnitude) if planes.shape[1] == colours.RGB else planes
+    if planes.shape[1] != colours.RGB:
+        return planes
+    return _blended(planes, _whole(colours.to_grey(planes)), magnitude)
+
+
+def _contrast(planes: jax.Array, magnitude: jax.Array) -> jax.Array:
+    grey = _whole(colours.to_grey(planes)) if planes.shape[1] == colours.RGB else planes
+    return _blended(planes, grey.mean(axis=(2, 3), keepdims=True), magnitude)
+
+
+def _sharpness(planes: jax.Array, magnitude: jax.Array) -> jax.Array:
+    return _blended(planes, jnp.round(colours.smoothed(planes) * 255) / 255, magnitude)
 
 
 CHANGES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
-    "Brightness": lambda planes, magnitude: colours.adjust_brightness(planes, 1 + magnitude),
+    "Brightness": lambda planes, magnitude: _blended(planes, 0.0, magnitude),
     "Color": _color,
-    "Contrast": lambda planes, magnitude: colours.adjust_contrast(planes, 1 + magnitude),
-    "Sharpness": lambda planes, magnitude: colours.adjust_sharpness(planes, 1 + magnitude),
+    "Contrast": _contrast,
+    "Sharpness": _sharpness,
     "Posterize": tones.posterize,
     "Solarize": lambda planes, magnitude: tones.solarize(planes, magnitude / 255),
     "AutoContrast": lambda planes, magnitude: tones.autocontrast(planes),

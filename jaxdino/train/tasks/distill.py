@@ -22,7 +22,7 @@ from jaxdino.data import pipeline, recipe
 from jaxdino.data.config import OF_SIZES
 from jaxdino.data.fields import HiddenPatches
 from jaxdino.data.masking import Masking
-from jaxdino.data.photometric import augment_views
+from jaxdino.data.photometric import augment_views, given
 from jaxdino.data.sources import load_source
 from jaxdino.evals import report
 from jaxdino.models.initial import ShapesOnly
@@ -146,9 +146,12 @@ class Distillation:
 
         def augment(key: jax.Array, batch: step.Batch) -> step.Batch:
             keys = dict(zip(recipes, jax.random.split(key, len(recipes)), strict=True))
-            how = dict(mean=mean, std=std, places=batch.get("place"))
-            crops = {kind: batch[kind] for kind in recipes if kind in batch}
-            return batch | {kind: augment_views(keys[kind], x, recipes[kind], **how) for kind, x in crops.items()}
+            done = {
+                kind: augment_views(keys[kind], batch[kind], views, mean, std, **given(batch, kind))
+                for kind, views in recipes.items()
+                if kind in batch
+            }
+            return batch | done
 
         objective = self.objective(part)
         return step.make_train_step(

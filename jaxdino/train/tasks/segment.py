@@ -125,7 +125,7 @@ class Segmentation(Supervised):
     def augment(self, part: Part, key: jax.Array, batch: step.Batch) -> step.Batch:
         """Augment the colours of a batch; a row weighs as much as it has prompts."""
         how = unmixed(get_preset(part.stage.augment)), self.spec.preprocess.mean, self.spec.preprocess.std
-        image = photometric.augment_view(key, batch["image"], *how, places=batch.get("place"))
+        image = photometric.augment_view(key, batch["image"], *how, **photometric.given(batch, "image"))
         return batch | {"image": image, "weight": batch["weight"][:, None] * batch["asked"]}
 
     def objective(self, part: Part, current: State) -> Segment:

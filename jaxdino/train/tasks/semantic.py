@@ -62,7 +62,8 @@ class SemanticSegmentation(Supervised):
     def augment(self, part: Part, key: jax.Array, batch: step.Batch) -> step.Batch:
         """Augment the colours of a batch."""
         how = unmixed(get_preset(part.stage.augment)), self.spec.preprocess.mean, self.spec.preprocess.std
-        return batch | {"image": photometric.augment_view(key, batch["image"], *how, places=batch.get("place"))}
+        image = photometric.augment_view(key, batch["image"], *how, **photometric.given(batch, "image"))
+        return batch | {"image": image}
 
     def objective(self, part: Part, current: State) -> Semantic:
         """Return cross entropy of the pixels, with the stage's label smoothing."""

@@ -136,7 +136,7 @@ class Supervised:
         """Augment a batch of a stage on the device: colours, and mixing of images and targets."""
         name, soft = self.targets(batch)
         how = get_preset(part.stage.augment), self.spec.preprocess.mean, self.spec.preprocess.std
-        image, soft = augment(key, batch["image"], soft, batch["weight"], *how, places=batch.get("place"))
+        image, soft = augment(key, batch["image"], soft, batch["weight"], *how, **photometric.given(batch, "image"))
         return batch | {"image": image, name: soft}
 
     def train_batches(self, part: Part) -> pipeline.TrainIter:
