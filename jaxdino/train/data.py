@@ -30,16 +30,20 @@ def config_of(config: Any) -> DataConfig:
     return settings_of_data(config.data)
 
 
-def batches(make: Callable[..., Any], config: Any, part: Part, spec: ModelSpec) -> Any:
-    """Make this process's batches of a stage, preprocessed for the model, by calling `make`."""
+def batches(make: Callable[..., Any], config: Any, part: Part, spec: ModelSpec, alone: bool = False) -> Any:
+    """Make this process's batches of a stage, preprocessed for the model, by calling `make`.
+
+    Args:
+      alone: whether this process gets whole batches, not its share of them.
+    """
     return make(
         cfg=dataclasses.replace(config_of(config), sixteen_bit=spec.preprocess.sixteen_bit),
         batch_size=part.stage.batch_size,
         image_size=part.image_size,
         resize=spec.preprocess.resize,
         channels=spec.config.in_channels,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=0 if alone else jax.process_index(),
+        process_count=1 if alone else jax.process_count(),
     )
 
 

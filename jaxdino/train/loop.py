@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxdino.core import sharding
 from jaxdino.strategy import format_plan
-from jaxdino.train import data, disk, extend, pixels, state, step
+from jaxdino.train import augmented, data, disk, extend, pixels, state, step
 from jaxdino.train.data_record import DataRecord
 from jaxdino.train.results import results_table
 from jaxdino.train.session import Session
@@ -74,6 +74,7 @@ def _run(config: Any, folder: Workdir, stop: Stop, on_step: Callable[[int], None
             if longer := folder.lengthened and extend.words(folder, setup.parts, session.progress):
                 say(longer)
             if session.saved_step is None:
+                augmented.draw(session)
                 session.progress.baseline = setup.task.baseline(session)
             current = None
             for part in setup.parts[session.progress.stage :]:

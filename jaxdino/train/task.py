@@ -13,7 +13,8 @@ from convert.store import Card
 from jaxdino.core.image_sizes import Size, Sizes
 from jaxdino.core.params import Flat, Skeleton
 from jaxdino.data.pipeline import TrainIter
-from jaxdino.data.record import Source
+from jaxdino.data.record import Source, Split
+from jaxdino.evals.augmentation_pictures import Tile
 from jaxdino.models.spec import ModelSpec
 from jaxdino.stage import Stage
 from jaxdino.strategy import Plan
@@ -95,6 +96,7 @@ class Task(Protocol):
       hands_on: the weights that the next stage starts from, "best" or "latest". If both stages validate in the same way
         and at the same size, these weights are the next stage's best until an epoch is better.
       worst: at a run's end, the mistakes that its page shows.
+      shown_times: how often the picture of augmentations shows each image. mask_names: classes of the masks in it.
     """
 
     source: Source
@@ -106,6 +108,8 @@ class Task(Protocol):
     columns: ClassVar[tuple[str, ...]]
     hands_on: ClassVar[str]
     worst: Sequence[Worst]
+    shown_times: ClassVar[int]
+    mask_names: Sequence[str]
 
     def skeleton(self, stage: Stage) -> Skeleton:
         """Return the stage's model. Raises UserError if this data or model does not support the stage."""
@@ -119,8 +123,17 @@ class Task(Protocol):
     def train_step(self, part: Part, current: State) -> Callable:
         """Return the stage's train step, not compiled; `current` is the state that it starts from."""
 
-    def train_batches(self, part: Part) -> TrainIter:
-        """Return the stage's endless training batches."""
+    def train_batches(self, part: Part, split: Split | None = None) -> TrainIter:
+        """Return the stage's endless training batches; those of another split whole, in this process alone."""
+
+    def augment(self, part: Part, key: jax.Array, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Augment a batch on the device, as the stage's train step does."""
+
+    def augment_words(self, stage: Stage) -> str:
+        """Return the setting that augments the images of a stage."""
+
+    def tiles(self, augmented: Mapping[str, Any], place: int) -> list[Tile]:
+        """Return what is drawn of one entry of an augmented batch."""
 
     def more(self, flat: Flat) -> State:
         """Return the task's own entries of the moving state at the run's start, given all leaves of the model."""

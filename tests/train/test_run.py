@@ -87,7 +87,7 @@ def test_the_folder_holds_what_is_promised(finished):
     names = {path.name for path in finished.iterdir()}
     pictures = {"loss.png", "learning_rates.png", "val_accuracy.png", "speed.png", "memory.png"}
     files = {"config.json", "metrics.jsonl", "summary.json", "confusion.csv", "events", "checkpoints", "best"}
-    files |= {"mistakes.csv", "report.html"}
+    files |= {"mistakes.csv", "report.html", "augmentations.png"}
     assert names == files | pictures | {"data.json", "data_files.gz"}
     assert json.loads((finished / "config.json").read_text())["model"]["name"] == "tiny"
     first, last = lines(finished)[0], lines(finished)[-1]

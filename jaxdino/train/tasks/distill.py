@@ -23,8 +23,11 @@ from jaxdino.data.config import OF_SIZES
 from jaxdino.data.fields import HiddenPatches
 from jaxdino.data.masking import Masking
 from jaxdino.data.photometric import augment_views, given
+from jaxdino.data.recipe import KINDS
+from jaxdino.data.record import Split
 from jaxdino.data.sources import load_source
 from jaxdino.evals import report
+from jaxdino.evals.augmentation_pictures import Tile, view_tiles
 from jaxdino.models.initial import ShapesOnly
 from jaxdino.objectives.collapse import feature_rank, feature_std
 from jaxdino.objectives.distill import HEADS, SelfDistillation, with_heads
@@ -53,6 +56,8 @@ class Distillation:
     columns: ClassVar = (KNN,)
     hands_on: ClassVar = "latest"
     worst: ClassVar = ()
+    shown_times: ClassVar = 1
+    mask_names: ClassVar = ()
 
     def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None], check: data.Check = data.unchecked):
         self.config, self.mesh, self.tell = config, mesh, tell
@@ -141,43 +146,51 @@ class Distillation:
 
     def train_step(self, part: Part, current: State) -> Callable:
         """Make the step: photometric augmentation, teacher outputs, student losses, update, average."""
-        recipes = {kind: self.views_of(kind) for kind in recipe.KINDS}
-        mean, std = self.card.spec.preprocess.mean, self.card.spec.preprocess.std
-
-        def augment(key: jax.Array, batch: step.Batch) -> step.Batch:
-            keys = dict(zip(recipes, jax.random.split(key, len(recipes)), strict=True))
-            done = {
-                kind: augment_views(keys[kind], batch[kind], views, mean, std, **given(batch, kind))
-                for kind, views in recipes.items()
-                if kind in batch
-            }
-            return batch | done
-
         objective = self.objective(part)
         return step.make_train_step(
             part.skeleton,
             objective,
             part.tx,
-            augment,
+            partial(self.augment, part),
             accumulate=part.stage.accumulate,
             ema_decay=objective.momentum,
             scale_loss=self.config.precision == "float16",
         )
 
-    def train_batches(self, part: Part) -> pipeline.TrainIter:
-        """Return crops of the training images, with the hidden patches if the stage masks any."""
+    def augment(self, part: Part, key: jax.Array, batch: step.Batch) -> step.Batch:
+        """Augment the colours of every view of a batch, by its recipe."""
+        how = self.card.spec.preprocess
+        for kind, one in zip(KINDS, jax.random.split(key, len(KINDS)), strict=True):
+            if kind in batch:
+                drawn = given(batch, kind)
+                views = augment_views(one, batch[kind], self.views_of(kind), how.mean, how.std, **drawn)
+                batch = batch | {kind: views}
+        return batch
+
+    def augment_words(self, stage: Stage) -> str:
+        """Return what augments."""
+        return "data.views"
+
+    def tiles(self, augmented: step.Batch, place: int) -> list[Tile]:
+        """Return the views of an image."""
+        how, views = self.card.spec.preprocess, {kind: augmented[kind][place] for kind in KINDS if kind in augmented}
+        return view_tiles(views, how.mean, how.std)
+
+    def train_batches(self, part: Part, split: Split | None = None) -> pipeline.TrainIter:
+        """Return crops of the images, with the hidden patches if the stage masks any; see `Task.train_batches`."""
         masking, fields = self.masking(part.stage), ()
         if masking:
             grid = masking.grid(part.image_size[0])
             counts = masking.counts(part.stage.batch_size, grid, len(self.views_of("global")))
             fields = (HiddenPatches(masking, counts, grid),)
-        train, how = self.source.split("train"), dict(seed=part.seed, views=self.views, fields=fields)
-        return data.batches(partial(pipeline.make_train_iter, train, **how), self.config, part, self.spec)
+        chosen, how = self.source.split("train") if split is None else split, dict(seed=part.seed, views=self.views)
+        make = partial(pipeline.make_train_iter, chosen, fields=fields, **how)
+        return data.batches(make, self.config, part, self.spec, alone=split is not None)
 
     def more(self, flat: Flat) -> State:
         """Return the teacher's buffers and centres, and the reference weights if a stage uses them."""
         skeleton = self.spec.skeleton()
-        settings = [self.settings(stage) for stage in self._stages]
+        settings = [self.settings(stage) for stage in stages(self.config)]
         heads = HEADS if any(one.ibot for one in settings) else HEADS[:1]  # one centre each, even for a shared head
         anchored = any(one.anchored for one in settings)
         return {
@@ -189,10 +202,6 @@ class Distillation:
                 else {},
             }
         }
-
-    @cached_property
-    def _stages(self) -> tuple[Stage, ...]:
-        return stages(self.config)
 
     def carried(self, before: Part, ended: State) -> tuple[Flat, Flat, State]:
         """Return the latest student and teacher, with their adapters merged."""

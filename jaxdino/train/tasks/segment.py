@@ -53,6 +53,7 @@ class Segmentation(Supervised):
 
     arrays: ClassVar = ("image", "mask", "label", "masked", "asked", "weight", "points", "point_labels")
     columns: ClassVar = ("val/miou", "val/dice")
+    mask_names: ClassVar = ("background", "prompt")
     plots: ClassVar = plots.supervised("val/miou", "Mean IoU on the validation pairs")
 
     def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None], check: data.Check = data.unchecked):
@@ -127,6 +128,10 @@ class Segmentation(Supervised):
         how = unmixed(get_preset(part.stage.augment)), self.spec.preprocess.mean, self.spec.preprocess.std
         image = photometric.augment_view(key, batch["image"], *how, **photometric.given(batch, "image"))
         return batch | {"image": image, "weight": batch["weight"][:, None] * batch["asked"]}
+
+    def marks(self, augmented: step.Batch, place: int) -> tuple[str, np.ndarray]:
+        """Return the first prompt of an entry, and its mask."""
+        return self.source.class_names[int(augmented["label"][place][0])], np.asarray(augmented["mask"][place][0])
 
     def objective(self, part: Part, current: State) -> Segment:
         """Return the stage's objective. The prompts' features are computed once if the stage does not change them."""

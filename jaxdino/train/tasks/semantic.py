@@ -46,6 +46,7 @@ class SemanticSegmentation(Supervised):
         self.settings: Labelling = settings_of(config, {}, "the run")
         self.fields = (ClassMap(config.data.max_pixels),)
         super().__init__(config, *how)
+        self.mask_names = self.source.class_names
         self.monitors = tuple(f"val/{name}" for name in NAMES)
 
     def head(self, classes: int) -> PatchesHeadConfig:
@@ -64,6 +65,10 @@ class SemanticSegmentation(Supervised):
         how = unmixed(get_preset(part.stage.augment)), self.spec.preprocess.mean, self.spec.preprocess.std
         image = photometric.augment_view(key, batch["image"], *how, **photometric.given(batch, "image"))
         return batch | {"image": image}
+
+    def marks(self, augmented: step.Batch, place: int) -> tuple[str, np.ndarray]:
+        """Return the mask of an entry."""
+        return "", np.asarray(augmented["mask"][place])
 
     def objective(self, part: Part, current: State) -> Semantic:
         """Return cross entropy of the pixels, with the stage's label smoothing."""

@@ -19,7 +19,9 @@ from jaxdino.data import photometric, pipeline
 from jaxdino.data.fields import LABEL, Field
 from jaxdino.data.mixing import augment
 from jaxdino.data.presets import get_preset
+from jaxdino.data.record import Split
 from jaxdino.data.sampling import UNIFORM
+from jaxdino.evals.augmentation_pictures import Tile, denormalised
 from jaxdino.evals.evaluator import Evaluator
 from jaxdino.evals.passes import outputs
 from jaxdino.models.heads import HeadConfig
@@ -52,6 +54,8 @@ class Supervised:
     columns: ClassVar[tuple[str, ...]]
     hands_on: ClassVar[str] = "best"
     worst: Sequence[Worst] = ()
+    shown_times: ClassVar[int] = 6
+    mask_names: Sequence[str] = ()
     plots: ClassVar[Any] = plots.supervised("val/accuracy", "Validation accuracy")
 
     def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None], check: data.Check = data.unchecked):
@@ -139,17 +143,34 @@ class Supervised:
         image, soft = augment(key, batch["image"], soft, batch["weight"], *how, **photometric.given(batch, "image"))
         return batch | {"image": image, name: soft}
 
-    def train_batches(self, part: Part) -> pipeline.TrainIter:
-        """Return batches of the training split."""
+    def train_batches(self, part: Part, split: Split | None = None) -> pipeline.TrainIter:
+        """Return batches of the training split; of another one whole batches, in this process alone."""
         stage = part.stage
         how = dict(seed=part.seed, preset=stage.augment, sampling=stage.sampling)
+        if split is not None:  # of one size
+            return self.batches(partial(pipeline.make_train_iter, split, **how), part, alone=True)
         varied = dict(sizes=part.sizes) if part.sizes.varied else {}
         varied |= dict(shapes=self.shapes()) if part.sizes.ratios else {}
         return self.batches(partial(pipeline.make_train_iter, self.source.split("train"), **how, **varied), part)
 
-    def batches(self, make: Callable[..., Any], part: Part) -> Any:
+    def batches(self, make: Callable[..., Any], part: Part, alone: bool = False) -> Any:
         """Make this process's batches, with the task's fields and the model's channels and preprocessing."""
-        return data.batches(partial(make, fields=self.fields), self.config, part, self.spec)
+        return data.batches(partial(make, fields=self.fields), self.config, part, self.spec, alone)
+
+    def augment_words(self, stage: Stage) -> str:
+        """Return the stage's preset."""
+        return f"augment={stage.augment}"
+
+    def tiles(self, augmented: step.Batch, place: int) -> list[Tile]:
+        """Return the image of one entry, with its classes."""
+        how, (caption, mask) = self.spec.preprocess, self.marks(augmented, place)
+        return [Tile(denormalised(augmented["image"][place], how.mean, how.std), caption, mask)]
+
+    def marks(self, augmented: step.Batch, place: int) -> tuple[str, np.ndarray | None]:
+        """Return what the picture of augmentations shows of an entry's labels: a line, and a mask over the image."""
+        shares = dict(zip(self.source.class_names, augmented[self.field][place], strict=True))
+        most = sorted((name for name in shares if shares[name] >= LEAST), key=shares.__getitem__, reverse=True)[:2]
+        return ", ".join(name if shares[name] > 1 - LEAST else f"{name} {shares[name]:.0%}" for name in most), None
 
     def more(self, flat: Flat) -> State:
         """Nothing."""
@@ -268,4 +289,5 @@ def in_split(split: str, found: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{split}/{name}": value for name, value in found.items()}
 
 
+LEAST = 0.01  # share of a class that a picture names
 OPTIMISTIC = "the data has no test split: the model was selected on these images, so this is optimistic"
