@@ -22,7 +22,6 @@ from jaxdino.data import pipeline, recipe
 from jaxdino.data.config import OF_SIZES
 from jaxdino.data.fields import HiddenPatches
 from jaxdino.data.masking import Masking
-from jaxdino.data.photometric import augment_views, given
 from jaxdino.data.recipe import KINDS
 from jaxdino.data.record import Split
 from jaxdino.data.sources import load_source
@@ -159,13 +158,7 @@ class Distillation:
 
     def augment(self, part: Part, key: jax.Array, batch: step.Batch) -> step.Batch:
         """Augment the colours of every view of a batch, by its recipe."""
-        how = self.card.spec.preprocess
-        for kind, one in zip(KINDS, jax.random.split(key, len(KINDS)), strict=True):
-            if kind in batch:
-                drawn = given(batch, kind)
-                views = augment_views(one, batch[kind], self.views_of(kind), how.mean, how.std, **drawn)
-                batch = batch | {kind: views}
-        return batch
+        return distill_objective.augmented(key, batch, self.views_of, self.card.spec.preprocess)
 
     def augment_words(self, stage: Stage) -> str:
         """Return what augments."""

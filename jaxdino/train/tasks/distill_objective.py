@@ -10,12 +10,14 @@ import jax.numpy as jnp
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Skeleton, bind
 from jaxdino.data.masking import Masking
+from jaxdino.data.photometric import augment_views, given
+from jaxdino.data.recipe import KINDS, View
 from jaxdino.data.sampling import UNIFORM
-from jaxdino.models.spec import ModelSpec
+from jaxdino.models.spec import ModelSpec, Preprocess
 from jaxdino.objectives.distill_settings import Distill
 from jaxdino.objectives.stage_settings import given_in
 from jaxdino.stage import Stage
-from jaxdino.train import weights
+from jaxdino.train import step, weights
 
 UNREAD = {"augment": "none", "label_smoothing": 0.0, "ema_decay": 0.0, "sampling": UNIFORM}
 """Fields of a stage that only classification uses -> their defaults."""
@@ -81,3 +83,14 @@ def check_sizes(places: Mapping[str, int], spec: ModelSpec, backbone: Skeleton) 
     fitting = {place: max(1, round(places[place] / patch)) * patch for place in wrong}
     ways = " ".join(f"--config.{place}={size}" for place, size in fitting.items()) if patch > 1 else ""
     raise UserError(f"{what}: {next(iter(wrong.values()))}" + (f", as {ways} does" if ways else ""))
+
+
+def augmented(
+    key: jax.Array, batch: step.Batch, views_of: Callable[[str], tuple[View, ...]], how: Preprocess
+) -> step.Batch:
+    """Augment the colours of every view of a batch, by its recipe, and normalise."""
+    for kind, one in zip(KINDS, jax.random.split(key, len(KINDS)), strict=True):
+        if kind in batch:
+            drawn = given(batch, kind)
+            batch = batch | {kind: augment_views(one, batch[kind], views_of(kind), how.mean, how.std, **drawn)}
+    return batch
