@@ -9,8 +9,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
+from jaxdino.core.image_sizes import whole
 from jaxdino.data import recipe
 from jaxdino.data.config import OF_SIZES, DataConfig
 from jaxdino.models.lora_spec import LoRA
@@ -66,7 +67,7 @@ def distill_config(model: str | None = None) -> ConfigDict:
     config.projection = asdict(Projection())
     for name in ("augment", *OF_SIZES, "sampling"):
         del config.data[name]
-    config.data.views = tuple(ConfigDict(asdict(view)) for view in _fitting(recipe.DINO, config.model.name))
+    config.data.views = tuple(map(view_settings, _fitting(recipe.DINO, config.model.name)))
     config.data.batch_size = 64 if config.model.name == DIGITS_MODEL else 256
     config.optimizer.update(weight_decay=0.04, weight_decay_end=0.4, clip_norm=3.0, clip_by="parameter")
     config.early_stopping.monitor = ""  # labels do not select the model: the latest teacher is the best
@@ -88,12 +89,17 @@ def stage(name: str, rules: tuple[tuple[str, str], ...], groups: dict[str, dict]
     return open_fields(Stage, dict(name=name, rules=rules, **parts, **settings))
 
 
+def view_settings(view: recipe.View) -> ConfigDict:
+    """Return a view as settings; its size may be a number or a text."""
+    return ConfigDict(asdict(view) | {"size": FieldReference(view.size, field_type=object)})
+
+
 def _fitting(chosen: tuple[recipe.View, ...], model: str) -> tuple[recipe.View, ...]:
     """Round the sizes of views to whole patches of a model: 98 instead of 96 for patches of 14, as in DINOv2."""
     from jaxdino.models import registry  # imports JAX
 
     patch = getattr(registry.MODELS[model].config, "patch_size", 1) if model in registry.MODELS else 1
-    return tuple(replace(view, size=max(1, round(view.size / patch)) * patch) for view in chosen)
+    return tuple(replace(view, size=whole(view.size, patch)) for view in chosen)
 
 
 def distill_stage(*args: Any, objective: dict[str, Any] | None = None, **settings: Any) -> ConfigDict:

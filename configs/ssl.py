@@ -21,7 +21,6 @@ figure), where 1 image is 0.003; 520 seconds on two cores:
     raw pixels     0.975   0.983
 """
 
-from dataclasses import asdict
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -68,7 +67,7 @@ def fit_digits(
     recipe: dict[str, Any] = dict(
         ratio=(3 / 4, 4 / 3), degrees=15.0, hflip=0.0, blur_prob=0.3, blur_sigma=(0.1, 1.0), **colour
     )
-    config.data.views = (ConfigDict(asdict(View("global", 24, (0.6, 1.0), count=2, **recipe))),)
+    config.data.views = (common.view_settings(View("global", 24, (0.6, 1.0), count=2, **recipe)),)
     fit_few_steps(config)
     config.evaluation.update(every_epochs=4, image_size=32)
     for given in config.stages:

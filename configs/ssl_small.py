@@ -7,11 +7,9 @@ colour augmentation are stronger than for the digits of `configs/ssl.py`, and th
 Another model after the colon has its published shape. Results: docs/self_distillation.md.
 """
 
-from dataclasses import asdict
-
 from ml_collections import ConfigDict
 
-from configs import ssl
+from configs import common, ssl
 from jaxdino.data.recipe import View
 
 SHAPE = '{"depths": [1, 1, 1], "widths": [64, 128, 256], "stem": 32}'
@@ -35,7 +33,7 @@ def get_config(model: str | None = None) -> ConfigDict:
     if not model:
         config.model.shape = SHAPE
     ssl.fit_few_steps(config)
-    config.data.update(name="images", batch_size=64, views=(ConfigDict(asdict(PHOTOS)),))
+    config.data.update(name="images", batch_size=64, views=(common.view_settings(PHOTOS),))
     config.evaluation.update(every_epochs=5, pool="grid")
     (stage,) = config.stages
     stage.epochs = 90

@@ -3,6 +3,7 @@
 import dataclasses
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.image_sizes import whole
 from jaxdino.models.spec import ModelSpec
 
 Size = int | tuple[int, int]
@@ -21,7 +22,7 @@ def resized(spec: ModelSpec, size: Size | None) -> ModelSpec:
     if fixed is not None and (height, width) != (fixed, fixed):
         raise UserError(f"--image_size {height}x{width}: a {spec.name} takes only images of {fixed} x {fixed}")
     if min(height, width) < patch or height % patch or width % patch:
-        near = "x".join(str(max(1, round(side / patch)) * patch) for side in (height, width))
+        near = "x".join(str(whole(side, patch)) for side in (height, width))
         raise UserError(
             f"--image_size {height}x{width}: sides must be multiples of the patch size {patch}, such as {near}"
         )

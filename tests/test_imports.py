@@ -25,7 +25,15 @@ BELOW = {  # room -> the rooms it may import
     "jaxdino.inspect_data": {"jaxdino.core", "jaxdino.data", "jaxdino.evals"},
     "jaxdino.evals": {"jaxdino.core", "jaxdino.models", "jaxdino.data", "convert"},
     "convert": {"jaxdino.core", "jaxdino.models", "jaxdino.data"},
-    "configs": {"jaxdino.settings", "jaxdino.stage", "jaxdino.data", "jaxdino.models", "jaxdino.objectives", "configs"},
+    "configs": {
+        "jaxdino.core",
+        "jaxdino.settings",
+        "jaxdino.stage",
+        "jaxdino.data",
+        "jaxdino.models",
+        "jaxdino.objectives",
+        "configs",
+    },
 }
 
 

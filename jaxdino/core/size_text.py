@@ -51,6 +51,11 @@ def read_schedule(value: Any, name: str) -> Schedule | None:
     return tuple(found)
 
 
+def read_size(value: Any, name: str) -> Size:
+    """Return one size: 224, "192x256" or (192, 256). Raises as `read_schedule`."""
+    return _size(value, name, value, ALONE)
+
+
 def read_scales(value: Any, name: str) -> tuple[Size, ...]:
     """Return the sizes that batches draw, each once, ascending in area; () for none. Raises as `read_schedule`."""
     items = _items(value)
@@ -94,6 +99,7 @@ def of_size(size: Size) -> str:
     return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
 
 
+ALONE = "a size is 224 or 192x256 (height x width)"
 SINGLE = "a size is 224 or 192x256 (height x width), a schedule 0:224,50:512"
 SEVERAL = "sizes are 160,192,224 or 160x192,192x256 (height x width)"
 

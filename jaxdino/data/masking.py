@@ -17,6 +17,9 @@ import numpy as np
 
 from jaxdino.core import options
 from jaxdino.core.errors import UserError
+from jaxdino.core.image_sizes import Size, whole
+from jaxdino.core.size_text import of_size
+from jaxdino.data.crops import as_size
 
 TRIES = 10  # attempts to draw a box that fits
 STEPS = (math.sqrt(11) % 1, math.e % 1)  # the most even over devices and slices of a dozen irrational numbers
@@ -57,14 +60,16 @@ class Masking:
         """Read a dict or ConfigDict (see `options.read`)."""
         return options.read(cls, given, "masking")
 
-    def grid(self, size: int) -> tuple[int, int]:
+    def grid(self, size: int | Size) -> tuple[int, int]:
         """Return (h, w), the patch grid of a view of `size` pixels. Raise UserError if patches do not divide it."""
-        if size % self.patch:
-            fit = max(self.patch, round(size / self.patch) * self.patch)
+        height, width = as_size(size)
+        if height % self.patch or width % self.patch:
+            fit = of_size((whole(height, self.patch), whole(width, self.patch)))
             raise UserError(
-                f"global views of {size} pixels are not a whole number of {self.patch}-pixel patches; try {fit}"
+                f"global views of {of_size((height, width))} pixels are not a whole number of {self.patch}-pixel "
+                f"patches; try {fit}"
             )
-        return size // self.patch, size // self.patch
+        return height // self.patch, width // self.patch
 
     def counts(self, batch_size: int, grid: tuple[int, int], views: int) -> np.ndarray:
         """Return the number of hidden patches per position of a batch: int64 (B, G), rows descending, 0 for no mask.

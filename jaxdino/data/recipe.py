@@ -6,8 +6,9 @@ batches (`mixing`). An augmentation preset is one view per image; self-distillat
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from jaxdino.core import options
+from jaxdino.core import options, size_text
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 from jaxdino.data import policies
@@ -27,7 +28,7 @@ class View:
 
     Attributes:
       kind: "global" views go through teacher and student, "local" ones only through the student.
-      size: height and width in pixels.
+      size: in pixels: 224, or 192x256 (height x width), in a config (192, 256).
       count: number of crops.
       scale: smallest and largest share of the image's area; None: the crop is that of evaluation.
       ratio: smallest and largest width / height of the crop, relative to that of its size.
@@ -64,7 +65,7 @@ class View:
     """
 
     kind: str = "global"
-    size: int = 224
+    size: Any = 224
     scale: tuple[float, float] | None = (0.4, 1.0)
     count: int = 1
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -116,6 +117,8 @@ class View:
         policies.parsed(self.auto)
         if self.kind not in KINDS:
             raise UserError(f"a view's kind={self.kind!r} is not known; {did_you_mean(str(self.kind), KINDS)}")
+        height, width = size_text.read_size(self.size, f"a {self.kind} view's size")
+        object.__setattr__(self, "size", height if height == width else (height, width))
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if value is None:  # scale
@@ -133,7 +136,6 @@ class View:
 
 INF = float("inf")
 RANGES = {
-    "size": (1, 16_384),
     "count": (0, INF),
     "scale": (1e-6, 1),
     "ratio": (1e-6, INF),
@@ -200,7 +202,7 @@ def check(views: Sequence[Mapping | View]) -> tuple[View, ...]:
             'add a view of kind="global", or raise its count'
         )
     for kind, found in crops.items():
-        sizes = sorted({view.size for view in found})
+        sizes = sorted({view.size for view in found}, key=str)
         if len(sizes) > 1:
             raise UserError(
                 f"the {kind} views have the sizes {sizes}; those of one kind go through the network "

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from jaxdino.core import size_text
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_choice, check_range
 from jaxdino.data.config import settings_of_data
@@ -37,6 +38,8 @@ def check(config: Any) -> None:
             f"{config.model.name!r}: give the model after the colon, --config=configs/linear.py:{config.model.name}"
         )
     writers.check(config)
+    if size := (config.get("evaluation") or {}).get("image_size"):
+        size_text.read_size(size, "evaluation.image_size")
     for name, read in SIZES.items():
         read(config.data.get(name), f"data.{name}")
     settings_of_data(config.data)

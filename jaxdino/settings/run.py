@@ -106,7 +106,7 @@ class Evaluation:
       root: a folder of labelled images; None: the training data's own labels, if it has any.
       every_epochs: number of epochs between evaluations.
       k: numbers of neighbours of the k-NN accuracy; the largest is the one reported.
-      image_size: image size in pixels; None: that of the global views.
+      image_size: image size in pixels, 224 or 192x256 (height x width); None: that of the global views.
       pool: features to use: cls, mean, cls_mean, cls4_mean or grid.
       batch_size: images per batch.
       linear_steps: number of steps of the linear probe at the run's end; 0 disables it.
@@ -115,7 +115,7 @@ class Evaluation:
     root: str | None = None
     every_epochs: int = 1
     k: tuple[int, ...] = (10, 20)
-    image_size: int | None = None
+    image_size: Any = None
     pool: str = "cls"
     batch_size: int = 64
     linear_steps: int = 2500

@@ -156,7 +156,7 @@ def run_stage(session: Session, part: Part, current: state.State) -> state.State
                 watch.stopped_early()
                 return current
             if now.stage_step == now.validated and validation.begin_epoch(current):
-                session.pace.skip()
+                watch.skip()
             with watch.waiting.reading():
                 read = next(batches)
             now.unread += int(np.sum(read["weight"] == 0))

@@ -25,7 +25,7 @@ class Pace:
 
     def begin(self) -> None:
         """Start timing a stage."""
-        self._mark, self._shapes = time.perf_counter(), set()
+        self._mark, self._shapes, self._pixels = time.perf_counter(), set(), 0
 
     def stepped(self, part: Part, measured: Mapping[str, jax.Array], place: int = 0, shapes: Hashable = ()) -> bool:
         """Time a step. Waits for the first step of a stage with these shapes in this process, and returns True for it.
@@ -48,9 +48,10 @@ class Pace:
         return False
 
     def ended_epoch(self) -> None:
-        """Time the end of an epoch: validation and saving."""
+        """Time the end of an epoch, validation and saving, unless it comes before the first step in this process."""
         now = time.perf_counter()
-        self._ends.append((now - self._mark) / self._pixels)
+        if self._pixels:
+            self._ends.append((now - self._mark) / self._pixels)
         self._mark = now
 
     def skip(self) -> None:

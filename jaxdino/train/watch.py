@@ -80,8 +80,7 @@ class Watch:
         self.measured = measured
         self.waiting.stepped(measured["loss"])
         now.step, now.stage_step = now.step + 1, now.stage_step + 1
-        place = self.part.sizes.place((now.stage_step - 1) // self.part.steps_per_epoch)
-        if self.session.pace.stepped(self.part, measured, place, shapes):
+        if self.session.pace.stepped(self.part, measured, self._place, shapes):
             self._restart()  # exclude the step that compiled
         else:
             self._rate.add(self.part.stage.batch_size)
@@ -99,6 +98,11 @@ class Watch:
         if self.session.on_step:
             self.session.on_step(now.step)
         self.session.stop.check()
+
+    @property
+    def _place(self) -> int:
+        """The entry of the schedule of image sizes for the last step."""
+        return self.part.sizes.place((self.now.stage_step - 1) // self.part.steps_per_epoch)
 
     def due_validation(self) -> bool:
         """Return whether an epoch or the stage has ended and is not validated yet."""
@@ -171,6 +175,9 @@ class Watch:
             "epoch": (now.stage_step - 1) // self.part.steps_per_epoch + 1,
             "step": now.step,
         }
+        if len(self.part.sizes.schedule) > 1:
+            height, width = self.part.at(self._place).image_size
+            line["image_size"] = {"height": height, "width": width}
         if self.session.log:
             self.session.log.write({"stage": stage.name} | line | more)
         self.session.setup.task.judge(self.session, line | more)
@@ -182,6 +189,11 @@ class Watch:
         now.seconds = self._before + time.perf_counter() - self._since
         self.session.note_bad("train", self.batches.bad)
         self.session.save(self.current)
+        self._restart()
+
+    def skip(self) -> None:
+        """Leave the time since the last step or epoch out of all rates."""
+        self.session.pace.skip()
         self._restart()
 
     def _restart(self) -> None:

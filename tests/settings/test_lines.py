@@ -14,7 +14,7 @@ from jaxdino.stage import Stage
 CONFIGS = sorted(
     path.stem for path in Path(common.__file__).parent.glob("*.py") if path.stem not in ("__init__", "common")
 )
-OF_SEVERAL_TYPES = ("pos_weight", "class_weights", *OF_SIZES)  # a number, several, or a word
+OF_SEVERAL_TYPES = ("pos_weight", "class_weights", *OF_SIZES, "size")  # a number, several, or a word
 
 
 @pytest.mark.parametrize("model", [None, "resnet18"])

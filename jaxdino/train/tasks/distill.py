@@ -14,12 +14,13 @@ from jax.sharding import Mesh
 
 from convert.training_checkpoint import CENTRE_SHAPES, TrainingCheckpoint, parts_of, save_training
 from jaxdino import api, optim
-from jaxdino.core import params, sharding
+from jaxdino.core import params, sharding, size_text
 from jaxdino.core.errors import UserError
 from jaxdino.core.image_sizes import Sizes
 from jaxdino.core.params import Flat, Skeleton, split
 from jaxdino.data import pipeline, recipe
 from jaxdino.data.config import OF_SIZES
+from jaxdino.data.crops import as_size
 from jaxdino.data.fields import HiddenPatches
 from jaxdino.data.masking import Masking
 from jaxdino.data.recipe import KINDS
@@ -72,7 +73,7 @@ class Distillation:
         self.spec = with_heads(self.card.spec, Projection.of(config.projection))
         _, fresh = split(self.spec.build(rngs=nnx.Rngs(config.seed)))
         self.flat = {path: backbone[path] if path in backbone else np.asarray(leaf) for path, leaf in fresh.items()}
-        size = self.views_of("global")[0].size
+        size = as_size(self.views_of("global")[0].size)
         self.retrieval = Retrieval.of(config, self.source, self.card.spec, self.backbone, size, mesh, tell, check)
         self.monitors = self.retrieval.names if self.retrieval else ()
         alarms.check(config.alarms)
@@ -103,10 +104,10 @@ class Distillation:
                     "begin a new run with other views from this one: --config.model.weights=WORKDIR"
                 )
         places = {f"data.views[{index}].size": view.size for index, view in enumerate(self.views)}
-        measured = self.config.evaluation.image_size
-        places |= {"evaluation.image_size": measured} if self.retrieval and measured else {}
+        if self.retrieval and self.config.evaluation.image_size:
+            places["evaluation.image_size"] = self.retrieval.size
         distill_objective.check_sizes(places, self.card.spec, self.backbone)
-        return Sizes.one((self.views_of("global")[0].size,) * 2)
+        return Sizes.one(as_size(self.views_of("global")[0].size))
 
     @cached_property
     def backbone(self) -> Skeleton:
@@ -126,7 +127,7 @@ class Distillation:
         warmup = settings.warmup_teacher_temperature_epochs * part.steps_per_epoch
         masking, capacity = self.masking(part.stage), 0
         if masking:
-            batch, size, count = part.stage.batch_size, part.image_size[0], len(self.views_of("global"))
+            batch, size, count = part.stage.batch_size, part.image_size, len(self.views_of("global"))
             how = dict(groups=self.mesh.size, slices=part.stage.accumulate, process_count=jax.process_count())
             capacity = masking.capacity(batch, masking.grid(size), count, **how)
         return SelfDistillation(
@@ -173,7 +174,7 @@ class Distillation:
         """Return crops of the images, with the hidden patches if the stage masks any; see `Task.train_batches`."""
         masking, fields = self.masking(part.stage), ()
         if masking:
-            grid = masking.grid(part.image_size[0])
+            grid = masking.grid(part.image_size)
             counts = masking.counts(part.stage.batch_size, grid, len(self.views_of("global")))
             fields = (HiddenPatches(masking, counts, grid),)
         chosen, how = self.source.split("train") if split is None else split, dict(seed=part.seed, views=self.views)
@@ -260,9 +261,10 @@ class Distillation:
 
     def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray], metrics: Metrics) -> None:
         """Write the teacher's backbone to best/, with the image size of the evaluation."""
-        side = self.config.evaluation.image_size
+        given = self.config.evaluation.image_size
+        size = size_text.read_size(given, "evaluation.image_size") if given else part.image_size
         kept = {path: leaf for path, leaf in adapters.merged(flat, part).items() if path.startswith(BACKBONE)}
-        weights.save(folder / "best", self.card, (side, side) if side else part.image_size, kept)
+        weights.save(folder / "best", self.card, size, kept)
 
     def end(self, session: "Session", part: Part, current: State) -> None:
         """Write teacher, student, heads and centres to training/, see docs/training_checkpoints.md."""

@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.image_sizes import Size, whole
 from jaxdino.core.params import Skeleton, bind
+from jaxdino.core.size_text import of_size
+from jaxdino.data.crops import as_size
 from jaxdino.data.masking import Masking
 from jaxdino.data.photometric import augment_views, given
 from jaxdino.data.recipe import KINDS, View
@@ -68,11 +71,11 @@ def masking(found: Distill, spec: ModelSpec) -> Masking | None:
     return Masking(found.mask_prob, found.mask_ratio, patch=spec.config.patch_size)
 
 
-def check_sizes(places: Mapping[str, int], spec: ModelSpec, backbone: Skeleton) -> None:
+def check_sizes(places: Mapping[str, int | Size], spec: ModelSpec, backbone: Skeleton) -> None:
     """Raise UserError, with the nearest valid sizes, if the model does not support a size in {setting: pixels}."""
     wrong = {}
     for place, size in places.items():
-        images = jax.ShapeDtypeStruct((1, size, size, spec.config.in_channels), jnp.float32)
+        images = jax.ShapeDtypeStruct((1, *as_size(size), spec.config.in_channels), jnp.float32)
         try:
             jax.eval_shape(lambda flat, x: bind(backbone, flat)(x).cls, backbone.shapes, images)
         except UserError as err:
@@ -80,8 +83,8 @@ def check_sizes(places: Mapping[str, int], spec: ModelSpec, backbone: Skeleton) 
     if not wrong:
         return
     patch, what = getattr(spec.config, "patch_size", 1), " or ".join(wrong)
-    fitting = {place: max(1, round(places[place] / patch)) * patch for place in wrong}
-    ways = " ".join(f"--config.{place}={size}" for place, size in fitting.items()) if patch > 1 else ""
+    fitting = {place: tuple(whole(side, patch) for side in as_size(places[place])) for place in wrong}
+    ways = " ".join(f"--config.{place}={of_size(size)}" for place, size in fitting.items()) if patch > 1 else ""
     raise UserError(f"{what}: {next(iter(wrong.values()))}" + (f", as {ways} does" if ways else ""))
 
 

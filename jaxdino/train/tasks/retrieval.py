@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdino.core import sharding
+from jaxdino.core import sharding, size_text
+from jaxdino.core.image_sizes import Size
 from jaxdino.core.options import check_range
 from jaxdino.core.params import Flat, Skeleton, bind
 from jaxdino.data import photometric, pipeline
@@ -48,7 +49,7 @@ class Retrieval:
     spec: ModelSpec
     backbone: Skeleton
     k: tuple[int, ...]
-    size: int
+    size: Size
     pool: str
     batch_size: int
     linear_steps: int
@@ -62,7 +63,7 @@ class Retrieval:
         source: Source,
         spec: ModelSpec,
         backbone: Skeleton,
-        size: int,
+        size: Size,
         mesh: Mesh,
         say: Callable[[str], None],
         check: data.Check = data.unchecked,
@@ -88,7 +89,7 @@ class Retrieval:
             return None
         k = tuple(sorted({min(number, len(source.split("train"))) for number in given.k}))
         batch_size = -(-given.batch_size // mesh.size) * mesh.size
-        size = given.image_size or size
+        size = size_text.read_size(given.image_size, "evaluation.image_size") if given.image_size else size
         called = "" if given.root is None else "evaluation "
         return cls(source, cfg, spec, backbone, k, size, given.pool, batch_size, given.linear_steps, mesh, called)
 
@@ -104,7 +105,7 @@ class Retrieval:
 
     def pixels(self, session: "Session") -> Metrics:
         """Compute the same metrics from raw pixels."""
-        size = min(PIXELS, self.size)
+        size = min(PIXELS, *self.size)
         splits = (self._batches(session, name) for name in ("train", "val"))
         return self._accuracies(session, "val", *(features.pixels(batches, size, self.mesh) for batches in splits))
 
