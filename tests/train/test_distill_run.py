@@ -315,7 +315,8 @@ def test_a_collapse_ends_the_run_and_leaves_the_last_healthy_weights(tmp_path, c
     assert (tmp_path / "run" / "entropy.png").exists()
 
 
-def test_a_run_that_learns_on_four_devices_is_left_alone(all_devices, tmp_path):
+def learning():
+    """The config of a run that learns: with this seed; in so few steps others may collapse."""
     made = tiny_distill.config(
         12, log_every=4, evaluation__every_epochs=12, data__batch_size=64, projection__use_bn=True
     )
@@ -323,6 +324,33 @@ def test_a_run_that_learns_on_four_devices_is_left_alone(all_devices, tmp_path):
     made.objective.update(teacher_temperature=0.03, warmup_teacher_temperature=0.03)
     made.data.views[0].scale, made.data.views[1].scale = (0.75, 1.0), (0.5, 0.85)  # views with something in common
     made.stages[0].groups.all.lr = 3e-3
-    made.alarms.grace_steps = 100
-    found = run(made, tmp_path / "run")["val/knn_accuracy"]
+    made.alarms.grace_steps, made.seed = 100, 1
+    return made
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("learned") / "run"
+    run(learning(), folder)
+    return folder
+
+
+def test_a_run_that_learns_is_left_alone(learned):
+    found = json.loads((learned / "summary.json").read_text())["val/knn_accuracy"]
     assert found["end"] > found["start"]
+
+
+def test_four_devices_begin_as_one(learned, all_devices, tmp_path):
+    """The run of the test before, on four devices, until its second line."""
+
+    class Enough(Exception):
+        pass
+
+    def stop(step):
+        if step == 8:
+            raise Enough
+
+    with pytest.raises(Enough):
+        run(learning(), tmp_path / "run", stop)
+    four, one = ([line["loss"] for line in lines(folder)][:2] for folder in (tmp_path / "run", learned))
+    np.testing.assert_allclose(four, one, rtol=1e-3)
