@@ -32,9 +32,16 @@ def automatic(keys: jax.Array, planes: jax.Array, auto: str, drawn: jax.Array | 
         return augmix(keys, planes, policy)
     if drawn is None:
         raise ValueError(f"{auto} needs the operations that the host drew")
-    for row in range(policy.operations):
-        planes = operated(planes, drawn[:, row, 0].astype(jnp.int32), drawn[:, row, 1])
-    return planes
+    return chained(planes, drawn[..., 0].astype(jnp.int32), drawn[..., 1])
+
+
+def chained(planes: jax.Array, numbers: jax.Array, magnitudes: jax.Array) -> jax.Array:
+    """Apply to each image operations one after the other: numbers and magnitudes (n, D), see `operated`."""
+
+    def one(changed: jax.Array, each: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return operated(changed, *each), None
+
+    return jax.lax.scan(one, planes, (numbers.T, magnitudes.T))[0]  # compiled once, whatever D
 
 
 def operated(planes: jax.Array, numbers: jax.Array, magnitudes: jax.Array) -> jax.Array:
@@ -88,9 +95,7 @@ def augmix(keys: jax.Array, planes: jax.Array, policy: Policy) -> jax.Array:
 
     The share of the original is drawn evenly from 0..1; the chains share the rest, all divisions equally likely.
     """
-    count = len(planes)
-    draws_of = (keys, "augmix_operation", 0, len(SPACES["augmix"]) - 1, (CHAINS, DEPTH))
-    chosen = draws.integers(*draws_of)
+    chosen = draws.integers(keys, "augmix_operation", 0, len(SPACES["augmix"]) - 1, (CHAINS, DEPTH))
     steps = draws.integers(keys, "augmix_step", 0, policy.severity - 1, (CHAINS, DEPTH))
     signs = 2 * draws.integers(keys, "augmix_sign", 0, 1, (CHAINS, DEPTH)) - 1
     lengths = draws.integers(keys, "augmix_length", 1, DEPTH, (CHAINS, 1))
@@ -100,7 +105,7 @@ def augmix(keys: jax.Array, planes: jax.Array, policy: Policy) -> jax.Array:
     parts = -jnp.log1p(-draws.uniform(keys, "augmix_parts", 0, 1, (CHAINS,)))  # of exponentials: a flat Dirichlet
     kept = draws.uniform(keys, "augmix_kept", 0, 1, (1,))
     shares = jnp.concatenate([kept, (1 - kept) * parts / jnp.maximum(parts.sum(axis=1, keepdims=True), 1e-12)], axis=1)
-    return mixed(planes, numbers, magnitudes, shares).reshape(count, *planes.shape[1:])
+    return mixed(planes, numbers, magnitudes, shares)
 
 
 def mixed(planes: jax.Array, numbers: jax.Array, magnitudes: jax.Array, shares: jax.Array) -> jax.Array:
@@ -109,13 +114,11 @@ def mixed(planes: jax.Array, numbers: jax.Array, magnitudes: jax.Array, shares: 
     Args:
       numbers, magnitudes: (n, K, D), of the D operations of K chains. shares: (n, 1 + K), of the image and the chains.
     """
-    found = planes * per_image(shares[:, 0])
-    for chain in range(numbers.shape[1]):
-        changed = planes
-        for place in range(numbers.shape[2]):
-            changed = operated(changed, numbers[:, chain, place], magnitudes[:, chain, place])
-        found = found + changed * per_image(shares[:, 1 + chain])
-    return found
+    count, chains, depth = numbers.shape
+    copies = jnp.repeat(planes, chains, axis=0)
+    changed = chained(copies, numbers.reshape(-1, depth), magnitudes.reshape(-1, depth))
+    changed = changed.reshape(count, chains, *planes.shape[1:]) * shares[:, 1:].reshape(count, chains, 1, 1, 1)
+    return planes * per_image(shares[:, 0]) + changed.sum(axis=1)
 
 
 def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
