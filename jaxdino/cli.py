@@ -20,6 +20,7 @@ LINES = {
     "evaluate": "evaluate frozen features: k-NN, linear probe",
     "check-data": "check a data set: unreadable files, duplicates, leaks between splits, classes, boxes",
     "prepare": "write a data set as shards, for large sets",
+    "replay": "take a step again that was not finite, and name the layer",
     "convert": "convert weights between PyTorch and jaxdino: import, export, inspect, verify, list",
     "configs": "list the configs that `jaxdino train --config=NAME` takes",
 }

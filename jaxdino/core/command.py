@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "jaxdino.evaluate",
     "check-data": "jaxdino.check_data",
     "prepare": "jaxdino.prepare",
+    "replay": "jaxdino.replay",
     "convert": "convert",
 }
 """{argument of `jaxdino` on the command line: module for `python -m`}."""

@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.probe import probe_model
 from jaxdino.core.rules import nearest
 
 Flat = dict[str, jax.Array]
@@ -134,7 +135,9 @@ def bind(skeleton: Skeleton, flat: Mapping[str, jax.Array]) -> Any:
         for part in parents:
             node = node.setdefault(part, {})
         node[leaf] = flat[path]
-    return nnx.merge(skeleton.graphdef, nested)
+    model = nnx.merge(skeleton.graphdef, nested)
+    probe_model(model)
+    return model
 
 
 def values(model: nnx.Module, paths: Collection[str]) -> Flat:

@@ -12,6 +12,13 @@ from jaxdino.train.setup import Setup
 from jaxdino.train.task import Part
 
 
+def shapes(setup: Setup, part: Part) -> state.State:
+    """Return the shapes and dtypes of a stage's state, without shardings."""
+    flat = part.skeleton.shapes
+    ema, more = {path: flat[path] for path in part.averaged}, jax.eval_shape(setup.task.more, flat)
+    return state.abstract(flat, part.skeleton, part.plan, part.tx, ema, more)
+
+
 def begin_stage(setup: Setup, part: Part, before: state.State | None) -> state.State:
     """Return the state at a stage's start, on the devices.
 

@@ -10,6 +10,7 @@ from jaxdino.core import sharding
 from jaxdino.strategy import format_plan
 from jaxdino.train import augmented, data, disk, extend, pixels, state, step
 from jaxdino.train.data_record import DataRecord
+from jaxdino.train.not_finite.check import Guard
 from jaxdino.train.results import results_table
 from jaxdino.train.session import Session
 from jaxdino.train.setup import prepare
@@ -130,11 +131,11 @@ def run_stage(session: Session, part: Part, current: state.State) -> state.State
 
     Raises:
       Stopped: when the run was asked to stop; everything is saved.
-      UserError: if the loss is not finite, or the task reports a collapse.
+      UserError: if the loss is not finite (with config.debug.nan, any value of a step), or the task reports a collapse.
     """
     setup, now = session.setup, session.progress
-    how = dict(remat=setup.config.model.remat)
-    train_step = step.compile_train_step(setup.task.train_step(part, current), current, setup.mesh, setup.rules, **how)
+    guard, how = Guard(session, part, current), dict(remat=setup.config.model.remat)
+    train_step = step.compile_train_step(guard.made(), current, setup.mesh, setup.rules, **how)
     validation = Validation(session, part)
     batches = setup.task.train_batches(part)
     if now.batches:
@@ -162,4 +163,5 @@ def run_stage(session: Session, part: Part, current: state.State) -> state.State
             now.unread += int(np.sum(read["weight"] == 0))
             batch = sharding.put_batch(data.sent(read, setup.task.arrays), setup.mesh)
             current["moving"], measured = train_step(current["moving"], current["frozen"], batch)
+            guard.check(read, measured)
             watch.stepped(measured, tuple(one.shape for one in batch.values()))

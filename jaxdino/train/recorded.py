@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import JsonError, read_json
 
@@ -48,6 +50,13 @@ def read_config(file: Path) -> dict[str, Any]:
             f"{file} was not written by a run ({wrong[0]} is of another form): restore it, or give a new --workdir"
         )
     return found
+
+
+def as_config(found: Any) -> Any:
+    """Return the settings of config.json as a config: lists as tuples, objects as ConfigDict."""
+    if isinstance(found, dict):
+        return ConfigDict({key: as_config(one) for key, one in found.items()})
+    return tuple(as_config(one) for one in found) if isinstance(found, list) else found
 
 
 def _is_section(value: Any) -> bool:

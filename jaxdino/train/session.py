@@ -13,7 +13,7 @@ from jaxdino.core.rules import patterns
 from jaxdino.data.bad_images import BadImages, check_read
 from jaxdino.data.pipeline import Batch, EvalBatches
 from jaxdino.train import checkpoint, state
-from jaxdino.train.begin import begin_stage
+from jaxdino.train.begin import begin_stage, shapes
 from jaxdino.train.metric_log import MetricLog
 from jaxdino.train.pace import Pace
 from jaxdino.train.progress import Progress
@@ -52,9 +52,7 @@ class Session:
         return begin_stage(self.setup, part, before)
 
     def _restored(self, part: Part) -> state.State:
-        flat = part.skeleton.shapes
-        ema, more = {path: flat[path] for path in part.averaged}, jax.eval_shape(self.setup.task.more, flat)
-        like = state.abstract(flat, part.skeleton, part.plan, part.tx, ema, more)
+        like = shapes(self.setup, part)
         say(f"resuming after step {self.saved_step}, in stage {part.stage.name}")
         return self.checkpoints.restore(self.saved_step, checkpoint.abstract(like, self.where(like)))
 

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from jaxdino.core import sharding
 from jaxdino.core.params import Flat, Skeleton, bind, values
+from jaxdino.core.probe import probe
 from jaxdino.core.slices import sliced
 from jaxdino.models.batch_norm import set_training
 from jaxdino.models.lora import set_dropout
@@ -17,6 +18,8 @@ from jaxdino.objectives.objective import Objective
 from jaxdino.train.state import GROWTH_INTERVAL, State
 
 Batch = dict[str, jax.Array]
+AUGMENTED, TARGETS, LOSS, GRADIENT, UPDATED = "augmented", "targets", "loss", "gradient", "updated"
+"""Names of the values that a recorder sees (`jaxdino.core.probe`), in this order."""
 
 
 def make_train_step(
@@ -49,11 +52,12 @@ def make_train_step(
     def train_step(moving: State, frozen: Flat, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.wrap_key_data(moving["key"]), moving["step"])
         augment_key, model_key = jax.random.split(key)
-        batch = augment(augment_key, batch)
+        batch = probe(AUGMENTED, augment(augment_key, batch))
         total = jnp.maximum(jnp.sum(batch["weight"]), 1e-12)
         keys = jax.random.split(model_key, accumulate) if accumulate > 1 else model_key[None]
         parts = sliced(batch, accumulate) | {"key": keys}
         parts, changed, watched = objective.targets(moving, frozen, parts)
+        parts = probe(TARGETS, parts)
         scale = moving["scale"]["value"] if scale_loss else jnp.ones(())
 
         def slice_loss(trainable: Flat, buffers: Flat, part: Batch):
@@ -61,15 +65,16 @@ def make_train_step(
             set_training(model, trainable)
             set_dropout(model, part["key"])
             loss, aux = objective.loss(model, part, part["key"])
+            loss = probe(LOSS, loss)
             share = jnp.sum(part["weight"]) / total  # share of this slice in the batch's weighted mean
             sums = {name: value * share for name, value in {"loss": loss, **aux}.items()}
             return loss * share * scale, (values(model, buffers), sums)
 
         gradient = jax.grad(slice_loss, has_aux=True)  # only of the trainable leaves
         grads, buffers, sums = accumulated(gradient, moving, parts, ("loss", *objective.measures))
-        grads = jax.tree.map(lambda grad: grad / scale, grads)
+        grads = probe(GRADIENT, jax.tree.map(lambda grad: grad / scale, grads))
         updates, opt = tx.update(grads, moving["opt"], moving["trainable"])
-        trainable = optax.apply_updates(moving["trainable"], updates)
+        trainable = probe(UPDATED, optax.apply_updates(moving["trainable"], updates))
         decay = ema_decay(moving["step"]) if callable(ema_decay) else ema_decay
         norm = optax.tree.norm(grads)
         new = {"trainable": trainable, "buffers": buffers, "opt": opt, "ema": averaged(moving["ema"], trainable, decay)}

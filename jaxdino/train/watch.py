@@ -157,7 +157,8 @@ class Watch:
         if not np.isfinite(line["loss"]) and self.session.setup.config.precision != "float16":
             raise UserError(
                 f"the loss is {line['loss']} at step {now.stage_step} of stage {stage.name!r}: lower its learning "
-                "rates or set optimizer.clip_norm, and start in a new --workdir"
+                "rates or set optimizer.clip_norm, and start in a new --workdir. --config.debug.nan=True names the "
+                "layer and the images"
             )
         self._losses.append(line["loss"])
         rate, lrs = self._rate.read(), self._rates(now.stage_step - 1)
