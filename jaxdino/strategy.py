@@ -117,6 +117,12 @@ def resolve(spec: Any, skeleton: Any, stage: Stage | Mapping, base: Mapping | No
     plan = Plan(stage.name, leaves)
     if not plan.trainable:
         raise UserError(f"stage {stage.name!r} trains nothing: every group that its rules match is frozen")
+    rates = {leaves[path].group: leaves[path].lr for path in plan.trainable}
+    if not any(rates.values()):
+        raise UserError(
+            f"stage {stage.name!r} trains nothing: the learning rate is 0 for {', '.join(rates)}. Give a rate, as in "
+            f"--config.stages[i].groups.{next(iter(rates))}.lr=1e-3"
+        )
     return plan
 
 

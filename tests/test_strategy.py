@@ -185,6 +185,14 @@ def test_nothing_to_train_is_an_error():
         resolve(*fake_vit(), make_stage((("@all", "rest"),), dict(rest=dict(frozen=True))))
 
 
+def test_a_stage_whose_rates_are_0_is_an_error():
+    rules = (("@head", "head"), ("@last", "body"), ("@all", "frozen"))
+    groups = dict(head=dict(lr=0.0), body=dict(lr=0.0), frozen=dict(frozen=True))
+    with pytest.raises(UserError, match=r"trains nothing: the learning rate is 0 for body, head"):
+        resolve(*fake_vit(), make_stage(rules, groups))
+    assert resolve(*fake_vit(), make_stage(rules, groups | dict(head=dict(lr=0.1)))).trainable
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
