@@ -5,11 +5,14 @@ from collections.abc import Mapping
 
 from jaxdino.core import options
 from jaxdino.core.errors import UserError
+from jaxdino.core.resize import CROP_MODES
 from jaxdino.data.channels import RGB, Reading
 from jaxdino.data.ranges import Range
 from jaxdino.data.roots import as_text
 
 CLASSES = ("top", "leaf")
+MEASURED = "measured"
+NORMALIZATIONS = ("imagenet", "clip", "inception", "satellite", MEASURED)
 MOST = 512  # threads or processes that read, in each process of a run
 OF_SIZES = ("image_size", "multi_scale", "aspect_ratios")
 OF_STAGES = ("augment", "batch_size", *OF_SIZES, "sampling", "views")  # in config.data, but read by stages
@@ -44,6 +47,13 @@ class DataConfig:
         holds the training images' values), "full", each "image", "percentiles", "percentiles:1,99", or "0,4095".
       mean: mean of each channel, for pixels in 0..1: one number or one per channel; None: as the weights were trained.
       std: the standard deviation of each channel, likewise.
+      normalization: mean and std by name: "imagenet", "clip", "inception" (0.5 each), "satellite" (DINOv3's), or
+        "measured" on up to 1,000 training images; None: `mean` and `std`.
+      crop_mode: how images are resized in evaluation, and in training where a view has scale=None: "center" (the short
+        side; the centre is cut out), "squash" (both sides), "border" (the long side; the rest is filled with the mean
+        colour), "none" (not at all); None: as the weights were trained.
+      crop_pct: images are first resized to the image size / crop_pct, then cropped; None: 1 if `crop_mode` is given,
+        else as the weights were trained.
       on_bad: "skip" gives an unreadable image weight 0 and counts it; "stop" raises.
       draft: decode training JPEGs at 1/2, 1/4 or 1/8 if the crop stays large enough.
       follow_links: read images and masks that symbolic links lead to outside of `root`; False refuses them.
@@ -73,6 +83,9 @@ class DataConfig:
     sixteen_bit: str = "auto"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    normalization: str | None = None
+    crop_mode: str | None = None
+    crop_pct: float | None = None
     on_bad: str = "skip"
     draft: bool = True
     follow_links: bool = True
@@ -89,6 +102,16 @@ class DataConfig:
                 f"val_ratio {self.val_ratio} and test_ratio {self.test_ratio} must be at least 0 and leave "
                 "something to train on: their sum stays below 1"
             )
+        if self.normalization is not None:
+            options.check_choice("data.normalization", self.normalization, NORMALIZATIONS)
+            if given := [name for name in ("mean", "std") if getattr(self, name) is not None]:
+                raise UserError(
+                    f"data.normalization={self.normalization} and data.{given[0]} are both given: leave one out"
+                )
+        if self.crop_mode is not None:
+            options.check_choice("data.crop_mode", self.crop_mode, CROP_MODES)
+        if self.crop_pct is not None:
+            options.check_range("data.crop_pct", self.crop_pct, "(0, 4]")
         for name in ("num_threads", "num_workers"):
             options.check_range(f"data.{name}", getattr(self, name), f"[0, {MOST}]")
         options.check_range("data.max_missing", self.max_missing, "[0, 1]")

@@ -78,7 +78,8 @@ def mostly_cropped(kinds: Mapping[str, Kind], size: tuple[int, int], how: Resize
     width, height = known[hidden[0]]
     return [
         f"WARNING: the centre crop of evaluation shows less than a quarter of {len(hidden)} of the {len(known)} images "
-        f"looked at, such as {hidden[0]} ({width} x {height}): pad long images, or cut them into pieces"
+        f"looked at, such as {hidden[0]} ({width} x {height}): pad long images (data.crop_mode=border), or cut them "
+        "into pieces"
     ]
 
 

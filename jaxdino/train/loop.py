@@ -65,7 +65,7 @@ def _run(config: Any, folder: Workdir, stop: Stop, on_step: Callable[[int], None
     setup = prepare(pixels.resumed(config, folder), say, record.check)
     record.check_model(setup.task.card, config.model.weights)
     folder.open()
-    pixels.keep(folder, setup.task.card.spec.preprocess)
+    pixels.keep(folder, setup.task.card.spec.preprocess, config.data.get("normalization"))
     record.keep()
     say(f"run folder: {folder.folder}")
     with stop:

@@ -9,7 +9,8 @@ from convert.card import Card
 from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import JsonError, read_json, write_json
 from jaxdino.data import survey
-from jaxdino.data.config import DataConfig
+from jaxdino.data.channels import Reading
+from jaxdino.data.config import MEASURED, DataConfig
 from jaxdino.data.duplicates import duplicates
 from jaxdino.data.ranges import Range
 from jaxdino.data.recipe import View
@@ -19,9 +20,10 @@ from jaxdino.data.survey import Survey
 from jaxdino.inspect_data.classes import short
 from jaxdino.inspect_data.listing import command
 from jaxdino.models.spec import Preprocess
+from jaxdino.train import normalization
 from jaxdino.train.workdir import Workdir
 
-KEPT = "pixels.json"  # in a run's folder: the value range chosen when the run began
+KEPT = "pixels.json"  # in a run's folder: the value range chosen when the run began, and the measured mean and std
 RGB_ONLY = ("saturation", "hue", "gray_prob")
 
 
@@ -33,7 +35,9 @@ def settled(cfg: DataConfig, source: Source, card: Card, say: Callable[[str], No
         if the value range cannot be detected and has to be set.
     """
     channels, how = card.spec.config.in_channels, card.spec.preprocess
-    how = dataclasses.replace(how, **_statistics(cfg, channels))
+    how = dataclasses.replace(how, **resize_of(cfg, how, say), **normalization.given(cfg, channels))
+    if cfg.normalization in normalization.NAMED:
+        say(f"normalization: {cfg.normalization}, mean {how.mean}, std {how.std}")
     asked, own = Range.of(cfg.sixteen_bit), Range.of(how.sixteen_bit)
     found: Survey | None = survey.look(list(source.splits.values()), cfg.max_pixels)
     chosen = asked if asked.chosen else own
@@ -47,6 +51,9 @@ def settled(cfg: DataConfig, source: Source, card: Card, say: Callable[[str], No
     for line in lines:
         say(line)
     how = dataclasses.replace(how, sixteen_bit=str(chosen))
+    if cfg.normalization == MEASURED:
+        reading = Reading(channels, chosen, cfg.max_pixels)
+        how = dataclasses.replace(how, **normalization.measured(cfg, source, reading, say))
     return dataclasses.replace(card, spec=dataclasses.replace(card.spec, preprocess=how))
 
 
@@ -66,15 +73,16 @@ def measured(cfg: DataConfig, source: Source, how: Preprocess, say: Callable[[st
     return dataclasses.replace(cfg, sixteen_bit=str(chosen))
 
 
-def _statistics(cfg: DataConfig, channels: int) -> dict[str, tuple[float, ...]]:
-    """Return the mean and std that are set, one value per channel."""
-    given = {name: tuple(map(float, value)) for name in ("mean", "std") if (value := getattr(cfg, name)) is not None}
-    for name, values in given.items():
-        if len(values) not in (1, channels):
-            raise UserError(f"data.{name}={values} has {len(values)} numbers, and the model takes {channels} channels")
-        if name == "std" and min(values) <= 0:
-            raise UserError(f"data.std={values}: every standard deviation must be above 0")
-    return {name: values * channels if len(values) == 1 else values for name, values in given.items()}
+def resize_of(cfg: DataConfig, how: Preprocess, say: Callable[[str], None]) -> dict[str, Any]:
+    """Return the crop mode and share that are set, else those of the weights; print what differs from the weights."""
+    mode = how.crop_mode if cfg.crop_mode is None else cfg.crop_mode
+    share = cfg.crop_pct or (how.crop_pct if cfg.crop_mode is None else 1.0)
+    if (mode, share) != (how.crop_mode, how.crop_pct):
+        say(
+            f"images: crop_mode={mode}, crop_pct={share:g} in evaluation, and in training where augment has scale=None "
+            f"(the weights had {how.crop_mode}, {how.crop_pct:g})"
+        )
+    return {"crop_mode": mode, "crop_pct": share}
 
 
 def of_model(config: DataConfig, how: Preprocess) -> DataConfig:
@@ -83,25 +91,38 @@ def of_model(config: DataConfig, how: Preprocess) -> DataConfig:
 
 
 def resumed(config: Any, folder: Workdir) -> Any:
-    """Return the config of a resumed run; if it leaves the value range open, use the one chosen when the run began."""
+    """Return the config of a resumed run; what was chosen by the images when the run began replaces what is open."""
     file = folder / KEPT
-    if not file.exists() or config.data.sixteen_bit != "auto":
+    measured = config.data.get("normalization") == MEASURED
+    if not file.exists() or not (measured or config.data.sixteen_bit == "auto"):
         return config
+    changes: dict[str, Any] = {}
     try:
-        kept = str(Range.of(read_json(file, dict)["sixteen_bit"]))
+        kept = read_json(file, dict)
+        if config.data.sixteen_bit == "auto" and ("sixteen_bit" in kept or "mean" not in kept):
+            changes["sixteen_bit"] = str(Range.of(kept["sixteen_bit"]))
+        if measured:
+            changes |= {"normalization": None} | {name: tuple(map(float, kept[name])) for name in ("mean", "std")}
     except (ValueError, KeyError, TypeError, AttributeError) as err:
         why = f"{err}: " if isinstance(err, JsonError) else f"{file} "
         raise UserError(f"{why}was not written by a run: fix it, or give a new --workdir") from None
     config = config.copy_and_resolve_references()
-    config.data.sixteen_bit = kept
+    config.data.update(changes)
     return config
 
 
-def keep(folder: Workdir, how: Preprocess) -> None:
-    """Write the value range to the run's folder, unless it is already there."""
+def keep(folder: Workdir, how: Preprocess, named: str | None = None) -> None:
+    """Write what the images decided to the run's folder, unless it is already there: value range, measured mean, std.
+
+    Args:
+      named: data.normalization.
+    """
     file: Path = folder / KEPT
-    if folder.lock.chief and how.sixteen_bit != "auto" and not file.exists():
-        write_json(file, {"sixteen_bit": how.sixteen_bit})
+    kept: dict[str, Any] = {} if how.sixteen_bit == "auto" else {"sixteen_bit": how.sixteen_bit}
+    if named == MEASURED:
+        kept |= {"mean": how.mean, "std": how.std}
+    if folder.lock.chief and kept and not file.exists():
+        write_json(file, kept)
 
 
 def without_effect(view: View, channels: int) -> str:

@@ -3,7 +3,7 @@
 config.json    the full resolved config
 metrics.jsonl  one JSON object per line
 run.lock       while a process writes here (`jaxdino.train.run_lock`)
-pixels.json    the value range chosen for 16-bit images, if there is one
+pixels.json    the value range chosen for 16-bit images, and the measured mean and std, if there are any
 data.json      what the data consists of, with data_files.gz (`jaxdino.train.data_record`)
 summary.json   one entry per stage; the test metrics and the lines printed at the end
 events/        the same numbers for TensorBoard; wandb/ and mlruns/ if these are chosen
