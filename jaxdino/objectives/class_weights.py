@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_range
+from jaxdino.core.rules import did_you_mean
 
 SHOWN = 10  # classes listed in a line
 Weights = float | tuple[float, ...]
@@ -23,6 +24,11 @@ def checked(flag: str, value: Any, named: Sequence[str]) -> Any:
         value = tuple(value)
     if value is None or value in named:
         return value
+    if isinstance(value, str):
+        raise UserError(
+            f"{flag}={value!r} is not known; {did_you_mean(value, named)}; or give a number, or one for each class as "
+            "(1.0, 2.5)"
+        )
     several = value if isinstance(value, tuple) else (value,)
     if not several or not all(isinstance(one, Real) and not isinstance(one, bool) for one in several):
         names = " or ".join(f'"{name}"' for name in named)

@@ -187,7 +187,7 @@ def test_missing_files_are_counted_and_named(folder):
         ("path,label\nimg/0.png,cat\nimg/1.png,\n", r"m\.csv:3: label is ''"),
         ("path,labels\n,cat\n", r"m\.csv:2: there is no path"),
         ("path,labels\n../x.png,cat\n", r"m\.csv:2: '\.\./x\.png' leads out of the manifest's folder"),
-        ("path,labels\n/etc/x.png,cat\n", r"m\.csv:2: '/etc/x\.png' leads out"),
+        ("path,labels\n/etc/x.png,cat\n", r"m\.csv:2: '/etc/x\.png' is an absolute path, .* outside of the manifest's"),
         ("path,labels\nimg/0.png,a\nimg/1.png,a\nimg/./0.png,b\n", r"m\.csv:4: 'img/\./0\.png' is on line 2 too"),
         ("path,labels,split\nimg/0.png,a,tain\n", r"m\.csv:2: the split 'tain' is not known; nearest: train"),
         ("path,labels,split\nimg/0.png,a,\n", r"m\.csv:2: the split '' is not known"),
@@ -203,6 +203,12 @@ def test_missing_files_are_counted_and_named(folder):
 def test_what_is_refused(folder, text, message):
     with pytest.raises(UserError, match=message):
         load(write(folder, text))
+
+
+def test_an_absolute_path_below_the_folder_is_shown_as_it_should_be(folder):
+    given = folder / "img" / "0.png"
+    with pytest.raises(UserError, match=rf"'{given}' is an absolute path, .*write it from there, as 'img/0\.png'"):
+        load(write(folder, f"path,labels\n{given},cat\n"))
 
 
 @pytest.mark.parametrize(

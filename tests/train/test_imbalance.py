@@ -63,7 +63,7 @@ def test_settings_of_all_stages():
     ("given", "words"),
     [
         (dict(class_weights=(1.0, 2.0)), r"class_weights has 2 values for 10 classes: .* order: 0, 1, 2"),
-        (dict(class_weights="balansed"), "class_weights='balansed': give a number"),
+        (dict(class_weights="balansed"), "class_weights='balansed' is not known; nearest: balanced; or give a number"),
         (dict(class_weights=0.0), "class_weights=0.0 must be in"),
         (dict(focal_gamma=-1.0), "focal_gamma=-1.0 must be at least 0"),
         (dict(effective_beta=1.0), "effective_beta=1.0 must be in"),

@@ -253,7 +253,7 @@ def test_weights_of_classes_are_said(file, given, line, expected):
     ("given", "words"),
     [
         (dict(pos_weight=(1.0, 2.0)), r"pos_weight has 2 values for 3 classes: .* order: even, loops, straight"),
-        (dict(pos_weight="balansed"), "pos_weight='balansed': give a number"),
+        (dict(pos_weight="balansed"), "pos_weight='balansed' is not known; nearest: balanced"),
         (dict(pos_weight=-1.0), "pos_weight=-1.0 must be in"),
         (dict(pos_weight=True), "pos_weight=True: give a number"),
         (dict(pos_weight=()), "give a number"),

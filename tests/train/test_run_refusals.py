@@ -187,6 +187,18 @@ def test_many_unreadable_images_are_a_warning_and_best_is_tested_at_its_own_size
     assert load_model(tmp_path / "run" / "best")[0].spec.preprocess.size == (16, 16)
 
 
+def test_the_most_frequent_class_is_measured_on_the_images_that_could_be_read(tmp_path):
+    root = photos(tmp_path / "data", {})
+    for i in range(8):
+        (root / "val" / "dark" / f"{i}.png").write_text("no image")
+    config = tiny.config(1, batch_size=8, data__name="folder")
+    config.data.update(root=str(root))
+    found = loop.run(config, tmp_path / "run")
+    assert found["val/most_frequent_class"] == {"class": "dark", "accuracy": 2 / 12, "balanced_accuracy": 0.5}
+    (row,) = [line for line in found["result"] if line.startswith("(most frequent class)")]
+    assert "0.1667" in row
+
+
 def test_nan_in_the_weights_is_named(tmp_path):
     _, flat = split(tiny.SPEC.build(10, rngs=nnx.Rngs(0)))
     flat = {k: np.asarray(v) for k, v in flat.items()}

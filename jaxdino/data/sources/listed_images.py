@@ -94,7 +94,7 @@ def normalised(raw: Texts, base: str, place: Place, where: str) -> Texts:
             refuse(*place(row), f"there is no path, but {_value(text)}")
         normal[row] = os.path.normpath(text)
         if not is_path_below(normal[row]) or not is_path_below(text):
-            refuse(*place(row), f"{text!r} leads out of {where}, or is too long: put it above its images")
+            refuse(*place(row), _not_below(text, base, where))
     if any(raw[row] != text for row, text in normal.items()):
         raw, given = Texts.of(normal.get(row, text) for row, text in enumerate(raw)), raw
     else:
@@ -104,6 +104,18 @@ def normalised(raw: Texts, base: str, place: Place, where: str) -> Texts:
         also = f"on line {line}" if file == here else f"in {file}:{line}"
         refuse(here, number, f"{given[twice[1]]!r} is {also} too: keep one line for each image")
     return Texts(raw.blob, raw.offsets, os.path.join(base, ""))
+
+
+def _not_below(text: str, base: str, where: str) -> str:
+    """Return what is wrong with a path that does not stay below the folder `base`, or is too long for a file system."""
+    if not os.path.isabs(text):
+        return f"{text!r} leads out of {where}, or is too long: put it above its images"
+    inside = os.path.relpath(text, base)
+    if is_path_below(inside):
+        return f"{text!r} is an absolute path, of a file in {where}: write it from there, as {inside!r}"
+    return (
+        f"{text!r} is an absolute path, of a file outside of {where}: put it above its images, and write paths from it"
+    )
 
 
 def _value(text: str) -> str:

@@ -88,12 +88,16 @@ class Classification(Supervised):
 
     def references(self, session: "Session") -> dict[str, Metrics]:
         """Return the metrics of always predicting the most frequent class, and of the initial weights if measured."""
-        common = {name: value for name, value in self._most_frequent("val").items() if name != "class"}
+        common = {name: value for name, value in self._most_frequent(session, "val").items() if name != "class"}
         return {"most frequent class": in_split("val", common)} | super().references(session)
 
-    def _most_frequent(self, split: str) -> dict[str, Any]:
-        train, other = self.source.split("train").labels, self.source.split(split).labels
-        return classification.most_frequent(train, other, self.source.class_names)
+    def _most_frequent(self, session: "Session", split: str) -> dict[str, Any]:
+        """Return the class and its metrics on the images of a split that could be read, as the model's metrics are."""
+        whole, bad = self.source.split(split), session.progress.bad.get(split, {})
+        labels = np.asarray(whole.labels)
+        if bad:
+            labels = labels[[row for row in range(len(whole)) if whole.record_name(row) not in bad]]
+        return classification.most_frequent(self.source.split("train").labels, labels, self.source.class_names)
 
     def finish(self, session: "Session") -> tuple[dict[str, Any], list[str]]:
         """Evaluate the saved best model on the test split, or on the validation split if there is no test split.
@@ -107,7 +111,7 @@ class Classification(Supervised):
         if session.chief:
             classification.write_confusion(session.folder / "confusion.csv", *answers, names)
             self._write_mistakes(session, mistakes(*answers, evaluated.indices))
-        common = self._most_frequent(split)
+        common = self._most_frequent(session, split)
         alone = ", ".join(f"{name.replace('_', ' ')} {common[name]:.4f}" for name in ("accuracy", "balanced_accuracy"))
         values = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in found.items())
         lines = [
