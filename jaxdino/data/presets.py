@@ -40,6 +40,7 @@ _MEDICAL = dataclasses.replace(
     zoom=(0.9, 1.1),
     brightness=0.2,
     contrast=0.2,
+    gamma=0.2,
     noise=0.01,
 )
 # Seen from above: no side is up; the size of a pixel on the ground is known; sun and haze vary.
@@ -53,6 +54,8 @@ _SATELLITE = dataclasses.replace(
     brightness=0.2,
     contrast=0.2,
     saturation=0.1,
+    blur_prob=0.1,
+    blur_sigma=(0.1, 1.0),
 )
 # Parts before a fixed camera: small defects stay in the picture; the part lies a little differently, the light varies.
 _INDUSTRIAL = dataclasses.replace(
@@ -68,7 +71,10 @@ _INDUSTRIAL = dataclasses.replace(
     contrast=0.3,
     blur_prob=0.1,
     blur_sigma=(0.1, 1.0),
+    motion_blur_prob=0.1,
     noise=0.01,
+    jpeg_prob=0.2,
+    jpeg_quality=(50, 95),
 )
 # Cells and tissue: no side is up, soft shapes, a known magnification; the stain and the focus vary.
 _MICROSCOPY = dataclasses.replace(
