@@ -122,7 +122,7 @@ def _validated(axes: Any, records: Records, name: str, title: str) -> None:
         label = f"best: {values[best]:.2%} at step {steps[best]}"
         axes.plot(steps[best], values[best], "o", color=COLOURS[1], markersize=8, zorder=3, label=label)
         axes.ticklabel_format(axis="y", style="plain", useOffset=False)  # enough digits to tell the ticks apart
-        axes.legend(loc="lower right")
+        axes.legend(loc="best")
 
 
 def _speed(axes: Any, records: Records) -> None:

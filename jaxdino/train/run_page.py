@@ -21,6 +21,15 @@ WORST = 24
 """Mistakes shown."""
 CLASSES = 40
 """Most classes of a confusion matrix that is shown."""
+CURVES = ("loss", "val_", "knn", "learning_rates", "", "speed", "memory")
+"""How the names of curves begin, in the order in which they are shown; "" is all others."""
+PICTURES = {
+    "segmentation": "Images, masks and predictions",
+    "attention": "Attention of the class token",
+    "patches": "Patch features: the first principal components",
+    "augmentations": "Training images after augmentation",
+}
+"""Files that show images, not curves -> their titles; in this order."""
 CONFUSED = 12
 """Pairs of classes listed as confused."""
 
@@ -36,7 +45,7 @@ def write_page(session: "Session", summary: dict[str, Any]) -> None:
         about=shown(f"{summary['model']}, {task.source.name}, {_sizes(session)}"),
         state="finished" if summary.get("finished") else "not finished",
         result=summary.get("result", []),
-        plots=[(file.stem.replace("_", " "), picture(file)) for file in sorted(folder.glob("*.png"))],
+        **drawn(folder),
         plans=[format_plan(part.plan) for part in session.setup.parts],
         settings=_settings(session),
         worst=mistakes_shown(task.worst, cfg.reading(how.config.in_channels)),
@@ -45,6 +54,18 @@ def write_page(session: "Session", summary: dict[str, Any]) -> None:
     beside = folder / f"{FILE}.part"
     beside.write_text(text)
     beside.replace(folder / FILE)
+
+
+def drawn(folder: Path) -> dict[str, list[tuple[str, str]]]:
+    """Return the curves of a run and its pictures of images, each (name, image); curves in the order of `CURVES`."""
+    files = sorted(folder.glob("*.png"), key=lambda file: (_place(file.stem), file.name))
+    shown = {file.stem: (PICTURES.get(file.stem, file.stem.replace("_", " ")), picture(file)) for file in files}
+    curves = [one for name, one in shown.items() if name not in PICTURES]
+    return {"plots": curves, "pictures": [shown[name] for name in PICTURES if name in shown]}
+
+
+def _place(name: str) -> int:
+    return next((place for place, start in enumerate(CURVES) if start and name.startswith(start)), CURVES.index(""))
 
 
 def _sizes(session: "Session") -> str:

@@ -40,7 +40,11 @@ def test_the_page_of_a_run(tmp_path, monkeypatch):
     run(tiny.config(1), tmp_path / "run")
     text = (tmp_path / "run" / FILE).read_text()
     page = Outline(text)
-    assert page.headings == ["Result", "Curves", "Confusion matrix", "Most confused", "Worst mistakes", "Stages"]
+    shown = ["Result", "Curves", "Pictures", "Confusion matrix", "Most confused", "Worst mistakes", "Stages"]
+    assert page.headings == shown
+    curves = re.findall('alt="(.+?)"', text)
+    assert curves[:5] == ["loss", "val accuracy", "learning rates", "speed", "memory"]
+    assert curves[5] == "Training images after augmentation"
     assert len(page.loaded) > 20 and all(one.startswith("data:image/") for one in page.loaded)
     assert "script" not in page.tags and "url(" not in text and "http" not in re.sub("http-equiv", "", text)
     assert "trainable: " in text and "always the most frequent class" in text
@@ -70,7 +74,9 @@ def test_names_are_escaped(tmp_path):
     worst = [Worst(bad, bad, "b", 0.5, np.zeros((4, 4, 3), np.uint8)), Worst("lost", "a", "b", 0.9, "no/such.png")]
     shown = mistakes_shown(worst, Reading(3))
     assert shown[0]["picture"].startswith("data:image/jpeg") and shown[1]["picture"] == ""
-    values = dict(title=bad, about=bad, state="", result=[bad], plots=[], plans=[bad], settings=[(bad,) * 5])
+    values = dict(
+        title=bad, about=bad, state="", result=[bad], plots=[], pictures=[], plans=[bad], settings=[(bad,) * 5]
+    )
     text = render(
         "run.html", **values, worst=shown, classes=[bad], matrix=[(bad, [(1, 1.0)])], confused=[(1, bad, bad, 1)]
     )
