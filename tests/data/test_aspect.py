@@ -9,9 +9,12 @@ from PIL import Image, ImageFile
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.image_sizes import Sizes
+from jaxdino.core.resize import Resize
 from jaxdino.data.aspect import EpochOrder, groups_of
 from jaxdino.data.dimensions import dimensions
 from jaxdino.data.pipeline import make_train_iter
+from jaxdino.data.random_geometry import drawn
+from jaxdino.data.recipe import View
 from jaxdino.data.record import Split
 
 RATIOS = (0.5, 1.0, 2.0)
@@ -151,3 +154,12 @@ def test_sizes_come_from_headers_upright(tmp_path, monkeypatch):
     found = dimensions(Split("train", records, {}))
     assert found.tolist() == [[20, 30], [30, 20], [30, 20], [31, 20], [0, 0], [7, 5]]
     assert found.dtype == np.int32
+
+
+@pytest.mark.parametrize("size", [(10, 20), (20, 10), (12, 12)])
+def test_a_crop_has_about_the_shape_of_its_result(size):
+    view, rng = View(scale=(0.1, 0.3), ratio=(0.9, 1.2)), np.random.default_rng(0)
+    boxes = [drawn([view], [size], (300, 300), Resize(), rng)[0].box for _ in range(50)]
+    shapes = [(right - left) / (bottom - top) for left, top, right, bottom in boxes]
+    own = size[1] / size[0]
+    assert 0.88 * own < min(shapes) < 0.95 * own and 1.15 * own < max(shapes) < 1.22 * own

@@ -51,8 +51,8 @@ def compiled(monkeypatch):
     made = {"train": [], "eval": []}
     for name, make in (("train", step.compile_train_step), ("eval", step.compile_eval_step)):
 
-        def kept(*args, name=name, make=make):
-            made[name].append(make(*args))
+        def kept(*args, name=name, make=make, **how):
+            made[name].append(make(*args, **how))
             return made[name][-1]
 
         monkeypatch.setattr(step, make.__name__, kept)
