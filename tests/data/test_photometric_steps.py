@@ -166,7 +166,8 @@ def test_motion_blur_is_the_filter_of_its_kernel():
         np.testing.assert_allclose(found[row], correlate(images[row], weights, mode="nearest"), atol=1e-5)
 
 
-def test_motion_blur_is_albumentations():
+def test_motion_blur_is_albumentations(monkeypatch):
+    monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the package index for a newer version
     pytest.importorskip("albumentations")
     from albumentations.augmentations.blur.functional import create_motion_kernel
 

@@ -301,3 +301,19 @@ def test_four_devices_and_the_whole_step():
 
 def _still():
     return Geometry((24, 16), (16, 24), Resize(), box=(0, 0, 24, 16))
+
+
+@pytest.mark.parametrize("auto", ["randaugment:3:20", "trivialaugment"])
+def test_masks_move_with_the_image(auto):
+    mask = np.zeros((64, 96), np.uint8)
+    mask[10:40, 20:60], mask[30:60, 50:90] = 1, 2
+    image = Image.fromarray(np.choose(mask, (20, 130, 240)).astype(np.uint8)).convert("RGB")
+    still, moved = Geometry((96, 64), (48, 64), Resize(), box=(8, 4, 88, 60), hflip=True), 0
+    for seed in range(100):
+        geometry, _ = policy_geometry.applied(auto, still, np.random.default_rng(seed), 3)
+        moved += geometry.transform is not None
+        found, plane = geometry.image(image)[..., 0].astype(int), geometry.plane(mask, 255)
+        nearest = np.abs(found[..., None] - np.array([20, 130, 240])).argmin(-1)
+        clear = (np.abs(found[..., None] - np.array([20, 130, 240])).min(-1) < 5) & (plane != 255)
+        assert (nearest == plane)[clear].mean() > 0.98
+    assert moved > 20

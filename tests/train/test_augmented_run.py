@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from convert.store import load_card
 from jaxdino.core.errors import UserError
-from jaxdino.train import loop
+from jaxdino.data.presets import get_preset
+from jaxdino.train import loop, pixels
 from jaxdino.train.setup import prepare
 
 STEPS = dict(
@@ -61,6 +62,12 @@ def test_interrupted_and_started_again_the_result_is_bit_identical(task, tmp_pat
     assert "resuming after step 2" in capsys.readouterr().out
     assert load_card(whole / "best").digest == load_card(broken / "best").digest
     assert losses(whole) == losses(broken) and len(losses(whole)) >= 4
+
+
+def test_what_a_policy_cannot_do_on_grey_images_is_said():
+    view = get_preset("light,auto=randaugment:2:9")
+    assert pixels.without_effect(view, 1) == "Color of randaugment:2:9: no effect on images of 1 channel"
+    assert pixels.without_effect(view, 3) == ""
 
 
 def test_a_wrong_policy_is_refused_before_the_run():
