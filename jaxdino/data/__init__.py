@@ -8,7 +8,8 @@ An image goes from its file to the batch in one way, whatever the task:
 - `reader`: read one record (`Reader`): its fields (`fields`), then the geometry of its views (`geometry`), then the
   image (`checks.open_image`), all moved by the same geometry;
 - `pipeline`: batches through Grain (`make_train_iter`, `make_eval_iter`);
-- `photometric`, `mixing`: colours, blur, noise, erasing, normalisation and mixing, on the device.
+- `policies`, `policy_geometry`: automatic augmentation, drawn with the record (RandAugment, TrivialAugment, AugMix);
+- `photometric`, `mixing`: colours, tones, blur, noise, JPEG, erasing, normalisation and mixing, on the device.
 
 What these use: `crops` (Pillow), `kinds`, `channels`, `ranges`, `bands` (pixels of any depth and number of channels),
 `bad_images` (what could not be read), `survey` (a look at the pixels before a run), `folders`, `layout`, `split_names`,
