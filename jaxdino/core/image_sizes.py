@@ -126,8 +126,11 @@ def fitted(size: Size, ratio: float, unit: int) -> Size:
 
 
 def distinct(ratios: Sequence[float], bases: Sequence[Size], unit: int) -> tuple[float, ...]:
-    """Return the ratios without those that have the same sizes as another one before them."""
-    found: dict[tuple[Size, ...], float] = {}
+    """Return the ratios without doubles: of those that have the same sizes, the one nearest to their shape stays."""
+    found: dict[tuple[Size, ...], list[float]] = {}
     for ratio in ratios:
-        found.setdefault(tuple(fitted(base, ratio, unit) for base in bases), ratio)
-    return tuple(found.values())
+        found.setdefault(tuple(fitted(base, ratio, unit) for base in bases), []).append(ratio)
+    return tuple(
+        min(alike, key=lambda ratio: abs(math.log(ratio * sizes[-1][0] / sizes[-1][1])))
+        for sizes, alike in found.items()
+    )

@@ -16,7 +16,7 @@ from jaxdino.data.record import Split
 from jaxdino.models.spec import ModelSpec
 from jaxdino.stage import Stage
 
-STRIDE = 32  # of a network without patches: the sides of its groups' sizes are multiples of it, if image_size is
+STEP = 8  # pixels: without patches, the sides of the groups' sizes are multiples of it, if those of image_size are
 
 
 def sizes_of(stage: Stage, spec: ModelSpec) -> Sizes:
@@ -34,7 +34,7 @@ def sizes_of(stage: Stage, spec: ModelSpec) -> Sizes:
     if not stage.aspect_ratios:
         return found
     bases = found.all_bases()
-    unit = patch if patch > 1 else math.gcd(STRIDE, *(side for base in bases for side in base))
+    unit = patch if patch > 1 else math.gcd(STEP, *(side for base in bases for side in base))
     ratios = distinct(stage.aspect_ratios, bases, unit)
     if len(ratios) < 2:
         same = words(fitted(bases[0], ratios[0], unit))

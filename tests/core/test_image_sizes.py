@@ -5,7 +5,7 @@ import math
 import pytest
 
 from jaxdino.core.errors import UserError
-from jaxdino.core.image_sizes import Sizes, fitted, words
+from jaxdino.core.image_sizes import Sizes, distinct, fitted, words
 from jaxdino.core.size_text import RATIOS, check_reached, read_ratios, read_scales, read_schedule, text
 
 SQUARE = ((0, (224, 224)),)
@@ -118,3 +118,9 @@ def test_every_size_is_listed_once():
     assert sizes.trained() == ((192, 144), (160, 160), (256, 192), (224, 224))
     assert sizes.timed() == {(192, 144): (160, 160), (224, 224): (224, 224)}
     assert words(sizes.largest) == "224 x 224"
+
+
+def test_of_ratios_with_one_size_that_nearest_to_its_shape_stays():
+    ratios = read_ratios("1:2,3:4,1:1,2:1", "r")
+    assert distinct(ratios, [(48, 48)], 16) == (0.5, 1.0, 2.0)
+    assert distinct(ratios, [(48, 48), (224, 224)], 16) == ratios
