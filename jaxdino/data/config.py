@@ -132,6 +132,13 @@ class DataConfig:
         """Read a dict or ConfigDict (see `options.read`); `root` may be a list of folders."""
         if isinstance(cfg, Mapping) and isinstance(cfg.get("root"), list | tuple):
             cfg = {**cfg, "root": as_text(cfg["root"])}
+        for name in ("mean", "std") if isinstance(cfg, Mapping) else ():
+            for word in cfg.get(name) or () if isinstance(cfg.get(name), list | tuple) else (cfg.get(name),):
+                if isinstance(word, str):
+                    raise UserError(
+                        f"data.{name}={word} is not a number: by name it is data.normalization={word} "
+                        f"({', '.join(NORMALIZATIONS)})"
+                    )
         return options.read(cls, cfg, "data")
 
 

@@ -92,7 +92,7 @@ _MICROSCOPY = dataclasses.replace(
     hue=0.05,
     jitter_prob=0.8,
     blur_prob=0.2,
-    blur_sigma=(0.1, 1.5),
+    blur_sigma=(0.1, 1.0),
     noise=0.01,
 )
 PRESETS: dict[str, View] = {

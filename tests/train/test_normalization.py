@@ -73,6 +73,13 @@ def test_wrong_settings(changes, message):
         DataConfig(**changes)
 
 
+@pytest.mark.parametrize("value", ["imagenet", ("imagenet",)])
+def test_a_name_in_place_of_numbers_says_where_it_belongs(value):
+    with pytest.raises(UserError, match=r"by name it is data\.normalization=imagenet"):
+        DataConfig.of({"mean": value})
+    assert DataConfig.of({"mean": 0.5}).mean == (0.5,) and DataConfig.of({"mean": None}).mean is None
+
+
 def test_named_statistics_need_three_channels():
     with pytest.raises(UserError, match="of red, green and blue, and the model takes 1 channel: give measured"):
         given(DataConfig(normalization="clip"), 1)
