@@ -54,10 +54,12 @@ class View:
       sharpness: a factor from 1 - x (0 is smooth) to 1 + x (2 is sharp); one of the jitter.
       autocontrast_prob, equalize_prob, posterize_prob, invert_prob: probabilities.
       posterize_bits: fewest and most bits that are kept of a value.
-      motion_blur_prob: probability. motion_blur_size: shortest and longest line of the blur, in pixels of the crop.
+      motion_blur_prob: probability.
+      motion_blur_size: shortest and longest line of the blur, in pixels of the crop.
       auto: automatic augmentation before the jitter: "", "randaugment:2:9" (operations, magnitude), "trivialaugment" or
         "augmix:3" (severity); see `policies`.
-      jpeg_prob: probability of the artefacts of a JPEG. jpeg_quality: lowest and highest quality, as in Pillow.
+      jpeg_prob: probability of the artefacts of a JPEG.
+      jpeg_quality: lowest and highest quality, as in Pillow.
       erase_area, erase_ratio: smallest and largest share of the area, and height / width, of the erased box.
       mixup, cutmix: alphas; 0 is off.
       mix_prob: share of mixed batches.
