@@ -31,7 +31,7 @@ class WeightsAndBiases:
             project=project,
             name=target.name,
             id=run_id,
-            resume="allow",
+            resume=None if mode == "offline" else "allow",  # offline the id is enough, and W&B would warn
             dir=str(target.folder),
             mode=mode,
             config=dict(target.config),
