@@ -95,7 +95,7 @@ def _loss(axes: Any, records: Records) -> None:
         axes.plot(val_steps, val, color=COLOURS[1], linewidth=1.8, marker="o", markersize=3.5, label="validation")
     axes.set_title("Loss")
     axes.set_ylim(bottom=0, top=1.05 * np.nanmax(np.concatenate([losses, val])))
-    axes.legend(loc="upper right")
+    axes.legend(loc="best")
 
 
 def _rates(axes: Any, records: Records) -> None:
