@@ -116,3 +116,9 @@ def test_every_imported_library_is_declared():
                 if not packages & named:
                     missing.setdefault(name, file)
     assert missing == {}
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest imports them by their names, since the folders of tests are no packages."""
+    names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
+    assert {name for name in names if names.count(name) > 1} == set()

@@ -132,7 +132,7 @@ def test_given_weights():
     names = ("cat", "dog", "owl")
     with pytest.raises(UserError, match=r"has 2 values for 3 classes: .* order: cat, dog, owl"):
         class_weights.resolved("objective.class_weights", (1.0, 2.0), names, {})
-    with pytest.raises(UserError, match="class_weights='even': give a number"):
+    with pytest.raises(UserError, match="class_weights='even' is not known; nearest: balanced; or give a number"):
         class_weights.checked("objective.class_weights", "even", ("balanced",))
     found = class_weights.resolved("objective.class_weights", (1, 2, 3), names, {})
     assert class_weights.described(found, names) == "cat 1, dog 2, owl 3"
