@@ -3,7 +3,7 @@
     python -m jaxdino.main --config=small/laptop --config.data.root=DIR
 
 The earlier blocks stay frozen: they cost a forward pass and no memory for their activations. `--dry-run` on two cores,
-with another job beside it, for 1,768 images of 6 classes (random weights): at most 64 minutes, 356 and 582 MiB measured.
+with another job beside it, for 1,768 images of 6 classes and random weights: at most 64 minutes, 356 and 582 MiB seen.
 
     stage  batch  memory   seconds a step
     head      16  219 MiB             2.6
