@@ -13,8 +13,8 @@ def make_mesh() -> Callable:
     on_all = sharding.make_mesh
 
     @functools.wraps(on_all)
-    def on_one(data=-1, fsdp=1, devices=None):
-        return on_all(data, fsdp, jax.devices()[:1] if devices is None else devices)
+    def on_one(data=-1, fsdp=1, devices=None, tensor=1):
+        return on_all(data, fsdp, jax.devices()[:1] if devices is None else devices, tensor)
 
     return on_one
 

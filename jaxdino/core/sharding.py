@@ -1,11 +1,17 @@
-"""Shard arrays over devices: a ("data", "fsdp") mesh and a list of (path pattern -> PartitionSpec).
+"""Shard arrays over devices: a ("data", "fsdp", "tensor") mesh and a list of (path pattern -> PartitionSpec).
 
-Parameters, optimiser state and EMA are sharded by the same list: a leaf of any tree is named by the
-last parameter path on its way from the root, so that `opt/.../mu/backbone.norm.scale` is sharded like
-`backbone.norm.scale`.
+A batch is divided over `data` and `fsdp`, the parameters over `fsdp`, and the heads and hidden channels of
+transformer blocks over `tensor` (see `TENSOR_RULES`).
+
+Parameters, optimiser state and EMA are sharded by the same list: a leaf of any tree is named by the last parameter path
+on its way from the root, so that `opt/.../mu/backbone.norm.scale` is sharded like `backbone.norm.scale`.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import contextvars
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,34 +22,48 @@ from jax.sharding import PartitionSpec as P
 from jaxdino.core.errors import UserError
 from jaxdino.core.pattern import Pattern
 
-AXES = ("data", "fsdp")
-BATCH = P(AXES)
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = AXES[:2]
+BATCH = P(BATCH_AXES)
 SMALL = 2048  # elements; below this an all-gather costs more than the memory it saves
 Rules = Sequence[tuple[str, Sequence[str | None]]]
+TENSOR_RULES: Rules = (
+    (r"(.*\.)?blocks\.\d+\.mlp\.(fc1|lin1)\.kernel", ("fsdp", "tensor")),
+    (r"(.*\.)?blocks\.\d+\.mlp\.(fc1|lin1)\.bias", ("tensor",)),
+    (r"(.*\.)?blocks\.\d+\.(attn\.proj|mlp\.fc2|mlp\.lin2|mlp\.w3)\.kernel", ("tensor", "fsdp")),
+    (r"(.*\.)?blocks\.\d+\.(attn\.qkv|mlp\.w12)\.kernel", ("tensor", "fsdp")),
+)
+"""How a mesh with a tensor axis shards transformer blocks: the first layer of a pair by columns, the second by rows,
+so that one sum over `tensor` for each pair is all that activations need. Fused kernels (q, k, v; w1, w2) are stored
+by rows, since a share of their columns would not hold whole heads; `Linear.parts` divides their columns when used.
+
+Source: Shoeybi et al. 2019, Megatron-LM (arXiv:1909.08053), section 3.
+"""
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """Build the device mesh; an axis of -1 gets the devices that the other leaves.
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None, tensor: int = 1) -> Mesh:
+    """Build the device mesh; an axis of -1 gets the devices that the others leave.
 
     Axes are `Auto`: the compiler chooses the sharding of values between inputs and outputs.
 
     Raises:
-      UserError: if data x fsdp is not the number of devices.
+      UserError: if data x fsdp x tensor is not the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = {"data": int(data), "fsdp": int(fsdp)}
+    sizes = {"data": int(data), "fsdp": int(fsdp), "tensor": int(tensor)}
     count = len(devices)
+    given = " x ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
     wrong = UserError(
-        f"mesh.data={data} x mesh.fsdp={fsdp} does not fit {count} device{'s' if count > 1 else ''}: "
-        f"give two factors of {count}, or -1 for the one that gets the remaining devices"
+        f"{given} does not fit {count} device{'s' if count > 1 else ''}: "
+        f"give factors of {count}, or -1 for the one that gets the remaining devices"
     )
     free = [axis for axis, size in sizes.items() if size == -1]
-    fixed = int(np.prod([size for size in sizes.values() if size != -1]))
+    fixed = math.prod(size for size in sizes.values() if size != -1)
     if len(free) > 1 or fixed < 1 or count % fixed:
         raise wrong
     if free:
         sizes[free[0]] = count // fixed
-    if sizes["data"] * sizes["fsdp"] != count:
+    if math.prod(sizes.values()) != count:
         raise wrong
     shape = tuple(sizes[axis] for axis in AXES)
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
@@ -52,8 +72,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = Non
 def spec_for(path: str, shape: Sequence[int], mesh: Mesh, rules: Rules = ()) -> P:
     """Return the PartitionSpec of one array: that of the first rule that matches its path, or the default.
 
-    The default shards matrices and convolution kernels over `fsdp` on their largest divisible axis and
-    replicates small arrays.
+    The default is `TENSOR_RULES` on a mesh with a tensor axis; it shards all other matrices and convolution kernels
+    over `fsdp` on their largest divisible axis, and replicates small arrays.
 
     Raises:
       UserError: if a rule names an axis that the mesh does not have, or an axis does not divide the shape.
@@ -61,6 +81,10 @@ def spec_for(path: str, shape: Sequence[int], mesh: Mesh, rules: Rules = ()) -> 
     for pattern, axes in rules:
         if Pattern(pattern, "the mesh rule").matches(path):
             return _checked(path, shape, mesh, pattern, tuple(axes))
+    if mesh.shape["tensor"] > 1:
+        for pattern, axes in TENSOR_RULES:
+            if len(axes) == len(shape) and re.fullmatch(pattern, path):
+                return _of_tensor(path, shape, mesh, axes)
     size = mesh.shape["fsdp"]
     divisible = [axis for axis, length in enumerate(shape) if length % size == 0]
     if size == 1 or len(shape) < 2 or np.prod(shape) < SMALL or not divisible:
@@ -80,6 +104,18 @@ def _checked(path: str, shape: Sequence[int], mesh: Mesh, pattern: str, axes: tu
                 f"mesh rule {pattern!r}: {axis}={mesh.shape[axis]} does not divide {length} in {path} {tuple(shape)}"
             )
     return P(*axes)
+
+
+def _of_tensor(path: str, shape: Sequence[int], mesh: Mesh, axes: Sequence[str | None]) -> P:
+    """Return the spec of a leaf of `TENSOR_RULES`; its other axis is sharded over `fsdp` where that divides it."""
+    lengths = dict(zip(axes, shape, strict=True))
+    if lengths["tensor"] % mesh.shape["tensor"]:
+        raise UserError(
+            f"mesh.tensor={mesh.shape['tensor']} does not divide {lengths['tensor']} in {path} {tuple(shape)}: give a "
+            "number that divides the heads and the widths of the model"
+        )
+    whole = "fsdp" in lengths and (mesh.shape["fsdp"] == 1 or lengths["fsdp"] % mesh.shape["fsdp"])
+    return P(*(None if axis == "fsdp" and whole else axis for axis in axes))
 
 
 def leaf_path(key_path: tuple) -> str:
@@ -111,8 +147,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def batch_shards(mesh: Mesh) -> int:
+    """Return the number of parts that a batch is divided into: the devices along `tensor` share one."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of a batch: its first axis over all devices."""
+    """Return the sharding of a batch: its first axis over `data` and `fsdp`."""
     return NamedSharding(mesh, BATCH)
 
 
@@ -144,3 +185,30 @@ def gather(tree: Any) -> Any:
     from jax.experimental import multihost_utils
 
     return jax.tree.map(np.asarray, multihost_utils.process_allgather(tree, tiled=True))
+
+
+_current: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
+
+
+@contextlib.contextmanager
+def on(mesh: Mesh) -> Iterator[None]:
+    """Let `constrain` and `tensor_shards` know the mesh, while a program for it is traced."""
+    token = _current.set(mesh)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def tensor_shards() -> int:
+    """Return the size of the tensor axis of the mesh that a program is traced for; 1 without one."""
+    mesh = _current.get()
+    return 1 if mesh is None else mesh.shape["tensor"]
+
+
+def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
+    """Have the compiler shard a value over these axes of the mesh; on one device, or outside `on`, do nothing."""
+    mesh = _current.get()
+    if mesh is None or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*axes)))

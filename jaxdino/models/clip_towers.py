@@ -10,7 +10,7 @@ from flax import nnx
 from jaxdino.core.errors import UserError
 from jaxdino.models import positions
 from jaxdino.models.initial import normal
-from jaxdino.models.layers import LayerNorm, Linear, attention, drop_path, split_heads
+from jaxdino.models.layers import LayerNorm, Linear, attention, drop_path, project_heads
 from jaxdino.models.output import Output
 from jaxdino.models.patches import PatchEmbed
 
@@ -62,7 +62,7 @@ class Attention(nnx.Module):
         self.num_heads, self.causal, self.implementation = num_heads, causal, implementation
 
     def __call__(self, x_BxNxD: jax.Array) -> jax.Array:
-        q, k, v = split_heads(self.qkv(x_BxNxD), self.num_heads)
+        q, k, v = project_heads(self.qkv, x_BxNxD, self.qkv.offset, self.num_heads)
         out = attention(q, k, v, self.implementation, causal=self.causal)
         return self.proj(jnp.swapaxes(out, 1, 2).reshape(x_BxNxD.shape))
 

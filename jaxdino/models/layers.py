@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from jaxdino.core import sharding
+from jaxdino.core.errors import UserError
 from jaxdino.models.initial import truncated_normal
 
 HALF = (jnp.bfloat16, jnp.float16)
@@ -23,12 +25,12 @@ HALF = (jnp.bfloat16, jnp.float16)
 
 @jax.custom_vjp
 def half_matmul(x_NxI: jax.Array, w_IxO: jax.Array) -> jax.Array:
-    """Compute half-precision x @ w with float32 sums, forward and backward, and return x's dtype.
+    """Compute half-precision x (..., I) times w (I, ...) with float32 sums, forward and backward, in x's dtype.
 
     Plain autodiff would give the backward matmuls a float32 cotangent, which rules out the half-precision units; the
     custom rule casts the cotangent first.
     """
-    return jnp.matmul(x_NxI, w_IxO, preferred_element_type=jnp.float32).astype(x_NxI.dtype)
+    return jnp.tensordot(x_NxI, w_IxO, 1, preferred_element_type=jnp.float32).astype(x_NxI.dtype)
 
 
 def _half_matmul_fwd(x, w):
@@ -38,8 +40,8 @@ def _half_matmul_fwd(x, w):
 def _half_matmul_bwd(residuals, g):
     x, w = residuals
     g = g.astype(x.dtype)
-    dx = lax.dot_general(g, w, (((g.ndim - 1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
-    rows = tuple(range(x.ndim - 1))
+    rows, columns = tuple(range(x.ndim - 1)), tuple(range(x.ndim - 1, g.ndim))
+    dx = lax.dot_general(g, w, ((columns, tuple(range(1, w.ndim))), ((), ())), preferred_element_type=jnp.float32)
     dw = lax.dot_general(x, g, ((rows, rows), ((), ())), preferred_element_type=jnp.float32)
     return dx.astype(x.dtype), dw.astype(w.dtype)
 
@@ -60,11 +62,32 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((n_out,))) if use_bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.project(x, None if self.bias is None else self.bias[...])
+        return self.project(x, self.offset)
+
+    @property
+    def offset(self) -> jax.Array | None:
+        """The bias (out,), or None."""
+        return None if self.bias is None else self.bias[...]
 
     def project(self, x: jax.Array, bias: jax.Array | None) -> jax.Array:
         """Apply the layer with another bias (out,), or none."""
         return (self.lora or linear)(x, self.kernel[...], bias)
+
+    def parts(self, x: jax.Array, bias: jax.Array | None, count: int) -> list[jax.Array]:
+        """Apply the layer and split its output (..., out) into equal parts (..., out / count).
+
+        On a mesh with a tensor axis, the columns of each part are divided over it.
+        """
+        if sharding.tensor_shards() == 1:
+            return jnp.split(self.project(x, bias), count, axis=-1)
+        n_in, n_out = self.kernel.shape
+        kernel = self.kernel[...].astype(x.dtype).reshape(n_in, count, n_out // count)
+        kernel = sharding.constrain(kernel, None, None, "tensor")
+        y = half_matmul(x, kernel) if x.dtype in HALF else jnp.tensordot(x, kernel, 1)
+        found = [y[..., i, :] for i in range(count)]
+        if self.lora is not None:
+            found = self.lora.change(x, self.kernel[...], found)
+        return found if bias is None else [add_bias(*pair) for pair in zip(found, jnp.split(bias, count), strict=True)]
 
 
 def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
@@ -215,6 +238,21 @@ def drop_path(branch_BxNxD: jax.Array, rate: float, key: jax.Array | None) -> ja
         return branch_BxNxD
     keep = jax.random.bernoulli(key, 1.0 - rate, (branch_BxNxD.shape[0], 1, 1))
     return branch_BxNxD * (keep / (1.0 - rate)).astype(branch_BxNxD.dtype)
+
+
+def project_heads(layer: Linear, x_BxNxD: jax.Array, bias: jax.Array | None, num_heads: int) -> tuple[jax.Array, ...]:
+    """Apply a fused projection, columns ordered q, k, v and then by head; return q, k, v (B, H, N, d).
+
+    Raises:
+      UserError: if the tensor axis of the mesh does not divide the heads.
+    """
+    shards = sharding.tensor_shards()
+    if shards == 1:
+        return split_heads(layer.project(x_BxNxD, bias), num_heads)
+    if num_heads % shards:
+        raise UserError(f"mesh.tensor={shards} does not divide {num_heads} attention heads: give a number that does")
+    parts = (part.reshape(*part.shape[:2], num_heads, -1) for part in layer.parts(x_BxNxD, bias, 3))
+    return tuple(sharding.constrain(jnp.swapaxes(part, 1, 2), sharding.BATCH_AXES, "tensor") for part in parts)
 
 
 def split_heads(qkv_BxNx3D: jax.Array, num_heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:

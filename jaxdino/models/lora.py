@@ -89,16 +89,26 @@ class Adapter(nnx.Module):
 
     def __call__(self, x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
         """Compute x (..., in) W' + bias in x's dtype; dropout applies to the input of A only."""
-        n_out = kernel.shape[1]
+        if not self.spec.dora:
+            return linear(x, kernel, bias) + self._low(x, kernel.shape[1])
+        (y,) = self.change(x, kernel, [linear(x, kernel, None)])
+        return y if bias is None else add_bias(y, bias)
+
+    def change(self, x: jax.Array, kernel: jax.Array, parts: list[jax.Array]) -> list[jax.Array]:
+        """Change x W (..., out), given in equal parts of its last axis, to x W'."""
+        lows = jnp.split(self._low(x, kernel.shape[1]), len(parts), axis=-1)
+        parts = [y + low for y, low in zip(parts, lows, strict=True)]
+        if not self.spec.dora:
+            return parts
+        stretches = jnp.split(self._stretch(kernel), len(parts))
+        return [y * over_last_axis(one.astype(y.dtype), y) for y, one in zip(parts, stretches, strict=True)]
+
+    def _low(self, x: jax.Array, n_out: int) -> jax.Array:
+        """Compute scale x A B (..., out)."""
         factors = self.factors(n_out)
         down = jnp.concatenate([f.a[...] for _, f in factors], axis=1)
         up = jnp.concatenate([_widened(f.b[...], where, n_out) for where, f in factors]) * self.spec.scale
-        low = linear(linear(self._dropped(x), down, None), up, None)
-        if not self.spec.dora:
-            return linear(x, kernel, bias) + low
-        y = linear(x, kernel, None) + low
-        y = y * over_last_axis(self._stretch(kernel).astype(y.dtype), y)
-        return y if bias is None else add_bias(y, bias)
+        return linear(linear(self._dropped(x), down, None), up, None)
 
     def _dropped(self, x: jax.Array) -> jax.Array:
         if self.key is None or not self.spec.dropout:

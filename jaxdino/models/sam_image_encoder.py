@@ -14,7 +14,7 @@ from flax import nnx
 
 from jaxdino.models import positions
 from jaxdino.models.initial import truncated_normal
-from jaxdino.models.layers import LayerNorm, Linear, attention, drop_path, gelu, split_heads
+from jaxdino.models.layers import LayerNorm, Linear, attention, drop_path, gelu, project_heads
 from jaxdino.models.patches import PatchEmbed
 from jaxdino.models.sam_layers import Conv, MLPBlock, run
 
@@ -65,7 +65,7 @@ class Attention(nnx.Module):
 
     def __call__(self, x_BxHxWxD: jax.Array) -> jax.Array:
         b, h, w, width = x_BxHxWxD.shape
-        q, k, v = split_heads(self.qkv(x_BxHxWxD).reshape(b, h * w, 3 * width), self.num_heads)
+        q, k, v = project_heads(self.qkv, x_BxHxWxD.reshape(b, h * w, width), self.qkv.offset, self.num_heads)
         q, k = self._with_relative(q, k, (h, w))
         out = attention(q, k, v, "xla")  # cuDNN requires values as wide as keys
         return self.proj(jnp.swapaxes(out, 1, 2).reshape(b, h, w, width))

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxdino.core import sharding
 from jaxdino.core.params import Buffer
 from jaxdino.models import positions
 from jaxdino.models.initial import truncated_normal
 from jaxdino.models.layer_spec import Layer
-from jaxdino.models.layers import LayerNorm, LayerScale, Linear, attention, drop_path, gelu, split_heads
+from jaxdino.models.layers import LayerNorm, LayerScale, Linear, attention, drop_path, gelu, project_heads
 from jaxdino.models.output import Output, chosen
 from jaxdino.models.patches import PatchEmbed
 
@@ -107,16 +108,17 @@ class Attention(nnx.Module):
 
     def _heads(self, x: jax.Array, rope: tuple[jax.Array, jax.Array] | None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Return q, k, v (B, H, N, d), with q and k rotated by their positions."""
-        q, k, v = split_heads(self._qkv(x), self.num_heads)
+        q, k, v = project_heads(self.qkv, x, self._bias(x.shape[-1]), self.num_heads)
         if rope is not None:
             q, k = positions.rotate(q, *rope), positions.rotate(k, *rope)
         return q, k, v
 
-    def _qkv(self, x: jax.Array) -> jax.Array:
-        if self.qkv.bias is None or not self.mask_k_bias:
-            return self.qkv(x)
-        keep = jnp.repeat(jnp.array([1, 0, 1], self.qkv.bias.dtype), x.shape[-1])
-        return self.qkv.project(x, self.qkv.bias[...] * keep)
+    def _bias(self, width: int) -> jax.Array | None:
+        """Return the bias of q, k, v (3 width,), with the key's part zeroed as the family does."""
+        bias = self.qkv.offset
+        if bias is None or not self.mask_k_bias:
+            return bias
+        return bias * jnp.repeat(jnp.array([1, 0, 1], bias.dtype), width)
 
 
 class Mlp(nnx.Module):
@@ -138,7 +140,7 @@ class SwiGLU(nnx.Module):
         self.w3 = Linear(cfg.mlp_dim, cfg.width, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        gate, value = jnp.split(self.w12(x), 2, axis=-1)
+        gate, value = self.w12.parts(x, self.w12.offset, 2)
         return self.w3(jax.nn.silu(gate) * value)
 
 
@@ -240,7 +242,7 @@ class ViT(nnx.Module):
         for i, block in enumerate(self.blocks):
             block_key = None if key is None else jax.random.fold_in(key, i)
             step = jax.checkpoint(block.__call__) if self.remat else block
-            states.append(step(states[-1], rope, block_key))
+            states.append(sharding.constrain(step(states[-1], rope, block_key), sharding.BATCH_AXES))
         return states, grid
 
     def _rope(self, grid: tuple[int, int]) -> tuple[jax.Array, jax.Array] | None:

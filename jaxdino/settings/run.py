@@ -139,11 +139,13 @@ class Mesh:
     Attributes:
       data: devices that a batch is divided over.
       fsdp: devices that parameters, optimiser state and averages are divided over as well.
+      tensor: devices that attention heads and hidden channels are divided over.
       rules: ((pattern, axes), ...): sharding of parameters, applied before the default rules.
     """
 
     data: int = -1
     fsdp: int = 1
+    tensor: int = 1
     rules: tuple[Any, ...] = ()
 
 

@@ -57,13 +57,14 @@ def prepare(config: Any, say: Callable[[str], None] = print, check: data.Check =
     chosen = [stage for stage in stages(config) if stage.length(1) > 0]
     if not chosen:
         raise UserError("every stage has a length of 0: there is nothing to train")
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, tensor=config.mesh.tensor)
     rules = tuple(config.mesh.get("rules", ()))
     task = TASKS[config.objective.name](config, mesh, say, check)
     sharding.check_rules(rules, list(task.flat))
     for path, array in task.flat.items():
         sharding.spec_for(path, array.shape, mesh, rules)
-    return Setup(config, task, mesh, rules, _resolve(config, chosen, task, mesh))
+    with sharding.on(mesh):  # layers check that they can be divided over it
+        return Setup(config, task, mesh, rules, _resolve(config, chosen, task, mesh))
 
 
 def check_settings(config: Any) -> None:
@@ -85,9 +86,9 @@ def _resolve(config: Any, chosen: list[Stage], task: Task, mesh: Mesh) -> tuple[
         images = len(task.source.split("train"))
         if stage.monitor is None:
             stage = dataclasses.replace(stage, monitor=task.monitors[0] if task.monitors else "")
-        check_stage(stage, mesh.size, images, task.monitors)
+        check_stage(stage, sharding.batch_shards(mesh), images, task.monitors)
         skeleton, sizes = task.skeleton(stage), task.sizes(stage)
-        check_memory(stage, sizes.largest, task.spec.config.in_channels, mesh.size)
+        check_memory(stage, sizes.largest, task.spec.config.in_channels, sharding.batch_shards(mesh))
         plans.append(resolve(task.spec, skeleton, stage))
         steps = images // stage.batch_size
         total = stage.length(steps)

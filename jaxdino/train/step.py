@@ -1,5 +1,6 @@
 """The training step and the evaluation step: pure functions of flat dicts, compiled once per stage."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -150,7 +151,7 @@ def compile_train_step(
     """
     moving, frozen = (sharding.shardings(state[part], mesh, rules) for part in ("moving", "frozen"))
     return jax.jit(
-        step,
+        _traced_on(mesh, step),
         in_shardings=(moving, frozen, sharding.batch_sharding(mesh)),
         out_shardings=(moving, sharding.replicated(mesh)),
         donate_argnums=0,
@@ -169,4 +170,15 @@ def compile_eval_step(skeleton: Skeleton, normalize: Callable[[jax.Array], jax.A
         logits = bind(skeleton, flat)(normalize(batch["image"])).logits
         return {name: value for name, value in batch.items() if name != "image"} | {"logits": logits}
 
-    return jax.jit(eval_step, out_shardings=sharding.replicated(mesh))
+    return jax.jit(_traced_on(mesh, eval_step), out_shardings=sharding.replicated(mesh))
+
+
+def _traced_on(mesh: Mesh, step: Callable) -> Callable:
+    """Return the step, with the mesh known to the layers while it is traced."""
+
+    @functools.wraps(step)
+    def on_mesh(*args: Any) -> Any:
+        with sharding.on(mesh):
+            return step(*args)
+
+    return on_mesh

@@ -107,7 +107,7 @@ class Trial:
         Memory grows linearly with the batch: sizes are compiled on the line through the last two, until one fits.
         """
         given = self.part.stage.batch_size
-        unit = self.setup.mesh.size * self.part.stage.accumulate
+        unit = sharding.batch_shards(self.setup.mesh) * self.part.stage.accumulate
         most = len(self.setup.task.source.split("train")) // unit * unit
         points, size = {given: known.total}, min(2 * given, most)
         for _ in range(TRIES):

@@ -19,8 +19,9 @@ FLAT = {
 
 def test_an_axis_of_minus_one_takes_what_is_left():
     mesh = sharding.make_mesh(-1, 2)
-    assert dict(mesh.shape) == {"data": 2, "fsdp": 2}
-    assert dict(sharding.make_mesh().shape) == {"data": 4, "fsdp": 1}
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 1}
+    assert dict(sharding.make_mesh().shape) == {"data": 4, "fsdp": 1, "tensor": 1}
+    assert dict(sharding.make_mesh(tensor=4).shape) == {"data": 1, "fsdp": 1, "tensor": 4}
 
 
 @pytest.mark.parametrize(("data", "fsdp"), [(3, 1), (-1, 3), (-1, -1), (2, 1), (0, 4)])

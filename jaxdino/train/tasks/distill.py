@@ -125,11 +125,11 @@ class Distillation:
         """Return the stage's objective."""
         settings = self.settings(part.stage)
         warmup = settings.warmup_teacher_temperature_epochs * part.steps_per_epoch
-        masking, capacity = self.masking(part.stage), 0
+        masking, capacity, groups = self.masking(part.stage), 0, sharding.batch_shards(self.mesh)
         if masking:
             batch, size, count = part.stage.batch_size, part.image_size, len(self.views_of("global"))
-            how = dict(groups=self.mesh.size, slices=part.stage.accumulate, process_count=jax.process_count())
-            capacity = masking.capacity(batch, masking.grid(size), count, **how)
+            how = dict(slices=part.stage.accumulate, process_count=jax.process_count())
+            capacity = masking.capacity(batch, masking.grid(size), count, groups=groups, **how)
         return SelfDistillation(
             settings,
             part.skeleton,
@@ -137,7 +137,7 @@ class Distillation:
             temperature=optim.linear_between(settings.warmup_teacher_temperature, settings.teacher_temperature, warmup),
             momentum=optim.cosine_between(settings.momentum, settings.final_momentum, part.total_steps),
             capacity=capacity,
-            groups=self.mesh.size,
+            groups=groups,
         )
 
     def masking(self, stage: Stage) -> Masking | None:

@@ -88,7 +88,8 @@ class Retrieval:
         if len(source.class_names) < 2 or "val" not in source.splits:
             return None
         k = tuple(sorted({min(number, len(source.split("train"))) for number in given.k}))
-        batch_size = -(-given.batch_size // mesh.size) * mesh.size
+        shards = sharding.batch_shards(mesh)
+        batch_size = -(-given.batch_size // shards) * shards
         size = size_text.read_size(given.image_size, "evaluation.image_size") if given.image_size else size
         called = "" if given.root is None else "evaluation "
         return cls(source, cfg, spec, backbone, k, size, given.pool, batch_size, given.linear_steps, mesh, called)
