@@ -18,6 +18,7 @@ LINES = {
     "predict": "classify images with a trained model",
     "segment": "segment images by text prompts or by classes",
     "evaluate": "evaluate frozen features: k-NN, linear probe",
+    "extract": "write the features of a data set to disk, once for many probes",
     "check-data": "check a data set: unreadable files, duplicates, leaks between splits, classes, boxes",
     "prepare": "write a data set as shards, for large sets",
     "replay": "take a step again that was not finite, and name the layer",

@@ -121,8 +121,12 @@ def evaluate(args: argparse.Namespace) -> None:
             print(file)
 
 
-def opened(args: argparse.Namespace) -> Any:
-    """Open the model, without its classification head if the head cannot be read: features do not need it."""
+def opened(args: argparse.Namespace, mesh: Any = None) -> Any:
+    """Open the model, without its classification head if the head cannot be read: features do not need it.
+
+    Args:
+      mesh: the devices that hold the parameters; None for the first one.
+    """
     from convert import assumptions
     from convert.describe import UnknownPool
     from jaxdino.api.opening import open_model
@@ -130,7 +134,7 @@ def opened(args: argparse.Namespace) -> Any:
     given = flags.given(args, OF_HEAD)
 
     def load(**more: Any) -> tuple[Any, list[str]]:
-        return open_model(args.weights, args.dtype, words=assumptions.ARGUMENTS, **given, **more)
+        return open_model(args.weights, args.dtype, words=assumptions.ARGUMENTS, mesh=mesh, **given, **more)
 
     try:
         model, lines = load()

@@ -25,6 +25,7 @@ BELOW = {  # room -> the rooms it may import
     "jaxdino.objectives": {"jaxdino.core", "jaxdino.models", "jaxdino.data", "jaxdino.stage"},
     "jaxdino.inspect_data": {"jaxdino.core", "jaxdino.data", "jaxdino.evals"},
     "jaxdino.evals": {"jaxdino.core", "jaxdino.models", "jaxdino.data", "convert"},
+    "jaxdino.features": {"jaxdino.core", "jaxdino.models", "jaxdino.data", "convert"},
     "convert": {"jaxdino.core", "jaxdino.models", "jaxdino.data"},
     "configs": {
         "jaxdino.core",

@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": "jaxdino.predict",
     "segment": "jaxdino.segment",
     "evaluate": "jaxdino.evaluate",
+    "extract": "jaxdino.extract",
     "check-data": "jaxdino.check_data",
     "prepare": "jaxdino.prepare",
     "replay": "jaxdino.replay",

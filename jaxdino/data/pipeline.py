@@ -126,18 +126,27 @@ def make_eval_iter(
     channels: int = RGB,
     process_index: int = 0,
     process_count: int = 1,
+    preset: str | View | None = None,
+    seed: int = 0,
 ) -> "EvalBatches":
     """Return every record once, in order, resized and centre-cropped; the last batch is padded with weight 0.
 
     The arguments are those of `make_train_iter`. The result can be iterated repeatedly; its length is
     the number of batches, the same on every host.
+
+    Args:
+      preset: crop and move the images by its geometry as in training, drawn from the seed and the record's index.
     """
     cfg = DataConfig.of(cfg)
     get_filter(resize.interpolation)
     _check_shares(batch_size, process_index, process_count)
-    read = eval_reader(as_size(image_size), resize, cfg.reading(channels), tuple(fields))
     steps = -(-len(split) // batch_size)
-    records = grain.MapDataset.source(Records(split, steps * batch_size)).map(read)
+    records = grain.MapDataset.source(Records(split, steps * batch_size))
+    if preset is None:
+        records = records.map(eval_reader(as_size(image_size), resize, cfg.reading(channels), tuple(fields)))
+    else:
+        crops = {"image": Crops(as_size(image_size), (get_preset(preset),))}
+        records = records.random_map(Reader(crops, tuple(fields), resize, cfg.reading(channels), cfg.draft), seed=seed)
     batches = _share(records, batch_size, process_index, process_count)
     return EvalBatches(batches, cfg, BadImages(split, cfg.on_bad))
 
