@@ -41,7 +41,7 @@ def test_the_version(capsys):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["trian"], "error: 'trian' is not a command; nearest: train; "),
+        (["trian"], "error: 'trian' is not a command; nearest: train"),
         (["export", "x"], "error: 'export' is not a command; use jaxdino convert export; "),
         (["--config=linear"], "error: --config=linear comes after a command, as in jaxdino train --config=linear; "),
         (["configs", "x"], "error: jaxdino configs takes no arguments"),
