@@ -2,12 +2,16 @@
 
 Prints the accuracy of k nearest neighbours and, with --probe, of a linear classifier, compared with raw pixels.
 Without --root, the embedded digits are used.
+
+A finished run is evaluated with `--workdir DIR`: metrics with intervals, as JSON, Markdown and one page. Its flags are
+others: `--workdir DIR --help` lists them.
 """
 
 import argparse
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str] | None) -> int:
+    given = sys.argv[1:] if argv is None else argv
+    if any(one.split("=")[0] == "--workdir" for one in given):
+        return of_run(given)
     parser = argparse.ArgumentParser(
         prog=program("evaluate"),
         description=described("evaluate", __doc__),
@@ -76,6 +83,18 @@ def _run(argv: list[str] | None) -> int:
         say(f"error: {err}")
         return 2
     return 0
+
+
+def of_run(argv: Sequence[str]) -> int:
+    """Evaluate a finished run; see `jaxdino.evaluation.command`."""
+    from jaxdino.evaluation import command
+
+    if any(one.split("=")[0] == "--weights" for one in argv):
+        raise UserError(
+            "--workdir and --weights are both given: --weights measures features, and takes the folder of a run too; "
+            "--workdir evaluates the finished run itself"
+        )
+    return command.run(argv)
 
 
 def evaluate(args: argparse.Namespace) -> None:

@@ -1,0 +1,177 @@
+"""Evaluate a finished run of images with classes: `python -m jaxdino.evaluate --workdir DIR`.
+
+Writes evaluation.json, evaluation.md and evaluation.html, a page that needs no network, into DIR/evaluation. The test
+split is measured, or the validation split if the data has no test split. `--parts` chooses what is measured.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxdino.core.command import described, expanded, program
+from jaxdino.core.errors import UserError
+from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.options import check_range
+from jaxdino.core.rules import did_you_mean
+from jaxdino.core.words import printable
+
+FOLDER = "evaluation"
+FEW = 10  # groups; of fewer, the bootstrap says little
+AT = ("sensitivity=0.9", "specificity=0.9")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the flags of the command."""
+    made = argparse.ArgumentParser(
+        prog=program("evaluate"),
+        description=described("evaluate", __doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = made.add_argument
+    add("--workdir", required=True, metavar="DIR", help="the folder of a finished run")
+    add("--out", metavar="DIR", help=f"where to write (default {FOLDER} in the run's folder)")
+    add("--parts", metavar="NAME,...", help="what to measure: all, or some of metrics, ...")
+    add("--split", choices=("val", "test"), help="the images to measure (default test, or val without one)")
+    add("--root", metavar="DIR", help="measure another data set with the same classes")
+    add("--name", help="format of --root and --also, a data.name (default the run's, folder for embedded data)")
+    add("--group", action="append", default=[], metavar="COLUMN", help="metrics for each value of a column; repeatable")
+    add("--resample_by", metavar="COLUMN", help="draw all images with the same value together, such as a patient's")
+    add("--group_file", metavar="FILE", help="CSV or JSONL with `path` and these columns (default the run's manifest)")
+    add(
+        "--at",
+        nargs="+",
+        default=list(AT),
+        metavar="KIND=VALUE",
+        help=f"operating points: sensitivity, specificity or probability (default {' '.join(AT)})",
+    )
+    add("--resamples", type=int, default=1000, help="resamples of the bootstrap (default 1000)")
+    add("--level", type=float, default=0.95, help="coverage of the intervals (default 0.95)")
+    add("--batch_size", type=int, default=64, help="images per batch (default 64)")
+    add("--seed", type=int, default=0, help="seed of everything that is drawn (default 0)")
+    return made
+
+
+def run(argv: Sequence[str]) -> int:
+    """Evaluate as the flags say, and print where the report is.
+
+    Raises:
+      UserError: for invalid arguments, before any long work.
+    """
+    from jaxdino.evaluation.parts import DEFAULT, PARTS
+
+    args = parser().parse_args(expanded(argv))
+    keep_freed()
+    parts = chosen_parts(args.parts, PARTS, DEFAULT)
+    _check(args)
+    out = _folder(args)
+    context = _context(args)
+    sections = []
+    for name in parts:
+        sections += PARTS[name](context)
+    for file in _write(context, out, sections, parts):
+        print(file)
+    return 0
+
+
+def chosen_parts(text: str | None, known: Any, default: Sequence[str]) -> list[str]:
+    """Return the parts named in a list with commas, in the order of `known`. Raise UserError for an unknown one."""
+    if text is None:
+        return [name for name in known if name in default]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name != "all" and name not in known:
+            raise UserError(f"--parts {text}: {name!r} is not a part; {did_you_mean(name, ['all', *known])}")
+    if not names:
+        raise UserError(f"--parts is empty; it takes all, or some of: {', '.join(known)}")
+    return list(known) if "all" in names else [name for name in known if name in names]
+
+
+def _check(args: argparse.Namespace) -> None:
+    from jaxdino.evaluation.curves import OperatingPoint
+
+    check_range("--batch_size", args.batch_size, "[1, inf)")
+    check_range("--seed", args.seed, "[0, inf)")
+    check_range("--resamples", args.resamples, "[100, 1000000]")
+    check_range("--level", args.level, "(0, 1)")
+    for text in args.at:
+        OperatingPoint.of(text)
+    if args.root is not None and args.split is not None:
+        raise UserError("--root and --split are both given: of other data, the test split is measured, or all images")
+    if args.name is not None and args.root is None:
+        raise UserError(f"--name {args.name} is the format of --root, which is not given: leave it out")
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    folder = Path(args.out) if args.out else Path(args.workdir) / FOLDER
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file: give a folder")
+    return folder
+
+
+def _context(args: argparse.Namespace) -> Any:
+    """Open the run, and check everything that can be checked before an image is read."""
+    import dataclasses
+
+    from jaxdino.evaluation.columns import check_columns, read_columns
+    from jaxdino.evaluation.context import Context, Settings
+    from jaxdino.evaluation.finished_run import chosen_split, open_run, other_data
+    from jaxdino.evaluation.groups import clustered
+    from jaxdino.evaluation.intervals import Resampling
+
+    opened = open_run(args.workdir, say)
+    asked: list[str] = [*args.group, args.resample_by or ""]
+    columns = [name for name in dict.fromkeys(asked) if name]
+    file = check_columns(opened, args.group_file, columns, args.root)
+    if args.root is None:
+        split = chosen_split(opened.source, args.split)
+    else:
+        split = other_data(opened, args.root, args.name, say)
+    fields = {field.name for field in dataclasses.fields(Settings)} & set(vars(args))
+    settings = Settings(**{name: getattr(args, name) for name in fields})
+    how = Resampling(args.resamples, args.level, args.seed)
+    context = Context(opened, split, settings, how, say)
+    if context.optimistic:
+        say("the model was chosen on these images (val), so the figures are optimistic" + _without_test(context))
+    if file is None:
+        return context
+    found = read_columns(file, columns, context.found)
+    if args.resample_by:
+        how = clustered(how, args.resample_by, found[args.resample_by])
+        if how.clusters is not None and (count := int(how.clusters.max()) + 1) < FEW:
+            say(f"--resample_by {args.resample_by}: there are only {count} groups, so the intervals say little")
+    groups = {name: found[name] for name in args.group}
+    return context.with_groups(groups, how)
+
+
+def _without_test(context: Any) -> str:
+    return "" if "test" in context.run.source.splits else ": the data has no test split"
+
+
+def _write(context: Any, out: Path, sections: list[Any], parts: Sequence[str]) -> list[Path]:
+    from jaxdino.evaluation.page import write_report
+    from jaxdino.train.results import model_words
+
+    run, found = context.run, context.found
+    split = f"{len(found):,} images of {found.split.name}" + (f", {found.unread} unread" if found.unread else "")
+    about = [
+        f"{run.model.name}, {model_words(run.summary.get('delivered') or {})}; {len(run.names)} classes; {split}",
+        f"{found.split.root or run.source.name}; intervals: {context.resampling.method}, or as each table says",
+    ]
+    if context.optimistic:
+        about.append(
+            "The model was chosen on these images, so these figures are optimistic" + _without_test(context) + "."
+        )
+    head = {"workdir": str(run.folder), "model": run.model.name, "digest": run.model.digest, "task": run.task}
+    head |= {"split": found.split.name, "root": found.split.root, "images": len(found), "unread": found.unread}
+    head |= {"optimistic": context.optimistic, "parts": list(parts), "classes": list(run.names)}
+    return write_report(out, f"Evaluation of {run.folder.resolve().name}", about, head, sections)
+
+
+def say(line: str) -> None:
+    """Print a note on standard error, above a progress bar if one is shown."""
+    from tqdm import tqdm
+
+    tqdm.write(printable(line.replace("--config.data.", "--")), file=sys.stderr)

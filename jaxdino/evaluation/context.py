@@ -1,0 +1,86 @@
+"""What every part of an evaluation starts from: the run, its predictions, and how intervals are computed."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from jaxdino.data.record import Split
+from jaxdino.evaluation.finished_run import FinishedRun
+from jaxdino.evaluation.intervals import Resampling
+from jaxdino.evaluation.predictions import Predictions, predicted, spread
+from jaxdino.models.heads.choice import AboveThresholds
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The flags that parts read.
+
+    Attributes:
+      at: operating points as text. ood, also: folders. calibrate: a method to keep, "none", or None. most_train,
+        most_robust: most images of train that are passed, and that are corrupted or attacked.
+    """
+
+    batch_size: int = 64
+    seed: int = 0
+    at: Sequence[str] = ()
+    ood: Sequence[str] = ()
+    also: Sequence[str] = ()
+    calibrate: str | None = None
+    most_train: int = 10_000
+    most_robust: int | None = None
+    name: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """An evaluation.
+
+    Attributes:
+      split: the images to measure. groups: {column: its value for each image}, filled in by the command.
+    """
+
+    run: FinishedRun
+    split: Split
+    settings: Settings
+    resampling: Resampling
+    say: Callable[[str], None]
+    groups: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @cached_property
+    def found(self) -> Predictions:
+        """The predictions for the measured images."""
+        return self.predict(self.split)
+
+    @cached_property
+    def validation(self) -> Predictions:
+        """The predictions for the run's validation images, on which whatever is chosen is chosen."""
+        own = self.run.source.split("val")
+        return self.found if self.split is own else self.predict(own)
+
+    @cached_property
+    def train(self) -> Predictions:
+        """The predictions for training images, at most `Settings.most_train` of them, spread evenly."""
+        return self.predict(spread(self.run.source.split("train"), self.settings.most_train))
+
+    @property
+    def optimistic(self) -> bool:
+        """Whether the measured images are those that the model was chosen on."""
+        return self.split is self.run.source.splits.get("val")
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """The probability from which an image has each class; () for one class an image."""
+        choice = self.run.model.card.head.choice
+        return choice.thresholds if isinstance(choice, AboveThresholds) else ()
+
+    def with_groups(self, groups: dict[str, np.ndarray], resampling: Resampling) -> "Context":
+        """Return the same with groups and another resampling; what was computed is kept."""
+        made = dataclasses.replace(self, groups=groups, resampling=resampling)
+        made.__dict__["found"] = self.found
+        return made
+
+    def predict(self, split: Split) -> Predictions:
+        """Pass a split through the model."""
+        return predicted(self.run, split, self.settings.batch_size, f"predicting {split.name}", self.say)

@@ -1,0 +1,29 @@
+"""The parts of an evaluation by name: functions of a `Context` that return sections of the report."""
+
+from collections.abc import Callable, Sequence
+
+from jaxdino.evaluation.context import Context
+from jaxdino.evaluation.curves import OperatingPoint
+from jaxdino.evaluation.groups import groups
+from jaxdino.evaluation.metrics import measured
+from jaxdino.evaluation.metrics_section import metrics_section
+from jaxdino.evaluation.section import Section
+
+Part = Callable[[Context], Sequence[Section]]
+
+
+def metrics(context: Context) -> list[Section]:
+    """Measure the split, and each group of it."""
+    found, how = context.found, context.resampling
+    points = [OperatingPoint.of(text) for text in context.settings.at]
+    chosen_on = context.validation if points else found
+    sections = [metrics_section(found, measured(found, context.thresholds, how), chosen_on, points, how)]
+    if context.groups:
+        sections.append(groups(found, context.groups, context.thresholds, how))
+    return sections
+
+
+PARTS: dict[str, Part] = {"metrics": metrics}
+"""Parts in the order of the report."""
+DEFAULT = ("metrics",)
+"""Parts that are measured if none are named."""

@@ -1,0 +1,140 @@
+"""One pass over a split: logits, labels and features of all images that can be read, and who they are."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.special import expit, log_expit, log_softmax, softmax
+
+from jaxdino.core.bars import bar
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import Flat, bind
+from jaxdino.data.bad_images import check_read
+from jaxdino.data.photometric import standardise
+from jaxdino.data.pipeline import EvalBatches, make_eval_iter
+from jaxdino.data.record import Split
+from jaxdino.evals.passes import outputs
+from jaxdino.evaluation.finished_run import FinishedRun
+from jaxdino.models.heads.linear import POOLS
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Outputs for N images of a split.
+
+    Attributes:
+      logits: float64 (N, C). labels: int (N,), or bool (N, C) for images with several classes.
+      features: float32 (N, D), what the head reads. indices: the images' numbers in the split.
+      unread: number of images that could not be read.
+    """
+
+    split: Split
+    names: tuple[str, ...]
+    logits: np.ndarray
+    labels: np.ndarray
+    features: np.ndarray
+    indices: np.ndarray
+    unread: int = 0
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    @property
+    def several(self) -> bool:
+        """Whether an image has any number of classes."""
+        return self.labels.ndim == 2
+
+    @cached_property
+    def there(self) -> np.ndarray:
+        """Whether each image has each class, bool (N, C)."""
+        return self.labels if self.several else self.labels.reshape(-1, 1) == np.arange(len(self.names))
+
+    @cached_property
+    def odds(self) -> np.ndarray:
+        """Probabilities float64 (N, C): softmax, or sigmoid for images with several classes."""
+        return expit(self.logits) if self.several else softmax(self.logits, axis=1)
+
+    @cached_property
+    def log_odds(self) -> np.ndarray:
+        """Logarithms of the probabilities: they rank images of which the probability is 1 to the last digit."""
+        return log_expit(self.logits) if self.several else log_softmax(self.logits, axis=1)
+
+    def rows(self, chosen: np.ndarray) -> "Predictions":
+        """Return the predictions of some images."""
+        parts = {key: getattr(self, key)[chosen] for key in ("logits", "labels", "features", "indices")}
+        return dataclasses.replace(self, **parts)
+
+
+def forward(model: Any, flat: Flat, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return logits (B, C) and the head's features (B, D) of images float (B, H, W, C) in 0..1, inside jit."""
+    how = model.card.spec.preprocess
+    network = bind(model.skeleton, flat)
+    pixels = standardise(images, how.mean, how.std)
+    outs = [network.backbone(pixels)]
+    if network.blocks != 1:
+        outs = network.backbone.intermediate_layers(pixels, network.blocks)
+    return network.head(outs)["logits"], POOLS[model.card.head.pool].features(outs)
+
+
+def batches_of(run: FinishedRun, split: Split, batch_size: int) -> EvalBatches:
+    """Return the batches of a split, preprocessed for the model."""
+    how = run.model.card.spec.preprocess
+    return make_eval_iter(
+        split,
+        run.data,
+        batch_size=min(batch_size, len(split)),
+        image_size=how.size,
+        resize=how.resize,
+        channels=len(how.mean),
+        fields=run.fields,
+    )
+
+
+def predicted(run: FinishedRun, split: Split, batch_size: int, what: str, say: Callable[[str], None]) -> Predictions:
+    """Pass a split through the model.
+
+    Args:
+      what: its name for the progress bar. say: called with a line about images that could not be read.
+
+    Raises:
+      UserError: if no image can be read, or the model outputs nan or infinity.
+    """
+    field = run.fields[0].name
+
+    @jax.jit
+    def step(flat: Flat, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        logits, features = forward(run.model, flat, batch["image"].astype("float32") / 255)
+        kept = {name: batch[name] for name in (field, "weight", "index")}
+        return kept | {"logits": logits, "features": features}
+
+    batches = batches_of(run, split, batch_size)
+    found: dict[str, list[np.ndarray]] = {name: [] for name in ("logits", "features", field, "index")}
+    each = ({**batch, "index": batch["index"].astype(np.int32)} for batch in bar(batches, what, unit="batch"))
+    for out in outputs(lambda batch: step(run.model.flat, dict(batch)), each, ("image", field, "weight", "index")):
+        read = out["weight"] > 0
+        for name, parts in found.items():
+            parts.append(out[name][read])
+    arrays = {name: np.concatenate(parts) for name, parts in found.items()}
+    check_read(batches.bad, len(batches.bad), len(split), say)
+    if batches.bad:
+        say(batches.bad.report())
+    if not np.isfinite(arrays["logits"]).all():
+        raise UserError(f"the model in {run.folder} outputs nan or infinity for images of {split.name}")
+    labels = arrays[field] > 0.5 if run.several else arrays[field].astype(np.int64)
+    logits, features = arrays["logits"].astype(np.float64), arrays["features"].astype(np.float32)
+    return Predictions(split, run.names, logits, labels, features, arrays["index"], len(batches.bad))
+
+
+def spread(split: Split, most: int | None) -> Split:
+    """Return at most `most` images of a split, spread evenly over it; all for None."""
+    if most is None or len(split) <= most:
+        return split
+    return split.chosen(np.linspace(0, len(split) - 1, most).astype(int).tolist())
+
+
+def shown_names(found: Predictions, rows: Sequence[int]) -> list[str]:
+    """Return the names of some images."""
+    return [found.split.record_name(int(found.indices[row])) for row in rows]

@@ -1,0 +1,78 @@
+"""The command on a tiny run: what it writes, and what it refuses."""
+
+import csv
+import json
+import re
+
+import pytest
+
+from jaxdino.evaluate import main
+from jaxdino.train.loop import run
+from tests.train import tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A finished run on the digits, and beside it a list of the test images with a column `writer`."""
+    place = tmp_path_factory.mktemp("evaluated") / "run"
+    run(tiny.config(1), place)
+    with (place.parent / "writers.csv").open("w") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "writer"])
+        writer.writerows([f"test[{row}]", "ab"[row % 2]] for row in range(400))
+    return place
+
+
+@pytest.fixture(scope="module")
+def report(folder):
+    """The folder of its report, and what it holds."""
+    flags = ["--group", "writer", "--resample_by", "writer", "--group_file", str(folder.parent / "writers.csv")]
+    assert main(["--workdir", str(folder), "--resamples", "100", *flags]) == 0
+    return folder / "evaluation", json.loads((folder / "evaluation" / "evaluation.json").read_text())
+
+
+def test_the_figures_are_those_of_the_run_with_n_and_interval(folder, report):
+    found, summary = report[1], json.loads((folder / "summary.json").read_text())
+    whole = found["metrics"]["whole"]
+    for ours, theirs in {
+        "accuracy": "accuracy",
+        "macro_f1": "macro_f1",
+        "balanced_accuracy": "balanced_accuracy",
+    }.items():
+        assert whole[ours]["value"] == pytest.approx(summary[f"test/{theirs}"]), ours
+    for name, one in whole.items():
+        assert one["n"] == 359 and ("why" in one if one["value"] is None else "interval" in one), name
+    assert sum(map(sum, found["metrics"]["confusion"]["counts"])) == 359 and not found["optimistic"]
+    sites = found["groups"]["writer"]["groups"]
+    assert {name: row["images"]["value"] for name, row in sites.items()} == {"a": 180, "b": 179}
+
+
+def test_the_page_holds_all_it_shows(report):
+    place, _ = report
+    page, text = (place / "evaluation.html").read_text(), (place / "evaluation.md").read_text()
+    assert "default-src 'none'" in page and not re.search(r"(src|href)=\"(?!data:image/|#)", page)
+    assert "Confusion matrix" in page and "| accuracy |" in text and "By writer" in text
+
+
+def test_what_cannot_be_evaluated_is_refused_before_long_work(folder, tmp_path, capsys):
+    def refused(*flags: str) -> str:
+        assert main(["--workdir", *map(str, flags)]) == 2
+        return capsys.readouterr().err
+
+    assert "there is no folder" in refused(tmp_path / "none")
+    assert "holds no run" in refused(tmp_path)
+    assert "did you mean" in refused(folder, "--parts", "metrix").lower() or "metrics" in refused(
+        folder, "--parts", "x"
+    )
+    assert "is not a manifest" in refused(folder, "--group", "site")
+    listed = str(folder.parent / "writers.csv")
+    assert "no column 'writers'" in refused(folder, "--group", "writers", "--group_file", listed)
+    config = json.loads((folder / "config.json").read_text())
+    for name in ("other", "begun"):
+        (tmp_path / name).mkdir()
+    config["objective"]["name"] = "distill"
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    assert "'distill'" in (told := refused(tmp_path / "other")) and "--weights" in told
+    (tmp_path / "begun" / "config.json").write_text((folder / "config.json").read_text())
+    assert "is not finished" in refused(tmp_path / "begun")
+    assert not (folder / "none").exists()
