@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdino.adam import scale_by_adam_bfloat16
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 from jaxdino.stage import Optimizer, Schedule, Stage
@@ -86,7 +87,7 @@ Decay = float | optax.Schedule
 
 def adamw(spec: Optimizer, rate: optax.Schedule, weight_decay: Decay) -> optax.GradientTransformation:
     """torch.optim.AdamW: bias-corrected moments, decoupled weight decay (arXiv:1711.05101)."""
-    moments = optax.scale_by_adam(*spec.betas, eps=spec.eps)
+    moments = MOMENTS[spec.moments](*spec.betas, eps=spec.eps)
     return optax.chain(moments, _decay(weight_decay), optax.scale_by_learning_rate(rate))
 
 
@@ -96,6 +97,7 @@ def sgd(spec: Optimizer, rate: optax.Schedule, weight_decay: Decay) -> optax.Gra
     return optax.chain(_decay(weight_decay), moments, optax.scale_by_learning_rate(rate))
 
 
+MOMENTS = {"float32": optax.scale_by_adam, "bfloat16": scale_by_adam_bfloat16}
 OPTIMIZERS = {"adamw": adamw, "sgd": sgd}
 
 
@@ -129,6 +131,8 @@ def build(
     spec = stage.optimizer
     if spec.name not in OPTIMIZERS:
         raise UserError(f"unknown optimizer {spec.name!r}; {did_you_mean(spec.name, OPTIMIZERS)}")
+    if spec.moments not in MOMENTS:
+        raise UserError(f"unknown optimizer.moments {spec.moments!r}; {did_you_mean(spec.moments, MOMENTS)}")
     if stage.clip_by not in CLIPS:
         raise UserError(f"unknown clip_by {stage.clip_by!r}; {did_you_mean(stage.clip_by, CLIPS)}")
     steps_per_epoch = _steps_per_epoch(stage, total_steps, steps_per_epoch)
@@ -281,6 +285,7 @@ def _taken_over(position: int, part: Any, known: Mapping[tuple, Any]) -> Any:
     fields: dict[str, Any] = {}
     for slot, moments in _slots(part).items():
         found = {path: known.get((position, slot, path), value) for path, value in moments.items()}
+        found = {path: value.astype(moments[path].dtype) for path, value in found.items()}  # another `moments`
         fields[slot] = getattr(part, slot) | found
         counts = {int(known.get((position, "count", path), 0)) for path in moments}
         if len(counts) > 1:

@@ -121,6 +121,7 @@ class Optimizer:
       name: adamw or sgd.
       betas: decay rates of the two moments (adamw).
       eps: added to the root of the second moment (adamw).
+      moments: float32 or bfloat16: how the two moments are stored between steps (adamw).
       momentum: momentum of the gradients (sgd).
       nesterov: whether to use Nesterov momentum (sgd).
     """
@@ -128,5 +129,6 @@ class Optimizer:
     name: str = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    moments: str = "float32"
     momentum: float = 0.9
     nesterov: bool = False

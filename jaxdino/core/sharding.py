@@ -27,11 +27,11 @@ BATCH_AXES = AXES[:2]
 BATCH = P(BATCH_AXES)
 SMALL = 2048  # elements; below this an all-gather costs more than the memory it saves
 Rules = Sequence[tuple[str, Sequence[str | None]]]
-TENSOR_RULES: Rules = (
+TENSOR_RULES: Sequence[tuple[str, Sequence[Any]]] = (
     (r"(.*\.)?blocks\.\d+\.mlp\.(fc1|lin1)\.kernel", ("fsdp", "tensor")),
     (r"(.*\.)?blocks\.\d+\.mlp\.(fc1|lin1)\.bias", ("tensor",)),
     (r"(.*\.)?blocks\.\d+\.(attn\.proj|mlp\.fc2|mlp\.lin2|mlp\.w3)\.kernel", ("tensor", "fsdp")),
-    (r"(.*\.)?blocks\.\d+\.(attn\.qkv|mlp\.w12)\.kernel", ("tensor", "fsdp")),
+    (r"(.*\.)?blocks\.\d+\.(attn\.qkv|mlp\.w12)\.kernel", (("tensor", "fsdp"), None)),
 )
 """How a mesh with a tensor axis shards transformer blocks: the first layer of a pair by columns, the second by rows,
 so that one sum over `tensor` for each pair is all that activations need. Fused kernels (q, k, v; w1, w2) are stored
@@ -106,16 +106,20 @@ def _checked(path: str, shape: Sequence[int], mesh: Mesh, pattern: str, axes: tu
     return P(*axes)
 
 
-def _of_tensor(path: str, shape: Sequence[int], mesh: Mesh, axes: Sequence[str | None]) -> P:
-    """Return the spec of a leaf of `TENSOR_RULES`; its other axis is sharded over `fsdp` where that divides it."""
-    lengths = dict(zip(axes, shape, strict=True))
-    if lengths["tensor"] % mesh.shape["tensor"]:
-        raise UserError(
-            f"mesh.tensor={mesh.shape['tensor']} does not divide {lengths['tensor']} in {path} {tuple(shape)}: give a "
-            "number that divides the heads and the widths of the model"
-        )
-    whole = "fsdp" in lengths and (mesh.shape["fsdp"] == 1 or lengths["fsdp"] % mesh.shape["fsdp"])
-    return P(*(None if axis == "fsdp" and whole else axis for axis in axes))
+def _of_tensor(path: str, shape: Sequence[int], mesh: Mesh, axes: Sequence[Any]) -> P:
+    """Return the spec of a leaf of `TENSOR_RULES`, sharded over `fsdp` only where that divides its length."""
+    found = []
+    for length, names in zip(shape, axes, strict=True):
+        names = (names,) if isinstance(names, str) else names or ()
+        if "tensor" in names and length % mesh.shape["tensor"]:
+            raise UserError(
+                f"mesh.tensor={mesh.shape['tensor']} does not divide {length} in {path} {tuple(shape)}: give a number "
+                "that divides the heads and the widths of the model"
+            )
+        fits = length % math.prod(mesh.shape[name] for name in names) == 0
+        kept = tuple(name for name in names if name == "tensor" or (fits and mesh.shape[name] > 1))
+        found.append(kept if len(kept) > 1 else next(iter(kept), None))
+    return P(*found)
 
 
 def leaf_path(key_path: tuple) -> str:

@@ -82,7 +82,8 @@ class Linear(nnx.Module):
             return jnp.split(self.project(x, bias), count, axis=-1)
         n_in, n_out = self.kernel.shape
         kernel = self.kernel[...].astype(x.dtype).reshape(n_in, count, n_out // count)
-        kernel = sharding.constrain(kernel, None, None, "tensor")
+        for axes in (("tensor",), (None, None, "tensor")):  # from rows to columns, after `fsdp` is gathered
+            kernel = sharding.constrain(kernel, *axes)
         y = half_matmul(x, kernel) if x.dtype in HALF else jnp.tensordot(x, kernel, 1)
         found = [y[..., i, :] for i in range(count)]
         if self.lora is not None:

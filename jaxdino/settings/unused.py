@@ -43,7 +43,7 @@ OF_RUN: tuple[tuple[str, Callable[[ConfigDict], bool], str], ...] = (
 """(settings of the run, whether a config reads them, the reason if not)."""
 
 OF_STAGE: tuple[Rule, ...] = (
-    (r"optimizer\.(betas|eps)", lambda s: s["optimizer.name"] == "adamw", "only optimizer.name=adamw reads it"),
+    (r"optimizer\.(betas|eps|moments)", lambda s: s["optimizer.name"] == "adamw", "only optimizer.name=adamw reads it"),
     (r"optimizer\.(momentum|nesterov)", lambda s: s["optimizer.name"] == "sgd", "only optimizer.name=sgd reads it"),
     (
         r"schedule\.final",
