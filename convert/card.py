@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from convert.plausible import check_spec, understood
 from convert.seal import CARD, check_seal
@@ -12,6 +12,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import parse_json, read_json
 from jaxdino.models import heads, registry
 from jaxdino.models.heads import NO_HEAD, HeadConfig
+from jaxdino.models.heads.calibration import Calibration
 from jaxdino.models.heads.linear import LinearHeadConfig
 from jaxdino.models.spec import ModelSpec
 
@@ -52,6 +53,17 @@ class Card:
     def pool(self) -> str:
         """Pooling of the classification head, or of a new one: the family's unless the head has another."""
         return getattr(self.head, "pool", self.spec.pool)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """How scores become probabilities; None without a calibration."""
+        return getattr(self.head, "calibration", None)
+
+    def calibrated(self, made: Calibration | None) -> "Card":
+        """Return the card with another calibration of its classification head."""
+        return dataclasses.replace(
+            self, head=dataclasses.replace(cast("LinearHeadConfig", self.head), calibration=made)
+        )
 
     def without_head(self) -> "Card":
         """Return the card of the backbone alone; the pooling is kept for a new head."""

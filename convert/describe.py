@@ -9,7 +9,7 @@ from convert.card import Card
 from convert.channels import seen_as
 from convert.family import POOL_WORDS, Hints
 from convert.hub import find
-from convert.labels import class_names, purpose, thresholds
+from convert.labels import calibration, class_names, purpose, thresholds
 from convert.networks import Undecided
 from convert.plausible import check_spec, understood
 from convert.readers import NOTES, Source, open_source
@@ -131,7 +131,8 @@ def card_of(
             head, more = _segmentation_head(found, source, pool, head_blocks)
         else:
             pool, more = _pool(found, source, pool, head_blocks)
-            head = LinearHeadConfig(found.num_classes, pool, thresholds(source, found.num_classes))
+            count = found.num_classes
+            head = LinearHeadConfig(count, pool, thresholds(source, count), calibration(source, count))
     assumed = (*found.assumed, *more)
     card = Card(
         spec=found.spec,

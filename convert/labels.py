@@ -8,6 +8,7 @@ from convert.label_fields import SEVERAL
 from convert.readers import CLASSES, NOTES, Source
 from jaxdino.core.errors import UserError
 from jaxdino.models import heads
+from jaxdino.models.heads.calibration import Calibration
 from jaxdino.models.heads.linear import LinearHeadConfig
 
 
@@ -81,9 +82,23 @@ def thresholds(source: Source, num_classes: int) -> tuple[float, ...]:
     They are those in our export's notes, or 0.5 if config.json says that images have several labels.
     """
     if "head" in source.notes:
-        noted = heads.from_json(source.notes["head"], f"{NOTES}: head")
-        return noted.thresholds if isinstance(noted, LinearHeadConfig) and noted.num_classes == num_classes else ()
+        noted = _noted(source, num_classes)
+        return noted.thresholds if noted else ()
     return (0.5,) * num_classes if (source.config or {}).get("problem_type") == SEVERAL else ()
+
+
+def calibration(source: Source, num_classes: int) -> Calibration | None:
+    """Return the calibration of a classification head, from our export's notes; None without one."""
+    noted = _noted(source, num_classes)
+    return noted.calibration if noted else None
+
+
+def _noted(source: Source, num_classes: int) -> LinearHeadConfig | None:
+    """Return the classification head in our export's notes, None if there is none with so many classes."""
+    if "head" not in source.notes:
+        return None
+    noted = heads.from_json(source.notes["head"], f"{NOTES}: head")
+    return noted if isinstance(noted, LinearHeadConfig) and noted.num_classes == num_classes else None
 
 
 def purpose(source: Source, num_classes: int) -> list[str]:

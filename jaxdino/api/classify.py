@@ -58,7 +58,7 @@ def chooser(model: Any, threshold: float | None, flag: str = "threshold") -> Cho
     check_range(flag, threshold, "[0, 1]")
     if not choice.several:
         raise UserError(f"{flag}={threshold} is for models of images with several labels; {model.name} gives one class")
-    return AboveThresholds((threshold,) * model.card.num_classes)
+    return AboveThresholds((threshold,) * model.card.num_classes, choice.calibration, calibrated=True)
 
 
 def classify(

@@ -13,7 +13,7 @@ from typing import Any
 from jaxdino.core.command import described, expanded, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
-from jaxdino.core.options import check_range
+from jaxdino.core.options import check_choice, check_range
 from jaxdino.core.rules import did_you_mean
 from jaxdino.core.words import printable
 
@@ -47,6 +47,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="KIND=VALUE",
         help=f"operating points: sensitivity, specificity or probability (default {' '.join(AT)})",
     )
+    add(
+        "--calibrate",
+        metavar="METHOD",
+        help="fit temperature, vector or isotonic on val and keep it with the model, which "
+        "predict and exports then use; none drops it (default: measured, and nothing is changed)",
+    )
     add("--resamples", type=int, default=1000, help="resamples of the bootstrap (default 1000)")
     add("--level", type=float, default=0.95, help="coverage of the intervals (default 0.95)")
     add("--batch_size", type=int, default=64, help="images per batch (default 64)")
@@ -60,6 +66,7 @@ def run(argv: Sequence[str]) -> int:
     Raises:
       UserError: for invalid arguments, before any long work.
     """
+    from jaxdino.evaluation.calibration.keeping import keep
     from jaxdino.evaluation.parts import DEFAULT, PARTS
 
     args = parser().parse_args(expanded(argv))
@@ -68,6 +75,8 @@ def run(argv: Sequence[str]) -> int:
     _check(args)
     out = _folder(args)
     context = _context(args)
+    if args.calibrate is not None:
+        context = keep(context, args.calibrate)
     sections = []
     for name in parts:
         sections += PARTS[name](context)
@@ -90,8 +99,11 @@ def chosen_parts(text: str | None, known: Any, default: Sequence[str]) -> list[s
 
 
 def _check(args: argparse.Namespace) -> None:
+    from jaxdino.evaluation.calibration.keeping import CHOICES
     from jaxdino.evaluation.curves import OperatingPoint
 
+    if args.calibrate is not None:
+        check_choice("--calibrate", args.calibrate, CHOICES)
     check_range("--batch_size", args.batch_size, "[1, inf)")
     check_range("--seed", args.seed, "[0, inf)")
     check_range("--resamples", args.resamples, "[100, 1000000]")

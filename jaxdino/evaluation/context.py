@@ -10,6 +10,7 @@ from jaxdino.data.record import Split
 from jaxdino.evaluation.finished_run import FinishedRun
 from jaxdino.evaluation.intervals import Resampling
 from jaxdino.evaluation.predictions import Predictions, predicted, spread
+from jaxdino.models.heads.calibration import Calibration
 from jaxdino.models.heads.choice import AboveThresholds
 
 
@@ -80,6 +81,19 @@ class Context:
         made = dataclasses.replace(self, groups=groups, resampling=resampling)
         made.__dict__["found"] = self.found
         return made
+
+    def calibrated(self, made: Calibration | None) -> "Context":
+        """Return the same with another calibration of the model; what was computed is kept."""
+        model = self.run.model
+        card = model.card.calibrated(made)
+        run = dataclasses.replace(self.run, model=type(model)(card, model.skeleton, model.flat, model.companions))
+        context = dataclasses.replace(self, run=run)
+        for name in ("found", "validation"):
+            if name in self.__dict__:
+                context.__dict__[name] = dataclasses.replace(self.__dict__[name], calibration=made)
+        if self.optimistic and "validation" in self.__dict__:
+            context.__dict__["found"] = context.__dict__["validation"]
+        return context
 
     def predict(self, split: Split) -> Predictions:
         """Pass a split through the model."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from jaxdino.evaluation import resampled
 from jaxdino.evaluation.figure import Figure, figure
@@ -40,10 +41,13 @@ class Measured:
 
 
 def given_classes(found: Predictions, thresholds: Sequence[float]) -> np.ndarray:
-    """Return bool (N, C), the classes that each image is given: the most probable, or all above their thresholds."""
+    """Return bool (N, C), the classes that each image is given: the most probable, or all above their thresholds.
+
+    Thresholds of a model are for probabilities before calibration.
+    """
     if found.several:
-        return found.odds >= np.asarray(thresholds).reshape(1, -1)
-    return found.logits.argmax(axis=1).reshape(-1, 1) == np.arange(len(found.names))
+        return expit(found.logits) >= np.asarray(thresholds).reshape(1, -1)
+    return found.said.reshape(-1, 1) == np.arange(len(found.names))
 
 
 def measured(found: Predictions, thresholds: Sequence[float], how: Resampling) -> Measured:
@@ -149,7 +153,7 @@ def _intervals(found: Predictions, given: np.ndarray, how: Resampling) -> dict[s
     n, classes = len(found), len(found.names)
     parts: list[Callable] = [resampled.Decisions(found.there, given, found.several)]
     if how.clusters is not None and not found.several:
-        rank = (found.logits > np.take_along_axis(found.logits, found.labels.reshape(-1, 1), 1)).sum(axis=1)
+        rank = (found.odds > np.take_along_axis(found.odds, found.labels.reshape(-1, 1), 1)).sum(axis=1)
         parts.append(resampled.mean_of({f"top{k}_accuracy": (rank < k).astype(float) for k in TOP}))
     spans = bootstrap(resampled.joined(*parts), n, how)
     count = min(how.count, WORK // max(n * classes, 1))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from jaxdino.evaluation.calibration.section import calibration
 from jaxdino.evaluation.context import Context
 from jaxdino.evaluation.curves import OperatingPoint
 from jaxdino.evaluation.groups import groups
@@ -23,7 +24,7 @@ def metrics(context: Context) -> list[Section]:
     return sections
 
 
-PARTS: dict[str, Part] = {"metrics": metrics}
+PARTS: dict[str, Part] = {"metrics": metrics, "calibration": calibration}
 """Parts in the order of the report."""
-DEFAULT = ("metrics",)
+DEFAULT = ("metrics", "calibration")
 """Parts that are measured if none are named."""

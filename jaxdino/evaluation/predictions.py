@@ -18,6 +18,7 @@ from jaxdino.data.pipeline import EvalBatches, make_eval_iter
 from jaxdino.data.record import Split
 from jaxdino.evals.passes import outputs
 from jaxdino.evaluation.finished_run import FinishedRun
+from jaxdino.models.heads.calibration import Calibration
 from jaxdino.models.heads.linear import POOLS
 
 
@@ -28,7 +29,7 @@ class Predictions:
     Attributes:
       logits: float64 (N, C). labels: int (N,), or bool (N, C) for images with several classes.
       features: float32 (N, D), what the head reads. indices: the images' numbers in the split.
-      unread: number of images that could not be read.
+      unread: number of images that could not be read. calibration: that of the model, None without one.
     """
 
     split: Split
@@ -38,6 +39,7 @@ class Predictions:
     features: np.ndarray
     indices: np.ndarray
     unread: int = 0
+    calibration: Calibration | None = None
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -54,13 +56,26 @@ class Predictions:
 
     @cached_property
     def odds(self) -> np.ndarray:
-        """Probabilities float64 (N, C): softmax, or sigmoid for images with several classes."""
+        """Probabilities float64 (N, C) that the model gives: softmax, or sigmoid for images with several classes."""
+        if self.calibration is not None:
+            return self.calibration.odds(self.logits, self.several)
         return expit(self.logits) if self.several else softmax(self.logits, axis=1)
 
     @cached_property
     def log_odds(self) -> np.ndarray:
         """Logarithms of the probabilities: they rank images of which the probability is 1 to the last digit."""
-        return log_expit(self.logits) if self.several else log_softmax(self.logits, axis=1)
+        if self.calibration is not None and self.calibration.method == "isotonic":
+            return self.odds
+        scores = self.logits if self.calibration is None else self.calibration.scores(self.logits)
+        return log_expit(scores) if self.several else log_softmax(scores, axis=1)
+
+    @cached_property
+    def said(self) -> np.ndarray:
+        """The most probable class of each image, int (N,); of several as probable, that of the highest logit."""
+        if self.calibration is None:
+            return self.logits.argmax(axis=1)
+        best = self.odds == self.odds.max(axis=1, keepdims=True)
+        return np.where(best, self.logits, -np.inf).argmax(axis=1)
 
     def rows(self, chosen: np.ndarray) -> "Predictions":
         """Return the predictions of some images."""
@@ -125,7 +140,8 @@ def predicted(run: FinishedRun, split: Split, batch_size: int, what: str, say: C
         raise UserError(f"the model in {run.folder} outputs nan or infinity for images of {split.name}")
     labels = arrays[field] > 0.5 if run.several else arrays[field].astype(np.int64)
     logits, features = arrays["logits"].astype(np.float64), arrays["features"].astype(np.float32)
-    return Predictions(split, run.names, logits, labels, features, arrays["index"], len(batches.bad))
+    kept = run.model.card.calibration
+    return Predictions(split, run.names, logits, labels, features, arrays["index"], len(batches.bad), kept)
 
 
 def spread(split: Split, most: int | None) -> Split:

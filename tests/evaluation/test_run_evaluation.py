@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 
 import pytest
@@ -54,6 +55,29 @@ def test_the_page_holds_all_it_shows(report):
     assert "Confusion matrix" in page and "| accuracy |" in text and "By writer" in text
 
 
+def test_a_kept_calibration_is_measured_and_used_by_predict(folder, tmp_path, capsys):
+    import jaxdino
+    from jaxdino.data.sources import load_source
+
+    source = load_source(None)
+    before = jaxdino.load(folder).predict(list(source.split("test").records[:20]), topk=10)
+    flags = ["--parts", "calibration", "--resamples", "100", "--out", str(tmp_path / "out")]
+    assert main(["--workdir", str(folder), "--calibrate", "temperature", *flags]) == 0
+    assert "T = " in capsys.readouterr().err
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())["calibration"]
+    model = jaxdino.load(folder)
+    raw, kept = (found["methods"][name]["nll"]["value"] for name in ("not calibrated", "temperature"))
+    assert found["kept"] == "temperature" and kept < raw  # an almost untrained head is far from certain enough
+    after = model.predict(list(source.split("test").records[:20]), topk=10)
+    scale = model.card.calibration.scale[0]
+    for old, new in zip(before, after, strict=True):
+        assert [name for name, _ in old] == [name for name, _ in new]
+        gaps = [math.log(one[0][1] / one[9][1]) for one in (old, new)]
+        assert gaps[1] == pytest.approx(scale * gaps[0], rel=1e-4)
+    assert main(["--workdir", str(folder), "--calibrate", "none", *flags]) == 0
+    assert jaxdino.load(folder).card.calibration is None
+
+
 def test_what_cannot_be_evaluated_is_refused_before_long_work(folder, tmp_path, capsys):
     def refused(*flags: str) -> str:
         assert main(["--workdir", *map(str, flags)]) == 2
@@ -64,6 +88,7 @@ def test_what_cannot_be_evaluated_is_refused_before_long_work(folder, tmp_path, 
     assert "did you mean" in refused(folder, "--parts", "metrix").lower() or "metrics" in refused(
         folder, "--parts", "x"
     )
+    assert "--calibrate='platt' is not known" in refused(folder, "--calibrate", "platt")
     assert "is not a manifest" in refused(folder, "--group", "site")
     listed = str(folder.parent / "writers.csv")
     assert "no column 'writers'" in refused(folder, "--group", "writers", "--group_file", listed)

@@ -11,6 +11,8 @@ from flax import nnx
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_range
 from jaxdino.core.rules import did_you_mean
+from jaxdino.models.heads import calibration
+from jaxdino.models.heads.calibration import Calibration
 from jaxdino.models.heads.choice import AboveThresholds, Choice, MostProbable
 from jaxdino.models.layers import Linear
 from jaxdino.models.output import Output
@@ -64,11 +66,14 @@ class LinearHeadConfig:
     Attributes:
       pool: a key of `POOLS`; without classes, the pooling that a new head would have.
       thresholds: for an image with several labels, the probability from which it has each class; () for one label.
+        They are for probabilities before calibration.
+      calibration: how scores become probabilities; None for softmax, or sigmoid for several labels.
     """
 
     num_classes: int = 0
     pool: str = "cls"
     thresholds: tuple[float, ...] = ()
+    calibration: Calibration | None = None
     name: ClassVar[str] = "linear"
     of: ClassVar[str] = "image"
 
@@ -78,6 +83,10 @@ class LinearHeadConfig:
         check_range("thresholds", self.thresholds, "[0, 1]")
         if len(self.thresholds) not in (0, self.num_classes):
             raise UserError(f"there are {len(self.thresholds)} thresholds for {self.num_classes} classes")
+        if self.calibration is not None:
+            if not isinstance(self.calibration, Calibration):  # as `model.json` has it
+                object.__setattr__(self, "calibration", calibration.from_json(self.calibration))
+            self.calibration.check(self.num_classes)
 
     @property
     def blocks(self) -> int:
@@ -87,7 +96,9 @@ class LinearHeadConfig:
     @property
     def choice(self) -> Choice:
         """How an image's classes are chosen: all above their thresholds, or without thresholds the most probable."""
-        return AboveThresholds(self.thresholds) if self.thresholds else MostProbable()
+        if self.thresholds:
+            return AboveThresholds(self.thresholds, self.calibration)
+        return MostProbable(self.calibration)
 
     def build(self, width: int, rngs: nnx.Rngs, *, dtype: jnp.dtype = jnp.float32) -> "LinearHead":
         """Build the head with a small random kernel (std 0.02) and zero bias."""
