@@ -36,7 +36,10 @@ def _run(argv: list[str] | None) -> None:
     parser.add_argument("--out", required=True, metavar="SHARDS", help="folder of the shards")
     parser.add_argument("--name", default="folder", help="the source, as config.data.name of a run (default folder)")
     parser.add_argument(
-        "--field", default="label", choices=("label", "labels"), help="one class for an image, or several"
+        "--field",
+        default="label",
+        choices=("label", "labels", "boxes"),
+        help="one class for an image, several, or boxes",
     )
     parser.add_argument("--records", type=int, default=20_000, help="images in a shard (default 20000)")
     parser.add_argument("--verify", action="store_true", help="check every record of finished shards, write nothing")

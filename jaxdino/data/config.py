@@ -37,9 +37,13 @@ class DataConfig:
       background: whether value 0 of masks of classes is the class "background" if it has no name; else it is ignored.
       image_column: the column (feature) of "hf" and "tfds" that holds the images; None: "image", or the only one.
       dataset: the data set of "tfds" below `root`: NAME, NAME/CONFIG or NAME:VERSION; None: the only one.
-      max_missing: the largest share of listed files that may be missing; more are an error.
+      max_missing: the largest share of listed files that may be missing, and of boxes that cannot be right; more are
+        an error.
       columns: the columns of a manifest that hold the classes, "label", "labels" or "cat,dog"; None: those that it has.
         For "hf" and "tfds": the column (feature) of the classes.
+      min_visibility: smallest share of a box's area that a training crop must show; of less, the box is neither an
+        object nor background there.
+      max_boxes: the largest number of boxes of an image; None: that of the data, rounded up.
       num_threads: reading threads in each process; 0 reads in the calling thread.
       num_workers: reading processes in addition to the main one; 0 reads in the main process.
       max_pixels: an image with more pixels (width x height) is refused before it is decoded.
@@ -77,6 +81,8 @@ class DataConfig:
     image_column: str | None = None
     dataset: str | None = None
     max_missing: float = 0.1
+    min_visibility: float = 0.1
+    max_boxes: int | None = None
     num_threads: int = 2
     num_workers: int = 0
     max_pixels: int = 64 * 2**20
@@ -115,6 +121,9 @@ class DataConfig:
         for name in ("num_threads", "num_workers"):
             options.check_range(f"data.{name}", getattr(self, name), f"[0, {MOST}]")
         options.check_range("data.max_missing", self.max_missing, "[0, 1]")
+        options.check_range("data.min_visibility", self.min_visibility, "[0, 1]")
+        if self.max_boxes is not None:
+            options.check_range("data.max_boxes", self.max_boxes, "[1, 10000]")
         options.check_range("data.max_pixels", self.max_pixels, "[1, inf)")
         Range.of(self.sixteen_bit)
 

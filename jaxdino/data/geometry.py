@@ -136,6 +136,10 @@ class Geometry:
 
         They are cut off at its edges: a box outside the result has no area.
         """
+        return np.clip(self.outlines(boxes), 0, np.tile(self.size[::-1], 2))
+
+    def outlines(self, boxes: np.ndarray) -> np.ndarray:
+        """Return `boxes` without cutting them off."""
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         share = np.linspace(0, 1, ALONG if self.warp is not None else 2)
         edge = [*((s, e) for s in share for e in (0, 1)), *((e, s) for s in share for e in (0, 1))]
@@ -143,8 +147,13 @@ class Geometry:
         low, sides = boxes[:, None, :2], (boxes[:, 2:] - boxes[:, :2])[:, None]
         around = low + sides * np.stack([x, y], axis=-1)
         places = self.points(around.reshape(-1, 2)).reshape(around.shape)
-        found = np.concatenate([places.min(axis=1), places.max(axis=1)], axis=1)
-        return np.clip(found, 0, np.tile(self.size[::-1], 2))
+        return np.concatenate([places.min(axis=1), places.max(axis=1)], axis=1)
+
+    @property
+    def origin(self) -> np.ndarray:
+        """(4,) a, b, c, d of a geometry without turns and flips: (x, y) of the result is (a x + c, b y + d) before."""
+        matrix, start = self._affine
+        return np.concatenate([np.diag(matrix), start])
 
     @functools.cached_property
     def _shown(self) -> tuple[float, float, float, float]:

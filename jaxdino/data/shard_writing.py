@@ -14,10 +14,25 @@ from jaxdino.core.bars import bar
 from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import JsonError, parse_json, read_json, write_json
 from jaxdino.core.words import few
+from jaxdino.data.boxes import BoxLists
 from jaxdino.data.identity import identify
 from jaxdino.data.packed import Texts
 from jaxdino.data.record import Source, Split
-from jaxdino.data.shards import FILE, FORMAT, INDEX, Shard, Shards, decode, encode, open_index, open_reader, read_folder
+from jaxdino.data.shards import (
+    BOX_OFFSETS,
+    BOXES,
+    FIELDS,
+    FILE,
+    FORMAT,
+    INDEX,
+    Shard,
+    Shards,
+    decode,
+    encode,
+    open_index,
+    open_reader,
+    read_folder,
+)
 from jaxdino.data.stored import Stored
 
 PLAN = "prepare.json"  # what is being written: a folder with another plan is refused
@@ -96,12 +111,18 @@ def _begin(folder: Path, plan: dict[str, Any]) -> None:
 
 
 def _write_names(folder: Path, split: Split, field: str) -> None:
-    values = np.asarray(split.fields[field])
     names = Texts.of(_name(split, row) for row in range(len(split)))
-    found = {"names": names.blob, "offsets": names.offsets}
-    found[field] = values.astype(np.uint8) if field == "labels" else values.astype(np.int32)
+    found = {"names": names.blob, "offsets": names.offsets, **_arrays(split.fields[field], field)}
     for name, array in found.items():
         np.save(folder / INDEX / f"{split.name}.{name}.npy", array)
+
+
+def _arrays(values: Any, field: str) -> dict[str, np.ndarray]:
+    """Return the arrays of the index that hold the values of a field."""
+    if field != BOXES:
+        return {field: np.asarray(values).astype(FIELDS[field][0])}
+    packed = BoxLists.of(list(values))
+    return {BOXES: packed.rows, BOX_OFFSETS: packed.offsets}
 
 
 def _name(split: Split, row: int) -> str:
@@ -109,8 +130,11 @@ def _name(split: Split, row: int) -> str:
     return name.removeprefix(os.path.join(split.root, "")) if split.root else name
 
 
-def _value(split: Split, field: str, row: int) -> int | list[int]:
-    value = split.fields[field][row]
+def _value(values: Any, field: str, row: int) -> int | list[Any]:
+    """Return the value of a record as it stands in its header."""
+    value = values[row]
+    if field == BOXES:
+        return value.tolist()
     return int(value) if field == "label" else np.flatnonzero(value).tolist()
 
 
@@ -140,7 +164,11 @@ def _write_shard(file: Path, split: Split, field: str, rows: Sequence[int]) -> d
                 for row, content in zip(part, pool.map(lambda row: _content(split.records[row]), part), strict=True):
                     if content is None:
                         lost.append(split.record_name(row))
-                    header = {"name": _name(split, row), "split": split.name, field: _value(split, field, row)}
+                    header = {
+                        "name": _name(split, row),
+                        "split": split.name,
+                        field: _value(split.fields[field], field, row),
+                    }
                     writer.write(encode(header, content or b""))
                     sizes.append(len(content or b""))
     finally:
@@ -197,8 +225,6 @@ def _verify_shard(found: Shards, split: str, shard: Shard, first: int, store: An
         raise UserError(f"{file} has {reader.num_records()} records instead of {shard.records}")
     for row in range(first, first + shard.records):
         header, content = decode(reader.read([row - first])[0])
-        value = values[row]
-        said = {"name": store.name(row), "split": split}
-        said[found.field] = int(value) if found.field == "label" else np.flatnonzero(value).tolist()
+        said = {"name": store.name(row), "split": split, found.field: _value(values, found.field, row)}
         if header != said or len(content) != store.size(row):
             raise UserError(f"{file}: record {row - first} is {header}, and the index says {said}")

@@ -2,9 +2,11 @@
 
 FOLDER/dataset.json                          format, source, classes, field, and for each split its shards
 FOLDER/<split>-00000-of-00003.array_record   records: 4 bytes with the length of the header (little endian), the header,
-                                             JSON of {"name", "split", "label" or "labels"}, and the file's bytes
+                                             JSON of {"name", "split", "label", "labels" or "boxes"}, and the file's
+                                             bytes
 FOLDER/index/<split>.<array>.npy             names (uint8) and offsets (int64) of the texts, sizes (int64), and label
-                                             (int32) or labels (uint8, multi-hot); they are mapped, not read
+                                             (int32), labels (uint8, multi-hot), or boxes (float32, those of all images)
+                                             with box_offsets (int64); they are mapped, not read
 """
 
 import json
@@ -19,14 +21,18 @@ import numpy as np
 from jaxdino.core.errors import UserError
 from jaxdino.core.file_names import is_file_name
 from jaxdino.core.json_file import JsonError, parse_json, read_json
+from jaxdino.data.boxes import COLUMNS, BoxLists
 from jaxdino.data.packed import Texts
 from jaxdino.data.split_names import SPLITS
 
 FILE, INDEX, FORMAT = "dataset.json", "index", 1
 OPEN = 256  # shards that a process keeps open
 READER = "readahead_buffer_size:0"  # records are read one by one, in any order
-FIELDS: Mapping[str, tuple[type, int]] = {"label": (np.int32, 1), "labels": (np.uint8, 2)}
+BOXES, BOX_OFFSETS = "boxes", "box_offsets"
+FIELDS: Mapping[str, tuple[type, int]] = {"label": (np.int32, 1), "labels": (np.uint8, 2), BOXES: (np.float32, 2)}
 """Field -> type and number of axes of its array in the index."""
+Values = np.ndarray | BoxLists
+"""The values of a field of all images of a split."""
 
 
 class Shard(NamedTuple):
@@ -160,7 +166,7 @@ def _is_shard(one: Any) -> bool:
     )
 
 
-def open_index(shards: Shards, split: str) -> tuple[ShardStore, np.ndarray]:
+def open_index(shards: Shards, split: str) -> tuple[ShardStore, Values]:
     """Open the images of a split, and the values of its field.
 
     Raises:
@@ -176,19 +182,36 @@ def open_index(shards: Shards, split: str) -> tuple[ShardStore, np.ndarray]:
         _array(shards.index(split, name), kind, 1)
         for name, kind in (("names", np.uint8), ("offsets", np.int64), ("sizes", np.int64))
     )
-    values = _array(shards.index(split, shards.field), *FIELDS[shards.field])
-    classes = len(shards.class_names)
+    values = _values(shards, split)
     sound = (
         len(offsets) == count + 1
         and len(sizes) == len(values) == count
         and offsets[0] == 0
         and offsets[-1] == len(names)
         and bool((np.diff(offsets) >= 0).all())
-        and (values.shape[1:] == (classes,) if values.ndim == 2 else _in_range(values, classes))
+        and _fit(values, len(shards.class_names))
     )
     if not sound:
         raise UserError(f"the index of {split} in {shards.folder} does not fit its shards: write the shards again")
     return ShardStore(shards.folder, shards.splits[split], Texts(names, offsets), sizes), values
+
+
+def _values(shards: Shards, split: str) -> Values:
+    found = _array(shards.index(split, shards.field), *FIELDS[shards.field])
+    if shards.field != BOXES:
+        return found
+    return BoxLists(found, _array(shards.index(split, BOX_OFFSETS), np.int64, 1))
+
+
+def _fit(values: Values, classes: int) -> bool:
+    """Return whether the values of a field are possible for this number of classes."""
+    if isinstance(values, BoxLists):
+        rows, offsets = values.rows, values.offsets
+        ordered = len(offsets) > 0 and offsets[0] == 0 and offsets[-1] == len(rows) and (np.diff(offsets) >= 0).all()
+        return bool(ordered and rows.shape[1:] == (COLUMNS,) and np.isfinite(rows).all()) and _in_range(
+            rows[:, 4], classes
+        )
+    return values.shape[1:] == (classes,) if values.ndim == 2 else _in_range(values, classes)
 
 
 def _in_range(values: np.ndarray, classes: int) -> bool:

@@ -4,10 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxdino.data.boxes import BEYOND, FAULTS
 from jaxdino.inspect_data.images import Images
 from jaxdino.inspect_data.pixels import Facts
-
-MARGIN = 1.0  # pixels that a box may reach out of its image: VOC counts pixels from 1
 
 
 class BadBox(NamedTuple):
@@ -27,35 +26,18 @@ class BadBox(NamedTuple):
 def bad_boxes(images: Images, facts: Facts) -> list[BadBox]:
     """Return the boxes that are wrong, by image; a box with several faults once.
 
-    A box is outside if a corner is more than `MARGIN` pixels outside the upright image; that is not checked for images
-    that cannot be read.
+    See `Boxes.faults`; that a box is outside is not checked for images that cannot be read.
     """
     boxes = images.boxes
     if boxes is None:
         return []
+    sizes = np.stack([np.where(facts.read, facts.rows[side], 0) for side in ("width", "height")], axis=1)
     found = [BadBox(row, boxes.files[row], why) for row, why in boxes.broken.items()]
-    left, top, right, bottom = boxes.corners.T
-    width, height = (
-        np.where(facts.read, facts.rows[side], 0)[boxes.row].astype(np.float64) for side in ("width", "height")
-    )
-    with np.errstate(invalid="ignore"):
-        empty = (right <= left) | (bottom <= top)
-        beyond = (left < -MARGIN) | (top < -MARGIN) | (right > width + MARGIN) | (bottom > height + MARGIN)
-    faults = {
-        "its corners are not four numbers": np.isnan(boxes.corners).any(axis=1),
-        "it has no area": empty & ((right == left) | (bottom == top)),
-        "its right or bottom side comes before the left or top one": empty,
-        "it reaches out of the image": beyond & (width > 0),
-        "its class is not known": boxes.label < 0,
-    }
-    first = np.full(len(boxes.row), len(faults))
-    for number, wrong in reversed(list(enumerate(faults.values()))):
-        first[wrong] = number
-    for box in np.flatnonzero(first < len(faults)).tolist():
-        row, label = int(boxes.row[box]), int(boxes.label[box])
+    faults, boxes = boxes.faults(sizes), boxes.in_pixels(sizes)
+    for box in np.flatnonzero(faults >= 0).tolist():
+        row, label, reason = int(boxes.row[box]), int(boxes.label[box]), FAULTS[faults[box]]
         name = images.source.class_names[label] if label >= 0 else boxes.names.get(box, "")
-        reason = list(faults)[first[box]]
-        if "image" in reason:
+        if reason == BEYOND:
             reason += f", {facts.rows['width'][row]} x {facts.rows['height'][row]}"
         found.append(BadBox(row, boxes.files[row], reason, name, tuple(boxes.corners[box].tolist())))
     return sorted(found, key=lambda bad: bad.row)

@@ -7,27 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxdino.data.boxes import BoxedSource, Boxes
 from jaxdino.data.record import Source, Split
-
-
-@dataclasses.dataclass(frozen=True)
-class Boxes:
-    """The boxes of all images, M of them.
-
-    Attributes:
-      row: int64 (M,), the image of each box. corners: float64 (M, 4), left, top, right, bottom in pixels; NaN if not
-        given as numbers. label: int32 (M,), index of the class, -1 if it is not known.
-      names: {box: class as written}, of boxes whose class is not known.
-      files: N files that hold the boxes of each image; "" for none.
-      broken: {image: why its boxes cannot be read}.
-    """
-
-    row: np.ndarray
-    corners: np.ndarray
-    label: np.ndarray
-    names: dict[int, str]
-    files: Sequence[str]
-    broken: dict[int, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +23,11 @@ class Images:
     source: Source
     boxes: Boxes | None = None
     masks: Sequence[str] | None = None
+
+    @classmethod
+    def with_boxes(cls, found: BoxedSource) -> "Images":
+        """Return the images of a source with their boxes."""
+        return cls(found.source, found.boxes)
 
     def __len__(self) -> int:
         return sum(map(len, self.splits))

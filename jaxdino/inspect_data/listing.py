@@ -16,10 +16,19 @@ from jaxdino.data.links import check_links
 from jaxdino.data.prompts import PromptConfig
 from jaxdino.data.record import Source, Split
 from jaxdino.data.roots import existing
-from jaxdino.data.sources import OF_SOURCES, SOURCES, class_maps, folder, manifest
+from jaxdino.data.sources import (
+    OF_SOURCES,
+    SOURCES,
+    box_manifest,
+    class_maps,
+    coco_boxes,
+    folder,
+    manifest,
+    voc_boxes,
+    yolo,
+)
 from jaxdino.data.split_names import SPLITS
 from jaxdino.data.splitting import origins, shared_out
-from jaxdino.inspect_data import coco_boxes, voc_boxes
 from jaxdino.inspect_data.images import Images
 
 OF_MASKS = ("images", "masks")
@@ -50,13 +59,21 @@ def masks(cfg: DataConfig, prompts: PromptConfig) -> Images:
     return Images(source, masks=[mask for split in splits for _, mask in files[split]])
 
 
+def _manifest(cfg: DataConfig) -> Images:
+    """List the images of a manifest, with boxes if it has columns of them."""
+    if box_manifest.has_boxes(cfg):
+        return Images.with_boxes(box_manifest.boxes(cfg))
+    return Images(manifest.either(cfg))
+
+
 LISTERS: Mapping[str, Callable[[DataConfig, PromptConfig], Images]] = {
     "folder": lambda cfg, prompts: Images(folder.folder(cfg)),
     "images": lambda cfg, prompts: Images(folder.images(cfg)),
-    "manifest": lambda cfg, prompts: Images(manifest.either(cfg)),
+    "manifest": lambda cfg, prompts: _manifest(cfg),
     "masks": masks,
-    "voc": lambda cfg, prompts: voc_boxes.voc(cfg),
-    "coco": lambda cfg, prompts: coco_boxes.coco(cfg, prompts.annotations),
+    "voc": lambda cfg, prompts: Images.with_boxes(voc_boxes.voc(cfg)),
+    "coco": lambda cfg, prompts: Images.with_boxes(coco_boxes.coco(cfg, prompts.annotations)),
+    "yolo": lambda cfg, prompts: Images.with_boxes(yolo.yolo(cfg)),
 }
 """data.name -> the function that lists its images."""
 

@@ -30,6 +30,11 @@ OF_RUN: tuple[tuple[str, Callable[[ConfigDict], bool], str], ...] = (
         lambda c: c.data.name not in ("digits", "images") or bool(c.get("evaluation") and c.evaluation.root),
         "only folders of classes have it (data.name=folder, evaluation.root)",
     ),
+    (
+        r"data\.(min_visibility|max_boxes)",
+        lambda c: c.objective.name == "detect",
+        "only objective.name=detect reads it",
+    ),
     (r"tracking\.uri", lambda c: "mlflow" in chosen(c.writers), "only writers=mlflow reads it"),
     (r"tracking\..*", lambda c: bool({"wandb", "mlflow"} & {*chosen(c.writers)}), "only writers=wandb,mlflow read it"),
     (r"prompts\.prompt", lambda c: c.data.name == "masks", "only data.name=masks reads it"),

@@ -19,6 +19,7 @@ from jaxdino.data.ranges import Range
 from jaxdino.data.record import Source, Split
 from jaxdino.data.sources import load_source
 from jaxdino.data.survey import look, settle
+from tests.data import box_folders
 from tests.data.pair_folders import save
 from tests.data.test_pair_coco import coco_file
 from tests.soak.mutators import Rng
@@ -227,3 +228,22 @@ def read_text_lists(folder: Path, changed: Path) -> None:
 def read_manifest(folder: Path, changed: Path) -> None:
     cfg = DataConfig(name="manifest", root=str(changed), num_threads=0)
     load_source(cfg, "label" if changed.stem == "one" else "labels")
+
+
+def make_boxes(folder: Path, rng: Rng, form: str, suffix: str = "") -> None:
+    """Write images with boxes in one format."""
+    options = {"suffix": suffix} if suffix else {}
+    box_folders.FORMATS[form](folder, **options)
+
+
+def read_boxes(folder: Path, changed: Path, form: str) -> None:
+    """List the boxes, also as a check does."""
+    root = changed if form == "manifest" else folder
+    cfg = DataConfig(name=form, root=str(root), num_threads=0, max_missing=1.0)
+    for split in load_source(cfg, "boxes").splits.values():
+        for row in split.fields["boxes"]:
+            assert (
+                np.isfinite(row).all()
+                and (row[:, :2] < row[:, 2:4]).all()
+                and (row[:, 4] < len(split.class_names)).all()
+            )

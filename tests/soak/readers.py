@@ -37,6 +37,11 @@ def _manifest(suffix: str) -> Reader:
     return Reader(functools.partial(image_sets.make_manifests, suffix=suffix), image_sets.read_manifest, kept=(".jpg",))
 
 
+def _boxes(form: str, suffix: str = "") -> Reader:
+    make = functools.partial(image_sets.make_boxes, form=form, suffix=suffix)
+    return Reader(make, functools.partial(image_sets.read_boxes, form=form), kept=(".png",))
+
+
 READERS: dict[str, Reader] = {
     "json": Reader(weights.make_json, weights.read_any_json),
     "safetensors": Reader(weights.make_safetensors, weights.read_source),
@@ -59,5 +64,10 @@ READERS: dict[str, Reader] = {
     "manifest_csv": _manifest(".csv"),
     "manifest_jsonl": _manifest(".jsonl"),
     "text_lists": Reader(image_sets.make_text_lists, image_sets.read_text_lists, kept=(".jpg",)),
+    "voc_boxes": _boxes("voc"),
+    "coco_boxes": _boxes("coco"),
+    "yolo": _boxes("yolo"),
+    "boxes_csv": _boxes("manifest", ".csv"),
+    "boxes_jsonl": _boxes("manifest", ".jsonl"),
     "run_folder": Reader(runs.make_run, runs.read_run, fresh=True),
 }

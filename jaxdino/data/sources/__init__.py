@@ -10,8 +10,11 @@ from jaxdino.data.links import check_links
 from jaxdino.data.prompts import PromptConfig
 from jaxdino.data.record import Source, Split
 from jaxdino.data.sources import (
+    box_manifest,
+    boxed,
     class_maps,
     coco,
+    coco_boxes,
     digits,
     folder,
     hf,
@@ -22,6 +25,8 @@ from jaxdino.data.sources import (
     shards,
     tfds,
     voc,
+    voc_boxes,
+    yolo,
 )
 
 __all__ = ["SOURCES", "DataConfig", "Listing", "Source", "Split", "load_source"]
@@ -44,7 +49,7 @@ SOURCES: dict[str, Listing] = {
     "digits": Listing({"label": digits.digits}),
     "folder": Listing({"label": folder.folder}, reads=("classes",)),
     "images": Listing({"label": folder.images}),
-    "manifest": Listing(manifest.FIELDS, reads=("columns", "images")),
+    "manifest": Listing({**manifest.FIELDS, **boxed.field(box_manifest.boxes)}, reads=("columns", "images")),
     "shards": Listing(shards.FIELDS),
     "tfds": Listing(tfds.FIELDS, reads=("columns", "image_column", "dataset")),
     "hf": Listing(hf.FIELDS, reads=("columns", "image_column")),
@@ -53,10 +58,23 @@ SOURCES: dict[str, Listing] = {
         {"prompts": masks.masks, "class_mask": class_maps.masks}, reads=("prompt", "images", "masks", "background")
     ),
     "voc": Listing(
-        {"prompts": voc.voc, "class_mask": class_maps.voc, **object_classes.fields(object_classes.voc)},
+        {
+            "prompts": voc.voc,
+            "class_mask": class_maps.voc,
+            **object_classes.fields(object_classes.voc),
+            **boxed.field(voc_boxes.voc),
+        },
         reads=("background",),
     ),
-    "coco": Listing({"prompts": coco.coco, **object_classes.fields(object_classes.coco)}, reads=("annotations",)),
+    "coco": Listing(
+        {
+            "prompts": coco.coco,
+            **object_classes.fields(object_classes.coco),
+            **boxed.field(lambda cfg: coco_boxes.coco(cfg, None)),
+        },
+        reads=("annotations",),
+    ),
+    "yolo": Listing(boxed.field(yolo.yolo)),
 }
 """data.name -> its source."""
 WORDS = {
@@ -64,6 +82,7 @@ WORDS = {
     "labels": "source of several labels",
     "prompts": "source of images and masks",
     "class_mask": "source of masks of classes",
+    "boxes": "source of boxes",
 }
 """Fields -> what their sources are called in errors."""
 OF_SOURCES = {

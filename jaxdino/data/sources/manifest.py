@@ -89,7 +89,7 @@ def _read(cfg: DataConfig) -> Images:
     paths = normalised(cells.paths, str(found.file.parent), place, "the manifest's folder")
     numbers = np.zeros(len(paths), np.int8)
     if split:
-        numbers = _splits(found, cells.coded[SPLIT], cfg)
+        numbers = splits_of_rows(found, cells.coded[SPLIT], cfg)
     sets, which = _sets([cells.coded[name] for name in classes], classes, place)
     notes = [f"the classes are in the column{'s'[: len(classes) > 1]} {few(classes, 8)}"]
     if others:
@@ -129,7 +129,7 @@ def _only(found: Listed) -> tuple[str, ...]:
     return tuple(kinds or others)
 
 
-def _splits(found: Listed, column: Coded, cfg: DataConfig) -> np.ndarray:
+def splits_of_rows(found: Listed, column: Coded, cfg: DataConfig) -> np.ndarray:
     """Return the split of each row, see `Images.split`. The settings `*_split` come before usual names."""
     values = [str(value) for value in column.values]
     named(cfg.given_splits, list(dict.fromkeys(values)), f"the column {SPLIT!r} of {found.file}")

@@ -33,7 +33,8 @@ def shards(cfg: DataConfig, field: str) -> Source:
             left_out += sum(shard.records for shard in files)
             continue
         store, values = open_index(found, split)
-        values = values if field == "label" else values.astype(np.float32)
+        if field == "labels":
+            values = np.asarray(values, np.float32)
         splits[split] = Split(split, StoredRecords(store), {field: values}, found.class_names)
     note = f"shards of the source {found.source}: {sum(len(files) for files in found.splits.values())} files"
     ignored = {"in a split that is left out": left_out} if left_out else {}
@@ -43,4 +44,5 @@ def shards(cfg: DataConfig, field: str) -> Source:
 FIELDS: dict[str, Callable[[DataConfig], Source]] = {
     "label": lambda cfg: shards(cfg, "label"),
     "labels": lambda cfg: shards(cfg, "labels"),
+    "boxes": lambda cfg: shards(cfg, "boxes"),
 }

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxdino.data.boxes import BoxedSource, Boxes
 from jaxdino.data.config import DataConfig
 from jaxdino.data.record import Source, Split
 from jaxdino.data.sources.voc_xml import class_names, listed_images, read_objects
 from jaxdino.data.split_names import SPLITS
 from jaxdino.data.splitting import origins, shared_out
-from jaxdino.inspect_data.images import Boxes, Images
 
 
-def voc(cfg: DataConfig) -> Images:
+def voc(cfg: DataConfig) -> BoxedSource:
     """List JPEGImages/<name>.* with Annotations/<name>.xml, by the lists in ImageSets; without lists, all images.
 
     The classes are the lines of a classes.txt at the root, or else all names in the files. A missing validation list
@@ -29,7 +29,8 @@ def voc(cfg: DataConfig) -> Images:
     paths = {split: [path for (path,) in files[split]] for split in SPLITS if split in files}
     boxes, names = _boxes([path for found in paths.values() for path in found], top, ignored)
     splits = {split: Split(split, found, {}, names, str(top)) for split, found in paths.items()}
-    return Images(Source("voc", names, splits, dict(+ignored), origins(cfg, called, "")), boxes)
+    source = Source("voc", names, splits, dict(+ignored), origins(cfg, called, ""))
+    return BoxedSource(source, boxes, np.array([not file for file in boxes.files], bool))
 
 
 def _boxes(paths: Sequence[str], top: Path, ignored: Counter) -> tuple[Boxes, tuple[str, ...]]:
@@ -49,5 +50,9 @@ def _boxes(paths: Sequence[str], top: Path, ignored: Counter) -> tuple[Boxes, tu
     place = {name: label for label, name in enumerate(known)}
     label = np.array([place.get(name, -1) for name in names], np.int32)
     unknown = {int(box): names[box] for box in np.flatnonzero(label < 0)}
-    corners = np.array(corners, np.float64).reshape(-1, 4)
-    return Boxes(np.array(rows, np.int64), corners, label, unknown, files, broken), known
+    corners, row = np.array(corners, np.float64).reshape(-1, 4), np.array(rows, np.int64)
+
+    def where(box: int) -> str:
+        return f"{files[row[box]]}: object {box - int(np.searchsorted(row, row[box])) + 1}"
+
+    return Boxes(row, corners, label, unknown, files, broken, where), known

@@ -5,23 +5,32 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdino.data.boxes import BoxedSource, Boxes
 from jaxdino.data.config import DataConfig
 from jaxdino.data.record import Source, Split
 from jaxdino.data.roots import existing
 from jaxdino.data.sources.coco import annotation_files, image_folder, read_annotations
 from jaxdino.data.split_names import SPLITS
 from jaxdino.data.splitting import origins, shared_out
-from jaxdino.inspect_data.images import Boxes, Images
-
-Notes = list[tuple[tuple[float, ...], str | None]]
-"""Corners and class of each box of an image; None for a category that the file does not name."""
 
 
-def coco(cfg: DataConfig, annotations: str | None) -> Images:
+class Note(NamedTuple):
+    """A box of an image: corners, class (None for a category that the file does not name), place in the file."""
+
+    corners: tuple[float, ...]
+    name: str | None
+    crowd: bool
+    place: int
+
+
+Notes = list[Note]
+
+
+def coco(cfg: DataConfig, annotations: str | None) -> BoxedSource:
     """List the images of annotations/instances_{train,val,test}*.json, or of {train,valid,test}/*.coco.json.
 
     Args:
@@ -48,20 +57,20 @@ def coco(cfg: DataConfig, annotations: str | None) -> Images:
         if split in shared
     }
     where = origins(cfg, {split: os.path.relpath(file, top) for split, file in files.items()}, "")
-    return Images(Source("coco", known, splits, dict(+ignored), where), _boxes(every, known))
+    return BoxedSource(Source("coco", known, splits, dict(+ignored), where), _boxes(every, known))
 
 
 def _images(given: Mapping[str, Any], folder: Path, ignored: Counter) -> list[tuple[str, Notes, str]]:
     """Return (path, boxes, annotation file) of each image, in file order."""
     found: dict[Any, Notes] = {key: [] for key in given["images"]}
-    for note in given["annotations"]:
+    for place, note in enumerate(given["annotations"]):
         if note["image_id"] not in found:
             ignored["annotation of an unknown image"] += 1
         elif note.get("bbox") is None:
             ignored["annotation without a box"] += 1
         else:
             name = given["categories"].get(note["category_id"])
-            found[note["image_id"]].append((_corners(note["bbox"]), name))
+            found[note["image_id"]].append(Note(_corners(note["bbox"]), name, note.get("iscrowd") in (1, True), place))
     return [
         (str(folder / image["file_name"]), found[key], str(given["file"])) for key, image in given["images"].items()
     ]
@@ -79,10 +88,16 @@ def _corners(box: Any) -> tuple[float, ...]:
 
 
 def _boxes(every: list[tuple[str, Notes, str]], known: tuple[str, ...]) -> Boxes:
-    place = {name: label for label, name in enumerate(known)}
-    counts = [len(notes) for _, notes, _ in every]
+    numbers = {name: label for label, name in enumerate(known)}
     flat = [note for _, notes, _ in every for note in notes]
-    label = np.array([-1 if name is None else place[name] for _, name in flat], np.int32)
-    corners = np.array([corners for corners, _ in flat], np.float64).reshape(-1, 4)
+    row = np.repeat(np.arange(len(every)), [len(notes) for _, notes, _ in every])
+    label = np.array([-1 if note.name is None else numbers[note.name] for note in flat], np.int32)
+    corners = np.array([note.corners for note in flat], np.float64).reshape(-1, 4)
     unknown = {int(box): "" for box in np.flatnonzero(label < 0)}
-    return Boxes(np.repeat(np.arange(len(every)), counts), corners, label, unknown, [file for *_, file in every], {})
+    files = [file for *_, file in every]
+    crowd = np.array([note.crowd for note in flat], bool)
+
+    def place(box: int) -> str:
+        return f"{files[row[box]]}: annotation {flat[box].place}"
+
+    return Boxes(row, corners, label, unknown, files, {}, place, crowd)
