@@ -121,7 +121,15 @@ def _checkpointer() -> Any:
         (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
         (jax.Array, ocp.type_handlers.ArrayHandler()),
     )
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=kinds))
+    me = jax.process_index()  # of several processes, each reads and writes models by itself
+    alone: dict[str, Any] = {}
+    if jax.process_count() > 1:
+        how = ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"model{me}"
+        )
+        alone = {"multiprocessing_options": how}
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=kinds, **alone)
+    return ocp.Checkpointer(handler, **alone)
 
 
 def companions_of(folder: Path) -> tuple[Path, ...]:

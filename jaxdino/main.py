@@ -15,9 +15,14 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
+from jaxdino.core import processes
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.processes import WAIT as WAIT_SECONDS
+from jaxdino.core.processes.ending import together
+from jaxdino.core.processes.facts import of_code
+from jaxdino.core.processes.place import find
 from jaxdino.core.words import bounded
 from jaxdino.settings.check import check
 from jaxdino.settings.command_line import Command, as_setting, command, split
@@ -38,7 +43,14 @@ DRY = flags.DEFINE_boolean(
 MEMORY = flags.DEFINE_string(
     "memory", None, "With --dry-run: also find the largest batch that fits the memory of a device, such as 16GiB."
 )
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Train in several processes: HOST:PORT of process 0. By default what the cluster says, if any."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "The number of processes; 1 ignores the cluster.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "The number of this process, from 0.")
+WAIT = flags.DEFINE_float("wait", WAIT_SECONDS, "Seconds until a process that does not come or answer is lost.")
 HELP = "help-config"
+OWN = ("data.num_workers", "data.num_threads")  # settings that each process may have of its own
 UNDERSCORED = re.compile("^--?(help|dry)_(config|run)")
 flags.DEFINE_flag(
     flags.Flag(
@@ -55,7 +67,7 @@ flags.DEFINE_flag(
 
 def main(argv: list[str]) -> int:
     """Run the config of the flags; return the exit status."""
-    return finish(lambda: obey(argv))
+    return finish(lambda: together(lambda: obey(argv)))
 
 
 def obey(argv: list[str]) -> None:
@@ -90,9 +102,30 @@ def run(given: Command) -> None:
         memory = parse_size(MEMORY.value) if MEMORY.value else None
         dry_run(settled(given), memory)
     else:
+        join(given)
         from jaxdino.train.loop import run  # imports jax, which --help does not need
 
         run(settled(given), WORKDIR.value, name=given.file.stem)
+
+
+def join(given: Command) -> None:
+    """Meet the other processes of the run, if there are any."""
+    place = find(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    if place is None:
+        return
+    if not WAIT.value > 0:
+        raise UserError(f"--wait={WAIT.value} must be above 0")
+    names = processes.start(place, of_code() | {"--workdir": str(WORKDIR.value)} | of_settings(given), WAIT.value)
+    if processes.chief():
+        print(f"{len(names)} processes, found by {place.found_by}: {', '.join(names)}", flush=True)
+
+
+def of_settings(given: Command) -> dict[str, str]:
+    """Return the settings that must be equal in all processes; the config itself may depend on the weights."""
+    if given.weights_name_it:
+        return {f"config.{one.path}": ",".join(one.texts) for one in given.given} | {"--config": given.file.name}
+    found = settings(given.config())
+    return {f"config.{path}": str(one.value) for path, one in found.items() if path not in OWN}
 
 
 def settled(given: Command) -> ConfigDict:

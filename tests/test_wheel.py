@@ -19,7 +19,7 @@ def site(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in ("jaxdino", "convert", "configs", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("jaxdino", "convert", "configs", "launch", "pyproject.toml", "README.md", "LICENSE"):
         copy = ["cp", "-r", str(ROOT / name), str(source)]
         subprocess.run(copy, check=True)
     build = [*PIP, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)]

@@ -121,28 +121,23 @@ class Masking:
         views: int,
         groups: int = 1,
         slices: int = 1,
-        process_count: int = 1,
     ) -> int:
         """Return the largest number of hidden patches in any group of any slice of any batch.
 
         Args:
-          batch_size: B, over all hosts, a multiple of `slices` x `groups` and of `process_count`.
+          batch_size: B, over all hosts, a multiple of `slices` x `groups`.
           grid: (h, w).
           views: G.
           groups: number of equal, contiguous parts of a slice's images, one per device.
-          slices: slice s has the rows s, s + slices, ... of the batch, which is stored host by host.
-          process_count: hosts; host p has the positions p, p + process_count, ... of the batch.
+          slices: slice s has the rows s, s + slices, ... of the batch.
 
         Raises:
           UserError: if the batch cannot be divided this way.
         """
-        if batch_size % (slices * groups) or batch_size % process_count:
-            raise UserError(
-                f"batch_size {batch_size} must be a multiple of {slices} slice(s) x {groups} group(s) "
-                f"and of {process_count} host(s)"
-            )
+        if batch_size % (slices * groups):
+            raise UserError(f"batch_size {batch_size} must be a multiple of {slices} slice(s) x {groups} group(s)")
         hidden = self.counts(batch_size, grid, views).sum(axis=1)
-        rows = hidden.reshape(-1, process_count).T.reshape(-1, slices).T
+        rows = hidden.reshape(-1, slices).T
         return int(rows.reshape(slices, groups, -1).sum(axis=-1).max())
 
 

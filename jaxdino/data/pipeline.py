@@ -58,7 +58,7 @@ def make_train_iter(
 
     An epoch has floor(len(split) / batch_size) batches; the records left out differ from epoch to epoch.
     Order, crops and everything drawn for a field depend only on the seed. Threads, worker processes and the number of
-    hosts do not change the global batch k; its records p, p + process_count, ... go to host p.
+    hosts do not change the global batch k; host p reads the p-th of process_count equal parts of its rows.
 
     Args:
       split: the split to read.
@@ -266,7 +266,7 @@ def _check_shares(batch_size: int, process_index: int, process_count: int) -> No
 
 def _share(records, batch_size: int, process_index: int, process_count: int):
     """Return this host's rows of each global batch, batched."""
-    return records[process_index::process_count].batch(batch_size // process_count, drop_remainder=True)
+    return records.batch(batch_size // process_count, drop_remainder=True)[process_index::process_count]
 
 
 def _open_stream(batches, cfg: DataConfig):

@@ -20,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import type_handlers
 
+from jaxdino.core import processes
 from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import JsonError, read_json
 
@@ -120,8 +121,9 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int = 2, warn: Callable[[str], None] = print):
         self.folder = Path(folder).absolute()
-        self._chief = jax.process_index() == 0
+        self._chief = processes.chief()
         self._set_aside(warn)
+        processes.barrier("damaged checkpoints are set aside")
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal_unfinished),

@@ -7,8 +7,6 @@ data_files.gz  a line per record, tab-separated: source, split, and the columns 
 """
 
 import gzip
-import hashlib
-import json
 import os
 import time
 import zlib
@@ -16,17 +14,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from convert.card import Card
+from jaxdino.core import processes
 from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import JsonError, read_json, write_json
 from jaxdino.data.changes import changes
 from jaxdino.data.config import DataConfig
 from jaxdino.data.identity import COLUMNS, MANY, Identity, Records, identify
 from jaxdino.data.record import Source
-from jaxdino.train.run_lock import any_process
 from jaxdino.train.workdir import Workdir
 
 FILE, LISTING, FORMAT = "data.json", "data_files.gz", 1
@@ -114,7 +109,7 @@ class DataRecord:
     def _refuse(self, lines: list[str], what: str) -> None:
         """Raise UserError if there are changes that are not accepted, in all processes of the run."""
         refused = bool(lines) and not self.cfg.accept_change
-        if any_process(refused) and not refused:
+        if processes.any_of(f"{what} changed", refused) and not refused:
             raise UserError(f"the {what} changed in another process of this run: see its message")
         if refused:
             raise UserError(
@@ -134,12 +129,7 @@ class DataRecord:
         """
         same = self.accepted == self.saved.get("accepted", [])
         sources = {name: _entry(found, self._before(name)) for name, found in self.found.items()}
-        text = json.dumps([{name: found.splits for name, found in self.found.items()}, self.model["digest"]])
-        if not _same_everywhere(text):
-            raise UserError(
-                "the processes of this run do not find the same data: its files, their order, their sizes and their "
-                "labels must be equal on all hosts"
-            )
+        processes.agree("data", self._facts(), "The files, their order, sizes and labels must be equal on all machines")
         if not self.folder.lock.chief or (not self.new and same and sources == self.saved["sources"]):
             return
         _write_listing(self.folder / LISTING, self.found)
@@ -147,6 +137,12 @@ class DataRecord:
             self.folder / FILE,
             {"format": FORMAT, "sources": sources, "model": self.model, "accepted": self.accepted},
         )
+
+    def _facts(self) -> dict[str, str | None]:
+        """Return what must be equal in all processes of a run, for the messages of `processes.agree`."""
+        splits = {f"{name} {split}": one for name, found in self.found.items() for split, one in found.splits.items()}
+        facts = {f"{column} of {name}": str(one[column])[:16] for name, one in splits.items() for column in one}
+        return facts | {"SHA-256 of the initial weights": self.model["digest"][:16]}
 
     def _before(self, name: str) -> Mapping[str, Any]:
         """Return the saved splits of a source, whose contents stay known if they were not read this time."""
@@ -167,16 +163,6 @@ class DataRecord:
         pairs = [(records[split].digests(), found) for split, found in old.splits.items()]
         agree = all(now[column] == found[column] for now, found in pairs for column in COLUMNS[:3])
         return Identity(old.class_names, old.splits, records) if agree else old
-
-
-def _same_everywhere(text: str) -> bool:
-    """Return whether a text is the same in all processes of the run."""
-    if jax.process_count() == 1:
-        return True
-    from jax.experimental import multihost_utils
-
-    mine = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
-    return bool((multihost_utils.process_allgather(mine) == mine).all())
 
 
 def _entry(found: Identity, before: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdino.core import sharding
+from jaxdino.core import processes, sharding
 from jaxdino.strategy import format_plan
 from jaxdino.train import augmented, data, disk, extend, pixels, state, step
 from jaxdino.train.data_record import DataRecord
@@ -44,7 +44,9 @@ def run(
       UserError: for invalid settings, data or weights; raised before training starts where possible.
     """
     stop = Stop(config.get("time_limit"))
-    folder = Workdir(Path(workdir) if workdir else new_folder(f"{name}_{config.model.name}"), config)
+    place = workdir or new_folder(f"{name}_{config.model.name}")
+    folder = Workdir(Path(processes.exchange("the run folder", str(place))[0]), config)
+    folder.agree()
     if folder.finished and not folder.lengthened:
         return _again(folder)
     try:

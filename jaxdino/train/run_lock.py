@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import filelock
-import jax
 
+from jaxdino.core import processes
 from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import JsonError, read_json, write_json
 
@@ -30,7 +30,7 @@ class Taken(UserError):
 
 
 class RunLock:
-    """Hold a run folder for this process; of several processes of a run (`jax.process_count`), the first one does.
+    """Hold a run folder for this process; of several processes of a run (`core.processes`), the first one does.
 
     Attributes:
       held: whether the run has the folder. chief: whether this process is the one that writes there.
@@ -44,7 +44,7 @@ class RunLock:
         self.folder, self._say = folder, say
         self.held, self._lost = False, ""
         self._lease: filelock.SoftFileLease | None = None
-        self.chief = jax.process_index() == 0
+        self.chief = processes.chief()
 
     def hold(self) -> None:
         """Take the lock.
@@ -64,12 +64,21 @@ class RunLock:
                 fault = err
             except (OSError, RuntimeError, filelock.Timeout) as err:
                 fault = UserError(f"{self.folder / LOCK} cannot be written: {getattr(err, 'strerror', None) or err}")
-        if any_process(fault is not None) and fault is None:
+        if processes.any_of("the lock is refused", fault is not None) and fault is None:
             fault = Taken(f"--workdir={self.folder} cannot be used: see the message of the first process")
         if fault:
             self.release()
             raise fault from None
         self.held = True
+        self._check_shared()
+
+    def _check_shared(self) -> None:
+        """Raise UserError, in all processes, if one cannot see the file that the first one has written."""
+        try:
+            processes.wait_until_visible(self.folder / OWNER)
+        except UserError:
+            self.release()
+            raise
 
     def check(self) -> None:
         """Raise Taken if the lock was lost: deleted, or taken over because this process stood still for too long."""
@@ -156,12 +165,3 @@ def _renewed(file: Path) -> tuple[int, int] | None:
 
 def _now() -> str:
     return datetime.datetime.now().astimezone().isoformat(" ", "seconds")
-
-
-def any_process(mine: bool) -> bool:
-    """Return whether it is true in any process of the run; every one must call this."""
-    if jax.process_count() == 1:
-        return mine
-    from jax.experimental import multihost_utils
-
-    return bool(multihost_utils.process_allgather(mine).any())

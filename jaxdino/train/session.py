@@ -5,9 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
-import jax
-
-from jaxdino.core import sharding
+from jaxdino.core import processes, sharding
 from jaxdino.core.json_file import write_json
 from jaxdino.core.rules import patterns
 from jaxdino.data.bad_images import BadImages, check_read
@@ -35,7 +33,7 @@ class Session:
         self.saved_step = saved and saved[0]
         self.progress = Progress.of(saved[1]) if saved else Progress()
         self.pace = Pace(setup.parts)
-        self.chief, self.healthy = jax.process_index() == 0, True
+        self.chief, self.healthy = processes.chief(), True
         self.other_data = False  # whether the data has changed since the run began, and this was accepted
         self._remarked: dict[str, int] = {}
         writers = Writers(folder.folder, folder.config, say)
@@ -78,20 +76,26 @@ class Session:
         for batch in batches:
             self.stop.check()
             yield batch
-        self.note_bad(split, batches.bad)
-        check_read(batches.bad, len(batches.bad), len(batches.bad.split), say)
+        count = self.note_bad(split, batches.bad)
+        check_read(batches.bad, count, len(batches.bad.split), say)
 
-    def note_bad(self, split: str, found: BadImages) -> None:
-        """Record the skipped images of a split, and print each new one once."""
-        known = self.progress.bad.setdefault(split, {})
-        for index, reason in found.reasons.items():
-            name = found.split.record_name(index)
-            if name not in known:
-                say(f"skipped {name}: {reason}")
-                known[name] = reason
+    def note_bad(self, split: str, found: BadImages) -> int:
+        """Record the images of a split that were skipped in any process, print each new one once; return how many."""
+        known, name_of = self.progress.bad.setdefault(split, {}), found.split.record_name
+        new = {index: reason for index, reason in found.reasons.items() if name_of(index) not in known}
+        mine = {"new": new, "all": list(found.reasons), "remarks": found.remarks}
+        everyone = processes.exchange(f"skipped images of {split}", mine)
+        for one in everyone:
+            for index, reason in one["new"].items():
+                if (name := name_of(int(index))) not in known:
+                    say(f"skipped {name}: {reason}")
+                    known[name] = reason
+            for index, line in one["remarks"].items():
+                found.remark(int(index), line)
         if len(found.remarks) > self._remarked.get(split, 0):
             self._remarked[split] = len(found.remarks)
             say(found.remarked())
+        return len({index for one in everyone for index in one["all"]})
 
     def end(self, part: Part, current: state.State) -> None:
         """End a stage: add its summary entry, save the best model so far, go to the next stage.
@@ -135,6 +139,7 @@ class Session:
         if self.chief:
             now = self.progress
             self.setup.task.save_best(self.folder.folder, part.at(now.size_place), host, now.best_metrics)
+        processes.wait_until_visible(self.folder / "best")
 
     def write_summary(self, draw: bool = True, **more: Any) -> None:
         """Write summary.json, and draw the plots of the run so far."""

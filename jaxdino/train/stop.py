@@ -7,8 +7,7 @@ import threading
 import time
 from typing import Any
 
-import jax
-
+from jaxdino.core import processes
 from jaxdino.core.errors import UserError
 
 SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
@@ -88,11 +87,7 @@ class Stop:
 
     def asked(self) -> bool:
         """Return whether any process of the run must stop; the same answer in all processes."""
-        if jax.process_count() == 1:
-            return bool(self.reason)
-        from jax.experimental import multihost_utils
-
-        return bool(multihost_utils.process_allgather(bool(self.reason)).any())
+        return processes.any_of("stop", bool(self.reason))
 
     def check(self) -> None:
         """Raise Stopped if any process of the run must stop. All processes must call it equally often."""

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxdino import optim
-from jaxdino.core import bars
+from jaxdino.core import bars, processes
 from jaxdino.core.errors import UserError
 from jaxdino.data.bad_images import check_read
 from jaxdino.data.pipeline import TrainIter
@@ -45,7 +45,7 @@ class Watch:
         count = len(self.session.setup.parts)
         name, place = self.part.stage.name, f" ({self.part.index + 1} of {count})" if count > 1 else ""
         self._bar = bars.stage_bar(
-            self.part.total_steps, self.now.stage_step, name + place, hidden=jax.process_index() > 0
+            self.part.total_steps, self.now.stage_step, name + place, hidden=not processes.chief()
         )
         self.session.pace.begin()
         return self
@@ -88,7 +88,7 @@ class Watch:
         self.session.stop.stepped()
         self._bar.update()
         if self.due_validation():
-            images = (now.stage_step - now.validated) * self.part.stage.batch_size // jax.process_count()
+            images = (now.stage_step - now.validated) * self.part.stage.batch_size // processes.count()
             check_read(self.batches.bad, now.unread, images, say)
         else:
             if now.step % config.log_every == 0:

@@ -24,8 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
+from jaxdino.core import processes
 from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import JsonError, finite, parse_json, read_json, write_json
 from jaxdino.core.metric_names import present, renamed
@@ -63,7 +62,9 @@ ADDED_TO_VIEWS += ("affine_prob", "perspective_prob", "distort_prob")
 
 
 def say(line: str) -> None:
-    """Print a line for the user, above a progress bar if one is shown."""
+    """Print a line for the user, above a progress bar if one is shown; of several processes, the first one does."""
+    if not processes.chief():
+        return
     from tqdm import tqdm
 
     tqdm.write(printable(line), file=sys.stdout)
@@ -218,8 +219,14 @@ class Workdir:
         before = self.before
         self.before, self.lengthened = {}, []
         self._check()
-        if self.before != before and jax.process_index() == 0:
+        if processes.any_of("the folder was changed", self.before != before and self.lock.chief):
             raise UserError(f"--workdir={self.folder} was changed by another process meanwhile: give the command again")
+
+    def agree(self) -> None:
+        """Raise UserError if the processes of the run do not see the same folder; before anything is written."""
+        seen = {"config.json": "a run" if self.before else "no run", "summary.json": self.finished and "finished"}
+        fix = f"--workdir={self.folder} must be on storage that all machines share, at the same path"
+        processes.agree("run folder", seen, fix)
 
     def open(self) -> None:
         """Create the folder and write config.json, unless an earlier start did with the same lengths of stages.

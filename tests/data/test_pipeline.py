@@ -110,9 +110,9 @@ def test_hosts_share_each_global_batch(digits):
     for batch in whole:
         parts = [next(host) for host in hosts]
         for key, value in batch.items():
-            assert np.array_equal(value, np.stack([part[key] for part in parts], 1).reshape(value.shape))
+            assert np.array_equal(value, np.concatenate([part[key] for part in parts]))
     hosts[1].restore(train(split).state())  # a position does not depend on the hosts
-    assert np.array_equal(next(hosts[1])["image"], whole[0]["image"][1::2])
+    assert np.array_equal(next(hosts[1])["image"], whole[0]["image"][len(whole[0]["image"]) // 2 :])
 
 
 def test_restore_refuses_the_state_of_another_run(digits):

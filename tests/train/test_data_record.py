@@ -5,7 +5,6 @@ import json
 import shutil
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import tiny
@@ -14,9 +13,11 @@ import tiny_segment
 import tiny_semantic
 from PIL import Image
 
+from jaxdino.core import processes
 from jaxdino.core.errors import UserError
 from jaxdino.data.config import DataConfig
-from jaxdino.train import data_record
+from jaxdino.data.sources import load_source
+from jaxdino.train import data, data_record
 from jaxdino.train.data_record import DataRecord
 from jaxdino.train.loop import run
 from jaxdino.train.setup import prepare
@@ -212,19 +213,21 @@ def test_other_initial_weights_are_refused(top):
 
 def test_all_processes_refuse_what_one_finds(top, monkeypatch):
     record = DataRecord(Workdir(Path("run"), settings(Path("images"))), DataConfig(), print)
-    monkeypatch.setattr(data_record, "any_process", lambda mine: True)
+    monkeypatch.setattr(processes, "any_of", lambda what, mine: True)
     with pytest.raises(UserError, match="the data has changed in another process of this run"):
         record._refuse([], "data has")
 
 
 def test_processes_with_different_data_do_not_start(top, monkeypatch):
-    from jax.experimental import multihost_utils
-
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(multihost_utils, "process_allgather", lambda mine: np.stack([mine, mine]))
-    assert data_record._same_everywhere("a")
-    monkeypatch.setattr(multihost_utils, "process_allgather", lambda mine: np.stack([mine, mine + 1]))
-    assert not data_record._same_everywhere("a")
+    config = settings(Path("images"))
+    folder, cfg = Workdir(Path("run"), config), data.config_of(config)
+    record = DataRecord(folder, cfg, print)
+    record.check("data", load_source(cfg))
+    record.model = {"weights": None, "digest": "a" * 64, "classes": 2}
+    monkeypatch.setattr(processes, "name", "process {} (node)".format)
+    monkeypatch.setattr(processes, "exchange", lambda what, mine: [mine, mine | {"sizes of data train": "other"}])
+    with pytest.raises(UserError, match=r"same data: sizes of data train is other in process 1 \(node\), and"):
+        record.keep()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from convert.training_checkpoint import CENTRE_SHAPES, TrainingCheckpoint, parts_of, save_training
 from jaxdino import api, optim
-from jaxdino.core import params, sharding, size_text
+from jaxdino.core import params, processes, sharding, size_text
 from jaxdino.core.errors import UserError
 from jaxdino.core.image_sizes import Sizes
 from jaxdino.core.params import Flat, Skeleton, split
@@ -128,8 +128,7 @@ class Distillation:
         masking, capacity, groups = self.masking(part.stage), 0, sharding.batch_shards(self.mesh)
         if masking:
             batch, size, count = part.stage.batch_size, part.image_size, len(self.views_of("global"))
-            how = dict(slices=part.stage.accumulate, process_count=jax.process_count())
-            capacity = masking.capacity(batch, masking.grid(size), count, groups=groups, **how)
+            capacity = masking.capacity(batch, masking.grid(size), count, groups=groups, slices=part.stage.accumulate)
         return SelfDistillation(
             settings,
             part.skeleton,
@@ -277,6 +276,7 @@ class Distillation:
         if session.chief:
             extras = {"epoch": session.progress.epochs, "iteration": session.progress.step}
             save_training(session.folder / "training", TrainingCheckpoint(networks, shaped, extras), overwrite=True)
+        processes.wait_until_visible(session.folder / "training")
 
     def finish(self, session: "Session") -> tuple[dict[str, Any], list[str]]:
         """Draw the teacher's attention and features; evaluate k-NN and linear accuracy of teacher and student."""

@@ -109,10 +109,11 @@ class MaskMeasure:
         per_prompt = metrics.pop("per_prompt")
         return {f"{split}/{name}": value for name, value in {**metrics, "loss": loss}.items()}, per_prompt
 
-    def draw(self, split: str, flat: Flat, file: Path) -> None:
+    def draw(self, split: str, flat: Flat, file: Path | None) -> None:
         """Draw image, prompt, true mask and predicted mask of some pairs of a split, from different images if possible.
 
-        Pairs of the same image are adjacent; a pair that cannot be read is left out.
+        Pairs of the same image are adjacent; a pair that cannot be read is left out. All processes of a run compute;
+        those without a `file` do not draw.
         """
         from jaxdino.evals.segmentation_pictures import draw_pairs
 
@@ -120,7 +121,10 @@ class MaskMeasure:
         batches, order = self.batches(split, SHOWN)
         for batch in batches:
             given = {name: batch[name] for name in self.arrays if name in batch}
-            logits = np.asarray(jax.device_get(self._look(flat, text, sharding.put_batch(given, self.mesh))["logits"]))
+            given = sharding.put_batch(given | {"index": batch["index"].astype(np.int32)}, self.mesh)
+            index = given.pop("index")
+            logits = np.asarray(jax.device_get(self._look(flat, text, given)["logits"]))
+            batch = sharding.gather(given | {"index": index})
             for row in np.flatnonzero(batch["weight"] > 0):
                 prompt = self.names[batch["label"][row, 0]]
                 pair = batch["image"][row], prompt, batch["mask"][row, 0], logits[row, 0] > 0
@@ -128,4 +132,5 @@ class MaskMeasure:
             if len(shown) >= SHOWN:
                 break
         shown = [pair for _, pair in sorted(shown[:SHOWN], key=lambda each: each[0])]
-        draw_pairs(*zip(*shown, strict=True), file)
+        if file:
+            draw_pairs(*zip(*shown, strict=True), file)

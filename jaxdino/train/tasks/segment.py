@@ -224,8 +224,7 @@ class Segmentation(Supervised):
             )
         if "test" not in self.source.splits:
             lines.append(OPTIMISTIC)
-        if session.chief:
-            measure.draw("val", flat, session.folder / "segmentation.png")
+        measure.draw("val", flat, session.folder / "segmentation.png" if session.chief else None)
         return found, lines
 
 

@@ -1,0 +1,1 @@
+"""Start `jaxdino train` in several processes: on this machine, and templates for clusters (docs/launch.md)."""

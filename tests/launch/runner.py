@@ -1,0 +1,52 @@
+"""Run tasks one after the other as one of several processes: `runner.py INDEX COUNT PORT FOLDER TASK ...`."""
+
+import sys
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/train")]
+
+SINKHORN = dict(objective__centring="sinkhorn", objective__koleo=0.1)
+
+
+def config(task: str) -> ConfigDict:
+    """Return the config of a tiny run of a task."""
+    import tiny
+    import tiny_distill
+    import tiny_segment
+    import tiny_semantic
+
+    if task == "classify":
+        made = tiny.config(1, 1, batch_size=128, checkpoint__every_steps=3, ema_decay=0.9)
+        made.data.augment = "standard"
+    elif task == "multilabel":
+        import test_multilabel_run as multilabel
+
+        file = multilabel.manifest(Path(__file__).parent)
+        made = multilabel.config(file, 1)
+    elif task == "semantic":
+        made = tiny_semantic.config("last", steps=3)
+    elif task == "distill":
+        made = tiny_distill.config(1, objective__method="dinov2", **SINKHORN)
+    else:
+        made = tiny_segment.config(2, 0, 0, 2)
+    made.writers = "none"
+    return made
+
+
+def main(index: int, count: int, port: int, folder: Path, tasks: list[str]) -> None:
+    """Run the tasks."""
+    from jaxdino.core import processes
+    from jaxdino.core.processes.ending import together
+    from jaxdino.core.processes.place import Place
+    from jaxdino.train.loop import run
+
+    if count > 1:
+        processes.start(Place(f"127.0.0.1:{port}", count, index), {}, wait=30)
+    together(lambda: [run(config(task), folder / task) for task in tasks] and None)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:4]), Path(sys.argv[4]), sys.argv[5:])
