@@ -191,7 +191,8 @@ def _devices(cluster: Cluster, variables: Mapping[str, str]) -> tuple[int, ...] 
     Each sees all of them if it is alone there, or if the cluster has already bound one to each.
     """
     sizes = [variables[name] for name in cluster.local_sizes if name in variables]
-    here = int(re.match(r"\d*", sizes[0])[0] or 1) if sizes else 1  # Slurm: "2(x3),1"
+    first = re.match(r"\d+", sizes[0]) if sizes else None  # Slurm: "2(x3),1"
+    here = int(first[0]) if first else 1
     chosen = variables.get("CUDA_VISIBLE_DEVICES")
     visible = len(glob.glob("/proc/driver/nvidia/gpus/*")) if chosen is None else len(chosen.split(","))
     if here < 2 or visible < here or not variables.get(cluster.local_rank, "").isdigit():
