@@ -19,7 +19,7 @@ SETS = [LAUNCH / "kubernetes" / "gpu.yaml", LAUNCH / "kubernetes" / "tpu.yaml"]
 
 
 def accepted(arguments: list[str]) -> dict[str, str]:
-    """The command's own flags, which `jaxdino train` has; its config is read, with every setting that the command gives."""
+    """The command's own flags, which `jaxdino train` has; its config is read, with the settings that are given."""
     mine, rest = [], []
     for one in arguments:
         name = one.lstrip("-").partition("=")[0]
