@@ -1,6 +1,7 @@
 """Run tasks one after the other as one of several processes: `runner.py INDEX COUNT PORT FOLDER TASK ...`."""
 
 import sys
+import time
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -11,8 +12,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests/train")]
 SINKHORN = dict(objective__centring="sinkhorn", objective__koleo=0.1)
 
 
-def config(task: str) -> ConfigDict:
-    """Return the config of a tiny run of a task."""
+def config(task: str, index: int, folder: Path) -> ConfigDict:
+    """Return the config of a tiny run of a task; process 0 writes the data that is not embedded."""
     import tiny
     import tiny_distill
     import tiny_segment
@@ -24,8 +25,13 @@ def config(task: str) -> ConfigDict:
     elif task == "multilabel":
         import test_multilabel_run as multilabel
 
-        file = multilabel.manifest(Path(__file__).parent)
-        made = multilabel.config(file, 1)
+        images = folder / "images"
+        if not index:
+            images.mkdir()
+            multilabel.manifest(images)
+        while not (images / "m.csv").exists():  # which is written last
+            time.sleep(0.1)
+        made = multilabel.config(images / "m.csv", 1)
     elif task == "semantic":
         made = tiny_semantic.config("last", steps=3)
     elif task == "distill":
@@ -45,7 +51,7 @@ def main(index: int, count: int, port: int, folder: Path, tasks: list[str]) -> N
 
     if count > 1:
         processes.start(Place(f"127.0.0.1:{port}", count, index), {}, wait=30)
-    together(lambda: [run(config(task), folder / task) for task in tasks] and None)
+    together(lambda: [run(config(task, index, folder), folder / task) for task in tasks] and None)
 
 
 if __name__ == "__main__":

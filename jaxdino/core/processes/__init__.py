@@ -3,13 +3,17 @@
 Without `start` there is one process: `chief` is true, and nothing waits for anything.
 """
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxdino.core.errors import UserError
-from jaxdino.core.processes.group import Group
+from jaxdino.core.processes import stderr_filter
+from jaxdino.core.processes.group import ENDED, GOES_ON, Group
 from jaxdino.core.processes.place import Place
 from jaxdino.core.processes.roll_call import meet
 
@@ -34,6 +38,8 @@ def start(place: Place, facts: Mapping[str, str], wait: float = WAIT) -> list[st
     global _group
     names, links = meet(place, facts, wait)
     _group = Group(place.index, names, links, wait)
+    if place.index:
+        _filter_errors(f"error: process {place.index} ends: {names[0]} {ENDED}{GOES_ON}")
     import jax
 
     jax.config.update("jax_enable_preemption_service", False)  # its handler of SIGTERM would replace ours
@@ -48,6 +54,20 @@ def start(place: Place, facts: Mapping[str, str], wait: float = WAIT) -> list[st
         shutdown_timeout_seconds=int(wait) + 1,
     )
     return names
+
+
+def _filter_errors(line: str) -> None:
+    """Send this process's standard error through `stderr_filter`, in a process that outlives it."""
+    reading, writing = os.pipe()
+    command = [sys.executable, "-I", "-S", stderr_filter.__file__, line]
+    sys.stderr.flush()
+    _kept.append(subprocess.Popen(command, stdin=reading, stdout=2, start_new_session=True))
+    os.dup2(writing, 2)
+    for end in (reading, writing):
+        os.close(end)
+
+
+_kept: list[subprocess.Popen] = []
 
 
 def count() -> int:

@@ -19,6 +19,8 @@ LOST = 75
 """Exit status (EX_TEMPFAIL) after another process was lost: the same launch goes on from the last checkpoint."""
 GRACE = 3.0
 """Seconds for a process to report an error of its own, before that of another ends it."""
+ENDED = "has ended without a message: it was killed, or its machine is gone"
+GOES_ON = "; the same launch goes on from the last checkpoint"
 REASONS = 2000  # characters of another process's error
 
 
@@ -153,7 +155,7 @@ class Group:
             self._gone.add(index)
             self._changed.notify_all()
         if index not in self._left and index not in self._failed:
-            self._lose(f"{self.names[index]} has ended without a message: it was killed, or its machine is gone")
+            self._lose(f"{self.names[index]} {ENDED}")
 
     def _take(self, index: int, message: Message) -> None:
         if "turn" in message:
@@ -206,7 +208,7 @@ class Group:
         if self._ending:
             return
         self._ending = True
-        more = "; the same launch goes on from the last checkpoint" if status == LOST else ""
+        more = GOES_ON if status == LOST else ""
         sys.stdout.flush()
         text = f"error: {line}{more}\n" if self.index == 0 else f"error: process {self.index} ends: {line}{more}\n"
         os.write(2, text.encode(errors="replace"))
