@@ -12,6 +12,7 @@ values as float32, and an accelerator's compiler sums gradients straight into th
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -77,8 +78,22 @@ def row(model: str, method: str, devices: int, found: dict) -> tuple[str, ...]:
     return (model, method, str(devices), mesh, *map(gb, parts), f"{found['flops'] / 1e12:.1f}", kinds, *steps)
 
 
+def one(model: str, method: str, devices: int, how: list[str]) -> tuple[str, ...]:
+    """Compile one case in a process of its own, with so many devices; return its row."""
+    case = ["--alone", "--models", model, "--methods", method, "--devices", str(devices), *how]
+    more = {"XLA_FLAGS": f"{FLAGS} --xla_force_host_platform_device_count={devices}", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    env = os.environ | {"JAX_PLATFORMS": "cpu"} | more
+    command = [sys.executable, "-m", "benchmarks.scale", *case]
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"{model} {method} on {devices} devices: see the error above")
+    found = json.loads(done.stdout.splitlines()[-1])
+    print(f"{model} {method} {devices}: compiled in {found['seconds']:.0f} s", file=sys.stderr)
+    return row(model, method, devices, found)
+
+
 def main() -> None:
-    """Print the table, a child process for each case."""
+    """Print the table."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--models", nargs="+", default=["dinov3_vit7b16", "dinov3_vitl16"])
     flags.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
@@ -100,21 +115,12 @@ def main() -> None:
     rows = [(*head, "TFLOP", "sent by a device, GB", "step on H100, ms", "on TPU v5p, ms")]
     how = [f"--{name}={getattr(args, name)}" for name in ("batch", "size", "fsdp", "tensor", "dtype")]
     how.append("--remat" if args.remat else "--no-remat")
-    for model in args.models:
-        for method in args.methods:
-            for devices in args.devices:
-                case = ["--alone", "--models", model, "--methods", method, "--devices", str(devices), *how]
-                flags_ = f"{FLAGS} --xla_force_host_platform_device_count={devices}"
-                env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags_, "TF_CPP_MIN_LOG_LEVEL": "3"}
-                done = subprocess.run(
-                    [sys.executable, "-m", "benchmarks.scale", *case], env=env, stdout=subprocess.PIPE, text=True
-                )
-                if done.returncode:
-                    raise SystemExit(f"{model} {method} on {devices} devices: see the error above")
-                found = json.loads(done.stdout.splitlines()[-1])
-                print(f"{model} {method} {devices}: compiled in {found['seconds']:.0f} s", file=sys.stderr)
-                rows.append(row(model, method, devices, found))
-    print(format_table(rows))
+    cases = itertools.product(args.models, args.methods, args.devices)
+    try:
+        for case in cases:
+            rows.append(one(*case, how))
+    finally:  # what was compiled before an error or Ctrl-C
+        print(format_table(rows))
 
 
 if __name__ == "__main__":
