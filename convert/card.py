@@ -50,6 +50,11 @@ class Card:
         return self.num_classes > 0 and self.head.of == "patch"
 
     @property
+    def finds_boxes(self) -> bool:
+        """Whether the head finds boxes around objects."""
+        return self.num_classes > 0 and self.head.of == "box"
+
+    @property
     def pool(self) -> str:
         """Pooling of the classification head, or of a new one: the family's unless the head has another."""
         return getattr(self.head, "pool", self.spec.pool)

@@ -17,6 +17,7 @@ LINES = {
     "train": "train with a config: adapt a backbone, or learn one without labels",
     "predict": "classify images with a trained model",
     "segment": "segment images by text prompts or by classes",
+    "detect": "find objects in images: boxes, as COCO JSON and pictures",
     "evaluate": "evaluate frozen features: k-NN, linear probe",
     "extract": "write the features of a data set to disk, once for many probes",
     "check-data": "check a data set: unreadable files, duplicates, leaks between splits, classes, boxes",

@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "jaxdino.main",
     "predict": "jaxdino.predict",
     "segment": "jaxdino.segment",
+    "detect": "jaxdino.detect",
     "evaluate": "jaxdino.evaluate",
     "extract": "jaxdino.extract",
     "check-data": "jaxdino.check_data",

@@ -28,6 +28,7 @@ FIELDS = {"classify": "label", "multilabel": "labels"}
 OTHERWISE = {
     "segment": "docs/segmentation.md has its metrics, and `{segment}` its masks",
     "semantic": "docs/semantic_segmentation.md has its metrics, and `{segment}` its masks",
+    "detect": "docs/detection.md has its metrics",
     "distill": "`{evaluate} --weights {folder} --root DIR` measures its features",
 }
 """Other tasks -> what can be done instead."""

@@ -53,7 +53,7 @@ SOURCES: dict[str, Listing] = {
     "shards": Listing(shards.FIELDS),
     "tfds": Listing(tfds.FIELDS, reads=("columns", "image_column", "dataset")),
     "hf": Listing(hf.FIELDS, reads=("columns", "image_column")),
-    "shapes": Listing({"prompts": shapes.shapes, "class_mask": class_maps.shapes}),
+    "shapes": Listing({"prompts": shapes.shapes, "class_mask": class_maps.shapes, "boxes": shapes.boxes}),
     "masks": Listing(
         {"prompts": masks.masks, "class_mask": class_maps.masks}, reads=("prompt", "images", "masks", "background")
     ),

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -21,6 +21,17 @@ OUTSIDE = "it lies outside of the image"
 def field(lister: Callable[[DataConfig], BoxedSource]) -> dict[str, Callable[[DataConfig], Source]]:
     """Return {"boxes": function that lists the images of a source with their boxes}."""
     return {BOXES: lambda cfg: with_boxes(cfg, lister(cfg))}
+
+
+def around(masks: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
+    """Return the boxes (n, 6) around masks (H, W) by class, see `boxes.COLUMNS`; an empty mask has none."""
+    found = []
+    for name, mask in masks.items():
+        rows, columns = np.nonzero(mask)
+        if len(rows):
+            box = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+            found.append((*box, names.index(name), 0))
+    return np.array(found, np.float32).reshape(-1, 6)
 
 
 def with_boxes(cfg: DataConfig, found: BoxedSource) -> Source:

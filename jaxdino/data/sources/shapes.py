@@ -6,10 +6,12 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
+from jaxdino.data.boxes import BoxLists
 from jaxdino.data.config import DataConfig
 from jaxdino.data.prompted import Scene, assemble
 from jaxdino.data.prompts import PromptConfig
-from jaxdino.data.record import Source
+from jaxdino.data.record import Source, Split
+from jaxdino.data.sources.boxed import BOXES, around
 
 SIZE = 64  # side of an image, pixels
 SCENES = {"train": 400, "val": 80, "test": 80}
@@ -31,6 +33,15 @@ FINE = 4  # supersampling factor: shapes are drawn larger, then averaged
 def shapes(cfg: DataConfig, prompts: PromptConfig) -> Source:
     """List scenes of coloured shapes (see `scenes`): 400 train, 80 val, 80 test; seeded by `split_seed`."""
     return assemble("shapes", scenes(cfg.split_seed), NAMES, prompts)
+
+
+def boxes(cfg: DataConfig) -> Source:
+    """List the same scenes with a box around each shape."""
+    splits = {}
+    for split, listed in scenes(cfg.split_seed).items():
+        found = BoxLists.of([around(scene.masks, NAMES) for scene in listed])
+        splits[split] = Split(split, [scene.image for scene in listed], {BOXES: found}, NAMES)
+    return Source("shapes", NAMES, splits)
 
 
 @functools.lru_cache(maxsize=4)

@@ -15,6 +15,7 @@ from flax import nnx
 
 from jaxdino.core import options
 from jaxdino.models.heads.choice import Choice
+from jaxdino.models.heads.fcos import FCOSHeadConfig
 from jaxdino.models.heads.linear import LinearHeadConfig
 from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.models.heads.projection import DINOHeadConfig
@@ -40,7 +41,7 @@ class HeadConfig(Protocol):
     """The interface of every head's configuration, a frozen dataclass.
 
     Attributes:
-      name: its key in `HEADS`. of: what gets a class: "image" or "patch"; "" if nothing does.
+      name: its key in `HEADS`. of: what gets a class: "image", "patch" or "box"; "" if nothing does.
       num_classes: number of classes; with 0 no `head` is built.
       blocks: see `Blocks`.
       choice: how the classes of an image are chosen from its scores, "logits" (C,); None for a head of patches, or
@@ -68,7 +69,9 @@ class HeadConfig(Protocol):
         ...
 
 
-HEADS: dict[str, type[HeadConfig]] = {head.name: head for head in (LinearHeadConfig, PatchesHeadConfig, DINOHeadConfig)}
+HEADS: dict[str, type[HeadConfig]] = {
+    head.name: head for head in (LinearHeadConfig, PatchesHeadConfig, FCOSHeadConfig, DINOHeadConfig)
+}
 """{name: class of the head's configuration}."""
 
 NamedHeads = tuple[tuple[str, HeadConfig], ...]

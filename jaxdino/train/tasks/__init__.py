@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from jaxdino.train.task import Task
 from jaxdino.train.tasks.classify import Classification
+from jaxdino.train.tasks.detect import Detection
 from jaxdino.train.tasks.distill import Distillation
 from jaxdino.train.tasks.multilabel import MultilabelClassification
 from jaxdino.train.tasks.segment import Segmentation
@@ -11,6 +12,7 @@ from jaxdino.train.tasks.semantic import SemanticSegmentation
 
 TASKS: dict[str, Callable[..., Task]] = {
     "classify": Classification,
+    "detect": Detection,
     "distill": Distillation,
     "multilabel": MultilabelClassification,
     "segment": Segmentation,

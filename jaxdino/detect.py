@@ -1,0 +1,152 @@
+"""Find objects with a trained model: `python -m jaxdino.detect --workdir DIR --out FOLDER IMAGE...`.
+
+IMAGE is a file, a folder (all images in it and below) or a pattern in quotes, such as 'photos/**/*.jpg'. FOLDER gets
+detections.json in COCO's format, with a score for each box, and overlays/, the images with their boxes. Prints a line
+for each object: the image's path, class, score, left, top, right and bottom in pixels, tab-separated.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+from jaxdino.core.bars import bar
+from jaxdino.core.command import described, expanded, finish, program
+from jaxdino.core.errors import UserError
+from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.words import printable
+from jaxdino.predict import say, skip
+
+FILE, OVERLAYS = "detections.json", "overlays"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; return 1 if an image could not be read, else see `finish`."""
+    return finish(lambda: _run(argv))
+
+
+def _run(argv: list[str] | None) -> int:
+    parser = argparse.ArgumentParser(
+        prog=program("detect"),
+        description=described("detect", __doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or a pattern in quotes")
+    parser.add_argument("--workdir", required=True, help="the folder of a training run")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="a new or empty folder for the results")
+    parser.add_argument("--threshold", type=float, default=0.3, metavar="P", help="smallest score (default 0.3)")
+    parser.add_argument("--batch_size", type=int, default=8, help="images per batch (default 8)")
+    parser.add_argument("--no_overlays", action="store_true", help="do not write images with their boxes")
+    parser.add_argument(
+        "--sixteen_bit",
+        help="black and white of 16-bit and float images: full, image, percentiles or 0,4095 (default the model's)",
+    )
+    args = parser.parse_args(expanded(argv))
+    keep_freed()
+    given = vars(args)
+    return detect(given.pop("workdir"), given.pop("images"), overlays=not given.pop("no_overlays"), **given)
+
+
+def detect(
+    workdir: str,
+    names: list[str],
+    out: str,
+    threshold: float = 0.3,
+    batch_size: int = 8,
+    overlays: bool = True,
+    sixteen_bit: str | None = None,
+) -> int:
+    """Write the objects of each image into the folder `out`.
+
+    Args:
+      names: files, folders and patterns, as `data.inputs.find_inputs` takes them.
+      threshold: smallest score. overlays: whether images with their boxes are written.
+      sixteen_bit: see `Model.preprocess`.
+
+    Returns:
+      0, or 1 if an image could not be read; these are named on standard error.
+
+    Raises:
+      UserError: before an image is read, for a folder `out` that is not empty, a model that does not find boxes, and
+        values out of range.
+    """
+    from convert import assumptions
+    from jaxdino.api.detector import Detector
+    from jaxdino.api.opening import open_model
+    from jaxdino.core.json_file import write_json
+    from jaxdino.core.options import check_range
+    from jaxdino.data.bad_images import BadImage
+    from jaxdino.data.inputs import find_inputs
+    from jaxdino.data.ranges import ARGUMENT, Range
+
+    check_range("--threshold", threshold, "[0, 1]")
+    check_range("--batch_size", batch_size, "[1, inf)")
+    if sixteen_bit is not None:
+        Range.of(sixteen_bit, ARGUMENT)
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--out {out} is not an empty folder: give another one")
+    if not Path(workdir).is_dir():
+        raise UserError(f"there is no folder {workdir}: --workdir takes the folder of a training run")
+    images, notes = find_inputs(names, leave_out=out)
+    opened, lines = open_model(workdir, words=assumptions.IMPORT)
+    if not opened.card.finds_boxes:
+        raise UserError(f"the model in {workdir} does not find boxes: `jaxdino predict` gives classes of images")
+    model = cast(Detector, opened)  # since its head finds boxes
+    for line in (*notes, *lines):
+        say(line)
+    paths, said = [image.path for image in images], {}
+    reading = model.reading(paths, sixteen_bit, ARGUMENT, say)
+    found = model.each(paths, reading, threshold, batch_size, said)
+    classes = model.class_names or tuple(map(str, range(model.card.num_classes)))
+    result: dict[str, Any] = {"images": [], "annotations": []}
+    result["categories"] = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
+    folder.mkdir(parents=True, exist_ok=True)
+    failed, shown = 0, sys.stdout.isatty()
+    for image, objects in zip(images, found if shown else bar(found, "detecting", total=len(images)), strict=True):
+        if isinstance(objects, BadImage):
+            skip(image.path, objects)
+            failed += 1
+            continue
+        picture = _opened(image.path, reading)
+        _add(result, image.below, picture.shape, objects)
+        if overlays:
+            _draw(folder / OVERLAYS / Path(image.below).with_suffix(".png"), picture, objects, classes)
+        for name, score, box in zip(objects.names, objects.scores, objects.boxes.tolist(), strict=True):
+            words = (printable(image.path, keep=""), printable(name, keep=""), f"{score:.4f}")
+            print("\t".join((*words, *(f"{side:.1f}" for side in box))), flush=True)
+    for name, line in said.items():
+        say(f"{name}: {line}")
+    write_json(folder / FILE, result)
+    print(f"{len(result['annotations'])} objects in {len(result['images'])} images: {folder / FILE}", file=sys.stderr)
+    return int(failed > 0)
+
+
+def _opened(path: str, reading: Any) -> Any:
+    """Return uint8 (H, W, C) of a whole image."""
+    from jaxdino.data.bands import pixels
+    from jaxdino.data.checks import open_image
+
+    return pixels(open_image(path, reading))
+
+
+def _add(result: dict[str, Any], name: str, shape: tuple[int, ...], objects: Any) -> None:
+    """Add an image and its objects to a COCO data set."""
+    number = len(result["images"]) + 1
+    result["images"].append({"id": number, "file_name": name, "height": shape[0], "width": shape[1]})
+    for box, score, label in zip(objects.boxes.tolist(), objects.scores.tolist(), objects.labels.tolist(), strict=True):
+        left, top, right, bottom = box
+        sides = [round(side, 2) for side in (left, top, right - left, bottom - top)]
+        entry = {"id": len(result["annotations"]) + 1, "image_id": number, "category_id": label + 1, "bbox": sides}
+        result["annotations"].append({**entry, "area": round(sides[2] * sides[3], 2), "iscrowd": 0, "score": score})
+
+
+def _draw(file: Path, picture: Any, objects: Any, classes: tuple[str, ...]) -> None:
+    from jaxdino.evals.detection_pictures import boxes_over
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    boxes_over(picture, objects.boxes, objects.labels, classes, objects.scores).save(file)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

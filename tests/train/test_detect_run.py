@@ -1,0 +1,113 @@
+"""Whole runs of detection: strategies, exact resumption, devices, files, and the commands on their models."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny_detect
+from PIL import Image
+from tiny_detect import config
+
+import jaxdino
+from convert.store import load_model
+from jaxdino import detect
+from jaxdino.core.errors import UserError
+from jaxdino.core.sharding import make_mesh
+from jaxdino.data.sources import load_source
+from jaxdino.models.heads.fcos import FCOSHeadConfig
+from jaxdino.train import loop
+from jaxdino.train.setup import prepare
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run of four steps that trains everything."""
+    folder = tmp_path_factory.mktemp("detect") / "run"
+    loop.run(made(), folder)
+    return folder
+
+
+def made():
+    return config("full", steps=4, checkpoint__every_steps=2, ema_decay=0.9)
+
+
+def test_interrupted_and_started_again_the_result_is_bit_identical(whole, tmp_path, capsys):
+    def interrupt(step):
+        if step == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        loop.run(made(), tmp_path, interrupt)
+    loop.run(made(), tmp_path)
+    assert "resuming after step 2" in capsys.readouterr().out
+    (card, _), (other, _) = (load_model(folder / "best") for folder in (whole, tmp_path))
+    assert card.digest == other.digest and card.head == FCOSHeadConfig(15, 1, "patches", (2, 4, 8, 16), 8, 1)
+
+
+def test_what_a_run_leaves(whole):
+    summary = json.loads((whole / "summary.json").read_text())
+    assert summary.keys() >= {"test/map", "test/map50", "test/ap/red circle"}
+    assert all((whole / name).stat().st_size > 1000 for name in ("detections.png", "precision_recall.png"))
+
+
+def test_four_devices_equal_one(whole, all_devices, tmp_path):
+    loop.run(made(), tmp_path)
+    losses = [
+        [
+            line["loss"]
+            for text in (folder / "metrics.jsonl").read_text().splitlines()
+            if "loss" in (line := json.loads(text))
+        ]
+        for folder in (whole, tmp_path)
+    ]
+    assert make_mesh().size == 4 and len(losses[0]) >= 4
+    np.testing.assert_allclose(*losses, rtol=2e-4)
+
+
+def test_what_each_strategy_trains():
+    rows = {name: set(prepare(config(name), lambda _: None).parts[0].plan.trainable) for name in tiny_detect.RULES}
+    head = {path for path in rows["head"] if path.startswith("head.")}
+    assert head == rows["head"] and {"head.scales", "head.cls_out.kernel", "head.pyramid.coarser.bias"} < head
+    assert head < rows["lora"] and head < rows["last"] < rows["full"]
+
+
+def test_the_commands(whole, tmp_path, capsys):
+    image = load_source(dict(name="shapes"), "boxes").split("test").records[0]
+    (tmp_path / "in").mkdir()
+    Image.fromarray(image).resize((96, 48)).save(tmp_path / "in/a.png")
+    (tmp_path / "in/b.png").write_text("no image")
+    words = [str(tmp_path / "in"), "--workdir", str(whole), "--out", str(tmp_path / "out"), "--threshold", "0.01"]
+    assert detect.main(words) == 1
+    shown = capsys.readouterr()
+    assert "skipped" in shown.err and "b.png" in shown.err
+    found = json.loads((tmp_path / "out/detections.json").read_text())
+    assert [(one["file_name"], one["width"], one["height"]) for one in found["images"]] == [("a.png", 96, 48)]
+    assert shown.out.count("\n") == len(found["annotations"]) > 0
+    with Image.open(tmp_path / "out/overlays/a.png") as overlay:
+        assert overlay.size == (96, 48)
+    (objects,) = jaxdino.load(whole).detect([str(tmp_path / "in/a.png")], threshold=0.01)
+    assert (
+        len(objects.boxes) == len(found["annotations"])
+        and objects.names[0] in load_source({"name": "shapes"}, "boxes").class_names
+    )
+    assert (objects.boxes >= 0).all() and (objects.boxes <= [96, 48, 96, 48]).all()
+    first = found["annotations"][0]["bbox"]
+    np.testing.assert_allclose([first[0] + first[2], first[1] + first[3]], objects.boxes[0, 2:], atol=0.02)
+    assert detect.main(words) == 2 and "is not an empty folder" in capsys.readouterr().err
+    with pytest.raises(UserError, match="threshold=2 must be in"):
+        jaxdino.load(whole).detect([image], threshold=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(data__name="masks"), "unknown source of boxes 'masks'; nearest: "),
+        (dict(objective__width=12), "width=12 of a detection head must be a multiple of 8"),
+        (dict(objective__radius=0.0), "objective.radius=0.0"),
+        (dict(data__max_boxes=0), r"data.max_boxes=0 must be"),
+        (dict(model__name="resnet18", model__configured_for="resnet18", objective__blocks=2), "has feature maps"),
+    ],
+)
+def test_settings_that_do_not_fit(changes, message):
+    with pytest.raises(UserError, match=message):
+        prepare(config(**changes), lambda _: None)
