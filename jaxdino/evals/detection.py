@@ -80,7 +80,8 @@ class DetectionEvaluator:
             "categories": [{"id": label, "name": name} for label, name in enumerate(self.class_names)],
         }
         with contextlib.redirect_stdout(io.StringIO()):
-            truth, found = COCO(), COCO()
+            both: list[Any] = [COCO(), COCO()]  # its attributes have no types
+            truth, found = both
             truth.dataset, found.dataset = (
                 {**shared, "annotations": self._truth},
                 {**shared, "annotations": self._found},

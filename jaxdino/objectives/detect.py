@@ -26,7 +26,9 @@ def assigned(batch: dict[str, jax.Array], places: Grid, radius: float) -> tuple[
       batch: boxes (B, M, 4), box_labels, box_valid, box_ignored (B, M); see `box_field.BoxField`.
     """
 
-    def one(boxes_Mx4: jax.Array, labels: jax.Array, valid: jax.Array, ignored: jax.Array) -> tuple[jax.Array, ...]:
+    def one(
+        boxes_Mx4: jax.Array, labels: jax.Array, valid: jax.Array, ignored: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         centre_Lx1x2, corners_1xMx4 = places.centre[:, None], boxes_Mx4[None]
         low, high = centre_Lx1x2 - corners_1xMx4[..., :2], corners_1xMx4[..., 2:] - centre_Lx1x2
         far_LxM = jnp.maximum(low, high).max(axis=-1)
@@ -89,7 +91,8 @@ class Detect:
 
     def targets(self, moving: dict, frozen: dict, parts: dict) -> tuple[dict, dict, dict]:
         """Add the positive places and their centerness in the mean image, so that slices weigh by their images."""
-        places = grid(parts["image"].shape[-3:-1], self.strides)
+        *_, height, width, _ = parts["image"].shape
+        places = grid((height, width), self.strides)
         names = ("boxes", "box_labels", "box_valid", "box_ignored")
         flat = {name: parts[name].reshape(-1, *parts[name].shape[2:]) for name in names}
         labels, boxes = assigned(flat, places, self.radius)
@@ -112,10 +115,11 @@ class Detect:
           (loss, its three parts), scalars in float32. Images without an object learn background.
         """
         found = model(batch["image"], key=key).predictions
-        places = grid(batch["image"].shape[1:3], self.strides)
+        _, height, width, _ = batch["image"].shape
+        places = grid((height, width), self.strides)
         if found["logits"].shape[1] != len(places.stride):
             raise UserError(
-                f"images of {batch['image'].shape[1]} x {batch['image'].shape[2]} pixels do not fit the strides "
+                f"images of {height} x {width} pixels do not fit the strides "
                 f"{self.strides} of the detection head: use sides that are multiples of {self.strides[-2]}"
             )
         labels, boxes = assigned(batch, places, self.radius)

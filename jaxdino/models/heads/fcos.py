@@ -77,9 +77,14 @@ class Conv(nnx.Module):
         self.stride = stride
 
     def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
-        how = dict(window_strides=(self.stride,) * 2, padding=((1, 1), (1, 1)))
         kernel = self.kernel[...].astype(x_BxHxWxC.dtype)
-        found = lax.conv_general_dilated(x_BxHxWxC, kernel, **how, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        found = lax.conv_general_dilated(
+            x_BxHxWxC,
+            kernel,
+            window_strides=(self.stride, self.stride),
+            padding=((1, 1), (1, 1)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
         return found + self.bias[...].astype(x_BxHxWxC.dtype)[None, None, None]
 
 
