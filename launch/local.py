@@ -6,7 +6,6 @@ passed on, and the run is saved. When a process fails, the others end too, and i
 
 import argparse
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -22,7 +21,6 @@ from jaxdino.core.errors import UserError
 GRACE = 120.0
 """Seconds in which processes end by themselves after one has failed, or after SIGTERM, before they are killed."""
 DEVICES = "--xla_force_host_platform_device_count="
-QUIET = re.compile(rb"\[Gloo\] Rank \d+ is connected to")  # a line for each group of processes
 
 
 def main(argv: Sequence[str] | None = None) -> int:

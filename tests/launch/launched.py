@@ -57,7 +57,7 @@ class Launch:
                 cwd = places[index] if places else child.ROOT
                 self.processes[index] = subprocess.Popen(command, cwd=cwd, env=settings, stdout=out, stderr=out)
 
-    def wait(self, seconds: float = 120, of=None) -> list[int]:
+    def wait(self, seconds: float = 400, of=None) -> list[int]:
         end = time.monotonic() + seconds
         try:
             return [self.processes[i].wait(max(end - time.monotonic(), 0.1)) for i in of or self.processes]
@@ -70,7 +70,7 @@ class Launch:
 
     def until_step(self, step: int) -> None:
         """Wait until metrics.jsonl has the line of a step."""
-        end, file = time.monotonic() + 120, self.folder / "metrics.jsonl"
+        end, file = time.monotonic() + 400, self.folder / "metrics.jsonl"
         while time.monotonic() < end and (not file.exists() or file.read_bytes().count(b"\n") < step):
             assert all(one.poll() is None for one in self.processes.values()), self.text(0)[-3000:]
             time.sleep(0.02)
