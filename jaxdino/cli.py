@@ -20,6 +20,7 @@ LINES = {
     "detect": "find objects in images: boxes, as COCO JSON and pictures",
     "evaluate": "evaluate frozen features: k-NN, linear probe",
     "extract": "write the features of a data set to disk, once for many probes",
+    "probe": "train hundreds of heads on such features, and choose one by validation",
     "check-data": "check a data set: unreadable files, duplicates, leaks between splits, classes, boxes",
     "prepare": "write a data set as shards, for large sets",
     "replay": "take a step again that was not finite, and name the layer",

@@ -27,6 +27,14 @@ BELOW = {  # room -> the rooms it may import
     "jaxdino.inspect_data": {"jaxdino.core", "jaxdino.data", "jaxdino.evals"},
     "jaxdino.evals": {"jaxdino.core", "jaxdino.models", "jaxdino.data", "convert"},
     "jaxdino.features": {"jaxdino.core", "jaxdino.models", "jaxdino.data", "convert"},
+    "jaxdino.probing": {
+        "jaxdino.core",
+        "jaxdino.models",
+        "jaxdino.data",
+        "jaxdino.features",
+        "jaxdino.evals",
+        "convert",
+    },
     "convert": {"jaxdino.core", "jaxdino.models", "jaxdino.data"},
     "configs": {
         "jaxdino.core",

@@ -20,6 +20,7 @@ COMMANDS = {
     "detect": "jaxdino.detect",
     "evaluate": "jaxdino.evaluate",
     "extract": "jaxdino.extract",
+    "probe": "jaxdino.probe",
     "check-data": "jaxdino.check_data",
     "prepare": "jaxdino.prepare",
     "replay": "jaxdino.replay",

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from jaxdino.core.errors import UserError
-from jaxdino.evals import probe
+from jaxdino.evals import linear_heads, probe
+from jaxdino.evals.linear_heads import Cells, train_heads
 from jaxdino.evals.probe import linear_probe
 
 RNG = np.random.default_rng(0)
@@ -14,27 +15,45 @@ Y = ((X - X.mean(0)) @ (RNG.normal(size=(6, 3)) / X.std(axis=0)[:, None])).argma
 FEW = {"learning_rates": (1e-5, 0.05), "weight_decays": (0.0,), "steps": 200}
 
 
-def test_heads_side_by_side_are_torchs_sgd_one_by_one():
-    grid = np.array([(0.2, 0.0), (0.05, 0.03)], np.float32)
-    x = ((X - X.mean(0)) / X.std(0)).astype(np.float32)
-    kernels, biases = probe._trained(x, Y, grid, num_classes=3, steps=70, batch_size=64, seed=3)
-    for i, (rate, decay) in enumerate(grid.tolist()):
-        rng = np.random.default_rng([3, 2])
-        kernel = torch.tensor(rng.normal(0, 0.01, (6, 1, 3)).astype(np.float32)[:, 0], requires_grad=True)
-        bias = torch.zeros(3, requires_grad=True)
-        groups = [{"params": [kernel], "weight_decay": decay}, {"params": [bias]}]
-        sgd = torch.optim.SGD(groups, lr=rate * 64 / 256, momentum=0.9)
+@pytest.mark.parametrize("several", [False, True])
+def test_heads_side_by_side_are_torchs_sgd_one_by_one(several):
+    rates, decays, smoothing, folds = (0.2, 0.05, 0.1), (0.0, 0.03, 0.0), (0.0, 0.1, 0.2), (0, 1, -1)
+    cells = Cells.of(rates, decays, smoothing, [3, 3, 5], folds)
+    x, fold_of = ((X - X.mean(0)) / X.std(0)).astype(np.float32), (np.arange(300) % 2).astype(np.int32)
+    y = (np.eye(3, dtype=np.float32)[Y] + np.eye(3, dtype=np.float32)[(Y + 1) % 3]) if several else Y
+    how = dict(num_classes=3, steps=70, batch_size=64, seed=3, fold_of=fold_of)
+    kernels, biases = train_heads(x, y, cells, **how)
+    for i in range(3):
+        _, rng = linear_heads._initial_rng(3, 6, 3)
+        first = linear_heads._initial_rng(int(cells.seeds[i]), 6, 3)[0]
+        kernel, bias = torch.tensor(first, requires_grad=True), torch.zeros(3, requires_grad=True)
+        groups = [{"params": [kernel], "weight_decay": decays[i]}, {"params": [bias]}]
+        sgd = torch.optim.SGD(groups, lr=rates[i] * 64 / 256, momentum=0.9)
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, 70)
-        order = probe._order(300, 64, rng)
+        order = linear_heads._order(300, 64, rng)
         for _ in range(70):
             rows = next(order)
-            logits = torch.tensor(x[rows]) @ kernel + bias
+            rows = rows[fold_of[rows] != folds[i]]
+            logits, labels = torch.tensor(x[rows]) @ kernel + bias, torch.tensor(y[rows])
             sgd.zero_grad()
-            torch.nn.functional.cross_entropy(logits, torch.tensor(Y[rows]).long()).backward()
+            if several:
+                even = labels * (1 - smoothing[i]) + smoothing[i] / 2
+                loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, even)
+            else:
+                loss = torch.nn.functional.cross_entropy(logits, labels.long(), label_smoothing=smoothing[i])
+            loss.backward()
             sgd.step()
             cosine.step()
-        np.testing.assert_allclose(kernels[:, i], kernel.detach(), atol=1e-5)
-        np.testing.assert_allclose(biases[i], bias.detach(), atol=1e-5)
+        np.testing.assert_allclose(kernels[:, :, i], kernel.detach(), atol=1e-5)
+        np.testing.assert_allclose(biases[:, i], bias.detach(), atol=1e-5)
+
+
+def test_features_that_do_not_fit_on_the_device_train_the_same_heads(monkeypatch):
+    x, cells = X.astype(np.float32), Cells.of([0.01], [0.0])
+    resident = train_heads(x, Y, cells, num_classes=3, steps=70, batch_size=64)
+    monkeypatch.setattr(linear_heads, "RESIDENT", 0)
+    sent = train_heads(x, Y, cells, num_classes=3, steps=70, batch_size=64)
+    np.testing.assert_array_equal(resident.kernel, sent.kernel)
 
 
 def test_what_is_linear_is_found_whatever_the_scale_of_a_feature():
@@ -55,7 +74,7 @@ def test_groups_of_heads_change_nothing(monkeypatch):
         return linear_probe(X[:200], Y[:200], X[200:], Y[200:], num_classes=3, steps=20)
 
     whole = run()
-    monkeypatch.setattr(probe, "COLUMNS", 12)  # four heads a group
+    monkeypatch.setattr(linear_heads, "COLUMNS", 12)  # four heads a group
     assert run() == whole
 
 

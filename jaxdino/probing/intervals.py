@@ -1,0 +1,52 @@
+"""Intervals of what is measured, at 95 % confidence: each number comes with its n and how its interval is computed."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+RESAMPLES = 500
+
+
+def share(right: np.ndarray) -> dict[str, Any]:
+    """Return the share of right answers, bool (N,), with its Wilson interval."""
+    n, count = len(right), int(np.sum(right))
+    found = stats.binomtest(count, n).proportion_ci(CONFIDENCE, method="wilson")
+    return {"value": count / n, "n": n, "interval": [float(found.low), float(found.high)], "how": "Wilson"}
+
+
+def spread(values: Sequence[float], of: str) -> dict[str, Any]:
+    """Return mean, standard deviation of one and Student's t interval of the mean of several values.
+
+    The values of folds share training images and those of seeds all of them: the interval is a guide, not a test.
+
+    Args:
+      of: what varies: "folds", "seeds", "draws".
+    """
+    n, mean = len(values), float(np.mean(values))
+    found: dict[str, Any] = {"mean": mean, "n": n, "of": of, "values": [float(value) for value in values]}
+    if n < 2:
+        return found | {"std": None, "interval": None, "reason": f"one value has no spread over {of}"}
+    std = float(np.std(values, ddof=1))
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * std / n**0.5
+    return found | {"std": std, "interval": [mean - half, mean + half], "how": "Student's t"}
+
+
+def bootstrap(metric: Callable[[np.ndarray], float], n: int, seed: int = 0) -> dict[str, Any]:
+    """Return a metric of N images with the percentile interval over resampled images.
+
+    Args:
+      metric: function of rows int (N,), with repetitions; raises ValueError where it is not defined.
+    """
+    rng, found, undefined = np.random.default_rng([seed, n]), [], 0
+    for _ in range(RESAMPLES):
+        try:
+            found.append(metric(rng.integers(0, n, n)))
+        except ValueError:
+            undefined += 1
+    ends = [50 * (1 - CONFIDENCE), 100 - 50 * (1 - CONFIDENCE)]
+    interval = [float(end) for end in np.percentile(found, ends)] if found else None
+    about = {"value": float(metric(np.arange(n))), "n": n, "interval": interval, "how": f"bootstrap of {RESAMPLES}"}
+    return about | ({"undefined_resamples": undefined} if undefined else {})
