@@ -8,7 +8,7 @@ summary.json, the table of the sweep, its plot, the heads, and in DIR/best the m
 import argparse
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def probe(args: argparse.Namespace) -> dict[str, Any]:
     from convert.atomic import refuse_occupied
     from jaxdino.core.json_file import write_json
     from jaxdino.features.reader import open_features
-    from jaxdino.probing import results, sets
+    from jaxdino.probing import results, selection, sets
 
     begin = time.perf_counter()
     _check(args)
@@ -88,7 +88,7 @@ def probe(args: argparse.Namespace) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     results.write_sweep(out / results.SWEEP, outcomes, _seeds(args))
     results.draw(out / results.SURFACE, outcomes, monitor)
-    chosen = _best_of_each(outcomes)
+    chosen = selection.best_of_each(outcomes)
     for outcome in chosen.values():
         results.save_heads(out / results.HEADS, outcome, cache.class_names)
     summary = _summary(cache, found, few, monitor)
@@ -96,7 +96,7 @@ def probe(args: argparse.Namespace) -> dict[str, Any]:
     summary["seconds"] = seconds | {"total": time.perf_counter() - begin}
     summary["heads"] = sum(outcome.trained for outcome in outcomes)
     write_json(out / results.SUMMARY, summary)
-    _print(summary, monitor, out)
+    results.report(summary, monitor, out, say)
     return summary
 
 
@@ -223,7 +223,7 @@ def _sweep(
             near.append(without_training.knn(rows, args.k, classes))
         if shots:
             few = without_training.few_shot(rows, args.shots, args.draws, classes, max(args.k), args.seed)
-    for name, outcome in _best_of_each(outcomes).items():
+    for name, outcome in selection.best_of_each(outcomes).items():
         test = selection.measured(outcome.method, outcome.heads[0], outcome.sets.test)
         found[name] = selection.about(outcome) | {"test": test}
     if "knn" in found:
@@ -238,15 +238,6 @@ def _tell(outcome: Any) -> None:
         f"{outcome.method.name} on {outcome.sets.name}: {outcome.trained} heads{bad} in {outcome.seconds:.1f} s, "
         f"best on validation {outcome.score:.2%}"
     )
-
-
-def _best_of_each(outcomes: Sequence[Any]) -> dict[str, Any]:
-    """Return {method: its outcome on the input that is best on validation}."""
-    best: dict[str, Any] = {}
-    for one in outcomes:
-        if one.method.name not in best or one.score > best[one.method.name].score:
-            best[one.method.name] = one
-    return best
 
 
 def _summary(cache: Any, found: Mapping[str, Any], few: Mapping[int, Any], monitor: str) -> dict[str, Any]:
@@ -293,26 +284,6 @@ def _put_back(
     if name != summary["chosen"]["method"]:
         say(f"{folder} has the head of {name}: a model cannot hold that of {summary['chosen']['method']}")
     return {"folder": str(folder), "method": name, "input": outcome.sets.name, "digest": card.digest}
-
-
-def _print(summary: Mapping[str, Any], monitor: str, out: Path) -> None:
-    from jaxdino.probing import results
-
-    print(results.table(summary["methods"], monitor))
-    for n, found in summary["few_shot"].items():
-        for name in ("nearest_mean", "knn"):
-            one = found[name]
-            std = "" if one["std"] is None else f" ± {one['std']:.2%}"
-            where = f"{found['images']} images of {found['measured_on']}"
-            print(f"{n} a class, {name}: {one['mean']:.2%}{std} over {one['n']} draws, {where}")
-    for name, found in summary["methods"].items():
-        if edges := found.get("at_edge"):
-            say(
-                f"{name}: the chosen {' and '.join(edges)} is at the edge of what was tried: a wider grid may be better"
-            )
-    seconds, model = summary["seconds"], summary["model"]
-    print(f"{summary['heads']} heads; sweep {seconds['sweep']:.1f} s, all {seconds['total']:.1f} s; results in {out}")
-    print(f"model: {model['folder']}" if model["folder"] else f"model: none: {model['reason']}")
 
 
 def say(line: str) -> None:

@@ -1,7 +1,7 @@
 """The results of a probe: summary.json, sweep.csv, the heads, the table and the surface of the sweep."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +121,22 @@ def _line(axes: Any, outcome: Outcome) -> None:
     axes.set_xscale("log")
     axes.set_xlabel(name, fontsize=8)
     axes.tick_params(labelsize=7)
+
+
+def report(summary: Mapping[str, Any], monitor: str, out: Path, say: Callable[[str], None]) -> None:
+    """Print what was measured; `say` gets the notes."""
+    print(table(summary["methods"], monitor))
+    for n, found in summary["few_shot"].items():
+        for name in ("nearest_mean", "knn"):
+            one = found[name]
+            std = "" if one["std"] is None else f" ± {one['std']:.2%}"
+            where = f"{found['images']} images of {found['measured_on']}"
+            print(f"{n} a class, {name}: {one['mean']:.2%}{std} over {one['n']} draws, {where}")
+    for name, found in summary["methods"].items():
+        if edges := found.get("at_edge"):
+            say(
+                f"{name}: the chosen {' and '.join(edges)} is at the edge of what was tried: a wider grid may be better"
+            )
+    seconds, model = summary["seconds"], summary["model"]
+    print(f"{summary['heads']} heads; sweep {seconds['sweep']:.1f} s, all {seconds['total']:.1f} s; results in {out}")
+    print(f"model: {model['folder']}" if model["folder"] else f"model: none: {model['reason']}")

@@ -169,3 +169,12 @@ def _at_edges(outcome: Outcome) -> list[str]:
         if len(tried) > 2 and value in (tried[0], tried[-1]) and value != 0:
             found.append(name)
     return found
+
+
+def best_of_each(outcomes: Sequence[Outcome]) -> dict[str, Outcome]:
+    """Return {method: its outcome on the input that is best on validation}."""
+    best: dict[str, Outcome] = {}
+    for one in outcomes:
+        if one.method.name not in best or one.score > best[one.method.name].score:
+            best[one.method.name] = one
+    return best

@@ -1,4 +1,4 @@
-"""`jaxdino probe`: chosen without test, as scikit-learn where it is convex, put back into a model that gives the same."""
+"""`jaxdino probe`: chosen without test, as scikit-learn where it is convex, put back into a model."""
 
 import json
 from types import SimpleNamespace
@@ -74,7 +74,8 @@ def test_the_model_with_the_head_gives_the_logits_and_accuracy_of_the_probe(done
     logits = np.asarray(model(model.preprocess(list(test.records))).logits)
     measured = found["methods"][found["model"]["method"]]["test"]["value"]
     assert np.mean(logits.argmax(1) == test.labels) == pytest.approx(measured)
-    head = np.load(done / "heads" / f"{found['model']['method']}.npz")
+    with np.load(done / "heads" / f"{found['model']['method']}.npz") as arrays:
+        head = dict(arrays)
     x = np.concatenate([cache.load("test", name) for name in head["features"]], axis=1)
     np.testing.assert_allclose(logits, x @ head["kernel"] + head["bias"], atol=1e-3)
     from PIL import Image
@@ -82,7 +83,7 @@ def test_the_model_with_the_head_gives_the_logits_and_accuracy_of_the_probe(done
     Image.fromarray(np.asarray(test.records[0])).save(tmp_path / "one.png")
     assert predict(["--workdir", str(done), str(tmp_path / "one.png")]) == 0
     assert str(test.labels[0]) in capsys.readouterr().out
-    assert convert(["export", "--workdir", str(done), "--out", str(tmp_path / "exported.pth"), "--layout", "meta"]) == 0
+    assert convert(["export", "--workdir", str(done), "--out", str(tmp_path / "exported"), "--layout", "hf"]) == 0
 
 
 def test_standardisation_is_folded_into_the_head():
@@ -102,7 +103,7 @@ def test_features_that_a_pooling_holds_are_put_back():
     kernel = np.arange(8, dtype=np.float32).reshape(4, 2)
     found = put_back.spread_out(kernel, ("mean-1", "cls-1"), "cls_mean", 2)
     np.testing.assert_array_equal(found, kernel[[2, 3, 0, 1]])
-    with pytest.raises(UserError, match="cls-1"):
+    with pytest.raises(UserError, match="'cls-9' is not in the cache"):
         parts_of("cls-9", known)
 
 
