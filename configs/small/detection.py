@@ -1,6 +1,9 @@
 """Detection on two CPU cores, from random weights: a narrow ResNet of four blocks and a narrow head, 192 x 256 pixels.
 
 python -m jaxdino.main --config=small/detection --config.data.name=voc --config.data.root=DIR
+
+On the blood cells of BCCD (205, 87 and 72 images, VOC boxes, three classes), with other jobs on the two cores: 950
+seconds; test mAP 0.431, mAP50 0.715; AP of platelets 0.101, red cells 0.494, white cells 0.699.
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +25,7 @@ def get_config(model: str | None = None) -> ConfigDict:
     config.stages = (
         common.stage(
             "full",
-            epochs=40,
+            epochs=16,
             rules=(("@head", "head"), ("@all", "backbone")),
             groups=dict(head=dict(lr=2e-3, weight_decay=1e-4), backbone=dict(lr=2e-3, weight_decay=1e-4)),
         ),
