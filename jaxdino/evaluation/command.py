@@ -19,6 +19,7 @@ from jaxdino.core.words import printable
 
 FOLDER = "evaluation"
 FEW = 10  # groups; of fewer, the bootstrap says little
+LONG = ("robustness", "attacks")  # what --parts all adds
 AT = ("sensitivity=0.9", "specificity=0.9")
 
 
@@ -33,7 +34,12 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--workdir", required=True, metavar="DIR", help="the folder of a finished run")
     add("--out", metavar="DIR", help=f"where to write (default {FOLDER} in the run's folder)")
-    add("--parts", metavar="NAME,...", help="what to measure: all, or some of metrics, ...")
+    add(
+        "--parts",
+        metavar="NAME,...",
+        help="all, or some of metrics, calibration, robustness, attacks, ood, "
+        "transfer, speed (default metrics, calibration, speed, and what --ood and --also need)",
+    )
     add("--split", choices=("val", "test"), help="the images to measure (default test, or val without one)")
     add("--root", metavar="DIR", help="measure another data set with the same classes")
     add("--name", help="format of --root and --also, a data.name (default the run's, folder for embedded data)")
@@ -55,6 +61,15 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--resamples", type=int, default=1000, help="resamples of the bootstrap (default 1000)")
     add("--level", type=float, default=0.95, help="coverage of the intervals (default 0.95)")
+    add("--ood", nargs="+", default=[], metavar="DIR", help="folders of strange images: how well they are told apart")
+    add("--also", nargs="+", default=[], metavar="DIR", help="other test sets with the same classes: the drop there")
+    add(
+        "--most_robust",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="most images that are corrupted and attacked, spread over the split (default 1000)",
+    )
     add("--batch_size", type=int, default=64, help="images per batch (default 64)")
     add("--seed", type=int, default=0, help="seed of everything that is drawn (default 0)")
     return made
@@ -71,8 +86,8 @@ def run(argv: Sequence[str]) -> int:
 
     args = parser().parse_args(expanded(argv))
     keep_freed()
-    parts = chosen_parts(args.parts, PARTS, DEFAULT)
-    _check(args)
+    parts = chosen_parts(args.parts, PARTS, (*DEFAULT, *(["ood"] * bool(args.ood)), *(["transfer"] * bool(args.also))))
+    _check(args, parts)
     out = _folder(args)
     context = _context(args)
     if args.calibrate is not None:
@@ -95,16 +110,21 @@ def chosen_parts(text: str | None, known: Any, default: Sequence[str]) -> list[s
             raise UserError(f"--parts {text}: {name!r} is not a part; {did_you_mean(name, ['all', *known])}")
     if not names:
         raise UserError(f"--parts is empty; it takes all, or some of: {', '.join(known)}")
-    return list(known) if "all" in names else [name for name in known if name in names]
+    return (
+        [name for name in known if name in default or name in LONG]
+        if "all" in names
+        else [name for name in known if name in names]
+    )
 
 
-def _check(args: argparse.Namespace) -> None:
+def _check(args: argparse.Namespace, parts: Sequence[str]) -> None:
     from jaxdino.evaluation.calibration.keeping import CHOICES
     from jaxdino.evaluation.curves import OperatingPoint
 
     if args.calibrate is not None:
         check_choice("--calibrate", args.calibrate, CHOICES)
     check_range("--batch_size", args.batch_size, "[1, inf)")
+    check_range("--most_robust", args.most_robust, "[1, inf)")
     check_range("--seed", args.seed, "[0, inf)")
     check_range("--resamples", args.resamples, "[100, 1000000]")
     check_range("--level", args.level, "(0, 1)")
@@ -112,8 +132,13 @@ def _check(args: argparse.Namespace) -> None:
         OperatingPoint.of(text)
     if args.root is not None and args.split is not None:
         raise UserError("--root and --split are both given: of other data, the test split is measured, or all images")
-    if args.name is not None and args.root is None:
-        raise UserError(f"--name {args.name} is the format of --root, which is not given: leave it out")
+    if args.name is not None and args.root is None and not args.also:
+        raise UserError(f"--name {args.name} is the format of --root and --also, which are not given: leave it out")
+    for part, flag in (("ood", "ood"), ("transfer", "also")):
+        if part in parts and not getattr(args, flag):
+            raise UserError(f"--parts {args.parts} has {part}, which needs --{flag} DIR")
+        if getattr(args, flag) and part not in parts:
+            raise UserError(f"--{flag} is not read: --parts {args.parts} lacks {part}")
 
 
 def _folder(args: argparse.Namespace) -> Path:

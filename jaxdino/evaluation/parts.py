@@ -2,13 +2,17 @@
 
 from collections.abc import Callable, Sequence
 
+from jaxdino.evaluation.attacks import attacks
 from jaxdino.evaluation.calibration.section import calibration
 from jaxdino.evaluation.context import Context
 from jaxdino.evaluation.curves import OperatingPoint
 from jaxdino.evaluation.groups import groups
 from jaxdino.evaluation.metrics import measured
 from jaxdino.evaluation.metrics_section import metrics_section
+from jaxdino.evaluation.ood import ood, transfer
+from jaxdino.evaluation.robustness import robustness
 from jaxdino.evaluation.section import Section
+from jaxdino.evaluation.speed import speed
 
 Part = Callable[[Context], Sequence[Section]]
 
@@ -24,7 +28,15 @@ def metrics(context: Context) -> list[Section]:
     return sections
 
 
-PARTS: dict[str, Part] = {"metrics": metrics, "calibration": calibration}
+PARTS: dict[str, Part] = {
+    "metrics": metrics,
+    "calibration": calibration,
+    "robustness": robustness,
+    "attacks": attacks,
+    "ood": ood,
+    "transfer": transfer,
+    "speed": speed,
+}
 """Parts in the order of the report."""
-DEFAULT = ("metrics", "calibration")
+DEFAULT = ("metrics", "calibration", "speed")
 """Parts that are measured if none are named."""

@@ -1,0 +1,87 @@
+"""The section of speed and size: images a second, latency, parameters, operations, memory."""
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdino.evaluation.context import Context
+from jaxdino.evaluation.figure import Figure, figure
+from jaxdino.evaluation.predictions import forward
+from jaxdino.evaluation.section import Notes, Section, Table
+
+SECONDS, MOST, WARM = 3.0, 200, 3
+"""Each batch size is timed for so long, for at most so many passes, after some that do not count."""
+PERCENTILES = (50, 95, 99)
+
+
+def speed(context: Context) -> list[Section]:
+    """Time the network on images that are on the device already: reading files is not part of it."""
+    model = context.run.model
+    size, channels = model.card.spec.preprocess.size, len(model.card.spec.preprocess.mean)
+    compiled = jax.jit(lambda flat, images: forward(model, flat, images.astype(jnp.float32) / 255)[0])
+    values: dict[str, Any] = {"device": jax.devices()[0].device_kind, "parameters": model.num_params, "batches": {}}
+    rows, memory, operations = [], None, None
+    for batch in dict.fromkeys((1, context.settings.batch_size)):
+        images = jnp.zeros((batch, *size, channels), jnp.uint8)
+        program = compiled.lower(model.flat, images).compile()
+        times = _times(lambda program=program, images=images: program(model.flat, images))
+        span = tuple(np.percentile(_medians(times, context.settings.seed), (2.5, 97.5)))
+        latency = {f"p{at}": float(np.percentile(times, at)) for at in PERCENTILES}
+        median = float(np.median(times))
+        method = "95% percentile bootstrap of the median time"
+        row = {"images_per_second": figure(batch / median, len(times), (batch / span[1], batch / span[0]), method)}
+        values["batches"][str(batch)] = row | {"seconds": latency, "passes": len(times)}
+        cells = [f"{1000 * value:.2f} ms" for value in latency.values()]
+        rows.append([str(batch), row["images_per_second"].text(".1f"), *cells, str(len(times))])
+        if batch == 1:
+            operations = _operations(program)
+        memory = _memory(program)
+    values |= {"flops_per_image": operations, "memory_bytes": memory}
+    whole = [
+        ["parameters", f"{model.num_params:,}"],
+        ["operations of one image (XLA's estimate)", _shown(operations, 1e9, "GFLOP")],
+        [
+            "memory of the largest batch (XLA's plan)",
+            _shown(memory, 2**20, "MiB"),
+        ],
+    ]
+    heads = ["batch", "images/s", *(f"latency, {at} %" for at in PERCENTILES), "passes"]
+    notes = [f"Device: {values['device']}. Images are on the device; reading and decoding files is not part of it."]
+    notes += ["Other programs on the machine slow this down; the percentiles of few passes are rough."]
+    return [Section("speed", "Speed and size", values, [Table(heads, rows), Table(["", ""], whole), Notes(notes)])]
+
+
+def _times(work: Any) -> np.ndarray:
+    for _ in range(WARM):
+        jax.block_until_ready(work())
+    found, begun = [], time.perf_counter()
+    while len(found) < WARM or (len(found) < MOST and time.perf_counter() - begun < SECONDS):
+        start = time.perf_counter()
+        jax.block_until_ready(work())
+        found.append(time.perf_counter() - start)
+    return np.array(found)
+
+
+def _medians(times: np.ndarray, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.median(rng.choice(times, (1000, len(times))), axis=1)
+
+
+def _operations(program: Any) -> Figure:
+    cost = program.cost_analysis() or {}
+    cost = cost[0] if isinstance(cost, list) else cost
+    return figure(cost.get("flops"), 1, method="no interval: counted", why="the compiler gives no count on this device")
+
+
+def _memory(program: Any) -> Figure:
+    found = program.memory_analysis()
+    parts = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
+    total = None if found is None else sum(getattr(found, part, 0) for part in parts)
+    return figure(total, 1, method="no interval: planned", why="the compiler gives no plan on this device")
+
+
+def _shown(one: Figure | None, unit: float, name: str) -> str:
+    return "-" if one is None or one.value is None else f"{one.value / unit:,.2f} {name}"
