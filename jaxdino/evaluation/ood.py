@@ -17,7 +17,7 @@ from jaxdino.evaluation.metrics import given_classes, measured
 from jaxdino.evaluation.ood_scores import SCORES, Known
 from jaxdino.evaluation.predictions import Predictions
 from jaxdino.evaluation.resampled import Ranking, mean_of
-from jaxdino.evaluation.section import Section, Table
+from jaxdino.evaluation.section import Block, Notes, Section, Table
 
 RECALL = 0.95
 NAMES = {"accuracy": "accuracy", "macro_f1": "macro F1", "macro_auc": "AUC"}
@@ -31,11 +31,7 @@ def strange(context: Context, folder: str) -> Split:
         split = next(iter(load_source(given).splits.values()))
     except UserError as err:
         raise UserError(f"--ood {folder}: {err}") from None
-    zeros = (
-        np.zeros((len(split), len(context.run.names)), np.float32)
-        if context.run.several
-        else np.zeros(len(split), np.int32)
-    )
+    zeros = np.zeros(len(split), np.int32)
     return dataclasses.replace(split, fields={context.run.fields[0].name: zeros})
 
 
@@ -49,15 +45,18 @@ def ood(context: Context) -> list[Section]:
     """Measure how well each score tells the measured images from those of each --ood folder.
 
     Raises:
-      UserError: without a folder, or for images with several classes.
+      UserError: for a folder without images.
     """
+    if context.run.several:
+        why = "the scores are for one class an image"
+        return [Section("ood", "Out of distribution", {"why": why}, [Notes([f"Not computed: {why}."])])]
     own, train = context.found, context.train
     head = {name: np.asarray(context.run.model.flat[f"head.{name}"], np.float64) for name in ("kernel", "bias")}
-    labels = train.labels if not train.several else train.labels.argmax(axis=1)
-    known = Known(train.features, labels, head["kernel"], head["bias"])
+    known = Known(train.features, train.labels, head["kernel"], head["bias"])
     familiar = {name: score(known, own.logits, own.features) for name, score in SCORES.items()}
     how = dataclasses.replace(context.resampling, clusters=None)
-    values, blocks = {}, []
+    values: dict[str, Any] = {}
+    blocks: list[Block] = []
     for folder in context.settings.ood:
         found = context.predict(strange(context, folder))
         rows = {}

@@ -27,7 +27,16 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def report(folder):
     """The folder of its report, and what it holds."""
-    flags = ["--group", "writer", "--resample_by", "writer", "--group_file", str(folder.parent / "writers.csv")]
+    flags = [
+        "--parts",
+        "metrics",
+        "--group",
+        "writer",
+        "--resample_by",
+        "writer",
+        "--group_file",
+        str(folder.parent / "writers.csv"),
+    ]
     assert main(["--workdir", str(folder), "--resamples", "100", *flags]) == 0
     return folder / "evaluation", json.loads((folder / "evaluation" / "evaluation.json").read_text())
 
@@ -88,6 +97,8 @@ def test_what_cannot_be_evaluated_is_refused_before_long_work(folder, tmp_path, 
     assert "did you mean" in refused(folder, "--parts", "metrix").lower() or "metrics" in refused(
         folder, "--parts", "x"
     )
+    assert "needs --ood DIR" in refused(folder, "--parts", "ood")
+    assert "--also is not read" in refused(folder, "--also", tmp_path, "--parts", "metrics")
     assert "--calibrate='platt' is not known" in refused(folder, "--calibrate", "platt")
     assert "is not a manifest" in refused(folder, "--group", "site")
     listed = str(folder.parent / "writers.csv")
