@@ -83,7 +83,7 @@ def test_the_model_with_the_head_gives_the_logits_and_accuracy_of_the_probe(done
     Image.fromarray(np.asarray(test.records[0])).save(tmp_path / "one.png")
     assert predict(["--workdir", str(done), str(tmp_path / "one.png")]) == 0
     assert str(test.labels[0]) in capsys.readouterr().out
-    assert convert(["export", "--workdir", str(done), "--out", str(tmp_path / "exported"), "--layout", "hf"]) == 0
+    assert convert(["export", "--workdir", str(done), "--out", str(tmp_path / "exported")]) == 0
 
 
 def test_standardisation_is_folded_into_the_head():
