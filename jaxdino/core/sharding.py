@@ -47,7 +47,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = Non
     Axes are `Auto`: the compiler chooses the sharding of values between inputs and outputs.
 
     Raises:
-      UserError: if data x fsdp x tensor is not the number of devices.
+      UserError: if data x fsdp x tensor is not the number of devices, or `tensor` does not fit one process.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = {"data": int(data), "fsdp": int(fsdp), "tensor": int(tensor)}
@@ -66,7 +66,19 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = Non
     if math.prod(sizes.values()) != count:
         raise wrong
     shape = tuple(sizes[axis] for axis in AXES)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    mesh = jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    check_tensor(mesh.devices)
+    return mesh
+
+
+def check_tensor(devices: np.ndarray) -> None:
+    """Raise UserError if devices that share images, along the last axis of a mesh, belong to several processes."""
+    for group in devices.reshape(-1, devices.shape[-1]):
+        if len(processes := {device.process_index for device in group}) > 1:
+            raise UserError(
+                f"mesh.tensor={len(group)} would divide heads over {len(processes)} processes, each of which reads "
+                "other images: give a number that divides the devices of one process"
+            )
 
 
 def spec_for(path: str, shape: Sequence[int], mesh: Mesh, rules: Rules = ()) -> P:

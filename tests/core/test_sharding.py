@@ -1,5 +1,7 @@
 """The mesh, the specs of parameters and of everything that follows them, and what is refused."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import optax
@@ -28,6 +30,13 @@ def test_an_axis_of_minus_one_takes_what_is_left():
 def test_a_mesh_that_does_not_fit_names_the_devices(data, fsdp):
     with pytest.raises(UserError, match=r"4 devices"):
         sharding.make_mesh(data, fsdp)
+
+
+def test_heads_are_divided_within_a_process():
+    devices = np.array([SimpleNamespace(process_index=n // 2) for n in range(8)])
+    sharding.check_tensor(devices.reshape(2, 2, 2))
+    with pytest.raises(UserError, match="divide heads over 2 processes"):
+        sharding.check_tensor(devices.reshape(2, 1, 4))
 
 
 def test_matrices_and_kernels_are_sharded_on_their_largest_axis_and_small_leaves_replicated():

@@ -89,6 +89,12 @@ def test_slurm_puts_a_job_back_until_it_is_finished(tmp_path, finished, again):
     accepted(start[4:])
 
 
+def test_slurm_goes_on_when_a_process_is_lost(tmp_path):
+    env = fake(tmp_path, srun="exit 75", scontrol="") | {"SLURM_JOB_ID": "7"}
+    done = subprocess.run(["bash", LAUNCH / "slurm.sbatch", "--config=gradual", f"--workdir={tmp_path}"], env=env)
+    assert done.returncode == 0 and called(tmp_path)[-3:] == ["scontrol", "requeue", "7"]
+
+
 def test_slurm_does_not_repeat_a_failure_and_wants_a_run_folder(tmp_path):
     env = fake(tmp_path, srun="exit 3", scontrol="")
     script = ["bash", LAUNCH / "slurm.sbatch", "--config=gradual"]
