@@ -26,6 +26,7 @@ CHECKS = {
     "label_conflicts": "identical files with different classes",
     "near_duplicates": "near-duplicates",
     "leaks": "the same or nearly the same image in several splits",
+    "exact_leaks": "of these, identical files",
     "bad_boxes": "boxes that cannot be right",
     "bad_masks": "masks that do not fit their images",
     "dark": "too dark",
@@ -113,6 +114,7 @@ def find(
         "label_conflicts": classes.conflicts(images, same),
         "near_duplicates": near,
         "leaks": leaks(images, same, near),
+        "exact_leaks": [group for group in same if _several_splits(images, group)],
     }
     return Findings(
         images=images,
@@ -173,7 +175,11 @@ def leaks(images: Images, same: Groups, near: Groups) -> Groups:
     """Return the groups of identical or similar images that are in several splits."""
     held = {row for group in near for row in group}
     alike = [*near, *(group for group in same if group[0] not in held)]
-    return sorted(group for group in alike if len(set(images.split[group].tolist())) > 1)
+    return sorted(group for group in alike if _several_splits(images, group))
+
+
+def _several_splits(images: Images, group: Sequence[int]) -> bool:
+    return len(set(images.split[group].tolist())) > 1
 
 
 def _corners(bad: BadBox) -> str:

@@ -65,6 +65,7 @@ def _applies(found: Findings, name: str) -> bool:
         "bad_masks": found.images.masks is not None,
         "label_conflicts": found.images.whole_labels,
         "leaks": several,
+        "exact_leaks": False,
         "suspects": found.searched_labels,
         "truncated": False,
         "remarks": False,
@@ -83,7 +84,7 @@ def _first(found: Findings, name: str) -> str:
     shown = []
     for group in groups[:EXAMPLES]:
         names = [found.images.name(row) for row in group]
-        text = few(names, MEMBERS).replace(", ", " = " if name in ("duplicates", "label_conflicts") else " ~ ")
+        text = few(names, MEMBERS).replace(", ", " = " if name in ("duplicates", "label_conflicts", "exact_leaks") else " ~ ")
         shown.append(f"{text} ({reasons[group[0]]})" if group[0] in reasons else text)
     more = len(groups) - len(shown)
     return "; ".join(shown) + (f"; and {more:,} more" if more else "")

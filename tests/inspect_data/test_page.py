@@ -63,7 +63,7 @@ def test_every_finding_has_a_section_with_pictures(root):
     (root / "train/cat/bad.jpg").write_bytes(b"x")
     page = shown(root)
     links = {value for tag, name, value in page.attributes if tag == "h2" and name == "id"}
-    assert links == {"unreadable", "duplicates", "label_conflicts", "near_duplicates", "leaks", "small"}
+    assert links == {"unreadable", "duplicates", "label_conflicts", "near_duplicates", "leaks", "exact_leaks", "small"}
     assert {f"#{link}" for link in links} == {value for tag, name, value in page.attributes if name == "href"}
     assert len(page.images) == 2 + 2 + 2 + 2 + 1 and "no picture" in page.text and "not an image" in page.text
     for source in page.images:
