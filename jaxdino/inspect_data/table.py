@@ -15,6 +15,8 @@ MEMBERS = 3  # images named of a group
 FORMATS = 6  # kinds of images named in a line
 WIDE = 40  # characters of a class's name
 
+IDENTICAL = ("duplicates", "label_conflicts", "exact_leaks")  # checks whose groups are of identical files
+
 
 def table(found: Findings) -> str:
     """Return the lines of a report."""
@@ -84,7 +86,7 @@ def _first(found: Findings, name: str) -> str:
     shown = []
     for group in groups[:EXAMPLES]:
         names = [found.images.name(row) for row in group]
-        text = few(names, MEMBERS).replace(", ", " = " if name in ("duplicates", "label_conflicts", "exact_leaks") else " ~ ")
+        text = few(names, MEMBERS).replace(", ", " = " if name in IDENTICAL else " ~ ")
         shown.append(f"{text} ({reasons[group[0]]})" if group[0] in reasons else text)
     more = len(groups) - len(shown)
     return "; ".join(shown) + (f"; and {more:,} more" if more else "")
