@@ -7,6 +7,7 @@ for each object: the image's path, class, score, left, top, right and bottom in 
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,8 @@ from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
 from jaxdino.core.words import printable
+from jaxdino.core.writable import check_writable
+from jaxdino.data.inputs import Input, find_inputs
 from jaxdino.predict import say, skip
 
 FILE, OVERLAYS = "detections.json", "overlays"
@@ -67,16 +70,15 @@ def detect(
       0, or 1 if an image could not be read; these are named on standard error.
 
     Raises:
-      UserError: before an image is read, for a folder `out` that is not empty, a model that does not find boxes, and
-        values out of range.
+      UserError: before an image is read, for a folder `out` that is not empty, images of one name, a model that does
+        not find boxes, and values out of range.
     """
     from convert import assumptions
     from jaxdino.api.detector import Detector
     from jaxdino.api.opening import open_model
-    from jaxdino.core.json_file import write_json
+    from jaxdino.api.purpose import purpose
+    from jaxdino.api.run_folder import check_run_folder
     from jaxdino.core.options import check_range
-    from jaxdino.data.bad_images import BadImage
-    from jaxdino.data.inputs import find_inputs
     from jaxdino.data.ranges import ARGUMENT, Range
 
     check_range("--threshold", threshold, "[0, 1]")
@@ -86,23 +88,49 @@ def detect(
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--out {out} is not an empty folder: give another one")
-    if not Path(workdir).is_dir():
-        raise UserError(f"there is no folder {workdir}: --workdir takes the folder of a training run")
+    check_writable(f"--out {out}", folder)
+    check_run_folder(workdir)
     images, notes = find_inputs(names, leave_out=out)
+    _check_names(images, overlays)
     opened, lines = open_model(workdir, words=assumptions.IMPORT)
     if not opened.card.finds_boxes:
-        raise UserError(f"the model in {workdir} does not find boxes: `jaxdino predict` gives classes of images")
-    model = cast(Detector, opened)  # since its head finds boxes
+        raise UserError(f"the model in {workdir} does not find boxes: {purpose(opened.card, opened)}")
     for line in (*notes, *lines):
         say(line)
-    paths, said = [image.path for image in images], {}
+    model, said = cast(Detector, opened), {}  # since its head finds boxes
+    paths = [image.path for image in images]
     reading = model.reading(paths, sixteen_bit, ARGUMENT, say)
+    folder.mkdir(parents=True, exist_ok=True)
     found = model.each(paths, reading, threshold, batch_size, said)
+    failed = _write(folder, model, images, found, reading, overlays)
+    for name, line in said.items():
+        say(f"{name}: {line}")
+    return int(failed > 0)
+
+
+def _check_names(images: Sequence[Input], overlays: bool) -> None:
+    """Raise UserError if two images have the same name in the results."""
+    seen: dict[str, str] = {}
+    for image in images:
+        name = str(_overlay(image)) if overlays else image.below
+        if (other := seen.setdefault(name, image.path)) != image.path:
+            hint = "a pattern such as 'photos/**/*.jpg' selects one file type, a folder above both keeps them apart"
+            raise UserError(f"{other} and {image.path} would both be {name} in --out: {hint}; or call this twice")
+
+
+def _overlay(image: Input) -> Path:
+    return Path(OVERLAYS, image.below).with_suffix(".png")
+
+
+def _write(folder: Path, model: Any, images: Sequence[Input], found: Any, reading: Any, overlays: bool) -> int:
+    """Write and print the objects of all images; return how many images could not be read."""
+    from jaxdino.core.json_file import write_json
+    from jaxdino.data.bad_images import BadImage
+
     classes = model.class_names or tuple(map(str, range(model.card.num_classes)))
     result: dict[str, Any] = {"images": [], "annotations": []}
     result["categories"] = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
-    folder.mkdir(parents=True, exist_ok=True)
-    failed, shown = 0, sys.stdout.isatty()
+    failed, shown = 0, sys.stdout.isatty()  # no progress bar if the lines show the progress
     for image, objects in zip(images, found if shown else bar(found, "detecting", total=len(images)), strict=True):
         if isinstance(objects, BadImage):
             skip(image.path, objects)
@@ -111,15 +139,15 @@ def detect(
         picture = _opened(image.path, reading)
         _add(result, image.below, picture.shape, objects)
         if overlays:
-            _draw(folder / OVERLAYS / Path(image.below).with_suffix(".png"), picture, objects, classes)
+            _draw(folder / _overlay(image), picture, objects, classes)
         for name, score, box in zip(objects.names, objects.scores, objects.boxes.tolist(), strict=True):
             words = (printable(image.path, keep=""), printable(name, keep=""), f"{score:.4f}")
             print("\t".join((*words, *(f"{side:.1f}" for side in box))), flush=True)
-    for name, line in said.items():
-        say(f"{name}: {line}")
     write_json(folder / FILE, result)
-    print(f"{len(result['annotations'])} objects in {len(result['images'])} images: {folder / FILE}", file=sys.stderr)
-    return int(failed > 0)
+    unread = f", {failed} of {len(images)} could not be read" if failed else ""
+    counts = f"{len(result['annotations'])} objects in {len(result['images'])} images"
+    print(f"{counts}{unread}: {folder / FILE}", file=sys.stderr)
+    return failed
 
 
 def _opened(path: str, reading: Any) -> Any:

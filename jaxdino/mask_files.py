@@ -1,7 +1,6 @@
 """Write mask files: a PNG per mask, an overlay of all masks of an image, and masks.json, which lists them."""
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from PIL import Image
 from convert.atomic import AtomicFiles
 from jaxdino.core.command import uninterrupted
 from jaxdino.core.errors import UserError
+from jaxdino.core.writable import check_writable
 from jaxdino.data.inputs import Input
 
 OVERLAY, MASKS = "overlay", "masks.json"
@@ -74,9 +74,7 @@ class MaskFiles:
         if table is not None and Path(table).resolve() == (self.folder / MASKS).resolve():
             raise UserError(f"--table {table}: the list of the masks is written there: give another file")
         for folder in {self.path(image, OVERLAY).parent: None for image in images}:
-            there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-            if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-                raise UserError(f"--out {self.folder} cannot be written: {there} is not a writable folder")
+            check_writable(f"--out {self.folder}", folder)
         given = {Path(image.path).resolve() for image in images}
         seen: dict[Path, str] = {}
         for image, path in self._planned(images):

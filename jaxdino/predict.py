@@ -9,7 +9,6 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from jaxdino import results
@@ -84,6 +83,7 @@ def predict(
     from convert import assumptions
     from jaxdino.api import classify, pictures
     from jaxdino.api.opening import open_model
+    from jaxdino.api.run_folder import check_run_folder
     from jaxdino.data.bad_images import BadImage
     from jaxdino.data.inputs import find_inputs
     from jaxdino.data.ranges import ARGUMENT, Range
@@ -92,11 +92,7 @@ def predict(
         raise UserError(f"--top {top} and --batch_size {batch_size} must be at least 1")
     if sixteen_bit is not None:
         Range.of(sixteen_bit, ARGUMENT)
-    if not Path(workdir).is_dir():
-        raise UserError(f"there is no folder {workdir}: --workdir takes the folder of a training run")
-    begun = any((Path(workdir) / name).exists() for name in ("checkpoints", "metrics.jsonl"))
-    if begun and not (Path(workdir) / "best").is_dir():
-        raise UserError(f"the run in {workdir} has not finished a stage yet")
+    check_run_folder(workdir)
     results.check("--out", out, overwrite)
     inputs, notes = find_inputs(names)
     model, lines = open_model(workdir, words=assumptions.IMPORT)

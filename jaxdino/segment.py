@@ -224,17 +224,15 @@ def _check_run(workdir: Path) -> Any:
     from convert.hub import find
     from convert.store import is_model, load_card
     from jaxdino.api.opening import face_of
+    from jaxdino.api.purpose import purpose
+    from jaxdino.api.run_folder import check_run_folder
 
-    if not workdir.is_dir():
-        raise UserError(f"there is no folder {workdir}: --workdir takes the folder of a training run")
-    begun = any((workdir / name).exists() for name in ("checkpoints", "metrics.jsonl"))
-    if begun and not (workdir / "best").is_dir():
-        raise UserError(f"the run in {workdir} has not finished a stage yet")
+    check_run_folder(workdir)
     folder = find(workdir)
     card = load_card(folder) if is_model(folder) else None
     if card is None or not hasattr(face_of(card), "segment"):
         held = f"a {card.spec.name}, which takes no prompts" if card else "neither a run nor a model"
-        hint = f"{program('predict')} classifies" if card and card.num_classes else "configs/clipdinosam.py trains one"
+        hint = purpose(card, face_of(card)) if card else "configs/clipdinosam.py trains one"
         raise UserError(f"{workdir} holds {held}: the folder of a segmentation run is needed ({hint})")
     return card
 

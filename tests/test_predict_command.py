@@ -97,7 +97,7 @@ MISTAKES = {
     "nothing matches 'photos/*.gif': photos holds a.png, b.jpg, sub": ["photos/*.gif"],
     "nothing matches 'photo/*': there is no folder photo; nearest: photos": ["photo/*"],
     "no images in photos/sub/*.txt; passed over: 1 not an image (.txt)": ["photos/sub/*.txt"],
-    "no images in empty; passed over: nothing": ["empty"],
+    "no images in empty; it holds no files": ["empty"],
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxdino.api.pictures import Record
+from jaxdino.api.purpose import purpose
 from jaxdino.core.command import program
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_range
@@ -31,16 +32,15 @@ def check(model: Any, topk: int, batch_size: int) -> None:
             good = False
         if not good:
             raise UserError(f"{name}={value!r}: give a whole number of at least 1")
+    if not model.card.num_classes and hasattr(model, "segment"):
+        raise UserError(f"{model.name} does not give classes of images: {purpose(model.card, model)}")
     if not model.card.num_classes:
         raise UserError(
             f"{model.name} has no classification head: train one ({program('train')} --config=linear), "
             "or load one with jaxdino.load(SRC, head=FILE)"
         )
     if model.card.head.choice is None:
-        raise UserError(
-            f"the head of {model.name} classifies each patch, not the image: {program('segment')} writes the class of "
-            "each pixel, and model.segment([image]) returns it"
-        )
+        raise UserError(f"the head of {model.name} does not give classes of whole images: {purpose(model.card, model)}")
 
 
 def chooser(model: Any, threshold: float | None, flag: str = "threshold") -> Choice:

@@ -92,7 +92,7 @@ def _is_below(path: str, folder: str | Path) -> bool:
 def _nothing(name: str, passed: str) -> str:
     """Return the message for a folder or pattern without images."""
     if passed or os.path.isdir(name):
-        return f"no images in {name}; passed over: {passed or 'nothing'}"
+        return f"no images in {name}; " + (f"passed over: {passed}" if passed else "it holds no files")
     start = _fixed(name)
     if os.path.isdir(start):
         return f"nothing matches {name!r}: {start} holds {_shown(start)}"

@@ -16,6 +16,7 @@ from jaxdino.core.host_memory import keep_freed
 from jaxdino.core.options import check_choice, check_range
 from jaxdino.core.rules import did_you_mean
 from jaxdino.core.words import printable
+from jaxdino.core.writable import check_writable
 
 FOLDER = "evaluation"
 FEW = 10  # groups; of fewer, the bootstrap says little
@@ -145,6 +146,7 @@ def _folder(args: argparse.Namespace) -> Path:
     folder = Path(args.out) if args.out else Path(args.workdir) / FOLDER
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file: give a folder")
+    check_writable(f"--out {folder}", folder)
     return folder
 
 

@@ -26,9 +26,9 @@ from jaxdino.train.workdir import SUMMARY
 FIELDS = {"classify": "label", "multilabel": "labels"}
 """Tasks that can be evaluated -> the field of the data that they learn."""
 OTHERWISE = {
-    "segment": "docs/segmentation.md has its metrics, and `{segment}` its masks",
-    "semantic": "docs/semantic_segmentation.md has its metrics, and `{segment}` its masks",
-    "detect": "docs/detection.md has its metrics",
+    "segment": "its metrics are in {folder}/report.html, and `{segment}` gives its masks",
+    "semantic": "its metrics are in {folder}/report.html, and `{segment}` gives its masks",
+    "detect": "its metrics are in {folder}/report.html, and `{detect}` gives its boxes",
     "distill": "`{evaluate} --weights {folder} --root DIR` measures its features",
 }
 """Other tasks -> what can be done instead."""
@@ -80,8 +80,8 @@ def open_run(folder: str, say: Callable[[str], None]) -> FinishedRun:
     config = as_config(read_config(place / CONFIG))
     task = (config.get("objective") or {}).get("name")
     if task not in FIELDS:
-        other = OTHERWISE.get(str(task), "`{evaluate} --weights {folder} --root DIR` measures its features")
-        words = {"segment": program("segment"), "evaluate": program("evaluate"), "folder": folder}
+        other = OTHERWISE.get(str(task), OTHERWISE["distill"])
+        words = {name: program(name) for name in ("segment", "detect", "evaluate")} | {"folder": folder}
         raise UserError(
             f"{folder} holds a run of the task {task!r}; --workdir evaluates {' and '.join(FIELDS)}: "
             + other.format(**words)

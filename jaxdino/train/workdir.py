@@ -29,6 +29,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import JsonError, finite, parse_json, read_json, write_json
 from jaxdino.core.metric_names import present, renamed
 from jaxdino.core.words import printable
+from jaxdino.core.writable import check_writable
 from jaxdino.data.config import DataConfig
 from jaxdino.data.recipe import View
 from jaxdino.data.sampling import UNIFORM
@@ -153,9 +154,7 @@ class Workdir:
     def _check(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"--workdir={self.folder} is a file: give a folder, new or of an earlier run")
-        there = next(path for path in (self.folder.absolute(), *self.folder.absolute().parents) if path.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-            raise UserError(f"--workdir={self.folder} cannot be written: {there} is not a writable folder")
+        check_writable(f"--workdir={self.folder}", self.folder)
         file = self / CONFIG
         if not file.exists():
             root = (self.config.get("data") or {}).get("root")

@@ -262,7 +262,7 @@ def test_python_face(tmp_path):
     found = np.asarray(ours(channels_last(images(*WIDE))).logits).transpose(0, 3, 1, 2)
     with torch.no_grad():
         assert_same({"logits": found}, {"logits": model(images(*WIDE))})
-    with pytest.raises(UserError, match="classifies each patch, not the image"):
+    with pytest.raises(UserError, match="does not give classes of whole images"):
         ours.predict([np.zeros((*NATIVE, 3), np.uint8)])
 
 

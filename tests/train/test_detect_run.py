@@ -10,7 +10,7 @@ from tiny_detect import config
 
 import jaxdino
 from convert.store import load_model
-from jaxdino import detect
+from jaxdino import detect, evaluate, predict
 from jaxdino.core.errors import UserError
 from jaxdino.core.sharding import make_mesh
 from jaxdino.data.sources import load_source
@@ -94,6 +94,14 @@ def test_the_commands(whole, tmp_path, capsys):
     first = found["annotations"][0]["bbox"]
     np.testing.assert_allclose([first[0] + first[2], first[1] + first[3]], objects.boxes[0, 2:], atol=0.02)
     assert detect.main(words) == 2 and "is not an empty folder" in capsys.readouterr().err
+    Image.new("RGB", (9, 9)).save(tmp_path / "in/a.jpg")
+    words[words.index("--out") + 1] = str(tmp_path / "none")
+    assert detect.main(words) == 2 and "would both be overlays/a.png" in capsys.readouterr().err
+    words[words.index("--out") + 1] = str(tmp_path / "in/b.png/results")
+    assert detect.main(words) == 2 and "b.png is not a writable folder" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+    assert predict.main(words[:3]) == 2 and "jaxdino.detect` and `model.detect` find its" in capsys.readouterr().err
+    assert evaluate.main(words[1:3]) == 2 and "jaxdino.detect` gives its boxes" in capsys.readouterr().err
     with pytest.raises(UserError, match="threshold=2 must be in"):
         jaxdino.load(whole).detect([image], threshold=2)
 

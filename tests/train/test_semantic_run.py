@@ -216,4 +216,5 @@ def test_prompts_are_for_the_other_kind_of_model(learnt, capsys):
         assert segment.main(["--workdir", str(folder), *flags, image]) == 2
         assert f"takes no prompts: leave out {flags[0]}" in capsys.readouterr().err
     assert predict.main(["--workdir", str(folder), image]) == 2
-    assert "classifies each patch, not the image" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "does not give classes of whole images" in told and "jaxdino.segment` and `model.segment` give" in told
