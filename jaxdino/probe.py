@@ -1,8 +1,8 @@
 """Train hundreds of heads on features and choose one: `python -m jaxdino.probe --features FEATURES --out DIR`.
 
 FEATURES is what `jaxdino extract` wrote. Heads are chosen by validation and measured once on test. DIR gets
-summary.json, the table of the sweep, its plot, the heads, and in DIR/best the model with the chosen head, which
-`jaxdino predict`, `jaxdino convert export` and training take as --workdir or weights.
+summary.json, the table of the sweep, its plot, the heads, and in DIR/best the model with the chosen head, for
+`jaxdino predict --workdir DIR`, `jaxdino convert export --workdir DIR` and training: --config.model.weights=DIR/best.
 """
 
 import argparse
@@ -234,6 +234,7 @@ def _sweep(
 
 def _tell(outcome: Any) -> None:
     bad = f", {outcome.diverged} of them not finite" if outcome.diverged else ""
+    bad += f", {outcome.unconverged} of them not converged" if outcome.unconverged else ""
     say(
         f"{outcome.method.name} on {outcome.sets.name}: {outcome.trained} heads{bad} in {outcome.seconds:.1f} s, "
         f"best on validation {outcome.score:.2%}"

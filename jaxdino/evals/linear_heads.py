@@ -28,8 +28,8 @@ NO_FOLD = -1
 class Heads(NamedTuple):
     """H linear heads: kernel (D, C, H) and bias (C, H)."""
 
-    kernel: jax.Array
-    bias: jax.Array
+    kernel: jax.Array | np.ndarray
+    bias: jax.Array | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)

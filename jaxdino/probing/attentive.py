@@ -13,7 +13,7 @@ import optax
 
 from jaxdino.core.bars import bar
 from jaxdino.evals.linear_heads import default_steps
-from jaxdino.probing.method import Cell, Job, by_fold
+from jaxdino.probing.method import Cell, Job, Trained, by_fold
 
 Params = dict[str, Any]
 TOGETHER = 6  # heads trained as one program
@@ -45,13 +45,13 @@ class Attentive:
         pairs = itertools.product(self.learning_rates, self.weight_decays)
         return [{"learning_rate": rate, "weight_decay": decay} for rate, decay in pairs]
 
-    def train(self, job: Job, cells: Sequence[Cell]) -> Iterator[tuple[Sequence[Cell], Params]]:
+    def train(self, job: Job, cells: Sequence[Cell]) -> Iterator[Trained]:
         """Yield groups of the cells with their heads, stacked along the first axis."""
         for fold, members in by_fold(cells).items():
             rows = job.rows(fold)
             for first in range(0, len(members), TOGETHER):
                 group = members[first : first + TOGETHER]
-                yield group, self._trained(job, rows, group)
+                yield Trained(group, self._trained(job, rows, group))
 
     def _trained(self, job: Job, rows: np.ndarray, cells: Sequence[Cell]) -> Params:
         width, batch_size = job.x.shape[-1], min(job.batch_size, len(rows))
@@ -147,7 +147,7 @@ def _descend(params, state, x_SxB, y_SxB, ahead_S, rates_H, decays_H):
     def step(carry, given):
         x, y, ahead = given
 
-        def one(params, state, rate, decay):
+        def of_head(params, state, rate, decay):
             updates, state = adam.update(jax.grad(loss)(params, x, y), state)
 
             def change(leaf, update):  # biases, norms and the query do not decay
@@ -155,6 +155,7 @@ def _descend(params, state, x_SxB, y_SxB, ahead_S, rates_H, decays_H):
 
             return optax.apply_updates(params, jax.tree.map(change, params, updates)), state
 
-        return jax.vmap(one)(*carry, rates_H, decays_H), None
+        params, state = carry
+        return jax.vmap(of_head)(params, state, rates_H, decays_H), None
 
     return jax.lax.scan(step, (params, state), (x_SxB, y_SxB, ahead_S))[0]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import linalg
 
+from jaxdino.core.bars import bar
 from jaxdino.evals.linear_heads import Heads
 
 CHUNK = 8192  # rows in float64 at a time
@@ -27,7 +28,7 @@ def ridge(x: np.ndarray, y: np.ndarray, alphas: Sequence[float], num_classes: in
     counts = y.sum(axis=0) if y.ndim == 2 else np.bincount(y, minlength=num_classes)
     target_mean = 2 * counts / len(x) - 1
     gram, cross = np.zeros((width, width)), np.zeros((width, num_classes))
-    for first in range(0, len(x), CHUNK):
+    for first in bar(range(0, len(x), CHUNK), f"ridge regression of {len(x):,} rows", unit=f"x{CHUNK} rows"):
         part = x[first : first + CHUNK].astype(np.float64) - middle
         target = _targets(y[first : first + CHUNK], num_classes) - target_mean
         gram += part.T @ part

@@ -5,12 +5,14 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
 import numpy as np
 
+from jaxdino.core.bars import bar
 from jaxdino.evals.linear_heads import Cells, Heads, default_steps, logits_of, train_heads
 from jaxdino.evals.probe import LEARNING_RATES, WEIGHT_DECAYS
 from jaxdino.probing import closed_form, logistic
-from jaxdino.probing.method import Cell, Job, by_fold
+from jaxdino.probing.method import Cell, Job, Trained, by_fold
 
 C_VALUES = tuple(10.0**power for power in np.linspace(-6, 5, 45).tolist())
 """Source: facebookresearch/dinov2 and dinov3 eval/log_regression.py, C_POWER_RANGE."""
@@ -50,17 +52,19 @@ class Sgd(_Linear):
         grid = itertools.product(self.learning_rates, self.weight_decays, self.smoothing)
         return [dict(zip(names, values, strict=True)) for values in grid]
 
-    def train(self, job: Job, cells: Sequence[Cell]) -> Iterator[tuple[Sequence[Cell], Heads]]:
+    def train(self, job: Job, cells: Sequence[Cell]) -> Iterator[Trained]:
         """Yield groups of the cells with their heads; a group is one program."""
         chosen = [self.settings[cell.setting] for cell in cells]
-        columns = ([one[name] for one in chosen] for name in ("learning_rate", "weight_decay", "smoothing"))
-        every = Cells.of(*columns, [cell.seed for cell in cells], [cell.fold for cell in cells])
+        rates, decays, smoothing = (
+            [one[name] for one in chosen] for name in ("learning_rate", "weight_decay", "smoothing")
+        )
+        every = Cells.of(rates, decays, smoothing, [cell.seed for cell in cells], [cell.fold for cell in cells])
         steps, first = job.steps or default_steps(len(job.x), job.batch_size), 0
         how: dict[str, Any] = dict(num_classes=job.num_classes, steps=steps, batch_size=job.batch_size)
         folds = job.fold_of if any(cell.fold >= 0 for cell in cells) else None
         for group in every.groups(job.num_classes):
             heads = train_heads(job.x, job.y, group, **how, seed=job.seed, fold_of=folds, poll=job.poll)
-            yield cells[first : first + len(group)], heads
+            yield Trained(cells[first : first + len(group)], heads)
             first += len(group)
 
 
@@ -77,16 +81,20 @@ class Logistic(_Linear):
         """What is swept."""
         return [{"C": value} for value in self.c_values]
 
-    def train(self, job: Job, cells: Sequence[Cell]) -> Iterator[tuple[Sequence[Cell], Heads]]:
+    def train(self, job: Job, cells: Sequence[Cell]) -> Iterator[Trained]:
         """Yield groups of the cells with their heads."""
-        for fold, members in by_fold(cells).items():
-            rows = job.rows(fold)
-            size = logistic.most_together(len(rows), job.num_classes)
-            for first in range(0, len(members), size):
-                job.poll()
-                group = members[first : first + size]
-                values = [self.c_values[cell.setting] for cell in group]
-                yield group, logistic.fit(job.x[rows], job.y[rows], values, job.num_classes, self.max_iterations)
+        size = logistic.most_together(len(job.x), job.num_classes)
+        groups = [
+            members[first : first + size]
+            for members in by_fold(cells).values()
+            for first in range(0, len(members), size)
+        ]
+        x, y = jnp.asarray(job.x), jnp.asarray(job.y)
+        for group in bar(groups, f"{len(cells)} logistic regressions", unit=f"x{size}"):
+            job.poll()
+            values = [self.c_values[cell.setting] for cell in group]
+            how: dict[str, Any] = dict(max_iterations=self.max_iterations, used=job.used(group[0].fold))
+            yield Trained(group, *logistic.fit(x, y, values, job.num_classes, **how))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,13 +109,13 @@ class Ridge(_Linear):
         """What is swept."""
         return [{"alpha": value} for value in self.alphas]
 
-    def train(self, job: Job, cells: Sequence[Cell]) -> Iterator[tuple[Sequence[Cell], Heads]]:
+    def train(self, job: Job, cells: Sequence[Cell]) -> Iterator[Trained]:
         """Yield groups of the cells with their heads."""
         for fold, members in by_fold(cells).items():
             job.poll()
             rows = job.rows(fold)
             values = [self.alphas[cell.setting] for cell in members]
-            yield members, closed_form.ridge(job.x[rows], job.y[rows], values, job.num_classes)
+            yield Trained(members, closed_form.ridge(job.x[rows], job.y[rows], values, job.num_classes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +126,8 @@ class NearestMean(_Linear):
     settings: ClassVar[tuple[dict[str, Any], ...]] = ({},)
     why_not_several: ClassVar[str] = "an image of several classes has no nearest class"
 
-    def train(self, job: Job, cells: Sequence[Cell]) -> Iterator[tuple[Sequence[Cell], Heads]]:
+    def train(self, job: Job, cells: Sequence[Cell]) -> Iterator[Trained]:
         """Yield groups of the cells with their heads."""
         for fold, members in by_fold(cells).items():
             rows = job.rows(fold)
-            yield members, closed_form.nearest_mean(job.x[rows], job.y[rows], job.num_classes)
+            yield Trained(members, closed_form.nearest_mean(job.x[rows], job.y[rows], job.num_classes))

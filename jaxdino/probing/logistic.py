@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,27 +24,42 @@ def most_together(rows: int, num_classes: int) -> int:
     return max(1, min(TOGETHER, ELEMENTS // (rows * num_classes)))
 
 
+class Fit(NamedTuple):
+    """H heads, and whether each one's gradient is below the tolerance, bool (H,)."""
+
+    heads: Heads
+    converged: np.ndarray
+
+
 def fit(
-    x: np.ndarray,
-    y: np.ndarray,
+    x: np.ndarray | jax.Array,
+    y: np.ndarray | jax.Array,
     c_values: Sequence[float],
     num_classes: int,
     max_iterations: int,
     tolerance: float = TOLERANCE,
-) -> Heads:
+    used: np.ndarray | None = None,
+) -> Fit:
     """Minimise C times the summed loss plus half the squared kernel, for each C; the biases are free.
 
     The loss is cross entropy, for y int32 (N,); or the sum of a binary one for each class, for y (N, C).
 
+    Args:
+      used: the rows to fit, bool (N,); all by default. Folds of one data set share a compiled program by it.
+
     Source: the objective of scikit-learn's LogisticRegression, here divided by C N.
     """
-    strength = jnp.asarray(1 / (np.asarray(c_values, np.float64) * len(x)), jnp.float32)
-    kernel, bias = _fit(jnp.asarray(x), jnp.asarray(y), strength, tolerance, num_classes, max_iterations)
-    return Heads(kernel, bias)
+    used = np.ones(len(x), bool) if used is None else used
+    strength = jnp.asarray(1 / (np.asarray(c_values, np.float64) * used.sum()), jnp.float32)
+    weights = jnp.asarray(used / used.sum(), jnp.float32)
+    given = (jnp.asarray(x), jnp.asarray(y), weights, strength, tolerance)
+    kernel, bias, largest = _fit(*given, num_classes, max_iterations)
+    return Fit(Heads(kernel, bias), np.asarray(largest <= tolerance))
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5))
-def _fit(x, y, strength_H, tolerance, num_classes, max_iterations):
+@functools.partial(jax.jit, static_argnums=(5, 6))
+def _fit(x, y, weight_N, strength_H, tolerance, num_classes, max_iterations):
+    """Return kernels (D, C, H), biases (C, H) and the largest entry of each gradient (H,)."""
     several = y.ndim == 2
     right = y if several else (y[:, None] == jnp.arange(num_classes)[None]).astype(jnp.float32)
     search = optax.scale_by_zoom_linesearch(LINE_SEARCH, initial_guess_strategy="one")
@@ -59,7 +75,7 @@ def _fit(x, y, strength_H, tolerance, num_classes, max_iterations):
                 losses = (jnp.logaddexp(0.0, logits) - right * logits).sum(axis=1)
             else:
                 losses = jax.nn.logsumexp(logits, axis=1) - (right * logits).sum(axis=1)
-            return losses.mean() + 0.5 * strength * jnp.square(kernel).sum()
+            return (weight_N * losses).sum() + 0.5 * strength * jnp.square(kernel).sum()
 
         value_and_grad = optax.value_and_grad_from_state(loss)
 
@@ -77,8 +93,8 @@ def _fit(x, y, strength_H, tolerance, num_classes, max_iterations):
 
         begin = (jnp.zeros((x.shape[1], num_classes)), jnp.zeros(num_classes))
         carry = (begin, solver.init(begin), jnp.inf, jnp.inf, 0, 0)
-        kernel, bias = jax.lax.while_loop(unfinished, step, carry)[0]
-        return unit * kernel, bias
+        (kernel, bias), _, largest, *_ = jax.lax.while_loop(unfinished, step, carry)
+        return unit * kernel, bias, largest
 
-    kernels, biases = jax.vmap(one)(strength_H)
-    return jnp.moveaxis(kernels, 0, -1), jnp.moveaxis(biases, 0, -1)
+    kernels, biases, largest = jax.vmap(one)(strength_H)
+    return jnp.moveaxis(kernels, 0, -1), jnp.moveaxis(biases, 0, -1), largest

@@ -17,6 +17,18 @@ class Cell(NamedTuple):
     fold: int = NO_FOLD
 
 
+class Trained(NamedTuple):
+    """H heads with their cells, trained together.
+
+    Attributes:
+      converged: whether each head reached the minimum, bool (H,); None for methods that do not iterate towards one.
+    """
+
+    cells: Sequence[Cell]
+    heads: Any
+    converged: np.ndarray | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """What heads are trained on.
@@ -40,10 +52,13 @@ class Job:
         """Whether an image may have several classes."""
         return self.y.ndim == 2
 
+    def used(self, fold: int) -> np.ndarray:
+        """Return whether each row is not in the fold, bool (N,)."""
+        return np.ones(len(self.x), bool) if self.fold_of is None or fold == NO_FOLD else self.fold_of != fold
+
     def rows(self, fold: int) -> np.ndarray:
         """Return the rows that are not in the fold."""
-        whole = np.arange(len(self.x))
-        return whole if self.fold_of is None or fold == NO_FOLD else whole[self.fold_of != fold]
+        return np.flatnonzero(self.used(fold))
 
 
 class Method(Protocol):
@@ -55,13 +70,18 @@ class Method(Protocol):
       why_not_several: why it does not apply to images of several classes; "" if it does.
     """
 
-    name: str
-    settings: Sequence[dict[str, Any]]
-    seeded: bool
-    linear: bool
-    why_not_several: str
+    @property
+    def name(self) -> str: ...
+    @property
+    def settings(self) -> Sequence[dict[str, Any]]: ...
+    @property
+    def seeded(self) -> bool: ...
+    @property
+    def linear(self) -> bool: ...
+    @property
+    def why_not_several(self) -> str: ...
 
-    def train(self, job: Job, cells: Sequence[Cell]) -> Iterator[tuple[Sequence[Cell], Any]]:
+    def train(self, job: Job, cells: Sequence[Cell]) -> Iterator[Trained]:
         """Yield groups of the cells with their heads."""
         ...
 

@@ -23,24 +23,25 @@ def write_sweep(file: Path, outcomes: Sequence[Outcome], seeds: Sequence[int]) -
     names = list(dict.fromkeys(name for one in outcomes for setting in one.method.settings for name in setting))
     with file.open("w", newline="") as stream:
         lines = csv.writer(stream)
-        lines.writerow(["method", "input", "seed", "fold", "score", *names])
+        lines.writerow(["method", "input", "seed", "fold", "score", "converged", *names])
         for one in outcomes:
             for (setting, seed, fold), score in np.ndenumerate(one.scores):
                 values = [one.method.settings[setting].get(name, "") for name in names]
                 where = [seeds[seed] if one.method.seeded else "", fold if one.sets.folds else ""]
-                lines.writerow([one.method.name, one.sets.name, *where, f"{score:.6f}", *values])
+                reached = "" if one.converged is None else int(one.converged[setting, seed, fold])
+                lines.writerow([one.method.name, one.sets.name, *where, f"{score:.6f}", reached, *values])
 
 
 def save_heads(folder: Path, outcome: Outcome, class_names: Sequence[str]) -> None:
     """Save the chosen head of a method as .npz; a linear one for features that are not standardised."""
     folder.mkdir(exist_ok=True)
-    names = {"class_names": np.array(class_names), "features": np.array(outcome.sets.parts)}
+    names: dict[str, Any] = {"class_names": np.array(class_names), "features": np.array(outcome.sets.parts)}
     if outcome.method.linear:
         kernel, bias = folded(outcome.heads[0], outcome.sets.mean, outcome.sets.scale)
         np.savez(folder / f"{outcome.method.name}.npz", kernel=kernel, bias=bias, **names)
         return
     leaves = jax.tree_util.tree_flatten_with_path(outcome.heads[0])[0]
-    arrays = {".".join(str(part.key) for part in path): np.asarray(leaf)[0] for path, leaf in leaves}
+    arrays: dict[str, Any] = {".".join(str(part.key) for part in path): np.asarray(leaf)[0] for path, leaf in leaves}
     np.savez(folder / f"{outcome.method.name}.npz", **arrays, **names)
 
 
@@ -53,6 +54,7 @@ def table(methods: Mapping[str, Mapping[str, Any]], monitor: str) -> str:
             continue
         settings = ", ".join(f"{key} {value:.3g}" for key, value in found["settings"].items()) or "-"
         heads, seconds = str(found.get("heads", "-")), found.get("seconds")
+        heads += f", {found['not_converged']} not converged" if found.get("not_converged") else ""
         both = (percent(found["val"]), percent(found["test"]))
         rows.append([name, found["input"], settings, heads, *both, "-" if seconds is None else f"{seconds:.1f}"])
     return format_table(rows, left=3)
@@ -133,6 +135,8 @@ def report(summary: Mapping[str, Any], monitor: str, out: Path, say: Callable[[s
             where = f"{found['images']} images of {found['measured_on']}"
             print(f"{n} a class, {name}: {one['mean']:.2%}{std} over {one['n']} draws, {where}")
     for name, found in summary["methods"].items():
+        if not found.get("chosen_converged", True):
+            say(f"{name}: the chosen head did not converge: its gradient is still above the tolerance")
         if edges := found.get("at_edge"):
             say(
                 f"{name}: the chosen {' and '.join(edges)} is at the edge of what was tried: a wider grid may be better"

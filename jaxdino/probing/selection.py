@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxdino.evals.linear_heads import NO_FOLD
 from jaxdino.probing import intervals
-from jaxdino.probing.method import Cell, Job, Method
+from jaxdino.probing.method import Cell, Job, Method, Trained
 from jaxdino.probing.sets import Rows, Sets
 
 ROWS = 2048  # rows evaluated at a time
@@ -27,6 +27,8 @@ class Outcome:
       best: index of the chosen settings: the best mean over seeds and folds.
       heads: the chosen head of each seed, with folds trained on all rows.
       trained: number of heads; diverged: of those that are not finite. seconds: of training and scoring all.
+      converged: whether each head reached the minimum, bool like `scores`; None for methods without one.
+      final_converged: the same of the chosen heads.
     """
 
     method: Method
@@ -37,11 +39,18 @@ class Outcome:
     trained: int
     diverged: int
     seconds: float
+    converged: np.ndarray | None = None
+    final_converged: bool = True
 
     @property
     def settings(self) -> dict[str, Any]:
         """The chosen settings."""
         return dict(self.method.settings[self.best])
+
+    @property
+    def unconverged(self) -> int:
+        """The number of heads that did not reach the minimum."""
+        return 0 if self.converged is None else int(np.count_nonzero(~self.converged))
 
     @property
     def score(self) -> float:
@@ -55,21 +64,31 @@ def run(method: Method, sets: Sets, job: Job, seeds: Sequence[int]) -> Outcome:
     seeds = list(seeds) if method.seeded else [seeds[0]]
     folds = list(range(sets.folds)) or [NO_FOLD]
     cells = [Cell(n, seed, fold) for n in range(len(method.settings)) for seed in seeds for fold in folds]
-    scores, kept, diverged = {}, {}, 0
-    for group, heads in method.train(job, cells):
-        found, finite = _scores(method, heads, sets, group)
-        scores |= dict(zip(group, found, strict=True))
+    scores, kept, reached, diverged = {}, {}, {}, 0
+    for group in method.train(job, cells):
+        found, finite = _scores(method, group.heads, sets, group.cells)
+        scores |= dict(zip(group.cells, found, strict=True))
         diverged += int(np.count_nonzero(~finite))
+        reached |= _reached(group)
         if not sets.folds:
-            kept |= {cell: (heads, index) for index, cell in enumerate(group)}
-    table = np.array([scores[cell] for cell in cells]).reshape(len(method.settings), len(seeds), len(folds))
+            kept |= {cell: (group.heads, index) for index, cell in enumerate(group.cells)}
+    shape = len(method.settings), len(seeds), len(folds)
+    table = np.array([scores[cell] for cell in cells]).reshape(shape)
+    converged = np.array([reached[cell] for cell in cells]).reshape(shape) if reached else None
     best = int(np.argmax(table.mean(axis=(1, 2))))
     chosen = [Cell(best, seed) for seed in seeds]
     if sets.folds:
-        for group, heads in method.train(dataclasses.replace(job, fold_of=None), chosen):
-            kept |= {cell: (heads, index) for index, cell in enumerate(group)}
+        for group in method.train(dataclasses.replace(job, fold_of=None), chosen):
+            reached |= _reached(group)
+            kept |= {cell: (group.heads, index) for index, cell in enumerate(group.cells)}
     final = [method.one(*kept[cell]) for cell in chosen]
-    return Outcome(method, sets, table, best, final, len(cells), diverged, time.perf_counter() - begin)
+    of_final = all(reached.get(cell, True) for cell in chosen)
+    seconds = time.perf_counter() - begin
+    return Outcome(method, sets, table, best, final, len(cells), diverged, seconds, converged, of_final)
+
+
+def _reached(group: Trained) -> dict[Cell, bool]:
+    return {} if group.converged is None else dict(zip(group.cells, group.converged.tolist(), strict=True))
 
 
 def logits(method: Method, heads: Any, x: np.ndarray) -> np.ndarray:
@@ -103,7 +122,7 @@ def _scores(method: Method, heads: Any, sets: Sets, cells: Sequence[Cell]) -> tu
     fold_of = None if sets.fold_of is None else sets.fold_of[: len(rows)]
     if several:
         found = logits(method, heads, rows.x)
-        finite = np.isfinite(found).all(axis=(0, 1))
+        finite = np.asarray(np.isfinite(found).all(axis=(0, 1)))
     else:
         found, finite = right(method, heads, rows)
     scores = []
@@ -148,6 +167,8 @@ def about(outcome: Outcome) -> dict[str, Any]:
     sets, of_best = outcome.sets, outcome.scores[outcome.best]
     found: dict[str, Any] = {"input": sets.name, "settings": outcome.settings, "heads": outcome.trained}
     found |= {"diverged": outcome.diverged, "seconds": outcome.seconds}
+    if outcome.converged is not None:
+        found |= {"not_converged": outcome.unconverged, "chosen_converged": outcome.final_converged}
     if sets.folds:
         folds = intervals.spread(of_best.mean(axis=0).tolist(), "folds")
         found["val"] = {"value": folds["mean"], "n": len(sets.choose), "interval": folds["interval"]}

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neighbors import NearestCentroid
 
@@ -24,10 +25,27 @@ from jaxdino.probing import closed_form, intervals, logistic, put_back, sets
 QUICK = ["--steps", "60", "--learning_rates", "0.01", "0.1", "1", "--weight_decays", "0", "0.01"]
 
 
+IMAGES = {"train": 20, "val": 8, "test": 8}
+"""Images of each of the ten classes."""
+
+
 @pytest.fixture(scope="module")
-def features(tmp_path_factory):
+def root(tmp_path_factory):
+    """A folder of some of the digits: fewer than all of them are enough here."""
+    top, source = tmp_path_factory.mktemp("images"), load_source(None)
+    for split, count in IMAGES.items():
+        of = source.split(split)
+        for label, name in enumerate(source.class_names):
+            (top / split / name).mkdir(parents=True)
+            for place in np.flatnonzero(of.labels == label)[:count]:
+                Image.fromarray(np.asarray(of.records[place])).save(top / split / name / f"{place}.png")
+    return top
+
+
+@pytest.fixture(scope="module")
+def features(root, tmp_path_factory):
     out = tmp_path_factory.mktemp("features") / "digits"
-    assert extract(["--weights", "dinov3_digits", "--out", str(out), "--layers", "4"]) == 0
+    assert extract(["--weights", "dinov3_digits", "--root", str(root), "--out", str(out), "--layers", "4"]) == 0
     return out
 
 
@@ -51,12 +69,12 @@ def digits(features):
 
 def test_the_summary_has_every_number_with_n_and_interval(done):
     found = json.loads((done / "summary.json").read_text())
-    assert found["val/accuracy"] > 0.9 and found["test/accuracy"] > 0.9 and found["seconds"]["sweep"] > 0
+    assert found["val/accuracy"] > 0.85 and found["test/accuracy"] > 0.85 and found["seconds"]["sweep"] > 0
     assert found["chosen"]["method"] == max(found["methods"], key=lambda m: found["methods"][m]["val"]["value"])
     for one in found["methods"].values():
         for split in ("val", "test"):
             low, high = one[split]["interval"]
-            assert one[split]["n"] == 359 and low < one[split]["value"] < high
+            assert one[split]["n"] == 80 and low < one[split]["value"] <= high
     assert found["methods"]["linear"]["seeds"]["n"] == 2 and found["few_shot"]["1"]["knn"]["n"] == 3
     sweep = pd.read_csv(done / "sweep.csv")
     assert len(sweep[sweep["method"] == "linear"]) == 2 * 6 * 2
@@ -67,21 +85,19 @@ def test_the_summary_has_every_number_with_n_and_interval(done):
     assert (done / "surface.png").stat().st_size > 1000
 
 
-def test_the_model_with_the_head_gives_the_logits_and_accuracy_of_the_probe(done, features, tmp_path, capsys):
+def test_the_model_with_the_head_gives_the_logits_and_accuracy_of_the_probe(done, features, root, tmp_path, capsys):
     found, cache = json.loads((done / "summary.json").read_text()), open_features(features)
-    model, source = jaxdino.load(done), load_source(None)
+    model, source = jaxdino.load(done), load_source({"name": "folder", "root": str(root)})
     test = source.split("test")
-    logits = np.asarray(model(model.preprocess(list(test.records))).logits)
+    files = [test.record_name(place) for place in range(len(test))]
+    logits = np.asarray(model(model.preprocess([str(root / file) for file in files])).logits)
     measured = found["methods"][found["model"]["method"]]["test"]["value"]
     assert np.mean(logits.argmax(1) == test.labels) == pytest.approx(measured)
     with np.load(done / "heads" / f"{found['model']['method']}.npz") as arrays:
         head = dict(arrays)
     x = np.concatenate([cache.load("test", name) for name in head["features"]], axis=1)
     np.testing.assert_allclose(logits, x @ head["kernel"] + head["bias"], atol=1e-3)
-    from PIL import Image
-
-    Image.fromarray(np.asarray(test.records[0])).save(tmp_path / "one.png")
-    assert predict(["--workdir", str(done), str(tmp_path / "one.png")]) == 0
+    assert predict(["--workdir", str(done), str(root / files[0])]) == 0
     assert str(test.labels[0]) in capsys.readouterr().out
     assert convert(["export", "--workdir", str(done), "--out", str(tmp_path / "exported")]) == 0
 
@@ -109,9 +125,11 @@ def test_features_that_a_pooling_holds_are_put_back():
 
 def test_logistic_regression_is_sklearns(digits):
     values = [0.001, 0.1]
-    heads = logistic.fit(digits.x, digits.y, values, 10, 1000, 1e-6)
+    used = np.arange(len(digits.y)) % 4 > 0
+    heads, converged = logistic.fit(digits.x, digits.y, values, 10, 1000, 1e-5, used)
+    assert converged.all()
     for index, value in enumerate(values):
-        theirs = LogisticRegression(C=value, tol=1e-6, max_iter=2000).fit(digits.x, digits.y)
+        theirs = LogisticRegression(C=value, tol=1e-6, max_iter=2000).fit(digits.x[used], digits.y[used])
         np.testing.assert_allclose(heads.kernel[:, :, index].T, theirs.coef_, atol=2e-3)
         ours = digits.x @ np.asarray(heads.kernel[:, :, index]) + np.asarray(heads.bias[:, index])
         theirs_logits = theirs.decision_function(digits.x)
@@ -138,9 +156,9 @@ def test_folds_are_stratified_and_choose_without_val(features, tmp_path):
     flags = ["--out", str(tmp_path / "out"), "--folds", "3", "--inputs", "cls", "--methods", "linear", "knn", *QUICK]
     assert main(["--features", str(features), *flags]) == 0
     found = json.loads((tmp_path / "out" / "summary.json").read_text())["methods"]["linear"]
-    assert found["val"]["n"] == 1079 + 359 and found["folds"]["n"] == 3 and found["heads"] == 18
+    assert found["val"]["n"] == 280 and found["folds"]["n"] == 3 and found["heads"] == 18
     assert found["folds"]["mean"] == pytest.approx(np.mean(found["folds"]["values"]))
-    assert found["test"]["n"] == 359 and found["test"]["value"] > 0.85
+    assert found["test"]["n"] == 80 and found["test"]["value"] > 0.8
 
 
 def test_intervals_are_what_they_say():
