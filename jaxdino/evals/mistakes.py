@@ -1,6 +1,7 @@
 """The images that a classifier gets wrong, those with the largest loss first."""
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -41,11 +42,18 @@ def mistakes(logits: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> lis
     ]
 
 
+def mistakes_csv(found: Sequence[Mistake], images: Sequence[str], classes: Sequence[str]) -> str:
+    """Return the text of a CSV with a row for each mistake. `images` are the names of the images of the mistakes."""
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream)
+    writer.writerow(["image", "true", "predicted", "probability", "loss"])
+    for name, one in zip(images, found, strict=True):
+        numbers = f"{one.probability:.4f}", f"{one.loss:.4f}"
+        writer.writerow([name, classes[one.label], classes[one.predicted], *numbers])
+    return stream.getvalue()
+
+
 def write_mistakes(file: Path, found: Sequence[Mistake], images: Sequence[str], classes: Sequence[str]) -> None:
-    """Write a CSV with a row for each mistake. `images` are the names of the images of the mistakes."""
+    """Write `mistakes_csv` to a file."""
     with file.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["image", "true", "predicted", "probability", "loss"])
-        for name, one in zip(images, found, strict=True):
-            numbers = f"{one.probability:.4f}", f"{one.loss:.4f}"
-            writer.writerow([name, classes[one.label], classes[one.predicted], *numbers])
+        stream.write(mistakes_csv(found, images, classes))

@@ -20,7 +20,7 @@ from jaxdino.core.writable import check_writable
 
 FOLDER = "evaluation"
 FEW = 10  # groups; of fewer, the bootstrap says little
-LONG = ("robustness", "attacks")  # what --parts all adds
+LONG = ("errors", "robustness", "attacks")  # what --parts all adds
 AT = ("sensitivity=0.9", "specificity=0.9")
 
 
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--parts",
         metavar="NAME,...",
-        help="all, or some of metrics, calibration, robustness, attacks, ood, "
+        help="all, or some of metrics, calibration, errors, robustness, attacks, ood, "
         "transfer, speed (default metrics, calibration, speed, and what --ood and --also need)",
     )
     add("--split", choices=("val", "test"), help="the images to measure (default test, or val without one)")
@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="most images that are corrupted and attacked, spread over the split (default 1000)",
     )
+    add("--most_errors", type=int, default=24, metavar="N", help="most mistakes and label suspects shown (default 24)")
     add("--batch_size", type=int, default=64, help="images per batch (default 64)")
     add("--seed", type=int, default=0, help="seed of everything that is drawn (default 0)")
     return made
@@ -126,6 +127,7 @@ def _check(args: argparse.Namespace, parts: Sequence[str]) -> None:
         check_choice("--calibrate", args.calibrate, CHOICES)
     check_range("--batch_size", args.batch_size, "[1, inf)")
     check_range("--most_robust", args.most_robust, "[1, inf)")
+    check_range("--most_errors", args.most_errors, "[1, 200]")
     check_range("--seed", args.seed, "[0, inf)")
     check_range("--resamples", args.resamples, "[100, 1000000]")
     check_range("--level", args.level, "(0, 1)")

@@ -20,7 +20,8 @@ class Settings:
 
     Attributes:
       at: operating points as text. ood, also: folders. calibrate: a method to keep, "none", or None. most_train,
-        most_robust: most images of train that are passed, and that are corrupted or attacked.
+        most_robust: most images of train that are passed, and that are corrupted or attacked. most_errors: most
+        mistakes and label suspects that are shown.
     """
 
     batch_size: int = 64
@@ -31,6 +32,7 @@ class Settings:
     calibrate: str | None = None
     most_train: int = 10_000
     most_robust: int | None = None
+    most_errors: int = 24
     name: str | None = None
 
 

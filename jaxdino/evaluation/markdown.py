@@ -1,9 +1,9 @@
-"""The report as Markdown: the tables and the notes; pictures are on the page alone."""
+"""The report as Markdown: the tables, the notes and the names of images; pictures are on the page alone."""
 
 import re
 from collections.abc import Sequence
 
-from jaxdino.evaluation.section import Block, Matrix, Notes, Section, Table
+from jaxdino.evaluation.section import Block, Gallery, Matrix, Notes, Section, Table
 
 
 def markdown(title: str, about: Sequence[str], sections: Sequence[Section]) -> str:
@@ -23,6 +23,9 @@ def _block(block: Block) -> str:
         return _titled(block.title, block.note, _table(["", *block.names], rows, 1))
     if isinstance(block, Table):
         return _titled(block.title, block.note, _table(block.columns, block.rows, block.left))
+    if isinstance(block, Gallery):
+        rows = [[one["name"], one["about"]] for group in block.images for one in (group, *group.get("more", ()))]
+        return _titled(block.title, block.note, _table(["image", ""], [row for row in rows if row[0]], 2))
     return ""
 
 

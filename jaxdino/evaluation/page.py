@@ -13,6 +13,9 @@ from jaxdino.evaluation.markdown import markdown
 from jaxdino.evaluation.section import Section
 
 FILES = ("evaluation.json", "evaluation.md", "evaluation.html")
+MISTAKES = "evaluation_mistakes.csv"
+BESIDE = (MISTAKES,)
+"""Files of sections; those of an earlier report are deleted."""
 
 
 def write_report(
@@ -29,8 +32,12 @@ def write_report(
     values = head | {section.key: plain(section.values) for section in sections}
     page = render("evaluation.html", title=shown(title), about=list(map(shown, about)), sections=sections, shown=shown)
     texts = [json.dumps(finite(values), indent=2, default=str) + "\n", markdown(title, about, sections), page]
-    with AtomicFiles(folder) as files:
-        for name, text in zip(FILES, texts, strict=True):
+    named = dict(zip(FILES, texts, strict=True))
+    for section in sections:
+        named |= section.files
+    retired = [folder / name for name in BESIDE if name not in named]
+    with AtomicFiles(folder, retired) as files:
+        for name, text in named.items():
             with files.open(name) as stream:
                 stream.write(text.encode("utf-8", "backslashreplace"))
-    return [folder / name for name in FILES]
+    return [folder / name for name in named]

@@ -6,6 +6,7 @@ from jaxdino.evaluation.attacks import attacks
 from jaxdino.evaluation.calibration.section import calibration
 from jaxdino.evaluation.context import Context
 from jaxdino.evaluation.curves import OperatingPoint
+from jaxdino.evaluation.errors.section import errors
 from jaxdino.evaluation.groups import groups
 from jaxdino.evaluation.metrics import measured
 from jaxdino.evaluation.metrics_section import metrics_section
@@ -31,6 +32,7 @@ def metrics(context: Context) -> list[Section]:
 PARTS: dict[str, Part] = {
     "metrics": metrics,
     "calibration": calibration,
+    "errors": errors,
     "robustness": robustness,
     "attacks": attacks,
     "ood": ood,

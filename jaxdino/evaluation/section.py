@@ -1,7 +1,7 @@
 """What a part of an evaluation gives: values for the JSON file, and blocks that the page and the Markdown file show."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 
@@ -45,9 +45,12 @@ class Plots:
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """Images of the data: dicts of "picture" (a data URI, "" if there is none), "about" and "name"."""
+    """Images of the data: dicts of "picture" (a data URI, "" if there is none), "about" and "name".
 
-    images: Sequence[dict[str, str]]
+    "more", if an image has it, are such dicts that are shown beside it.
+    """
+
+    images: Sequence[dict[str, Any]]
     title: str = ""
     note: str = ""
     kind: ClassVar[str] = "gallery"
@@ -70,9 +73,11 @@ class Section:
 
     Attributes:
       key: its name in the JSON file. values: what the JSON file holds; figures are converted.
+      files: {name: text} of what is written beside the report; names in `page.BESIDE`.
     """
 
     key: str
     title: str
     values: Any
     blocks: Sequence[Block]
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)

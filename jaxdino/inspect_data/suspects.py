@@ -38,9 +38,6 @@ def suspects(images: Images, found: np.ndarray, rows: np.ndarray) -> tuple[dict[
     Raises:
       UserError: if fewer than two classes have two images.
     """
-    from cleanlab.filter import find_label_issues
-    from cleanlab.rank import get_label_quality_scores
-
     label = np.full(len(images), -1, np.int64)
     label[images.labels[:, 0]] = images.labels[:, 1]
     given = label[rows]
@@ -50,16 +47,29 @@ def suspects(images: Images, found: np.ndarray, rows: np.ndarray) -> tuple[dict[
     if len(names) < 2:
         raise UserError("--suspects needs two classes of two readable images or more")
     chances = predicted(found[kept], codes, folds=min(FOLDS, int(np.bincount(codes).min())))
-    wrong = find_label_issues(codes, chances, return_indices_ranked_by="self_confidence", n_jobs=1)
-    scores = get_label_quality_scores(codes, chances)
     result = {}
-    for place in wrong.tolist():
-        best = int(chances[place].argmax())
+    for place, score, best in contradicted(codes, chances):
         said, seen = images.source.class_names[names[codes[place]]], images.source.class_names[names[best]]
-        odds = f"{scores[place]:.2f}", f"{chances[place, best]:.2f}"
+        odds = f"{score:.2f}", f"{chances[place, best]:.2f}"
         result[int(rows[kept][place])] = f"labelled {said} ({odds[0]}), looks like {seen} ({odds[1]})"
     left = int((~kept).sum())
     return result, f"{left} images were not searched for wrong classes: their class has a single image" if left else ""
+
+
+def contradicted(codes: np.ndarray, chances: np.ndarray) -> list[tuple[int, float, int]]:
+    """Return (row, score, most probable class) of the images whose class may be wrong, the lowest score first.
+
+    The score is the probability of the class that the image has.
+
+    Args:
+      codes: classes int (M,). chances: probabilities float64 (M, C), of a model that has not learned from the images.
+    """
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    wrong = find_label_issues(codes, chances, return_indices_ranked_by="self_confidence", n_jobs=1)
+    scores = get_label_quality_scores(codes, chances)
+    return [(row, float(scores[row]), int(chances[row].argmax())) for row in wrong.tolist()]
 
 
 def predicted(found: np.ndarray, codes: np.ndarray, folds: int) -> np.ndarray:

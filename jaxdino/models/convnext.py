@@ -171,7 +171,11 @@ class ConvNeXt(nnx.Module):
         if mask is not None:
             raise UserError("a ConvNeXt has no mask token: patches cannot be masked")
         maps = self.stage_maps(images, key)
-        return dataclasses.replace(self._gather(maps[-1], self.norm), stages=tuple(maps))
+        return dataclasses.replace(self.finish(maps[-1]), stages=tuple(maps))
+
+    def finish(self, x: jax.Array) -> Output:
+        """Apply the final norm to the last feature map (B, h, w, D) and return it as an `Output`."""
+        return self._gather(x, self.norm)
 
     def _gather(self, x: jax.Array, norm=lambda x: x) -> Output:
         pooled = norm(x.mean(axis=(1, 2)))

@@ -213,7 +213,11 @@ class ResNet(nnx.Module):
         if mask is not None:
             raise UserError("a ResNet has no mask token: patches cannot be masked")
         maps = self.stage_maps(images, key)
-        return dataclasses.replace(_gather(maps[-1]), stages=tuple(maps))
+        return dataclasses.replace(self.finish(maps[-1]), stages=tuple(maps))
+
+    def finish(self, x: jax.Array) -> Output:
+        """Return the last feature map (B, h, w, D) as an `Output`."""
+        return _gather(x)
 
     def intermediate_layers(self, images: jax.Array, n: int | Sequence[int] = 1) -> list[Output]:
         """Return the outputs of the last `n` stages, or of the stages with the given indices from 0.

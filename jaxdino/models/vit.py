@@ -259,6 +259,10 @@ class ViT(nnx.Module):
         last = self.blocks[-1]
         return last.attn.first_row(last.norm1(states[-2]), self._rope(grid)), grid
 
+    def last_block(self, x: jax.Array, grid: tuple[int, int]) -> jax.Array:
+        """Return the tokens after the last block, of those before it (`hidden_states()[0][-2]`)."""
+        return self.blocks[-1](x, self._rope(grid), None)
+
     def finish(self, x: jax.Array, grid: tuple[int, int]) -> Output:
         """Apply the final norm to the tokens and return them as an `Output`."""
         x = self.norm(x)
