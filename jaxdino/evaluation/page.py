@@ -32,9 +32,9 @@ def write_report(
     values = head | {section.key: plain(section.values) for section in sections}
     page = render("evaluation.html", title=shown(title), about=list(map(shown, about)), sections=sections, shown=shown)
     texts = [json.dumps(finite(values), indent=2, default=str) + "\n", markdown(title, about, sections), page]
-    named = dict(zip(FILES, texts, strict=True))
+    named: dict[str, str] = dict(zip(FILES, texts, strict=True))
     for section in sections:
-        named |= section.files
+        named.update(section.files)
     retired = [folder / name for name in BESIDE if name not in named]
     with AtomicFiles(folder, retired) as files:
         for name, text in named.items():
