@@ -12,6 +12,9 @@ from jaxdino.settings.tree import Setting
 from jaxdino.settings.unused import unused
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+DROP_HEAD = (
+    "--config.model.drop_head=True has no effect: only objective.name=classify, detect, multilabel, semantic read it"
+)
 
 
 def lines(file, *args):
@@ -80,7 +83,7 @@ def lines(file, *args):
         (
             "ssl.py",
             ["model.drop_head"],
-            "--config.model.drop_head=True has no effect: only objective.name=classify, multilabel, semantic read it",
+            DROP_HEAD,
         ),
         (
             "ssl.py",
@@ -153,7 +156,7 @@ def test_a_new_task_says_what_it_reads(monkeypatch):
         names = ("model.pool", "model.drop_head", "objective.step")
         return unused(config, {name: Setting(name, object, 1.0) for name in names})
 
-    head = "--config.model.drop_head=True has no effect: only objective.name=classify, multilabel, semantic read it"
+    head = DROP_HEAD
     assert of(step=2.0) == [head]
     assert of(step=2.0, smooth=False) == [
         head,

@@ -35,7 +35,7 @@ def test_the_picture_shows_pairs_that_can_be_read(tmp_path, monkeypatch):
         names=("cat",),
         features=lambda flat: np.ones((1, 3)),
         batches=lambda split, first: (batches, list(range(16))[::-1]),
-        arrays=("image",),
+        arrays=("image", "mask", "label", "weight"),
         mesh=mesh,
         _look=look,
     )

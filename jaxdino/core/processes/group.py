@@ -46,7 +46,7 @@ class Group:
     ):
         self.index, self.names, self.wait = index, list(names), wait
         self._links, self._leave, self._beat = dict(links), leave, min(2.0, wait / 5)
-        self._changed = threading.Condition()
+        self._changed, self._quitting = threading.Condition(), threading.Lock()
         self._turn, self._ending, self._told = 0, False, False
         self._given: dict[int, dict[int, Message]] = {}
         self._answers: dict[int, Message] = {}
@@ -205,7 +205,8 @@ class Group:
         self._quit(line, status)
 
     def _quit(self, line: str, status: int) -> None:
-        if self._ending:
+        """End this process, with one line: several threads may notice a loss at once."""
+        if self._ending or not self._quitting.acquire(blocking=False):
             return
         self._ending = True
         more = GOES_ON if status == LOST else ""
