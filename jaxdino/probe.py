@@ -68,7 +68,7 @@ def probe(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
       UserError: for wrong arguments and stale features, before a head is trained.
     """
-    from convert.atomic import refuse_occupied
+    from convert.atomic import atomic_folder, refuse_occupied
     from jaxdino.core.json_file import write_json
     from jaxdino.features.reader import open_features
     from jaxdino.probing import results, selection, sets
@@ -85,17 +85,19 @@ def probe(args: argparse.Namespace) -> dict[str, Any]:
         _check_fresh(cache)
     outcomes, found, few, seconds = _sweep(args, cache, inputs, split)
     monitor = "map" if cache.multilabel else "accuracy"
-    out.mkdir(parents=True, exist_ok=True)
-    results.write_sweep(out / results.SWEEP, outcomes, _seeds(args))
-    results.draw(out / results.SURFACE, outcomes, monitor)
-    chosen = selection.best_of_each(outcomes)
-    for outcome in chosen.values():
-        results.save_heads(out / results.HEADS, outcome, cache.class_names)
-    summary = _summary(cache, found, few, monitor)
-    summary["model"] = _put_back(out / results.BEST, cache, pretrained, chosen, summary)
-    summary["seconds"] = seconds | {"total": time.perf_counter() - begin}
-    summary["heads"] = sum(outcome.trained for outcome in outcomes)
-    write_json(out / results.SUMMARY, summary)
+    with atomic_folder(out) as draft:  # the results of an earlier probe stay until these are complete
+        results.write_sweep(draft / results.SWEEP, outcomes, _seeds(args))
+        results.draw(draft / results.SURFACE, outcomes, monitor)
+        chosen = selection.best_of_each(outcomes)
+        for outcome in chosen.values():
+            results.save_heads(draft / results.HEADS, outcome, cache.class_names)
+        summary = _summary(cache, found, few, monitor)
+        summary["model"] = _put_back(draft / results.BEST, cache, pretrained, chosen, summary)
+        if summary["model"]["folder"]:
+            summary["model"]["folder"] = str(out / results.BEST)
+        summary["seconds"] = seconds | {"total": time.perf_counter() - begin}
+        summary["heads"] = sum(outcome.trained for outcome in outcomes)
+        write_json(draft / results.SUMMARY, summary)
     results.report(summary, monitor, out, say)
     return summary
 
@@ -283,7 +285,7 @@ def _put_back(
         folder, cache, pretrained.card, pretrained.flat, outcome.sets.parts, head, thresholds
     )
     if name != summary["chosen"]["method"]:
-        say(f"{folder} has the head of {name}: a model cannot hold that of {summary['chosen']['method']}")
+        say(f"{folder.name}/ has the head of {name}: a model cannot hold that of {summary['chosen']['method']}")
     return {"folder": str(folder), "method": name, "input": outcome.sets.name, "digest": card.digest}
 
 

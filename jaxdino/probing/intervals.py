@@ -18,7 +18,7 @@ def share(right: np.ndarray) -> dict[str, Any]:
 
 
 def spread(values: Sequence[float], of: str) -> dict[str, Any]:
-    """Return mean, standard deviation of one and Student's t interval of the mean of several values.
+    """Return mean, standard deviation of one and Student's t interval of the mean of several shares, within 0 and 1.
 
     The values of folds share training images and those of seeds all of them: the interval is a guide, not a test.
 
@@ -31,7 +31,8 @@ def spread(values: Sequence[float], of: str) -> dict[str, Any]:
         return found | {"std": None, "interval": None, "reason": f"one value has no spread over {of}"}
     std = float(np.std(values, ddof=1))
     half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * std / n**0.5
-    return found | {"std": std, "interval": [mean - half, mean + half], "how": "Student's t"}
+    interval = [max(mean - half, 0.0), min(mean + half, 1.0)]
+    return found | {"std": std, "interval": interval, "how": "Student's t"}
 
 
 def bootstrap(metric: Callable[[np.ndarray], float], n: int, seed: int = 0) -> dict[str, Any]:

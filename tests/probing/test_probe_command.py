@@ -161,10 +161,20 @@ def test_folds_are_stratified_and_choose_without_val(features, tmp_path):
     assert found["test"]["n"] == 80 and found["test"]["value"] > 0.8
 
 
+def test_results_replace_earlier_ones_whole(features, tmp_path):
+    out, only = tmp_path / "out", ["--features", str(features), "--inputs", "cls", *QUICK]
+    assert main([*only, "--out", str(out), "--methods", "ridge"]) == 0
+    assert (out / "best").is_dir()
+    assert main([*only, "--out", str(out), "--methods", "knn"]) == 2
+    assert main([*only, "--out", str(out), "--methods", "knn", "--overwrite"]) == 0
+    assert not (out / "best").exists() and not (out / "heads").exists() and (out / "summary.json").exists()
+
+
 def test_intervals_are_what_they_say():
     found = intervals.share(np.array([True] * 8 + [False] * 2))
     np.testing.assert_allclose(found["interval"], [0.4902, 0.9433], atol=1e-4)  # Wilson 1927, for 8 of 10
     assert intervals.spread([0.5], "folds")["interval"] is None
+    assert intervals.spread([0.9, 1.0, 1.0], "folds")["interval"][1] == 1.0  # Student's t alone says 1.11
 
 
 @pytest.mark.parametrize(

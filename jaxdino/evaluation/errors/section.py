@@ -73,7 +73,7 @@ def _mistakes(context: Context) -> tuple[Any, list[Block]]:
     what = "labels furthest from the truth" if found.several else "highest probability of a wrong class"
     total = f"{what}; {len(images)} images, of {len(listed):,} mistakes in all, which {MISTAKES} lists"
     lacking = [] if extra else ["there are no overlays for this network"]
-    note = ". ".join([total, *lacking, "images as the network receives them", *extra]) + "."
+    note = ". ".join([total, *lacking, "Images as the network receives them", *extra]) + "."
     return values, [Gallery(images, "Confident mistakes", note)]
 
 
