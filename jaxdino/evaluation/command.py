@@ -6,7 +6,7 @@ split is measured, or the validation split if the data has no test split. `--par
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,15 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = made.add_argument
+    for flags in (_add_inputs, _add_figures, _add_parts):
+        flags(made.add_argument)
+    made.add_argument("--batch_size", type=int, default=64, help="images per batch (default 64)")
+    made.add_argument("--seed", type=int, default=0, help="seed of everything that is drawn (default 0)")
+    return made
+
+
+def _add_inputs(add: Callable[..., Any]) -> None:
+    """Add the flags of what is measured, and where the report goes."""
     add("--workdir", required=True, metavar="DIR", help="the folder of a finished run")
     add("--out", metavar="DIR", help=f"where to write (default {FOLDER} in the run's folder)")
     add(
@@ -44,6 +52,10 @@ def parser() -> argparse.ArgumentParser:
     add("--split", choices=("val", "test"), help="the images to measure (default test, or val without one)")
     add("--root", metavar="DIR", help="measure another data set with the same classes")
     add("--name", help="format of --root and --also, a data.name (default the run's, folder for embedded data)")
+
+
+def _add_figures(add: Callable[..., Any]) -> None:
+    """Add the flags of groups, operating points and intervals."""
     add("--group", action="append", default=[], metavar="COLUMN", help="metrics for each value of a column; repeatable")
     add("--resample_by", metavar="COLUMN", help="draw all images with the same value together, such as a patient's")
     add("--group_file", metavar="FILE", help="CSV or JSONL with `path` and these columns (default the run's manifest)")
@@ -54,14 +66,18 @@ def parser() -> argparse.ArgumentParser:
         metavar="KIND=VALUE",
         help=f"operating points: sensitivity, specificity or probability (default {' '.join(AT)})",
     )
+    add("--resamples", type=int, default=1000, help="resamples of the bootstrap (default 1000)")
+    add("--level", type=float, default=0.95, help="coverage of the intervals (default 0.95)")
+
+
+def _add_parts(add: Callable[..., Any]) -> None:
+    """Add the flags of single parts."""
     add(
         "--calibrate",
         metavar="METHOD",
         help="fit temperature, vector or isotonic on val and keep it with the model, which "
         "predict and exports then use; none drops it (default: measured, and nothing is changed)",
     )
-    add("--resamples", type=int, default=1000, help="resamples of the bootstrap (default 1000)")
-    add("--level", type=float, default=0.95, help="coverage of the intervals (default 0.95)")
     add("--ood", nargs="+", default=[], metavar="DIR", help="folders of strange images: how well they are told apart")
     add("--also", nargs="+", default=[], metavar="DIR", help="other test sets with the same classes: the drop there")
     add(
@@ -72,9 +88,6 @@ def parser() -> argparse.ArgumentParser:
         help="most images that are corrupted and attacked, spread over the split (default 1000)",
     )
     add("--most_errors", type=int, default=24, metavar="N", help="most mistakes and label suspects shown (default 24)")
-    add("--batch_size", type=int, default=64, help="images per batch (default 64)")
-    add("--seed", type=int, default=0, help="seed of everything that is drawn (default 0)")
-    return made
 
 
 def run(argv: Sequence[str]) -> int:
