@@ -20,7 +20,7 @@ from jaxdino.core.writable import check_writable
 
 FOLDER = "evaluation"
 FEW = 10  # groups; of fewer, the bootstrap says little
-LONG = ("robustness", "attacks")  # what --parts all adds
+LONG = ("errors", "robustness", "attacks")  # what --parts all adds
 AT = ("sensitivity=0.9", "specificity=0.9")
 
 

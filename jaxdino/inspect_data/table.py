@@ -14,7 +14,6 @@ EXAMPLES = 2  # groups named in a line
 MEMBERS = 3  # images named of a group
 FORMATS = 6  # kinds of images named in a line
 WIDE = 40  # characters of a class's name
-
 IDENTICAL = ("duplicates", "label_conflicts", "exact_leaks")  # checks whose groups are of identical files
 
 
