@@ -12,6 +12,7 @@ from PIL import Image
 
 import jaxdino
 from convert.__main__ import main
+from jaxdino import embed, search
 from jaxdino.core.errors import UserError
 from jaxdino.data import tokenizer
 from jaxdino.models.clip_towers import TextConfig
@@ -191,3 +192,21 @@ def test_without_the_package_the_way_out_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "instant_clip_tokenizer", None)
     with pytest.raises(jaxdino.UserError, match="not installed: put the tokenizer's files beside the weights"):
         tokenizer.published()
+
+
+def test_texts_find_images_in_a_file_of_embeddings(twins, tmp_path, capsys):
+    _, folder, model = twins
+    rng, root = np.random.default_rng(1), tmp_path / "images"
+    root.mkdir()
+    for name in "abc":
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(root / f"{name}.png")
+    file = str(tmp_path / "e.parquet")
+    assert embed.main(["--weights", str(folder), "--root", str(root), "--out", file]) == 0
+    assert search.main(["--embeddings", file, "--text", *PROMPTS, "--top", "3"]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()[1:]]
+    images = model.encode_image(model.preprocess([str(root / f"{name}.png") for name in "abc"]), normalize=True)
+    cosines = np.asarray(model.encode_text(PROMPTS, normalize=True) @ images.T)
+    for text, row in zip(PROMPTS, cosines, strict=True):
+        mine = [line for line in lines if line[0] == text]
+        assert [line[2] for line in mine] == [f"{'abc'[i]}.png" for i in np.argsort(-row)]
+        np.testing.assert_allclose([float(line[1]) for line in mine], np.sort(row)[::-1], atol=1e-4)

@@ -35,6 +35,14 @@ BELOW = {  # room -> the rooms it may import
         "jaxdino.evals",
         "convert",
     },
+    "jaxdino.retrieval": {
+        "jaxdino.core",
+        "jaxdino.models",
+        "jaxdino.data",
+        "jaxdino.evals",
+        "jaxdino.inspect_data",
+        "convert",
+    },
     "convert": {"jaxdino.core", "jaxdino.models", "jaxdino.data"},
     "configs": {
         "jaxdino.core",

@@ -21,6 +21,8 @@ class HeadModel(Model):
         "preprocess": "a projection head takes features, not images: load the backbone beside it",
         "predict": "a projection head has no classes: load the backbone beside it",
         "intermediate_layers": "a projection head has no blocks: load the backbone beside it",
+        "attention": "a projection head has no attention: load the backbone beside it",
+        "similarity": "a projection head has no patches: load the backbone beside it",
     }
 
     def __init__(self, card: Card, skeleton: Skeleton, flat: Flat, companions: Sequence[Path] = ()):

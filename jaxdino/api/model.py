@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from convert.card import Card
+from jaxdino.api import dense
 from jaxdino.api.classify import Classes, check, chooser, classify
 from jaxdino.api.pictures import Record, check_no_tensor, named, records, warn_of
 from jaxdino.core.errors import UserError
@@ -44,6 +45,7 @@ class Model:
             lambda flat, images, n: bind(skeleton, flat).backbone.intermediate_layers(self._normalized(images), n),
             static_argnums=2,
         )
+        self._attention = dense.attention(skeleton, self._normalized)
 
     name = property(lambda self: self.card.spec.name)
     num_params = property(lambda self: self.skeleton.num_params)
@@ -83,6 +85,43 @@ class Model:
         except TypeError as err:
             raise UserError(f"n={n!r}: give a number of blocks or stages, or a list of their places from 0") from err
         return self._intermediate(self.flat, self._checked(images), chosen)
+
+    def attention(self, images: jax.Array | np.ndarray) -> jax.Array:
+        """Map images to the attention of the last block's class token to the patches, float32 (B, heads, h, w).
+
+        Of each head, the rest of the attention is on the class token itself and on registers.
+
+        Raises:
+          UserError: for a network without a class token (ConvNeXt, ResNet, SAM), and as `__call__`.
+        """
+        self._check_has("attention")
+        found = self._attention(self.flat, self._checked(images))
+        if found is None:
+            raise UserError(f"{self.name} has no class token, and so no attention of it: similarity() compares patches")
+        return found
+
+    def similarity(self, a: jax.Array | np.ndarray, b: jax.Array | np.ndarray) -> jax.Array:
+        """Return the cosine of each patch of images `a` with each of images `b`, float32 (B, ha, wa, hb, wb).
+
+        Raises:
+          UserError: for different numbers of images, and as `__call__`.
+        """
+        self._check_has("similarity")
+        dense.check_pair(a, b)
+        return dense.similarity(self(a).patches, self(b).patches)
+
+    def matches(self, a: jax.Array | np.ndarray, b: jax.Array | np.ndarray) -> list[list[dense.Match]]:
+        """Return the pairs of patches that are each other's most similar ones, for each pair of images.
+
+        Each `Match` has the centres (x, y) of its patches in pixels of the preprocessed images; the highest cosine
+        comes first.
+
+        Raises:
+          UserError: as `similarity`.
+        """
+        cosines = np.asarray(self.similarity(a, b))
+        sizes = tuple(map(int, np.shape(a)[1:3])), tuple(map(int, np.shape(b)[1:3]))
+        return [dense.mutual(one, sizes) for one in cosines]
 
     def preprocess(self, images: Iterable[Record], sixteen_bit: str | None = None) -> np.ndarray:
         """Convert images to uint8 (B, H, W, C), upright, resized and centre-cropped as in evaluation.

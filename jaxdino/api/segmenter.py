@@ -45,6 +45,9 @@ class Segmented:
     scores: np.ndarray
 
 
+ENCODER = "export its image encoder with python -m convert export --part dino, and load that"
+
+
 class Segmenter(Model):
     """A CLIP-DINO-SAM; called on images, it returns an `Output` whose patches are the tokens (B, h, w, T).
 
@@ -59,8 +62,9 @@ class Segmenter(Model):
 
     lacks: ClassVar = {
         "predict": "a segmenter has no classes: it predicts masks, segment(image, prompts)",
-        "intermediate_layers": "a segmenter returns no intermediate layers: export its image encoder with "
-        "python -m convert export --part dino, and load that",
+        "intermediate_layers": f"a segmenter returns no intermediate layers: {ENCODER}",
+        "attention": f"a segmenter returns no attention: {ENCODER}",
+        "similarity": f"a segmenter returns no patches: {ENCODER}",
     }
 
     def __init__(self, card: Card, skeleton: Skeleton, flat: Flat, companions: Sequence[Path] = ()):
