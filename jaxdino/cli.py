@@ -23,6 +23,7 @@ LINES = {
     "probe": "train hundreds of heads on such features, and choose one by validation",
     "embed": "write one embedding for each image of a folder",
     "search": "find similar images by image or text, near-duplicates and clusters, in such embeddings",
+    "anomaly": "find anomalies with good images alone: scores, heat maps, AUROC and PRO",
     "match": "draw what two images share: matching patches",
     "check-data": "check a data set: unreadable files, duplicates, leaks between splits, classes, boxes",
     "prepare": "write a data set as shards, for large sets",

@@ -17,6 +17,7 @@ from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.host_memory import keep_freed
 from jaxdino.core.words import counted, printable
 from jaxdino.evaluate import OF_HEAD
+from jaxdino.made_by import kept
 
 READ = ("num_threads", "num_workers", "max_pixels", "sixteen_bit", "on_bad", "follow_links")
 """Settings of the data that are read here."""
@@ -88,13 +89,10 @@ def embed(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
 
 def _about(args: argparse.Namespace, model: Any, pool: str, root: str, how: Any, unread: int) -> dict[str, Any]:
     """Return what the embeddings are made of."""
-    place = Path(args.weights)
-    opened_by = {"weights": str(place.absolute()) if place.exists() else args.weights, "dtype": args.dtype}
-    weights = {"name": model.name, "digest": model.digest, "opened_by": opened_by | flags.given(args, OF_HEAD)}
     return {
         "root": root,
         "pool": pool,
-        "weights": weights,
+        "weights": kept(args, model),
         "preprocess": dataclasses.asdict(how),
         "unread": unread,
     }

@@ -133,13 +133,15 @@ def _queries(args: argparse.Namespace, made: Any) -> list[_Found]:
     from jaxdino.core.host_memory import keep_freed
     from jaxdino.data.inputs import find_inputs
     from jaxdino.evals.knn import neighbours
+    from jaxdino.made_by import reopened
     from jaxdino.retrieval import query
+    from jaxdino.retrieval.embeddings import AGAIN
 
     inputs, notes = find_inputs(args.images)
     for note in notes:
         say(note)
     keep_freed()
-    model = _opened(args, made)
+    model = reopened(made.about["weights"], made.file, args.weights, AGAIN)
     texts = [query.of_texts(model, made, args.text)] if args.text else []
     files = [one.path for one in inputs]
     images = [query.of_images(model, made, files)] if files else []
@@ -149,25 +151,6 @@ def _queries(args: argparse.Namespace, made: Any) -> list[_Found]:
         _Found(name, list(zip(rows[i].tolist(), cosines[i].tolist(), strict=True)), file)
         for i, (name, file) in enumerate(names)
     ]
-
-
-def _opened(args: argparse.Namespace, made: Any) -> Any:
-    """Open the weights that made the embeddings."""
-    from jaxdino.evaluate import opened
-    from jaxdino.retrieval import query
-
-    how = made.about["weights"].get("opened_by")
-    if not isinstance(how, dict) or not {"weights", "dtype"} <= how.keys():
-        raise UserError(
-            f"{made.file} does not say how its weights were opened: jaxdino embed --overwrite writes it anew"
-        )
-    how = {name: tuple(value) if isinstance(value, list) else value for name, value in how.items()}
-    src = args.weights or str(how["weights"])
-    if Path(src).is_absolute() and not Path(src).exists():
-        raise UserError(f"the weights are not at {src} any more: --weights SRC says where they are")
-    model = opened(argparse.Namespace(**how | {"weights": src}))
-    query.check_weights(made, model, src)
-    return model
 
 
 def _near_duplicates(args: argparse.Namespace, made: Any) -> list[_Found]:

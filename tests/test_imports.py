@@ -35,6 +35,14 @@ BELOW = {  # room -> the rooms it may import
         "jaxdino.evals",
         "convert",
     },
+    "jaxdino.anomalies": {
+        "jaxdino.core",
+        "jaxdino.models",
+        "jaxdino.data",
+        "jaxdino.evals",
+        "jaxdino.evaluation",
+        "convert",
+    },
     "jaxdino.retrieval": {
         "jaxdino.core",
         "jaxdino.models",

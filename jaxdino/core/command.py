@@ -24,6 +24,7 @@ COMMANDS = {
     "embed": "jaxdino.embed",
     "search": "jaxdino.search",
     "match": "jaxdino.match",
+    "anomaly": "jaxdino.anomaly",
     "check-data": "jaxdino.check_data",
     "prepare": "jaxdino.prepare",
     "replay": "jaxdino.replay",

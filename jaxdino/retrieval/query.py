@@ -10,16 +10,6 @@ from jaxdino.retrieval.embed import JOINT, embedder
 from jaxdino.retrieval.embeddings import Embeddings
 
 
-def check_weights(made: Embeddings, model: Any, src: str) -> None:
-    """Raise UserError unless these weights made the embeddings."""
-    there = str(made.about["weights"].get("digest"))
-    if model.digest != there:
-        raise UserError(
-            f"{made.file} was made by other weights than {src}: SHA-256 {there[:12]} there, {model.digest[:12]} here. "
-            "Give the weights of then with --weights, or embed the images again with --overwrite"
-        )
-
-
 def of_images(model: Any, made: Embeddings, files: Sequence[str], batch_size: int = 32) -> np.ndarray:
     """Return the embeddings of image files, float32 (Q, D).
 

@@ -1,0 +1,1 @@
+"""Anomaly detection from the patches of a frozen backbone: fitted on good images alone, nothing is trained."""
