@@ -48,6 +48,10 @@ class Peak:
         if self._before is not None:
             self.grown = _resident("VmHWM") - self._before
 
+    def highest(self) -> int | None:
+        """Return the most bytes that the process has held since the block began; None where that is not known."""
+        return None if self._before is None else _resident("VmHWM")
+
 
 def resident() -> int | None:
     """Return the bytes of memory that this process holds now; None where the system does not tell, as on macOS."""
@@ -57,7 +61,15 @@ def resident() -> int | None:
         return None
 
 
-def _resident(name: str) -> int:
-    """Return a number of /proc/self/status, in bytes."""
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+def available() -> int | None:
+    """Return the bytes of memory that the machine still has for programs; None where the system does not tell."""
+    try:
+        return _resident("MemAvailable", "/proc/meminfo") or None
+    except OSError:
+        return None
+
+
+def _resident(name: str, file: str = "/proc/self/status") -> int:
+    """Return a number of a file of /proc, in bytes."""
+    found = re.search(rf"{name}:\s+(\d+) kB", Path(file).read_text())
     return int(found[1]) * 1024 if found else 0

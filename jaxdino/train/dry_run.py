@@ -7,6 +7,7 @@ from typing import Any
 from jaxdino.core.image_sizes import Size, words
 from jaxdino.core.table import format_table
 from jaxdino.strategy import format_plan
+from jaxdino.train import largest_batch
 from jaxdino.train.begin import begin_stage
 from jaxdino.train.memory import StepMemory, size_words
 from jaxdino.train.pace import duration
@@ -16,7 +17,7 @@ from jaxdino.train.task import Part
 from jaxdino.train.trial import Pace, Trial
 from jaxdino.train.workdir import say
 
-MEMORY = ("stage", "weights", "gradients", "optimizer", "copies", "batch", "activations", "total", "measured")
+MEMORY = ("stage", "weights", "gradients", "optimizer", "copies", "batch", "activations", "libraries", "peak")
 
 
 def dry_run(config: Any, memory: int | None = None) -> None:
@@ -43,9 +44,11 @@ def dry_run(config: Any, memory: int | None = None) -> None:
         for size in sorted(known, key=math.prod):
             say(_pace_line(part, size, known[size]))
         if found := trial.memory(part.stage.batch_size):
-            rows.append(_memory_row(part, found, known[largest.image_size]))
+            pace = known[largest.image_size]
+            found = found.with_libraries(pace.grown)
+            rows.append(_memory_row(part, found, pace))
             if memory:
-                say(f"largest batch in {size_words(memory)}: {trial.largest(memory, found)}")
+                say(f"largest batch in {size_words(memory)}: {largest_batch.largest(trial, memory, found, pace)}")
     how = "from the compiled steps" if len(rows) > 1 else "not known: this backend does not analyse its programs"
     say(f"\nmemory of a device, {how}:")
     if len(rows) > 1:
@@ -55,8 +58,8 @@ def dry_run(config: Any, memory: int | None = None) -> None:
 
 
 def _memory_row(part: Part, found: StepMemory, pace: Pace) -> tuple[str, ...]:
-    measured = NONE if pace.grown is None else size_words(found.held + pace.grown)
-    return (part.stage.name, *map(size_words, (*dataclasses.astuple(found), found.total)), measured)
+    *parts, libraries = map(size_words, dataclasses.astuple(found))
+    return (part.stage.name, *parts, NONE if pace.grown is None else libraries, size_words(found.total))
 
 
 def _pace_line(part: Part, size: Size, pace: Pace) -> str:

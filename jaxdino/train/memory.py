@@ -23,6 +23,7 @@ class StepMemory:
       weights: all leaves of the model. gradients: of the trained leaves. optimizer: the moments.
       copies: the best weights so far, averages, and what the task keeps (a teacher).
       batch: the images and labels of a step. activations: everything else that the step needs for a while.
+      libraries: on a CPU, what XLA's libraries take beside all this, as measured; the compiler does not count it.
     """
 
     weights: int
@@ -31,6 +32,7 @@ class StepMemory:
     copies: int
     batch: int
     activations: int
+    libraries: int = 0
 
     @property
     def held(self) -> int:
@@ -41,6 +43,14 @@ class StepMemory:
     def total(self) -> int:
         """The largest sum at one time."""
         return sum(dataclasses.astuple(self))
+
+    def with_libraries(self, grown: int | None) -> "StepMemory":
+        """Return the memory with that of the libraries.
+
+        Args:
+          grown: bytes that a step took beside what is held, as measured; None if that is not known.
+        """
+        return self if grown is None else dataclasses.replace(self, libraries=max(0, self.held + grown - self.total))
 
 
 def measure(compiled: Any, current: State, batch: Any) -> StepMemory | None:

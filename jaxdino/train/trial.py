@@ -7,19 +7,18 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from jaxdino.core import sharding
 from jaxdino.core.host_memory import Peak
 from jaxdino.train import data, step
-from jaxdino.train.memory import StepMemory, measure, size_words
+from jaxdino.train.memory import StepMemory, measure
 from jaxdino.train.setup import Setup
 from jaxdino.train.state import State
 from jaxdino.train.task import Part
 
 STEPS = 10
 """Timed steps of a stage."""
-TRIES = 4
-"""Compilations, at most, to find the largest batch."""
 
 
 class Pace(NamedTuple):
@@ -27,13 +26,15 @@ class Pace(NamedTuple):
 
     Attributes:
       compile: of the compilation. step: of one step with reading its batch. device: of one step alone.
-      grown: bytes that a step alone takes beside what stays in memory, as measured; None if that is not known.
+      grown: on a CPU, bytes that a step alone takes beside what stays in memory, as measured; else None.
+      process: on a CPU, the most bytes that the whole process held in that step; None if that is not known.
     """
 
     compile: float
     step: float
     device: float
-    grown: int | None
+    grown: int | None = None
+    process: int | None = None
 
 
 class Trial:
@@ -50,6 +51,7 @@ class Trial:
             self.first = self._placed(next(batches))
         finally:
             batches.close()
+        self._other: tuple[int, Any] = (0, None)
         begin = time.perf_counter()
         self.compiled = self._jitted(part).lower(current["moving"], current["frozen"], self.first).compile()
         self.seconds = time.perf_counter() - begin
@@ -74,57 +76,52 @@ class Trial:
         return (time.perf_counter() - begin) / taken
 
     def timed(self) -> Pace:
-        """Time steps with and without reading."""
+        """Time steps with and without reading; on a CPU, also measure their memory."""
         with Peak() as peak:
             self._steps(iter([self.first]))  # the first one also sets up the libraries
+        process = peak.highest()
         device = self._steps(self.first for _ in range(STEPS))
         batches = self.setup.task.train_batches(self.part)
         try:
             next(batches)  # starts the threads
-            return Pace(self.seconds, self._steps(self._placed(read) for read in batches), device, peak.grown)
+            whole = self._steps(self._placed(read) for read in batches)
         finally:
             batches.close()
+        if jax.default_backend() != "cpu":
+            return Pace(self.seconds, whole, device)
+        return Pace(self.seconds, whole, device, peak.grown, process)
 
     def memory(self, batch_size: int) -> StepMemory | None:
         """Return the memory of a step with a number of images; None if the backend does not say."""
-        compiled, batch = self.compiled, self.first
-        if batch_size != self.part.stage.batch_size:
-            given = self.part.stage.batch_size  # whole numbers: 49 * (1 / 49) is below 1
-            batch = {
-                name: jax.ShapeDtypeStruct(
-                    (x.shape[0] * batch_size // given, *x.shape[1:]), x.dtype, sharding=x.sharding
-                )
-                for name, x in self.first.items()
-            }
+        return measure(self._compiled_for(batch_size), self.current, self._shapes(batch_size))
+
+    def tried(self, batch_size: int) -> int | None:
+        """Take one step with a number of images, those of the first batch again; return as `Pace.process`."""
+        compiled = self._compiled_for(batch_size)
+        batch = {
+            name: jax.device_put(np.resize(np.asarray(self.first[name]), one.shape), one.sharding)
+            for name, one in self._shapes(batch_size).items()
+        }
+        with Peak() as peak:
+            self.current["moving"], measured = compiled(self.current["moving"], self.current["frozen"], batch)
+            jax.block_until_ready(measured)
+        return peak.highest()
+
+    def _shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return the shapes of a batch with a number of images."""
+        given = self.part.stage.batch_size  # whole numbers: 49 * (1 / 49) is below 1
+        return {
+            name: jax.ShapeDtypeStruct((x.shape[0] * batch_size // given, *x.shape[1:]), x.dtype, sharding=x.sharding)
+            for name, x in self.first.items()
+        }
+
+    def _compiled_for(self, batch_size: int) -> Any:
+        """Return the step for a number of images; the last one is kept."""
+        if batch_size == self.part.stage.batch_size:
+            return self.compiled
+        if batch_size != self._other[0]:
             stage = dataclasses.replace(self.part.stage, batch_size=batch_size)
             jitted = self._jitted(dataclasses.replace(self.part, stage=stage))
-            compiled = jitted.lower(self.current["moving"], self.current["frozen"], batch).compile()
-        return measure(compiled, self.current, batch)
-
-    def largest(self, memory: int, known: StepMemory) -> str:
-        """Return the largest batch size whose step needs at most this memory, in words.
-
-        Memory grows linearly with the batch: sizes are compiled on the line through the last two, until one fits.
-        """
-        given = self.part.stage.batch_size
-        unit = sharding.batch_shards(self.setup.mesh) * self.part.stage.accumulate
-        most = len(self.setup.task.source.split("train")) // unit * unit
-        points, size = {given: known.total}, min(2 * given, most)
-        for _ in range(TRIES):
-            if size not in points:
-                found = self.memory(size)
-                points[size] = found.total if found else 0
-            (a, low), (b, high) = sorted(points.items())[-2:] if len(points) > 1 else [*points.items()] * 2
-            slope = (high - low) / (b - a) if b > a else 0
-            after = most if slope <= 0 else int((memory - low) / slope + a) // unit * unit
-            after = min(max(after, unit), most)
-            if after in points:
-                break
-            size = after
-        fits = [size for size, total in points.items() if total <= memory]
-        if not fits:
-            need = size_words(points[min(points)])
-            return f"none; {min(points)} images need {need}: raise optimizer.accumulate, or lower data.image_size"
-        best = max(fits)
-        why = ", all of the training images" if best == most else ""
-        return f"{best} ({size_words(points[best])}{why})"
+            lowered = jitted.lower(self.current["moving"], self.current["frozen"], self._shapes(batch_size))
+            self._other = batch_size, lowered.compile()
+        return self._other[1]
