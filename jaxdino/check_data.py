@@ -55,7 +55,11 @@ def _parser() -> argparse.ArgumentParser:
         parents=[flags.overrules(without=OF_HEAD)],
     )
     parser.add_argument("--root", required=True, metavar="DIR", help="the folder to check; for a manifest, its file")
-    parser.add_argument("--name", default="folder", help="folder (default), images, manifest, masks, voc or coco")
+    parser.add_argument(
+        "--name",
+        default="folder",
+        help="folder (default), images, manifest, masks, voc, coco, yolo, tfds, hf, shards",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the results there")
     parser.add_argument("--html", metavar="FILE", help="write a page with pictures of what was found there")
     parser.add_argument("--first", type=int, default=24, metavar="N", help="groups that the page shows of each check")

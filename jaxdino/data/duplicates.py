@@ -5,10 +5,13 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
+from jaxdino.data.image_file import bytes_of
 from jaxdino.data.record import Split
+from jaxdino.data.stored import ImageFile, Stored
 
 MOST = 20_000  # files; larger data sets are not checked before a run
 PIECE = 4096  # bytes from the middle of a file, compared before whole files
@@ -34,7 +37,7 @@ def duplicates(splits: Sequence[Split]) -> list[str]:
     return [*_across(splits, found), *(_contradicting(found) if labelled else [])]
 
 
-def identical(paths: Sequence[str]) -> list[list[int]]:
+def identical(paths: Sequence[ImageFile]) -> list[list[int]]:
     """Group files with the same bytes; each group holds at least two indices into `paths`, ascending.
 
     Files are compared by size, then by `PIECE` bytes, then by the SHA-256 of the whole. Empty files, and files that
@@ -64,30 +67,30 @@ def _shared(rows: np.ndarray, group: np.ndarray, values: np.ndarray) -> tuple[np
     return rows[several], new[several]
 
 
-def _values(key: Callable[[str], int | bytes], paths: Sequence[str], rows: Sequence[int]) -> list[int | bytes]:
+def _values(key: Callable[[Any], int | bytes], paths: Sequence[ImageFile], rows: Sequence[int]) -> list[int | bytes]:
     return [_or_nothing(key, paths[row]) for row in rows]
 
 
-def _or_nothing(key: Callable[[str], int | bytes], path: str) -> int | bytes:
+def _or_nothing(key: Callable[[Any], int | bytes], path: ImageFile) -> int | bytes:
     try:
         return key(path)
-    except (OSError, ValueError):  # reading the image reports this; ValueError: a NUL in the name
+    except Exception:  # reading the image reports it: a NUL in a name, errors of a library that stores images
         return 0 if key is _size else b""
 
 
-def _size(path: str) -> int:
-    return os.path.getsize(path)
+def _size(path: ImageFile) -> int:
+    return path.size if isinstance(path, Stored) else os.path.getsize(path)
 
 
-def _piece(path: str) -> bytes:
+def _piece(path: ImageFile) -> bytes:
     """Return a digest of bytes in the middle of a file, as a text: NumPy cuts zeros off the end of bytes."""
-    with open(path, "rb", buffering=0) as file:
-        file.seek(max(0, os.path.getsize(path) - PIECE) // 2)
+    with bytes_of(path) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - PIECE) // 2)
         return hashlib.sha256(file.read(PIECE)).hexdigest()[:16].encode()
 
 
-def _digest(path: str) -> bytes:
-    with open(path, "rb") as file:
+def _digest(path: ImageFile) -> bytes:
+    with bytes_of(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest().encode()
 
 

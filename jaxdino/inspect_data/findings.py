@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxdino.data.duplicates import identical
+from jaxdino.data.stored import ImageFile
 from jaxdino.inspect_data import boxes, classes, exposure
 from jaxdino.inspect_data.boxes import BadBox
 from jaxdino.inspect_data.classes import Counts
@@ -134,8 +135,8 @@ def find(
 
 
 def _identical(images: Images) -> Groups:
-    """Group identical files over all splits; records that are not files are in no group."""
-    files = [row for row, record in enumerate(images.records) if isinstance(record, str)]
+    """Group identical files, or stored bytes, over all splits; arrays are in no group."""
+    files = [row for row, record in enumerate(images.records) if isinstance(record, ImageFile)]
     return [[files[place] for place in group] for group in identical([images.records[row] for row in files])]
 
 

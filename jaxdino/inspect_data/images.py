@@ -9,6 +9,8 @@ import numpy as np
 
 from jaxdino.data.boxes import BoxedSource, Boxes
 from jaxdino.data.record import Source, Split
+from jaxdino.data.shards import ShardStore
+from jaxdino.data.stored import Stored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,14 +84,24 @@ class Images:
         return tuple(self.source.class_names[label] for label in self.labels[first:last, 1])
 
     def path(self, row: int) -> str:
-        """Return the path of an image, or "train[5]" for an array."""
+        """Return the path of an image; its name if it is stored as bytes or an array."""
         record = self.records[row]
         return record if isinstance(record, str) else self.name(row)
 
     def name(self, row: int) -> str:
-        """Return the name of an image for messages: its path below the root."""
+        """Return the name of an image for messages: its path below the root, or "train[5]" for an array.
+
+        An image that is stored as bytes is named by its source and place: "hf:train/5", "shards:train/cat/1.jpg".
+        """
         number = int(self.split[row])
-        return self.splits[number].record_name(row - int(self.starts[number]))
+        split = self.splits[number]
+        name = split.record_name(row - int(self.starts[number]))
+        record = self.records[row]
+        if not isinstance(record, Stored):
+            return name
+        if isinstance(record.store, ShardStore):  # the other stores name their own split
+            name = f"{split.name}/{name.removeprefix(f'{split.name}/')}"
+        return f"{self.source.name}:{name}"
 
     def split_name(self, row: int) -> str:
         """Return the name of the split of an image."""

@@ -9,13 +9,17 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
+from jaxdino.data.boxes import Boxes
 from jaxdino.data.config import DataConfig
 from jaxdino.data.links import check_links
 from jaxdino.data.prompts import PromptConfig
 from jaxdino.data.record import Source, Split
 from jaxdino.data.roots import existing
+from jaxdino.data.shards import read_folder
 from jaxdino.data.sources import (
     OF_SOURCES,
     SOURCES,
@@ -23,10 +27,14 @@ from jaxdino.data.sources import (
     class_maps,
     coco_boxes,
     folder,
+    hf,
     manifest,
+    shards,
+    tfds,
     voc_boxes,
     yolo,
 )
+from jaxdino.data.sources.stored_images import SeveralClasses
 from jaxdino.data.split_names import SPLITS
 from jaxdino.data.splitting import origins, shared_out
 from jaxdino.inspect_data.images import Images
@@ -37,7 +45,7 @@ OF_MASKS = ("images", "masks")
 
 SHOWN = (
     *("val_ratio", "test_ratio", "split_seed", "train_split", "val_split", "test_split"),
-    *("classes", "images", "masks", "columns", "sixteen_bit"),
+    *("classes", "images", "masks", "columns", "image_column", "dataset", "sixteen_bit"),
 )
 """Settings that a check has to share with a run, to see the same images in the same splits."""
 READ = (*SHOWN, "max_pixels", "draft", "follow_links")
@@ -66,6 +74,36 @@ def _manifest(cfg: DataConfig) -> Images:
     return Images(manifest.either(cfg))
 
 
+def _shards(cfg: DataConfig) -> Images:
+    """List the images of shards, with the field that they were written with."""
+    field = read_folder(existing(cfg.root, "shards")).field
+    source = shards.shards(cfg, field)
+    if field != "boxes":
+        return Images(source)
+    held = [split.fields["boxes"] for split in source.splits.values()]
+    rows = np.concatenate([one.rows for one in held])
+    counts = np.concatenate([one.counts for one in held])
+    boxes = Boxes(
+        row=np.repeat(np.arange(len(counts)), counts),
+        corners=rows[:, :4].astype(np.float64),
+        label=rows[:, 4].astype(np.int32),
+        names={},
+        files=[""] * len(counts),
+        broken={},
+        place=lambda box: f"box {box}",
+        crowd=rows[:, 5] > 0,
+    )
+    return Images(source, boxes)
+
+
+def _stored(listing: Callable[[DataConfig, str], Source], cfg: DataConfig) -> Images:
+    """List stored images with one class each, or else with several."""
+    try:
+        return Images(listing(cfg, "label"))
+    except SeveralClasses:
+        return Images(listing(cfg, "labels"))
+
+
 LISTERS: Mapping[str, Callable[[DataConfig, PromptConfig], Images]] = {
     "folder": lambda cfg, prompts: Images(folder.folder(cfg)),
     "images": lambda cfg, prompts: Images(folder.images(cfg)),
@@ -74,6 +112,9 @@ LISTERS: Mapping[str, Callable[[DataConfig, PromptConfig], Images]] = {
     "voc": lambda cfg, prompts: Images.with_boxes(voc_boxes.voc(cfg)),
     "coco": lambda cfg, prompts: Images.with_boxes(coco_boxes.coco(cfg, prompts.annotations)),
     "yolo": lambda cfg, prompts: Images.with_boxes(yolo.yolo(cfg)),
+    "shards": lambda cfg, prompts: _shards(cfg),
+    "tfds": lambda cfg, prompts: _stored(tfds.tfds, cfg),
+    "hf": lambda cfg, prompts: _stored(hf.hf, cfg),
 }
 """data.name -> the function that lists its images."""
 

@@ -21,9 +21,10 @@ from jaxdino.data.bad_images import BadImage
 from jaxdino.data.bands import Picture, pixels
 from jaxdino.data.channels import Reading
 from jaxdino.data.checks import open_image
-from jaxdino.data.image_file import open_file
+from jaxdino.data.image_file import bytes_of, open_file
 from jaxdino.data.kinds import kind_of, kind_of_raw
 from jaxdino.data.ranges import remarks
+from jaxdino.data.stored import ImageFile, Stored
 from jaxdino.inspect_data.hashes import perceptual_hash
 from jaxdino.inspect_data.images import Images
 
@@ -180,20 +181,20 @@ def examine(records: Sequence[Any], how: How) -> Examined:
 def _cut_webp(record: Any) -> bool:
     """Return whether a file is a WebP shorter than its header says; its decoder gives no reason."""
     try:
-        with open(record, "rb") as file:
-            head = file.read(12)
-        short = os.path.getsize(record) < 8 + int.from_bytes(head[4:8], "little")
+        with bytes_of(record) as file:
+            head, size = file.read(12), file.seek(0, os.SEEK_END)
+        short = size < 8 + int.from_bytes(head[4:8], "little")
         return head[:4] == b"RIFF" and head[8:] == b"WEBP" and short
-    except (OSError, TypeError, ValueError):
+    except Exception:  # arrays are no files; libraries that store images have errors of their own
         return False
 
 
 def _header(record: Any, row: np.void) -> tuple[str, str]:
     """Set the size of the file. Return its format and kind; "" if they are not known."""
-    if not isinstance(record, str):
+    if not isinstance(record, ImageFile):
         return "array", str(np.asarray(record).dtype)
     try:
-        row["bytes"] = os.path.getsize(record)
+        row["bytes"] = record.size if isinstance(record, Stored) else os.path.getsize(record)
         try:
             with open_file(record) as image:
                 return image.format or "", str(kind_of(image))

@@ -17,6 +17,10 @@ from jaxdino.data.stored import Store, StoredRecords
 SHOWN = 5  # names listed in a message
 
 
+class SeveralClasses(UserError):
+    """Images have none or several classes, where one is needed."""
+
+
 class Classes(NamedTuple):
     """The classes of the images of a split: the different sets of them, and int32 (N,), the set of each image."""
 
@@ -89,7 +93,9 @@ def source_of(
         if new := [one for one in found if one not in known["train"]]:
             raise UserError(f"no image of train has the class(es) {few(new, SHOWN)} of {split}")
     if field == "label" and any(len(one) != 1 for found in classes.values() for one in found.sets):
-        raise UserError(f"images of the data source {name!r} have none or several classes: use --config=multilabel")
+        raise SeveralClasses(
+            f"images of the data source {name!r} have none or several classes: use --config=multilabel"
+        )
     place = {one: label for label, one in enumerate(names)}
     rows = {split: np.arange(len(found.which)) for split, found in classes.items()}
     origin = dict.fromkeys(SPLITS, "train") | {split: split for split in stores}
