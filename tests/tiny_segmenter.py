@@ -10,9 +10,9 @@ from convert.store import Card, save_model
 from jaxdino.models.clip import CLIPConfig, TextConfig
 from jaxdino.models.clipdinosam import ClipDinoSamConfig
 from jaxdino.models.lora import LoRA
-from jaxdino.models.positions import rope_periods
 from jaxdino.models.published.vit import DINOV3
 from jaxdino.models.registry import get
+from jaxdino.models.rope import rope_periods
 from jaxdino.models.spec import ModelSpec, Preprocess
 from jaxdino.models.vit import ViTConfig
 

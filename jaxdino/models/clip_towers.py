@@ -9,8 +9,9 @@ from flax import nnx
 
 from jaxdino.core.errors import UserError
 from jaxdino.models import positions
+from jaxdino.models.attention import attention
 from jaxdino.models.initial import normal
-from jaxdino.models.layers import LayerNorm, Linear, attention, drop_path, project_heads
+from jaxdino.models.layers import LayerNorm, Linear, drop_path, project_heads
 from jaxdino.models.output import Output
 from jaxdino.models.patches import PatchEmbed
 

@@ -12,7 +12,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.models.depthwise import depthwise_conv
 from jaxdino.models.initial import truncated_normal
 from jaxdino.models.layer_spec import Layer
-from jaxdino.models.layers import LayerNorm, Linear, add_bias, drop_path, gelu, over_last_axis
+from jaxdino.models.layers import LayerNorm, Linear, add_bias, drop_path, gelu, layer_scale
 from jaxdino.models.output import Output, chosen
 from jaxdino.models.patches import PatchConv
 
@@ -91,7 +91,7 @@ class Block(nnx.Module):
 
     def __call__(self, x_BxHxWxD: jax.Array, key: jax.Array | None) -> jax.Array:
         branch = self.pwconv2(gelu(self.pwconv1(self.norm(self.dwconv(x_BxHxWxD)))))
-        branch = branch * over_last_axis(self.gamma[...].astype(branch.dtype), branch)
+        branch = layer_scale(branch, self.gamma[...])
         rows = branch.reshape(branch.shape[0], -1, branch.shape[-1])
         return x_BxHxWxD + drop_path(rows, self.drop_rate, key).reshape(branch.shape)
 

@@ -1,6 +1,4 @@
-"""Patch positions: learned position tables resampled as in torch, and DINOv3's rotary embedding."""
-
-import math
+"""Learned position tables, resampled to another grid as in torch."""
 
 import jax
 import jax.numpy as jnp
@@ -77,40 +75,3 @@ def resample_grid(table_hxwxD: jax.Array, size: tuple[int, int], *, offset: floa
     )
     table = table_hxwxD.astype(jnp.float32)
     return jnp.einsum("ph,qw,hwd->pqd", rows, columns, table, precision="highest")
-
-
-def rope_periods(head_dim: int, base: float) -> np.ndarray:
-    """Return DINOv3's rotary periods base^(4 i / head_dim), i < head_dim / 4, float32.
-
-    Meta's released checkpoints hold them rounded to bfloat16, and an import keeps the values of the file; this formula
-    is for layouts without them. Source: facebookresearch/dinov3 dinov3/layers/rope_position_encoding.py.
-    """
-    exponent = np.arange(head_dim // 4, dtype=np.float32) * np.float32(4 / head_dim)
-    return np.float32(base) ** exponent
-
-
-def rope_angles(h: int, w: int, periods: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return sin and cos (h * w, head_dim) float32 for a patch grid, y angles before x angles, tiled twice.
-
-    Patch centres are normalised to [-1, 1] on each axis separately ("separate").
-    Source: facebookresearch/dinov3 dinov3/layers/rope_position_encoding.py.
-    """
-    ys = 2.0 * (np.arange(h, dtype=np.float32) + 0.5) / h - 1.0
-    xs = 2.0 * (np.arange(w, dtype=np.float32) + 0.5) / w - 1.0
-    centres = np.stack(np.meshgrid(ys, xs, indexing="ij"), axis=-1).reshape(h * w, 2, 1).astype(np.float32)
-    angles = 2.0 * math.pi * jnp.asarray(centres) / periods.astype(jnp.float32)[None, None, :]
-    angles = jnp.tile(angles.reshape(h * w, -1), (1, 2))
-    return jnp.sin(angles), jnp.cos(angles)
-
-
-def rotate(x_BxHxNxd: jax.Array, sin: jax.Array, cos: jax.Array) -> jax.Array:
-    """Rotate the last `len(sin)` tokens by their angles; class and register tokens before them are unchanged.
-
-    float32 inside, x's dtype out. Source: facebookresearch/dinov3 dinov3/layers/attention.py (apply_rope).
-    """
-    prefix = x_BxHxNxd.shape[2] - sin.shape[0]
-    patches = x_BxHxNxd[:, :, prefix:].astype(jnp.float32)
-    first, second = jnp.split(patches, 2, axis=-1)
-    turned = jnp.concatenate([-second, first], axis=-1)
-    patches = patches * cos[None, None] + turned * sin[None, None]
-    return jnp.concatenate([x_BxHxNxd[:, :, :prefix], patches.astype(x_BxHxNxd.dtype)], axis=2)

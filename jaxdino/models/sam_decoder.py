@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxdino.models.layers import LayerNorm, attention, gelu
+from jaxdino.models.attention import attention
+from jaxdino.models.layers import LayerNorm, gelu
 from jaxdino.models.sam_layers import MLP, Doubling, Embedding, Gelu, MLPBlock, dense, run
 
 

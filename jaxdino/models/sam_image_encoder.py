@@ -13,8 +13,9 @@ import numpy as np
 from flax import nnx
 
 from jaxdino.models import positions
+from jaxdino.models.attention import attention
 from jaxdino.models.initial import truncated_normal
-from jaxdino.models.layers import LayerNorm, Linear, attention, drop_path, gelu, project_heads
+from jaxdino.models.layers import LayerNorm, Linear, drop_path, gelu, project_heads
 from jaxdino.models.patches import PatchEmbed
 from jaxdino.models.sam_layers import Conv, MLPBlock, run
 

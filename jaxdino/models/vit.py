@@ -12,11 +12,13 @@ from flax import nnx
 from jaxdino.core import sharding
 from jaxdino.core.params import Buffer
 from jaxdino.models import positions
+from jaxdino.models.attention import attention
 from jaxdino.models.initial import truncated_normal
 from jaxdino.models.layer_spec import Layer
-from jaxdino.models.layers import LayerNorm, LayerScale, Linear, attention, drop_path, gelu, project_heads
+from jaxdino.models.layers import LayerNorm, LayerScale, Linear, drop_path, gelu, project_heads
 from jaxdino.models.output import Output, chosen
 from jaxdino.models.patches import PatchEmbed
+from jaxdino.models.rope import rope_periods, rope_tables, rotate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Attention(nnx.Module):
         """Return q, k, v (B, H, N, d), with q and k rotated by their positions."""
         q, k, v = project_heads(self.qkv, x, self._bias(x.shape[-1]), self.num_heads)
         if rope is not None:
-            q, k = positions.rotate(q, *rope), positions.rotate(k, *rope)
+            q, k = rotate(q, *rope), rotate(k, *rope)
         return q, k, v
 
     def _bias(self, width: int) -> jax.Array | None:
@@ -168,7 +170,7 @@ class Rope(nnx.Module):
     """DINOv3's rotary periods (head_dim / 4,), a buffer of the checkpoint."""
 
     def __init__(self, cfg: ViTConfig):
-        self.periods = Buffer(jnp.asarray(positions.rope_periods(cfg.head_dim, cfg.rope_base)))
+        self.periods = Buffer(jnp.asarray(rope_periods(cfg.head_dim, cfg.rope_base)))
 
 
 class ViT(nnx.Module):
@@ -246,7 +248,9 @@ class ViT(nnx.Module):
         return states, grid
 
     def _rope(self, grid: tuple[int, int]) -> tuple[jax.Array, jax.Array] | None:
-        return positions.rope_angles(*grid, self.rope.periods[...]) if self.cfg.positions == "rope" else None
+        if self.cfg.positions != "rope":
+            return None
+        return rope_tables(*grid, self.rope.periods[...], prefix=1 + self.cfg.num_registers)
 
     def cls_attention(self, images: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
         """Return the attention of the last block's class token: (B, H, 1 + R + h w) float32, and the grid (h, w).

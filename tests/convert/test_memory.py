@@ -11,7 +11,7 @@ import pytest
 from convert.head_keys import bound_table
 from convert.writers import write_pth, write_safetensors
 from jaxdino.models import registry
-from jaxdino.models.positions import rope_periods
+from jaxdino.models.rope import rope_periods
 
 ROOT = Path(__file__).parent.parent.parent
 SHARD = 200_000_000

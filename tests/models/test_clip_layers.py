@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdino.models.layers import attention, quick_gelu
+from jaxdino.models.attention import attention
+from jaxdino.models.layers import quick_gelu
 
 TOLERANCE = {jnp.float32: 2e-6, jnp.bfloat16: 3e-2}
 

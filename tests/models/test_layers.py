@@ -7,7 +7,9 @@ import pytest
 import torch
 from scipy.special import erf
 
-from jaxdino.models.layers import attention, drop_path, gelu, half_matmul, layer_norm, linear
+from jaxdino.models.attention import attention
+from jaxdino.models.half_matmul import half_matmul
+from jaxdino.models.layers import drop_path, gelu, layer_norm, linear
 
 
 def normal(*shape: int, seed: int = 0) -> jax.Array:

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdino.models.layers import add_bias, attention, gelu, layer_norm, linear, split_heads
+from jaxdino.models.attention import attention
+from jaxdino.models.layers import add_bias, gelu, layer_norm, layer_scale, linear, split_heads
+from jaxdino.models.rope import rotate
 
 EPS = 1e-5
 
@@ -25,6 +27,20 @@ def plain_heads(qkv):
     return jnp.concatenate([jnp.swapaxes(x.reshape(b, n, 3, width // 9), 1, 2) for x in jnp.split(qkv, 3, -1)])
 
 
+def plain_linear(x, w, bias):
+    return jnp.matmul(x, w, precision="highest") + bias
+
+
+def tables(rotation):
+    """`rotation`, given the sines and cosines of half a head."""
+    return lambda x, sin, cos: rotation(x, jnp.concatenate([-sin, sin], -1), jnp.concatenate([cos, cos], -1))
+
+
+def plain_rotation(x, sin, cos):
+    first, second = jnp.split(x, 2, axis=-1)
+    return x * cos + jnp.concatenate([second, first], axis=-1) * sin
+
+
 HEADS = (2, 3, 9, 8)
 FUNCTIONS = {  # ours, plain, shapes of the arguments
     "layer_norm": (
@@ -34,8 +50,11 @@ FUNCTIONS = {  # ours, plain, shapes of the arguments
     ),
     "gelu": (gelu, lambda x: x * jax.scipy.stats.norm.cdf(x), ((2, 5, 32),)),
     "split_heads": (lambda qkv: jnp.concatenate(split_heads(qkv, 3)), plain_heads, ((2, 9, 72),)),
+    "layer_scale": (layer_scale, lambda x, gamma: x * gamma, ((2, 5, 32), (32,))),
+    "rotate": (tables(rotate), tables(plain_rotation), (HEADS, (9, 4), (9, 4))),
+    "narrow linear": (linear, plain_linear, ((2, 5, 16), (16, 32), (32,))),
     "add_bias": (add_bias, lambda y, bias: y + bias, ((2, 5, 32), (32,))),
-    "linear": (linear, lambda x, w, b: jnp.matmul(x, w, precision="highest") + b, ((2, 5, 32), (32, 16), (16,))),
+    "linear": (linear, plain_linear, ((2, 5, 32), (32, 16), (16,))),
     "attention": (lambda q, k, v: attention(q, k, v, "xla"), plain_attention, (HEADS, HEADS, HEADS)),
 }
 TOLERANCE = {"float32": 2e-6, "bfloat16": 1.5e-2}  # of the largest element

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from jaxdino.models.positions import bicubic_matrix, resample_grid, rope_angles, rope_periods, rotate
+from jaxdino.models.positions import bicubic_matrix, resample_grid
+from jaxdino.models.rope import rope_periods, rope_tables, rotate
 
 SIZES = [(4, 4), (4, 7), (7, 4), (14, 5), (5, 14), (37, 16), (16, 37), (3, 1), (1, 3)]
 
@@ -73,6 +74,6 @@ def test_rope_is_a_rotation_by_the_patch_centre():
             turned = numbers * np.exp(2j * math.pi * turns)
             expected[:, :, token] = np.concatenate([turned.real, turned.imag], axis=-1)
 
-    ours = np.asarray(rotate(jnp.asarray(x), *rope_angles(h, w, jnp.asarray(periods))))
+    ours = np.asarray(rotate(jnp.asarray(x), *rope_tables(h, w, jnp.asarray(periods), prefix=2)))
     assert np.abs(ours - expected).max() < 1e-5
     assert (ours[:, :, :2] == x[:, :, :2]).all()

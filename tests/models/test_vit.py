@@ -7,8 +7,8 @@ import pytest
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import bind
-from jaxdino.models.positions import rope_periods
 from jaxdino.models.published.vit import DINOV3
+from jaxdino.models.rope import rope_periods
 from jaxdino.models.spec import ModelSpec
 from jaxdino.models.vit import ViTConfig
 

@@ -12,6 +12,7 @@ from convert.tables.vit.detect import norm_eps, resampling
 from jaxdino.core.errors import UserError
 from jaxdino.models import positions
 from jaxdino.models.registry import MODELS
+from jaxdino.models.rope import rope_periods
 from jaxdino.models.vit import ViTConfig
 
 B = "backbone."
@@ -146,7 +147,7 @@ def _compare_periods(card: Card, config: ViTConfig, flat, layout: str, notes) ->
     """Note differing RoPE periods: only Meta's layout stores them, rounded in its published files."""
     if config.positions != "rope" or layout == "meta":
         return config
-    formula = positions.rope_periods(config.head_dim, config.rope_base)
+    formula = rope_periods(config.head_dim, config.rope_base)
     off = float(np.max(np.abs(np.asarray(flat[f"{B}rope.periods"], np.float32) / formula - 1)))
     if off > 1e-6:
         notes.append(

@@ -11,7 +11,7 @@ import numpy as np
 
 from convert.ops import CONV, COPY, LINEAR, TOKEN
 from convert.table import MLP_HEAD, absent, derive, drop, fuse, rule
-from jaxdino.models.positions import rope_periods
+from jaxdino.models.rope import rope_periods
 
 B, S = "backbone.", "backbone.blocks.{i}."
 
