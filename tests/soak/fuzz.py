@@ -109,7 +109,8 @@ class _Events:
         assert process.stdout is not None
         rest, out = b"", process.stdout
         while True:
-            if not select.select([out], [], [], hang if self.ready else START)[0]:
+            reading = self.ready and self.number is not None  # otherwise the worker starts, or makes the next mutant
+            if not select.select([out], [], [], hang if reading else START)[0]:
                 self.hangs = True
                 process.kill()
                 process.wait()
