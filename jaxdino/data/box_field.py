@@ -24,8 +24,8 @@ class BoxField(Unmoved):
       boxes: float32 (M, 4), left, top, right, bottom in pixels of the view, cut off at its edges; 0 in an empty slot.
       box_labels: int32 (M,), the class.
       box_valid: float32 (M,), 1 for an object to find.
-      box_ignored: float32 (M,), 1 for a box where the model may find something or nothing: a crowd, and an object of
-        which the view shows less than `min_visibility`.
+      box_ignored: float32 (M,), 1 for a box where the model may find something or nothing: a crowd, a difficult
+        object of VOC, and one of which the view shows less than `min_visibility`.
       box_origin: float32 (4,), in evaluation: a place (x, y) of the view is at (a x + c, b y + d) of the image.
 
     Attributes:

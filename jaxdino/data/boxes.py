@@ -10,7 +10,8 @@ from jaxdino.data.packed import OnDisk, opened, shared
 from jaxdino.data.record import Source
 
 COLUMNS = 6
-"""Of the boxes of an image: left, top, right, bottom in pixels of the image; the class; 1 for a crowd, else 0."""
+"""Of the boxes of an image: left, top, right, bottom in pixels of the image; the class; 1 if it counts
+neither for nor against a model (see `Boxes.crowd`), else 0."""
 MARGIN = 1.0  # pixels that a box may reach out of its image: VOC counts pixels from 1
 NOT_NUMBERS = "its corners are not four numbers"
 FLAT = "it has no area"
@@ -81,7 +82,8 @@ class Boxes:
       files: N files that hold the boxes of each image; "" for none.
       broken: {image: why its boxes cannot be read}.
       place: function of a box that says where it is written: "a.txt:3".
-      crowd: bool (M,): boxes of groups whose members are not marked one by one; None: no box is one.
+      crowd: bool (M,): boxes that count neither for nor against a model: groups whose members are not marked one by
+        one, and VOC's difficult objects; None: no box is one.
       relative: whether corners are shares of the image's width and height.
     """
 

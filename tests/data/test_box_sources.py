@@ -123,6 +123,15 @@ def test_a_batch_keeps_each_box_around_its_object(tmp_path):
     assert seen > 30
 
 
+def test_difficult_objects_of_voc_count_neither_way(tmp_path):
+    top = box_folders.voc(tmp_path / "v")
+    file = next(one for one in sorted((top / "Annotations").iterdir()) if "<object>" in one.read_text())
+    file.write_text(file.read_text().replace("</bndbox>", "</bndbox><difficult>1</difficult>", 1))
+    source = load(top, "voc")
+    flags = np.concatenate([rows[:, 5] for split in source.splits.values() for rows in split.fields["boxes"]])
+    assert flags.sum() == 1 and any("1 of them crowds or difficult" in note for note in source.notes)
+
+
 def test_crowds_cut_objects_and_too_many_boxes(tmp_path):
     from jaxdino.core.resize import Resize
     from jaxdino.data.geometry import Geometry

@@ -153,7 +153,7 @@ def _summary(splits: dict[str, Split], names: Sequence[str]) -> list[str]:
     for name, split in splits.items():
         rows = np.concatenate([np.zeros((0, 6), np.float32), *split.fields[BOXES]])
         crowds = int(rows[:, 5].sum())
-        more = f", {crowds} of them of crowds" if crowds else ""
+        more = f", {crowds} of them crowds or difficult, which count neither way" if crowds else ""
         empty = int((split.fields[BOXES].counts == 0).sum())
         lines.append(f"{name}: {len(rows):,} boxes{more}; {empty:,} images without one")
         if name == "train":

@@ -37,7 +37,7 @@ def _boxes(paths: Sequence[str], top: Path, ignored: Counter) -> tuple[Boxes, tu
     """Read the boxes of all images, and the names of the classes."""
     files, read = read_objects(paths, top)
     ignored["image without annotation"] += files.count("")
-    rows, corners, names, broken = [], [], [], {}
+    rows, corners, names, difficult, broken = [], [], [], [], {}
     for row, things in enumerate(read):
         if isinstance(things, str):
             broken[row] = things
@@ -46,6 +46,7 @@ def _boxes(paths: Sequence[str], top: Path, ignored: Counter) -> tuple[Boxes, tu
             rows.append(row)
             corners.append(thing.corners)
             names.append(thing.name)
+            difficult.append(thing.difficult)
     known = class_names(top, set(names))
     place = {name: label for label, name in enumerate(known)}
     label = np.array([place.get(name, -1) for name in names], np.int32)
@@ -55,4 +56,4 @@ def _boxes(paths: Sequence[str], top: Path, ignored: Counter) -> tuple[Boxes, tu
     def where(box: int) -> str:
         return f"{files[row[box]]}: object {box - int(np.searchsorted(row, row[box])) + 1}"
 
-    return Boxes(row, corners, label, unknown, files, broken, where), known
+    return Boxes(row, corners, label, unknown, files, broken, where, np.array(difficult, bool)), known

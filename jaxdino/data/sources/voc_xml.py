@@ -27,10 +27,15 @@ THREADS = 8
 
 
 class Thing(NamedTuple):
-    """A box of a file: its class as written, and left, top, right, bottom; NaN for what is not a number."""
+    """A box of a file: its class as written, and left, top, right, bottom; NaN for what is not a number.
+
+    Attributes:
+      difficult: whether VOC's annotators found it hard to recognise; such boxes count neither for nor against a model.
+    """
 
     name: str
     corners: tuple[float, ...]
+    difficult: bool = False
 
 
 def listed_images(cfg: DataConfig, ignored: Counter) -> tuple[Path, dict[str, list[tuple[str]]], dict[str, str]]:
@@ -147,7 +152,9 @@ def _read(file: str) -> list[Thing] | str:
 
 
 def _thing(found: Any) -> Thing:
-    return Thing((found.findtext("name") or "").strip(), tuple(_number(found.findtext(f"bndbox/{c}")) for c in CORNERS))
+    corners = tuple(_number(found.findtext(f"bndbox/{name}")) for name in CORNERS)
+    difficult = (found.findtext("difficult") or "").strip() == "1"
+    return Thing((found.findtext("name") or "").strip(), corners, difficult)
 
 
 def _number(text: str | None) -> float:
