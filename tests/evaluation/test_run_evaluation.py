@@ -16,7 +16,7 @@ from tests.train import tiny
 def folder(tmp_path_factory):
     """A finished run on the digits, and beside it a list of the test images with a column `writer`."""
     place = tmp_path_factory.mktemp("evaluated") / "run"
-    run(tiny.config(1), place)
+    run(tiny.config(1, batch_size=256, data__name="digits"), place)
     with (place.parent / "writers.csv").open("w") as stream:
         writer = csv.writer(stream)
         writer.writerow(["path", "writer"])

@@ -19,7 +19,7 @@ sys.path.insert(0, {tests!r})
 import tiny
 
 def get_config(model=None):
-    return tiny.config(2, batch_size=64, checkpoint__every_steps=5, writers="none", ema_decay=0.9)
+    return tiny.config(2, batch_size=16, checkpoint__every_steps=5, writers="none", ema_decay=0.9)
 """
 STEPS = 32
 
@@ -104,8 +104,8 @@ def assert_same(folder: Path, other: Path) -> None:
     assert load_model(folder / "best")[0].digest == load_model(other / "best")[0].digest
 
 
-def lose(whole: Path, config: Path, folder: Path, number: int, victim: int, words: str) -> None:
-    """Send a signal to one of two processes: the other names it, and the same launch ends as the undisturbed run."""
+def lose_one(config: Path, folder: Path, number: int, victim: int, words: str) -> None:
+    """Send a signal to one of two processes: the other names it and ends."""
     launch = Launch(config, folder, 2)
     launch.until_step(12)
     launch.processes[victim].send_signal(number)
@@ -116,6 +116,11 @@ def lose(whole: Path, config: Path, folder: Path, number: int, victim: int, word
     host = f"{os.uname().nodename}, pid {launch.processes[victim].pid}"
     assert words.format(host) in error_of(launch.text(1 - victim))
     assert launch.text(1 - victim).count("error: ") == 1 and "Check failure" not in launch.text(1 - victim)
+
+
+def lose(whole: Path, config: Path, folder: Path, number: int, victim: int, words: str) -> None:
+    """Send a signal to one of two processes: the other names it, and the same launch ends as the undisturbed run."""
+    lose_one(config, folder, number, victim, words)
     again = Launch(config, folder, 2)
     assert again.wait() == [0, 0], again.text(0)[-3000:]
     assert "resuming after step" in again.text(0)

@@ -20,7 +20,7 @@ def config(task: str, index: int, folder: Path) -> ConfigDict:
     import tiny_semantic
 
     if task == "classify":
-        made = tiny.config(1, 1, batch_size=128, checkpoint__every_steps=3, ema_decay=0.9)
+        made = tiny.config(0, 1, batch_size=32, checkpoint__every_steps=3, ema_decay=0.9)
         made.data.augment = "standard"
     elif task == "multilabel":
         import test_multilabel_run as multilabel

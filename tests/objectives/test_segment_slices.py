@@ -52,8 +52,13 @@ def of_batch(given, slices: int = 1, **losses: float) -> tuple[dict[str, float],
     return {name: float(value) for name, value in measured.items()}, jax.device_get(moving["trainable"])
 
 
-@pytest.mark.parametrize("losses", [dict(dice=0.0, bce=0.0, iou=0.0, align=1.0), dict(align=0.5)])
-@pytest.mark.parametrize("prompts", [1, 3])
+ALONE, TOGETHER = dict(dice=0.0, bce=0.0, iou=0.0, align=1.0), dict(align=0.5)
+
+
+@pytest.mark.parametrize(
+    ("losses", "prompts"),
+    [(ALONE, 1), (TOGETHER, 3), *(pytest.param(*one, marks=pytest.mark.soak) for one in ((ALONE, 3), (TOGETHER, 1)))],
+)
 def test_slices_are_the_whole_batch(losses, prompts):
     (whole, there), (sliced, here) = stepped(1, prompts, **losses), stepped(4, prompts, **losses)
     assert whole.keys() == sliced.keys() and whole["align_loss"] > 0.1

@@ -73,17 +73,16 @@ def test_a_method_is_the_plain_loop(case):
 
 
 UNREAD = (1, 1, 0, 1, 1, 1, 0, 1)
+ALONE = dict(accumulate=2), dict(devices=4), dict(weight=UNREAD)
 
 
 @pytest.mark.parametrize(
     "how",
     [
-        dict(accumulate=2),
-        dict(devices=4),
-        dict(weight=UNREAD),
         pytest.param(dict(devices=4, accumulate=2, weight=UNREAD), marks=pytest.mark.slow),
+        *(pytest.param(one, marks=pytest.mark.soak) for one in ALONE),
     ],
-    ids=["slices", "devices", "unread", "all"],
+    ids=["all", "slices", "devices", "unread"],
 )
 def test_slices_devices_and_unread_images_change_nothing(how):
     """With all losses: Sinkhorn and KoLeo look at the whole batch, and the teacher moves once a step."""

@@ -139,8 +139,17 @@ def test_dinov3_head_stands_beside_the_backbone(loaded, tmp_path):
     np.testing.assert_allclose(theirs, logits(card, flat, pixels), atol=1e-4)
 
 
-@pytest.mark.parametrize("pool", ["cls", "mean"])
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "dinov2_vits14", "dinov3_vits16"])
+@pytest.mark.parametrize(
+    ("name", "pool"),
+    [
+        ("vit_tiny_patch16_224", "mean"),
+        ("dinov2_vits14", "cls"),
+        ("dinov3_vits16", "cls"),
+        pytest.param("vit_tiny_patch16_224", "cls", marks=pytest.mark.soak),
+        pytest.param("dinov2_vits14", "mean", marks=pytest.mark.soak),
+        pytest.param("dinov3_vits16", "mean", marks=pytest.mark.soak),
+    ],
+)
 def test_timm_loads_what_we_export(tmp_path, name, pool):
     import timm
 

@@ -28,7 +28,8 @@ from tests.parity.all_cases import FAMILY_CASES
 from tests.parity.ours import TOLERANCE, assert_same, worst
 
 SIZED = [(name, size) for name, case in FAMILY_CASES.items() for size in case.inputs]
-TRIPS = [(name, dtype) for name in FAMILY_CASES for dtype in ("float32", "bfloat16", "float16")]
+TRIPS = [(name, dtype) for name in FAMILY_CASES for dtype in ("float32", "bfloat16")]
+TRIPS += [pytest.param(name, "float16", marks=pytest.mark.soak) for name in FAMILY_CASES]
 THOROUGH = [name for name, case in FAMILY_CASES.items() if case.thorough]
 GRADIENT_TOLERANCE = 1e-4
 VANISHING = 1e-5

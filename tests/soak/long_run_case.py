@@ -35,7 +35,8 @@ def main(folder: str, steps: int, validations: int) -> None:
                 stream.flush()
 
         length = max(1, steps // 50)
-        run(tiny.config(validations, batch_size=batch, checkpoint__every_steps=length, ema_decay=0.9), folder, on_step)
+        how = dict(checkpoint__every_steps=length, ema_decay=0.9, data__name="digits")
+        run(tiny.config(validations, batch_size=batch, **how), folder, on_step)
 
 
 if __name__ == "__main__":

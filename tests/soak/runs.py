@@ -15,14 +15,14 @@ from jaxdino.train.workdir import Workdir
 from tests.soak.mutators import Rng
 from tests.train import tiny
 
-CONFIG = tiny.config(2, batch_size=512, checkpoint__every_steps=1)
+CONFIG = tiny.config(2, batch_size=128, checkpoint__every_steps=1)
 DIGITS = DataConfig(num_threads=0)
 
 
 def make_run(folder: Path, rng: Rng) -> None:
     """Write the folder of a run of two epochs, with a summary."""
     with contextlib.redirect_stdout(io.StringIO()):
-        run(tiny.config(2, batch_size=512, checkpoint__every_steps=1), folder / "run")
+        run(tiny.config(2, batch_size=128, checkpoint__every_steps=1), folder / "run")
 
 
 def silent(line: str) -> None:

@@ -19,4 +19,4 @@ def on_step(step: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
 
-sys.exit(finish(lambda: run(tiny.config(1, batch_size=512, checkpoint__every_steps=1), folder, on_step) and None))
+sys.exit(finish(lambda: run(tiny.config(1, batch_size=128, checkpoint__every_steps=1), folder, on_step) and None))

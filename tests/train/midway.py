@@ -1,6 +1,7 @@
 """What a process that is killed in mid-run leaves, without a process: a copy of the run's folder."""
 
 import shutil
+import time
 from pathlib import Path
 
 from jaxdino.train.run_lock import LOCK
@@ -13,13 +14,18 @@ class Midway:
 
     Args:
       copies: {step: the folder to make}.
+      saved: the step of a checkpoint; before each copy, wait until it is whole.
     """
 
-    def __init__(self, folder: Path, copies: dict[int, Path]):
-        self.folder, self.copies = folder, copies
+    def __init__(self, folder: Path, copies: dict[int, Path], saved: int | None = None):
+        self.folder, self.copies, self.saved = folder, copies, saved
 
     def __call__(self, step: int) -> None:
         """Copy if it is time; again if a file went away meanwhile, since that is no moment in the folder's life."""
+        if self.saved and step in self.copies:
+            end = time.monotonic() + 120
+            while not (self.folder / "checkpoints" / str(self.saved)).exists() and time.monotonic() < end:
+                time.sleep(0.02)
         while step in self.copies:
             try:
                 shutil.copytree(self.folder, self.copies[step], ignore=shutil.ignore_patterns(f"{LOCK}*"))

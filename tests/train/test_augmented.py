@@ -13,6 +13,8 @@ from jaxdino.evals.augmentation_pictures import SIDE, Block, Tile, denormalised,
 from jaxdino.train.augmented import IMAGES, blocks
 from jaxdino.train.setup import prepare
 
+DRAWN = True
+
 
 def blocks_of(config):
     setup = prepare(config, lambda line: None)

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def config():
-    return tiny.config(1, batch_size=512, checkpoint__every_steps=1)
+    return tiny.config(1, batch_size=128, checkpoint__every_steps=1)
 
 
 def lines(folder: Path) -> list[dict]:
@@ -77,7 +77,11 @@ def failing(number: int):
 
 @pytest.mark.parametrize(
     ("place", "name", "step"),
-    [(MetricLog, "write", 1), (MetricLog, "mark", 2), (session, "write_json", 2), (session.Session, "save_best", 2)],
+    [
+        (MetricLog, "write", 1),
+        (session.Session, "save_best", 2),
+        *(pytest.param(*one, 2, marks=pytest.mark.soak) for one in ((MetricLog, "mark"), (session, "write_json"))),
+    ],
 )
 def test_a_full_disk_at_any_write(whole, tmp_path, monkeypatch, place, name, step):
     def on_step(now: int) -> None:

@@ -112,12 +112,11 @@ def test_killed_and_started_again_the_result_is_bit_identical(pretrained, contin
 
     whole, killed, _ = continued
     last = lines(whole)[-1]["step"]
-    for at in (last // 2, last - 2):  # in the other stages
-        with pytest.raises(InterruptedError):
-            run(three_stages(pretrained), killed, partial(interrupt, at))
+    with pytest.raises(InterruptedError):
+        run(three_stages(pretrained), killed, partial(interrupt, last - 2))  # in the last stage
     run(three_stages(pretrained), killed)
     found = re.findall(r"resuming after step \d+, in stage (\w+)", capsys.readouterr().out)
-    assert found[-2:] == ["all", "lora"]  # the first checkpoint may not have been whole
+    assert found[-1] == "lora"  # the first checkpoint may not have been whole
     assert timeless(whole) == timeless(killed)
     ours, theirs = (read_training(folder / "training") for folder in (whole, killed))
     for role, parts in ours.networks.items():
@@ -283,11 +282,11 @@ def test_unreadable_images_of_the_evaluation_are_named_and_counted(tmp_path, cap
 
 
 def test_images_without_labels_train_and_nothing_is_measured_on_them(tmp_path):
-    for number in range(8):
+    for number in range(32):
         noise = np.random.default_rng(number).integers(0, 255, (20, 24, 3), np.uint8)
         (tmp_path / "images").mkdir(exist_ok=True)
         Image.fromarray(noise).save(tmp_path / "images" / f"{number}.png")
-    data = dict(data__name="images", data__root=str(tmp_path / "images"), data__batch_size=4, alarms__stop=False)
+    data = dict(data__name="images", data__root=str(tmp_path / "images"), alarms__stop=False)
     found = run(tiny_distill.config(1, **data), tmp_path / "run")
     assert found["finished"] and "val/knn_accuracy" not in found and found["class_names"] == []
 
@@ -296,14 +295,18 @@ def test_images_without_labels_train_and_nothing_is_measured_on_them(tmp_path):
     ("changes", "kind"),
     [
         (dict(objective__centring="none", objective__momentum=0.9), "constant"),
-        (dict(objective__momentum=0.0, objective__final_momentum=0.0), "constant"),
+        pytest.param(
+            dict(objective__momentum=0.0, objective__final_momentum=0.0),
+            "constant",
+            marks=pytest.mark.soak,
+        ),
         (dict(objective__teacher_temperature=1.0, objective__warmup_teacher_temperature=1.0), "uniform"),
     ],
     ids=["no centring", "momentum 0", "no sharpening"],
 )
 def test_a_collapse_ends_the_run_and_leaves_the_last_healthy_weights(tmp_path, changes, kind):
     often = dict(log_every=4, evaluation__every_epochs=100, checkpoint__every_steps=16)
-    made = tiny_distill.config(3, data__batch_size=16, **often, **changes)
+    made = tiny_distill.config(12, data__batch_size=16, **often, **changes)
     made.stages[0].groups.all.lr = 3e-3
     made.alarms.grace_steps = 40
     with pytest.raises(Lost, match=rf"collapse \({kind}\)"):
@@ -318,8 +321,9 @@ def test_a_collapse_ends_the_run_and_leaves_the_last_healthy_weights(tmp_path, c
 def learning():
     """The config of a run that learns: with this seed; in so few steps others may collapse."""
     made = tiny_distill.config(
-        12, log_every=4, evaluation__every_epochs=12, data__batch_size=64, projection__use_bn=True
+        12, log_every=4, evaluation__every_epochs=12, projection__use_bn=True, data__name="digits"
     )
+    made.data.batch_size = 64
     made.objective.update(centring="sinkhorn", koleo=0.05, momentum=0.98)
     made.objective.update(teacher_temperature=0.03, warmup_teacher_temperature=0.03)
     made.data.views[0].scale, made.data.views[1].scale = (0.75, 1.0), (0.5, 0.85)  # views with something in common
@@ -340,6 +344,7 @@ def test_a_run_that_learns_is_left_alone(learned):
     assert found["end"] > found["start"]
 
 
+@pytest.mark.soak  # tests/parity/test_distill_trajectory.py has devices, with the same losses
 def test_four_devices_begin_as_one(learned, all_devices, tmp_path):
     """The run of the test before, on four devices, until its second line."""
 

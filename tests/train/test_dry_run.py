@@ -62,12 +62,12 @@ def test_every_stage_is_tried_and_nothing_is_written(tmp_path, monkeypatch, caps
     config = tiny.config(1, 1, checkpoint__every_steps=3, ema_decay=0.9)
     dry_run(config, memory=2**40)
     out = capsys.readouterr().out
-    assert out.startswith("data: digits, 10 classes; images: train 1079")
+    assert out.startswith("data: few_digits, 10 classes; images: train 270")
     for name in ("stage head", "stage last"):
         assert name in out
-    found = re.findall(r"steps: 4 of 256 images \(1 epochs of 4\), .* images/s, .* waiting for data; ", out)
+    found = re.findall(r"steps: 4 of 64 images \(1 epochs of 4\), .* images/s, .* waiting for data; ", out)
     assert len(found) == 2
-    assert out.count("largest batch in 1024.0 GiB: 1079 (") == 2 and "all of the training images" in out
+    assert out.count("largest batch in 1024.0 GiB: 270 (") == 2 and "all of the training images" in out
     assert re.search(r"\nhead( +[\d,.]+ [MG]iB){7}", out) and re.search(r"time: about .*, of which validation ", out)
     assert list(tmp_path.iterdir()) == []
 

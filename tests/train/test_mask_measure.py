@@ -10,6 +10,8 @@ from jaxdino.core import sharding
 from jaxdino.evals import segmentation_pictures
 from jaxdino.train.tasks.mask_measure import MaskMeasure
 
+DRAWN = True
+
 draw = segmentation_pictures.draw_pairs
 
 

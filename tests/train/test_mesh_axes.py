@@ -45,7 +45,7 @@ def losses(mesh: tuple[int, int, int]) -> np.ndarray:
     return np.array(found)
 
 
-@pytest.mark.parametrize("mesh", [(1, 1, 2), (1, 1, 4), (2, 1, 2), (1, 2, 2), (2, 2, 1)])
+@pytest.mark.parametrize("mesh", [(1, 1, 4), (1, 2, 2), (2, 2, 1)])  # all: tests/soak
 def test_every_mesh_gives_the_losses_of_one_device(mesh):
     np.testing.assert_allclose(losses(mesh), losses((1, 1, 1)), rtol=2e-5)
 

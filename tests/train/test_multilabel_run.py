@@ -24,6 +24,8 @@ from jaxdino.train.loop import run
 from jaxdino.train.setup import prepare
 from jaxdino.train.tasks.multilabel import MultilabelClassification
 
+DRAWN = True
+
 CLASSES = {"even": (0, 2, 4, 6, 8), "loops": (0, 6, 8, 9), "straight": (1, 4, 7)}
 SPLITS = {0: "val", 3: "test"}
 LORA = dict(

@@ -5,6 +5,8 @@ import pytest
 
 from jaxdino.train import plots
 
+DRAWN = True
+
 
 @pytest.mark.parametrize("highest", [15.0, 0.02])
 def test_lines_of_features_are_whole_and_both_axes_named(highest):

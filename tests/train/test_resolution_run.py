@@ -25,12 +25,14 @@ from jaxdino.train.loop import run
 from jaxdino.train.setup import prepare
 
 SCHEDULE = dict(data__image_size="0:8,1:12x8,2:8,3:16")
+AT = (2, 3, 5)
+"""Steps of kills, of two an epoch: before a change of size, within its first epoch, within a later one."""
 SCALES = dict(data__multi_scale=(8, 12, (8, 16)), data__image_size=12)
 ASPECT = dict(data__aspect_ratios="1:2,1:1,2:1", data__image_size=(8, 16))
 
 
 def config(epochs=4, **changes):
-    return tiny.config(epochs, batch_size=400, checkpoint__every_steps=1, **changes)
+    return tiny.config(epochs, batch_size=100, checkpoint__every_steps=1, **changes)
 
 
 def lines(folder: Path) -> list[dict]:
@@ -59,20 +61,15 @@ def compiled(monkeypatch):
     return made
 
 
-@pytest.mark.parametrize(("changes", "sizes"), [(SCHEDULE, 3), (SCALES, 3)])
-def test_one_compilation_for_each_size_and_none_when_a_size_comes_again(tmp_path, compiled, changes, sizes):
-    run(config(**changes), tmp_path)
+@pytest.mark.parametrize("changes", [SCHEDULE, SCALES], ids=["schedule", "scales"])
+def test_one_compilation_for_each_size_and_a_run_resumed_is_bit_identical(tmp_path, compiled, changes, capsys):
+    whole, copies = tmp_path / "whole", {k: tmp_path / str(k) for k in AT}
+    run(config(**changes), whole, Midway(whole, copies))
     (train,) = compiled["train"]
-    assert train._cache_size() == sizes
+    assert train._cache_size() == 3  # none when a size comes again
     assert {one._cache_size() for one in compiled["eval"]} == {1}
     evaluated = 3 if changes is SCHEDULE else 1
     assert len(compiled["eval"]) == evaluated + 1  # and one for the test split
-
-
-@pytest.mark.parametrize("changes", [SCHEDULE, SCALES], ids=["schedule", "scales"])
-def test_a_run_resumed_at_any_step_is_bit_identical(tmp_path, changes, capsys):
-    whole, copies = tmp_path / "whole", {k: tmp_path / str(k) for k in (1, 2, 3, 4, 5, 7)}  # two steps an epoch
-    run(config(**changes), whole, Midway(whole, copies))
     out = capsys.readouterr().out
     if changes is SCHEDULE:
         assert "head: images of 12 x 8 from epoch 2 on, 8 x 8 until now; the best weights so far have" in out
@@ -92,7 +89,7 @@ def stopped_at(step: int):
     return on_step
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_sigterm_before_and_after_a_change_of_size(tmp_path):
     run(config(**SCHEDULE), tmp_path / "whole")
     for last in (2, 3):  # the last step at 8 x 8, the first one at 12 x 8
@@ -125,7 +122,7 @@ def test_a_plateau_ends_a_stage_at_its_last_size_only(tmp_path):
 
 
 def test_stages_hand_on_their_last_size(tmp_path, capsys):
-    made = tiny.config(2, 1, batch_size=400)
+    made = tiny.config(2, 1, batch_size=100)
     made.stages[0].image_size, made.stages[1].image_size = "0:8,1:12", 12
     run(made, tmp_path)
     out = capsys.readouterr().out
@@ -197,7 +194,7 @@ def test_batches_by_aspect_ratio_of_drawn_sizes_with_adapters_and_labels(rectang
         found.stages = (common.stage("lora", epochs=3, **LORA),)
         return found
 
-    whole, copies = tmp_path / "whole", {k: tmp_path / str(k) for k in (4, 9, 17)}
+    whole, copies = tmp_path / "whole", {k: tmp_path / str(k) for k in (13,)}
     run(made(), whole, Midway(whole, copies))
     out = capsys.readouterr().out
     assert "data: width and height of 150 images read in" in out
@@ -213,16 +210,16 @@ def test_batches_by_aspect_ratio_of_drawn_sizes_with_adapters_and_labels(rectang
 @pytest.mark.parametrize("changes", [SCHEDULE | {"data__image_size": "0:16,1:16x24"}, {"data__multi_scale": (16, 24)}])
 def test_masks_move_with_the_images(tmp_path, changes):
     made = tiny_semantic.config("full", steps=None, **changes)
-    made.stages[0].epochs, made.data.batch_size = 2, 400
+    made.stages[0].epochs, made.data.batch_size = 2, 100
     run(made, tmp_path)
     assert load_model(tmp_path / "best")[0].spec.preprocess.size == (
         (16, 24) if "data__image_size" in changes else (16, 16)
     )
 
 
-@pytest.mark.parametrize("layout", ["timm", "hf"])
-def test_pytorch_files_keep_the_size(tmp_path, layout):
+def test_pytorch_files_keep_the_size(tmp_path):
     run(config(2, data__image_size="0:8,1:8x12"), tmp_path / "run")
-    export(tmp_path / "run", tmp_path / "out", layout=layout)
-    (tmp_path / "out" / "jaxdino.json").unlink()
-    assert load_pretrained(tmp_path / "out").card.spec.preprocess.size == (8, 12)
+    for layout in ("timm", "hf"):
+        export(tmp_path / "run", tmp_path / layout, layout=layout)
+        (tmp_path / layout / "jaxdino.json").unlink()
+        assert load_pretrained(tmp_path / layout).card.spec.preprocess.size == (8, 12)

@@ -29,7 +29,7 @@ def lines(folder: Path) -> list[dict]:
 def short(tmp_path_factory) -> Path:
     """The folder of a run of two steps, in one stage of one epoch."""
     folder = tmp_path_factory.mktemp("short") / "run"
-    run(tiny.config(1, batch_size=512), folder)
+    run(tiny.config(1, batch_size=128), folder)
     return folder
 
 
@@ -57,7 +57,7 @@ def test_a_time_limit_counts_only_after_a_step():
 
 
 def test_a_limit_below_a_step_comes_to_the_same_end(short, tmp_path, capsys):
-    config = tiny.config(1, batch_size=512, time_limit="0.001s")
+    config = tiny.config(1, batch_size=128, time_limit="0.001s")
     first = run(config, tmp_path)
     assert not first["finished"] and first["stopped"]["step"] == 1
     assert "stopped at the time limit of 0.001s after step 1; the same command resumes" in capsys.readouterr().out
@@ -72,9 +72,9 @@ def test_ctrl_c_saves_and_leaves(short, tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
-    found = run(tiny.config(1, batch_size=512), tmp_path, on_step)
+    found = run(tiny.config(1, batch_size=128), tmp_path, on_step)
     assert found["stopped"] == {"why": "by Ctrl-C", "step": 1} and signal.getsignal(signal.SIGINT) is before
-    assert run(tiny.config(1, batch_size=512), tmp_path)["finished"] and lines(short) == lines(tmp_path)
+    assert run(tiny.config(1, batch_size=128), tmp_path)["finished"] and lines(short) == lines(tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -89,7 +89,7 @@ def test_a_second_signal_leaves_at_once(number):
 
 
 def test_a_finished_run_prints_its_results_again(short, capsys):
-    found = run(tiny.config(1, batch_size=512), short)
+    found = run(tiny.config(1, batch_size=128), short)
     out = capsys.readouterr().out
     assert all(line in out for line in found["result"]) and "delivered" in found["result"][0]
     assert "test (model of stage 'head', epoch 1): accuracy" in out and "most frequent class" in out
@@ -97,27 +97,27 @@ def test_a_finished_run_prints_its_results_again(short, capsys):
 
 
 def test_a_finished_run_trains_on_when_its_last_stage_becomes_longer(tmp_path, capsys):
-    run(tiny.config(1, 1, batch_size=512), tmp_path)
+    run(tiny.config(1, 1, batch_size=128), tmp_path)
     old = lines(tmp_path)
     for changes in ((2, 1), (1, 0)):  # a stage that is over; a shorter one
         with pytest.raises(
             UserError, match=f"(?s)cannot be resumed with other settings.*--config.model.weights={tmp_path}"
         ) as err:
-            run(tiny.config(*changes, batch_size=512), tmp_path)
+            run(tiny.config(*changes, batch_size=128), tmp_path)
         assert ("is over" in str(err.value)) == (changes == (2, 1))
     with pytest.raises(UserError, match="holds a run of another config"):
-        run(tiny.config(1, 3, batch_size=512, seed=1), tmp_path)
+        run(tiny.config(1, 3, batch_size=128, seed=1), tmp_path)
     capsys.readouterr()
-    found = run(tiny.config(1, 3, batch_size=512), tmp_path)
+    found = run(tiny.config(1, 3, batch_size=128), tmp_path)
     out = capsys.readouterr().out
     assert "takes 6 steps instead of 2" in out and "from 0% of its peak to 75%" in out
     assert found["finished"] and [entry["epochs"] for entry in found["stages"]] == [1, 3]
     assert lines(tmp_path)[: len(old)] == old and [line["step"] for line in lines(tmp_path)] == [*range(1, 9)]
     assert lines(tmp_path)[-3]["learning_rates"]["head"] == pytest.approx(3e-3 * 0.5, rel=1e-5)  # step 3 of 6
-    assert run(tiny.config(1, 3, batch_size=512), tmp_path)["finished"]
+    assert run(tiny.config(1, 3, batch_size=128), tmp_path)["finished"]
     with pytest.raises(UserError, match="can only become longer"):
-        run(tiny.config(1, 1, batch_size=512), tmp_path)
-    other = tiny.config(1, 3, batch_size=512)
+        run(tiny.config(1, 1, batch_size=128), tmp_path)
+    other = tiny.config(1, 3, batch_size=128)
     with other.unlocked():
         other.stages[1].epochs, other.stages[1].steps = None, 100
     with pytest.raises(UserError, match="is in epochs or in steps, as it began: change that number alone"):
@@ -127,7 +127,7 @@ def test_a_finished_run_trains_on_when_its_last_stage_becomes_longer(tmp_path, c
 @pytest.fixture
 def learned(tmp_path) -> Path:
     """The folder of a run that is clearly better than chance."""
-    config = tiny.config(0, 0, 6, batch_size=128, data__augment="none", optimizer__schedule__name="constant")
+    config = tiny.config(0, 0, 6, batch_size=32, data__augment="none", optimizer__schedule__name="constant")
     for group in config.stages[2].groups.values():
         group.lr = 5e-3
     assert run(config, tmp_path / "learned")["stages"][0]["val/accuracy"] > 0.3
@@ -135,7 +135,7 @@ def learned(tmp_path) -> Path:
 
 
 def test_a_stage_that_gets_worse_hands_on_what_it_was_given(learned, tmp_path, capsys):
-    config = tiny.config(0, 0, 3, batch_size=512, model__weights=str(learned), early_stopping__patience=1)
+    config = tiny.config(0, 0, 3, batch_size=128, model__weights=str(learned), early_stopping__patience=1)
     config.early_stopping.min_delta = 1.0
     for group in config.stages[2].groups.values():
         group.lr = 10.0
@@ -147,7 +147,7 @@ def test_a_stage_that_gets_worse_hands_on_what_it_was_given(learned, tmp_path, c
     assert found["stages"][0]["val/accuracy"] == max(line.get("val/accuracy", 0) for line in lines(learned))
     assert "test (the model that the run started from)" in out and "as given" in out and "(start)" in out
     assert "stage 'all' stopped early at epoch 2 of 3: val/accuracy has not gained 1 for 1 epoch" in out
-    longer = tiny.config(0, 0, 9, batch_size=512, model__weights=str(learned), early_stopping__patience=1)
+    longer = tiny.config(0, 0, 9, batch_size=128, model__weights=str(learned), early_stopping__patience=1)
     longer.early_stopping.min_delta = 1.0
     longer.stages[2].groups = config.stages[2].groups
     with pytest.raises(UserError, match="stopped early at epoch 2: more epochs would have no effect"):

@@ -133,14 +133,14 @@ def test_a_lost_lock_stops_the_run_without_saving(tmp_path, monkeypatch, other):
             time.sleep(1)
 
     with pytest.raises(Taken, match="another process took it" if other else "it was deleted"):
-        run(tiny.config(1, batch_size=512), tmp_path, on_step)
+        run(tiny.config(1, batch_size=128), tmp_path, on_step)
     assert (tmp_path / LOCK).exists() == other and not (tmp_path / "best").exists()
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_a_run_refuses_a_second_one_and_lets_others_read(tmp_path):
     def on_step(step: int) -> None:
-        for config in (tiny.config(1, 1, batch_size=512), tiny.config(1, 5, batch_size=512)):
+        for config in (tiny.config(1, 1, batch_size=128), tiny.config(1, 5, batch_size=128)):
             with pytest.raises(Taken, match=f"process {os.getpid()} on"):
                 run(config, tmp_path)
         if step == 3:
@@ -148,7 +148,7 @@ def test_a_run_refuses_a_second_one_and_lets_others_read(tmp_path):
 
             assert jaxdino.load(tmp_path).card.num_classes == 10  # of the first stage
 
-    assert run(tiny.config(1, 1, batch_size=512), tmp_path, on_step)["finished"]
+    assert run(tiny.config(1, 1, batch_size=128), tmp_path, on_step)["finished"]
     assert not (tmp_path / LOCK).exists() and not (tmp_path / OWNER).exists()
 
 

@@ -15,6 +15,8 @@ from jaxdino.train.run_page import CLASSES, FILE, confusions, mistakes_shown
 from jaxdino.train.task import Worst
 from tests.train import tiny
 
+DRAWN = True
+
 
 class Outline(HTMLParser):
     """Headings, and everything that a page would load."""

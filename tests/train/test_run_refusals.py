@@ -34,7 +34,7 @@ DIGITS = tuple("0123456789")
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"data__root": "photos"}, "after the colon"),
+        ({"data__name": "digits", "data__root": "photos"}, "after the colon"),
         ({"model__name": "dinov3_vits16"}, "made for 'tiny'"),
         ({"model__attention": "xls"}, "nearest: xla"),
         ({"model__attention": "cudnn"}, "needs an NVIDIA GPU"),
@@ -42,7 +42,10 @@ DIGITS = tuple("0123456789")
         ({"data__num_threads": 10**6}, r"data.num_threads=1000000 must be in \[0, 512\]"),
         ({"data__num_workers": -1}, r"data.num_workers=-1 must be in"),
         ({"data__image_size": 10**12}, "image_size=1000000000000 must be in"),
-        ({"data__image_size": 16_000, "data__batch_size": 1024}, "1024 images of 16000 x 16000 pixels alone need"),
+        (
+            {"data__name": "digits", "data__image_size": 16_000, "data__batch_size": 1024},
+            "1024 images of 16000 x 16000 pixels alone need",
+        ),
         ({"model__in_channels": 10**12}, "in_channels=1000000000000 must be in"),
         ({"checkpoint__every_steps": 0}, "at least 1"),
         ({"ema_decay": 1.0}, "ema_decay"),
@@ -69,7 +72,7 @@ def test_an_objective_needs_its_settings():
 
 def test_rematerialisation_is_reached_by_the_config_and_the_data_are_told_in_a_line():
     lines = []
-    setup = prepare(tiny.config(1, model__remat=True), lines.append)
+    setup = prepare(tiny.config(1, model__remat=True, data__name="digits"), lines.append)
     assert lines == ["data: digits, 10 classes; images: train 1079, val 359, test 359"]
     assert "('remat', Static(value=True))" in str(setup.parts[0].skeleton.graphdef)
 

@@ -72,13 +72,13 @@ def mlflow_losses(folder: Path) -> list[tuple[int, float]]:
 def test_a_killed_run_goes_on_in_the_same_records(tmp_path):
     command = [sys.executable, "-c", CODE, str(tmp_path / "run")]
     found = []
-    for after in (5, 7, 0):  # killed two steps after a checkpoint, then one, then not
+    for after in (5, 0):  # killed two steps after a checkpoint, then not
         done = subprocess.run(
             [*command, str(after)], env=environment(), cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert done.returncode == (-signal.SIGKILL if after else 0), done.stderr
         found.append(ids(tmp_path / "run"))
-    assert found[0] == found[1] == found[2] and set(found[0]) == {"wandb", "mlflow"}
+    assert found[0] == found[1] and set(found[0]) == {"wandb", "mlflow"}
     folder, whole = tmp_path / "run", losses(tmp_path / "run")
     assert list(whole) == [1, 2, 3, 4, 5, 6, 7, 8] and wandb_losses(folder) == list(whole.items())
     assert [step for step, _ in mlflow_losses(folder)] == list(whole) and dict(mlflow_losses(folder)) == whole
@@ -132,7 +132,7 @@ def recorder(monkeypatch):
 
 
 def config(**changes):
-    return tiny.config(1, batch_size=512, **changes)
+    return tiny.config(1, batch_size=128, **changes)
 
 
 def test_a_failing_writer_is_named_once_and_counted(recorder, tmp_path, capsys):

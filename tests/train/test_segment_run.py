@@ -23,6 +23,8 @@ from jaxdino.train import adapters, loop, state
 from jaxdino.train.session import Session
 from jaxdino.train.setup import prepare
 
+DRAWN = True
+
 RESNET = ResNetConfig(bottleneck=False, depths=(1, 1), widths=(8, 12), reduction=1, stem=8)
 registry.MODELS["small_resnet"] = ModelSpec("small_resnet", "resnet", RESNET, pool="mean")
 

@@ -1,4 +1,4 @@
-"""A tiny run: a ViT of two blocks on the bundled digits at 8 pixels. `python -m tests.train.tiny DIR` runs it."""
+"""A tiny run: a ViT of two blocks on a quarter of the digits at 8 pixels. `python -m tests.train.tiny DIR` runs it."""
 
 import dataclasses
 import os
@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 
 from configs import common
 from jaxdino.data.config import DataConfig
+from jaxdino.data.record import Source
+from jaxdino.data.sources import SOURCES, Listing, digits
 from jaxdino.models import registry
 from jaxdino.models.published import vit
 from jaxdino.models.vit import ViTConfig
@@ -21,6 +23,16 @@ SPEC = dataclasses.replace(
     last_layers=1,
 )
 registry.MODELS["tiny"] = SPEC
+
+
+def few_digits(cfg: DataConfig) -> Source:
+    """Load every fourth of the digits: 270 train, 90 val, 90 test. Reading images was a third of a tiny run."""
+    whole = digits.digits(cfg)
+    splits = {name: split.chosen(range(0, len(split), 4)) for name, split in whole.splits.items()}
+    return Source("few_digits", whole.class_names, splits)
+
+
+SOURCES["few_digits"] = Listing({"label": few_digits})
 
 
 def stages(*epochs: int) -> tuple[ConfigDict, ...]:
@@ -36,7 +48,7 @@ def stages(*epochs: int) -> tuple[ConfigDict, ...]:
     return tuple(common.stage(name, epochs=n, rules=r, groups=g) for name, n, r, g in chosen)
 
 
-def config(*epochs: int, batch_size: int = 256, **changes) -> ConfigDict:
+def config(*epochs: int, batch_size: int = 64, **changes) -> ConfigDict:
     """The config of a tiny run; `changes` are set by dotted path."""
     made = common.get_config()
     made.model.name = made.model.configured_for = "tiny"
@@ -44,7 +56,9 @@ def config(*epochs: int, batch_size: int = 256, **changes) -> ConfigDict:
     made.stages = stages(*(epochs or (1,)))
     with made.unlocked():
         data = dataclasses.asdict(DataConfig(num_threads=0))
-        made.data = data | dict(image_size=None, batch_size=batch_size, augment="light", sampling="uniform")
+        made.data = data | dict(
+            name="few_digits", image_size=None, batch_size=batch_size, augment="light", sampling="uniform"
+        )
     made.log_every = 1
     for path, value in changes.items():
         *parents, leaf = path.split("__")

@@ -1,4 +1,4 @@
-"""A tiny run of self-distillation on the embedded digits."""
+"""A tiny run of self-distillation on the digits that `tiny` takes."""
 
 import dataclasses
 
@@ -42,10 +42,10 @@ def config(*epochs: int, **changes) -> ConfigDict:
     made.model.name = made.model.configured_for = "tiny"
     made.model.weights = "random"
     with made.unlocked():
-        made.data = dataclasses.asdict(DataConfig(num_threads=0)) | dict(batch_size=128)
+        made.data = dataclasses.asdict(DataConfig(num_threads=0)) | dict(name="few_digits", batch_size=32)
         made.data.views = tuple(ConfigDict(dataclasses.asdict(view)) for view in VIEWS)
     made.projection.update(out_dim=64, hidden_dim=32, bottleneck_dim=16)
-    made.evaluation.update(linear_steps=0, batch_size=128)
+    made.evaluation.update(linear_steps=0, batch_size=90)
     made.stages = (
         common.distill_stage("all", rules=(("@all", "all"),), groups=dict(all=dict(lr=1e-3)), epochs=epochs[0]),
     )
