@@ -15,6 +15,8 @@ from jaxdino.data.stored import Stored
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
 """Pillow's names of the formats that are read. AVIF needs Pillow 11.3 or newer, HEIF needs pillow-heif."""
 LARGEST = 2 << 30  # bytes of a file, except TIFF: Pillow may hold the whole of what stands before the pixels
+TILE = 2048 * 2048  # pixels of a TIFF's tile, unless the image has more; a decoder takes memory for a whole tile
+TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of TIFF 6.0, section 15
 PAGES = 1000  # at most this many pages of a TIFF are counted
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 AVIF = (b"avif", b"avis")
@@ -30,7 +32,8 @@ def open_file(path: str | Path | Stored) -> Image.Image:
     """Open an image file without decoding its pixels, as `PIL.Image.open` does for the formats of `FORMATS`.
 
     Raises:
-      NotOpened: for a HEIC or AVIF file whose decoder is not installed, and for a file of more than `LARGEST` bytes.
+      NotOpened: for a HEIC or AVIF file whose decoder is not installed, a file of more than `LARGEST` bytes, and a
+        TIFF whose tiles are far larger than its image.
       PIL.UnidentifiedImageError: for any other format.
       OSError: as `PIL.Image.open`.
     """
@@ -39,7 +42,7 @@ def open_file(path: str | Path | Stored) -> Image.Image:
     if size > LARGEST and _head(source)[:4] not in TIFF_MAGIC:
         raise NotOpened(f"too large: the file has {size / 2**30:.1f} GiB, at most {LARGEST >> 30} are read")
     try:
-        return _open(source)
+        return _with_bounded_tiles(_open(source))
     except UnidentifiedImageError:
         head = _head(source)
         brand = head[8:] if head[4:8] == b"ftyp" else b""
@@ -65,6 +68,19 @@ def _open(source: str | Path | BinaryIO) -> Image.Image:
     if not isinstance(source, str | Path):
         source.seek(0)
     return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
+def _with_bounded_tiles(image: Image.Image) -> Image.Image:
+    """Return the image. Raise NotOpened if it is a TIFF whose tiles would take far more memory than its pixels."""
+    if image.format != "TIFF":
+        return image
+    tags = getattr(image, "tag_v2", {})
+    width, length = (tags.get(tag) for tag in (TILE_WIDTH, TILE_LENGTH))
+    if isinstance(width, int) and isinstance(length, int) and width * length > max(TILE, image.width * image.height):
+        size = f"{image.width} x {image.height}"
+        image.close()
+        raise NotOpened(f"damaged: its tiles have {width} x {length} pixels, the image {size}")
+    return image
 
 
 def _head(source: str | Path | BinaryIO) -> bytes:

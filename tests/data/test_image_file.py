@@ -1,4 +1,4 @@
-"""HEIC and AVIF files."""
+"""HEIC and AVIF files, and TIFFs with huge tiles."""
 
 import sys
 
@@ -41,3 +41,14 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch, brand, words):
     (tmp_path / "photo.jpg").write_bytes(b"\0\0\0\x1cftyp" + brand + bytes(20))
     with pytest.raises(BadImage, match=words):
         open_rgb(str(tmp_path / "photo.jpg"), 10**6)
+
+
+def test_a_tiff_with_tiles_far_larger_than_the_image_is_refused(tmp_path, picture):
+    tifffile = pytest.importorskip("tifffile")
+    file = tmp_path / "tiles.tif"
+    tifffile.imwrite(file, picture, tile=(16, 16), photometric="rgb")
+    np.testing.assert_array_equal(np.asarray(open_rgb(str(file), 10**6)), picture)
+    with tifffile.TiffFile(file, mode="r+") as opened:
+        opened.pages[0].tags["TileLength"].overwrite(1 << 22)
+    with pytest.raises(BadImage, match="tiles have 16 x 4194304 pixels, the image 64 x 48"):
+        open_rgb(str(file), 10**6)
