@@ -12,6 +12,7 @@ from PIL import Image
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.bands import Picture
 from jaxdino.data.channels import RGB, Reading, of_image, of_values
+from jaxdino.data.decoder import PILLOW, Decoder
 from jaxdino.data.image_file import open_file, pages_of
 from jaxdino.data.kinds import Kind, is_npy, kind_of, kind_of_raw, orientation_of, values_of
 from jaxdino.data.ranges import Range
@@ -36,7 +37,12 @@ def undrafted(full: tuple[int, int]) -> int:
     return 1
 
 
-def open_image(record: ImageFile | np.ndarray | Image.Image, reading: Reading, draft: Draft = undrafted) -> Picture:
+def open_image(
+    record: ImageFile | np.ndarray | Image.Image,
+    reading: Reading,
+    draft: Draft = undrafted,
+    decoder: Decoder = PILLOW,
+) -> Picture:
     """Decode a record to an upright image of `reading.channels`.
 
     EXIF orientation is applied. Of an animation or a multi-page TIFF, the first page is read, unless the TIFF has as
@@ -47,6 +53,7 @@ def open_image(record: ImageFile | np.ndarray | Image.Image, reading: Reading, d
       record: path of a file, a file that is stored as bytes, an array (H, W) or (H, W, C), or a Pillow image.
       draft: called with the upright full (width, height) of each image; returns the factor 1, 2, 4 or 8 by which a
         JPEG may be decoded smaller (faster: the decoder skips the finer frequencies).
+      decoder: decodes JPEGs.
 
     Returns:
       A Pillow image, "L" for one channel and "RGB" for three; `Bands` for any other number.
@@ -56,7 +63,7 @@ def open_image(record: ImageFile | np.ndarray | Image.Image, reading: Reading, d
         its pixels need a value range and none is set.
     """
     if isinstance(record, ImageFile):
-        return _open_file(record, reading, draft)
+        return _open_file(record, reading, draft, decoder)
     if isinstance(record, Image.Image):
         image = _upright(of_image(record, kind_of(record), reading), orientation_of(record))
     else:
@@ -71,7 +78,7 @@ def open_rgb(record: str | np.ndarray, max_pixels: int, draft: Draft = undrafted
     return open_image(record, reading, draft)
 
 
-def _open_file(path: ImageFile, reading: Reading, draft: Draft) -> Picture:
+def _open_file(path: ImageFile, reading: Reading, draft: Draft, decoder: Decoder) -> Picture:
     max_pixels = reading.max_pixels
     lift_limit(max_pixels)
     try:
@@ -88,10 +95,7 @@ def _open_file(path: ImageFile, reading: Reading, draft: Draft) -> Picture:
                 image.load()
             orientation = orientation_of(image)
             scale = draft(image.size[::-1] if orientation >= 5 else image.size)
-            if draftable and scale > 1:
-                image.draft(image.mode, (image.width // scale, image.height // scale))
-            image.load()
-            return _upright(of_image(image, kind, reading), orientation)
+            return _upright(of_image(decoder.load(image, scale if draftable else 1), kind, reading), orientation)
     except BadImage:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

@@ -7,6 +7,7 @@ from jaxdino.core import options
 from jaxdino.core.errors import UserError
 from jaxdino.core.resize import CROP_MODES
 from jaxdino.data.channels import RGB, Reading
+from jaxdino.data.decoder import AUTO, DECODERS
 from jaxdino.data.ranges import Range
 from jaxdino.data.roots import as_text
 
@@ -60,6 +61,8 @@ class DataConfig:
         else as the weights were trained.
       on_bad: "skip" gives an unreadable image weight 0 and counts it; "stop" raises.
       draft: decode training JPEGs at 1/2, 1/4 or 1/8 if the crop stays large enough.
+      decoder: what decodes JPEGs and resizes crops in training: "pillow"; "fast" (simplejpeg and cykooz-resizer, the
+        extra `fast`); "auto": "fast" if these are installed. A resumed run keeps its decoder.
       follow_links: read images and masks that symbolic links lead to outside of `root`; False refuses them.
       digest: at every start, read all files and compare their contents with those that the run began with.
       accept_change: resume a run although its data or initial weights have changed.
@@ -94,6 +97,7 @@ class DataConfig:
     crop_pct: float | None = None
     on_bad: str = "skip"
     draft: bool = True
+    decoder: str = AUTO
     follow_links: bool = True
     digest: bool = False
     accept_change: bool = False
@@ -124,6 +128,7 @@ class DataConfig:
         options.check_range("data.min_visibility", self.min_visibility, "[0, 1]")
         if self.max_boxes is not None:
             options.check_range("data.max_boxes", self.max_boxes, "[1, 10000]")
+        options.check_choice("data.decoder", self.decoder, DECODERS)
         options.check_range("data.max_pixels", self.max_pixels, "[1, inf)")
         Range.of(self.sixteen_bit)
 

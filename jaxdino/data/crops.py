@@ -15,6 +15,7 @@ from jaxdino.core.resize import FILTERS as FILTER_NAMES
 from jaxdino.core.resize import Resize
 from jaxdino.core.rules import nearest
 from jaxdino.data.bands import Bands, Picture, of_levels, pixels
+from jaxdino.data.decoder import PILLOW, Decoder
 from jaxdino.data.homography import CORNERS, enlargement, moved
 
 BILINEAR = Image.Resampling.BILINEAR
@@ -71,6 +72,7 @@ def resized_crop(
     size: tuple[int, int],
     interpolation: str,
     reducing_gap: float | None = None,
+    decoder: Decoder = PILLOW,
 ) -> Picture:
     """Crop `box` and resize it to `size`, with antialias.
 
@@ -81,13 +83,14 @@ def resized_crop(
       size: (height, width) of the result.
       interpolation: a key of `FILTERS`.
       reducing_gap: a box larger than this multiple of `size` is first reduced to it by averaging, which is faster.
+      decoder: resizes.
     """
     resample = get_filter(interpolation)
     if image.size != full:
         x, y = image.width / full[0], image.height / full[1]
         scaled = (box[0] * x, box[1] * y, box[2] * x, box[3] * y)
-        return image.resize(size[::-1], resample, box=scaled, reducing_gap=reducing_gap)
-    return image.crop(box).resize(size[::-1], resample, reducing_gap=reducing_gap)
+        return decoder.resized(image, size[::-1], resample, scaled, reducing_gap)
+    return decoder.resized(image.crop(box), size[::-1], resample, None, reducing_gap)
 
 
 def draft_scale(box: tuple[int, int, int, int], size: tuple[int, int], larger: float = 1.0) -> int:
@@ -136,6 +139,7 @@ def turned_crop(
     warp: np.ndarray | None = None,
     transform: np.ndarray | None = None,
     fill: tuple[int, ...] | None = None,
+    decoder: Decoder = PILLOW,
 ) -> Picture:
     """Crop and resize as `resized_crop`, with the box rotated about its centre (content counter-clockwise), and moved.
 
@@ -162,7 +166,7 @@ def turned_crop(
         read = (corners / sides - 0.5) * box_sides @ turn.T + middle
         first, last, scale = read.min(axis=0), read.max(axis=0), sides / box_sides / enlargement(back, size)
     low, high = np.floor(first).astype(int) - MARGIN, np.ceil(last).astype(int) + MARGIN
-    how = get_filter(interpolation), reducing_gap
+    how = decoder, get_filter(interpolation), reducing_gap
     if back is None and fill is None:
         region, scale, corner = _spanned(image, low, high, scale, *how)
     else:
@@ -206,7 +210,13 @@ Region = tuple[Picture, np.ndarray, np.ndarray]
 
 
 def _spanned(
-    image: Picture, low: np.ndarray, high: np.ndarray, scale: np.ndarray, resample: Image.Resampling, gap: float | None
+    image: Picture,
+    low: np.ndarray,
+    high: np.ndarray,
+    scale: np.ndarray,
+    decoder: Decoder,
+    resample: Image.Resampling,
+    gap: float | None,
 ) -> Region:
     """Crop from `low` to `high`, also beyond the image, where its edge pixels are repeated; then resize."""
     inner_low, inner_high = _inside(image, low, high)
@@ -215,7 +225,7 @@ def _spanned(
         part = _surrounded(part, inner_low - low, high - inner_high, None)
     shape = np.maximum(1, np.rint((high - low) * scale)).astype(int)
     exact = shape / (high - low)
-    return part.resize(tuple(shape.tolist()), resample, reducing_gap=gap), exact, low
+    return decoder.resized(part, tuple(shape.tolist()), resample, None, gap), exact, low
 
 
 def _padded(
@@ -223,6 +233,7 @@ def _padded(
     low: np.ndarray,
     high: np.ndarray,
     scale: np.ndarray,
+    decoder: Decoder,
     resample: Image.Resampling,
     gap: float | None,
     fill: tuple[int, ...] | None,
@@ -232,7 +243,7 @@ def _padded(
     shape = np.maximum(1, np.rint((inner_high - inner_low) * scale)).astype(int)
     exact = shape / (inner_high - inner_low)
     part = image.crop((*inner_low.tolist(), *inner_high.tolist()))
-    part = part.resize(tuple(shape.tolist()), resample, reducing_gap=gap)
+    part = decoder.resized(part, tuple(shape.tolist()), resample, None, gap)
     before = np.maximum(0, np.ceil((inner_low - low) * exact)).astype(int)
     after = np.maximum(0, np.ceil((high - inner_high) * exact)).astype(int)
     if before.any() or after.any():

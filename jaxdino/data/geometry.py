@@ -21,6 +21,7 @@ from jaxdino.data.crops import (
     resized_crop,
     turned_crop,
 )
+from jaxdino.data.decoder import PILLOW, Decoder
 from jaxdino.data.homography import enlargement, moved
 
 STEPS = 20  # of the iteration that inverts a displacement
@@ -79,17 +80,21 @@ class Geometry:
         larger = 1.0 if self.transform is None else max(1.0, enlargement(self.transform, self.canvas))
         return draft_scale(self.box, self.canvas, larger)
 
-    def image(self, image: Picture) -> np.ndarray:
-        """Return uint8 (H, W, C) of an image, which may be decoded at a smaller size than `full`."""
+    def image(self, image: Picture, decoder: Decoder = PILLOW) -> np.ndarray:
+        """Return uint8 (H, W, C) of an image, which may be decoded at a smaller size than `full`.
+
+        Args:
+          decoder: resizes crops; without a crop, evaluation's resize is Pillow's.
+        """
         how = self.canvas, self.how.interpolation, self.reducing_gap
         if self.turned:
             fill = self.how.fill if self.box is None and self.how.crop_mode in PADDED else None
-            more = dict(degrees=self.degrees, warp=self.warp, transform=self.transform, fill=fill)
+            more = dict(degrees=self.degrees, warp=self.warp, transform=self.transform, fill=fill, decoder=decoder)
             found = turned_crop(image, self.full, self._shown, *how, **more)
         elif self.box is None:
             found = eval_crop(image, self.canvas, self.how)
         else:
-            found = resized_crop(image, self.full, self.box, *how)
+            found = resized_crop(image, self.full, self.box, *how, decoder)
         return pixels(self._mirrored(found))
 
     def plane(self, values: np.ndarray, fill: int) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 import dataclasses
 import logging
+import os
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -173,7 +173,7 @@ def _number(text: object) -> float | None:
 
 def is_npy(path: ImageFile) -> bool:
     """Return whether the file name has the suffix of a NumPy array."""
-    return Path(str(path)).suffix.lower() == ".npy"
+    return os.path.splitext(str(path))[1].lower() == ".npy"
 
 
 def open_npy(path: ImageFile) -> np.ndarray:

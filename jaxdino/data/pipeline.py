@@ -23,6 +23,7 @@ from jaxdino.data.bad_images import BadImages
 from jaxdino.data.channels import RGB
 from jaxdino.data.config import DataConfig
 from jaxdino.data.crops import as_size, get_filter
+from jaxdino.data.decoder import decoder_of
 from jaxdino.data.fields import LABEL, Field
 from jaxdino.data.order import sampled
 from jaxdino.data.presets import get_preset
@@ -62,7 +63,7 @@ def make_train_iter(
 
     Args:
       split: the split to read.
-      cfg: threads, workers, max_pixels, sixteen_bit, on_bad, draft (see `DataConfig`).
+      cfg: threads, workers, max_pixels, sixteen_bit, on_bad, draft, decoder (see `DataConfig`).
       seed: at least 0.
       batch_size: global, over all hosts.
       image_size: pixels, one number or (height, width), of the one view "image".
@@ -87,7 +88,7 @@ def make_train_iter(
     else:
         kinds = {kind: expanded(check(views), kind) for kind in KINDS}
         crops = {kind: Crops(as_size(found[0].size), found, several=True) for kind, found in kinds.items() if found}
-    read = Reader(crops, tuple(fields), resize, cfg.reading(channels), cfg.draft)
+    read = Reader(crops, tuple(fields), resize, cfg.reading(channels), cfg.draft, decoder_of(cfg.decoder))
     _check_shares(batch_size, process_index, process_count)
     if batch_size > len(split):
         raise UserError(

@@ -12,6 +12,7 @@ from jaxdino.data.bad_images import BadImage
 from jaxdino.data.channels import Reading
 from jaxdino.data.checks import open_image
 from jaxdino.data.crops import short_side
+from jaxdino.data.decoder import PILLOW, Decoder
 from jaxdino.data.fields import Element, Field, Row
 from jaxdino.data.geometry import Geometry, evaluated
 from jaxdino.data.random_geometry import drawn
@@ -83,6 +84,7 @@ class Reader:
       crops: {entry: its views}; the fields move with the first view.
       fields: the fields that the task reads. how: the resize of evaluation, and the interpolation.
       reading: how pixels are read. draft: whether JPEGs may be decoded smaller.
+      decoder: decodes JPEGs and resizes crops.
     """
 
     crops: Mapping[str, Crops]
@@ -90,6 +92,7 @@ class Reader:
     how: Resize
     reading: Reading
     draft: bool = True
+    decoder: Decoder = PILLOW
 
     def __call__(self, element: Element, rng: np.random.Generator | None = None) -> Row:
         """Return the row; without a generator, as evaluation does. An element may have the "view_size" of all views."""
@@ -124,11 +127,11 @@ class Reader:
             planned[:] = [self._geometry(full, values, rng)]
             return min(move.draft for move in planned[0].moves) if self.draft else 1
 
-        image = open_image(element["image"], self.reading, plan)
+        image = open_image(element["image"], self.reading, plan, self.decoder)
         moves, of_fields, row = planned[0]
         turns = iter(moves)
         for name, crops in self.crops.items():
-            row[name] = crops.entry([next(turns).image(image) for _ in crops.views])
+            row[name] = crops.entry([next(turns).image(image, self.decoder) for _ in crops.views])
         for field, value in zip(self.fields, values, strict=True):
             row |= field.move(value, of_fields, element, rng)
         return row

@@ -10,6 +10,7 @@ from jaxdino.core import processes, sharding
 from jaxdino.strategy import format_plan
 from jaxdino.train import augmented, data, disk, extend, pixels, state, step
 from jaxdino.train.data_record import DataRecord
+from jaxdino.train.decoding import choose_decoder
 from jaxdino.train.not_finite.check import Guard
 from jaxdino.train.results import results_table
 from jaxdino.train.session import Session
@@ -45,7 +46,9 @@ def run(
     """
     stop = Stop(config.get("time_limit"))
     place = workdir or new_folder(f"{name}_{config.model.name}")
-    folder = Workdir(Path(processes.exchange("the run folder", str(place))[0]), config)
+    place = Path(processes.exchange("the run folder", str(place))[0])
+    choose_decoder(config, place, say)
+    folder = Workdir(place, config)
     folder.agree()
     if folder.finished and not folder.lengthened:
         return _again(folder)

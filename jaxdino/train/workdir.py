@@ -51,7 +51,7 @@ LENGTH = r"stages\[(\d+)\]\.(?:epochs|steps)"
 
 # Settings missing in older runs, with the values that match their behaviour.
 ADDED: dict[str, dict[str, Any]] = {
-    "data": dataclasses.asdict(DataConfig()) | {"sampling": UNIFORM},
+    "data": dataclasses.asdict(DataConfig()) | {"sampling": UNIFORM, "decoder": "pillow"},
     "prompts": {"per_image": 1},
 }
 MONITORS = {"classify": "val/accuracy", "multilabel": "val/map", "segment": "val/miou", "semantic": "val/miou"}

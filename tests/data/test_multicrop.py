@@ -11,6 +11,7 @@ from jaxdino.core.resize import Resize
 from jaxdino.data.channels import Reading
 from jaxdino.data.checks import open_image
 from jaxdino.data.crops import random_crop_box, resized_crop, turned_crop
+from jaxdino.data.decoder import PILLOW
 from jaxdino.data.fields import LABEL, HiddenPatches
 from jaxdino.data.masking import Masking
 from jaxdino.data.pipeline import make_train_iter
@@ -199,8 +200,8 @@ def test_a_large_jpeg_is_decoded_smaller_only_where_every_crop_stays_large(tmp_p
     path, scales = str(tmp_path / "large.jpg"), []
     Image.fromarray(photograph(1600, 1200)).save(path, quality=95)
 
-    def spying(record, reading, draft):
-        return open_image(record, reading, lambda full: scales.append(draft(full)) or scales[-1])
+    def spying(record, reading, draft, decoder):
+        return open_image(record, reading, lambda full: scales.append(draft(full)) or scales[-1], decoder)
 
     monkeypatch.setattr("jaxdino.data.reader.open_image", spying)
     views = (View(size=64, count=2), View("local", 32, (0.05, 0.4), count=4))
@@ -272,6 +273,7 @@ def test_angles_are_drawn_evenly_and_leave_the_boxes_alone(monkeypatch):
 
     def noting(*crop, degrees, **others):
         drawn.append(degrees)
+        assert others.pop("decoder") == PILLOW
         assert set(others.values()) == {None}
         return resized_crop(*crop)
 

@@ -1,0 +1,166 @@
+"""The libraries that decode and resize the images of training: Pillow, or faster ones with nearly the same pixels.
+
+simplejpeg decodes JPEGs with libjpeg-turbo, as Pillow does, and gives exactly Pillow's pixels. cykooz-resizer computes
+Pillow's antialiased filters with vector instructions; pixels differ by at most five levels of 255, by a quarter of a
+level on average. Evaluation and prediction always use Pillow.
+"""
+
+import dataclasses
+import functools
+import importlib.metadata
+import threading
+from typing import Any
+
+from PIL import Image
+
+from jaxdino.core.errors import UserError
+from jaxdino.data.bands import Bands, Picture
+
+AUTO, FAST, SLOW = "auto", "fast", "pillow"
+DECODERS = (AUTO, SLOW, FAST)
+LIBRARIES = ("simplejpeg", "cykooz-resizer")
+INSTALL = "pip install 'jaxdino[fast]'"
+MODES = {"RGB": ("YCbCr", "RGB"), "L": ("Gray", "GRAY")}
+"""Pillow's mode of a JPEG -> (its colours in the file, their name as the output of simplejpeg)."""
+LARGEST = 64 << 20  # bytes of a JPEG that is read into memory whole
+FILTERS = {
+    Image.Resampling.BILINEAR: "bilinear",
+    Image.Resampling.BICUBIC: "catmull_rom",
+    Image.Resampling.LANCZOS: "lanczos3",
+}
+"""Pillow's filter -> the same one in cykooz-resizer. Others are computed by Pillow."""
+_own = threading.local()  # a resizer keeps buffers, so each thread has its own
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoder:
+    """How an opened image is decoded, and a picture resized.
+
+    Attributes:
+      fast: whether the faster libraries are used where they can be; otherwise Pillow.
+    """
+
+    fast: bool = False
+
+    def load(self, image: Image.Image, scale: int = 1) -> Image.Image:
+        """Decode an opened image whose header was checked; at 1 / `scale` (1, 2, 4, 8) of its size for a JPEG.
+
+        What is not a plain JPEG of 8-bit grey or YCbCr, and what simplejpeg refuses, is decoded by Pillow.
+
+        Raises: the errors of Pillow.
+        """
+        found = _jpeg(image, scale) if self.fast and image.format == "JPEG" and image.mode in MODES else None
+        if found is not None:
+            return found
+        if scale > 1:
+            image.draft(image.mode, (image.width // scale, image.height // scale))
+        image.load()
+        return image
+
+    def resized(
+        self,
+        picture: Picture,
+        size: tuple[int, int],
+        resample: Image.Resampling,
+        box: tuple[float, float, float, float] | None = None,
+        reducing_gap: float | None = None,
+    ) -> Picture:
+        """Resize `box` of a picture to `size` (width, height), as `Image.resize`.
+
+        Args:
+          reducing_gap: see `Image.resize`; the fast library computes the whole filter instead.
+        """
+        if not self.fast or resample not in FILTERS:
+            return picture.resize(size, resample, box=box, reducing_gap=reducing_gap)
+        if isinstance(picture, Bands):
+            return Bands(_resized(band, size, resample, box) for band in picture.bands)
+        return _resized(picture, size, resample, box)
+
+
+PILLOW = Decoder()
+
+
+def chosen(setting: str) -> str:
+    """Return "fast" or "pillow" for a value of `data.decoder`; "auto" is "fast" if its libraries are installed.
+
+    Raises:
+      UserError: for "fast" without its libraries.
+    """
+    if setting == AUTO:
+        return FAST if usable() else SLOW
+    if setting == FAST and not usable():
+        raise UserError(
+            f"data.decoder=fast needs {' and '.join(LIBRARIES)}: {INSTALL}, or data.decoder=pillow for a run that "
+            "did not begin with fast"
+        )
+    return setting
+
+
+def decoder_of(setting: str) -> Decoder:
+    """Return the decoder of a value of `data.decoder`. Raises UserError as `chosen`."""
+    return Decoder(chosen(setting) == FAST)
+
+
+def described(decoder: str) -> str:
+    """Return the line of the log for "fast" or "pillow"."""
+    if decoder == SLOW:
+        return f"decoder: pillow; {INSTALL} trains with faster libraries (data.decoder=fast)"
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES)
+    return f"decoder: fast ({versions}) for training images; data.decoder=pillow uses Pillow"
+
+
+@functools.cache
+def usable() -> bool:
+    """Return whether the fast libraries are installed and work with this version of Pillow."""
+    try:
+        import simplejpeg  # noqa: F401
+
+        small = _resized(Image.new("RGB", (4, 4), (1, 2, 3)), (2, 2), Image.Resampling.BICUBIC, None)
+    except Exception:  # missing, or made for another Pillow
+        return False
+    return small.getpixel((1, 1)) == (1, 2, 3)
+
+
+def _jpeg(image: Image.Image, scale: int) -> Image.Image | None:
+    """Decode an opened JPEG with simplejpeg; None for one that Pillow must decode, or explain."""
+    import simplejpeg
+
+    file: Any = image.fp
+    file.seek(0)
+    data = file.read(LARGEST + 1)
+    stored, colours = MODES[image.mode]
+    try:
+        height, width, found, _ = simplejpeg.decode_jpeg_header(data)
+        if len(data) > LARGEST or found != stored or (width, height) != image.size:
+            return None
+        shape = -(-height // scale), -(-width // scale)
+        how = dict(min_height=shape[0], min_width=shape[1], min_factor=scale)
+        levels = simplejpeg.decode_jpeg(data, colours, fastdct=False, fastupsample=False, **how)
+    except ValueError:  # damaged: Pillow decodes what can be decoded, or says what is wrong
+        return None
+    if levels.shape[:2] != shape:
+        return None
+    result = Image.new(image.mode, levels.shape[1::-1], None)
+    result.frombytes(levels.data)  # as Image.fromarray, which fills the image with black first
+    return result
+
+
+def _resized(
+    image: Image.Image,
+    size: tuple[int, int],
+    resample: Image.Resampling,
+    box: tuple[float, float, float, float] | None,
+) -> Image.Image:
+    import cykooz_resizer as cykooz
+
+    if not hasattr(_own, "resizer"):
+        _own.resizer = cykooz.Resizer()
+    filter_type = cykooz.FilterType[FILTERS[resample]]
+    crop = None
+    if box is not None:
+        left, top = box[:2]
+        crop = cykooz.CropBox(left, top, min(box[2], image.width) - left, min(box[3], image.height) - top)
+    options = cykooz.ResizeOptions(resize_alg=cykooz.ResizeAlg.convolution(filter_type), crop_box=crop, use_alpha=False)
+    result = Image.new(image.mode, size, None)
+    _own.resizer.resize_pil(image, result, options)
+    return result
