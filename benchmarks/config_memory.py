@@ -65,8 +65,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, config.unlocked():
         config.data.root, config.model.weights = str(images(Path(folder), args.size, config.data.batch_size)), "random"
         setup = prepare(config, lambda _: None)
+        current = None
         for part in setup.parts:
-            trial = Trial(setup, part, begin_stage(setup, part, None))
+            current = begin_stage(setup, part, current)
+            trial = Trial(setup, part, current)
             found = trial.memory(part.stage.batch_size)
             if found is None:
                 raise SystemExit("this backend does not analyse its programs")

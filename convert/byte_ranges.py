@@ -1,13 +1,17 @@
 """Byte ranges of tensors in a file, and how to read one tensor."""
 
+import dataclasses
 import math
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from jaxdino.core.errors import UserError
+
+BLOCK_BYTES = 1 << 20
 
 
 class BinaryFile:
@@ -75,6 +79,17 @@ class ByteRange:
         steps = tuple(step * self.dtype.itemsize for step in stride)
         return np.lib.stride_tricks.as_strided(flat, self.shape, steps).copy(order="C")
 
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield the tensor in blocks of its first axis of about BLOCK_BYTES; whole if it is not contiguous."""
+        if self.stride is not None or not self.shape:
+            yield self.read()
+            return
+        inner = math.prod(self.shape[1:]) * self.dtype.itemsize
+        rows = max(1, BLOCK_BYTES // max(1, inner))
+        for at in range(0, self.shape[0], rows):
+            shape = (min(rows, self.shape[0] - at), *self.shape[1:])
+            yield dataclasses.replace(self, start=self.start + at * inner, shape=shape).read()
+
 
 @dataclass(frozen=True)
 class Joined:
@@ -105,6 +120,11 @@ class Joined:
     def read(self) -> np.ndarray:
         """Read the concatenation as a new array."""
         return np.concatenate([part.read() for part in self.parts])
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield the concatenation in blocks of its first axis."""
+        for part in self.parts:
+            yield from part.blocks()
 
     def _common(self, what: str, values: list):
         if any(value != values[0] for value in values):

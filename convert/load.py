@@ -59,7 +59,7 @@ class Opened:
         def read(path: str, leaf: LazyArray) -> np.ndarray:
             array = np.asarray(leaf)
             note = f"warning: NaN or infinity in {path}"
-            if not np.isfinite(array).all() and note not in self.notes:
+            if not _finite(array) and note not in self.notes:
                 self.notes.append(note)
             return array
 
@@ -68,6 +68,12 @@ class Opened:
             for path, leaf in self.flat.items()
         }
         return dataclasses.replace(self, flat=flat)
+
+
+def _finite(array: np.ndarray, block: int = 1 << 20) -> bool:
+    """Return whether all numbers are finite; the answers for a large array are not in memory at once."""
+    flat = array.reshape(-1)
+    return all(np.isfinite(flat[at : at + block]).all() for at in range(0, flat.size, block))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +189,7 @@ def _from_source(source: Source, found: Recognised, drop_head: bool, pool: str |
             f"{source.origin['path']} does not fit {found.spec.name} ({found.layout} layout):\n  {listed}\n"
             f"Nothing was loaded. --model, --layout and --prefix overrule what was recognised."
         )
-    leaves = table.read(lambda key: source.read(keys[key]), dtypes, skeleton)
+    leaves = table.read(lambda key: source.read(keys[key]), lambda key: source.blocks(keys[key]), dtypes, skeleton)
     place = Path(source.origin["path"])
     beside = place if place.is_dir() else place.parent
     files = (beside / name for name in layouts(found.spec)[found.layout].companions)

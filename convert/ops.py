@@ -14,6 +14,7 @@ class Op:
 
     Attributes:
       ours, theirs: dtypes of the leaf and of its tensor, if they are not floating point.
+      turned: whether `forward` moves the first axis to the end, so that blocks of it can be moved one by one.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Op:
     inverse: Change
     ours: np.dtype | None = None
     theirs: np.dtype | None = None
+    turned: bool = False
 
     def shape(self, source: tuple[int, ...]) -> tuple[int, ...] | None:
         """Return the shape that `forward` makes of shape `source`; None if it does not apply."""
@@ -31,11 +33,11 @@ class Op:
 
 
 COPY = Op("copy", lambda a: a, lambda a: a)
-LINEAR = Op("linear", lambda a: a.transpose(1, 0), lambda a: a.transpose(1, 0))
+LINEAR = Op("linear", lambda a: a.transpose(1, 0), lambda a: a.transpose(1, 0), turned=True)
 """torch.nn.Linear's (out, in) <-> our (in, out)."""
-CONV = Op("conv", lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))
+CONV = Op("conv", lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1), turned=True)
 """torch.nn.Conv2d's (out, in, h, w) <-> our (h, w, in, out)."""
-POINTWISE = Op("pointwise", lambda a: a.reshape(a.shape[:2]).T, lambda a: a.T[:, :, None, None])
+POINTWISE = Op("pointwise", lambda a: a.reshape(a.shape[:2]).T, lambda a: a.T[:, :, None, None], turned=True)
 """torch.nn.Conv2d's (out, in, 1, 1) <-> our (in, out)."""
 TOKEN = Op("token", lambda a: a.reshape(1, a.shape[-1]), lambda a: a.reshape(1, 1, a.shape[-1]))
 """Mask token: transformers' (1, 1, D) <-> our (1, D), which is also Meta's."""

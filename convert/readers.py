@@ -1,6 +1,7 @@
 """Open a checkpoint of any format as a Source: keys and shapes at once, each tensor on access."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,6 +74,10 @@ class Source:
     def read(self, key: str) -> np.ndarray:
         """Read one tensor into a new contiguous array that is not shared."""
         return self._span(key).read()
+
+    def blocks(self, key: str) -> Iterator[np.ndarray]:
+        """Read one tensor in blocks of its first axis."""
+        return self._span(key).blocks()
 
     def _span(self, key: str) -> ByteRange | Joined:
         if key not in self.spans:

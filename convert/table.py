@@ -24,6 +24,7 @@ from jaxdino.core.rules import nearest
 
 When = Callable[[Any], bool]
 Reader = Callable[[str], np.ndarray]
+Blocks = Callable[[str], Iterable[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,10 +170,13 @@ class BoundTable:
         problems += [f"nothing fills {path}" for path in skeleton.entries if path not in filled]
         return [problem for problem in problems if problem]
 
-    def read(self, read: Reader, dtypes: Mapping[str, np.dtype], skeleton: Skeleton) -> dict[str, LazyArray]:
+    def read(
+        self, read: Reader, blocks: Blocks, dtypes: Mapping[str, np.dtype], skeleton: Skeleton
+    ) -> dict[str, LazyArray]:
         """Return every leaf by path, each read on access.
 
         Args:
+          read: reads the tensor of a key. blocks: reads it in blocks of its first axis.
           dtypes: of the source's keys.
 
         Raises:
@@ -185,7 +189,7 @@ class BoundTable:
         for r in self.rules:
             dtype = r.op.ours or np.result_type(*(dtypes[key] for key in r.keys if key))
             shape = skeleton.entries[r.path].shape
-            leaves[r.path] = LazyArray(shape, dtype, functools.partial(_joined, r, read, shape, dtype))
+            leaves[r.path] = LazyArray(shape, dtype, functools.partial(_joined, r, read, blocks, shape, dtype))
         for entry in self.repeated:
             if not np.array_equal(entry.op.forward(read(entry.key)), np.asarray(leaves[entry.path]), equal_nan=True):
                 raise UserError(f"{entry.key} is another name of {entry.path}, but holds other values")
@@ -236,15 +240,18 @@ def _places(entry: Rule | Derived | Repeated | Absent, places: Iterable[Mapping[
     return [dict(items) for items in dict.fromkeys(tuple(place.items()) for place in found)]
 
 
-def _joined(r: Rule, read: Reader, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Build the leaf; if it has several source tensors, only one is in memory at a time."""
-    if len(r.keys) == 1:
+def _joined(r: Rule, read: Reader, blocks: Blocks, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Build the leaf; a tensor whose order changes is read in blocks, so that it is not in memory beside the leaf."""
+    if len(r.keys) == 1 and not r.op.turned:
         return contiguous(r.op.forward(read(r.keys[0])))
-    leaf = np.zeros(shape, dtype)
+    leaf = np.zeros(shape, dtype) if None in r.keys else np.empty(shape, dtype)
     size = shape[-1] // len(r.keys)
     for n, key in enumerate(r.keys):
-        if key is not None:
-            put(leaf[..., n * size : (n + 1) * size], r.op.forward(read(key)))
+        at = n * size
+        for block in () if key is None else blocks(key) if r.op.turned else (read(key),):
+            part = r.op.forward(block)
+            put(leaf[..., at : at + part.shape[-1]], part)
+            at += part.shape[-1]
     return leaf
 
 

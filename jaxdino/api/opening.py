@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from convert import assumptions
 from convert.card import Card
@@ -24,7 +24,7 @@ from jaxdino.core.bars import by_bytes
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Digest
 from jaxdino.core.rules import did_you_mean
-from jaxdino.core.sharding import spec_for
+from jaxdino.core.sharding import place
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 FACES: dict[str, type[Model]] = {
@@ -65,11 +65,12 @@ def open_model(
         card, digest = opened.card, Digest()
         skeleton = card.spec.skeleton(head=card.head, dtype=DTYPES[dtype], attention=attention)
         flat = {}
-        for path, leaf in by_bytes(opened.flat, "loading"):  # each host array is freed as soon as it is on the device
+        for path, leaf in by_bytes(opened.flat, "loading"):
             array = np.asarray(leaf)
             digest.add(path, array)
             cast = skeleton.entries[path].kind == "param" and array.ndim  # CLIP's temperature is not cast
-            flat[path] = _placed(path, array.astype(DTYPES[dtype], copy=False) if cast else array, mesh)
+            flat[path] = _placed(path, array, mesh, DTYPES[dtype] if cast else array.dtype)
+            del array  # before the next one is read
     card = dataclasses.replace(card, digest=digest.value())
     lines = [assumptions.spelled(note, words) for note in opened.notes if note.startswith((WARNING, assumptions.MARK))]
     return face_of(card)(card, skeleton, flat, opened.companions), lines
@@ -82,6 +83,7 @@ def face_of(card: Card) -> type[Model]:
     return SemanticModel if card.labels_pixels else FACES.get(card.spec.family, Model)
 
 
-def _placed(path: str, array: np.ndarray, mesh: Mesh | None) -> jax.Array:
-    where = None if mesh is None else NamedSharding(mesh, spec_for(path, array.shape, mesh))
-    return jax.device_put(array, where).block_until_ready()
+def _placed(path: str, array: np.ndarray, mesh: Mesh | None, dtype: Any) -> jax.Array:
+    if mesh is not None:
+        return place(path, array, mesh, dtype=dtype)
+    return jax.device_put(array.astype(dtype, copy=False)).block_until_ready()

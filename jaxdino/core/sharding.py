@@ -9,6 +9,7 @@ on its way from the root, so that `opt/.../mu/backbone.norm.scale` is sharded li
 
 import contextlib
 import contextvars
+import gc
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -144,8 +145,7 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules = ()) -> Any:
     """Return a tree of NamedSharding for any tree of arrays or shapes: parameters, optimiser state, EMA."""
 
     def one(key_path: tuple, leaf: Any) -> NamedSharding:
-        spec = spec_for(leaf_path(key_path), leaf.shape, mesh, rules) if leaf.ndim else P()
-        return NamedSharding(mesh, spec)
+        return place_of(leaf_path(key_path), leaf.shape, mesh, rules)
 
     return jax.tree_util.tree_map_with_path(one, tree)
 
@@ -186,6 +186,26 @@ def put(tree: Any, where: Any) -> Any:
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index].copy())
 
     return jax.tree.map(one, tree, where)
+
+
+def place_of(path: str, shape: Sequence[int], mesh: Mesh, rules: Rules = ()) -> NamedSharding:
+    """Return the sharding of one parameter."""
+    return NamedSharding(mesh, spec_for(path, shape, mesh, rules) if len(shape) else P())
+
+
+def place(path: str, array: np.ndarray, mesh: Mesh, rules: Rules = (), dtype: Any = None) -> jax.Array:
+    """Put one parameter on the mesh, each device its own slice, and wait: then the caller may free the array.
+
+    The array must not be changed afterwards: on a CPU the result may use its memory.
+
+    Args:
+      dtype: to convert each slice to.
+    """
+    where = place_of(path, array.shape, mesh, rules)
+    made = jax.make_array_from_callback(array.shape, where, lambda index: np.asarray(array[index], dtype))
+    made.block_until_ready()
+    gc.collect(0)  # JAX lets go of arrays that it has copied at the next collection
+    return made
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -5,9 +5,11 @@ value depends only on the key and its position (jax_threefry_partitionable), so 
 equal a draw of n: lengths are rounded up, to one of two short lengths or to a power of two.
 """
 
+import contextlib
+import contextvars
 import math
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,18 @@ from flax import nnx
 from jax.core import Tracer
 
 SHORTEST, SHORT = 2**10, 2**14
+Place = Callable[[np.ndarray], jax.Array]
+_place: contextvars.ContextVar[Place] = contextvars.ContextVar("place", default=jnp.asarray)
+
+
+@contextlib.contextmanager
+def placed(place: Place) -> Iterator[None]:
+    """Have `place` put each parameter on the devices as soon as it is drawn: none holds the whole model."""
+    token = _place.set(place)
+    try:
+        yield
+    finally:
+        _place.reset(token)
 
 
 class ShapesOnly:
@@ -50,6 +64,7 @@ def _draw(draw: Callable, rngs: nnx.Rngs | ShapesOnly, shape: tuple[int, ...], s
     count = math.prod(shape)
     size = SHORTEST if count <= SHORTEST else max(SHORT, 2 ** math.ceil(math.log2(count)))
     drawn = draw(rngs.params(), (size,))
-    if not isinstance(drawn, Tracer):
-        drawn = np.asarray(drawn)  # on the host: the next steps compile nothing
-    return jnp.asarray(drawn[:count].reshape(shape) * np.float32(scale))
+    if isinstance(drawn, Tracer):
+        return jnp.asarray(drawn[:count].reshape(shape) * np.float32(scale))
+    host = np.asarray(drawn)  # on the host: the next steps compile nothing
+    return _place.get()(host[:count].reshape(shape) * np.float32(scale))

@@ -31,7 +31,7 @@ def begin_stage(setup: Setup, part: Part, before: state.State | None) -> state.S
 
     task, last = setup.task, None if before is None else setup.parts[part.index - 1]
     if before is None:
-        flat = sharding.put(task.flat, where(task.flat))
+        flat, task.flat = task.flat, {}  # which would be a second copy on the devices
         ema, more = {}, task.more(flat)
     else:
         flat, ema, more = task.carried(last, before)

@@ -50,6 +50,7 @@ class Session:
         return begin_stage(self.setup, part, before)
 
     def _restored(self, part: Part) -> state.State:
+        self.setup.task.flat = {}
         like = shapes(self.setup, part)
         say(f"resuming after step {self.saved_step}, in stage {part.stage.name}")
         return self.checkpoints.restore(self.saved_step, checkpoint.abstract(like, self.where(like)))

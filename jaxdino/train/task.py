@@ -89,7 +89,8 @@ class Task(Protocol):
 
     Attributes:
       source: the data. card: card of the model, with the run's preprocessing.
-      spec: the model as strategies use it. flat: the initial leaves of the run, on the host.
+      spec: the model as strategies use it.
+      flat: the initial leaves of the run, on the mesh; {} once the first stage has begun.
       arrays: names of the batch entries that are sent to the devices.
       monitors: the metrics that a stage may monitor, () if none is measured. The first is the default, and is shown in
         an epoch's line if none is monitored. columns: those in the table at a run's end.
@@ -102,7 +103,7 @@ class Task(Protocol):
     source: Source
     card: Card
     spec: ModelSpec
-    flat: Mapping[str, np.ndarray]
+    flat: Mapping[str, jax.Array]
     arrays: ClassVar[tuple[str, ...]]
     monitors: tuple[str, ...]
     columns: ClassVar[tuple[str, ...]]

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -11,17 +11,23 @@ import numpy as np
 from convert.assumptions import spelled, spelling
 from convert.channels import with_channels
 from convert.describe import described
-from convert.load import load_pretrained, new_head
+from convert.load import new_head, open_pretrained
 from convert.naming import CUSTOM
 from convert.reshape import reshaped
-from convert.store import Card, load_model, save_model
+from convert.store import Card, load_sharded, save_model
+from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
-from jaxdino.core.params import split
 from jaxdino.models import registry
 from jaxdino.models.heads import NO_HEAD, HeadConfig
 from jaxdino.models.heads.linear import LinearHeadConfig
+from jaxdino.train import placing
+from jaxdino.train.placing import OnHost, Place
+
+if TYPE_CHECKING:
+    from jaxdino.train.setup import Setup
 
 RANDOM = "random"
+HOST = OnHost()
 OVERRULES = ("layout", "prefix", "num_heads", "pos_grid", "pool", "in_channels")
 """Settings of config.model that overrule what is inferred from the weights."""
 WORDS = {name: f"--config.model.{name}" for name in OVERRULES} | {
@@ -34,14 +40,19 @@ WORDS = {name: f"--config.model.{name}" for name in OVERRULES} | {
 
 
 def start(
-    config: Any, class_names: tuple[str, ...], say: Callable[[str], None], head: HeadConfig | None = None
-) -> tuple[Card, dict[str, np.ndarray]]:
-    """Load the model that a run starts from: its card and all its leaves, float32, on the host.
+    config: Any,
+    class_names: tuple[str, ...],
+    say: Callable[[str], None],
+    head: HeadConfig | None = None,
+    place: Place = HOST,
+) -> tuple[Card, dict[str, Any]]:
+    """Load the model that a run starts from: its card and all its leaves, float32.
 
     `config.model.weights` is a file, a folder, a hub name, a workdir, "random", or None for the model's published ones.
 
     Args:
       head: the head to train, with as many classes as there are names; by default the linear classification head.
+      place: where each leaf is put as soon as it is read, before the next one.
 
     Raises:
       UserError: for weights of another model, and for another head, or one of other classes, without `drop_head`.
@@ -51,9 +62,9 @@ def start(
         raise UserError(f"model.num_classes={model.num_classes}, but the data has {classes} classes")
     if model.weights == RANDOM and (spec := published(model)):
         spec = _sees(spec, model.in_channels)
-        card, flat = _random(spec, seed, head or spec.linear(classes, model.pool))
+        card, flat = _random(spec, seed, head or spec.linear(classes, model.pool), place)
         return dataclasses.replace(card, class_names=class_names), flat
-    card, flat = _pretrained(config, model.drop_head, say)
+    card, flat = _pretrained(config, model.drop_head, say, place)
     head = head or LinearHeadConfig(classes, model.pool or card.pool)
     if card.num_classes and (card.head.name, card.head.blocks) != (head.name, head.blocks):
         raise UserError(
@@ -74,23 +85,24 @@ def start(
             f"({_first(class_names)}): --config.model.drop_head=True starts with a new head"
         )
     if not card.num_classes:
-        flat |= new_head(card.spec, head, seed)
+        flat |= {path: place.put(path, leaf) for path, leaf in new_head(card.spec, head, seed).items()}
     return dataclasses.replace(card, head=head, class_names=class_names), flat
 
 
-def has_new_head(config: Any, card: Card, flat: Mapping[str, np.ndarray]) -> bool:
-    """Return whether the head returned by `start` is new and was never trained."""
+def has_new_head(config: Any, card: Card, flat: Mapping[str, Any]) -> bool:
+    """Return whether the head returned by `start` is new and was never trained; every process must ask."""
     if config.model.weights == RANDOM:
         return True
     drawn = new_head(card.spec, card.head, config.seed)
-    return all(np.array_equal(flat[path], leaf) for path, leaf in drawn.items())
+    held = sharding.gather({path: flat[path] for path in drawn})
+    return all(np.array_equal(held[path], leaf) for path, leaf in drawn.items())
 
 
-def backbone(config: Any, say: Callable[[str], None]) -> tuple[Card, dict[str, np.ndarray]]:
+def backbone(config: Any, say: Callable[[str], None], place: Place = HOST) -> tuple[Card, dict[str, Any]]:
     """Load the backbone that a run starts from, as `start` does, without a classification head."""
     if config.model.weights == RANDOM and (spec := published(config.model)):
-        return _random(_sees(spec, config.model.in_channels), config.seed, NO_HEAD)
-    return _pretrained(config, True, say)
+        return _random(_sees(spec, config.model.in_channels), config.seed, NO_HEAD, place)
+    return _pretrained(config, True, say, place)
 
 
 def overrules(model: Any) -> dict[str, Any]:
@@ -98,22 +110,24 @@ def overrules(model: Any) -> dict[str, Any]:
     return {name: model.get(name) for name in OVERRULES}
 
 
-def _pretrained(config: Any, drop_head: bool, say: Callable[[str], None]) -> tuple[Card, dict[str, np.ndarray]]:
+def _pretrained(config: Any, drop_head: bool, say: Callable[[str], None], place: Place) -> tuple[Card, dict[str, Any]]:
     """Load the weights in a config, without parts that images do not pass through."""
     model = config.model
     spec = published(model)
     named = spec and _sees(spec).name
-    with spelling(WORDS):
-        found = load_pretrained(model.weights or model.name, model=named, drop_head=drop_head, **overrules(model))
-    if _sees(found.card.spec).name != model.name:
-        raise UserError(
-            f"the weights are of a {found.card.spec.name}, not a {model.name}: give that name after the config's colon,"
-            " or none"
-        )
-    for note in found.notes:
+    given = dict(model=named, drop_head=drop_head, **overrules(model))
+    with spelling(WORDS), open_pretrained(model.weights or model.name, **given) as opened:
+        if _sees(opened.card.spec).name != model.name:
+            raise UserError(
+                f"the weights are of a {opened.card.spec.name}, not a {model.name}: give that name after the config's "
+                "colon, or none"
+            )
+        card = _seeing(opened.card)
+        flat, digest = placing.read(opened.flat, place, card.spec.skeleton(head=card.head).entries)
+    for note in opened.notes:
         if counts(note, config):
             say(spelled(note, WORDS))
-    return _seeing(found.card, {path: float32(array) for path, array in found.flat.items()})
+    return dataclasses.replace(card, digest=digest), flat
 
 
 def counts(note: str, config: Any) -> bool:
@@ -155,32 +169,22 @@ def _sees(spec: registry.ModelSpec, channels: int | None = None) -> registry.Mod
     return spec if channels is None else with_channels(spec, channels)
 
 
-def _seeing(card: Card, flat: dict[str, np.ndarray]) -> tuple[Card, dict[str, np.ndarray]]:
+def _seeing(card: Card) -> Card:
     """Remove what images do not pass through (CLIP's text tower), since images cannot train it, and further heads."""
     image_only = getattr(card.spec.config, "image_only", lambda: card.spec.config)
     spec = dataclasses.replace(card.spec, config=image_only(), heads=())
-    if spec == card.spec:
-        return card, flat
-    kept = spec.skeleton(head=card.head).entries
-    return dataclasses.replace(card, spec=spec), {path: flat[path] for path in kept}
+    return card if spec == card.spec else dataclasses.replace(card, spec=spec)
 
 
-def _random(spec: registry.ModelSpec, seed: int, head: HeadConfig) -> tuple[Card, dict[str, np.ndarray]]:
-    from flax import nnx
-
-    _, flat = split(spec.build(head=head, rngs=nnx.Rngs(seed)))
-    card = Card(spec, head, source={"path": RANDOM})
-    return _seeing(card, jax.tree.map(np.asarray, flat))
+def _random(spec: registry.ModelSpec, seed: int, head: HeadConfig, place: Place) -> tuple[Card, dict[str, Any]]:
+    card = _seeing(Card(spec, head, source={"path": RANDOM}))
+    flat = placing.drawn(lambda rngs: spec.build(head=head, rngs=rngs), seed, place)
+    return card, {path: flat[path] for path in card.spec.skeleton(head=head).entries}
 
 
 def _first(names: tuple[str, ...]) -> str:
     """Format the first few names as a list."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def float32(array: np.ndarray) -> np.ndarray:
-    """Convert floating-point weights to float32; integer counters are unchanged."""
-    return array if np.issubdtype(array.dtype, np.integer) else np.asarray(array, np.float32)
 
 
 def save(
@@ -200,6 +204,6 @@ def save(
     save_model(folder, card, flat, companions=companions, overwrite=True)
 
 
-def load(folder: Path) -> dict[str, np.ndarray]:
-    """Load all leaves of a saved model."""
-    return load_model(folder)[1]
+def load(folder: Path, setup: "Setup") -> dict[str, jax.Array]:
+    """Load all leaves of a saved model onto the mesh of a run, each device its own slices."""
+    return load_sharded(folder, setup.mesh, setup.rules)[1]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from convert.training_checkpoint import CENTRE_SHAPES, TrainingCheckpoint, parts_of, save_training
@@ -17,7 +16,7 @@ from jaxdino import api, optim
 from jaxdino.core import params, processes, sharding, size_text
 from jaxdino.core.errors import UserError
 from jaxdino.core.image_sizes import Sizes
-from jaxdino.core.params import Flat, Skeleton, split
+from jaxdino.core.params import Flat, Skeleton
 from jaxdino.data import pipeline, recipe
 from jaxdino.data.config import OF_SIZES
 from jaxdino.data.crops import as_size
@@ -35,6 +34,7 @@ from jaxdino.objectives.distill_settings import Distill, Projection
 from jaxdino.stage import Stage, stages
 from jaxdino.strategy import Plan
 from jaxdino.train import adapters, data, pixels, plots, precision, state, step, weights
+from jaxdino.train.placing import drawn, on_mesh
 from jaxdino.train.task import Metrics, Part, State
 from jaxdino.train.tasks import alarms, distill_objective
 from jaxdino.train.tasks.retrieval import KNN, Retrieval
@@ -65,14 +65,15 @@ class Distillation:
         self.source = load_source(data.config_of(config))
         tell(data.summary(self.source))
         check("data", self.source)
-        card, backbone = weights.backbone(config, tell)
+        place = on_mesh(config, mesh)
+        card, backbone = weights.backbone(config, tell, place)
         self.card = pixels.settled(data.config_of(config), self.source, card, tell)
         channels = self.card.spec.config.in_channels
         for idle in sorted({pixels.without_effect(view, channels) for view in self.views} - {""}):
             tell(f"data.views: {idle}")
         self.spec = with_heads(self.card.spec, Projection.of(config.projection))
-        _, fresh = split(self.spec.build(rngs=nnx.Rngs(config.seed)))
-        self.flat = {path: backbone[path] if path in backbone else np.asarray(leaf) for path, leaf in fresh.items()}
+        fresh = drawn(lambda rngs: self.spec.build(rngs=rngs), config.seed, place)
+        self.flat = {path: backbone.get(path, leaf) for path, leaf in fresh.items()}
         size = as_size(self.views_of("global")[0].size)
         self.retrieval = Retrieval.of(config, self.source, self.card.spec, self.backbone, size, mesh, tell, check)
         self.monitors = self.retrieval.names if self.retrieval else ()

@@ -117,8 +117,8 @@ class Retrieval:
         networks = {"teacher": session.folder / "best", "student": session.folder / "training" / "student" / "backbone"}
         found: dict[str, Any] = {"split": split}
         for name, folder in networks.items():
-            flat = {path.removeprefix("backbone."): leaf for path, leaf in weights.load(folder).items()}
-            flat = sharding.put(flat, session.where(flat))
+            whole = weights.load(folder, session.setup)
+            flat = {path.removeprefix("backbone."): leaf for path, leaf in whole.items()}
             train, other = (self._features(session, part, flat) for part in ("train", split))
             found[name] = self._accuracies(session, split, train, other) | self._linear(session, split, train, other)
         last = next((entry[KNN] for entry in reversed(session.progress.done) if KNN in entry), None)

@@ -31,6 +31,7 @@ from jaxdino.objectives.segment_settings import Segmenting
 from jaxdino.objectives.settings import settings_of
 from jaxdino.stage import Stage, stages
 from jaxdino.train import adapters, data, pixels, plots, precision, sizing, state, step, weights
+from jaxdino.train.placing import on_mesh
 from jaxdino.train.results import model_words
 from jaxdino.train.task import Metrics, Part, State
 from jaxdino.train.tasks.mask_measure import METRICS, MaskMeasure
@@ -73,7 +74,7 @@ class Segmentation(Supervised):
         check("data", source)
         train = prompted.in_groups(source.split("train"), self.prompts.per_image)
         self.source = dataclasses.replace(source, splits=source.splits | {"train": train})
-        begun = start(config, self.source.class_names, tell)
+        begun = start(config, self.source.class_names, tell, on_mesh(config, mesh))
         self.card = pixels.settled(cfg, self.source, begun.card, tell)
         self.flat, self.companions = begun.flat, begun.companions
         self.spec = self.card.spec
@@ -213,8 +214,7 @@ class Segmentation(Supervised):
         """Evaluate the saved best model, also per prompt; draw some pairs."""
         part = session.setup.parts[session.progress.best_model["stage"]]
         measure = self._measure(part)
-        flat = weights.load(session.folder / "best")
-        flat, found, lines = sharding.put(flat, session.where(flat)), {}, []
+        flat, found, lines = weights.load(session.folder / "best", session.setup), {}, []
         for split in [name for name in ("val", "test") if name in self.source.splits]:
             metrics, per_prompt = measure(session, split, flat)
             found |= metrics | {f"{split}/per_prompt": per_prompt}

@@ -5,15 +5,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from flax import nnx
+import jax
 
 from convert.assumptions import IMPORT, spelled, spelling
 from convert.hub import find
 from convert.load import open_pretrained
 from convert.store import Card, is_model, load_card
 from jaxdino.core.errors import UserError
-from jaxdino.core.params import split
 from jaxdino.core.rules import did_you_mean
 from jaxdino.data.channels import RGB
 from jaxdino.models import registry
@@ -21,10 +19,11 @@ from jaxdino.models.clipdinosam import ClipDinoSamConfig
 from jaxdino.models.spec import ModelSpec
 from jaxdino.models.vit import ViTConfig
 from jaxdino.train import weights
+from jaxdino.train.placing import OnMesh, drawn, read
 
 FAMILY = "clipdinosam"
 TEXT, DECODER = ("backbone.text.", "backbone.logit_scale"), ("backbone.prompt_encoder.", "backbone.mask_decoder.")
-Flat = dict[str, np.ndarray]
+Flat = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +35,8 @@ class Start:
     companions: tuple[Path, ...] = ()
 
 
-def start(config: Any, prompts: tuple[str, ...], tell: Callable[[str], None]) -> Start:
-    """Load the segmenter that a run starts from, float32, on the host.
+def start(config: Any, prompts: tuple[str, ...], tell: Callable[[str], None], place: OnMesh) -> Start:
+    """Load the segmenter that a run starts from, float32, each leaf on the mesh as soon as it is read.
 
     `config.model.weights` holds the image encoder's weights, as in every run, or is the workdir of an earlier
     segmentation run, whose three parts, projections and adapters are then used.
@@ -48,13 +47,13 @@ def start(config: Any, prompts: tuple[str, ...], tell: Callable[[str], None]) ->
     if config.model.in_channels is not None:
         _check_channels(config.model.in_channels, "model.in_channels")
     if earlier := _earlier(config.model.weights):
-        return _continued(config, earlier, prompts, tell)
+        return _continued(config, earlier, prompts, tell, place)
     if (config.get("stage") or 1) > 1:
         raise UserError(
             f"stage {config.stage} continues stage {config.stage - 1}: give the folder of its run, "
             "--config.model.weights=WORKDIR; without --config.stage all stages run one after the other"
         )
-    return _assembled(config, prompts, tell)
+    return _assembled(config, prompts, tell, place)
 
 
 def _earlier(source: str | None) -> Path | None:
@@ -65,9 +64,9 @@ def _earlier(source: str | None) -> Path | None:
     return path if is_model(path) and load_card(path).spec.family == FAMILY else None
 
 
-def _continued(config: Any, path: Path, prompts: tuple[str, ...], tell: Callable[[str], None]) -> Start:
+def _continued(config: Any, path: Path, prompts: tuple[str, ...], tell: Callable[[str], None], place: OnMesh) -> Start:
     with open_pretrained(path) as opened:
-        card, flat = opened.card, {name: np.asarray(leaf) for name, leaf in opened.flat.items()}
+        card, flat = opened.card, read(opened.flat, place, opened.flat)[0]
     names = [stage.name for stage in config.stages if not (config.skip_optional and stage.optional)]
     wanted = names[config.stage - 2] if (config.get("stage") or 1) > 1 else None
     ended = card.source.get("stage")
@@ -86,23 +85,23 @@ def _continued(config: Any, path: Path, prompts: tuple[str, ...], tell: Callable
     return Start(dataclasses.replace(card, class_names=prompts), flat, opened.companions)
 
 
-def _assembled(config: Any, prompts: tuple[str, ...], tell: Callable[[str], None]) -> Start:
+def _assembled(config: Any, prompts: tuple[str, ...], tell: Callable[[str], None], place: OnMesh) -> Start:
     """Load the three parts, and initialise new projections between them."""
-    card, image = weights.backbone(config, tell)
+    card, image = weights.backbone(config, tell, _renaming(place, "dino."))
     if not isinstance(card.spec.config, ViTConfig):
         raise UserError(f"model.name={card.spec.name}: the image encoder must be a ViT: DINO, DINOv2, DINOv3 or timm")
     _check_channels(card.spec.config.in_channels, config.model.weights or card.spec.name)
-    text, text_flat, companions = _part(config.text, "text", tell)
-    sam, sam_flat, _ = _part(config.sam, "sam", tell)
+    text, text_flat, companions = _part(config.text, "text", tell, _renaming(place, "clip."))
+    sam, sam_flat, _ = _part(config.sam, "sam", tell, _renaming(place, "sam."))
     shape = ClipDinoSamConfig(card.spec.config, text.config.text_only(), sam.config, image_family=card.spec.family)
     spec = dataclasses.replace(card.spec, family=FAMILY, config=shape)
-    _, fresh = split(spec.build(rngs=nnx.Rngs(config.seed)))
+    fresh = drawn(lambda rngs: spec.build(rngs=rngs), config.seed, place)
     given = {
         **_renamed(image, ("backbone.",), "dino."),
         **_renamed(text_flat, TEXT, "clip."),
         **_renamed(sam_flat, DECODER, "sam."),
     }
-    flat = {path: weights.float32(given.get(path, np.asarray(leaf))) for path, leaf in fresh.items()}
+    flat = {path: given.get(path, leaf) for path, leaf in fresh.items()}
     sources = {"image": card.source, "text": config.text.weights, "sam": config.sam.weights}
     return Start(Card(spec, class_names=prompts, source=sources), flat, companions)
 
@@ -116,7 +115,9 @@ def _check_channels(channels: int, what: str) -> None:
         )
 
 
-def _part(given: Any, word: str, tell: Callable[[str], None]) -> tuple[ModelSpec, Flat, tuple[Path, ...]]:
+def _part(
+    given: Any, word: str, tell: Callable[[str], None], place: OnMesh
+) -> tuple[ModelSpec, Flat, tuple[Path, ...]]:
     """Load a published CLIP or SAM: its spec, the leaves that are needed ({} for random weights), companion files."""
     family = {"text": "clip", "sam": "sam"}[word]
     known = [name for name, spec in registry.MODELS.items() if spec.family == family]
@@ -129,7 +130,8 @@ def _part(given: Any, word: str, tell: Callable[[str], None]) -> tuple[ModelSpec
         if spec.family != family or (family == "clip" and spec.config.text is None):
             raise UserError(f"{word}.weights={given.weights}: a {spec.name} is not a {NEEDED[word]}")
         keep = TEXT if word == "text" else DECODER
-        flat = {path: np.asarray(leaf) for path, leaf in opened.flat.items() if path.startswith(keep)}
+        wanted = {path: leaf for path, leaf in opened.flat.items() if path.startswith(keep)}
+        flat, _ = read(wanted, place, wanted)
     for note in opened.notes:
         tell(f"{word}: {spelled(note, IMPORT)}")
     return spec, flat, opened.companions
@@ -138,7 +140,12 @@ def _part(given: Any, word: str, tell: Callable[[str], None]) -> tuple[ModelSpec
 NEEDED = {"text": "CLIP with a text tower", "sam": "SAM"}
 
 
-def _renamed(flat: Mapping[str, np.ndarray], prefixes: tuple[str, ...], to: str) -> Flat:
+def _renaming(place: OnMesh, to: str) -> OnMesh:
+    """Return the place for leaves whose paths in the segmenter are those of `_renamed`."""
+    return dataclasses.replace(place, named=lambda path: f"backbone.{to}{path.removeprefix('backbone.')}")
+
+
+def _renamed(flat: Mapping[str, jax.Array], prefixes: tuple[str, ...], to: str) -> Flat:
     """Select the leaves under the prefixes, and rename them to their paths in the segmenter."""
     chosen = {path: leaf for path, leaf in flat.items() if path.startswith(prefixes)}
     return {f"backbone.{to}{path.removeprefix('backbone.')}": leaf for path, leaf in chosen.items()}

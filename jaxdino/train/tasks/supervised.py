@@ -11,7 +11,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from convert.card import Card
-from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
 from jaxdino.core.image_sizes import Sizes
 from jaxdino.core.params import Flat, Skeleton, bind
@@ -29,6 +28,7 @@ from jaxdino.objectives.objective import Objective
 from jaxdino.stage import Stage
 from jaxdino.strategy import Plan
 from jaxdino.train import adapters, data, pixels, plots, precision, sizing, state, step, weights
+from jaxdino.train.placing import on_mesh
 from jaxdino.train.task import Metrics, Part, State, Worst
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Supervised:
         tell(data.summary(self.source))
         check("data", self.source)
         head = self.head(len(self.source.class_names))
-        card, self.flat = weights.start(config, self.source.class_names, tell, head)
+        card, self.flat = weights.start(config, self.source.class_names, tell, head, on_mesh(config, mesh))
         self.card = pixels.settled(cfg, self.source, card, tell)
         self.spec = self.card.spec
         self.new_head = weights.has_new_head(config, self.card, self.flat)
@@ -249,8 +249,7 @@ class Supervised:
 
     def best(self, session: "Session") -> Flat:
         """Return the leaves of the saved best model, on the devices."""
-        flat = weights.load(session.folder / "best")
-        return sharding.put(flat, session.where(flat))
+        return weights.load(session.folder / "best", session.setup)
 
     @property
     def tested(self) -> str:
