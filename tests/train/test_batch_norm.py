@@ -174,7 +174,7 @@ def test_a_run_of_the_gradual_strategy_trains_a_resnet(tmp_path, monkeypatch):
 
     spec = dataclasses.replace(SPEC, preprocess=tiny.SPEC.preprocess)
     monkeypatch.setitem(registry.MODELS, "tiny_resnet", spec)
-    config = tiny.config(1, 1, 1)
+    config = tiny.config(1, 1, 1, batch_size=256, data__name="digits")  # of few images not every stage is better
     config.model.name = config.model.configured_for = "tiny_resnet"
     run(config, str(tmp_path / "run"))
     best = load_pretrained(tmp_path / "run")
