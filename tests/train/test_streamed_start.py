@@ -14,7 +14,7 @@ from convert.writers import write_safetensors
 from jaxdino import api
 from jaxdino.core.sharding import make_mesh
 from jaxdino.models import registry
-from jaxdino.models.positions import rope_periods
+from jaxdino.models.rope import rope_periods
 from jaxdino.train import weights
 from jaxdino.train.placing import OnMesh
 from tests.train import tiny
