@@ -43,10 +43,10 @@ def rope_tables(h: int, w: int, periods: jax.Array, prefix: int) -> Tables:
 
 
 def _kept(table: jax.Array) -> jax.Array:
-    """Return the table, computed once.
+    """Return the table, by way of a product with the identity on a CPU, which has the same bits.
 
-    On a CPU, XLA would build it again in each use. It does not merge a matmul with its uses, and the product with the
-    identity has the same bits; it drops `lax.optimization_barrier`.
+    XLA does not merge a matmul with its uses (it drops `lax.optimization_barrier` there): measured, the forward pass of
+    three blocks of DINOv3 is 1.14 x as fast with it.
     """
 
     def times_identity(table):

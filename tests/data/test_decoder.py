@@ -45,7 +45,7 @@ def turned(orientation):
 @pytest.mark.parametrize(
     "how",
     [{}, {"mode": "L"}, {"subsampling": 0}, {"progressive": True}, {"exif": turned(6)}, {"mode": "CMYK"}],
-    ids=str,
+    ids=["colour", "grey", "subsampling", "progressive", "turned", "cmyk"],
 )
 def test_a_jpeg_has_pillows_pixels(tmp_path, scale, how):
     path = jpeg(tmp_path, **how)
