@@ -55,7 +55,7 @@ def config(*epochs: int, batch_size: int = 64, **changes) -> ConfigDict:
     made.model.weights = "random"
     made.stages = stages(*(epochs or (1,)))
     with made.unlocked():
-        data = dataclasses.asdict(DataConfig(num_threads=0))
+        data = dataclasses.asdict(DataConfig(num_threads=0, decoder="pillow"))
         made.data = data | dict(
             name="few_digits", image_size=None, batch_size=batch_size, augment="light", sampling="uniform"
         )
