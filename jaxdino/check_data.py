@@ -7,6 +7,7 @@ unbalanced classes, and boxes that cannot be right. With the weights of a backbo
 
 import argparse
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -89,13 +90,14 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
-    from jaxdino.inspect_data.limits import HELP, Limits
+    from jaxdino.inspect_data.limits import HELP, Limits, cosine
 
     group = parser.add_argument_group("limits", "what is reported")
     for field in dataclasses.fields(Limits):
-        kind = type(field.default)
-        text = f"{HELP[field.name]} (default {field.default:g})"
-        group.add_argument(f"--{field.name}", type=kind, default=field.default, metavar="N", help=text)
+        auto = field.default is None
+        kind, default = (cosine, "auto") if auto else (type(field.default), field.default)
+        text = f"{HELP[field.name]} (default {default if auto else format(default, 'g')})"
+        group.add_argument(f"--{field.name}", type=kind, default=default, metavar="N", help=text)
 
 
 def check_data(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
@@ -131,8 +133,10 @@ def check_data(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     compare = _comparison(args, images, cfg, reading)
     facts = pixels.facts(images, how, *workers)
     wrong = masks.bad_masks(images, facts, cfg.max_pixels, *workers)
-    pairs, suspects = compare(facts, limits)
-    found = findings.find(images, facts, limits, wrong, pairs, suspects, args.statistics)
+    pairs, suspects, calibration = compare(facts, limits.cosine)
+    if calibration:
+        limits = dataclasses.replace(limits, cosine=calibration.cosine)
+    found = findings.find(images, facts, limits, wrong, pairs, suspects, args.statistics, calibration)
     print(table.table(found))
     if args.json:
         write_json(Path(args.json), {"root": args.root} | json_report.as_json(found))
@@ -142,21 +146,24 @@ def check_data(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     return FOUND if args.strict and found.any else 0
 
 
-def _comparison(args: argparse.Namespace, images: Any, cfg: Any, reading: Any) -> Callable[[Any, Any], tuple[Any, Any]]:
-    """Open the model; return the function (facts, limits) -> (pairs with close features, suspects).
+def _comparison(
+    args: argparse.Namespace, images: Any, cfg: Any, reading: Any
+) -> Callable[[Any, Any], tuple[Any, Any, Any]]:
+    """Open the model; return the function (facts, cosine) -> (pairs with close features, suspects, calibration).
 
     Raises:
       UserError: for arguments that do not fit, before an image is read.
     """
     if args.weights is None:
-        unread = [flag for flag in ("suspects", *flags.given(args, OF_HEAD)) if getattr(args, flag)]
+        unread = [flag for flag in ("suspects", "cosine", *flags.given(args, OF_HEAD)) if getattr(args, flag)]
         if unread:
             raise UserError(f"--{unread[0]} is for the features of a backbone: give its --weights too")
-        return lambda facts, limits: (None, None)
+        return lambda facts, cosine: (None, None, None)
 
     from jaxdino.evals import pools, report
     from jaxdino.evaluate import opened
     from jaxdino.inspect_data import neighbours
+    from jaxdino.inspect_data.calibration import calibrated
     from jaxdino.inspect_data.suspects import check_suspects, suspects
 
     if args.suspects:
@@ -168,14 +175,19 @@ def _comparison(args: argparse.Namespace, images: Any, cfg: Any, reading: Any) -
         raise UserError(f"the model takes {channels} channels: --channels={args.channels} must be the same")
     data = dataclasses.replace(cfg, sixteen_bit=str(reading.range), num_threads=args.threads or cfg.num_threads)
 
-    def compare(facts: Any, limits: Any) -> tuple[Any, Any]:
-        found, rows = neighbours.features_of(images, facts, model, data, args.pool, args.batch_size)
-        if not args.suspects:
-            return neighbours.similar(found, rows, limits.cosine), None
-        wrong, note = suspects(images, found, rows)
+    embed = functools.partial(neighbours.embedded, model=model, data=data, pool=args.pool, batch_size=args.batch_size)
+
+    def compare(facts: Any, cosine: float | None) -> tuple[Any, Any, Any]:
+        found, rows = neighbours.features_of(images, facts, embed)
+        calibration = None
+        if cosine is None:
+            records = [images.records[row] for row in rows]
+            calibration = calibrated(records, found, facts.rows["hash"][rows], embed, data.reading(channels))
+            cosine = calibration.cosine
+        wrong, note = suspects(images, found, rows) if args.suspects else (None, "")
         if note:
             say(note)
-        return neighbours.similar(found, rows, limits.cosine), wrong
+        return neighbours.similar(found, rows, cosine), wrong, calibration
 
     return compare
 

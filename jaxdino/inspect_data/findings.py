@@ -10,6 +10,7 @@ from jaxdino.data.duplicates import identical
 from jaxdino.data.stored import ImageFile
 from jaxdino.inspect_data import boxes, classes, exposure
 from jaxdino.inspect_data.boxes import BadBox
+from jaxdino.inspect_data.calibration import Calibration
 from jaxdino.inspect_data.classes import Counts
 from jaxdino.inspect_data.groups import groups
 from jaxdino.inspect_data.hashes import close_pairs
@@ -51,6 +52,7 @@ class Findings:
       one_split_classes: {class: the only split that has it}.
       statistics: see `exposure.statistics`; {} if they were not asked for.
       searched_labels: whether a classifier looked for wrong classes.
+      calibration: how `limits.cosine` was chosen; None if it was given, or no features were compared.
     """
 
     images: Images
@@ -66,6 +68,7 @@ class Findings:
     statistics: dict[str, Any]
     bad_boxes: list[BadBox]
     searched_labels: bool
+    calibration: Calibration | None = None
 
     @property
     def any(self) -> bool:
@@ -82,13 +85,14 @@ def find(
     pairs: np.ndarray | None = None,
     suspects: dict[int, str] | None = None,
     statistics: bool = False,
+    calibration: Calibration | None = None,
 ) -> Findings:
     """Look for everything in what is known about the images.
 
     Args:
       bad_masks: {image: why its mask does not fit}. pairs: int64 (P, 2), further near-duplicates, by features.
       suspects: {image: why its class may be wrong}; None if nothing looked for them.
-      statistics: whether to compute the mean colours.
+      statistics: whether to compute the mean colours. calibration: how the cosine of `pairs` was chosen.
     """
     seen, wrong = exposure.exposure(facts, limits), boxes.bad_boxes(images, facts)
     same = _identical(images)
@@ -131,6 +135,7 @@ def find(
         statistics=exposure.statistics(images, facts) if statistics else {},
         bad_boxes=wrong,
         searched_labels=suspects is not None,
+        calibration=calibration,
     )
 
 

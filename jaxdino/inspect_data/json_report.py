@@ -42,6 +42,7 @@ def as_json(found: Findings) -> dict[str, Any]:
         "sizes": sizes(found),
         "statistics": found.statistics,
         "limits": dataclasses.asdict(found.limits),
+        "calibration": found.calibration and dataclasses.asdict(found.calibration),
         "ignored": images.source.ignored,
         "notes": list(images.source.notes),
     }

@@ -1,5 +1,6 @@
 """Limits from which on something is reported."""
 
+import argparse
 import dataclasses
 
 from jaxdino.core import options
@@ -18,7 +19,7 @@ class Limits:
       min_samples_per_class: training images below which a class is small.
       max_class_imbalance: largest ratio of the training images of two classes.
       distance: differing bits, of 64, up to which two perceptual hashes are near-duplicates; -1 compares none.
-      cosine: cosine of two features from which on images are near-duplicates.
+      cosine: cosine of two features from which on images are near-duplicates; None calibrates it, see `calibration`.
     """
 
     dark: float = 10.0
@@ -28,7 +29,7 @@ class Limits:
     min_samples_per_class: int = 50
     max_class_imbalance: float = 10.0
     distance: int = 4
-    cosine: float = 0.97
+    cosine: float | None = None
 
     def __post_init__(self):
         for name in ("dark", "bright", "contrast"):
@@ -37,7 +38,16 @@ class Limits:
             options.check_range(f"--{name}", getattr(self, name), "[0, inf)")
         options.check_range("--max_class_imbalance", self.max_class_imbalance, "[1, inf)")
         options.check_range("--distance", self.distance, f"[-1, {FARTHEST}]")
-        options.check_range("--cosine", self.cosine, "[-1, 1]")
+        if self.cosine is not None:
+            options.check_range("--cosine", self.cosine, "[-1, 1]")
+
+
+def cosine(text: str) -> float | None:
+    """Read the value of --cosine: a number, or None for "auto". Raises ArgumentTypeError."""
+    try:
+        return None if text == "auto" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must be auto or a number") from None
 
 
 DEFAULT = Limits()
@@ -49,6 +59,6 @@ HELP = {
     "min_samples_per_class": "training images below which a class is small",
     "max_class_imbalance": "largest ratio of the training images of two classes",
     "distance": "bits of 64 in which the hashes of near-duplicates differ at most; -1 compares no hashes",
-    "cosine": "with --weights: cosine of the features of near-duplicates, at least",
+    "cosine": "with --weights: cosine of the features of near-duplicates, at least; auto: calibrated on the images",
 }
 """Limit -> its line in --help."""

@@ -92,7 +92,7 @@ def _files(found: Findings) -> list[tuple[str, str]]:
         rows.append((name, f"{marks['min']:,.0f} to {marks['max']:,.0f}, median {marks['median']:,.0f}"))
     if found.statistics:
         rows.append(("mean and standard deviation", exposure.flags(found.statistics)))
-    return rows
+    return rows + (found.calibration.rows() if found.calibration else [])
 
 
 def _section(found: Findings, name: str, groups: list[list[int]], thumbs: Mapping[int, str]) -> dict[str, Any]:

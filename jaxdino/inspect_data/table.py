@@ -118,7 +118,7 @@ def _pixels(found: Findings) -> list[str]:
     if found.statistics:
         which = f"{found.statistics['images']:,} images of {found.statistics['split']}"
         lines.append(f"mean and standard deviation of {which}: {exposure.flags(found.statistics)}")
-    return lines
+    return lines + [f"{name}: {text}" for name, text in (found.calibration.rows() if found.calibration else [])]
 
 
 def _number(value: Any) -> str:

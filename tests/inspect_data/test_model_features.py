@@ -31,7 +31,7 @@ def run(root, *flags):
     return {
         key: [[os.path.relpath(path, root) for path in group] for group in found[key]]
         for key in ("near_duplicates", "leaks", "duplicates", "suspects", "unreadable")
-    }
+    } | {key: found[key] for key in ("limits", "calibration")}
 
 
 def test_pairs_are_those_of_brute_force():
@@ -55,6 +55,7 @@ def test_features_find_what_hashes_are_not_asked_for(root):
     assert found["near_duplicates"] == found["leaks"] == near and found["unreadable"] == [["train/cat/bad.jpg"]]
     assert found["duplicates"] == [["train/dog/1.jpg", "train/dog/copy.jpg"]]
     assert found["suspects"] == []
+    assert found["limits"]["cosine"] == 0.9999 and found["calibration"] is None
 
 
 def clusters(count=60, wrong=WRONG):
@@ -97,6 +98,7 @@ def test_a_missing_library_is_named(root, monkeypatch, capsys):
     [
         (["--suspects"], "--suspects is for the features of a backbone: give its --weights too"),
         (["--model=dinov3_vits16"], "--model is for the features of a backbone"),
+        (["--cosine=0.9"], "--cosine is for the features of a backbone"),
         ([WEIGHTS, "--pool=max"], "pool 'max' is not known"),
         ([WEIGHTS, "--channels=1"], "the model takes 3 channels"),
         (["--weights=nothing.pth"], "nothing.pth"),
