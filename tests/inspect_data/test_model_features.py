@@ -82,7 +82,7 @@ def test_wrong_classes_are_suspects():
 
 def test_suspects_of_a_folder(root):
     pytest.importorskip("cleanlab")
-    found = run(root, "--suspects")
+    found = run(root, "--suspects", "--cosine=0.97")
     assert all(len(group) == 1 for group in found["suspects"])
 
 
