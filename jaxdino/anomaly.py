@@ -145,22 +145,22 @@ def predict(args: argparse.Namespace) -> int:
     Raises:
       UserError: for wrong arguments, before an image is read.
     """
+    from jaxdino.anomalies import maps
     from jaxdino.data.inputs import find_inputs
 
     results.check("--out", args.out, args.overwrite)
     inputs, notes = find_inputs(args.images, args.maps)
     for note in notes:
         say(note)
-    found, threshold, _ = _scored(args, [one.path for one in inputs])
+    files = [one.path for one in inputs]
+    places = maps.places(args.maps, files, [one.below for one in inputs], args.overwrite)
+    found, threshold, _ = _scored(args, files)
     unread = 0
 
     def show(row: dict[str, Any]) -> None:
         if "score" in row:
-            print(
-                printable(
-                    f"{row['path']}\t{row['score']:.4f}\t{'anomalous' if row['anomalous'] else 'good'}", keep="\t"
-                )
-            )
+            said = "anomalous" if row["anomalous"] else "good"
+            print(f"{printable(row['path'], keep='')}\t{row['score']:.4f}\t{said}")
 
     with results.opened(args.out, COLUMNS, show) as add:
         for row, score, image, heat in found:
@@ -171,8 +171,8 @@ def predict(args: argparse.Namespace) -> int:
                 add({"path": path, "error": score})
                 continue
             add({"path": path, "score": round(score, 6), "anomalous": score > threshold})
-            if args.maps:
-                _draw(Path(args.maps), inputs[row].below, image, heat, threshold)
+            if places:
+                _draw(places[row], image, heat, threshold)
     return 1 if unread else 0
 
 
@@ -184,15 +184,19 @@ def evaluate(args: argparse.Namespace) -> int:
     """
     import numpy as np
 
-    from jaxdino.anomalies import testing
+    from jaxdino.anomalies import maps, testing
     from jaxdino.core.json_file import write_json
 
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        raise UserError(f"--json {args.json}: give a file in a folder that exists")
     if args.json and (Path(args.json).is_dir() or (Path(args.json).exists() and not args.overwrite)):
         raise UserError(f"--json {args.json} exists already: give another file, or --overwrite")
     masks = None if args.masks is None else Path(args.masks)
     listed = testing.listed(Path(args.root), args.good, masks)
+    below = [str(Path(file).relative_to(args.root)) for file in listed.files]
+    places = maps.places(args.maps, listed.files, below, args.overwrite)
     found, threshold, model = _scored(args, listed.files)
-    kinds, scores, maps, unread = [], [], [], 0
+    kinds, scores, heats, unread = [], [], [], 0
     for row, score, image, heat in found:
         if isinstance(score, str):
             unread += 1
@@ -201,12 +205,12 @@ def evaluate(args: argparse.Namespace) -> int:
         kinds.append(listed.kinds[row])
         scores.append(score)
         if masks is not None:
-            maps.append((testing.mask(listed.masks[row], heat.shape, model.card.spec.preprocess), heat))
-        if args.maps:
-            _draw(Path(args.maps), str(Path(listed.files[row]).relative_to(args.root)), image, heat, threshold)
+            heats.append((testing.mask(listed.masks[row], heat.shape, model.card.spec.preprocess), heat))
+        if places:
+            _draw(places[row], image, heat, threshold)
     if not scores:
         raise UserError(f"--root {args.root}: no image could be read")
-    figures = testing.measured(kinds, args.good, np.asarray(scores), threshold, maps) | {
+    figures = testing.measured(kinds, args.good, np.asarray(scores), threshold, heats) | {
         "threshold": threshold,
         "unread": unread,
     }
@@ -226,6 +230,8 @@ def _scored(args: argparse.Namespace, files: Sequence[str]) -> tuple[Iterator[tu
     from jaxdino.core.options import check_range
 
     check_range("--batch_size", args.batch_size, "[1, inf)")
+    if args.threshold is not None:
+        check_range("--threshold", args.threshold, "[-inf, inf]")
     fitted = detector.read(args.detector)
     model = reopened(fitted.about.get("weights"), args.detector, args.weights, detector.AGAIN)
     scoring.prepare(model, fitted, args.detector)
@@ -233,7 +239,7 @@ def _scored(args: argparse.Namespace, files: Sequence[str]) -> tuple[Iterator[tu
     return scoring.scored(model, fitted, files, args.batch_size), threshold, model
 
 
-def _draw(folder: Path, below: str, image: Any, heat: Any, threshold: float) -> None:
+def _draw(place: Path, image: Any, heat: Any, threshold: float) -> None:
     """Write the anomaly map over its image; colours are at half of their range at the threshold."""
     import io
 
@@ -242,7 +248,7 @@ def _draw(folder: Path, below: str, image: Any, heat: Any, threshold: float) -> 
     from convert.atomic import AtomicFiles
     from jaxdino.anomalies.maps import coloured
 
-    file, place = io.BytesIO(), folder / Path(below).with_suffix(".png")
+    file = io.BytesIO()
     Image.fromarray(coloured(image, heat, threshold)).save(file, "PNG")
     with AtomicFiles(place.parent) as drafts, drafts.open(place.name) as out:
         out.write(file.getvalue())
@@ -261,7 +267,11 @@ def _table(figures: dict[str, Any]) -> str:
         ["image AUROC", shown(figures["image_auroc"]) + span],
         [f"recall at {figures['threshold']:.4f}", shown(figures["recall"])],
         ["false alarms", shown(figures["false_alarms"])],
-        *([["pixel AUROC", shown(figures["pixel_auroc"])], ["PRO", shown(figures["pro"])]] if figures["pro"] else []),
+        *(
+            [["pixel AUROC", shown(figures["pixel_auroc"])], ["PRO", shown(figures["pro"])]]
+            if figures["pro"] is not None
+            else []
+        ),
     ]
     kinds = [["kind", "images", "image AUROC", "recall"]]
     for kind, one in figures["kinds"].items():

@@ -115,8 +115,10 @@ def _checked(args: argparse.Namespace) -> str:
     if args.engine not in ENGINES:
         raise UserError(f"--engine {args.engine} is not known; {did_you_mean(args.engine, ENGINES)}")
     check_range("--top", args.top, "[1, inf)")
-    check_range("--seed", args.seed, "[0, inf)")
+    check_range("--seed", args.seed, "[0, 4294967295]")
     results.check("--out", args.out, args.overwrite)
+    if args.out and Path(args.out).resolve() == Path(args.embeddings).with_suffix(".json").resolve():
+        raise UserError(f"--out {args.out} belongs to the embeddings {args.embeddings}: give another file")
     if args.html:
         page = Path(args.html)
         if page.suffix.lower() not in (".html", ".htm") or page.is_dir() or not page.absolute().parent.is_dir():
@@ -172,11 +174,8 @@ def _print(found: Sequence[_Found], made: Any, everything: bool) -> None:
     """Print a line for each image: all of a query, of a group the first ones and how many there are."""
     for group in found:
         for row, cosine in group.members if everything else group.members[:SHOWN]:
-            print(
-                printable(
-                    "\t".join([group.name, "" if cosine is None else f"{cosine:.4f}", made.paths[row]]), keep="\t"
-                )
-            )
+            fields = [group.name, "" if cosine is None else f"{cosine:.4f}", made.paths[row]]
+            print("\t".join(printable(field, keep="") for field in fields))
         if not everything and (more := len(group.members) - SHOWN) > 0:
             print(f"{group.name}\t\tand {more:,} more")
     if not found:

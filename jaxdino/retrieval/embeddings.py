@@ -140,12 +140,14 @@ def read(file: str | Path) -> Embeddings:
     if not path.is_file():
         raise UserError(f"{file}: there is no such file; jaxdino embed --weights SRC --root DIR --out {file} writes it")
     values, paths, about = _of_parquet(path) if path.suffix == ".parquet" else _of_npy(path)
-    needed = {"root": str, "pool": str, "weights": dict}
+    needed = {"root": str, "pool": str, "weights": dict, "preprocess": dict}
     if wrong := [name for name, kind in needed.items() if not isinstance(about.get(name), kind)]:
         raise UserError(f"{path} does not say its {wrong[0]}: jaxdino embed did not write it; {AGAIN}")
     if values.ndim != 2 or values.dtype != np.float32 or len(values) != len(paths) or not values.size:
         what = f"{len(paths)} paths and embeddings {values.dtype} {values.shape}"
         raise UserError(f"{path} has {what}; float32 (N, D) with a path for each row is needed; {AGAIN}")
+    if not all(isinstance(one, str) for one in paths):
+        raise UserError(f"{path}: its paths are not all texts; {AGAIN}")
     return Embeddings(path, values, paths, about)
 
 
@@ -163,7 +165,11 @@ def _of_parquet(path: Path) -> tuple[np.ndarray, Sequence[str], dict[str, Any]]:
         if column.null_count or len(flat) % max(1, len(found)):
             raise UserError(f"{path}: its embeddings differ in length; {AGAIN}")
         paths = found.column("path").to_pylist()
-        return flat.reshape(len(found), -1), paths, parse_json(said.decode(), str(path), dict)
+        return (
+            flat.reshape(len(found), len(flat) // max(1, len(found))),
+            paths,
+            parse_json(said.decode(), str(path), dict),
+        )
     except (OSError, pa.ArrowException, AttributeError, UnicodeDecodeError) as err:
         raise UserError(f"{path} cannot be read: {(str(err).splitlines() or [''])[0]}; {AGAIN}") from None
 

@@ -20,6 +20,7 @@ MOST = 1_000_000  # images compared with all others by `auto`
 ENGINES = ("auto", "exact", "faiss")
 PROBES = 32  # cells that are searched
 PER_CELL = 64  # images for each cell that the cells are learnt from
+ROUNDING = 1e-6  # of a float32 cosine: copies have not always 1
 CHUNK = 16_384  # queries at a time
 
 
@@ -76,7 +77,8 @@ def near_duplicates(values: np.ndarray, cosine: float, engine: str) -> list[list
     """
     if len(values) < 2:
         return []
+    values = knn.check_features(values, "file")
     cosines, rows = neighbours(values, engine)
-    one, rank = np.nonzero(cosines >= cosine)
+    one, rank = np.nonzero(cosines >= cosine - ROUNDING)
     pairs = np.stack([one, rows[one, rank]], axis=1)
     return sorted(groups(len(values), [pairs[pairs[:, 0] != pairs[:, 1]]]), key=lambda group: (-len(group), group[0]))

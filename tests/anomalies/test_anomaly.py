@@ -68,7 +68,7 @@ def test_spots_are_told_and_found(folders, fitted, capsys):
 
 
 def test_prediction_writes_scores_and_maps(folders, fitted, tmp_path, capsys):
-    names = [str(folders / "test" / "spot" / "3.png"), str(folders / "test" / "good" / "3.png")]
+    names = [str(folders / "test" / "spot" / "3.png"), str(folders / "test" / "good" / "4.png")]
     where = ["--maps", str(tmp_path / "maps"), "--out", str(tmp_path / "s.json")]
     assert anomaly.main(["predict", "--detector", str(fitted), *names, *where]) == 0
     spot, good = json.loads((tmp_path / "s.json").read_text())
@@ -159,6 +159,13 @@ def test_pixel_measures_are_their_definitions():
         (["predict", "--detector", "nothing", "train"], "no anomaly detector"),
         (["evaluate", "--detector", "nothing", "--root", "masks"], "'good'"),
         (["evaluate", "--detector", "x", "--root", "test", "--masks", "train"], "has no mask"),
+        (["evaluate", "--detector", "x", "--root", "test", "--json", "no/f.json"], "a folder that exists"),
+        (["evaluate", "--detector", "x", "--root", "test", "--maps", "test"], "would replace the image"),
+        (["predict", "--detector", "x", "test/good/1.png", "--maps", "test/good", "--overwrite"], "would replace"),
+        (["predict", "--detector", "x", "test/good/1.png", "--maps", "masks/spot/1_mask.png"], "is a file"),
+        (["predict", "--detector", "x", "test/good/1.png", "test/spot/1.png", "--maps", "m"], "would both be m/1.png"),
+        (["predict", "--detector", "x", "test/good/1.png", "--maps", "test/spot"], "exists already"),
+        (["predict", "--detector", "x", "test/good/1.png", "--threshold", "nan"], "is no number"),
     ],
 )
 def test_wrong_calls(folders, args, says, capsys, monkeypatch):

@@ -117,11 +117,34 @@ def test_other_weights_are_refused(root, files, tmp_path, capsys):
         (["--near_duplicates", "0.9", "--engine", "fais"], "is not known"),
         (["--clusters", "2", "--out", "o.txt"], ".csv"),
         (["nothing.png"], "nothing.png"),
+        (["--clusters", "2", "--seed", "4294967296"], "--seed"),
+        (["--clusters", "2", "--out", "e.json", "--overwrite"], "belongs to the embeddings"),
     ],
 )
-def test_wrong_calls(files, flags, says, capsys):
+def test_wrong_calls(files, flags, says, capsys, monkeypatch):
+    monkeypatch.chdir(files)
     assert search.main([*flags, "--embeddings", str(files / "e.npy")]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_copies_have_cosine_one_and_values_that_are_not_finite_are_refused():
+    values = np.random.default_rng(2).normal(size=(40, 96)).astype(np.float32).repeat(2, axis=0)
+    assert len(pairs.near_duplicates(values, 1.0, "exact")) == 40
+    values[3, 2] = np.nan
+    for engine in ("exact", "faiss"):
+        with pytest.raises(UserError, match="not finite"):
+            pairs.near_duplicates(values, 0.9, engine)
+
+
+def test_a_tab_in_a_path_does_not_split_a_line(files, tmp_path, capsys):
+    made = json.loads((files / "e.json").read_text())
+    made["paths"] = [f"a\t{path}" for path in made["paths"]]
+    shutil.copy(files / "e.npy", tmp_path / "e.npy")
+    (tmp_path / "e.json").write_text(json.dumps(made))
+    assert {len(line) for line in run(capsys, "--embeddings", tmp_path / "e.npy", "--clusters", 2)} == {3}
+    (tmp_path / "e.json").write_text(json.dumps(made | {"preprocess": [1]}))
+    with pytest.raises(UserError, match="preprocess"):
+        embeddings.read(tmp_path / "e.npy")
 
 
 def test_damaged_files_are_named(files, tmp_path):
