@@ -61,6 +61,7 @@ def search(args: argparse.Namespace) -> None:
         by other weights; for a query image that cannot be read.
     """
     asked = _checked(args)
+    from convert.atomic import AtomicFiles
     from jaxdino.retrieval import embeddings
 
     made = embeddings.read(args.embeddings)
@@ -77,7 +78,9 @@ def search(args: argparse.Namespace) -> None:
                 add({"group": group.name, "rank": rank, "path": made.paths[row]} | more)
     _print(found, made, everything=asked == "queries")
     if args.html:
-        Path(args.html).write_text(_page(args, asked, made, found), encoding="utf-8")
+        page = Path(args.html).absolute()
+        with AtomicFiles(page.parent) as drafts, drafts.open(page.name) as file:
+            file.write(_page(args, asked, made, found).encode("utf-8", "backslashreplace"))
     for file in filter(None, (args.out, args.html)):
         print(file)
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -77,6 +78,12 @@ def test_near_duplicates_and_their_page(files, tmp_path, capsys):
     assert {line[2] for line in lines[:-1]} == {"again.jpg", "dots/3.png"}
     text = page.read_text()
     assert text.count("data:image/jpeg") == 2 and "again.jpg" in text and "<script" not in text
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="a folder in which nobody can write")
+def test_a_page_that_cannot_be_written_is_named(files, capsys):
+    assert search.main(["--embeddings", str(files / "e.npy"), "--clusters", "2", "--html", "/proc/x.html"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_faiss_finds_the_same_pairs_when_it_looks_everywhere():
