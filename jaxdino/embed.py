@@ -55,9 +55,11 @@ def embed(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     Raises:
       UserError: for wrong arguments, before an image is read; if no image can be read.
     """
+    from jaxdino.core.bars import bar
     from jaxdino.core.options import check_range
     from jaxdino.data.bad_images import check_read
     from jaxdino.data.sources import load_source
+    from jaxdino.evals import report
     from jaxdino.evaluate import opened
     from jaxdino.retrieval import embed as compute
     from jaxdino.retrieval import embeddings
@@ -74,10 +76,12 @@ def embed(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     how = pixels.settled(cfg, source, model.card, say).spec.preprocess
     split = source.split("train")
     with embeddings.Writer(out, wide) as writer:
-        found, bad = compute.batches(model, split, pixels.of_model(cfg, how), pool, args.batch_size)
-        for rows, values in found:
-            if len(rows):
+        look = compute.embedder(model, pool)
+        found, bad = report.readable(split, pixels.of_model(cfg, how), model, look, args.batch_size)
+        with bar(None, "embeddings", total=len(split)) as watched:
+            for rows, values in found:
                 writer.add([split.record_name(row) for row in rows.tolist()], values)
+                watched.update(len(rows))
         check_read(bad, len(bad), len(split), say)
         if bad:
             say(bad.report())

@@ -7,6 +7,7 @@ height, as the model receives it.
 
 import argparse
 import sys
+from pathlib import Path
 
 from convert import flags
 from jaxdino.core.command import described, expanded, finish, program
@@ -51,6 +52,8 @@ def match(args: argparse.Namespace) -> None:
 
     check_range("--most", args.most, "[1, inf)")
     out = match_pictures.check_out(args.out, args.overwrite)
+    if out.exists() and any(Path(one).exists() and out.samefile(one) for one in (args.a, args.b)):
+        raise UserError(f"--out {out} is one of the two images: give another file")
     point = None if args.point is None else _point(args.point)
     model = opened(args)
     check_sight(model)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from convert.atomic import atomic_folder, refuse_occupied
-from jaxdino.anomalies.form import Form, features
+from jaxdino.anomalies.form import Form
 from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import read_json, write_json
-from jaxdino.data.bad_images import BadImages
-from jaxdino.data.config import DataConfig
-from jaxdino.data.record import Split
-from jaxdino.evals import report
-from jaxdino.evals.passes import Arrays, outputs
 
 ABOUT, BANK = "anomaly.json", "bank.npy"
 AGAIN = "jaxdino anomaly fit --overwrite makes it anew"
@@ -75,24 +70,6 @@ def read(folder: str | Path) -> Detector:
         return found
     except (OSError, KeyError, TypeError, ValueError, EOFError) as err:
         raise UserError(f"{folder} is damaged: {type(err).__name__}: {err}; {AGAIN}") from None
-
-
-def batches(
-    model: Any, form: Form, split: Split, data: DataConfig, batch_size: int
-) -> tuple[Iterator[tuple[np.ndarray, np.ndarray]], BadImages]:
-    """Return batches of (rows of readable images (n,), patch features (n, h, w, D)), and the unreadable images."""
-    found, look = report.batches_of(split, data, model, batch_size), features(model, form)
-
-    def step(batch: Arrays) -> Arrays:
-        return {"features": look(batch["image"]), "weight": batch["weight"], "index": batch["index"]}
-
-    def read_all() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for one in outputs(step, found, ("image", "weight", "index")):
-            there = one["weight"] > 0
-            if there.any():
-                yield one["index"][there].astype(np.int64), np.asarray(one["features"], np.float32)[there]
-
-    return read_all(), found.bad
 
 
 def distances(bank: jax.Array, features_BxhxwxD: np.ndarray, cosine: bool) -> np.ndarray:

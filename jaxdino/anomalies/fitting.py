@@ -8,12 +8,13 @@ import numpy as np
 
 from jaxdino.anomalies import detector
 from jaxdino.anomalies.coreset import Coreset
-from jaxdino.anomalies.form import Form
+from jaxdino.anomalies.form import Form, features
 from jaxdino.core.bars import bar
 from jaxdino.core.errors import UserError
 from jaxdino.data.bad_images import check_read
 from jaxdino.data.config import DataConfig
 from jaxdino.data.record import Split
+from jaxdino.evals import report
 
 FEW = 20  # images for the threshold; with fewer the quantile is rough
 
@@ -54,20 +55,21 @@ def fit(
       UserError: for too few images, and if none can be read.
     """
     fitted, held = divided(len(split), hold_out, seed)
+    look = features(model, form)
     kept = Coreset(size, seed)
     part = split.chosen(fitted)
-    found, bad = detector.batches(model, form, part, data, batch_size)
+    found, bad = report.readable(part, data, model, look, batch_size)
     with bar(None, "bank", total=len(part)) as watched:
-        for rows, features in found:
-            kept.add(features.reshape(-1, features.shape[-1]))
+        for rows, values in found:
+            kept.add(values.reshape(-1, values.shape[-1]))
             watched.update(len(rows))
     check_read(bad, len(bad), len(part), say)
     bank = kept.bank()
     on_device, scores = jnp.asarray(bank), []
     part_held = split.chosen(held)
-    found, bad_held = detector.batches(model, form, part_held, data, batch_size)
-    for _, features in bar(found, "threshold", unit="batch"):
-        scores.append(detector.image_scores(detector.distances(on_device, features, form.cosine), form.share))
+    found, bad_held = report.readable(part_held, data, model, look, batch_size)
+    for _, values in bar(found, "threshold", unit="batch"):
+        scores.append(detector.image_scores(detector.distances(on_device, values, form.cosine), form.share))
     check_read(bad_held, len(bad_held), len(part_held), say)
     good = np.concatenate(scores)
     if len(good) < FEW:

@@ -1,7 +1,7 @@
 """Evaluate one model on one labelled source: nearest neighbours, linear classifier, with raw pixels as a baseline."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.params import bind
 from jaxdino.core.params import split as taken_apart
 from jaxdino.core.table import format_table
-from jaxdino.data.bad_images import BadImage, check_read
+from jaxdino.data.bad_images import BadImage, BadImages, check_read
 from jaxdino.data.config import DataConfig
 from jaxdino.data.photometric import normalize
 from jaxdino.data.pipeline import EvalBatches, make_eval_iter
@@ -23,6 +23,7 @@ from jaxdino.data.record import Source, Split
 from jaxdino.evals import features, pictures, pools
 from jaxdino.evals.few_shot import check_shots, few_shot_accuracy
 from jaxdino.evals.knn import TEMPERATURE, K, check_k, knn_accuracy
+from jaxdino.evals.passes import Arrays, outputs
 from jaxdino.evals.probe import linear_probe
 
 PIXELS = 32  # side of the images of the raw pixel baseline
@@ -129,6 +130,28 @@ def batches_of(split: Split, data: DataConfig | None, model: Any, batch_size: in
         resize=how.resize,
         channels=len(how.mean),
     )
+
+
+def readable(
+    split: Split, data: DataConfig, model: Any, look: Embed, batch_size: int
+) -> tuple[Iterator[tuple[np.ndarray, np.ndarray]], BadImages]:
+    """Return batches of (rows of the readable images (n,), their features float32 (n, ...)), and the unreadable images.
+
+    Args:
+      look: images uint8 (B, H, W, C) -> features (B, ...).
+    """
+    batches = batches_of(split, data, model, batch_size)
+
+    def step(batch: Arrays) -> Arrays:
+        return {"features": look(batch["image"]), "weight": batch["weight"], "index": batch["index"]}
+
+    def read() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for one in outputs(step, batches, ("image", "weight", "index")):
+            there = one["weight"] > 0
+            if there.any():
+                yield one["index"][there].astype(np.int64), np.asarray(one["features"], np.float32)[there]
+
+    return read(), batches.bad
 
 
 def _features(

@@ -1,19 +1,14 @@
 """Compute the embeddings of images with a loaded model."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxdino.core.bars import bar
 from jaxdino.core.errors import UserError
-from jaxdino.data.bad_images import BadImages
-from jaxdino.data.config import DataConfig
-from jaxdino.data.record import Split
 from jaxdino.evals import pools, report
-from jaxdino.evals.passes import Arrays, outputs
 
 JOINT = "joint"
 """The pool of CLIP's space of images and texts."""
@@ -51,22 +46,3 @@ def width(model: Any, pool: str) -> int:
     how = model.card.spec.preprocess
     images = jax.ShapeDtypeStruct((1, *how.size, len(how.mean)), np.uint8)
     return jax.eval_shape(embedder(model, pool), images).shape[-1]
-
-
-def batches(
-    model: Any, split: Split, data: DataConfig, pool: str, batch_size: int
-) -> tuple[Iterator[tuple[np.ndarray, np.ndarray]], BadImages]:
-    """Return batches of (rows of readable images (n,), their embeddings float32 (n, D)), and the unreadable images."""
-    found, embed = report.batches_of(split, data, model, batch_size), embedder(model, pool)
-
-    def step(batch: Arrays) -> Arrays:
-        return {"embedding": embed(batch["image"]), "weight": batch["weight"], "index": batch["index"]}
-
-    def read() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        with bar(None, "embeddings", total=len(split)) as watched:
-            for one in outputs(step, found, ("image", "weight", "index")):
-                there = one["weight"] > 0
-                yield one["index"][there].astype(np.int64), np.asarray(one["embedding"], np.float32)[there]
-                watched.update(int(np.count_nonzero(one["index"] >= 0)))
-
-    return read(), found.bad

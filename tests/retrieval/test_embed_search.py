@@ -174,6 +174,13 @@ def test_nothing_is_left_when_no_image_can_be_read(tmp_path):
     assert not out.parent.exists()
 
 
+def test_a_picture_of_matches_never_replaces_an_image(root, capsys):
+    image = root / "again.jpg"
+    before, pair = image.read_bytes(), [str(image), str(root / "dots" / "3.png")]
+    assert match.main(["--weights", "dinov3_digits", *pair, "--out", str(image), "--overwrite"]) == 2
+    assert image.read_bytes() == before and "one of the two images" in capsys.readouterr().err
+
+
 def test_attention_similarity_and_matches_of_two_images(root, tmp_path):
     model = jaxdino.load("dinov3_digits")
     images = model.preprocess([str(root / "dots" / "3.png"), str(root / "again.jpg")])
