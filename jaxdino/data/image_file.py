@@ -58,6 +58,11 @@ def open_file(path: str | Path | Stored) -> Image.Image:
         return _open(source)
 
 
+def open_bytes(file: BinaryIO) -> Image.Image:
+    """Open an image that this program has just written into memory. Raises as `PIL.Image.open` for `FORMATS`."""
+    return _open(file)
+
+
 def bytes_of(path: str | Path | Stored) -> BinaryIO:
     """Open a file, or one that is stored as bytes, for reading its bytes."""
     return path.open() if isinstance(path, Stored) else open(path, "rb")

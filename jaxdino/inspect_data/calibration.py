@@ -13,6 +13,7 @@ from jaxdino.data.bands import Bands, pixels
 from jaxdino.data.channels import Reading
 from jaxdino.data.checks import open_image
 from jaxdino.data.duplicates import identical
+from jaxdino.data.image_file import open_bytes
 from jaxdino.data.record import Split
 from jaxdino.data.stored import ImageFile
 from jaxdino.evals import knn
@@ -38,7 +39,7 @@ def smaller_jpeg(image: Image.Image) -> Image.Image:
     file = io.BytesIO()
     small = image.resize([max(1, round(SIZE * side)) for side in image.size], Image.Resampling.BICUBIC)
     small.save(file, "JPEG", quality=QUALITY)
-    return Image.open(file)
+    return open_bytes(file)
 
 
 def cropped(image: Image.Image) -> Image.Image:
