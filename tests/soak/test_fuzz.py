@@ -52,7 +52,7 @@ def test_a_few_mutants(reader, tmp_path):
 
 @pytest.mark.slow
 def test_whatever_goes_wrong_is_found_and_its_input_kept(tmp_path):
-    report = fuzz("faulty", 0, 1, 40, tmp_path, hang=1.5)
+    report = fuzz("faulty", 0, 1, 40, tmp_path, hang=3.0)
     kinds = {"dies (-11)", "hangs", "KeyError at faulty.py", "memory", "a control character in the message"}
     assert {kind.partition(":")[0] for kind in report.failures} == kinds
     assert report.outcomes.total() + report.failed["dies (-11)"] + report.failed["hangs"] == 39

@@ -66,6 +66,14 @@ def raised(err: Exception) -> tuple[str, str]:
     return f"{type(err).__name__} at {Path(last.filename).name}:{last.lineno}", traceback.format_exc(limit=-12)[-4000:]
 
 
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Return what differs after a file was written: node, size, time in nanoseconds. None for a folder."""
+    if path.is_dir() and not path.is_symlink():
+        return None
+    entry = path.lstat()
+    return entry.st_ino, entry.st_size, entry.st_mtime_ns
+
+
 def _reader(name: str) -> Any:
     if name == "faulty":  # without the imports of the others
         from tests.soak import faulty
@@ -88,15 +96,22 @@ class Cases:
         self.files = {path: path.read_bytes() for path in found}
         self.changed = [path for path in found if path.suffix not in self.reader.kept]
         self.size = sum(map(len, self.files.values()))
+        self.stamps = {path: _stamp(path) for path in sorted(self.folder.rglob("*"))}
 
-    def restore(self, changed: Path | None) -> None:
-        """Put the seed files back: all of them, or the one that was changed."""
+    def restore(self, changed: Path) -> None:
+        """Put the seed files back: the one that was changed, and of a reader that writes whatever differs."""
+        changes = {changed}
         if self.reader.fresh:
-            shutil.rmtree(self.folder)
-        for path, content in self.files.items():
-            if self.reader.fresh or path == changed:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
+            now = {path: _stamp(path) for path in self.folder.rglob("*")}
+            for path in sorted(now.keys() - self.stamps.keys(), reverse=True):  # files before their folders
+                path.rmdir() if now[path] is None else path.unlink()
+            changes |= {path for path in self.files if now.get(path) != self.stamps[path]}
+            for path in self.stamps.keys() - now.keys() - self.files.keys():
+                path.mkdir(parents=True, exist_ok=True)
+        for path in changes:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.files[path])
+            self.stamps[path] = _stamp(path)
 
     def write(self, number: int) -> Path:
         """Write mutant `number`, and return the changed file."""
@@ -140,7 +155,7 @@ def main(name: str, seed: int, first: int, last: int, folder: Path) -> None:
     warnings.simplefilter("ignore")
     cases, most = Cases(name, seed, folder), 0
     cases.read(cases.changed[0])  # imports and compiles
-    cases.restore(None)
+    cases.restore(cases.changed[0])
     events.write("ready\n")
     for number in range(first, last):
         changed = cases.write(number)
