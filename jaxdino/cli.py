@@ -27,6 +27,7 @@ LINES = {
     "anomaly": "find anomalies with good images alone: scores, heat maps, AUROC and PRO",
     "check-data": "check a data set: unreadable files, duplicates, leaks between splits, classes, boxes",
     "prepare": "write a data set as shards, for large sets",
+    "serve": "serve models over HTTP: classes, embeddings, masks, boxes, with a page to try them",
     "replay": "take a step again that was not finite, and name the layer",
     "convert": "convert weights between PyTorch and jaxdino: import, export, inspect, verify, list",
     "configs": "list the configs that `jaxdino train --config=NAME` takes",

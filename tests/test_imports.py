@@ -51,6 +51,16 @@ BELOW = {  # room -> the rooms it may import
         "jaxdino.inspect_data",
         "convert",
     },
+    "jaxdino.serving": {
+        "jaxdino.core",
+        "jaxdino.models",
+        "jaxdino.data",
+        "jaxdino.evals",
+        "jaxdino.evaluation",
+        "jaxdino.retrieval",
+        "jaxdino.api",
+        "convert",
+    },
     "convert": {"jaxdino.core", "jaxdino.models", "jaxdino.data"},
     "configs": {
         "jaxdino.core",

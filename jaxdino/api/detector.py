@@ -15,7 +15,7 @@ from jaxdino.core.params import bind
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.channels import Reading
 from jaxdino.data.checks import open_image
-from jaxdino.data.geometry import evaluated
+from jaxdino.data.geometry import Geometry, evaluated
 from jaxdino.data.ranges import remarks
 from jaxdino.models.boxes import detections
 from jaxdino.models.heads.fcos import FCOSHeadConfig
@@ -74,26 +74,39 @@ class Detector(Model):
         """Yield the objects of each image, or why it cannot be read. `said` collects remarks by the image's name."""
         check_range("threshold", threshold, "[0, 1]")
         check_range("batch_size", batch_size, "[1, inf)")
-        how, channels = self.card.spec.preprocess, reading.channels
         for start in range(0, len(images), batch_size):
-            pixels = np.zeros((batch_size, *how.size, channels), np.uint8)
+            pixels = np.zeros((batch_size, *self.card.spec.preprocess.size, reading.channels), np.uint8)
             moves: list[Any] = []
             for place, record in enumerate(images[start : start + batch_size]):
                 try:
                     with remarks() as lines:
-                        image = open_image(record, reading)
+                        pixels[place], move = self.placed(record, reading)
                 except BadImage as err:
                     moves.append(err)
                     continue
                 if lines:
                     said[named(record, start + place)] = "; ".join(lines)
-                moves.append(evaluated(image.size, how.size, how.resize))
-                pixels[place] = moves[-1].image(image)
-            found = jax.device_get(self._detect(self.flat, pixels))
+                moves.append(move)
+            found = self.found(pixels)
             for place, move in enumerate(moves):
-                yield move if isinstance(move, BadImage) else self._objects(found, place, move, threshold)
+                yield move if isinstance(move, BadImage) else self.objects(found, place, move, threshold)
 
-    def _objects(self, found: dict[str, np.ndarray], place: int, move: Any, threshold: float) -> Objects:
+    def placed(self, record: Record, reading: Reading) -> tuple[np.ndarray, Geometry]:
+        """Return an image as the model takes it, uint8 (H, W, C), and its geometry. Raises BadImage."""
+        image, how = open_image(record, reading), self.card.spec.preprocess
+        move = evaluated(image.size, how.size, how.resize)
+        return move.image(image), move
+
+    def found(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the boxes (B, n, 4), scores and labels (B, n) in images uint8 (B, H, W, C) as `placed` gives them."""
+        return jax.device_get(self._detect(self.flat, pixels))
+
+    def objects(self, found: dict[str, np.ndarray], place: int, move: Geometry, threshold: float) -> Objects:
+        """Return the objects of one image of `found`, in pixels of the image itself.
+
+        Args:
+          place: its index in the batch. move: its geometry, as `placed` gives it.
+        """
         kept = (found["scores"][place] >= max(threshold, 1e-9)).nonzero()[0]
         boxes = found["boxes"][place][kept] * np.tile(move.origin[:2], 2) + np.tile(move.origin[2:], 2)
         boxes = np.clip(boxes, 0, np.tile(move.full, 2)).astype(np.float32)

@@ -28,6 +28,8 @@ from jaxdino.objectives.segment import prompt_features
 
 LONGEST = 8
 """Largest ratio of the longer to the shorter side of an image."""
+KEPT = 10_000
+"""Prompts whose features are kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +140,8 @@ class Segmenter(Model):
         """
         if isinstance(prompts, str) or not isinstance(prompts, Sequence) or not len(prompts):
             raise UserError('prompts are a list with at least one text in it: ["red circle"]')
+        if len(self._known) >= KEPT:
+            self._known.clear()  # a server would keep every prompt that it was ever sent
         for prompt in prompts:
             if not isinstance(prompt, str) or not prompt.strip():
                 raise UserError(f"the prompt {prompt!r} is not a text or is blank: give words, such as 'red circle'")

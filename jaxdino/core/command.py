@@ -27,6 +27,7 @@ COMMANDS = {
     "anomaly": "jaxdino.anomaly",
     "check-data": "jaxdino.check_data",
     "prepare": "jaxdino.prepare",
+    "serve": "jaxdino.serve",
     "replay": "jaxdino.replay",
     "convert": "convert",
 }

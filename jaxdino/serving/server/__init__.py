@@ -1,0 +1,1 @@
+"""`jaxdino serve`: models behind HTTP, in batches, with limits."""

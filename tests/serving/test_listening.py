@@ -1,0 +1,107 @@
+"""The server as a process: slow clients are cut off, SIGTERM loses no request, wrong flags are one line."""
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("fastapi")
+
+from jaxdino import serve
+from tests.serving.served_models import png, save_classifier
+
+
+def test_wrong_flags_are_errors_before_a_model_is_loaded(tmp_path, capsys):
+    (tmp_path / "keys").write_text("name short\n")
+    (tmp_path / "config.json").write_text('{"max_bath": 3}')
+    cases = {
+        (): "give the model to serve",
+        ("--model", "a/b=x"): "names are of letters",
+        ("--workdir", str(tmp_path), "--max_batch", "12"): "give 8 or 16",
+        ("--workdir", str(tmp_path), "--api_keys", str(tmp_path / "keys")): "fewer than 16 characters",
+        ("--workdir", str(tmp_path), "--config", str(tmp_path / "config.json")): "max_batch",
+        ("--workdir", str(tmp_path / "nowhere"), "--port", "0"): "nowhere",
+    }
+    for flags, message in cases.items():
+        assert serve.main(list(flags)) == 2
+        assert message in capsys.readouterr().err
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert serve.main(["--workdir", str(tmp_path), "--port", str(taken.getsockname()[1])]) == 2
+    assert "cannot be listened on" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory):
+    folder = save_classifier(tmp_path_factory.mktemp("served") / "model")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = {"workdir": folder, "port": port, "max_batch": 2, "header_timeout": 1, "body_timeout": 1, "drain_delay": 1}
+    command = [sys.executable, "-m", "jaxdino.serve", *(f"--{name}={value}" for name, value in flags.items())]
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ, text=True)
+    for line in started.stderr:
+        if '"ready"' in line:
+            break
+    reading = threading.Thread(target=started.stderr.read, daemon=True)
+    reading.start()
+    yield started, port
+    started.kill()
+    started.wait()
+    reading.join()
+    started.stderr.close()
+
+
+def post(port, body=None):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("POST", "/predict", body or png(0), {"Content-Type": "image/png"})
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return answer
+
+
+def test_slow_senders_of_header_and_body_are_cut_off(process):
+    _, port = process
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as header:
+        header.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\n")
+        start = time.monotonic()
+        assert header.recv(100) == b""
+        assert time.monotonic() - start < 5
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as body:
+        body.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\nabc")
+        assert body.recv(100).startswith(b"HTTP/1.1 408 ")
+    assert post(port).status == 200
+
+
+def test_sigterm_answers_what_comes_in_the_delay_and_then_ends(process):
+    started, port = process
+    statuses, failed, ended = [], [], threading.Event()
+
+    def ask():
+        while not ended.is_set():
+            try:
+                statuses.append(post(port).status)
+            except ConnectionRefusedError:
+                return  # it takes no more connections
+            except OSError as err:
+                failed.append(err)
+
+    clients = [threading.Thread(target=ask) for _ in range(4)]
+    for client in clients:
+        client.start()
+    time.sleep(0.5)
+    started.send_signal(signal.SIGTERM)
+    assert started.wait(30) == 0
+    ended.set()
+    for client in clients:
+        client.join(30)
+    assert set(statuses) == {200}
+    assert not failed
