@@ -19,6 +19,7 @@ LINES = {
     "segment": "segment images by text prompts or by classes",
     "detect": "find objects in images: boxes, as COCO JSON and pictures",
     "evaluate": "evaluate frozen features: k-NN, linear probe",
+    "compare": "train strategies with several seeds, and compare them on one page",
     "extract": "write the features of a data set to disk, once for many probes",
     "probe": "train hundreds of heads on such features, and choose one by validation",
     "embed": "write one embedding for each image of a folder",

@@ -18,7 +18,7 @@ from jaxdino.train.setup import prepare
 from tests.test_strategy import fake_resnet, fake_vit, labels
 
 SMALL = dict(depths=(1, 1, 1), widths=(64, 128, 256), stem=32)
-NAMES = ("linear", "gradual", "full_llrd", "progressive")
+NAMES = ("linear", "gradual", "full_llrd", "progressive", "lora")
 
 
 def load(name, model=None):

@@ -43,6 +43,16 @@ BELOW = {  # room -> the rooms it may import
         "jaxdino.evaluation",
         "convert",
     },
+    "jaxdino.comparison": {
+        "jaxdino.core",
+        "jaxdino.api",
+        "jaxdino.data",
+        "jaxdino.evals",
+        "jaxdino.evaluation",
+        "jaxdino.probing",
+        "jaxdino.settings",
+        "jaxdino.train",
+    },
     "jaxdino.retrieval": {
         "jaxdino.core",
         "jaxdino.models",

@@ -19,6 +19,7 @@ COMMANDS = {
     "segment": "jaxdino.segment",
     "detect": "jaxdino.detect",
     "evaluate": "jaxdino.evaluate",
+    "compare": "jaxdino.compare",
     "extract": "jaxdino.extract",
     "probe": "jaxdino.probe",
     "embed": "jaxdino.embed",

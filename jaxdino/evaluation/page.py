@@ -12,19 +12,24 @@ from jaxdino.evaluation.figure import plain
 from jaxdino.evaluation.markdown import markdown
 from jaxdino.evaluation.section import Section
 
-FILES = ("evaluation.json", "evaluation.md", "evaluation.html")
+SUFFIXES = (".json", ".md", ".html")
 MISTAKES = "evaluation_mistakes.csv"
 BESIDE = (MISTAKES,)
 """Files of sections; those of an earlier report are deleted."""
 
 
 def write_report(
-    folder: Path, title: str, about: Sequence[str], head: dict[str, Any], sections: Sequence[Section]
+    folder: Path,
+    title: str,
+    about: Sequence[str],
+    head: dict[str, Any],
+    sections: Sequence[Section],
+    name: str = "evaluation",
 ) -> list[Path]:
     """Write the report as JSON, Markdown and HTML, all or none; files of an earlier report are replaced.
 
     Args:
-      head: what the JSON file says before the sections.
+      head: what the JSON file says before the sections. name: of the three files, without their suffix.
 
     Raises:
       UserError: if the folder cannot be written.
@@ -32,12 +37,12 @@ def write_report(
     values = head | {section.key: plain(section.values) for section in sections}
     page = render("evaluation.html", title=shown(title), about=list(map(shown, about)), sections=sections, shown=shown)
     texts = [json.dumps(finite(values), indent=2, default=str) + "\n", markdown(title, about, sections), page]
-    named: dict[str, str] = dict(zip(FILES, texts, strict=True))
+    named: dict[str, str] = dict(zip((name + end for end in SUFFIXES), texts, strict=True))
     for section in sections:
         named.update(section.files)
-    retired = [folder / name for name in BESIDE if name not in named]
+    retired = [folder / file for file in BESIDE if file not in named and name == "evaluation"]
     with AtomicFiles(folder, retired) as files:
-        for name, text in named.items():
-            with files.open(name) as stream:
+        for file, text in named.items():
+            with files.open(file) as stream:
                 stream.write(text.encode("utf-8", "backslashreplace"))
-    return [folder / name for name in named]
+    return [folder / file for file in named]

@@ -157,11 +157,13 @@ class Checkpoint:
       every_epochs: number of epochs between checkpoints.
       every_steps: number of steps between additional checkpoints; None: only at the ends of epochs.
       keep: number of checkpoints to keep.
+      stage_models: also keep the model that the run starts from and the best one of each stage, in stages/.
     """
 
     every_epochs: int = 1
     every_steps: int | None = None
     keep: int = 2
+    stage_models: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

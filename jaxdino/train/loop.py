@@ -84,7 +84,10 @@ def _run(config: Any, folder: Workdir, stop: Stop, on_step: Callable[[int], None
                 session.progress.baseline = setup.task.baseline(session)
             current = None
             for part in setup.parts[session.progress.stage :]:
-                current = run_stage(session, part, session.begin(part, current))
+                begun = session.begin(part, current)
+                if session.saved_step is None and not part.index:
+                    session.keep_stage_model(part, 0, "start", begun)
+                current = run_stage(session, part, begun)
                 session.end(part, current)
             finish(session)
         except Stopped:

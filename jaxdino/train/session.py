@@ -1,6 +1,7 @@
 """One run in one process: its folder, its checkpoints, and what one stage passes to the next."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -19,7 +20,7 @@ from jaxdino.train.run_page import write_page
 from jaxdino.train.setup import Setup
 from jaxdino.train.stop import Stop
 from jaxdino.train.task import Part
-from jaxdino.train.workdir import SUMMARY, Workdir, say
+from jaxdino.train.workdir import STAGES, SUMMARY, Workdir, say
 from jaxdino.train.writers import Writers
 
 
@@ -120,6 +121,7 @@ class Session:
         if now.beats_best_model(self.setup.parts[-1].stage):
             now.best_model = {"stage": part.index, "origin": now.origin, **now.best_metrics}
             self.save_best(part, current)
+        self.keep_stage_model(part, part.index + 1, part.stage.name, current)
         self.setup.task.end(self, part, current)
         self.write_summary(draw=part is not self.setup.parts[-1])
         for after in self.setup.parts[part.index + 1 : part.index + 2]:
@@ -141,6 +143,19 @@ class Session:
             now = self.progress
             self.setup.task.save_best(self.folder.folder, part.at(now.size_place), host, now.best_metrics)
         processes.wait_until_visible(self.folder / "best")
+
+    def keep_stage_model(self, part: Part, number: int, name: str, current: state.State) -> None:
+        """With `checkpoint.stage_models`, write the best model of a state to stages/NUMBER_NAME/best."""
+        if not self.setup.config.checkpoint.get("stage_models"):
+            return
+        self.folder.lock.check()
+        host = sharding.gather(state.whole(current["best"], current["frozen"]))
+        plain = re.sub(r"[^\w.-]+", "-", name)[:60]
+        place = self.folder / STAGES / f"{number}_{plain}"
+        if self.chief:
+            place.mkdir(parents=True, exist_ok=True)
+            self.setup.task.save_best(place, part.at(self.progress.size_place), host, {})
+        processes.wait_until_visible(place / "best")
 
     def write_summary(self, draw: bool = True, **more: Any) -> None:
         """Write summary.json, and draw the plots of the run so far."""

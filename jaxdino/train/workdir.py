@@ -10,6 +10,7 @@ events/        the same numbers for TensorBoard; wandb/ and mlruns/ if these are
 writers.json   the ids of the run in Weights & Biases and MLflow (`jaxdino.train.writers`)
 nan_stepN/     a step with values that are not finite (`jaxdino.train.not_finite`)
 checkpoints/   to resume from          best/   the best model
+stages/        the model at the start and after each stage, with checkpoint.stage_models
 *.png          loss, learning rates, validation accuracy
 report.html    the run as one page (`jaxdino.train.run_page`)
 """
@@ -45,8 +46,9 @@ FREE += ("data.num_workers", "data.num_threads", "data.max_missing")
 FREE += ("data.follow_links", "data.digest", "data.accept_change", "writers", "tracking", "debug")
 # Settings that may differ for the current stage and later ones; see `jaxdino.train.extend`.
 SUMMARY = "summary.json"
+STAGES = "stages"
 FILES = (CONFIG, SUMMARY, metric_log.FILE, "pixels.json", "data.json", "data_files.gz", writers.KEPT)
-FOLDERS = ("checkpoints", "best", tensorboard.FOLDER, "damaged", "training")
+FOLDERS = ("checkpoints", "best", STAGES, tensorboard.FOLDER, "damaged", "training")
 LENGTH = r"stages\[(\d+)\]\.(?:epochs|steps)"
 
 # Settings missing in older runs, with the values that match their behaviour.

@@ -1,0 +1,1 @@
+"""Compare strategies: their runs, what is measured of each, statistics, the recommendation, the page."""

@@ -1,0 +1,139 @@
+"""`compare` on tiny runs: what it writes, that it resumes, what it recommends, and what it refuses."""
+
+import csv
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from sklearn.metrics import pairwise
+
+from jaxdino.compare import main
+from jaxdino.comparison.cka import linear_cka
+from jaxdino.comparison.plan import seeds_of
+from jaxdino.comparison.recommendation import Limits, recommend
+from jaxdino.comparison.statistics import Strategy, gap
+from jaxdino.core.errors import UserError
+from tests.train import tiny
+
+CONFIG = """
+from tests.train import tiny
+def get_config(model=None):
+    made = tiny.config({epochs}, batch_size=128, early_stopping__monitor="")
+    for stage in made.stages[1:]:
+        stage.groups.backbone.lr = 0.1
+    return made
+"""
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """The folder of a comparison of two tiny strategies, and its flags."""
+    place = tmp_path_factory.mktemp("compared")
+    for name, epochs in {"short": "1", "long": "1, 1"}.items():
+        (place / f"{name}.py").write_text(CONFIG.format(epochs=epochs))
+    flags = ["--configs", f"{place}/short.py,{place}/long.py", "--seeds", "1", "--out", str(place / "out")]
+    flags += ["--probe_most", "60", "--in_process", "--config.writers=none"]
+    assert main(flags) == 0
+    return place / "out", flags
+
+
+def test_the_report_has_every_run_with_spread_and_forgetting(compared):
+    out, _ = compared
+    found = json.loads((out / "comparison.json").read_text())
+    assert found["metric"] == "val/accuracy" and len(found["runs"]) == 2 and not found["failed"]
+    rows = list(csv.DictReader((out / "runs.csv").read_text().splitlines()))
+    assert [row["status"] for row in rows] == ["finished"] * 2
+    for run in found["runs"]:
+        summary = json.loads((out / "runs" / run["run"] / "summary.json").read_text())
+        assert run["measured"]["accuracy"] == summary["test/accuracy"]
+        assert run["calibration"]["nll"]["value"] == pytest.approx(summary["test/loss"], abs=1e-4)
+        first, *later = run["forgetting"]
+        assert first["stage"] == "start" and first["cka"] == pytest.approx([1, 1])
+        assert [row["stage"] for row in later] == [stage["name"] for stage in run["stages"]]
+        assert later[0]["knn"] == first["knn"] and later[0]["cka"] == pytest.approx([1, 1])  # only the head was trained
+    assert min(found["runs"][-1]["forgetting"][-1]["cka"]) < 1 - 1e-4  # the last block was trained too
+    page = (out / "comparison.html").read_text()
+    assert "Recommended" in page and "<script" not in page and "http" not in page.replace("http-equiv", "")
+
+
+def test_the_same_command_repeats_no_run_and_measures_nothing_again(compared, monkeypatch):
+    out, flags = compared
+    before = (out / "comparison.json").read_text()
+    monkeypatch.setattr("jaxdino.comparison.running.train", pytest.fail)
+    monkeypatch.setattr("jaxdino.comparison.measured._measure", pytest.fail)
+    assert main(flags) == 0
+    assert (out / "comparison.json").read_text() == before
+    assert not list(out.glob("runs/*/stages"))  # deleted once they are measured
+
+
+def test_a_changed_setting_is_refused_before_any_run(compared, capsys):
+    _, flags = compared
+    assert main([*flags, "--config.optimizer.weight_decay=0.3"]) == 2
+    assert "holds a run of another config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--configs", "linear,linaer"], "nearest"),
+        (["--configs", "linear,linear"], "name each strategy once"),
+        (["--configs", "linear,ssl"], "trains the task 'distill'"),
+        (["--seeds", "some"], "--seeds some"),
+        (["--probe_most", "0", "--probe_root", "x"], "is not read with --probe_most 0"),
+    ],
+)
+def test_refusals(flags, words, tmp_path, capsys):
+    assert main(["--out", str(tmp_path / "out"), *flags]) == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_seeds():
+    assert (seeds_of("2"), seeds_of("4,7"), seeds_of("4,")) == ([0, 1], [4, 7], [4])
+    with pytest.raises(UserError, match="different seeds"):
+        seeds_of("3,3")
+
+
+def test_cka_is_that_of_centred_gram_matrices():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(50, 7)) + 3, rng.normal(size=(50, 4))
+    y[:, :2] += x[:, :2]
+    centre = np.eye(50) - 1 / 50
+    k, m = (centre @ pairwise.linear_kernel(one) @ centre for one in (x, y))
+    assert linear_cka(x, y) == pytest.approx((k * m).sum() / np.sqrt((k * k).sum() * (m * m).sum()))
+    turned, _ = np.linalg.qr(rng.normal(size=(7, 7)))
+    assert linear_cka(x, 2 * x @ turned + 1) == pytest.approx(1)
+    assert linear_cka(x, np.ones((50, 3))) is None
+
+
+def strategy(name, values, seconds=100.0, params=1000, memory=1.0):
+    """A strategy with these validation accuracies, of 400 images."""
+    found = {"val_images": 400, "seconds": seconds, "trainable_params": params, "memory_gib": memory}
+    each = [{"val": {"accuracy": value}} | found for value in values]
+    return Strategy(name, [SimpleNamespace(run=SimpleNamespace(seed=n), found=one) for n, one in enumerate(each)])
+
+
+def test_the_noise_of_a_gap_is_of_seeds_and_of_images():
+    found = gap(strategy("a", (0.9, 0.8)), strategy("b", (0.7, 0.7)), "accuracy")
+    of_seeds, of_images = np.var([0.2, 0.1], ddof=1) / 2, (0.85 * 0.15 + 0.7 * 0.3) / 400
+    assert (found.value, found.noise) == pytest.approx((0.15, 2 * np.sqrt(of_seeds + of_images)))
+
+
+def test_the_decision_tree():
+    best = strategy("full", (0.90, 0.91), seconds=1000, params=9000, memory=8)
+    equal = strategy("lora", (0.89, 0.91), seconds=500, params=300)
+    fewest = strategy("linear", (0.89, 0.90), seconds=600, params=100)
+    worse = strategy("short", (0.70, 0.71), seconds=1, params=1)
+
+    def chosen(*some, images=100.0, limits=None):
+        return recommend(some, "accuracy", images, limits or Limits()).name
+
+    assert chosen(best, worse) == "full"
+    assert chosen(best, equal, fewest, worse) == "lora"  # the fastest of the equals
+    assert chosen(best, equal, fewest, worse, images=5) == "linear"  # the fewest parameters
+    assert chosen(best, strategy("slow", (0.9, 0.9), seconds=950)) == "full"  # nothing is saved
+    assert chosen(best, worse, limits=Limits(memory_gib=4)) == "short"
+    assert chosen(best, limits=Limits(seconds=1)) is None
+
+
+assert tiny.SPEC  # the configs above name this model
