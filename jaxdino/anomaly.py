@@ -19,6 +19,7 @@ from jaxdino import results
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import printable
 from jaxdino.evaluate import OF_HEAD
 from jaxdino.made_by import kept, reopened
@@ -41,6 +42,7 @@ def _run(argv: list[str] | None) -> int:
     if rest and args.work != "fit":
         raise UserError(f"{rest[0]} is not a flag of anomaly {args.work}; --help lists the flags")
     keep_freed()
+    keep_programs()
     works = {"fit": lambda: fit(args, rest), "predict": lambda: predict(args), "evaluate": lambda: evaluate(args)}
     return works[args.work]()
 

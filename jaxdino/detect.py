@@ -15,6 +15,7 @@ from jaxdino.core.bars import bar
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import printable
 from jaxdino.core.writable import check_writable
 from jaxdino.data.inputs import Input, find_inputs
@@ -46,6 +47,7 @@ def _run(argv: list[str] | None) -> int:
     )
     args = parser.parse_args(expanded(argv))
     keep_freed()
+    keep_programs()
     given = vars(args)
     return detect(given.pop("workdir"), given.pop("images"), overlays=not given.pop("no_overlays"), **given)
 

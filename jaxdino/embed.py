@@ -15,6 +15,7 @@ from typing import Any
 from convert import flags
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import counted, printable
 from jaxdino.evaluate import OF_HEAD
 from jaxdino.made_by import kept
@@ -46,6 +47,7 @@ def _run(argv: list[str] | None) -> int:
     add("--overwrite", action="store_true", help="let --out replace a file")
     args, rest = parser.parse_known_args(expanded(argv))
     keep_freed()
+    keep_programs()
     return embed(args, rest)
 
 

@@ -19,6 +19,7 @@ from convert import flags
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import printable
 
 OF_HEAD = ("pool", "head_blocks")
@@ -77,6 +78,7 @@ def _run(argv: list[str] | None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the linear classifier and the random weights")
     args = parser.parse_args(expanded(argv))
     keep_freed()
+    keep_programs()
     try:
         evaluate(args)
     except UserError as err:

@@ -17,6 +17,7 @@ from convert import flags
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import printable
 from jaxdino.evaluate import OF_HEAD
 
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str] | None) -> None:
     args, rest = _parser().parse_known_args(expanded(argv))
     keep_freed()
+    keep_programs()
     extract(args, rest)
 
 

@@ -23,6 +23,7 @@ from jaxdino.core.processes import WAIT as WAIT_SECONDS
 from jaxdino.core.processes.ending import together
 from jaxdino.core.processes.facts import of_code
 from jaxdino.core.processes.place import find
+from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import bounded
 from jaxdino.settings.check import check
 from jaxdino.settings.command_line import Command, as_setting, command, split
@@ -93,6 +94,7 @@ def show(given: Command) -> None:
 def run(given: Command) -> None:
     """Train, or make a dry run."""
     keep_freed()
+    keep_programs()
     if MEMORY.value and not DRY.value:
         raise UserError(f"--memory={MEMORY.value} is read by --dry-run only: add it, or leave --memory out")
     if DRY.value:

@@ -16,6 +16,7 @@ from jaxdino.core.bars import bar
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import printable
 
 
@@ -50,6 +51,7 @@ def _run(argv: list[str] | None) -> int:
     )
     args = parser.parse_args(expanded(argv))
     keep_freed()
+    keep_programs()
     given = vars(args)
     return predict(given.pop("workdir"), given.pop("images"), **given)
 

@@ -15,6 +15,7 @@ from typing import Any
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import printable
 
 METHODS = ("linear", "logistic", "ridge", "nearest_mean", "knn", "attentive")
@@ -29,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str] | None) -> None:
     args = _parser().parse_args(expanded(argv))
     keep_freed()
+    keep_programs()
     probe(args)
 
 

@@ -136,6 +136,7 @@ def _queries(args: argparse.Namespace, made: Any) -> list[_Found]:
     import numpy as np
 
     from jaxdino.core.host_memory import keep_freed
+    from jaxdino.core.program_cache import keep_programs
     from jaxdino.data.inputs import find_inputs
     from jaxdino.evals.knn import neighbours
     from jaxdino.made_by import reopened
@@ -146,6 +147,7 @@ def _queries(args: argparse.Namespace, made: Any) -> list[_Found]:
     for note in notes:
         say(note)
     keep_freed()
+    keep_programs()
     model = reopened(made.about["weights"], made.file, args.weights, AGAIN)
     texts = [query.of_texts(model, made, args.text)] if args.text else []
     files = [one.path for one in inputs]

@@ -21,6 +21,7 @@ from jaxdino.core.bars import bar
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import printable
 from jaxdino.data.inputs import Input, find_inputs
 from jaxdino.data.ranges import ARGUMENT, Range
@@ -63,6 +64,7 @@ def _run(argv: list[str] | None) -> int:
     )
     args = parser.parse_args(expanded(argv))
     keep_freed()
+    keep_programs()
     points, boxes = parsed("--points", args.points, (2, 3)), parsed("--boxes", args.boxes, (4,))
     how = (args.threshold, args.out, args.table, args.overwrite, args.sixteen_bit)
     return segment(args.workdir, args.images, args.prompt, points, boxes, *how)

@@ -4,7 +4,6 @@ Sizes are (height, width) in pixels. Displacements are float64 (H, W, 2), x and 
 """
 
 import numpy as np
-from scipy.ndimage import map_coordinates
 
 from jaxdino.data.crops import centres
 
@@ -20,6 +19,8 @@ def elastic(size: tuple[int, int], strength: float, rng: np.random.Generator) ->
 
     Source: Ronneberger et al. 2015, U-Net (arXiv:1505.04597), section 3.1.
     """
+    from scipy.ndimage import map_coordinates  # a tenth of the time of a start, and few runs distort
+
     nodes = rng.normal(0, strength, (2, NODES, NODES)) * np.array(size[::-1]).reshape(2, 1, 1)
     at = (centres(size) / size[::-1] * (NODES - 1)).transpose(2, 0, 1)[::-1]
     return np.stack([map_coordinates(node, at, order=3, mode="nearest") for node in nodes], axis=-1)

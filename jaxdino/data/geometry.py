@@ -9,7 +9,6 @@ import math
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import map_coordinates
 
 from jaxdino.core.resize import Resize
 from jaxdino.data.bands import Picture, pixels
@@ -197,6 +196,8 @@ class Geometry:
 
     def _displacement(self, places: np.ndarray) -> np.ndarray:
         """Return the displacement (N, 2) at places (N, 2) of the result."""
+        from scipy.ndimage import map_coordinates  # a tenth of the time of a start, and few runs distort
+
         at = places[:, ::-1].T - 0.5
         return np.stack([map_coordinates(self.warp[..., i], at, order=1, mode="nearest") for i in (0, 1)], axis=-1)
 

@@ -1,6 +1,7 @@
 """Draw training images beside their augmented versions, as PNG. Pillow does it in a tenth of matplotlib's time."""
 
 import functools
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -110,10 +111,13 @@ def _tinted(image: np.ndarray, mask: np.ndarray, names: Sequence[str]) -> np.nda
 
 @functools.cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Return DejaVu Sans, which matplotlib brings along and which has the letters of most alphabets."""
-    import matplotlib
+    """Return DejaVu Sans, which matplotlib brings along and which has the letters of most alphabets.
 
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+    matplotlib itself is not imported: a run draws with it after its first epoch, and starts sooner without it.
+    """
+    found = importlib.util.find_spec("matplotlib")
+    assert found and found.origin  # a dependency
+    return ImageFont.truetype(Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
 def _shortened(text: str, width: int) -> str:

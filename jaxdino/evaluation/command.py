@@ -14,6 +14,7 @@ from jaxdino.core.command import described, expanded, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
 from jaxdino.core.options import check_choice, check_range
+from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.rules import did_you_mean
 from jaxdino.core.words import printable
 from jaxdino.core.writable import check_writable
@@ -101,6 +102,7 @@ def run(argv: Sequence[str]) -> int:
 
     args = parser().parse_args(expanded(argv))
     keep_freed()
+    keep_programs()
     parts = chosen_parts(args.parts, PARTS, (*DEFAULT, *(["ood"] * bool(args.ood)), *(["transfer"] * bool(args.also))))
     _check(args, parts)
     out = _folder(args)
