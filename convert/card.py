@@ -55,6 +55,11 @@ class Card:
         return self.num_classes > 0 and self.head.of == "box"
 
     @property
+    def gives_depth(self) -> bool:
+        """Whether the head gives every pixel a depth."""
+        return self.num_classes > 0 and self.head.of == "depth"
+
+    @property
     def pool(self) -> str:
         """Pooling of the classification head, or of a new one: the family's unless the head has another."""
         return getattr(self.head, "pool", self.spec.pool)

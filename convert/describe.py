@@ -150,6 +150,8 @@ def described(head: heads.HeadConfig) -> str:
     """Describe a head in a line, "-" for none."""
     if not head.num_classes:
         return "-"
+    if head.of == "depth":
+        return f"depth ({head.name}) on {reads(head)}"
     on = head.pool if isinstance(head, LinearHeadConfig) else f"{reads(head)} (segmentation)"
     return f"{head.num_classes} classes on {on}"
 
@@ -158,6 +160,8 @@ def reads(head: heads.HeadConfig) -> str:
     """Describe the input of a head in words."""
     if isinstance(head, LinearHeadConfig):
         return POOL_WORDS[head.pool]
+    if getattr(head, "source", "") == "stages":
+        return "feature maps of stages"
     if isinstance(head.blocks, tuple):
         return f"patch tokens of blocks {', '.join(map(str, head.blocks))}"
     return f"patch tokens of the last {head.blocks} blocks" if head.blocks > 1 else "patch tokens"

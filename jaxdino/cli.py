@@ -18,6 +18,7 @@ LINES = {
     "predict": "classify images with a trained model",
     "segment": "segment images by text prompts or by classes",
     "detect": "find objects in images: boxes, as COCO JSON and pictures",
+    "depth": "measure the distance of every pixel: 16-bit PNG in millimetres, and pictures",
     "evaluate": "evaluate frozen features: k-NN, linear probe",
     "compare": "train strategies with several seeds, and compare them on one page",
     "extract": "write the features of a data set to disk, once for many probes",

@@ -17,9 +17,9 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
 from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import printable
-from jaxdino.core.writable import check_writable
 from jaxdino.data.inputs import Input, find_inputs
 from jaxdino.predict import say, skip
+from jaxdino.result_folder import check_empty, check_names
 
 FILE, OVERLAYS = "detections.json", "overlays"
 
@@ -87,13 +87,10 @@ def detect(
     check_range("--batch_size", batch_size, "[1, inf)")
     if sixteen_bit is not None:
         Range.of(sixteen_bit, ARGUMENT)
-    folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--out {out} is not an empty folder: give another one")
-    check_writable(f"--out {out}", folder)
+    folder = check_empty(out)
     check_run_folder(workdir)
     images, notes = find_inputs(names, leave_out=out)
-    _check_names(images, overlays)
+    check_names(images, _overlay if overlays else lambda image: image.below)
     opened, lines = open_model(workdir, words=assumptions.IMPORT)
     if not opened.card.finds_boxes:
         raise UserError(f"the model in {workdir} does not find boxes: {purpose(opened.card, opened)}")
@@ -108,16 +105,6 @@ def detect(
     for name, line in said.items():
         say(f"{name}: {line}")
     return int(failed > 0)
-
-
-def _check_names(images: Sequence[Input], overlays: bool) -> None:
-    """Raise UserError if two images have the same name in the results."""
-    seen: dict[str, str] = {}
-    for image in images:
-        name = str(_overlay(image)) if overlays else image.below
-        if (other := seen.setdefault(name, image.path)) != image.path:
-            hint = "a pattern such as 'photos/**/*.jpg' selects one file type, a folder above both keeps them apart"
-            raise UserError(f"{other} and {image.path} would both be {name} in --out: {hint}; or call this twice")
 
 
 def _overlay(image: Input) -> Path:

@@ -29,8 +29,8 @@ class Stage:
       steps: limit of the stage, in optimiser steps.
       patience: number of epochs without a gain of min_delta after which the stage ends; 0 disables this.
       min_delta: the smallest gain that counts; at 0, any.
-      monitor: metric that selects the best weights: higher is better, unless the name ends in "loss"; None: the task's
-        own (val/accuracy, val/map, val/miou); "": the latest are the best.
+      monitor: metric that selects the best weights: higher is better, except of losses and errors of depth; None: the
+        task's own (val/accuracy, val/map, val/miou); "": the latest are the best.
       optimizer: the update rule.
       schedule: the learning-rate schedule.
       no_decay: patterns of the parameters without weight decay.
@@ -154,7 +154,7 @@ class Stage:
         """
         if best is None or not self.monitor:
             return math.inf
-        return best - value if self.monitor.endswith("loss") else value - best
+        return best - value if metric_names.falls(self.monitor) else value - best
 
     def length(self, steps_per_epoch: int) -> int:
         """Return the stage's limit in optimiser steps."""

@@ -14,6 +14,7 @@ from convert import assumptions
 from convert.card import Card
 from convert.load import open_pretrained
 from jaxdino.api.clip import ClipModel
+from jaxdino.api.depth import DepthModel
 from jaxdino.api.detector import Detector
 from jaxdino.api.head import HeadModel
 from jaxdino.api.model import Model
@@ -80,6 +81,8 @@ def face_of(card: Card) -> type[Model]:
     """Return the class of a loaded model, given by its head or its family."""
     if card.finds_boxes:
         return Detector
+    if card.gives_depth:
+        return DepthModel
     return SemanticModel if card.labels_pixels else FACES.get(card.spec.family, Model)
 
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": "jaxdino.predict",
     "segment": "jaxdino.segment",
     "detect": "jaxdino.detect",
+    "depth": "jaxdino.depth",
     "evaluate": "jaxdino.evaluate",
     "compare": "jaxdino.compare",
     "extract": "jaxdino.extract",

@@ -12,6 +12,14 @@ OLD = (
 )
 """(pattern of an earlier name, the current name)."""
 
+ERRORS = ("loss", "abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog")
+"""Ends of the names of metrics that are better the lower they are."""
+
+
+def falls(name: str) -> bool:
+    """Return whether a lower value of a metric is better."""
+    return name.endswith(ERRORS)
+
 
 def present(name: str) -> str:
     """Return the current name of a metric, given that or an earlier one; other words are unchanged."""

@@ -150,7 +150,7 @@ def paired(images: Mapping[str, str], masks: Mapping[str, str]) -> tuple[dict[st
 
 
 def folders_of_splits(
-    top: Path, images: str, masks: str, given: Mapping[str, str | None]
+    top: Path, images: str, masks: str, given: Mapping[str, str | None], setting: str = "masks"
 ) -> dict[str, tuple[Path, Path]]:
     """Return {split: (folder of images, folder of masks)} for folders of any names.
 
@@ -159,7 +159,7 @@ def folders_of_splits(
     images/validation and annotations/validation beside images/training and annotations/training.
 
     Args:
-      top: the root. images, masks: paths below it.
+      top: the root. images, masks: paths below it. setting: the setting that names `masks`.
       given: {split: the word in place of "train", "none", or None to look for a usual one}; for "train" only "." or
         None: "." looks for no other split.
 
@@ -167,8 +167,8 @@ def folders_of_splits(
       UserError: for folders that do not exist or are the same, and for a given word without folders.
     """
     if (top / images).resolve() == (top / masks).resolve():
-        raise UserError(f"data.images and data.masks are both {images!r}: give the folder of each")
-    for name, value in (("images", images), ("masks", masks)):
+        raise UserError(f"data.images and data.{setting} are both {images!r}: give the folder of each")
+    for name, value in (("images", images), (setting, masks)):
         if not (top / value).is_dir():
             below = [path.relative_to(top).as_posix() for path in _below(top)]
             raise UserError(f"data.{name} is {value!r}, and {top} has no such folder; {did_you_mean(value, below)}")

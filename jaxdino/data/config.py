@@ -35,6 +35,8 @@ class DataConfig:
       images: the folder of the training images below the root, for masks of classes; None: "images", or split folders.
         For text lists: the folder of all images, if they are neither beside the lists nor in "images".
       masks: the folder of the masks of the training images, likewise; None: "masks".
+      depths: the folder of the depth maps of the training images, likewise; None: "depth".
+      depth_scale: values of a depth map per metre; None: 1000 for integers (millimetres), 1 for floats (metres).
       background: whether value 0 of masks of classes is the class "background" if it has no name; else it is ignored.
       image_column: the column (feature) of "hf" and "tfds" that holds the images; None: "image", or the only one.
       dataset: the data set of "tfds" below `root`: NAME, NAME/CONFIG or NAME:VERSION; None: the only one.
@@ -79,6 +81,8 @@ class DataConfig:
     classes: str = "top"
     images: str | None = None
     masks: str | None = None
+    depths: str | None = None
+    depth_scale: float | None = None
     background: bool = True
     columns: str | None = None
     image_column: str | None = None
@@ -128,6 +132,8 @@ class DataConfig:
         options.check_range("data.min_visibility", self.min_visibility, "[0, 1]")
         if self.max_boxes is not None:
             options.check_range("data.max_boxes", self.max_boxes, "[1, 10000]")
+        if self.depth_scale is not None:
+            options.check_range("data.depth_scale", self.depth_scale, "(0, inf)")
         options.check_choice("data.decoder", self.decoder, DECODERS)
         options.check_range("data.max_pixels", self.max_pixels, "[1, inf)")
         Range.of(self.sixteen_bit)

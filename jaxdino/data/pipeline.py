@@ -158,6 +158,7 @@ def make_whole_iter(
     *,
     fields: Sequence[Field],
     short_side: int = 0,
+    squashed: tuple[int, int] | None = None,
     resize: Resize = DEFAULT,
     channels: int = RGB,
 ) -> "EvalBatches":
@@ -165,12 +166,14 @@ def make_whole_iter(
 
     Args:
       short_side: images are resized to this short side, pixels; 0 keeps their size.
+      squashed: images are resized to this (height, width) instead.
       split, cfg, fields, channels: as in `make_train_iter`. resize: its filter is used.
     """
     cfg = DataConfig.of(cfg)
     get_filter(resize.interpolation)
     blank = {"image": Crops((1, 1), (View(),))}  # of an image that cannot be read
-    read = WholeReader(blank, tuple(fields), resize, cfg.reading(channels), draft=False, short=short_side)
+    how = dict(draft=False, short=short_side, squashed=squashed)
+    read = WholeReader(blank, tuple(fields), resize, cfg.reading(channels), **how)
     batches = _share(grain.MapDataset.source(Records(split, len(split))).map(read), 1, 0, 1)
     return EvalBatches(batches, cfg, BadImages(split, cfg.on_bad))
 

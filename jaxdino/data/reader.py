@@ -163,7 +163,8 @@ class Reader:
         """Raise BadImage if a field has a value for each pixel and not the image's (width, height)."""
         for field, value in zip(self.fields, values, strict=True):
             if (size := field.size(value)) is not None and size != full:
-                raise BadImage(f"the image has {full[0]} x {full[1]} pixels, its mask {size[0]} x {size[1]}")
+                what = getattr(field, "word", "mask")
+                raise BadImage(f"the image has {full[0]} x {full[1]} pixels, its {what} {size[0]} x {size[1]}")
 
     def _blank(self, element: Element, rng: np.random.Generator | None) -> Row:
         row = {}
@@ -184,13 +185,15 @@ class WholeReader(Reader):
 
     Attributes:
       short: the short side of the image, pixels; 0 keeps its size.
+      squashed: (height, width) of all images, in place of `short`.
     """
 
     short: int = 0
+    squashed: tuple[int, int] | None = None
 
     def _geometry(self, full: tuple[int, int], values: list[Any], rng: np.random.Generator | None) -> Plan:
         own = Geometry(full, (full[1], full[0]), self.how, box=(0, 0, *full))
-        return Plan([dataclasses.replace(own, size=short_side(own.size, self.short))], own, {})
+        return Plan([dataclasses.replace(own, size=self.squashed or short_side(own.size, self.short))], own, {})
 
 
 def eval_reader(size: tuple[int, int], how: Resize, reading: Reading, fields: tuple[Field, ...] = ()) -> Reader:

@@ -28,6 +28,7 @@ FIELDS = {"classify": "label", "multilabel": "labels"}
 OTHERWISE = {
     "segment": "its metrics are in {folder}/report.html, and `{segment}` gives its masks",
     "semantic": "its metrics are in {folder}/report.html, and `{segment}` gives its masks",
+    "depth": "its metrics are in {folder}/report.html, and `{depth}` gives its depth maps",
     "detect": "its metrics are in {folder}/report.html, and `{detect}` gives its boxes",
     "distill": "`{evaluate} --weights {folder} --root DIR` measures its features",
 }
@@ -81,7 +82,7 @@ def open_run(folder: str, say: Callable[[str], None]) -> FinishedRun:
     task = (config.get("objective") or {}).get("name")
     if task not in FIELDS:
         other = OTHERWISE.get(str(task), OTHERWISE["distill"])
-        words = {name: program(name) for name in ("segment", "detect", "evaluate")} | {"folder": folder}
+        words = {name: program(name) for name in ("segment", "detect", "depth", "evaluate")} | {"folder": folder}
         raise UserError(
             f"{folder} holds a run of the task {task!r}; --workdir evaluates {' and '.join(FIELDS)}: "
             + other.format(**words)

@@ -41,14 +41,22 @@ def bicubic_matrix(n_in: int, n_out: int, scale: float, antialias: bool) -> np.n
     return matrix.astype(np.float32)
 
 
-def linear_matrix(n_in: int, n_out: int) -> np.ndarray:
+def linear_matrix(n_in: int, n_out: int, corners: bool = False) -> np.ndarray:
     """Return the (n_out, n_in) float32 matrix of torch's `interpolate`, mode "linear" or "bilinear", for one axis.
 
-    Without antialiasing, align_corners=False; the border is repeated.
+    Without antialiasing; the border is repeated.
+
+    Args:
+      corners: torch's align_corners: the centres of the first and last pixels stay where they are.
+
     Source: pytorch/pytorch aten/src/ATen/native/UpSample.h (area_pixel_compute_source_index).
     """
-    step, half = np.float32(n_in) / np.float32(n_out), np.float32(0.5)  # float32, as torch computes it
-    centre = np.maximum((np.arange(n_out, dtype=np.float32) + half) * step - half, np.float32(0))
+    if corners:
+        step = np.float32(n_in - 1) / np.float32(n_out - 1) if n_out > 1 else np.float32(0)
+        centre = np.arange(n_out, dtype=np.float32) * step
+    else:
+        step, half = np.float32(n_in) / np.float32(n_out), np.float32(0.5)  # float32, as torch computes it
+        centre = np.maximum((np.arange(n_out, dtype=np.float32) + half) * step - half, np.float32(0))
     low = np.minimum(centre.astype(int), n_in - 1)
     matrix = np.zeros((n_out, n_in), np.float32)
     np.add.at(matrix, (np.arange(n_out), low), 1 - (centre - low))

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_range
 from jaxdino.objectives import class_weights
+from jaxdino.objectives.depth_settings import Ranging
 from jaxdino.objectives.detect_settings import Detecting
 from jaxdino.objectives.distill_settings import Distill
 from jaxdino.objectives.segment_settings import Segmenting
@@ -72,6 +73,7 @@ class Multilabelling(ObjectiveSettings):
 
 OBJECTIVES: dict[str, type[ObjectiveSettings]] = {
     "classify": Classifying,
+    "depth": Ranging,
     "detect": Detecting,
     "distill": Distill,
     "multilabel": Multilabelling,

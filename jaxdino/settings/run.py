@@ -79,7 +79,7 @@ class Objective:
     """The task and its losses.
 
     Attributes:
-      name: the task: classify, distill, multilabel, segment or semantic; set by the config.
+      name: the task: classify, depth, detect, distill, multilabel, segment or semantic; set by the config.
       method: published method of self-distillation, with its losses and settings: dino, dinov2 or dinov3.
     """
 

@@ -79,7 +79,9 @@ def summary(source: Source, records: str = "images", what: str = "data", count: 
     passed = [f"{count} {why}" for why, count in source.ignored.items() if count]
     more = [f"{len(passed) - SHOWN} more kinds"] if len(passed) > SHOWN else []
     ignored = f"; ignored: {', '.join([*passed[:SHOWN], *more])}" if passed else ""
-    classes = f"{len(source.class_names)} classes" if source.class_names else "no labels"
+    fields = next(iter(source.splits.values())).fields
+    none = "a depth map each" if "depth" in fields else "no labels"
+    classes = f"{len(source.class_names)} classes" if source.class_names else none
     return "\n".join(
         f"{what}: {line}" for line in (f"{source.name}, {classes}; {records}: {sizes}{ignored}", *source.notes)
     )

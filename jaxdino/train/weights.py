@@ -43,7 +43,7 @@ def start(
     config: Any,
     class_names: tuple[str, ...],
     say: Callable[[str], None],
-    head: HeadConfig | None = None,
+    head: HeadConfig | Callable[[registry.ModelSpec], HeadConfig] | None = None,
     place: Place = HOST,
 ) -> tuple[Card, dict[str, Any]]:
     """Load the model that a run starts from: its card and all its leaves, float32.
@@ -51,7 +51,8 @@ def start(
     `config.model.weights` is a file, a folder, a hub name, a workdir, "random", or None for the model's published ones.
 
     Args:
-      head: the head to train, with as many classes as there are names; by default the linear classification head.
+      head: the head to train, with as many classes as there are names, or a function that returns it for a model; by
+        default the linear classification head.
       place: where each leaf is put as soon as it is read, before the next one.
 
     Raises:
@@ -62,9 +63,11 @@ def start(
         raise UserError(f"model.num_classes={model.num_classes}, but the data has {classes} classes")
     if model.weights == RANDOM and (spec := published(model)):
         spec = _sees(spec, model.in_channels)
+        head = head(spec) if callable(head) else head
         card, flat = _random(spec, seed, head or spec.linear(classes, model.pool), place)
         return dataclasses.replace(card, class_names=class_names), flat
     card, flat = _pretrained(config, model.drop_head, say, place)
+    head = head(card.spec) if callable(head) else head
     head = head or LinearHeadConfig(classes, model.pool or card.pool)
     if card.num_classes and (card.head.name, card.head.blocks) != (head.name, head.blocks):
         raise UserError(
@@ -76,6 +79,8 @@ def start(
             f"the weights have a head of {card.num_classes} classes and the data has {classes}: "
             "--config.model.drop_head=True starts with a new head"
         )
+    if card.num_classes and (continued := getattr(head, "continued", None)):
+        head = continued(card.head)
     nameless = card.class_names in ((), tuple(f"LABEL_{i}" for i in range(card.num_classes)))  # transformers' default
     if card.num_classes and nameless:
         say("the head of the weights is kept; the names of its classes are not known")

@@ -13,7 +13,8 @@ from jaxdino.settings.unused import unused
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DROP_HEAD = (
-    "--config.model.drop_head=True has no effect: only objective.name=classify, detect, multilabel, semantic read it"
+    "--config.model.drop_head=True has no effect: "
+    "only objective.name=classify, depth, detect, multilabel, semantic read it"
 )
 
 

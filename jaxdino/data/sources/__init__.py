@@ -15,6 +15,7 @@ from jaxdino.data.sources import (
     class_maps,
     coco,
     coco_boxes,
+    depth_maps,
     digits,
     folder,
     hf,
@@ -23,6 +24,7 @@ from jaxdino.data.sources import (
     object_classes,
     shapes,
     shards,
+    spheres,
     tfds,
     voc,
     voc_boxes,
@@ -49,7 +51,10 @@ SOURCES: dict[str, Listing] = {
     "digits": Listing({"label": digits.digits}),
     "folder": Listing({"label": folder.folder}, reads=("classes",)),
     "images": Listing({"label": folder.images}),
-    "manifest": Listing({**manifest.FIELDS, **boxed.field(box_manifest.boxes)}, reads=("columns", "images")),
+    "manifest": Listing(
+        {**manifest.FIELDS, **boxed.field(box_manifest.boxes), "depth": depth_maps.manifest},
+        reads=("columns", "images", "depth_scale"),
+    ),
     "shards": Listing(shards.FIELDS),
     "tfds": Listing(tfds.FIELDS, reads=("columns", "image_column", "dataset")),
     "hf": Listing(hf.FIELDS, reads=("columns", "image_column")),
@@ -75,6 +80,8 @@ SOURCES: dict[str, Listing] = {
         reads=("annotations",),
     ),
     "yolo": Listing(boxed.field(yolo.yolo)),
+    "depth": Listing({"depth": depth_maps.depth}, reads=("images", "depths", "depth_scale")),
+    "spheres": Listing({"depth": spheres.spheres}),
 }
 """data.name -> its source."""
 WORDS = {
@@ -83,6 +90,7 @@ WORDS = {
     "prompts": "source of images and masks",
     "class_mask": "source of masks of classes",
     "boxes": "source of boxes",
+    "depth": "source of depth maps",
 }
 """Fields -> what their sources are called in errors."""
 OF_SOURCES = {
@@ -94,6 +102,8 @@ OF_SOURCES = {
     "dataset": "data.dataset",
     "images": "data.images",
     "masks": "data.masks",
+    "depths": "data.depths",
+    "depth_scale": "data.depth_scale",
     "background": "data.background",
 }
 """Settings that only the sources which name them in `Listing.reads` read."""

@@ -50,17 +50,23 @@ def masks(cfg: DataConfig) -> Source:
     return _source("masks", top, files, named_values(file), str(file), cfg, ignored, called)
 
 
-def chosen_places(top: Path, cfg: DataConfig) -> tuple[dict[str, Place], dict[str, str]]:
+def chosen_places(
+    top: Path, cfg: DataConfig, setting: str = "masks", usual: str = "masks"
+) -> tuple[dict[str, Place], dict[str, str]]:
     """Return {split: its place} and {split: its folder's name}, of the folders set or of `sources.masks.places`.
 
+    Args:
+      setting: the setting that names the folder beside that of the images. usual: its name otherwise.
+
     Raises:
-      UserError: if only one of `data.images` and `data.masks` is set, and as `class_masks.folders_of_splits`.
+      UserError: if only one of the two folders is set, and as `class_masks.folders_of_splits`.
     """
-    if (cfg.images is None) != (cfg.masks is None):
-        raise UserError(f"data.images is {cfg.images!r} and data.masks is {cfg.masks!r}: give both folders, or none")
-    if cfg.images is None or cfg.masks is None:
-        return places(top, cfg)
-    pairs = folders_of_splits(top, cfg.images, cfg.masks, cfg.given_splits)
+    images, other = cfg.images, getattr(cfg, setting)
+    if (images is None) != (other is None):
+        raise UserError(f"data.images is {images!r} and data.{setting} is {other!r}: give both folders, or none")
+    if images is None or other is None:
+        return places(top, cfg, usual)
+    pairs = folders_of_splits(top, images, other, cfg.given_splits, setting)
     found = {split: Place(images, labels, labels.parent) for split, (images, labels) in pairs.items()}
     called = {split: place.images.relative_to(top).as_posix() for split, place in found.items()}
     return found, {split: name for split, name in called.items() if split != "train"}
@@ -94,16 +100,16 @@ def named_values(file: Path) -> dict[int, str]:
     return {value - first: BACKGROUND if first and value == 1 else name for value, name in classes.items()}
 
 
-def matched_files(place: Place, ignored: Counter) -> Files:
-    """Return the files of one split. Raises UserError if there are none."""
+def matched_files(place: Place, ignored: Counter, what: str = "mask") -> Files:
+    """Return the files of one split: images with their masks (`what`). Raises UserError if there are none."""
     images = images_of(place, ignored)
     labels = by_name(place.masks, ignored, place.prefix)
     found, _ = paired(images, labels)
     if not found:
         found = matched_by_name(images, labels, place, ignored, False)  # raises
     else:
-        ignored["mask without image"] += len(labels) - len(found)
-    ignored["image without mask"] += len(images) - len(found)
+        ignored[f"{what} without image"] += len(labels) - len(found)
+    ignored[f"image without {what}"] += len(images) - len(found)
     return [(images[name], path) for name, path in sorted(found.items())]
 
 

@@ -78,16 +78,20 @@ class Place:
     prefix: str = ""
 
 
-def places(top: Path, cfg: DataConfig) -> tuple[dict[str, Place], dict[str, str]]:
-    """Return {split: its place} and {split: its folder's name}: train/images, or images/train, or all in "train"."""
-    images, masks = top / "images", top / "masks"
+def places(top: Path, cfg: DataConfig, beside: str = "masks") -> tuple[dict[str, Place], dict[str, str]]:
+    """Return {split: its place} and {split: its folder's name}: train/images, or images/train, or all in "train".
+
+    Args:
+      beside: the folder of the masks, beside images/.
+    """
+    images, masks = top / "images", top / beside
     whole = {"train": Place(images, masks, top)}
     if cfg.train_split == ROOT:
         return whole, {}
     holding = [path.name for path in visible_folders(top) if visible_folders(path)]
     if not images.is_dir() or "train" in splits_of(holding).values():
         found = split_folders(top, cfg.given_splits)
-        places = {split: Place(path / "images", path / "masks", path) for split, path in found.items()}
+        places = {split: Place(path / "images", path / beside, path) for split, path in found.items()}
         return places or whole, {split: path.name for split, path in found.items()}
     found = assign([path.name for path in visible_folders(images)], cfg.given_splits, str(images))
     if "train" not in found or (len(found) < 2 and not any(cfg.given_splits.values())):
@@ -97,7 +101,7 @@ def places(top: Path, cfg: DataConfig) -> tuple[dict[str, Place], dict[str, str]
             near = ", ".join(path.name for path in visible_folders(masks)[:5]) if masks.is_dir() else "no such folder"
             raise UserError(
                 f"{images} has the splits {', '.join(found.values())}, but {masks} has no folder {name}; found: "
-                f"{near or 'no folders'}. The layout is images/{name}/a.jpg with masks/{name}/a.png; to take all as "
+                f"{near or 'no folders'}. The layout is images/{name}/a.jpg with {beside}/{name}/a.png; to take all as "
                 f"one split, give {flag('train', ROOT)}"
             )
     return {split: Place(images / n, masks / n, top, f"{n}/") for split, n in found.items()}, found

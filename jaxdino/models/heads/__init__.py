@@ -15,6 +15,7 @@ from flax import nnx
 
 from jaxdino.core import options
 from jaxdino.models.heads.choice import Choice
+from jaxdino.models.heads.depth import DepthDPTHeadConfig, DepthLinearHeadConfig
 from jaxdino.models.heads.fcos import FCOSHeadConfig
 from jaxdino.models.heads.linear import LinearHeadConfig
 from jaxdino.models.heads.patches import PatchesHeadConfig
@@ -41,7 +42,8 @@ class HeadConfig(Protocol):
     """The interface of every head's configuration, a frozen dataclass.
 
     Attributes:
-      name: its key in `HEADS`. of: what gets a class: "image", "patch" or "box"; "" if nothing does.
+      name: its key in `HEADS`. of: what gets a class: "image", "patch" or "box"; "depth" for a depth of each pixel; ""
+        if nothing does.
       num_classes: number of classes; with 0 no `head` is built.
       blocks: see `Blocks`.
       choice: how the classes of an image are chosen from its scores, "logits" (C,); None for a head of patches, or
@@ -70,7 +72,15 @@ class HeadConfig(Protocol):
 
 
 HEADS: dict[str, type[HeadConfig]] = {
-    head.name: head for head in (LinearHeadConfig, PatchesHeadConfig, FCOSHeadConfig, DINOHeadConfig)
+    head.name: head
+    for head in (
+        LinearHeadConfig,
+        PatchesHeadConfig,
+        FCOSHeadConfig,
+        DepthLinearHeadConfig,
+        DepthDPTHeadConfig,
+        DINOHeadConfig,
+    )
 }
 """{name: class of the head's configuration}."""
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from jaxdino.train.task import Task
 from jaxdino.train.tasks.classify import Classification
+from jaxdino.train.tasks.depth import DepthEstimation
 from jaxdino.train.tasks.detect import Detection
 from jaxdino.train.tasks.distill import Distillation
 from jaxdino.train.tasks.multilabel import MultilabelClassification
@@ -12,6 +13,7 @@ from jaxdino.train.tasks.semantic import SemanticSegmentation
 
 TASKS: dict[str, Callable[..., Task]] = {
     "classify": Classification,
+    "depth": DepthEstimation,
     "detect": Detection,
     "distill": Distillation,
     "multilabel": MultilabelClassification,

@@ -1,32 +1,23 @@
 """The semantic segmentation task: masks of classes, a linear head on patch tokens, mIoU in sliding windows."""
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import jax
 import numpy as np
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton
-from jaxdino.data import photometric, pipeline
 from jaxdino.data.fields import ClassMap
-from jaxdino.data.presets import get_preset
-from jaxdino.data.recipe import unmixed
-from jaxdino.data.record import Split
 from jaxdino.evals.segmentation_pictures import draw_classes
 from jaxdino.evals.semantic import NAMES, SemanticEvaluator
-from jaxdino.evals.sliding import WindowLogits, slide
 from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.objectives.semantic import Semantic
 from jaxdino.objectives.semantic_settings import Labelling
 from jaxdino.objectives.settings import settings_of
-from jaxdino.stage import Stage
-from jaxdino.train import adapters, data, pixels, plots, results, step, weights
-from jaxdino.train.task import Metrics, Part, State
-from jaxdino.train.tasks.supervised import OPTIMISTIC, Supervised, in_split
+from jaxdino.train import plots, results, step
+from jaxdino.train.task import Part, State
+from jaxdino.train.tasks.dense import Dense
+from jaxdino.train.tasks.supervised import OPTIMISTIC, in_split
 
 if TYPE_CHECKING:
     from jaxdino.train.session import Session
@@ -34,16 +25,19 @@ if TYPE_CHECKING:
 DRAWN = 6  # images of the picture at the end
 
 
-class SemanticSegmentation(Supervised):
+class SemanticSegmentation(Dense):
     """Give every pixel a class."""
 
     field: ClassVar = "class_mask"
+    plane: ClassVar = "mask"
+    what: ClassVar = "masks"
     arrays: ClassVar = ("image", "mask", "weight")
     columns: ClassVar = ("val/miou", "val/pixel_accuracy")
     plots: ClassVar = plots.supervised("val/miou", "Mean IoU of the validation masks")
 
     def __init__(self, config: Any, *how: Any):
         self.settings: Labelling = settings_of(config, {}, "the run")
+        self.short_side = self.settings.short_side
         self.fields = (ClassMap(config.data.max_pixels),)
         super().__init__(config, *how)
         self.mask_names = self.source.class_names
@@ -52,19 +46,6 @@ class SemanticSegmentation(Supervised):
     def head(self, classes: int) -> PatchesHeadConfig:
         """Return batch norm and a linear layer on the patch tokens."""
         return PatchesHeadConfig(classes, self.settings.blocks, self.settings.dropout)
-
-    def skeleton(self, stage: Stage) -> Skeleton:
-        """Return the backbone and the head, with the stage's adapters."""
-        view = get_preset(stage.augment)
-        if view != unmixed(view):
-            self.tell(f"stage {stage.name!r}: erasing, mixup and cutmix are not applied to images with masks")
-        return super().skeleton(stage)
-
-    def augment(self, part: Part, key: jax.Array, batch: step.Batch) -> step.Batch:
-        """Augment the colours of a batch."""
-        how = unmixed(get_preset(part.stage.augment)), self.spec.preprocess.mean, self.spec.preprocess.std
-        image = photometric.augment_view(key, batch["image"], *how, **photometric.given(batch, "image"))
-        return batch | {"image": image}
 
     def marks(self, augmented: step.Batch, place: int) -> tuple[str, np.ndarray]:
         """Return the mask of an entry."""
@@ -102,38 +83,6 @@ class SemanticSegmentation(Supervised):
 
         return evaluate
 
-    def windows(
-        self, session: "Session", part: Part, skeleton: Skeleton
-    ) -> Callable[[Split, Flat], Iterator[tuple[tuple[np.ndarray, np.ndarray], WindowLogits]]]:
-        """Return a function (split, leaves) -> ((image, mask), logits) of each readable image, over all devices."""
-        how, size = self.spec.preprocess, part.image_size
-        normalize = partial(photometric.normalize, mean=how.mean, std=how.std)
-        eval_step = step.compile_eval_step(skeleton, normalize, self.mesh)
-        short = min(size) if self.settings.short_side is None else self.settings.short_side
-        cfg, channels = pixels.of_model(data.config_of(self.config), how), self.spec.config.in_channels
-        whole = partial(pipeline.make_whole_iter, cfg=cfg, fields=self.fields, channels=channels)
-        read = partial(whole, short_side=short, resize=how.resize)
-
-        def images(split: Split) -> Iterator[Any]:
-            for batch in session.each(split.name, read(split)):
-                if batch["weight"][0]:
-                    image, mask = batch["image"][0], batch["mask"][0]
-                    yield (image, mask), image, mask.shape
-
-        def found(split: Split, flat: Flat) -> Iterator[Any]:
-            forward = lambda image: eval_step(flat, {"image": image})["logits"]  # noqa: E731
-            fill = tuple(min(255, max(0, round(255 * mean))) for mean in how.mean)
-            return slide(forward, images(split), crop=size, batch_size=part.stage.batch_size, fill=fill, mesh=self.mesh)
-
-        return found
-
-    def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray], metrics: Metrics) -> None:
-        """Write the model to best/, with the short side that it was evaluated at if it is not the training size."""
-        short = self.settings.short_side
-        how = {} if short is None else {"short_side": short}
-        card = dataclasses.replace(self.card, source={**self.card.source, **how})
-        weights.save(folder / "best", card, part.image_size, adapters.merged(flat, part))
-
     def finish(self, session: "Session") -> tuple[dict[str, Any], list[str]]:
         """Evaluate the saved best model on the test split, or on the validation split if there is none; draw images."""
         split = self.tested
@@ -151,15 +100,9 @@ class SemanticSegmentation(Supervised):
         return in_split(split, found), lines
 
     def _draw(self, session: "Session", split: str) -> None:
-        """Draw some images of a split, evenly spaced, with truth and prediction of the saved best model."""
-        whole, part = self.source.split(split), session.setup.parts[session.progress.best_model["stage"]]
-        bad = session.progress.bad.get(split, {})
-        good = [row for row in range(len(whole)) if whole.record_name(row) not in bad]
-        rows = [good[place] for place in np.unique(np.linspace(0, len(good) - 1, DRAWN).astype(int))]
-        windows = self.windows(session, part, self.bare(part.stage))
-        shown = [(*pair, logits.labels()) for pair, logits in windows(whole.chosen(rows), self.best(session))]
+        """Draw some images of a split with truth and prediction of the saved best model."""
+        shown = [(image, truth, logits.labels()) for image, truth, logits in self.shown(session, split)]
         if session.chief and shown:
             images, truths, predictions = zip(*shown, strict=True)
-            images = [image[..., :3] if image.shape[2] >= 3 else image[..., [0, 0, 0]] for image in images]
             file = session.folder / "segmentation.png"
             draw_classes(images, truths, predictions, self.source.class_names, file)

@@ -24,6 +24,7 @@ from jaxdino.evals.augmentation_pictures import Tile, denormalised
 from jaxdino.evals.evaluator import Evaluator
 from jaxdino.evals.passes import outputs
 from jaxdino.models.heads import HeadConfig
+from jaxdino.models.spec import ModelSpec
 from jaxdino.objectives.objective import Objective
 from jaxdino.stage import Stage
 from jaxdino.strategy import Plan
@@ -64,15 +65,23 @@ class Supervised:
         self.source = data.validated(cfg, self.field)
         tell(data.summary(self.source))
         check("data", self.source)
-        head = self.head(len(self.source.class_names))
-        card, self.flat = weights.start(config, self.source.class_names, tell, head, on_mesh(config, mesh))
+        head = self.head(len(self.outputs))
+        card, self.flat = weights.start(config, self.outputs, tell, head, on_mesh(config, mesh))
         self.card = pixels.settled(cfg, self.source, card, tell)
         self.spec = self.card.spec
         self.new_head = weights.has_new_head(config, self.card, self.flat)
         self.monitors = tuple(f"val/{name}" for name in self.evaluator().names)
 
-    def head(self, classes: int) -> HeadConfig | None:
-        """Return the head to train; None is the linear classification head, pooled as the settings or weights say."""
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of what the head gives scores or values of."""
+        return self.source.class_names
+
+    def head(self, classes: int) -> HeadConfig | Callable[[ModelSpec], HeadConfig] | None:
+        """Return the head to train, or a function that returns it for a model.
+
+        None is the linear classification head, pooled as the settings or weights say.
+        """
         return None
 
     def targets(self, batch: step.Batch) -> tuple[str, jax.Array]:
