@@ -14,6 +14,7 @@ from jaxdino.data.photometric import normalize
 from jaxdino.models import registry
 from jaxdino.models.initial import ShapesOnly
 from jaxdino.models.lora import LoRA, adapted
+from jaxdino.models.remat import Remat
 from jaxdino.objectives.classify import Classify
 from jaxdino.objectives.distill import SelfDistillation, with_heads
 from jaxdino.objectives.distill_settings import Distill, Projection
@@ -51,7 +52,7 @@ class Shapes(NamedTuple):
     batch: dict[str, jax.ShapeDtypeStruct]
 
 
-def shapes(model: str, method: str, mesh: Mesh, images: int, *, dtype: str, remat: bool, size: int = 224) -> Shapes:
+def shapes(model: str, method: str, mesh: Mesh, images: int, *, dtype: str, remat: Remat, size: int = 224) -> Shapes:
     """Return the step of a method for a batch of `images` on the mesh."""
     spec, how = registry.get(model), dict(dtype=jnp.dtype(dtype), remat=remat)
     used = {group for _, group in STAGES[method]["rules"]}

@@ -85,6 +85,11 @@ def step_flops(trainable: str, **build) -> float:
     return flops(compiled_step(trainable, **build))
 
 
+def temporary(trainable: str, **build) -> int:
+    """Bytes of the step's intermediate arrays."""
+    return compiled_step(trainable, **build).memory_analysis().temp_size_in_bytes
+
+
 def careless_flops(trainable: str) -> float:
     """Of a step that differentiates everything, clips by the norm of all gradients, and then moves a few."""
     skeleton, flat = split(SPEC.build(NUM_CLASSES))
@@ -125,6 +130,12 @@ def test_remat_repeats_the_blocks_and_keeps_less():
     """XLA for a CPU would merge the repeated forward pass with the first one, unless it is told not to."""
     extra = step_flops("all", remat=True) - step_flops("all")
     assert extra == pytest.approx(forward_flops() * DEPTH * block_matmuls() / all_matmuls(), rel=0.05)
-    steps = compiled_step("all"), compiled_step("all", remat=True)
-    kept, repeated = (step.memory_analysis().temp_size_in_bytes for step in steps)
+    kept, repeated = (temporary("all", remat=remat) for remat in (False, True))
     assert repeated < kept / 3
+
+
+def test_remat_of_dots_repeats_no_products_with_weights_and_keeps_less():
+    """What it repeats: the two products of attention, layer norms and GELU."""
+    extra = step_flops("all", remat="dots") - step_flops("all")
+    assert 0 < extra < 0.25 * (step_flops("all", remat=True) - step_flops("all"))
+    assert temporary("all", remat=True) < temporary("all", remat="dots") < 0.8 * temporary("all")

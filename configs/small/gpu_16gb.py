@@ -12,7 +12,7 @@ for 1,000 images at 20 TFLOP/s:
     last      32  1.7 GiB      62     0.05
     all       32  8.2 GiB     140     0.12
 
-Recomputing activations, `--config.model.remat=True`, takes a third more operations in the last stage (186 TFLOP); a
+Recomputing activations, `--config.model.remat=blocks`, takes a third more operations in the last stage (186 TFLOP); a
 batch of 64 then needs 3.0 GiB.
 """
 

@@ -17,7 +17,7 @@ def get_config(model: str | None = None) -> ConfigDict:
     """Return the config of `ssl` for some thousand photos: fewer prototypes, more epochs, batches of 128."""
     config = ssl.get_config(model or "dino_vits16")
     config.precision = "bfloat16"
-    config.model.remat = True
+    config.model.remat = "blocks"
     config.data.update(name="folder", batch_size=128, num_threads=8)
     config.data.views[2].count = 6
     config.projection.out_dim = 4096

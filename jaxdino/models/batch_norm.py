@@ -1,5 +1,6 @@
 """Batch norm: running statistics in evaluation; in training, batch statistics that update the running ones."""
 
+import functools
 from collections.abc import Callable, Collection, Iterator
 
 import jax
@@ -10,6 +11,7 @@ from jax import lax
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Buffer, bind, split
 from jaxdino.models.layers import over_last_axis
+from jaxdino.models.remat import Remat, policy
 
 MOMENTUM = 0.9
 """Share of the running statistics kept at each batch; torch's `momentum=0.1` is the other share."""
@@ -86,15 +88,15 @@ def set_training(module: nnx.Module, trained: Collection[str]) -> None:
         norm.training = f"{path}.scale" in trained
 
 
-def checkpointed(block: nnx.Module) -> Callable[..., jax.Array]:
-    """Wrap `block` in `jax.checkpoint`: recompute it in the backward pass, and update its statistics only once.
+def checkpointed(block: nnx.Module, remat: Remat) -> Callable[..., jax.Array]:
+    """Wrap `block` as `remat.repeated` does: recompute it in the backward pass, and update its statistics only once.
 
     The checkpointed function takes the block's arrays and returns the statistics with its value, so that no
     inner tracer leaks into the outer module.
     """
     skeleton, flat = split(block)
 
-    @jax.checkpoint
+    @functools.partial(jax.checkpoint, policy=policy(remat))
     def run(flat, *args):
         inner = bind(skeleton, flat)
         value = inner(*args)

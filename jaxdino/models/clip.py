@@ -14,6 +14,7 @@ from jaxdino.models.clip_towers import ImageTower, TextConfig, TextTower, Vision
 from jaxdino.models.layer_spec import Layer
 from jaxdino.models.layers import gelu, quick_gelu
 from jaxdino.models.output import Output, chosen
+from jaxdino.models.remat import Remat
 
 LOGIT_SCALE = 2.6592600
 """log(1 / 0.07), the initial value in CLIP's training."""
@@ -136,7 +137,7 @@ class CLIP(nnx.Module):
         drop_path: float = 0.0,
         dtype: jnp.dtype = jnp.float32,
         attention: str = "xla",
-        remat: bool = False,
+        remat: Remat = False,
     ):
         how = {"act": quick_gelu if cfg.quick_gelu else gelu, "how": attention, "rngs": rngs}
         image = {"in_channels": cfg.in_channels, "drop_path": drop_path}

@@ -14,6 +14,7 @@ from jaxdino.models.initial import normal
 from jaxdino.models.layers import LayerNorm, Linear, drop_path, project_heads
 from jaxdino.models.output import Output
 from jaxdino.models.patches import PatchEmbed
+from jaxdino.models.remat import Remat, repeated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,11 +106,11 @@ def _blocks(cfg: VisionConfig | TextConfig, act, drop_path: float, how: str, rng
     return nnx.List([Block(cfg, act, rate, how, rngs) for rate in rates])
 
 
-def run_blocks(blocks: Sequence[Block], x: jax.Array, key: jax.Array | None, remat: bool) -> list[jax.Array]:
+def run_blocks(blocks: Sequence[Block], x: jax.Array, key: jax.Array | None, remat: Remat) -> list[jax.Array]:
     """Return `x` and the output of each block: depth + 1 arrays."""
     states = [x]
     for i, block in enumerate(blocks):
-        step = jax.checkpoint(block.__call__) if remat else block
+        step = repeated(block.__call__, remat)
         states.append(step(states[-1], None if key is None else jax.random.fold_in(key, i)))
     return states
 

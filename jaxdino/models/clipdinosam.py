@@ -16,6 +16,7 @@ from jaxdino.models.component import Component
 from jaxdino.models.layer_spec import Layer
 from jaxdino.models.lora_spec import LoRA
 from jaxdino.models.output import Output
+from jaxdino.models.remat import Remat
 from jaxdino.models.sam import SamConfig
 from jaxdino.models.sam_decoder import MaskDecoder
 from jaxdino.models.sam_prompt import PADDING, PromptEncoder
@@ -165,7 +166,7 @@ class ClipDinoSam(nnx.Module):
         drop_path: float = 0.0,
         dtype: jnp.dtype = jnp.float32,
         attention: str = "xla",
-        remat: bool = False,
+        remat: Remat = False,
     ):
         how: dict[str, Any] = dict(rngs=rngs, dtype=dtype, attention=attention, remat=remat)
         self.dino = cfg.image.build(drop_path=drop_path, **how)

@@ -15,6 +15,7 @@ from jaxdino.models.layer_spec import Layer
 from jaxdino.models.layers import LayerNorm, Linear, add_bias, drop_path, gelu, layer_scale
 from jaxdino.models.output import Output, chosen
 from jaxdino.models.patches import PatchConv
+from jaxdino.models.remat import Remat, repeated
 
 STEM, STEP, SIDE = 4, 2, 7
 """The stem's stride, each later stage's stride, and the side of the depthwise kernels."""
@@ -111,7 +112,7 @@ class ConvNeXt(nnx.Module):
         drop_path: float = 0.0,
         dtype: jnp.dtype = jnp.float32,
         attention: str = "xla",
-        remat: bool = False,
+        remat: Remat = False,
     ):
         first, *others = cfg.widths
         downsample = [nnx.List([PatchConv(STEM, cfg.in_channels, first, rngs), LayerNorm(first, cfg.norm_eps)])]
@@ -154,7 +155,7 @@ class ConvNeXt(nnx.Module):
             x = self._downsample(s, x) if s else x
             for block in blocks:
                 block_key = None if key is None else jax.random.fold_in(key, count)
-                x = (jax.checkpoint(block.__call__) if self.remat else block)(x, block_key)
+                x = (repeated(block.__call__, self.remat))(x, block_key)
                 count += 1
             maps.append(x)
         return maps

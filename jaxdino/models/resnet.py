@@ -16,6 +16,7 @@ from jaxdino.models.initial import normal
 from jaxdino.models.layer_spec import Layer
 from jaxdino.models.layers import drop_path, linear
 from jaxdino.models.output import Output, chosen
+from jaxdino.models.remat import Remat
 
 FEW_PIXELS = 4  # up to this many output pixels, one matmul on CPU is much faster (docs/performance.md)
 
@@ -169,7 +170,7 @@ class ResNet(nnx.Module):
         drop_path: float = 0.0,
         dtype: jnp.dtype = jnp.float32,
         attention: str = "xla",
-        remat: bool = False,
+        remat: Remat = False,
     ):
         self.conv1 = Conv(cfg.in_channels, cfg.stem, 7, 2, rngs)
         self.bn1 = BatchNorm(cfg.stem, count=cfg.counts)
@@ -199,7 +200,7 @@ class ResNet(nnx.Module):
         for n, (s, i) in enumerate(self.cfg.blocks):
             block = getattr(self, f"layer{s}")[i]
             block_key = None if key is None else jax.random.fold_in(key, n)
-            x = (checkpointed(block) if self.remat else block)(x, block_key)
+            x = (checkpointed(block, self.remat) if self.remat else block)(x, block_key)
             if i == self.cfg.depths[s - 1] - 1:
                 maps.append(x)
         return maps

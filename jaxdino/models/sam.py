@@ -10,6 +10,7 @@ from flax import nnx
 from jaxdino.core.errors import UserError
 from jaxdino.models.layer_spec import Layer
 from jaxdino.models.output import Output
+from jaxdino.models.remat import Remat
 from jaxdino.models.sam_decoder import MaskDecoder
 from jaxdino.models.sam_image_encoder import ImageEncoder
 from jaxdino.models.sam_prompt import PromptEncoder
@@ -107,7 +108,7 @@ class Sam(nnx.Module):
         drop_path: float = 0.0,
         dtype: jnp.dtype = jnp.float32,
         attention: str = "xla",
-        remat: bool = False,
+        remat: Remat = False,
     ):
         self.image_encoder = ImageEncoder(cfg, rngs, drop_path, dtype, remat)
         self.prompt_encoder = PromptEncoder(cfg, rngs, dtype)

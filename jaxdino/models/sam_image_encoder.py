@@ -17,6 +17,7 @@ from jaxdino.models.attention import attention
 from jaxdino.models.initial import truncated_normal
 from jaxdino.models.layers import LayerNorm, Linear, drop_path, gelu, project_heads
 from jaxdino.models.patches import PatchEmbed
+from jaxdino.models.remat import Remat, repeated
 from jaxdino.models.sam_layers import Conv, MLPBlock, run
 
 
@@ -121,7 +122,7 @@ class Block(nnx.Module):
 class ImageEncoder(nnx.Module):
     """Map images to an embedding on the patch grid; see `SamConfig`."""
 
-    def __init__(self, cfg, rngs: nnx.Rngs, drop_path: float, dtype: jnp.dtype, remat: bool):
+    def __init__(self, cfg, rngs: nnx.Rngs, drop_path: float, dtype: jnp.dtype, remat: Remat):
         width = cfg.encoder_width
         self.patch_embed = PatchEmbed(cfg.patch_size, cfg.in_channels, width, rngs)
         self.pos_embed = nnx.Param(truncated_normal(rngs, (1, cfg.grid, cfg.grid, width)))
@@ -153,7 +154,7 @@ class ImageEncoder(nnx.Module):
         states = [self.embed(images)]
         for i, block in enumerate(self.blocks):
             block_key = None if key is None else jax.random.fold_in(key, i)
-            step = jax.checkpoint(block.__call__) if self.remat else block
+            step = repeated(block.__call__, self.remat)
             states.append(step(states[-1], block_key))
         return states
 

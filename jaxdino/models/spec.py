@@ -16,6 +16,7 @@ from jaxdino.models.heads.linear import LinearHeadConfig
 from jaxdino.models.initial import SHAPES_ONLY
 from jaxdino.models.layer_spec import Layer
 from jaxdino.models.network import Network
+from jaxdino.models.remat import Remat
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -83,7 +84,7 @@ class Config(Protocol):
         """Values of the placeholders of a weight table: one dictionary for each block, `{"i": 3}`."""
         ...
 
-    def build(self, *, rngs: nnx.Rngs, drop_path: float, dtype: jnp.dtype, attention: str, remat: bool) -> Any:
+    def build(self, *, rngs: nnx.Rngs, drop_path: float, dtype: jnp.dtype, attention: str, remat: Remat) -> Any:
         """Build the network with random parameters: called on images, it returns an `Output`."""
         ...
 
@@ -138,7 +139,7 @@ class ModelSpec:
         drop_path: float = 0.0,
         dtype: jnp.dtype = jnp.float32,
         attention: str = "xla",
-        remat: bool = False,
+        remat: Remat = False,
     ) -> Network:
         """Build a module with random parameters.
 

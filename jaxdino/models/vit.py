@@ -18,6 +18,7 @@ from jaxdino.models.layer_spec import Layer
 from jaxdino.models.layers import LayerNorm, LayerScale, Linear, drop_path, gelu, project_heads
 from jaxdino.models.output import Output, chosen
 from jaxdino.models.patches import PatchEmbed
+from jaxdino.models.remat import Remat, repeated
 from jaxdino.models.rope import rope_periods, rope_tables, rotate
 
 
@@ -188,7 +189,7 @@ class ViT(nnx.Module):
         drop_path: float = 0.0,
         dtype: jnp.dtype = jnp.float32,
         attention: str = "xla",
-        remat: bool = False,
+        remat: Remat = False,
     ):
         self.patch_embed = PatchEmbed(cfg.patch_size, cfg.in_channels, cfg.width, rngs)
         self.cls_token = nnx.Param(truncated_normal(rngs, (1, 1, cfg.width)))
@@ -243,7 +244,7 @@ class ViT(nnx.Module):
         states = [x]
         for i, block in enumerate(self.blocks):
             block_key = None if key is None else jax.random.fold_in(key, i)
-            step = jax.checkpoint(block.__call__) if self.remat else block
+            step = repeated(block.__call__, self.remat)
             states.append(sharding.constrain(step(states[-1], rope, block_key), sharding.BATCH_AXES))
         return states, grid
 

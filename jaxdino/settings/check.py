@@ -14,6 +14,7 @@ from jaxdino.stage import SIZES, stages
 CHOICES = {
     "precision": ("float32", "bfloat16", "float16"),
     "model.attention": ("xla", "cudnn"),
+    "model.remat": ("none", "blocks", "dots", "True", "False"),
     "objective.name": tuple(OBJECTIVES),
 }
 RANGES = {

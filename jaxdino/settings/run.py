@@ -55,7 +55,8 @@ class Model:
       pos_grid: (height, width) of a ViT's position table in patches; None: recognised.
       drop_head: drop the classification head of the weights, and train a new one.
       attention: xla, or cudnn: flash attention, on an NVIDIA GPU in half precision.
-      remat: recompute activations in the backward pass: less memory, more time.
+      remat: none, blocks or dots: keep all activations for the backward pass; those between blocks alone, and compute
+        the others again; also the results of matrix products, which are most of the work.
     """
 
     name: str
@@ -71,7 +72,7 @@ class Model:
     pos_grid: tuple[int, int] | None = None
     drop_head: bool = False
     attention: str = "xla"
-    remat: bool = False
+    remat: str = "none"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxdino.core import processes, sharding
 from jaxdino.strategy import format_plan
-from jaxdino.train import augmented, data, disk, extend, pixels, state, step
+from jaxdino.train import augmented, data, disk, extend, pixels, precision, state, step
 from jaxdino.train.data_record import DataRecord
 from jaxdino.train.decoding import choose_decoder
 from jaxdino.train.not_finite.check import Guard
@@ -142,7 +142,7 @@ def run_stage(session: Session, part: Part, current: state.State) -> state.State
       UserError: if the loss is not finite (with config.debug.nan, any value of a step), or the task reports a collapse.
     """
     setup, now = session.setup, session.progress
-    guard, how = Guard(session, part, current), dict(remat=setup.config.model.remat)
+    guard, how = Guard(session, part, current), dict(remat=precision.remat(setup.config))
     train_step = step.compile_train_step(guard.made(), current, setup.mesh, setup.rules, **how)
     validation = Validation(session, part)
     batches = setup.task.train_batches(part)

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxdino.core import sharding
 from jaxdino.core.host_memory import Peak
-from jaxdino.train import data, step
+from jaxdino.train import data, precision, step
 from jaxdino.train.memory import StepMemory, measure
 from jaxdino.train.setup import Setup
 from jaxdino.train.state import State
@@ -58,7 +58,7 @@ class Trial:
 
     def _jitted(self, part: Part) -> Any:
         task, setup = self.setup.task, self.setup
-        how = dict(remat=setup.config.model.remat)
+        how = dict(remat=precision.remat(setup.config))
         return step.compile_train_step(
             task.train_step(part, self.current), self.current, setup.mesh, setup.rules, **how
         )

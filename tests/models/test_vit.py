@@ -44,9 +44,10 @@ def loss_and_gradient(flat, images, **options):
     return jax.jit(jax.value_and_grad(loss))(flat)
 
 
-def test_remat_changes_nothing(flat, images):
+@pytest.mark.parametrize("remat", ["blocks", "dots"])
+def test_remat_changes_nothing(flat, images, remat):
     plain = loss_and_gradient(flat, images, drop_path=0.4)
-    again = loss_and_gradient(flat, images, drop_path=0.4, remat=True)
+    again = loss_and_gradient(flat, images, drop_path=0.4, remat=remat)
     assert np.allclose(plain[0], again[0], rtol=1e-6)
     for path, gradient in plain[1].items():
         scale = np.abs(gradient).max() + 1e-6

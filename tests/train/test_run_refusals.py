@@ -72,9 +72,9 @@ def test_an_objective_needs_its_settings():
 
 def test_rematerialisation_is_reached_by_the_config_and_the_data_are_told_in_a_line():
     lines = []
-    setup = prepare(tiny.config(1, model__remat=True, data__name="digits"), lines.append)
+    setup = prepare(tiny.config(1, model__remat="dots", data__name="digits"), lines.append)
     assert lines == ["data: digits, 10 classes; images: train 1079, val 359, test 359"]
-    assert "('remat', Static(value=True))" in str(setup.parts[0].skeleton.graphdef)
+    assert "('remat', Static(value='dots'))" in str(setup.parts[0].skeleton.graphdef)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def replay(place: Path, root: str | None, say: Callable[[str], None]) -> tuple[F
     """
     about, leaves, batch = folder.load(place)
     config = as_config(read_config(place / CONFIG))
-    config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.model.remat = -1, 1, 1, False
+    config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.model.remat = -1, 1, 1, "none"
     if root is not None:
         config.data.root = root
     setup = prepare(config, say)
