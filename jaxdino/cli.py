@@ -31,12 +31,13 @@ LINES = {
     "prepare": "write a data set as shards, for large sets",
     "serve": "serve models over HTTP: classes, embeddings, masks, boxes, with a page to try them",
     "replay": "take a step again that was not finite, and name the layer",
+    "export": "export a model as StableHLO, ONNX (also int8) or PyTorch",
     "convert": "convert weights between PyTorch and jaxdino: import, export, inspect, verify, list",
     "configs": "list the configs that `jaxdino train --config=NAME` takes",
 }
 """Command -> what it does."""
 HOMES = {"main": "train", "fit": "train", "classify": "predict", "check": "check-data"} | {
-    name: f"convert {name}" for name in ("import", "export", "inspect", "verify", "list")
+    name: f"convert {name}" for name in ("import", "inspect", "verify", "list")
 }
 """Names that users may type but that are not commands -> the command to use."""
 

@@ -42,7 +42,7 @@ def test_the_version(capsys):
     ("args", "words"),
     [
         (["trian"], "error: 'trian' is not a command; nearest: train"),
-        (["export", "x"], "error: 'export' is not a command; use jaxdino convert export; "),
+        (["import", "x"], "error: 'import' is not a command; use jaxdino convert import; "),
         (["--config=linear"], "error: --config=linear comes after a command, as in jaxdino train --config=linear; "),
         (["configs", "x"], "error: jaxdino configs takes no arguments"),
     ],

@@ -31,6 +31,7 @@ COMMANDS = {
     "prepare": "jaxdino.prepare",
     "serve": "jaxdino.serve",
     "replay": "jaxdino.replay",
+    "export": "jaxdino.export",
     "convert": "convert",
 }
 """{argument of `jaxdino` on the command line: module for `python -m`}."""

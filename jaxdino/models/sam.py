@@ -121,7 +121,7 @@ class Sam(nnx.Module):
             raise UserError("SAM's image encoder has no mask token: patches cannot be masked")
         patches = self.image_encoder(images, key)
         mean = patches.mean(axis=(1, 2))
-        registers = jnp.zeros((len(mean), 0, mean.shape[-1]), mean.dtype)
+        registers = jnp.zeros((mean.shape[0], 0, mean.shape[-1]), mean.dtype)
         return Output(cls=mean, patches=patches, registers=registers, pooled=mean)
 
     def encode(self, images: jax.Array) -> jax.Array:

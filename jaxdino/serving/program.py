@@ -1,0 +1,174 @@
+"""A model as one function from pixels to named outputs: what every artefact holds."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxdino
+from jaxdino.core.errors import UserError
+from jaxdino.core.params import Flat, bind
+from jaxdino.core.rules import did_you_mean
+from jaxdino.data.photometric import normalize
+from jaxdino.models.boxes import decode, grid
+from jaxdino.models.heads.calibration import Calibration
+from jaxdino.models.output import Output
+from jaxdino.serving.resizing import resized
+
+INPUTS = ("uint8", "float32")
+"""Images of an artefact: pixels 0 to 255, normalised inside; or floats that the caller has normalised."""
+FEATURES = ("cls", "patches", "pooled")
+CANNOT = {
+    "clipdinosam": "its masks need a text for each image: `jaxdino segment` gives them",
+    "dino_head": "a projection head takes features and has no use without its backbone",
+}
+"""Families that cannot be exported -> why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A model as a function.
+
+    Attributes:
+      run: (flat parameters, images (B, H, W, C)) -> {name: array}. flat: the parameters.
+      size: (height, width) of the images; None if they may have any size and are resized inside.
+      channels: of the images. pixels: one of `INPUTS`. about: what a user of an artefact must know, for its JSON file.
+    """
+
+    run: Callable[[Flat, jax.Array], dict[str, jax.Array]]
+    flat: Mapping[str, jax.Array]
+    size: tuple[int, int] | None
+    channels: int
+    pixels: str
+    about: dict[str, Any]
+
+    def images(self, count: int, rng: np.random.Generator, size: tuple[int, int] | None = None) -> np.ndarray:
+        """Return random images (count, H, W, C) as the program takes them."""
+        shape = (count, *(size or self.size or (64, 48)), self.channels)
+        if self.pixels == "uint8":
+            return rng.integers(0, 256, shape, np.uint8)
+        return rng.standard_normal(shape, np.float32)
+
+    def shape(self, scope: str) -> tuple[Any, ...]:
+        """Return the symbolic shape of the images: the batch, and the size if it is free."""
+        sides = ", ".join(map(str, self.size)) if self.size else "height, width"
+        return jax.export.symbolic_shape(f"{scope}, {sides}, {self.channels}")
+
+
+def program(model: Any, *, pixels: str = "uint8", resize: bool = False, outputs: Sequence[str] = ()) -> Program:
+    """Return a loaded model as a program.
+
+    Args:
+      model: a `jaxdino.Model`.
+      pixels: one of `INPUTS`. resize: take images of any size, one size a call, and resize them as in evaluation.
+      outputs: names out of those that the model has; () for the usual ones of its task.
+
+    Raises:
+      UserError: for a model that cannot be exported, an unknown output, and a resize of normalised images.
+    """
+    card, how = model.card, model.card.spec.preprocess
+    if why := CANNOT.get(card.spec.family):
+        raise UserError(f"{model.name} cannot be exported: {why}")
+    if resize and pixels != "uint8":
+        raise UserError("images that are normalised already cannot be resized inside: leave out --resize or --input")
+    task, all_outputs = _task(card)
+    chosen = tuple(outputs) or tuple(name for name in all_outputs if task == "features" or name not in FEATURES)
+    for name in chosen:
+        if name not in all_outputs:
+            raise UserError(f"output {name!r} is not one of this model; {did_you_mean(name, all_outputs)}")
+    skeleton = model.skeleton
+
+    def run(flat: Flat, images: jax.Array) -> dict[str, jax.Array]:
+        if resize:
+            images = resized(images, how.size, how.resize)
+        if pixels == "uint8":
+            images = normalize(images, how.mean, how.std)
+        return _outputs(bind(skeleton, flat)(images), card, task, how.size, chosen)
+
+    about = _about(card, task, pixels, resize, chosen) | {"digest": model.digest}
+    return Program(run, model.flat, None if resize else how.size, len(how.mean), pixels, about)
+
+
+def _task(card: Any) -> tuple[str, tuple[str, ...]]:
+    """Return what a model does, and the names of its outputs."""
+    if card.finds_boxes:
+        return "detect", ("boxes", "scores", *FEATURES)
+    if card.labels_pixels:
+        return "semantic", ("logits", *FEATURES)
+    if card.num_classes:
+        return ("multilabel" if card.head.choice.several else "classify"), ("logits", "probabilities", *FEATURES)
+    return "features", FEATURES
+
+
+def _outputs(out: Output, card: Any, task: str, size: tuple[int, int], chosen: Sequence[str]) -> dict[str, jax.Array]:
+    found: dict[str, jax.Array] = {name: getattr(out, name) for name in FEATURES} | out.predictions
+    if task == "detect":
+        distances, centre = out.predictions["distances"], jax.nn.sigmoid(out.predictions["centerness"])
+        edge = jnp.array([size[1], size[0], size[1], size[0]], jnp.float32)[None, None]
+        boxes = decode(distances, grid(size, card.head.strides))
+        found["boxes"] = jnp.minimum(jnp.maximum(boxes, 0), edge)
+        found["scores"] = jnp.sqrt(jax.nn.sigmoid(found["logits"]) * centre[..., None])
+    elif "probabilities" in chosen:
+        found["probabilities"] = odds(found["logits"], card.calibration, task == "multilabel")
+    return {name: found[name].astype(jnp.float32) for name in chosen}
+
+
+def odds(logits: jax.Array, calibration: Calibration | None, several: bool) -> jax.Array:
+    """Return probabilities (B, classes) of scores, float32; as `Calibration.odds`, which computes in float64."""
+    if calibration is not None:
+        logits = logits * jnp.asarray(calibration.scale, jnp.float32)[None]
+        if calibration.shift:
+            logits = logits + jnp.asarray(calibration.shift, jnp.float32)[None]
+    found = jax.nn.sigmoid(logits) if several else _softmax(logits)
+    if calibration is None or calibration.method != "isotonic":
+        return found
+    columns = [
+        _on_line(found[:, i], *line) for i, line in enumerate(zip(calibration.inputs, calibration.outputs, strict=True))
+    ]
+    found = jnp.stack(columns, axis=-1)
+    if several:
+        return found
+    total = found.sum(axis=-1, keepdims=True)
+    return jnp.where(total > 0, found / jnp.where(total > 0, total, 1.0), 1 / len(columns))
+
+
+def _softmax(logits: jax.Array) -> jax.Array:
+    exponents = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponents / exponents.sum(axis=-1, keepdims=True)
+
+
+def _on_line(x: jax.Array, inputs: Sequence[float], outputs: Sequence[float]) -> jax.Array:
+    """Read values (B,) off the line through points, level beyond its ends: a sum over its pieces, with no search."""
+    xs, ys = np.asarray(inputs, np.float32), np.asarray(outputs, np.float32)
+    width, height = np.diff(xs)[None], np.diff(ys)[None]
+    share = jnp.clip((x[:, None] - xs[None, :-1]) / np.where(width > 0, width, 1), 0, 1)
+    share = jnp.where(jnp.asarray(width > 0), share, (x[:, None] >= xs[None, 1:]).astype(jnp.float32))
+    return ys[0] + (share * height).sum(axis=-1)
+
+
+def _about(card: Any, task: str, pixels: str, resize: bool, chosen: Sequence[str]) -> dict[str, Any]:
+    """Return what a user of an artefact must know."""
+    how = card.spec.preprocess
+    sides: Sequence[Any] = ("height", "width") if resize else how.size
+    about = {
+        "jaxdino": jaxdino.__version__,
+        "model": card.spec.name,
+        "task": task,
+        "input": {"name": "images", "dtype": pixels, "shape": ["batch", *sides, len(how.mean)]},
+        "outputs": list(chosen),
+        "preprocess": dataclasses.asdict(how) | {"inside": [*(["resize"] if resize else []), *_inside(pixels)]},
+        "classes": list(card.class_names) or [str(i) for i in range(card.num_classes)],
+    }
+    if getattr(card.head, "thresholds", ()):
+        about["thresholds"] = list(card.head.thresholds)
+        about["thresholds_are_for"] = "probabilities before calibration: sigmoid(logits)"
+    if card.calibration is not None:
+        about["calibration"] = dataclasses.asdict(card.calibration)
+    return about
+
+
+def _inside(pixels: str) -> list[str]:
+    return ["normalise"] if pixels == "uint8" else []
