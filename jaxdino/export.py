@@ -179,8 +179,10 @@ def _onnx(args: argparse.Namespace, model: Any, made: Any, given: Any, folder: P
     import onnxruntime
 
     from jaxdino.core.json_file import write_json
-    from jaxdino.serving import checking, onnx_file
+    from jaxdino.serving import checking, int8_report, onnx_file
 
+    if args.int8:
+        data = int8_report.Images(args.int8, model, made, args.workdir, args.calibration, args.labelled, say)
     file = onnx_file.write(made, folder)
     about = made.about | {"format": "onnx", "opset": onnx_file.OPSET}
     lines = ["not compared with the model: --no-verify"]
@@ -190,9 +192,7 @@ def _onnx(args: argparse.Namespace, model: Any, made: Any, given: Any, folder: P
         about |= {"verified": {"by": runtime, "differences": found}}
         lines = [f"compared with the model in {runtime}: largest difference {worst:.1e} of the output's largest value"]
     if args.int8:
-        from jaxdino import export_int8
-
-        facts, more = export_int8.quantised(args, model, made, file)
+        facts, more = int8_report.quantised(file, args.int8, made, data)
         about, lines = about | {"int8": facts}, lines + more
     onnx_file.tell(file, about)
     write_json(folder / "model.json", about)
