@@ -8,7 +8,6 @@ backend: another one may need more or less for activations. Settings are flags, 
 """
 
 import argparse
-import dataclasses
 import tempfile
 from pathlib import Path
 
@@ -16,6 +15,8 @@ import numpy as np
 from PIL import Image
 
 CLASSES = 10
+PARTS = ("weights", "gradients", "optimizer", "copies", "batch", "activations", "total")
+"""Of `StepMemory`. What XLA's libraries take on a CPU is known after a step alone, and left out."""
 
 
 def images(folder: Path, size: int, count: int) -> Path:
@@ -47,21 +48,7 @@ def main() -> None:
     from jaxdino.train.trial import Trial
 
     config = command(args.config, flags).config().copy_and_resolve_references()
-    rows = [
-        (
-            "stage",
-            "batch",
-            "weights",
-            "gradients",
-            "optimizer",
-            "copies",
-            "images",
-            "activations",
-            "total",
-            "TFLOP / 1,000",
-            "minutes",
-        )
-    ]
+    rows = [("stage", "batch", *PARTS, "TFLOP / 1,000", "minutes")]
     with tempfile.TemporaryDirectory() as folder, config.unlocked():
         config.data.root, config.model.weights = str(images(Path(folder), args.size, config.data.batch_size)), "random"
         setup = prepare(config, lambda _: None)
@@ -72,7 +59,7 @@ def main() -> None:
             found = trial.memory(part.stage.batch_size)
             if found is None:
                 raise SystemExit("this backend does not analyse its programs")
-            sizes = map(size_words, (*dataclasses.astuple(found), found.total))
+            sizes = (size_words(getattr(found, name)) for name in PARTS)
             work = trial.compiled.cost_analysis()["flops"] / part.stage.batch_size * 1000 / 1e12
             time = f"{work / args.tflops / 60:.2f}"
             rows.append((part.stage.name, str(part.stage.batch_size), *sizes, f"{work:,.0f}", time))
