@@ -21,6 +21,13 @@ from jaxdino.serving.resizing import resized
 INPUTS = ("uint8", "float32")
 """Images of an artefact: pixels 0 to 255, normalised inside; or floats that the caller has normalised."""
 FEATURES = ("cls", "patches", "pooled")
+TASKS = {
+    "image": ("classify", ("logits", "probabilities")),
+    "patch": ("semantic", ("logits",)),
+    "box": ("detect", ("boxes", "scores")),
+    "depth": ("depth", ("depth",)),
+}
+"""What gets a class (`HeadConfig.of`) -> the task, and the outputs of the head."""
 CANNOT = {
     "clipdinosam": "its masks need a text for each image: `jaxdino segment` gives them",
     "dino_head": "a projection head takes features and has no use without its backbone",
@@ -94,13 +101,12 @@ def program(model: Any, *, pixels: str = "uint8", resize: bool = False, outputs:
 
 def _task(card: Any) -> tuple[str, tuple[str, ...]]:
     """Return what a model does, and the names of its outputs."""
-    if card.finds_boxes:
-        return "detect", ("boxes", "scores", *FEATURES)
-    if card.labels_pixels:
-        return "semantic", ("logits", *FEATURES)
-    if card.num_classes:
-        return ("multilabel" if card.head.choice.several else "classify"), ("logits", "probabilities", *FEATURES)
-    return "features", FEATURES
+    if not card.num_classes:
+        return "features", FEATURES
+    if card.head.choice is not None and card.head.choice.several:
+        return "multilabel", (*TASKS["image"][1], *FEATURES)
+    task, names = TASKS[card.head.of]
+    return task, (*names, *FEATURES)
 
 
 def _outputs(out: Output, card: Any, task: str, size: tuple[int, int], chosen: Sequence[str]) -> dict[str, jax.Array]:
@@ -160,7 +166,7 @@ def _about(card: Any, task: str, pixels: str, resize: bool, chosen: Sequence[str
         "input": {"name": "images", "dtype": pixels, "shape": ["batch", *sides, len(how.mean)]},
         "outputs": list(chosen),
         "preprocess": dataclasses.asdict(how) | {"inside": [*(["resize"] if resize else []), *_inside(pixels)]},
-        "classes": list(card.class_names) or [str(i) for i in range(card.num_classes)],
+        "classes": list(card.class_names) or [str(i) for i in range(card.num_classes if task != "depth" else 0)],
     }
     if getattr(card.head, "thresholds", ()):
         about["thresholds"] = list(card.head.thresholds)

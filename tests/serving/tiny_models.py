@@ -9,6 +9,7 @@ from convert.card import Card
 from jaxdino.api.opening import face_of
 from jaxdino.models.convnext import ConvNeXtConfig
 from jaxdino.models.heads.calibration import Calibration
+from jaxdino.models.heads.depth import DepthDPTHeadConfig, DepthLinearHeadConfig
 from jaxdino.models.heads.fcos import FCOSHeadConfig
 from jaxdino.models.heads.linear import LinearHeadConfig
 from jaxdino.models.heads.patches import PatchesHeadConfig
@@ -29,16 +30,19 @@ def _spec(family: str, config, **how) -> ModelSpec:
 
 
 VIT = _spec("dinov3", ViTConfig(**SHAPE, **vit.DINOV3))
+DEEP = _spec("dinov3", dataclasses.replace(VIT.config, depth=4))
 MODELS = {
     "dino": (_spec("dino", ViTConfig(**SHAPE, pos_grid=(3, 3), pos_offset=0.1)), LinearHeadConfig()),
     "dinov2": (
         _spec("dinov2", ViTConfig(**SHAPE, pos_grid=(5, 5), layer_scale=True, mask_token=True, swiglu=True)),
-        LinearHeadConfig(3, "cls4_mean" if SHAPE["depth"] > 3 else "cls_mean"),
+        LinearHeadConfig(3, "cls_mean"),
     ),
     "dinov3": (VIT, LinearHeadConfig(3, "cls", calibration=Calibration("temperature", (0.4,)))),
     "several": (VIT, LinearHeadConfig(3, "mean", thresholds=(0.5, 0.4, 0.3), calibration=MIXED)),
     "patches": (VIT, PatchesHeadConfig(3, blocks=2)),
     "boxes": (VIT, FCOSHeadConfig(3, pyramid="patches", strides=(2, 4, 8, 16), width=8, convs=1)),
+    "depth": (VIT, DepthLinearHeadConfig(1, blocks=2, bins=8)),
+    "depth dpt": (DEEP, DepthDPTHeadConfig(1, blocks=4, width=8)),
     "resnet": (_spec("resnet", RESNET, pool="mean"), LinearHeadConfig(3, "mean", calibration=MIXED)),
     "resnet boxes": (_spec("resnet", RESNET, pool="mean"), FCOSHeadConfig(3, strides=(4, 8, 16, 32), width=8, convs=1)),
     "convnext": (_spec("convnext", ConvNeXtConfig((1, 1), (8, 12)), pool="mean"), LinearHeadConfig()),
