@@ -7,7 +7,6 @@ the embedded digits are used. A call that was interrupted goes on where it stopp
 import argparse
 import dataclasses
 import hashlib
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from jaxdino.core.host_memory import keep_freed
 from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import printable
 from jaxdino.evaluate import OF_HEAD
+from jaxdino.parts import shard_of
 
 READ = (
     *("val_ratio", "test_ratio", "split_seed", "train_split", "val_split", "test_split", "classes", "images"),
@@ -123,12 +123,10 @@ def _checked(args: argparse.Namespace) -> tuple[int, int]:
         check_range(f"--{name}", getattr(args, name), interval)
     check_range("--batch_size", args.batch_size, "[1, inf)")
     check_range("--seed", args.seed, "[0, inf)")
-    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", args.shard)
-    if found is None or not 1 <= int(found[1]) <= int(found[2]):
-        raise UserError(f"--shard {args.shard} must be I/N with I from 1 to N, such as 1/4, 2/4, 3/4 and 4/4")
+    part = shard_of(args.shard)
     if args.root is None and args.name not in ("folder", "digits"):
         raise UserError(f"--name {args.name} needs --root: the folder or file of the data")
-    return int(found[1]) - 1, int(found[2])
+    return part
 
 
 def _settings(args: argparse.Namespace, rest: Sequence[str], data_settings: Any) -> tuple[Any, Any]:

@@ -2,22 +2,26 @@
 
 IMAGE is a file, a folder (all images in it and below) or a pattern in quotes, such as 'photos/**/*.jpg'.
 Prints a line for each image: its path, then class and probability, tab-separated; or writes a table with --out. A model
-of images with several labels gives all classes above their thresholds, or none.
+of images with several labels gives all classes above their thresholds, or none. With --shard I/N, N processes share
+the images, and the last one to finish writes the table.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from jaxdino import results
+from jaxdino import parts, results
 from jaxdino.core.bars import bar
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
 from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import printable
+
+BLOCK = 1024  # images of a block of --shard, rounded up to whole batches
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,6 +48,9 @@ def _run(argv: list[str] | None) -> int:
         "--out", metavar="FILE", help="write a table there (.csv, .json or .jsonl) instead of printing lines"
     )
     parser.add_argument("--overwrite", action="store_true", help="let --out replace a file")
+    parser.add_argument(
+        "--shard", metavar="I/N", help="work on part I of N of the images, each part in a process of its own"
+    )
     parser.add_argument("--batch_size", type=int, default=32, help="images per batch (default 32)")
     parser.add_argument(
         "--sixteen_bit",
@@ -65,6 +72,7 @@ def predict(
     overwrite: bool = False,
     sixteen_bit: str | None = None,
     threshold: float | None = None,
+    shard: str | None = None,
 ) -> int:
     """Print or write the `top` classes of each image, with their probabilities.
 
@@ -74,13 +82,14 @@ def predict(
       names: files, folders and patterns, as `data.inputs.find_inputs` takes them.
       out: a .csv, .json or .jsonl file for the results, including unread images; None prints a line for each image.
       sixteen_bit: see `Model.preprocess`. threshold: see `Model.predict`.
+      shard: "I/N", the part of the images that this process works on, see `parts`; needs `out`.
 
     Returns:
       0, or 1 if an image could not be read; these are named on standard error.
 
     Raises:
       UserError: before an image is read, for invalid arguments: a workdir without a model with a head, `top` or
-        `batch_size` below 1, no images, an `out` that exists.
+        `batch_size` below 1, no images, an `out` that exists, parts that were made otherwise.
     """
     from convert import assumptions
     from jaxdino.api import classify, pictures
@@ -94,6 +103,7 @@ def predict(
         raise UserError(f"--top {top} and --batch_size {batch_size} must be at least 1")
     if sixteen_bit is not None:
         Range.of(sixteen_bit, ARGUMENT)
+    part = None if shard is None else _part(shard, out)
     check_run_folder(workdir)
     results.check("--out", out, overwrite)
     inputs, notes = find_inputs(names)
@@ -106,21 +116,72 @@ def predict(
         notes.append(f"--top {top}: the model has {model.card.num_classes} classes, which are all given")
     for line in (*notes, *lines):
         say(line)
-    paths, failed, changed = [image.path for image in inputs], 0, {}
+    paths, changed = [image.path for image in inputs], {}
     reading = model.reading(paths, sixteen_bit, ARGUMENT, say)
-    with _written(out, None if choose.several else min(top, model.card.num_classes)) as write:
-        found = classify.classify(model, paths, reading, choose, top, batch_size, changed)
-        shown = out is None and sys.stdout.isatty()  # no progress bar if the lines show the progress
-        for path, classes in zip(paths, found if shown else bar(found, "predicting", total=len(paths)), strict=True):
+    shown = None if choose.several else min(top, model.card.num_classes)
+
+    def classified(places: range) -> Iterator[tuple[str, Any]]:
+        some = [paths[place] for place in places]
+        found = classify.classify(model, some, reading, choose, top, batch_size, changed, len(paths))
+        quiet = out is None and sys.stdout.isatty()  # no progress bar if the lines show the progress
+        for path, classes in zip(some, found if quiet else bar(found, "predicting", total=len(some)), strict=True):
             if isinstance(classes, BadImage):
                 skip(path, classes)
-                failed += 1
-            write(path, classes)
+            yield path, classes
+
+    if part is None or out is None:
+        failed = _alone(out, shown, classified(range(len(paths))))
+        said = f"{len(paths)} images in {out}" if out else ""
+    else:
+        given = {"top": shown, "threshold": threshold, "sixteen_bit": sixteen_bit, "batch_size": batch_size}
+        made = given | {"weights": model.digest, "images": len(paths), "paths": parts.digest_of(paths)}
+        results.check("--out", out, overwrite)  # again: other parts may have been joined meanwhile
+        parts.begin(out, made, overwrite)
+        said, failed = _shared(out, part, shown, len(paths), batch_size, classified)
     if changed:
         say(pictures.changed(changed))
     if out is not None:
-        print(f"{len(paths)} images in {out}" + (f", {failed} of them unread, with the reason" if failed else ""))
+        print(said + (f", {failed} of them unread, with the reason" if failed else ""))
     return int(failed > 0)
+
+
+def _part(shard: str, out: str | None) -> tuple[int, int]:
+    """Return (index from 0, count) of --shard. Raises UserError for other text, and without a table to join."""
+    if out is None:
+        raise UserError(f"--shard {shard} needs --out FILE, the table that all parts are joined to")
+    return parts.shard_of(shard)
+
+
+def _alone(out: str | None, top: int | None, classified: Iterator[tuple[str, Any]]) -> int:
+    """Print or write all images; return how many could not be read."""
+    failed = 0
+    with _written(out, top) as write:
+        for path, classes in classified:
+            failed += isinstance(classes, Exception)
+            write(path, classes)
+    return failed
+
+
+def _shared(out: str, part: tuple[int, int], top: int | None, count: int, batch: int, classified: Any) -> Any:
+    """Write the blocks of this part; return what is said of them, and how many images could not be read."""
+    size, failed, (columns, row) = -(-BLOCK // batch) * batch, 0, _columns(top)
+    flat = Path(out).suffix.lower() == ".csv"
+
+    def rows(places: range) -> Iterator[dict[str, Any]]:
+        nonlocal failed
+        for path, classes in classified(places):
+            failed += isinstance(classes, Exception)
+            yield row(path, classes, flat)
+
+    written = parts.write(out, part, count, size, rows)
+    mine = f"part {part[0] + 1}/{part[1]}: {written} blocks of up to {size} images written"
+    joined = parts.join(out, count, size, columns)
+    if joined is None:
+        return f"{mine}; another process has joined all blocks in {out}", failed
+    missing, errors = joined
+    if missing:
+        return f"{mine}; {missing} blocks of other parts are missing: the last part to finish writes {out}", failed
+    return f"{mine}; {count} images in {out}", errors
 
 
 def say(line: str) -> None:
@@ -145,13 +206,17 @@ def _written(out: str | None, top: int | None) -> Iterator[Callable[[str, Any], 
     if out is None:
         yield _print
         return
-    columns = ["labels", "probabilities"]
-    if top is not None:
-        more = [name for i in range(2, top + 1) for name in (f"class_{i}", f"probability_{i}")]
-        columns = ["class", "probability", *more]
-    row = _row_of_labels if top is None else _row
-    with results.Table(out, ["path", *columns, "error"]) as table:
+    columns, row = _columns(top)
+    with results.Table(out, columns) as table:
         yield lambda path, classes: table.add(row(path, classes, table.kind == ".csv"))
+
+
+def _columns(top: int | None) -> tuple[list[str], Callable[[str, Any, bool], dict[str, Any]]]:
+    """Return the columns of the table, and the function that makes a row."""
+    if top is None:
+        return ["path", "labels", "probabilities", "error"], _row_of_labels
+    more = [name for i in range(2, top + 1) for name in (f"class_{i}", f"probability_{i}")]
+    return ["path", "class", "probability", *more, "error"], _row
 
 
 def _print(path: str, classes: Any) -> None:

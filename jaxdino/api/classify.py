@@ -69,13 +69,16 @@ def classify(
     topk: int,
     batch_size: int,
     said: dict[str, str],
+    of: int | None = None,
 ) -> Iterator[Classes | BadImage]:
     """Return the classes of each image that `choose` chooses, in order, or why it could not be read.
 
     The next batch is read while the device computes. All batches have the same shape, compiled once. `said` collects
-    the messages of `Model.prepare` about images.
+    the messages of `Model.prepare` about images. `of` is the number of images of which these are a part, so that
+    batches have the shape that they have for all.
     """
-    size, names = min(batch_size, len(records)), model.class_names or tuple(map(str, range(model.card.num_classes)))
+    size = min(batch_size, of or len(records))
+    names = model.class_names or tuple(map(str, range(model.card.num_classes)))
     waiting: tuple[list, Any] | None = None
     with ThreadPoolExecutor(THREADS) as pool:
         for first in range(0, len(records), size):
