@@ -5,12 +5,12 @@ import jax
 from jaxdino.core import sharding
 from jaxdino.core.host_memory import available
 from jaxdino.train.memory import StepMemory, size_words
-from jaxdino.train.trial import Pace, Trial
+from jaxdino.train.trial import GROWING, Pace, Trial
 
 TRIES = 4
 """Compilations, at most, to find the largest batch."""
 LONGEST = 60.0
-"""Seconds of a step, at most, that is taken to measure its memory."""
+"""Seconds, at most, of the steps that are taken to measure the memory of a size."""
 
 
 class Need:
@@ -36,17 +36,18 @@ class Need:
         return found.total + libraries * size // of if found else 0
 
     def measured(self, size: int, estimated: int) -> int | None:
-        """Return the bytes as one step takes them; None where that is not known, takes too long or more than there is.
+        """Return the bytes as steps take them; None where that is not known, takes too long or more than there is.
 
-        It is compared with the process as it was in the step with the own batch: a process may keep freed memory, so
-        that a later step makes it grow by less than the step needs.
+        It is compared with the process as it was in the steps with the own batch: a process may keep freed memory, so
+        that later steps make it grow by less than they need.
         """
         free, least = available(), self.trial.memory(size)
         if self.pace.process is None or free is None or least is None or jax.process_count() > 1:
             return None
-        if estimated - self.found.total > free or self.pace.device * size / self.given > LONGEST:
+        steps = min(GROWING, int(LONGEST * self.given / (self.pace.device * size)))
+        if estimated - self.found.total > free or not steps:
             return None
-        highest = self.trial.tried(size)
+        highest = self.trial.tried(size, steps)
         if highest is None:
             return None
         taken = max(least.total, highest - self.pace.process + self.found.total)
@@ -58,7 +59,7 @@ def largest(trial: Trial, memory: int, found: StepMemory, pace: Pace) -> str:
     """Return the largest batch size whose step needs at most this memory, in words.
 
     Memory grows linearly with the batch: sizes are compiled on the line through the last two, until one fits. On a CPU
-    a step of that size is taken, as long as it is short, and what it took counts.
+    steps of that size are taken, as long as they are short, and what they took counts.
 
     Args:
       memory: bytes on each device. found, pace: as `Need`.

@@ -23,7 +23,8 @@ class StepMemory:
       weights: all leaves of the model. gradients: of the trained leaves. optimizer: the moments.
       copies: the best weights so far, averages, and what the task keeps (a teacher).
       batch: the images and labels of a step. activations: everything else that the step needs for a while.
-      libraries: on a CPU, what XLA's libraries take beside all this, as measured; the compiler does not count it.
+      libraries: on a CPU, what is measured beside all this and the compiler does not count: scratch memory that the
+        threads of XLA's libraries keep, and batches in flight.
     """
 
     weights: int
@@ -48,7 +49,7 @@ class StepMemory:
         """Return the memory with that of the libraries.
 
         Args:
-          grown: bytes that a step took beside what is held, as measured; None if that is not known.
+          grown: bytes that steps took beside what is held, as measured; None if that is not known.
         """
         return self if grown is None else dataclasses.replace(self, libraries=max(0, self.held + grown - self.total))
 

@@ -19,6 +19,8 @@ from jaxdino.train.task import Part
 
 STEPS = 10
 """Timed steps of a stage."""
+GROWING = 5
+"""Steps, at most, to measure the memory of another batch size: each thread that meets a step keeps scratch memory."""
 
 
 class Pace(NamedTuple):
@@ -26,8 +28,8 @@ class Pace(NamedTuple):
 
     Attributes:
       compile: of the compilation. step: of one step with reading its batch. device: of one step alone.
-      grown: on a CPU, bytes that a step alone takes beside what stays in memory, as measured; else None.
-      process: on a CPU, the most bytes that the whole process held in that step; None if that is not known.
+      grown: on a CPU, bytes that these steps take beside what stays in memory, as measured; else None.
+      process: on a CPU, the most bytes that the whole process held in these steps; None if that is not known.
     """
 
     compile: float
@@ -76,35 +78,39 @@ class Trial:
         return (time.perf_counter() - begin) / taken
 
     def timed(self) -> Pace:
-        """Time steps with and without reading; on a CPU, also measure their memory."""
+        """Time steps with and without reading; on a CPU, also measure the memory of all of them.
+
+        The first step tells too little: the libraries' scratch memory grows until each of their threads has met each
+        kind of operation, and reading holds batches in flight.
+        """
         with Peak() as peak:
             self._steps(iter([self.first]))  # the first one also sets up the libraries
-        process = peak.highest()
-        device = self._steps(self.first for _ in range(STEPS))
-        batches = self.setup.task.train_batches(self.part)
-        try:
-            next(batches)  # starts the threads
-            whole = self._steps(self._placed(read) for read in batches)
-        finally:
-            batches.close()
+            device = self._steps(self.first for _ in range(STEPS))
+            batches = self.setup.task.train_batches(self.part)
+            try:
+                next(batches)  # starts the threads
+                whole = self._steps(self._placed(read) for read in batches)
+            finally:
+                batches.close()
         if jax.default_backend() != "cpu":
             return Pace(self.seconds, whole, device)
-        return Pace(self.seconds, whole, device, peak.grown, process)
+        return Pace(self.seconds, whole, device, peak.grown, peak.highest())
 
     def memory(self, batch_size: int) -> StepMemory | None:
         """Return the memory of a step with a number of images; None if the backend does not say."""
         return measure(self._compiled_for(batch_size), self.current, self._shapes(batch_size))
 
-    def tried(self, batch_size: int) -> int | None:
-        """Take one step with a number of images, those of the first batch again; return as `Pace.process`."""
+    def tried(self, batch_size: int, steps: int) -> int | None:
+        """Take steps with a number of images, those of the first batch again; return as `Pace.process`."""
         compiled = self._compiled_for(batch_size)
         batch = {
             name: jax.device_put(np.resize(np.asarray(self.first[name]), one.shape), one.sharding)
             for name, one in self._shapes(batch_size).items()
         }
         with Peak() as peak:
-            self.current["moving"], measured = compiled(self.current["moving"], self.current["frozen"], batch)
-            jax.block_until_ready(measured)
+            for _ in range(steps):
+                self.current["moving"], measured = compiled(self.current["moving"], self.current["frozen"], batch)
+                jax.block_until_ready(measured)
         return peak.highest()
 
     def _shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
