@@ -1,6 +1,7 @@
 """Start time and memory of a manifest with ten million lines: `python -m benchmarks.large_manifest [--lines N]`.
 
-Also of the index of shards with as many images. The images of the manifest are 10,000 small files, which are reached
+Also of the index of shards with as many images, and of a manifest of as many boxes, five an image. The images of the
+manifest are 10,000 small files, which are reached
 through as many links to their folder as the lines need. Prints, for a manifest with a column `split` and for one whose
 validation share is split off, the seconds until the source is listed, until its identity is known (what a run keeps of
 its data) and until the first batch, and the peak memory of the process (Linux).
@@ -22,8 +23,16 @@ FILES = 10_000
 CLASSES = 1000
 
 
-def make(top: Path, lines: int, splits: bool) -> Path:
-    """Write the images and a manifest of so many lines."""
+BOXES = 5
+"""Lines of an image in a manifest of boxes."""
+
+
+def make(top: Path, lines: int, kind: str) -> Path:
+    """Write the images and a manifest of so many lines.
+
+    Args:
+      kind: "split", with a column `split`; "ratio", without; "boxes", with a line for each of `BOXES` boxes an image.
+    """
     own = top / "images"
     if not own.is_dir():
         own.mkdir()
@@ -32,8 +41,15 @@ def make(top: Path, lines: int, splits: bool) -> Path:
             os.link(own / "00000.jpg", own / f"{number:05d}.jpg")
         for folder in range(-(-lines // FILES)):
             (top / f"d{folder:05d}").symlink_to("images")
-    file = top / f"{'split' if splits else 'ratio'}.csv"
+    splits, file = kind == "split", top / f"{kind}.csv"
     with open(file, "w") as stream:
+        if kind == "boxes":
+            stream.write("path,x1,y1,x2,y2,label\n")
+            for line in range(lines):
+                row, left, top_side = line // BOXES, line * 7919 % 20, line * 104729 % 20
+                box = f"{left},{top_side},{left + 1 + line % 12},{top_side + 1 + line % 11}"
+                stream.write(f"d{row // FILES:05d}/{row % FILES:05d}.jpg,{box},class{line * 31 % 80:02d}\n")
+            return file
         stream.write("path,label,split\n" if splits else "path,label\n")
         for row in range(lines):
             more = (",val" if row % 20 == 0 else ",train") if splits else ""
@@ -49,6 +65,7 @@ def peak_memory() -> float:
 
 def measure(file: str, workers: int) -> None:
     """Print the times and the memory of this process."""
+    from jaxdino.data.box_field import BoxField
     from jaxdino.data.config import DataConfig
     from jaxdino.data.identity import identify
     from jaxdino.data.pipeline import make_train_iter
@@ -57,12 +74,14 @@ def measure(file: str, workers: int) -> None:
     begin = peak_memory()
     times = [(time.monotonic(), time.process_time())]
     cfg = DataConfig(name="manifest", root=file, num_workers=workers)
-    source = load_source(cfg)
+    boxes = Path(file).stem == "boxes"
+    source = load_source(cfg, "boxes" if boxes else "label")
     times.append((time.monotonic(), time.process_time()))
     memory = peak_memory()
     identify(source)
     times.append((time.monotonic(), time.process_time()))
-    batches = make_train_iter(source.splits["train"], cfg, seed=0, batch_size=64, image_size=32)
+    how = {"fields": (BoxField(8),)} if boxes else {}
+    batches = make_train_iter(source.splits["train"], cfg, seed=0, batch_size=64, image_size=32, **how)
     next(batches)
     times.append((time.monotonic(), time.process_time()))
     batches.close()
@@ -121,6 +140,7 @@ def main() -> None:
     """Make the files, and measure each manifest in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, default=10_000_000)
+    parser.add_argument("--kinds", default="shards,split,ratio,boxes", help="which of them, separated by commas")
     parser.add_argument("--workers", type=int, default=0, help="reading processes")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -128,9 +148,9 @@ def main() -> None:
         measure(args.measure, args.workers) if args.measure.endswith(".csv") else measure_index(args.measure)
         return
     with tempfile.TemporaryDirectory() as top:
-        for kind in ("shards", "split", "ratio"):
+        for kind in args.kinds.split(","):
             place = Path(top)
-            file = make_index(place, args.lines) if kind == "shards" else make(place, args.lines, kind == "split")
+            file = make_index(place, args.lines) if kind == "shards" else make(place, args.lines, kind)
             command = [sys.executable, "-m", "benchmarks.large_manifest", "--measure", str(file)]
             subprocess.run([*command, "--workers", str(args.workers)], check=True)
 

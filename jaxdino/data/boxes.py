@@ -56,7 +56,16 @@ class BoxLists(Sequence[np.ndarray]):
 
     def chosen(self, rows: Sequence[int] | np.ndarray) -> "BoxLists":
         """Return the boxes of some images, in this order."""
-        return BoxLists.of([self[int(row)] for row in rows])
+        rows = np.asarray(rows, np.int64)
+        starts, counts = self.offsets[rows], self.counts[rows]
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        inside = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
+        return BoxLists(self.rows[np.repeat(starts, counts) + inside], offsets)
+
+    @property
+    def every(self) -> np.ndarray:
+        """The boxes of all images, float32 (n, 6)."""
+        return self.rows[self.offsets[0] : self.offsets[-1]]
 
     @property
     def counts(self) -> np.ndarray:

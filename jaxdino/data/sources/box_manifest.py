@@ -17,13 +17,13 @@ from jaxdino.data.boxes import BoxedSource, Boxes
 from jaxdino.data.config import DataConfig
 from jaxdino.data.packed import Texts
 from jaxdino.data.record import Source, Split
-from jaxdino.data.sources.cells import OTHER, Coded, read_cells
+from jaxdino.data.sources.cells import Coded, numbered, read_cells
 from jaxdino.data.sources.listed_images import PLACES, normalised
 from jaxdino.data.sources.listed_rows import Listed, open_list
 from jaxdino.data.sources.manifest import PATH, SPLIT, splits_of_rows
 from jaxdino.data.sources.text_lists import is_text_list
 from jaxdino.data.split_names import NONE, SPLITS
-from jaxdino.data.splitting import origins, shared_out
+from jaxdino.data.splitting import origins, ratios_of, stratified
 
 CORNERS = ("x1", "y1", "x2", "y2")
 LABEL = "label"
@@ -52,42 +52,50 @@ def boxes(cfg: DataConfig) -> BoxedSource:
         if name not in found.columns:
             found.refuse(found.line, f"there is no column {name!r}; {did_you_mean(name, found.columns)}")
     split = (SPLIT,) * (SPLIT in found.columns)
-    coded = read_cells(found, PATH, (PATH, *CORNERS, LABEL, *split)).coded
-    paths = coded[PATH]
-    if not len(paths.numbers):
+    cells = read_cells(found, PATH, (*CORNERS, LABEL, *split))
+    if not len(cells.paths):
         raise UserError(f"{found.file} lists no image: it has no line below the columns")
-    first = np.full(len(paths.values), -1, np.int64)
-    first[paths.numbers[::-1]] = np.arange(len(paths.numbers))[::-1]
+    image, texts = numbered(cells.paths)
+    first = np.full(len(texts), -1, np.int64)
+    first[image[::-1]] = np.arange(len(image))[::-1]
 
     def place(row: int) -> tuple[Path, int]:
         return found.file, found.line_of(int(first[row]))
 
-    texts = Texts.of(one if isinstance(one, str) else f"{OTHER}{one!r}" for one in paths.values)
-    images = list(normalised(texts, str(found.file.parent), place, "the manifest's folder"))
-    numbers = splits_of_rows(found, coded[SPLIT], cfg) if split else np.zeros(len(paths.numbers), np.int8)
+    images = normalised(texts, str(found.file.parent), place, "the manifest's folder")
+    numbers = splits_of_rows(found, cells.coded[SPLIT], cfg) if split else np.zeros(len(image), np.int8)
     of_image = numbers[first]
-    if len(other := np.flatnonzero(numbers != of_image[paths.numbers])):
-        found.refuse(found.line_of(int(other[0])), f"{paths.values[paths.numbers[other[0]]]!r} is in two splits")
-    return _source(cfg, found, images, of_image, coded)
+    if len(other := np.flatnonzero(numbers != of_image[image])):
+        found.refuse(found.line_of(int(other[0])), f"{cells.paths[other[0]]!r} is in two splits")
+    return _source(cfg, found, images, of_image, image, cells.coded)
 
 
-def _source(cfg: DataConfig, found: Listed, images: list[str], of_image: np.ndarray, coded: dict[str, Coded]) -> Any:
-    """Divide the images among splits, and number their boxes in this order."""
+def _source(
+    cfg: DataConfig, found: Listed, images: Texts, of_image: np.ndarray, image: np.ndarray, coded: dict[str, Coded]
+) -> BoxedSource:
+    """Divide the images among splits, and number their boxes in this order.
+
+    Args:
+      of_image: the split of each image, see `listed_images.Images.split`. image: int (M,), the image of each line.
+    """
     top = found.file.parent
-    listed = {
-        name: [(images[row], int(row)) for row in np.flatnonzero(of_image == number)]
-        for number, name in enumerate(PLACES)
-        if name != NONE and (of_image == number).any()
-    }
+    listed = {name: np.flatnonzero(of_image == place) for place, name in enumerate(PLACES) if name != NONE}
+    listed = {name: rows for name, rows in listed.items() if len(rows)}
     if "train" not in listed:
         raise UserError(f"{found.file} has no image of train; found: {', '.join(listed) or 'none'}")
-    shared = shared_out(listed, cfg, top)
+    if ratios := ratios_of(cfg, listed):
+        train = listed["train"]
+        keys = images.below().chosen(train)
+        parts = stratified(keys, np.zeros(len(keys), np.int32), ratios, cfg.split_seed, [top.name])
+        shared = listed | {name: train[rows] for name, rows in parts.items()}
+    else:
+        shared = listed
     shared = {split: shared[split] for split in SPLITS if split in shared}
     order = np.full(len(images), -1, np.int64)
-    kept = [row for found in shared.values() for _, row in found]
+    kept = np.concatenate([*shared.values()])
     order[kept] = np.arange(len(kept))
-    table, names = _table(found, coded, order)
-    splits = {split: Split(split, [path for path, _ in some], {}, names, str(top)) for split, some in shared.items()}
+    table, names = _table(found, coded, order[image], len(kept))
+    splits = {split: Split(split, images.chosen(rows), {}, names, str(top)) for split, rows in shared.items()}
     ignored = {"in a split that is left out": len(images) - len(kept)}
     others = [name for name in found.columns if name not in (PATH, SPLIT, LABEL, *CORNERS)]
     notes = (f"not read: the column{'s'[: len(others) > 1]} {few(others, 8)}",) * bool(others)
@@ -102,12 +110,15 @@ def _source(cfg: DataConfig, found: Listed, images: list[str], of_image: np.ndar
     return BoxedSource(source, table)
 
 
-def _table(found: Listed, coded: dict[str, Coded], order: np.ndarray) -> tuple[Boxes, tuple[str, ...]]:
-    """Return the boxes of the images that have a place in `order`, and the names of their classes."""
+def _table(found: Listed, coded: dict[str, Coded], image: np.ndarray, count: int) -> tuple[Boxes, tuple[str, ...]]:
+    """Return the boxes of `count` images, and the names of their classes.
+
+    Args:
+      image: int (M,), the place of each line's image among all splits, -1 for an image that is left out.
+    """
     sides = [coded[name] for name in CORNERS]
     values = [np.array([_side(value) for value in side.values], np.float64)[side.numbers] for side in sides]
     blanks = [np.array([value in ("", None) for value in one.values])[one.numbers] for one in (*sides, coded[LABEL])]
-    image = order[coded[PATH].numbers]
     lines = np.flatnonzero(~np.logical_and.reduce(blanks) & (image >= 0))
     lines = lines[np.argsort(image[lines], kind="stable")]
     given = [value.strip() if isinstance(value, str) else "" for value in coded[LABEL].values]
@@ -117,7 +128,7 @@ def _table(found: Listed, coded: dict[str, Coded], order: np.ndarray) -> tuple[B
     numbers = np.array([known.get(name, -1) for name in given], np.int32)[label]
     unknown = {int(box): repr(coded[LABEL].values[label[box]]) for box in np.flatnonzero(numbers < 0)}
     corners = np.stack([value[lines] for value in values], axis=1)
-    files = [str(found.file)] * int((order >= 0).sum())
+    files = [str(found.file)] * count
 
     def place(box: int) -> str:
         return f"{found.file}:{found.line_of(int(lines[box]))}"

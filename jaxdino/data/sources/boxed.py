@@ -16,6 +16,9 @@ from jaxdino.data.record import Source, Split
 BOXES = "boxes"
 SHOWN = 3  # boxes named for each fault
 OUTSIDE = "it lies outside of the image"
+REASONS = (*FAULTS, OUTSIDE)
+HEADERS = 200_000  # images; of more, only a share is looked up before a run
+SAMPLE = 20_000  # images of that share
 
 
 def field(lister: Callable[[DataConfig], BoxedSource]) -> dict[str, Callable[[DataConfig], Source]]:
@@ -35,7 +38,10 @@ def around(masks: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
 
 
 def with_boxes(cfg: DataConfig, found: BoxedSource) -> Source:
-    """Return the source with the field "boxes", see `BoxLists`; the headers of all images are read for their sizes.
+    """Return the source with the field "boxes", see `BoxLists`; the headers of images are read for their sizes.
+
+    Of more than `HEADERS` images with boxes in pixels, only `SAMPLE` headers are read, evenly spaced: boxes of the
+    other images are not compared with their size.
 
     A box that reaches out of its image is cut off at the edge. A box without area, outside of its image, of an unknown
     class or whose corners are no numbers is left out. Both are counted, and named in a note; with
@@ -46,14 +52,21 @@ def with_boxes(cfg: DataConfig, found: BoxedSource) -> Source:
         has no box.
     """
     source, every = found.source, list(found.source.splits.values())
-    sizes = np.concatenate([dimensions(split, cfg.max_pixels) for split in every])
-    _check_images(cfg, every, sizes)
+    looked = _looked_up(sum(map(len, every)), found.boxes.relative)
+    sizes = _sizes(cfg, every, looked)
+    _check_images(cfg, every, sizes, looked)
     dropped = _dropped(cfg, found, every)
     boxes, faults = found.boxes.in_pixels(sizes), found.boxes.faults(sizes)
     corners, reasons = _cut(boxes, faults, sizes)
-    notes = _notes(cfg, boxes, source.class_names, reasons, dropped)
+    notes = _notes(cfg, boxes, source.class_names, reasons)
+    if len(looked) < len(sizes):
+        notes.append(
+            f"{len(looked):,} of {len(sizes):,} images were looked up: boxes of others are not compared with their size"
+        )
     crowd = np.zeros(len(boxes.row), bool) if boxes.crowd is None else boxes.crowd
-    good = np.array([reason in ("", BEYOND) for reason in reasons], bool) & (sizes[boxes.row].min(axis=1) > 0)
+    unread = np.zeros(len(sizes), bool)
+    unread[looked] = sizes[looked].min(axis=1) == 0
+    good = ((reasons < 0) | (reasons == REASONS.index(BEYOND))) & ~unread[boxes.row]
     rows = np.column_stack([corners, boxes.label, crowd]).astype(np.float32)[good]
     counts = np.bincount(boxes.row[good], minlength=len(sizes))
     lists = BoxLists(rows, np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]))
@@ -71,13 +84,31 @@ def with_boxes(cfg: DataConfig, found: BoxedSource) -> Source:
     return dataclasses.replace(source, splits=splits, ignored=ignored, notes=tuple(notes))
 
 
-def _check_images(cfg: DataConfig, splits: Sequence[Split], sizes: np.ndarray) -> None:
+def _looked_up(count: int, relative: bool) -> np.ndarray:
+    """Return the images whose headers are read: all if boxes are shares of the image's size."""
+    if relative or count <= HEADERS:
+        return np.arange(count)
+    return np.unique(np.linspace(0, count - 1, SAMPLE).astype(np.int64))
+
+
+def _sizes(cfg: DataConfig, splits: Sequence[Split], looked: np.ndarray) -> np.ndarray:
+    """Return the (width, height) of each image, int32 (N, 2); 0, 0 if it was not looked up or cannot be read."""
+    sizes, start = np.zeros((sum(map(len, splits)), 2), np.int32), 0
+    for split in splits:
+        rows = looked[(looked >= start) & (looked < start + len(split))]
+        some = split if len(rows) == len(split) else split.chosen((rows - start).tolist())
+        sizes[rows] = dimensions(some, cfg.max_pixels)
+        start += len(split)
+    return sizes
+
+
+def _check_images(cfg: DataConfig, splits: Sequence[Split], sizes: np.ndarray, looked: np.ndarray) -> None:
     """Raise UserError if too many images are missing or have no header; the run counts the others."""
-    unread = np.flatnonzero(sizes.min(axis=1) == 0)
-    if len(unread) > cfg.max_missing * len(sizes) or (len(unread) and cfg.on_bad == "stop"):
+    unread = looked[sizes[looked].min(axis=1) == 0]
+    if len(unread) > cfg.max_missing * len(looked) or (len(unread) and cfg.on_bad == "stop"):
         names = [split.record_name(row) for split in splits for row in range(len(split))]
         raise UserError(
-            f"{len(unread)} of {len(sizes)} images are missing or cannot be read: "
+            f"{len(unread)} of {len(looked)} images are missing or cannot be read: "
             f"{few([names[row] for row in unread[:SHOWN]], SHOWN)}. Restore them, or allow a larger share with "
             "--config.data.max_missing=0.5"
         )
@@ -99,23 +130,19 @@ def _dropped(cfg: DataConfig, found: BoxedSource, splits: Sequence[Split]) -> np
     return dropped
 
 
-def _cut(boxes: Boxes, faults: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Return the corners inside the images, and what is wrong with each box, "" for nothing."""
+def _cut(boxes: Boxes, faults: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the corners inside the images, and the reason against each box, int8 (M,) in `REASONS`; -1 for none."""
     edge = np.tile(sizes[boxes.row], 2).astype(np.float64)
     corners = np.where(edge > 0, np.clip(boxes.corners, 0, edge), boxes.corners).astype(np.float32)
     flat = ((corners[:, 2:] - corners[:, :2]) <= 0).any(axis=1) & (edge[:, 0] > 0)
-    reasons = ["" if fault < 0 else FAULTS[fault] for fault in faults.tolist()]
-    for box in np.flatnonzero(flat).tolist():
-        reasons[box] = OUTSIDE if reasons[box] in ("", BEYOND) else reasons[box]
-    return corners, reasons
+    flat &= (faults < 0) | (faults == FAULTS.index(BEYOND))
+    return corners, np.where(flat, REASONS.index(OUTSIDE), faults).astype(np.int8)
 
 
-def _notes(cfg: DataConfig, boxes: Boxes, names: Sequence[str], reasons: list[str], dropped: np.ndarray) -> list[str]:
+def _notes(cfg: DataConfig, boxes: Boxes, names: Sequence[str], reasons: np.ndarray) -> list[str]:
     """Return a line for each kind of fault. Raise UserError if faults stop the run."""
-    kinds: dict[str, list[int]] = {}
-    for box, reason in enumerate(reasons):
-        if reason:
-            kinds.setdefault(reason, []).append(box)
+    found = [(REASONS[number], np.flatnonzero(reasons == number).tolist()) for number in range(len(REASONS))]
+    kinds = dict(sorted([one for one in found if one[1]], key=lambda one: one[1][0]))
     lines = []
     for reason, wrong in kinds.items():
         shown = [f"{boxes.place(box)} ({_box(boxes, names, box)})" for box in wrong[:SHOWN]]
@@ -151,13 +178,13 @@ def _summary(splits: dict[str, Split], names: Sequence[str]) -> list[str]:
     """Return lines about the number of boxes, images without one, and classes that train lacks."""
     lines, seen = [], Counter()
     for name, split in splits.items():
-        rows = np.concatenate([np.zeros((0, 6), np.float32), *split.fields[BOXES]])
+        rows = split.fields[BOXES].every
         crowds = int(rows[:, 5].sum())
         more = f", {crowds} of them crowds or difficult, which count neither way" if crowds else ""
         empty = int((split.fields[BOXES].counts == 0).sum())
         lines.append(f"{name}: {len(rows):,} boxes{more}; {empty:,} images without one")
         if name == "train":
-            seen.update(rows[:, 4].astype(int).tolist())
+            seen.update(np.unique(rows[:, 4].astype(int)).tolist())
     if absent := [name for label, name in enumerate(names) if not seen[label]]:
         lines.append(f"classes without a box in train: {few(absent, 8)}")
     return lines

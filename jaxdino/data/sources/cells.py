@@ -96,6 +96,18 @@ def _row_chunks(listed: Listed, names: Sequence[str]) -> Iterator[Chunk]:
     yield packed()
 
 
+def numbered(texts: Texts) -> tuple[np.ndarray, Texts]:
+    """Return the number of each text among the different ones, int32 (N,), and these in order of appearance."""
+    import pyarrow as pa
+
+    buffers = [None, pa.py_buffer(np.ascontiguousarray(texts.offsets)), pa.py_buffer(np.ascontiguousarray(texts.blob))]
+    coded = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(texts), buffers).dictionary_encode()
+    _, offsets, blob = coded.dictionary.buffers()
+    ends = np.frombuffer(offsets, np.int64)[: len(coded.dictionary) + 1]
+    own = np.frombuffer(blob, np.uint8) if blob is not None else np.empty(0, np.uint8)
+    return coded.indices.to_numpy(), Texts(own, ends, texts.prefix)
+
+
 def _holds(file: Path, sign: bytes) -> bool:
     with open(file, "rb") as stream:
         if not stream.seek(0, 2):
