@@ -29,8 +29,8 @@ def dry(config: Any, steps: int) -> None:
     print(re.search(r"\nstage  .*\n.*\n.*", said)[0].strip())  # type: ignore[index]
 
 
-def run(config: Any, steps: int) -> None:
-    """Print the peak of 1 + 2 `steps` steps of a run, and end this process."""
+def run(config: Any, steps: int, folder: str) -> None:
+    """Print the peak of 1 + 2 `steps` steps of a run in `folder`, and end this process."""
     from jaxdino.core.host_memory import Peak
     from jaxdino.train import loop, memory, step
 
@@ -56,8 +56,7 @@ def run(config: Any, steps: int) -> None:
         return stepped
 
     step.compile_train_step = compiled
-    with tempfile.TemporaryDirectory() as folder:
-        loop.run(config, f"{folder}/run")
+    loop.run(config, f"{folder}/run")
 
 
 def main() -> None:
@@ -73,7 +72,7 @@ def main() -> None:
 
         keep_freed()
         config = command(args.config, flags).config().copy_and_resolve_references()
-        (dry if args.part == "dry" else run)(config, args.steps)
+        dry(config, args.steps) if args.part == "dry" else run(config, args.steps, str(Path(config.data.root).parent))
         return
     from benchmarks.config_memory import images
 

@@ -5,6 +5,7 @@ import platform
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from jaxdino.train.trial import Trial
 from tests.conftest import QUICK
 from tests.train import tiny
 
+ROOT = Path(__file__).parents[2]
 SCALE = {"MiB": 2**20, "GiB": 2**30}
 SETTINGS = """
 from configs import gradual
@@ -33,7 +35,7 @@ dry_run.dry_run(config)
 """
 REAL = """
 from benchmarks.dry_run_memory import run
-run(config, steps=2)
+run(config, 2, ".")
 """
 AT_ONCE = {"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}  # freed memory goes back: what is kept depends on the threads
 
@@ -78,7 +80,7 @@ def size(text):
 
 
 def child(code, folder):
-    env = os.environ | AT_ONCE | {"XLA_FLAGS": QUICK}
+    env = os.environ | AT_ONCE | {"XLA_FLAGS": QUICK, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", SETTINGS + code]
     run = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=500)
     assert run.returncode == 0, run.stderr
