@@ -7,10 +7,14 @@ lists the endpoints. Requests are computed in batches, and refused when there ar
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
+
+if TYPE_CHECKING:
+    from jaxdino.serving.server.settings import ServeSettings
 
 NEEDED = {"fastapi", "httptools", "prometheus_client", "pydantic", "python_multipart", "starlette", "uvicorn"}
 
@@ -21,28 +25,40 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str] | None) -> int:
-    try:
-        from jaxdino.serving.server import settings as options
-    except ImportError as err:
-        raise _missing(err) from None
-    parser = argparse.ArgumentParser(
+    args = parser().parse_args(expanded(argv))
+    from jaxdino.serving.server.settings import read_settings
+
+    settings = read_settings(args, args.config)
+    keep_freed()
+    if args.make_reference:
+        return make_reference(args.workdir, args.model, settings, args.make_reference, args.drift_window)
+    return serve(args.workdir, args.model, settings)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the flags of the command."""
+    from jaxdino.serving.server.settings import add_flags
+
+    found = argparse.ArgumentParser(
         prog=program("serve"),
         description=described("serve", __doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workdir", help="the folder of a training run")
-    parser.add_argument(
-        "--model", action="append", default=[], metavar="NAME=DIR", help="a further model; may be repeated"
+    add = found.add_argument
+    add("--workdir", help="the folder of a training run")
+    add("--model", action="append", default=[], metavar="NAME=DIR", help="a further model; may be repeated")
+    add("--config", metavar="FILE", help="a JSON file with the settings below; flags come first")
+    add(
+        "--make_reference",
+        metavar="SPLIT|DIR",
+        help="write what the drift watch compares with: a split of the run (val), or a folder of images; then end",
     )
-    parser.add_argument("--config", metavar="FILE", help="a JSON file with the settings below; flags come first")
-    options.add_flags(parser)
-    args = parser.parse_args(expanded(argv))
-    settings = options.read_settings(args, args.config)
-    keep_freed()
-    return serve(args.workdir, args.model, settings)
+    add("--drift_window", type=int, default=256, help="images that are compared at a time (default 256)")
+    add_flags(found)
+    return found
 
 
-def serve(workdir: str | None, models: list[str], settings: object) -> int:
+def serve(workdir: str | None, models: list[str], settings: "ServeSettings") -> int:
     """Load the models and answer requests; return the exit status.
 
     Args:
@@ -55,14 +71,35 @@ def serve(workdir: str | None, models: list[str], settings: object) -> int:
     try:
         from jaxdino.serving.server import catalogue, keys, listening, logs
         from jaxdino.serving.server.app import Server
-        from jaxdino.serving.server.settings import ServeSettings
+        from jaxdino.serving.server.metrics import Metrics
+        from jaxdino.serving.watching.watchers import watchers_of
     except ImportError as err:
         raise _missing(err) from None
-    assert isinstance(settings, ServeSettings)
     places, known = catalogue.places(workdir, models), keys.read_keys(settings.api_keys)
+    metrics = Metrics()
+    watching = watchers_of(settings, metrics, logs.log)
     with listening.bound_socket(settings.host, settings.port) as where:
         given = [catalogue.opened(place, settings, lambda line: logs.log("note", note=line)) for place in places]
-        return listening.listen(Server(given, settings, known), where)
+        return listening.listen(Server(given, settings, known, watching, metrics), where)
+
+
+def make_reference(workdir: str | None, models: list[str], settings: "ServeSettings", of: str, window: int) -> int:
+    """Write the reference of each model into its folder; return 0.
+
+    Raises:
+      UserError: as `watching.making.make`.
+    """
+    from jaxdino.core.options import check_range
+
+    check_range("--drift_window", window, "[20, 100000]")
+    try:
+        from jaxdino.serving.server import catalogue
+        from jaxdino.serving.watching import making
+    except ImportError as err:
+        raise _missing(err) from None
+    for place in catalogue.places(workdir, models):
+        making.make(catalogue.opened(place, settings, print), of, settings, window, print)
+    return 0
 
 
 def _missing(err: ImportError) -> UserError:

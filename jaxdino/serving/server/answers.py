@@ -101,6 +101,7 @@ class ModelInfo(BaseModel):
     architecture: str
     digest: str
     endpoints: list[str]
+    prompts: bool = Field(description="whether /segment takes prompts")
     classes: list[str]
 
 

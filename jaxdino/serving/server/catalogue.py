@@ -12,6 +12,7 @@ from convert import assumptions
 from jaxdino.api.model import Model
 from jaxdino.api.opening import open_model
 from jaxdino.api.run_folder import check_run_folder
+from jaxdino.api.segmenter import Segmenter
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 from jaxdino.data.channels import Reading
@@ -236,6 +237,7 @@ class Catalogue:
                 "architecture": one.model.name,
                 "digest": one.model.digest,
                 "endpoints": list(one.works),
+                "prompts": isinstance(one.model, Segmenter),
                 "classes": list(one.model.class_names),
             }
             for one in self.served.values()

@@ -41,6 +41,9 @@ class ServeSettings:
     dtype: str = _setting("float32", "of the computation: float32, bfloat16 or float16")
     sixteen_bit: str = _setting("", "black and white of 16-bit images: full, image, percentiles or 0,4095")
     api_keys: str = _setting("", "file of API keys, `NAME KEY [admin]` a line; without it everybody may predict")
+    log_predictions: str = _setting("", "folder for predictions as parquet files: time, model, classes, no images")
+    alert_command: str = _setting("", "program that gets an alert as JSON on standard input when drift begins or ends")
+    alert_webhook: str = _setting("", "address that alerts are sent to as JSON")
     cors: tuple[str, ...] = _setting((), "origin of web pages that may call the server; may be repeated")
     allow_url: tuple[str, ...] = _setting((), "host that images may be fetched from, or *.HOST; may be repeated")
 

@@ -43,9 +43,15 @@ class Asked(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What the watch keeps of an image: the classes that are answered, with probabilities, and features (D,) if any."""
+    """What the watch keeps of an image.
+
+    Attributes:
+      classes: those that are answered, with probabilities or scores. best: index and probability of the most probable
+        class, whatever the thresholds. features: (D,).
+    """
 
     classes: list[tuple[str, float]]
+    best: tuple[int, float] | None = None
     features: np.ndarray | None = None
 
 
@@ -140,10 +146,12 @@ class Classifying:
     def answer(self, endpoint: str, result: Any, asked: Asked) -> tuple[dict[str, Any], Seen]:
         logits, features = result
         if endpoint == EMBED:
-            return {"embedding": features.tolist()}, Seen([], features)
-        odds = classify.chooser(self.model, asked.threshold)(logits, asked.top)
+            return {"embedding": features.tolist()}, Seen([], features=features)
+        choose = classify.chooser(self.model, asked.threshold)
+        odds = choose(logits, asked.top)
+        best = classify.chooser(self.model, 0.0)(logits, 1)[0] if choose.several else odds[0]
         found = [(self.names[place], float(value)) for place, value in odds]
-        return {"classes": [_class(*one) for one in found]}, Seen(found, features)
+        return {"classes": [_class(*one) for one in found]}, Seen(found, best, features)
 
 
 class Detecting:

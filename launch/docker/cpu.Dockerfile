@@ -1,0 +1,28 @@
+# The server on a CPU:
+#
+#   docker build -f launch/docker/cpu.Dockerfile -t jaxdino-serve .
+#   docker run --read-only --tmpfs /tmp -p 8000:8000 -v RUN:/model:ro jaxdino-serve
+#
+# The versions of the dependencies are the newest that fit, unless CONSTRAINTS names a file of pinned ones:
+# docker build --build-arg CONSTRAINTS=constraints.txt, made by `pip freeze` where the model was tested.
+FROM python:3.12.11-slim-bookworm AS build
+ARG CONSTRAINTS=""
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1
+WORKDIR /source
+COPY . .
+RUN python -m venv /opt/jaxdino && \
+    /opt/jaxdino/bin/pip install ${CONSTRAINTS:+--constraint "$CONSTRAINTS"} ".[serve]"
+
+FROM python:3.12.11-slim-bookworm
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin jaxdino
+COPY --from=build /opt/jaxdino /opt/jaxdino
+ENV PATH=/opt/jaxdino/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    JAX_COMPILATION_CACHE_DIR=/tmp/compiled
+USER 10001
+WORKDIR /tmp
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=600s \
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health/ready', timeout=4)"]
+ENTRYPOINT ["jaxdino", "serve"]
+CMD ["--workdir=/model", "--host=0.0.0.0", "--port=8000"]

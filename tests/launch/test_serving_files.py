@@ -1,0 +1,78 @@
+"""Kubernetes accepts the files of the server, their flags exist, and the dashboard asks for metrics that there are."""
+
+import json
+import re
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+pytest.importorskip("fastapi")
+
+from jaxdino.serve import parser
+from jaxdino.serving.server.metrics import Metrics
+from jaxdino.serving.server.settings import read_settings
+
+LAUNCH = Path(__file__).parent.parent.parent / "launch"
+DOCUMENTS = {one["kind"]: one for one in yaml.safe_load_all((LAUNCH / "kubernetes-serving" / "serve.yaml").read_text())}
+KSERVE = yaml.safe_load((LAUNCH / "kubernetes-serving" / "kserve.yaml").read_text())
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget"])
+def test_kubernetes_accepts_each_file_and_refuses_a_mistake(kind):
+    kubernetes_validate.validate(DOCUMENTS[kind], "1.31", strict=True)
+    wrong = DOCUMENTS[kind] | {"spec": DOCUMENTS[kind]["spec"] | {"replica": 1}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, "1.31", strict=True)
+
+
+def test_the_pod_of_kserve_is_one_that_kubernetes_accepts():
+    """KServe's own fields of a predictor are those that are left out here."""
+    own = ("minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "timeout")
+    pod = {name: value for name, value in KSERVE["spec"]["predictor"].items() if name not in own}
+    made = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": pod}
+    kubernetes_validate.validate(made, "1.31", strict=True)
+
+
+def containers():
+    yield DOCUMENTS["Deployment"]["spec"]["template"]["spec"]
+    yield KSERVE["spec"]["predictor"]
+
+
+def test_the_names_fit_and_the_flags_are_those_of_the_command():
+    labels = DOCUMENTS["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    for kind in ("Service", "PodDisruptionBudget"):
+        selector = DOCUMENTS[kind]["spec"]["selector"]
+        assert selector.get("matchLabels", selector).items() <= labels.items()
+    for pod in containers():
+        (container,) = pod["containers"]
+        assert container["command"] == ["jaxdino", "serve"]
+        args = parser().parse_args(container["args"])
+        settings = read_settings(args, None)
+        assert settings.port == container["ports"][0]["containerPort"]
+        grace = pod.get("terminationGracePeriodSeconds", 300)
+        assert settings.drain_delay + settings.drain_timeout < grace
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert pod["securityContext"]["runAsNonRoot"]
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda"])
+def test_the_container_starts_the_command_with_flags_that_exist(name):
+    text = (LAUNCH / "docker" / f"{name}.Dockerfile").read_text()
+    (entry,) = re.findall(r"^ENTRYPOINT (.*)$", text, re.MULTILINE)
+    assert json.loads(entry) == ["jaxdino", "serve"]
+    flags = json.loads(re.findall(r"^CMD (\[.*\])$", text, re.MULTILINE)[-1])
+    assert read_settings(parser().parse_args(flags), None).host == "0.0.0.0"
+    assert re.search(r"^USER 10001$", text, re.MULTILINE)
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are():
+    text, known = (LAUNCH / "grafana.json").read_text(), set()
+    for family in Metrics().registry.collect():
+        suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
+        known |= {family.name + suffix for suffix in suffixes}
+    asked = set(re.findall(r"jaxdino_\w+", text))
+    assert asked <= known, asked - known
+    panels = json.loads(text)["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
