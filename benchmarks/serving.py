@@ -5,16 +5,19 @@
 
     pip install litserve
     python -m benchmarks.serving litserve --workdir runs/mine --port 8001 &
-    python -m benchmarks.serving load --url http://127.0.0.1:8001/predict --images photos --clients 32 --requests 5000
+    python -m benchmarks.serving load --url http://127.0.0.1:8001/predict --images photos --base64
 
-Every client sends one image at a time over one connection, and the next when it has the answer.
+Every client sends one image at a time over one connection, and the next when it has the answer. LitServe takes
+JSON, so its images are sent in base64 (--base64); they are encoded before the measurement.
 """
 
 import argparse
 import http.client
+import json
 import os
 import threading
 import time
+from base64 import b64encode
 from collections import Counter
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,10 +25,13 @@ from urllib.parse import urlsplit
 import numpy as np
 
 
-def load(url: str, folder: str, clients: int, requests: int, warm: int, pid: int) -> None:
+def load(url: str, folder: str, clients: int, requests: int, warm: int, pid: int, base64: bool) -> None:
     """Send images from several clients, and print what came back."""
     parts = urlsplit(url)
     images = [file.read_bytes() for file in sorted(Path(folder).iterdir()) if file.is_file()]
+    kind = "application/json" if base64 else "image/png"
+    if base64:
+        images = [json.dumps({"image": b64encode(image).decode()}).encode() for image in images]
     lock, statuses, seconds, left = threading.Lock(), Counter(), [], iter(range(warm + requests))
     began: list[float] = []
 
@@ -40,7 +46,7 @@ def load(url: str, folder: str, clients: int, requests: int, warm: int, pid: int
                 return
             start = time.perf_counter()
             try:
-                connection.request("POST", parts.path, images[number % len(images)], {"Content-Type": "image/png"})
+                connection.request("POST", parts.path, images[number % len(images)], {"Content-Type": kind})
                 answer = connection.getresponse()
                 answer.read()
                 status = str(answer.status)
@@ -91,13 +97,14 @@ def main() -> None:
     of_load.add_argument("--requests", type=int, default=5000)
     of_load.add_argument("--warm", type=int, default=200, help="requests before the measurement")
     of_load.add_argument("--pid", type=int, default=0, help="of the server: its memory is printed ten times")
+    of_load.add_argument("--base64", action="store_true", help='send {"image": BASE64}')
     of_peer.add_argument("--workdir", required=True)
     of_peer.add_argument("--port", type=int, default=8001)
     of_peer.add_argument("--max_batch", type=int, default=32)
     of_peer.add_argument("--wait", type=float, default=0.005, help="seconds")
     args = parser.parse_args()
     if args.what == "load":
-        load(args.url, args.images, args.clients, args.requests, args.warm, args.pid)
+        load(args.url, args.images, args.clients, args.requests, args.warm, args.pid, args.base64)
     else:
         litserve(args.workdir, args.port, args.max_batch, args.wait)
 
