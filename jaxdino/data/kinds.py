@@ -2,9 +2,10 @@
 
 import dataclasses
 import logging
+import math
 import os
 import warnings
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -182,12 +183,30 @@ def open_npy(path: ImageFile) -> np.ndarray:
         if isinstance(path, str):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         else:
-            array = np.load(path.open(), allow_pickle=False)
+            with path.open() as file:
+                _check_length(file, path.size)
+                array = np.load(file, allow_pickle=False)
     except (ValueError, EOFError) as err:
         raise BadImage(f"not an array that can be read: {err}") from None
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise BadImage(f"its array has the shape {array.shape}; (H, W) or (H, W, C) is needed")
     return array
+
+
+def _check_length(file: BinaryIO, size: int) -> None:
+    """Raise ValueError if the header of an array says more than its file holds; the position stays.
+
+    np.load takes the memory of the whole array before it reads the first value.
+    """
+    version = np.lib.format.read_magic(file)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if read is None:
+        raise ValueError(f"its version is {version[0]}.{version[1]}, not 1.0 or 2.0")
+    shape, _, dtype = read(file)
+    needed = math.prod(shape) * dtype.itemsize
+    if needed > size:
+        raise ValueError(f"its header says {needed} bytes, and the file has {size}")
+    file.seek(0)
 
 
 def tifffile() -> Any:

@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 import jaxdino
+from jaxdino.data.bad_images import BadImage
+from jaxdino.data.kinds import open_npy
 
 pytest.importorskip("fastapi")
 from starlette.testclient import TestClient
@@ -19,6 +21,7 @@ from jaxdino.serving.server import catalogue
 from jaxdino.serving.server.app import Server
 from jaxdino.serving.server.keys import read_keys
 from jaxdino.serving.server.settings import ServeSettings
+from jaxdino.serving.server.uploads import records
 from tests import tiny_segmenter
 from tests.serving.served_models import png, save_classifier, save_detector, save_semantic
 
@@ -130,6 +133,12 @@ BAD = {
     "threshold": (422, {"params": {"threshold": "nan"}, "files": {"images": png(0)}}),
     "threshold of one label": (422, {"params": {"threshold": 0.5}, "files": {"images": png(0)}}),
 }
+
+
+def test_an_array_whose_header_promises_more_than_its_file_is_refused_before_memory_is_taken():
+    record = records([("a.npy", HEADER + b"\n" + bytes(1000))])[0]
+    with pytest.raises(BadImage, match="its header says 243000000000000 bytes"):
+        open_npy(record)
 
 
 @pytest.mark.parametrize("name", BAD)

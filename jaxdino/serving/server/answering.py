@@ -17,7 +17,8 @@ from jaxdino.serving.server.fetching import Fetcher
 from jaxdino.serving.server.metrics import Metrics
 from jaxdino.serving.server.refusal import Refusal, busy
 from jaxdino.serving.server.settings import ServeSettings
-from jaxdino.serving.server.work import Asked, Seen, Work, records
+from jaxdino.serving.server.uploads import records
+from jaxdino.serving.server.work import Asked, Seen, Work
 
 
 class Watcher(Protocol):

@@ -34,7 +34,8 @@ SUMMARIES = {
 Name = Annotated[str | None, Query(max_length=200, description="the model; the default is the one named first")]
 Version = Annotated[str | None, Query(max_length=200, description="its version; the default is the one named last")]
 Top = Annotated[int, Query(ge=1, le=10_000, description="number of classes")]
-Threshold = Annotated[float | None, Query(ge=0, le=1, description="smallest probability or score; the model's own")]
+Smallest = Query(ge=0, le=1, description="smallest score of objects; smallest probability, for several labels only")
+Threshold = Annotated[float | None, Smallest]
 Prompts = Annotated[list[str] | None, Query(max_length=16, description="a text that names what is segmented")]
 
 
@@ -172,6 +173,7 @@ def _body(settings: ServeSettings) -> dict[str, Any]:
         "type": "object",
         "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}},
         "required": ["images"],
+        "additionalProperties": False,
     }
     content: dict[str, Any] = {"multipart/form-data": {"schema": form}}
     content |= dict.fromkeys(("image/jpeg", "image/png", "image/webp", "application/octet-stream"), binary)

@@ -24,6 +24,7 @@ from jaxdino.evals.report import check_sight
 from jaxdino.evals.sliding import two_thirds, window_starts
 from jaxdino.retrieval.embed import JOINT, default_pool
 from jaxdino.serving.server.batcher import bucket, buckets
+from jaxdino.serving.server.uploads import size_of
 
 PREDICT, EMBED, SEGMENT, DETECT = "predict", "embed", "segment", "detect"
 ENDPOINTS = (PREDICT, EMBED, SEGMENT, DETECT)
@@ -201,7 +202,7 @@ class Semantic:
             raise UserError(f"{self.model.name} has classes of its own and takes no prompts")
 
     def read(self, record: Stored, asked: Asked) -> tuple[np.ndarray, tuple[int, int]]:
-        width, height = _size_of(record)
+        width, height = size_of(record)
         longest, short = max(width, height), max(1, min(width, height))
         scaled = self.model.card.source.get("short_side", min(self.model.card.spec.preprocess.size))
         if longest / short * scaled**2 > self.reading.max_pixels:  # a long strip becomes large when it is resized
@@ -279,17 +280,6 @@ class Prompted:
         return {"width": width, "height": height, "masks": listed}, Seen([])
 
 
-def _size_of(record: Stored) -> tuple[int, int]:
-    """Return (width, height) of a file's header; what cannot be read is reported when it is decoded."""
-    from jaxdino.data.image_file import open_file
-
-    try:
-        with open_file(record) as image:
-            return image.size
-    except Exception:  # `open_image` gives the reason
-        return 1, 1
-
-
 def _png(values: np.ndarray) -> str:
     """Return an array uint8 (H, W) as a PNG in base64."""
     file = io.BytesIO()
@@ -299,38 +289,3 @@ def _png(values: np.ndarray) -> str:
 
 def _class(name: str, odds: float) -> dict[str, Any]:
     return {"class": name, "probability": round(odds, 6)}
-
-
-def blank_file(channels: int) -> Stored:
-    """Return an image file with pixels of that many channels; .npy if it is none that PNG has."""
-    file = io.BytesIO()
-    if channels in (1, 3):
-        Image.fromarray(np.zeros((64, 64, channels), np.uint8).squeeze()).save(file, "PNG")
-        return records([("blank.png", file.getvalue())])[0]
-    np.save(file, np.zeros((64, 64, channels), np.uint8))
-    return records([("blank.npy", file.getvalue())])[0]
-
-
-class InMemory:
-    """Uploaded images, as `data.stored.Store` keeps them: their bytes are decoded, and never written anywhere."""
-
-    def __init__(self, files: Sequence[tuple[str, bytes]]):
-        self.files = files
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def name(self, row: int) -> str:
-        return self.files[row][0]
-
-    def size(self, row: int) -> int:
-        return len(self.files[row][1])
-
-    def read(self, row: int) -> bytes:
-        return self.files[row][1]
-
-
-def records(files: Sequence[tuple[str, bytes]]) -> list[Stored]:
-    """Return uploaded files, (name, bytes), as records that are decoded like files."""
-    store = InMemory(files)
-    return [Stored(store, row) for row in range(len(files))]
