@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxdino.evals.boundary import boundary_f1
 from jaxdino.evals.segmentation import IGNORED
 
-NAMES = ("miou", "pixel_accuracy", "mean_accuracy", "loss")
+NAMES = ("miou", "pixel_accuracy", "mean_accuracy", "dice", "loss")
+BOUNDARY = "boundary_f1"
 
 
 def confusion(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
@@ -40,6 +42,8 @@ class SemanticEvaluator:
         mask of the split, counts as 0, as in mmsegmentation and torchmetrics.
       pixel_accuracy: share of the pixels with the right class.
       mean_accuracy: mean over the classes in the masks of the share of their pixels that are found.
+      dice: mean over the classes of `miou` of twice the found pixels, divided by the true and the predicted ones.
+      boundary_f1: mean over the images of `boundary.boundary_f1`, if `boundaries` is set.
       loss: mean over the pixels, of the losses that are given.
     Pixels of 255 in the mask count nowhere. Without pixels (or losses), metrics are nan.
 
@@ -50,10 +54,11 @@ class SemanticEvaluator:
     Source: open-mmlab/mmsegmentation mmseg/evaluation/metrics/iou_metric.py.
     """
 
-    def __init__(self, class_names: Sequence[str]):
+    def __init__(self, class_names: Sequence[str], boundaries: bool = False):
         self.class_names = tuple(class_names)
         self.names = (*NAMES, *(f"iou/{name}" for name in self.class_names))
         self.matrix = np.zeros((len(self.class_names),) * 2, np.int64)
+        self.boundaries: list[float] | None = [] if boundaries else None
         self._loss = 0.0
         self._with_loss = 0
 
@@ -69,6 +74,8 @@ class SemanticEvaluator:
         """
         for prediction, mask in zip(found["prediction"], found["mask"], strict=True):
             self.matrix += confusion(mask, prediction, len(self.class_names))
+            if self.boundaries is not None:
+                self.boundaries.append(boundary_f1(np.asarray(mask), np.asarray(prediction)))
         if "loss" in found:
             self._loss += float(np.sum(found["loss"], dtype=np.float64))
             self._with_loss += sum(int((np.asarray(mask) != IGNORED).sum()) for mask in found["mask"])
@@ -83,9 +90,17 @@ class SemanticEvaluator:
             "miou": _mean(iou[either > 0]),
             "pixel_accuracy": float(_shares(hits.sum(), matrix.sum())),
             "mean_accuracy": _mean(_shares(hits, truth)[truth > 0]),
+            "dice": _mean(_shares(2 * hits, truth + predicted)[either > 0]),
+            **self._boundary(),
             "loss": float(_shares(self._loss, self._with_loss)),
             **{f"iou/{name}": float(iou[row]) for row, name in enumerate(self.class_names) if either[row] > 0},
         }
+
+    def _boundary(self) -> dict[str, float]:
+        if self.boundaries is None:
+            return {}
+        found = [score for score in self.boundaries if not np.isnan(score)]
+        return {BOUNDARY: float(np.mean(found)) if found else float("nan")}
 
     @property
     def absent(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, jaccard_score, recall_score
+from sklearn.metrics import accuracy_score, f1_score, jaccard_score, recall_score
 
 from jaxdino.evals.semantic import SemanticEvaluator, confusion
 
@@ -31,8 +31,9 @@ def test_metrics_of_a_split_are_those_of_scikit_learn():
     assert found["pixel_accuracy"] == pytest.approx(accuracy_score(true, guess))
     assert found["mean_accuracy"] == pytest.approx(recall_score(true, guess, average="macro"))
     assert evaluator.absent == ("never",) and "iou/never" not in found and evaluator.invented == ()
-    assert evaluator.names[:4] == ("miou", "pixel_accuracy", "mean_accuracy", "loss")
-    assert evaluator.names[4:] == tuple(f"iou/{name}" for name in NAMES) and np.isnan(found["loss"])
+    assert found["dice"] == pytest.approx(f1_score(true, guess, average="macro"))
+    assert evaluator.names[:5] == ("miou", "pixel_accuracy", "mean_accuracy", "dice", "loss")
+    assert evaluator.names[5:] == tuple(f"iou/{name}" for name in NAMES) and np.isnan(found["loss"])
 
 
 def test_metrics_by_hand():
@@ -59,7 +60,7 @@ def test_a_split_without_pixels():
     evaluator = SemanticEvaluator(NAMES)
     evaluator.update({"mask": np.full((1, 2, 2), 255), "prediction": np.zeros((1, 2, 2), int)})
     found = evaluator.compute()
-    assert all(np.isnan(value) for value in found.values()) and len(found) == 4 and evaluator.absent == NAMES
+    assert all(np.isnan(value) for value in found.values()) and len(found) == 5 and evaluator.absent == NAMES
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from flax import nnx
 
 from jaxdino.core import options
 from jaxdino.models.heads.choice import Choice
+from jaxdino.models.heads.decoders import DPTHeadConfig, MLPHeadConfig
 from jaxdino.models.heads.depth import DepthDPTHeadConfig, DepthLinearHeadConfig
 from jaxdino.models.heads.fcos import FCOSHeadConfig
 from jaxdino.models.heads.linear import LinearHeadConfig
@@ -76,6 +77,8 @@ HEADS: dict[str, type[HeadConfig]] = {
     for head in (
         LinearHeadConfig,
         PatchesHeadConfig,
+        MLPHeadConfig,
+        DPTHeadConfig,
         FCOSHeadConfig,
         DepthLinearHeadConfig,
         DepthDPTHeadConfig,

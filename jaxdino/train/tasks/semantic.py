@@ -1,18 +1,27 @@
-"""The semantic segmentation task: masks of classes, a linear head on patch tokens, mIoU in sliding windows."""
+"""The semantic segmentation task: masks of classes, a linear head or a decoder, mIoU in sliding windows."""
 
+import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton
+from jaxdino.data.bad_images import BadImage
 from jaxdino.data.fields import ClassMap
+from jaxdino.evals.segmentation import IGNORED
 from jaxdino.evals.segmentation_pictures import draw_classes
-from jaxdino.evals.semantic import NAMES, SemanticEvaluator
+from jaxdino.evals.semantic import BOUNDARY, NAMES, SemanticEvaluator
+from jaxdino.models.heads import HeadConfig
+from jaxdino.models.heads.decoders import DPTHeadConfig, MLPHeadConfig
+from jaxdino.models.heads.maps import BLOCKS, STAGES, even
 from jaxdino.models.heads.patches import PatchesHeadConfig
+from jaxdino.models.spec import ModelSpec
+from jaxdino.objectives.class_weights import balanced, described, resolved
 from jaxdino.objectives.semantic import Semantic
-from jaxdino.objectives.semantic_settings import Labelling
+from jaxdino.objectives.semantic_settings import BALANCED, Labelling
 from jaxdino.objectives.settings import settings_of
 from jaxdino.train import plots, results, step
 from jaxdino.train.task import Part, State
@@ -23,6 +32,8 @@ if TYPE_CHECKING:
     from jaxdino.train.session import Session
 
 DRAWN = 6  # images of the picture at the end
+
+SAMPLE = 200  # masks whose pixels are counted for class weights
 
 
 class SemanticSegmentation(Dense):
@@ -43,24 +54,56 @@ class SemanticSegmentation(Dense):
         self.mask_names = self.source.class_names
         self.monitors = tuple(f"val/{name}" for name in NAMES)
 
-    def head(self, classes: int) -> PatchesHeadConfig:
-        """Return batch norm and a linear layer on the patch tokens."""
-        return PatchesHeadConfig(classes, self.settings.blocks, self.settings.dropout)
+    def head(self, classes: int) -> Callable[[ModelSpec], HeadConfig]:
+        """Return the function that makes the head for a model."""
+        how = self.settings
+
+        def made(spec: ModelSpec) -> HeadConfig:
+            if how.head == "linear":
+                return PatchesHeadConfig(classes, how.blocks, how.dropout)
+            staged = hasattr(spec.config, "depths")
+            reads = (1, STAGES) if staged else (even(cast(Any, spec.config).depth), BLOCKS)
+            if how.head == "mlp":
+                return MLPHeadConfig(classes, *reads, how.width, how.dropout)
+            return DPTHeadConfig(classes, *reads, how.width, how.dropout, readout=not staged)
+
+        return made
 
     def marks(self, augmented: step.Batch, place: int) -> tuple[str, np.ndarray]:
         """Return the mask of an entry."""
         return "", np.asarray(augmented["mask"][place])
 
     def objective(self, part: Part, current: State) -> Semantic:
-        """Return cross entropy of the pixels, with the stage's label smoothing."""
-        return Semantic(part.stage.label_smoothing)
+        """Return the losses with the stage's weights and label smoothing."""
+        where = f"stage {part.stage.name!r}"
+        how: Labelling = settings_of(self.config, part.stage.objective, where)
+        names = self.source.class_names
+        weights = resolved(
+            "objective.class_weights", how.class_weights, names, {BALANCED: lambda: balanced(self.pixel_shares)}
+        )
+        if how.class_weights is not None:
+            self.tell(f"{where}: weights of pixels: {described(weights, names)}")
+        each = weights if isinstance(weights, tuple) else () if weights == 1 else (weights,) * len(names)
+        kept = how.cross_entropy, how.dice, how.lovasz, how.focal_gamma
+        return Semantic(part.stage.label_smoothing, *kept, each, how.boundary_ignore)
 
-    def evaluator(self) -> SemanticEvaluator:
-        """Return IoU and accuracies."""
-        return SemanticEvaluator(self.source.class_names)
+    @cached_property
+    def pixel_shares(self) -> np.ndarray:
+        """The share of each class in the pixels of up to `SAMPLE` training masks, evenly spaced, float64 (C,)."""
+        masks, classes = self.source.split("train").fields[self.field], len(self.source.class_names)
+        counts = np.zeros(classes, np.int64)
+        for row in np.unique(np.linspace(0, len(masks) - 1, min(len(masks), SAMPLE)).astype(int)).tolist():
+            with contextlib.suppress(BadImage):  # named when the image is read
+                mask = masks[row](self.config.data.max_pixels) if callable(masks[row]) else masks[row]
+                counts += np.bincount(mask[mask != IGNORED], minlength=classes)
+        return counts / max(counts.sum(), 1)
+
+    def evaluator(self, boundaries: bool = False) -> SemanticEvaluator:
+        """Return IoU, Dice and accuracies; at a run's end also the boundaries, which take longer."""
+        return SemanticEvaluator(self.source.class_names, boundaries)
 
     def evaluation(
-        self, session: "Session", part: Part, skeleton: Skeleton
+        self, session: "Session", part: Part, skeleton: Skeleton, boundaries: bool = False
     ) -> Callable[[str, Flat], SemanticEvaluator]:
         """Return a function (split, leaves) -> the evaluator after a pass, at the masks' own sizes.
 
@@ -71,7 +114,7 @@ class SemanticSegmentation(Dense):
         windows = self.windows(session, part, skeleton)
 
         def evaluate(split: str, flat: Flat) -> SemanticEvaluator:
-            found = self.evaluator()
+            found = self.evaluator(boundaries)
             for (_, mask), logits in windows(self.source.split(split), flat):
                 if not np.isfinite(logits.patches).all():
                     raise UserError(self.not_finite(part, split))
@@ -86,10 +129,11 @@ class SemanticSegmentation(Dense):
     def finish(self, session: "Session") -> tuple[dict[str, Any], list[str]]:
         """Evaluate the saved best model on the test split, or on the validation split if there is none; draw images."""
         split = self.tested
-        evaluated = self.best_evaluated(session, split)
+        part = session.setup.parts[session.progress.best_model["stage"]]
+        evaluated = self.evaluation(session, part, self.bare(part.stage), boundaries=True)(split, self.best(session))
         found = evaluated.compute()
         self._draw(session, split)
-        values = ", ".join(f"{name.replace('_', ' ')} {found[name]:.4f}" for name in NAMES)
+        values = ", ".join(f"{name.replace('_', ' ')} {found[name]:.4f}" for name in (*NAMES, BOUNDARY))
         iou = {name.removeprefix("iou/"): value for name, value in found.items() if name.startswith("iou/")}
         lines = [
             f"{split} ({results.model_words(session.delivered)}): {values}",
