@@ -7,6 +7,7 @@ from typing import Any
 from convert.assumptions import assume
 from convert.card import Card
 from convert.channels import seen_as
+from convert.dense_heads import decoder_head
 from convert.family import POOL_WORDS, Hints
 from convert.hub import find
 from convert.labels import calibration, class_names, purpose, thresholds
@@ -177,8 +178,10 @@ def _assumed_before(source: Source) -> tuple[str, ...]:
 
 def _segmentation_head(
     found: Recognised, source: Source, pool: str | None, blocks: Blocks | None
-) -> tuple[PatchesHeadConfig, tuple[str, ...]]:
+) -> tuple[heads.HeadConfig, tuple[str, ...]]:
     """Return the segmentation head and the assumptions: from the user, our export's notes, or its width."""
+    if found.segmentation.startswith("depth") or found.segmentation == "dpt":
+        return decoder_head(found, source, blocks)
     if pool is not None:
         raise UserError(f"--pool {pool} is of classification heads; the head is a segmentation head of patches")
     noted = source.notes.get("head")

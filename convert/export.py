@@ -30,6 +30,9 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 from jaxdino.core.words import few
 from jaxdino.models import heads
+from jaxdino.models.heads.decoders import DPTHeadConfig
+from jaxdino.models.heads.depth import DepthDPTHeadConfig, DepthLinearHeadConfig
+from jaxdino.models.heads.maps import count
 from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.models.registry import MODELS
 
@@ -105,7 +108,10 @@ def _write(card: Card, flat, layout: str, folder: Path, cast: Callable, max_shar
     if name := _segmentation_file(card):
         write_pth(folder / name, head)
         naming, features = naming_of(card.spec), reads(card.head)
-        notes.append(f"the segmentation head is in {name}, named as in {naming}: logits = conv(batch_norm({features}))")
+        words = f"named as in {naming}: logits = conv(batch_norm({features}))"
+        if not isinstance(card.head, PatchesHeadConfig):
+            words = f"named as DINOv2's decode heads: it reads {features}"
+        notes.append(f"the {'depth' if card.gives_depth else 'segmentation'} head is in {name}, {words}")
         card, head = card.without_head(), []
     notes += how.notes(card)
     prefix = how.prefix(card) if head else ""
@@ -131,6 +137,10 @@ def _write(card: Card, flat, layout: str, folder: Path, cast: Callable, max_shar
 def _segmentation_file(card: Card) -> str | None:
     """Return the name of the file of a segmentation head, which no layout's classes include; None for another head."""
     head = card.head
+    if isinstance(head, DepthLinearHeadConfig):
+        return f"{card.spec.name}_depth_linear{count(head.blocks) if head.blocks != 1 else ''}_head.pth"
+    if isinstance(head, DepthDPTHeadConfig | DPTHeadConfig):
+        return f"{card.spec.name}_{'depth' if card.gives_depth else 'segmentation'}_dpt_head.pth"
     if not isinstance(head, PatchesHeadConfig):
         return None
     return f"{card.spec.name}_segmentation_linear{head.widths if head.widths > 1 else ''}_head.pth"
@@ -180,7 +190,7 @@ _FILES = (
     r"(open_clip_)?model\.safetensors",
     r"model\.safetensors\.index\.json",
     r"model-\d+-of-\d+\.safetensors",
-    rf"({_NAMES})(_segmentation)?(_linear\d*_head)?\.pth",
+    rf"({_NAMES})(_segmentation|_depth)?(_(linear\d*|dpt)_head)?\.pth",
     r"(open_clip_)?config\.json",
     *map(re.escape, ("preprocessor_config.json", HEAD, NOTES)),
     *{re.escape(name) for family in FAMILIES for how in family.layouts.values() for name in how.companions},

@@ -5,11 +5,14 @@ from collections.abc import Iterable
 
 from convert.family import Shapes
 from convert.table import BoundTable, Rule
-from convert.tables import layouts
+from convert.tables import depth, layouts
 from convert.tables.patches import MODULES, TABLES, naming_of
 from jaxdino.core.errors import UserError
 from jaxdino.models.heads import NO_HEAD, HeadConfig
+from jaxdino.models.heads.decoders import DPTHeadConfig
+from jaxdino.models.heads.depth import DepthDPTHeadConfig, DepthLinearHeadConfig
 from jaxdino.models.heads.linear import LinearHeadConfig
+from jaxdino.models.heads.maps import BLOCKS
 from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.models.spec import ModelSpec
 
@@ -39,6 +42,11 @@ def rules_of(spec: ModelSpec, layout: str, head: HeadConfig, naming: str = "") -
         return ()
     if isinstance(head, PatchesHeadConfig):
         return TABLES[naming or naming_of(spec)]
+    if isinstance(head, DepthLinearHeadConfig):
+        return depth.LINEAR_DEPTH
+    if isinstance(head, DepthDPTHeadConfig | DPTHeadConfig):
+        make = depth.dpt_depth if isinstance(head, DepthDPTHeadConfig) else depth.dpt_classes
+        return make(head.readout, head.source == BLOCKS)
     if isinstance(head, LinearHeadConfig):
         return layouts(spec)[layout].head
     raise UserError(f"the head {head.name!r} has no names in PyTorch: convert the backbone alone, with drop_head=True")
@@ -105,6 +113,16 @@ def alone(shapes: Shapes) -> tuple[Keys, list[str]] | None:
     own = segmentation_head(shapes)[1]
     aside = [key for key in shapes if key not in own.values()]
     return (own, aside) if own and all(key.startswith("optimizer") for key in aside) else None
+
+
+def unsupported(keys: Iterable[str]) -> str:
+    """Name a published head that is not read, from its keys; "" for others."""
+    keys = list(keys)
+    if any("reassemble_blocks.batchnorm_layers" in key for key in keys):
+        return "DINOv3's depther, a DPT decoder with batch norms, which is not read"
+    if any("pixel_decoder" in key for key in keys):
+        return "a Mask2Former segmentor, as DINOv2 and DINOv3 publish one, which is not read"
+    return ""
 
 
 def _moved(found: Keys, keys: Keys, aside: list[str]) -> tuple[Keys, list[str]]:

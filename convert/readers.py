@@ -32,7 +32,7 @@ FOLDER_FILES = (
     "open_clip_pytorch_model.bin",
 )
 HEAD = "head.safetensors"
-HEAD_FILES = r"head\.safetensors|.*_(linear\d*|ms)_head(-[0-9a-f]+)?\.pth"
+HEAD_FILES = r"head\.safetensors|.*_(linear\d*|ms|dpt)_head(-[0-9a-f]+)?\.pth"
 """Name patterns of files that contain only a head, ours and Meta's."""
 CLASSES = ("meta.CLASSES", "meta.dataset_meta.classes")
 """Where checkpoints of mmsegmentation 0.x and 1.x name their classes, in `Source.extras`."""
@@ -227,8 +227,11 @@ def _add_head(source: Source, path: Path) -> None:
         raise
     source.files += head.files
     found = head_keys.alone({key: span.shape for key, span in head.spans.items()})
+    source.origin["head"] = path.name
     if found is None:
         source.close()
+        if known := head_keys.unsupported(head.spans):
+            raise UserError(f"{path}: {known}. Read are linear heads, and DINOv2's depth heads, linear and DPT")
         raise UserError(
             f"{path}: holds {', '.join(sorted(head.spans)[:5])}, which is not a linear classification head: "
             "expected the weight and bias of a linear layer, or of one called linear_head, head or classifier; "

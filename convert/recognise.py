@@ -112,6 +112,7 @@ def recognise(
     naming, keys, aside = with_segmentation_head(head, keys, aside)
     head = keys_of(TABLES[naming]) if naming else head
     num_classes = shapes[keys[head[0]]][0] if head and head[0] in keys else 0
+    num_classes = 1 if naming.startswith("depth") else num_classes  # its outputs are bins
     return Recognised(spec, told.layout, prefix, keys, aside, num_classes, naming, assumed, (*notes, *more))
 
 

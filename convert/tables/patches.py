@@ -7,6 +7,7 @@ eval/segmentation/models/__init__.py, heads/linear_head.py and train.py (its mod
 
 from convert.ops import COPY, COUNT, POINTWISE
 from convert.table import Rule, rule
+from convert.tables import depth
 from jaxdino.models.spec import ModelSpec
 
 _NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
@@ -22,12 +23,21 @@ def _rules(norm: str, conv: str) -> tuple[Rule, ...]:
     )
 
 
-MODULES = {"mmseg": "decode_head.", "dinov3": "segmentation_model.1."}
+MODULES = {
+    "mmseg": "decode_head.",
+    "dinov3": "segmentation_model.1.",
+    "depth_linear": "decode_head.",
+    "depth_dpt": "decode_head.",
+    "dpt": "decode_head.",
+}
 """{naming: prefix of the head's keys}."""
 
 TABLES = {
     "mmseg": _rules("decode_head.bn", "decode_head.conv_seg"),
     "dinov3": _rules("segmentation_model.1.batchnorm_layer", "segmentation_model.1.conv"),
+    "depth_linear": depth.LINEAR_DEPTH,
+    "depth_dpt": depth.dpt_depth(),
+    "dpt": depth.dpt_classes(),
 }
 """{naming: rules}."""
 

@@ -28,7 +28,8 @@ class Network(nnx.Module):
         for name, one in heads:
             setattr(self, name, one.build(width, rngs, dtype=dtype))
         self.blocks = dict(heads)["head"].blocks if self.head else 1
-        if self.blocks != 1:
+        self.norm = getattr(dict(heads)["head"], "norm", True) if self.head else True
+        if self.blocks != 1 or not self.norm:
             _check_blocks(backbone, self.blocks)
 
     def __call__(self, images: jax.Array, *, mask: jax.Array | None = None, key: jax.Array | None = None) -> Output:
@@ -38,10 +39,10 @@ class Network(nnx.Module):
         """
         if self.head is None:
             return self.backbone(images, mask=mask, key=key)
-        if self.blocks == 1:
+        if self.blocks == 1 and self.norm:
             outs = [self.backbone(images, mask=mask, key=key)]
         else:
-            outs = self.backbone.intermediate_layers(images, self.blocks, mask=mask, key=key)
+            outs = self.backbone.intermediate_layers(images, self.blocks, mask=mask, key=key, norm=self.norm)
         own = None if key is None else jax.random.fold_in(key, KEY)
         return dataclasses.replace(outs[-1], predictions=self.head(outs, own))
 

@@ -268,9 +268,9 @@ class ViT(nnx.Module):
         """Return the tokens after the last block, of those before it (`hidden_states()[0][-2]`)."""
         return self.blocks[-1](x, self._rope(grid), None)
 
-    def finish(self, x: jax.Array, grid: tuple[int, int]) -> Output:
-        """Apply the final norm to the tokens and return them as an `Output`."""
-        x = self.norm(x)
+    def finish(self, x: jax.Array, grid: tuple[int, int], norm: bool = True) -> Output:
+        """Apply the final norm to the tokens, if wanted, and return them as an `Output`."""
+        x = self.norm(x) if norm else x
         first = 1 + self.cfg.num_registers
         cls, registers, patches = x[:, 0], x[:, 1:first], x[:, first:].reshape(x.shape[0], *grid, -1)
         pooled = jnp.tanh(self.pooler(cls)) if self.cfg.pooler else cls
@@ -288,8 +288,13 @@ class ViT(nnx.Module):
         *,
         mask: jax.Array | None = None,
         key: jax.Array | None = None,
+        norm: bool = True,
     ) -> list[Output]:
-        """Return the outputs of the last `n` blocks, or of the blocks with the given indices, final norm applied."""
+        """Return the outputs of the last `n` blocks, or of the blocks with the given indices.
+
+        Args:
+          norm: whether the final norm is applied to each.
+        """
         states, grid = self.hidden_states(images, mask, key)
         places = chosen(n, self.cfg.depth, "blocks")
-        return [self.finish(states[i + 1], grid) for i in places]
+        return [self.finish(states[i + 1], grid, norm) for i in places]

@@ -44,7 +44,7 @@ def test_it_learns_and_reports_at_the_maps_own_size(runs):
     assert (runs[0] / "depth.png").stat().st_size > 1000 and (runs[0] / "val_abs_rel.png").is_file()
     test = load_source(dict(name="few_spheres"), "depth").split("test")
     model, again = jaxdino.load(runs[0]), DepthEvaluator(0.001, 8.75)
-    assert model.card.head == DepthLinearHeadConfig(1, 1, "blocks", 0.001, 8.75, 16)
+    assert model.card.head == DepthLinearHeadConfig(1, 1, "blocks", 0.001, 8.75, bins=16)
     found = model.depth(list(test.records))
     assert found[0].shape == (64, 64) and found[0].dtype == np.float32
     again.update({"prediction": found, "depth": test.fields["depth"]})
@@ -81,7 +81,7 @@ def test_the_decoder_on_feature_maps_in_windows(tmp_path):
     loop.run(made, tmp_path)
     card = load_card(tmp_path / "best")
     assert card.source["short_side"] == 0 and card.gives_depth
-    assert card.head == DepthDPTHeadConfig(1, 1, "stages", 0.001, 10.0, 8, "sigmoid", False)
+    assert card.head == DepthDPTHeadConfig(1, 1, "stages", 0.001, 10.0, width=8, readout=False)
     (found,) = jaxdino.load(tmp_path).depth([np.zeros((40, 70, 3), np.uint8)])
     assert found.shape == (40, 70) and np.isfinite(found).all()
 

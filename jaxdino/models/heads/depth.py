@@ -46,6 +46,7 @@ class _Depth:
       blocks: of a ViT, the blocks whose patch tokens the head reads: the last `blocks`, or indices from 0.
       source: "blocks", or "stages": the feature maps of a hierarchical network.
       min_depth, max_depth: metres.
+      norm: whether a ViT's final norm is applied to its blocks; DINOv2's published heads were trained without.
     """
 
     num_classes: int = 0
@@ -53,6 +54,7 @@ class _Depth:
     source: str = BLOCKS
     min_depth: float = 0.001
     max_depth: float = 10.0
+    norm: bool = True
     of: ClassVar[str] = "depth"
 
     def __post_init__(self):
@@ -70,7 +72,7 @@ class _Depth:
 
     def continued(self, before: Any) -> Any:
         """Return this head with the range of one that was trained: its outputs mean these depths."""
-        return dataclasses.replace(self, min_depth=before.min_depth, max_depth=before.max_depth)
+        return dataclasses.replace(self, min_depth=before.min_depth, max_depth=before.max_depth, norm=before.norm)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -86,9 +86,9 @@ class DepthEstimation(Dense):
                     raise UserError(
                         f"objective.blocks={how.blocks} is for vision transformers; {spec.name} has feature maps"
                     )
-                return DepthLinearHeadConfig(1, how.blocks, source, how.min_depth, most, how.bins)
+                return DepthLinearHeadConfig(1, how.blocks, source, how.min_depth, most, bins=how.bins)
             blocks = 1 if staged else even(cast(Any, spec.config).depth)
-            return DepthDPTHeadConfig(1, blocks, source, how.min_depth, most, how.width, readout=not staged)
+            return DepthDPTHeadConfig(1, blocks, source, how.min_depth, most, width=how.width, readout=not staged)
 
         return made
 
