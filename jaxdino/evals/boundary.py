@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from jaxdino.evals.segmentation import IGNORED
 
@@ -23,6 +22,8 @@ def boundary_f1(truth: np.ndarray, found: np.ndarray, distance: float | None = N
 
     Source: Csurka et al. 2013 (What is a good evaluation measure for semantic segmentation?), section 2.3.
     """
+    from scipy import ndimage  # a run needs it at its end
+
     near = max(1.0, SHARE * float(np.hypot(*truth.shape))) if distance is None else distance
     known = ~ndimage.binary_dilation(truth == IGNORED, np.ones((3, 3), bool)) if (truth == IGNORED).any() else True
     scores = []
@@ -39,9 +40,13 @@ def boundary_f1(truth: np.ndarray, found: np.ndarray, distance: float | None = N
 
 
 def _boundary(inside: np.ndarray) -> np.ndarray:
+    from scipy import ndimage
+
     return inside & ~ndimage.binary_erosion(inside, border_value=1)
 
 
 def _share(of: np.ndarray, within: np.ndarray, near: float) -> float:
+    from scipy import ndimage
+
     far: Any = ndimage.distance_transform_edt(~within)
     return float(np.mean(far[of] <= near))
