@@ -183,3 +183,19 @@ def test_check_data_lists_the_boxes(name, tmp_path):
     found = read_json(out)
     assert found["boxes"]["dog"]["train"] == 4
     assert [bad["reason"] for bad in found["bad_box_list"]] == ["it reaches out of the image, 80 x 60"]
+
+
+def test_check_data_counts_the_boxes_and_classes_of_shards_as_their_source(tmp_path):
+    from jaxdino.core.json_file import read_json
+
+    root = str(box_folders.voc(tmp_path / "data"))
+    found = {}
+    for field in ("boxes", "labels"):
+        shards, out = str(tmp_path / field), tmp_path / f"{field}.json"
+        assert prepare.main(["--root", root, "--name", "voc", "--field", field, "--out", shards]) == 0
+        assert check_data.main(["--root", shards, "--name", "shards", f"--json={out}"]) == 0
+        found[field] = read_json(out)
+    assert check_data.main(["--root", root, "--name", "voc", f"--json={tmp_path / 'voc.json'}"]) == 0
+    of_source = read_json(tmp_path / "voc.json")
+    assert found["boxes"]["boxes"] == of_source["boxes"] and found["boxes"]["classes"] == of_source["classes"]
+    assert found["labels"]["classes"] == of_source["classes"] and found["boxes"]["bad_boxes"] == []
