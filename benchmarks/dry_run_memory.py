@@ -45,7 +45,7 @@ def run(config: Any, steps: int, folder: str) -> None:
                 peak.__enter__()
             found = taken[0](moving, frozen, batch)
             taken.append(found[1]["loss"])
-            if len(taken) > 1 + 2 * steps + 1:
+            if len(taken) == 2 + 2 * steps:
                 taken[-1].block_until_ready()
                 peak.__exit__()
                 total = held + memory.on_device(batch) + (peak.grown or 0)

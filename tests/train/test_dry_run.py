@@ -26,7 +26,7 @@ config = gradual.get_config()
 config.stages = config.stages[0], config.stages[2]  # only the head; everything
 config.data.batch_size = 256
 for stage in config.stages:
-    stage.epochs = 1
+    stage.epochs = 2
 """
 DRY = """
 from jaxdino.train import dry_run, trial
