@@ -31,7 +31,9 @@ def _spec(family: str, config, **how) -> ModelSpec:
 
 VIT = _spec("dinov3", ViTConfig(**SHAPE, **vit.DINOV3))
 DEEP = _spec("dinov3", dataclasses.replace(VIT.config, depth=4))
+TIMM = dataclasses.replace(get("vit_tiny_patch16_224").config, **SHAPE, pos_grid=(4, 6))
 MODELS = {
+    "vit": (_spec("vit", TIMM), LinearHeadConfig(3)),
     "dino": (_spec("dino", ViTConfig(**SHAPE, pos_grid=(3, 3), pos_offset=0.1)), LinearHeadConfig()),
     "dinov2": (
         _spec("dinov2", ViTConfig(**SHAPE, pos_grid=(5, 5), layer_scale=True, mask_token=True, swiglu=True)),
