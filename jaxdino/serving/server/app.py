@@ -68,7 +68,7 @@ class Server:
 
     def drain(self) -> None:
         """Become not ready; requests are still answered."""
-        self.draining = True
+        self.draining = self.catalogue.ending = True
         self.metrics.ready.set(0)
         self.say("draining")
 
@@ -94,7 +94,7 @@ class Server:
             getattr(watcher, "close", lambda: None)()
 
     def _started(self, done: Any) -> None:
-        if error := done.exception():
+        if (error := done.exception()) and not self.draining:
             self.say("not started", level="error", why=str(error))
             self.stop()
 

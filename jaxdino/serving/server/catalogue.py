@@ -136,7 +136,7 @@ class Catalogue:
         self.served: dict[tuple[str, str], Served] = {one.label: one for one in given}
         self.default = given[0].place.name
         self.newest = {one.place.name: one.place.version for one in given}
-        self.ready = False
+        self.ready = self.ending = False
         self._batchers: dict[int, Batcher] = {}
         self._tried: dict[tuple[str, str], str] = {}
         self._reloading = threading.Lock()
@@ -162,15 +162,23 @@ class Catalogue:
         self._loop = loop
         for one in list(self.served.values()):
             self._begin(one)
+            if self.ending:
+                return
         self.ready = True
         self.metrics.ready.set(1)
         self.say("ready")
 
     def _begin(self, one: Served) -> None:
         sizes: list[int] = []
+
+        def compiled(size: int) -> None:
+            sizes.append(size)
+            if self.ending:  # SIGTERM while it starts: the sizes that are left are not waited for
+                raise UserError("the server ends")
+
         assert self._loop is not None  # set by `start`
         for work in _distinct(one.works):
-            work.warm(sizes.append)
+            work.warm(compiled)
             work.read(blank_file(len(one.model.card.spec.preprocess.mean)), Asked())  # loads the decoders
             self._batchers[id(work)] = Batcher(
                 work.compute,

@@ -14,6 +14,7 @@ from jaxdino.serving.server.app import Server
 from jaxdino.serving.server.logs import log, take_over
 
 BACKLOG = 1024
+LAST_MOMENT = 0.5  # seconds
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
@@ -57,6 +58,17 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """End an idle connection; one that has just been made has a moment to send its request."""
+        if self.cycle is None:
+            self.loop.call_later(LAST_MOMENT, self._close_unused)
+        else:
+            super().shutdown()
+
+    def _close_unused(self) -> None:
+        if self.cycle is None:
+            self._close()
 
     def _wait(self) -> None:
         self._stop()
