@@ -13,8 +13,10 @@ from jaxdino.settings.check import check
 from jaxdino.settings.command_line import Command, command
 from jaxdino.train.decoding import choose_decoder
 from jaxdino.train.origin import settle
-from jaxdino.train.workdir import MONITORS, Workdir
+from jaxdino.train.workdir import Workdir
 
+METRICS = {"classify": "val/accuracy", "knowledge_distillation": "val/accuracy", "multilabel": "val/map"}
+"""Tasks -> their first metric."""
 RUNS = "runs"
 MOST_SEEDS = 100
 
@@ -128,8 +130,8 @@ def metric_of(config: Any) -> str:
     It is the one that chooses the model, unless that is a loss: then the task's own.
     """
     last = config.stages[-1].get("monitor") if config.get("stages") else None
-    monitor = last or (config.get("early_stopping") or {}).get("monitor") or MONITORS[config.objective.name]
-    return (MONITORS[config.objective.name] if monitor.endswith("loss") else monitor).removeprefix("val/")
+    monitor = last or (config.get("early_stopping") or {}).get("monitor") or METRICS[config.objective.name]
+    return (METRICS[config.objective.name] if monitor.endswith("loss") else monitor).removeprefix("val/")
 
 
 def finished(run: PlannedRun, config: Any) -> bool:

@@ -36,6 +36,7 @@ def _results(strategies: Sequence[Strategy], found: Recommendation, metric: str)
     first = strategies[0].runs[0].found
     split, values, rows = first["split"], {}, []
     names = [name for name in dict.fromkeys((metric, *SHOWN)) if name in first["measured"]]
+    names = [name for name in names if (split, name) != ("val", metric)]
     for one in strategies:
         columns = {name: one.values("measured", name) for name in names}
         val, gap = one.values("val", metric), found.gaps.get(one.name)

@@ -23,7 +23,7 @@ from jaxdino.train import pixels
 from jaxdino.train.recorded import CONFIG, as_config, named, read_config
 from jaxdino.train.workdir import SUMMARY
 
-FIELDS = {"classify": "label", "multilabel": "labels"}
+FIELDS = {"classify": "label", "knowledge_distillation": "label", "multilabel": "labels"}
 """Tasks that can be evaluated -> the field of the data that they learn."""
 OTHERWISE = {
     "segment": "its metrics are in {folder}/report.html, and `{segment}` gives its masks",

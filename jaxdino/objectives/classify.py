@@ -45,8 +45,11 @@ class Classify:
         Source: torch.nn.CrossEntropyLoss for class weights; Lin et al. 2017 (arXiv:1708.02002), equation 4, for the
         focal loss; Menon et al. 2021 (arXiv:2007.07314), equation 10, for the offset of the logits.
         """
-        out = model(batch["image"], key=key)
-        logits = out.logits.astype(jnp.float32)
+        return self.of_logits(model(batch["image"], key=key).logits, batch)
+
+    def of_logits(self, logits: jax.Array, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict]:
+        """Compute `loss` from the logits (B, C) of the model."""
+        logits = logits.astype(jnp.float32)
         target = soften(batch["label"], logits.shape[-1], self.smoothing)
         scored = target
         if self.class_weights is not None:

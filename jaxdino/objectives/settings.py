@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from jaxdino.core.errors import UserError
-from jaxdino.core.options import check_range
+from jaxdino.core.options import check_choice, check_range
 from jaxdino.objectives import class_weights
 from jaxdino.objectives.depth_settings import Ranging
 from jaxdino.objectives.detect_settings import Detecting
@@ -47,6 +47,48 @@ class Classifying(ObjectiveSettings):
 
 
 @dataclasses.dataclass(frozen=True)
+class Teaching(Classifying):
+    """What a student learns from a teacher, beside the labels (docs/distillation.md).
+
+    The loss is (1 - alpha) x the cross entropy of the labels + alpha x that of the teacher's softened probabilities +
+    `features` x the distance of the class tokens + `patches` x that of the patch tokens.
+
+    Attributes:
+      teacher: the teacher's weights: the folder of a run, a file, a folder, a hub name or a published name.
+      alpha: share of the teacher's probabilities; 0 for a teacher without a head, and for images without labels.
+      temperature: divides the logits of both.
+      features: weight of the distance between the class tokens; 0: off.
+      patches: weight of the distance between the patch tokens, at the teacher's grid; 0: off.
+      distance: "cosine" (1 - cosine) or "mse" (the mean over channels).
+      teacher_size: size in pixels of the images that the teacher sees; None: that of the student's, in whole patches.
+    """
+
+    teacher: str | None = None
+    alpha: float = 0.5
+    temperature: float = 4.0
+    features: float = 0.0
+    patches: float = 0.0
+    distance: str = "cosine"
+    teacher_size: int | None = None
+    of_run: ClassVar = ("teacher", "teacher_size")
+    idle: ClassVar = (
+        *Classifying.idle,
+        ("temperature", lambda s: s["alpha"] > 0, "alpha=0 leaves the teacher's probabilities out"),
+        ("distance", lambda s: s["features"] > 0 or s["patches"] > 0, "features=0 and patches=0 compare no tokens"),
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("objective.alpha", self.alpha, "[0, 1]")
+        check_range("objective.temperature", self.temperature, "(0, inf)")
+        check_range("objective.features", self.features, "[0, inf)")
+        check_range("objective.patches", self.patches, "[0, inf)")
+        check_choice("objective.distance", self.distance, ("cosine", "mse"))
+        if self.teacher_size is not None:
+            check_range("objective.teacher_size", self.teacher_size, "[1, inf)")
+
+
+@dataclasses.dataclass(frozen=True)
 class Multilabelling(ObjectiveSettings):
     """The binary cross entropy of several labels, named as in timm and torch.
 
@@ -76,6 +118,7 @@ OBJECTIVES: dict[str, type[ObjectiveSettings]] = {
     "depth": Ranging,
     "detect": Detecting,
     "distill": Distill,
+    "knowledge_distillation": Teaching,
     "multilabel": Multilabelling,
     "segment": Segmenting,
     "semantic": Labelling,

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxdino.core import options
+from jaxdino.models.heads.align import AlignHeadConfig
 from jaxdino.models.heads.choice import Choice
 from jaxdino.models.heads.decoders import DPTHeadConfig, MLPHeadConfig
 from jaxdino.models.heads.depth import DepthDPTHeadConfig, DepthLinearHeadConfig
@@ -83,6 +84,7 @@ HEADS: dict[str, type[HeadConfig]] = {
         DepthLinearHeadConfig,
         DepthDPTHeadConfig,
         DINOHeadConfig,
+        AlignHeadConfig,
     )
 }
 """{name: class of the head's configuration}."""

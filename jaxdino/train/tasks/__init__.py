@@ -7,6 +7,7 @@ from jaxdino.train.tasks.classify import Classification
 from jaxdino.train.tasks.depth import DepthEstimation
 from jaxdino.train.tasks.detect import Detection
 from jaxdino.train.tasks.distill import Distillation
+from jaxdino.train.tasks.knowledge import knowledge_distillation
 from jaxdino.train.tasks.multilabel import MultilabelClassification
 from jaxdino.train.tasks.segment import Segmentation
 from jaxdino.train.tasks.semantic import SemanticSegmentation
@@ -16,6 +17,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "depth": DepthEstimation,
     "detect": Detection,
     "distill": Distillation,
+    "knowledge_distillation": knowledge_distillation,
     "multilabel": MultilabelClassification,
     "segment": Segmentation,
     "semantic": SemanticSegmentation,

@@ -18,7 +18,7 @@ from jaxdino.data import photometric, pipeline
 from jaxdino.data.fields import LABEL, Field
 from jaxdino.data.mixing import augment
 from jaxdino.data.presets import get_preset
-from jaxdino.data.record import Split
+from jaxdino.data.record import Source, Split
 from jaxdino.data.sampling import UNIFORM
 from jaxdino.evals.augmentation_pictures import Tile, denormalised
 from jaxdino.evals.evaluator import Evaluator
@@ -62,7 +62,7 @@ class Supervised:
     def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None], check: data.Check = data.unchecked):
         self.config, self.mesh, self.tell = config, mesh, tell
         cfg = data.config_of(config)
-        self.source = data.validated(cfg, self.field)
+        self.source = self.listed(cfg)
         tell(data.summary(self.source))
         check("data", self.source)
         head = self.head(len(self.outputs))
@@ -71,6 +71,10 @@ class Supervised:
         self.spec = self.card.spec
         self.new_head = weights.has_new_head(config, self.card, self.flat)
         self.monitors = tuple(f"val/{name}" for name in self.evaluator().names)
+
+    def listed(self, cfg: data.DataConfig) -> Source:
+        """Return the data. Raises UserError for data without this field or without a validation split."""
+        return data.validated(cfg, self.field)
 
     @property
     def outputs(self) -> tuple[str, ...]:
