@@ -56,6 +56,11 @@ def _run(argv: list[str] | None) -> int:
         "--sixteen_bit",
         help="black and white of 16-bit and float images: full, image, percentiles or 0,4095 (default the model's)",
     )
+    parser.add_argument(
+        "--tta",
+        metavar="KIND,...",
+        help="average the probabilities of several views: flip, zoom, corners (default the image alone)",
+    )
     args = parser.parse_args(expanded(argv))
     keep_freed()
     keep_programs()
@@ -73,6 +78,7 @@ def predict(
     sixteen_bit: str | None = None,
     threshold: float | None = None,
     shard: str | None = None,
+    tta: str | None = None,
 ) -> int:
     """Print or write the `top` classes of each image, with their probabilities.
 
@@ -81,7 +87,7 @@ def predict(
     Args:
       names: files, folders and patterns, as `data.inputs.find_inputs` takes them.
       out: a .csv, .json or .jsonl file for the results, including unread images; None prints a line for each image.
-      sixteen_bit: see `Model.preprocess`. threshold: see `Model.predict`.
+      sixteen_bit: see `Model.preprocess`. threshold, tta: see `Model.predict`.
       shard: "I/N", the part of the images that this process works on, see `parts`; needs `out`.
 
     Returns:
@@ -95,6 +101,7 @@ def predict(
     from jaxdino.api import classify, pictures
     from jaxdino.api.opening import open_model
     from jaxdino.api.run_folder import check_run_folder
+    from jaxdino.api.several_views import kinds_of
     from jaxdino.data.bad_images import BadImage
     from jaxdino.data.inputs import find_inputs
     from jaxdino.data.ranges import ARGUMENT, Range
@@ -103,6 +110,7 @@ def predict(
         raise UserError(f"--top {top} and --batch_size {batch_size} must be at least 1")
     if sixteen_bit is not None:
         Range.of(sixteen_bit, ARGUMENT)
+    kinds = kinds_of(tta, "--tta")
     part = None if shard is None else _part(shard, out)
     check_run_folder(workdir)
     results.check("--out", out, overwrite)
@@ -122,7 +130,7 @@ def predict(
 
     def classified(places: range) -> Iterator[tuple[str, Any]]:
         some = [paths[place] for place in places]
-        found = classify.classify(model, some, reading, choose, top, batch_size, changed, len(paths))
+        found = classify.classify(model, some, reading, choose, top, batch_size, changed, len(paths), kinds)
         quiet = out is None and sys.stdout.isatty()  # no progress bar if the lines show the progress
         for path, classes in zip(some, found if quiet else bar(found, "predicting", total=len(some)), strict=True):
             if isinstance(classes, BadImage):
@@ -134,6 +142,7 @@ def predict(
         said = f"{len(paths)} images in {out}" if out else ""
     else:
         given = {"top": shown, "threshold": threshold, "sixteen_bit": sixteen_bit, "batch_size": batch_size}
+        given |= {"tta": ",".join(kinds)}
         made = given | {"weights": model.digest, "images": len(paths), "paths": parts.digest_of(paths)}
         results.check("--out", out, overwrite)  # again: other parts may have been joined meanwhile
         parts.begin(out, made, overwrite)

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxdino.api.pictures import Record
 from jaxdino.api.purpose import purpose
+from jaxdino.api.several_views import scores
 from jaxdino.core.command import program
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_range
@@ -70,12 +71,13 @@ def classify(
     batch_size: int,
     said: dict[str, str],
     of: int | None = None,
+    tta: Sequence[str] = (),
 ) -> Iterator[Classes | BadImage]:
     """Return the classes of each image that `choose` chooses, in order, or why it could not be read.
 
     The next batch is read while the device computes. All batches have the same shape, compiled once. `said` collects
     the messages of `Model.prepare` about images. `of` is the number of images of which these are a part, so that
-    batches have the shape that they have for all.
+    batches have the shape that they have for all. `tta`: kinds of `several_views.views` that are averaged.
     """
     size = min(batch_size, of or len(records))
     names = model.class_names or tuple(map(str, range(model.card.num_classes)))
@@ -88,7 +90,7 @@ def classify(
             logits = None
             if images:
                 blank = [np.zeros_like(images[0])] * (size - len(images))
-                logits = model(np.stack([*images, *blank])).logits
+                logits = scores(model, np.stack([*images, *blank]), tta, choose.several)
             if waiting:
                 yield from _named(*waiting, names, choose, topk)
             waiting = read, logits

@@ -13,6 +13,7 @@ from convert.card import Card
 from jaxdino.api import dense
 from jaxdino.api.classify import Classes, check, chooser, classify
 from jaxdino.api.pictures import Record, check_no_tensor, named, records, warn_of
+from jaxdino.api.several_views import kinds_of
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton, bind
 from jaxdino.data import survey
@@ -190,6 +191,7 @@ class Model:
         batch_size: int = 32,
         sixteen_bit: str | None = None,
         threshold: float | None = None,
+        tta: str | None = None,
     ) -> list[Classes]:
         """Return the classes of each image, the most probable first, [[(class name, probability), ...], ...].
 
@@ -201,17 +203,18 @@ class Model:
           batch_size: images per forward pass; all batches have the same shape, compiled once.
           threshold: probability from which an image has a class, in place of the thresholds of the model; only for
             images with several labels.
+          tta: views whose probabilities are averaged, with commas: flip, zoom, corners; None: the image alone.
 
         Raises:
           UserError: for a model without a classification head, a threshold for one label, and as `preprocess`.
         """
         self._check_has("predict")
         check(self, topk, batch_size)
-        choose = chooser(self, threshold)
+        choose, kinds = chooser(self, threshold), kinds_of(tta)
         found, given = [], records(images, "predict")
         reading = self.reading(given, sixteen_bit)
         said: dict[str, str] = {}
-        for place, classes in enumerate(classify(self, given, reading, choose, topk, batch_size, said)):
+        for place, classes in enumerate(classify(self, given, reading, choose, topk, batch_size, said, tta=kinds)):
             if isinstance(classes, BadImage):
                 raise UserError(f"{named(given[place], place)}: {classes}") from classes
             found.append(classes)
