@@ -3,7 +3,7 @@
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -23,8 +23,10 @@ class DetectionEvaluator:
     Source: cocodataset/cocoapi PythonAPI/pycocotools/cocoeval.py.
 
     Attributes:
-      names: the metrics, as in `compute`.
+      names: the metrics, as in `compute`. kind: what is compared, as pycocotools names it.
     """
+
+    kind: ClassVar[Literal["bbox", "segm"]] = "bbox"
 
     def __init__(self, class_names: Sequence[str]):
         self.class_names = tuple(class_names)
@@ -76,7 +78,7 @@ class DetectionEvaluator:
         if not self._found:
             return None
         shared = {
-            "images": [{"id": number} for number in range(1, self._images + 1)],
+            "images": [{"id": number, "height": 0, "width": 0} for number in range(1, self._images + 1)],
             "categories": [{"id": label, "name": name} for label, name in enumerate(self.class_names)],
         }
         with contextlib.redirect_stdout(io.StringIO()):
@@ -88,7 +90,7 @@ class DetectionEvaluator:
             )
             truth.createIndex()
             found.createIndex()
-            evaluation = COCOeval(truth, found, "bbox")
+            evaluation = COCOeval(truth, found, self.kind)
             evaluation.evaluate()
             evaluation.accumulate()
         return evaluation

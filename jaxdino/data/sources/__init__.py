@@ -15,10 +15,12 @@ from jaxdino.data.sources import (
     class_maps,
     coco,
     coco_boxes,
+    coco_instances,
     depth_maps,
     digits,
     folder,
     hf,
+    instance_maps,
     manifest,
     masks,
     object_classes,
@@ -58,9 +60,17 @@ SOURCES: dict[str, Listing] = {
     "shards": Listing(shards.FIELDS),
     "tfds": Listing(tfds.FIELDS, reads=("columns", "image_column", "dataset")),
     "hf": Listing(hf.FIELDS, reads=("columns", "image_column")),
-    "shapes": Listing({"prompts": shapes.shapes, "class_mask": class_maps.shapes, "boxes": shapes.boxes}),
+    "shapes": Listing(
+        {
+            "prompts": shapes.shapes,
+            "class_mask": class_maps.shapes,
+            "boxes": shapes.boxes,
+            "instances": instance_maps.shapes,
+        }
+    ),
     "masks": Listing(
-        {"prompts": masks.masks, "class_mask": class_maps.masks}, reads=("prompt", "images", "masks", "background")
+        {"prompts": masks.masks, "class_mask": class_maps.masks, "instances": instance_maps.masks},
+        reads=("prompt", "images", "masks", "background"),
     ),
     "voc": Listing(
         {
@@ -76,6 +86,7 @@ SOURCES: dict[str, Listing] = {
             "prompts": coco.coco,
             **object_classes.fields(object_classes.coco),
             **boxed.field(lambda cfg: coco_boxes.coco(cfg, None)),
+            "instances": coco_instances.coco,
         },
         reads=("annotations",),
     ),
@@ -91,6 +102,7 @@ WORDS = {
     "class_mask": "source of masks of classes",
     "boxes": "source of boxes",
     "depth": "source of depth maps",
+    "instances": "source of objects with masks",
 }
 """Fields -> what their sources are called in errors."""
 OF_SOURCES = {
@@ -108,7 +120,7 @@ OF_SOURCES = {
 }
 """Settings that only the sources which name them in `Listing.reads` read."""
 OF_CLASSES = ("images", "masks", "background")
-"""Settings that sources of masks read for the field "class_mask" only."""
+"""Settings that sources of masks read for the fields "class_mask" and "instances" only."""
 
 
 def load_source(
@@ -146,7 +158,7 @@ def _check_read(cfg: DataConfig, prompts: PromptConfig, reads: tuple[str, ...], 
         given, default = (cfg, DataConfig()) if hasattr(cfg, name) else (prompts, PromptConfig())
         if getattr(given, name) == getattr(default, name):
             continue
-        if name in OF_CLASSES and field != "class_mask" and "class_mask" in SOURCES[cfg.name].of:
+        if name in OF_CLASSES and field not in ("class_mask", "instances") and "class_mask" in SOURCES[cfg.name].of:
             raise UserError(f"{flag}={getattr(given, name)} is for masks of classes (configs/segment_linear.py)")
         if name not in reads:
             reader = next(key for key, source in SOURCES.items() if name in source.reads)

@@ -128,7 +128,9 @@ def annotation_files(
 
 
 def read_annotations(file: Path) -> dict[str, Any]:
-    """Load and check a file: {"file", "images": {id: entry}, "categories": {id: name}, "annotations": list}.
+    """Load and check a file: {"file", "images": {id: entry}, "categories": {id: name}, "annotations": list, "stuff"}.
+
+    "stuff" are the names of categories with "isthing" 0: regions without separate objects.
 
     Raises:
       UserError: if it is not in COCO format.
@@ -158,6 +160,7 @@ def read_annotations(file: Path) -> dict[str, Any]:
         "images": {image["id"]: image for image in given["images"]},
         "categories": {category["id"]: category["name"] for category in given["categories"]},
         "annotations": given["annotations"],
+        "stuff": [category["name"] for category in given["categories"] if category.get("isthing") == 0],
     }
 
 
