@@ -60,6 +60,11 @@ class Card:
         return self.num_classes > 0 and self.head.of == "depth"
 
     @property
+    def finds_masks(self) -> bool:
+        """Whether the head finds objects and regions with masks."""
+        return self.num_classes > 0 and self.head.of == "mask"
+
+    @property
     def pool(self) -> str:
         """Pooling of the classification head, or of a new one: the family's unless the head has another."""
         return getattr(self.head, "pool", self.spec.pool)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from convert import assumptions
+from convert import assumptions, eomt
 from convert.channels import fit_channels
 from convert.describe import card_of, recognise_source
 from convert.head_keys import bound_table
@@ -22,6 +22,7 @@ from convert.resized import Size, resized
 from convert.seal import is_sealed
 from convert.store import Card, companions_of, is_model, open_model
 from convert.table import BoundTable
+from convert.tables import eomt as eomt_names
 from convert.tables import layouts
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Digest, Skeleton, split
@@ -152,6 +153,9 @@ def open_pretrained(
             yield fit_channels(opened, in_channels).watched()
     else:
         with open_source(path, head) as source:
+            if eomt_names.holds(source.keys()):
+                yield _from_eomt(source, image_size, drop_head).watched()
+                return
             said = {"model": model, "layout": layout, "prefix": prefix, "num_heads": num_heads, "pos_grid": pos_grid}
             found = recognise_source(source, **said, image_size=image_size)
             yield fit_channels(_from_source(source, found, drop_head, pool, head_blocks), in_channels).watched()
@@ -196,6 +200,21 @@ def _from_source(source: Source, found: Recognised, drop_head: bool, pool: str |
     notes += [*found.notes, *_aside(found, table, shapes)]
     leaves = {path: leaves[path] for path in skeleton.entries}
     return Opened(card, skeleton, leaves, notes, tuple(file for file in files if file.is_file()))
+
+
+def _from_eomt(source: Source, image_size: Size | None, drop_head: bool) -> Opened:
+    """Open a checkpoint of EoMT, a ViT with mask queries."""
+    card, table, notes = eomt.card_and_table(source)
+    if drop_head:
+        raise UserError(f"{source.origin['path']}: the backbone of EoMT is published as DINOv2; load that instead")
+    skeleton = card.spec.skeleton(head=card.head)
+    shapes = {key: source.shape(key) for key in source.keys()}  # noqa: SIM118
+    dtypes = {key: source.dtype(key) for key in shapes}
+    if problems := table.check(shapes, skeleton, dtypes):
+        raise UserError(f"{source.origin['path']} does not fit EoMT:\n  " + "\n  ".join(problems[:20]))
+    leaves = table.read(source.read, source.blocks, dtypes, skeleton)
+    card = dataclasses.replace(card, spec=resized(card.spec, image_size))
+    return Opened(card, skeleton, {path: leaves[path] for path in skeleton.entries}, [*source.said, *notes])
 
 
 def _aside(found: Recognised, table: BoundTable, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:

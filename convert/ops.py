@@ -39,6 +39,14 @@ CONV = Op("conv", lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2,
 """torch.nn.Conv2d's (out, in, h, w) <-> our (h, w, in, out)."""
 POINTWISE = Op("pointwise", lambda a: a.reshape(a.shape[:2]).T, lambda a: a.T[:, :, None, None], turned=True)
 """torch.nn.Conv2d's (out, in, 1, 1) <-> our (in, out)."""
+TRANSPOSED = Op(
+    "transposed",
+    lambda a: a.transpose(0, 2, 3, 1).reshape(a.shape[0], 4 * a.shape[1]),
+    lambda a: a.reshape(a.shape[0], 2, 2, a.shape[1] // 4).transpose(0, 3, 1, 2),
+)
+"""torch.nn.ConvTranspose2d's (in, out, 2, 2) <-> our (in, h w out)."""
+UNBATCHED = Op("unbatched", lambda a: a[None], lambda a: a[0])
+"""torch.nn.Embedding's (N, D) <-> our (1, N, D)."""
 TOKEN = Op("token", lambda a: a.reshape(1, a.shape[-1]), lambda a: a.reshape(1, 1, a.shape[-1]))
 """Mask token: transformers' (1, 1, D) <-> our (1, D), which is also Meta's."""
 COUNT = Op("count", lambda a: a.astype(np.int32), lambda a: a.astype(np.int64), np.dtype(np.int32), np.dtype(np.int64))

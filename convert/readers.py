@@ -13,7 +13,7 @@ from convert.hub_cache import refuse_broken, said
 from convert.processor_files import NESTED, PREPROCESSOR, processor, unread
 from convert.safetensors_file import read_safetensors
 from convert.spellings import published
-from convert.tables import SPELLINGS
+from convert.tables import SPELLINGS, eomt
 from convert.tables.patches import MODULES
 from convert.torch_file import LEGACY_START, read_torch
 from jaxdino.core.errors import UserError
@@ -118,7 +118,7 @@ def open_source(path: str | Path, head: str | Path | None = None) -> Source:
     if head is not None:
         _add_head(source, head)
     try:
-        source.spans, more = published(source.spans, SPELLINGS)
+        source.spans, more = (source.spans, []) if eomt.holds(source.spans) else published(source.spans, SPELLINGS)
     except UserError as error:
         source.close()
         raise UserError(f"{path}: {error}") from None

@@ -30,6 +30,7 @@ OTHERWISE = {
     "semantic": "its metrics are in {folder}/report.html, and `{segment}` gives its masks",
     "depth": "its metrics are in {folder}/report.html, and `{depth}` gives its depth maps",
     "detect": "its metrics are in {folder}/report.html, and `{detect}` gives its boxes",
+    "instances": "its metrics are in {folder}/report.html, and `{segment}` gives its masks",
     "distill": "`{evaluate} --weights {folder} --root DIR` measures its features",
 }
 """Other tasks -> what can be done instead."""

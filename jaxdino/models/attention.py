@@ -26,6 +26,17 @@ def attention(
     return _attention(q_BxHxNxd, k_BxHxNxd, v_BxHxNxd, causal)
 
 
+def masked_attention(q_BxHxNxd: jax.Array, k_BxHxMxd: jax.Array, v_BxHxMxd: jax.Array, allowed: jax.Array) -> jax.Array:
+    """Compute attention over the keys that each query may attend to, softmax in float32: (B, H, N, d).
+
+    Args:
+      allowed: bool (B, 1, N, M), at least one key for each query.
+    """
+    scores = _products("bhqd,bhkd->bhqk", q_BxHxNxd * (1 / math.sqrt(q_BxHxNxd.shape[-1])), k_BxHxMxd)
+    weights = jax.nn.softmax(jnp.where(allowed, scores, -jnp.inf), axis=-1).astype(v_BxHxMxd.dtype)
+    return _products("bhqk,bhkd->bhqd", weights, v_BxHxMxd).astype(v_BxHxMxd.dtype)
+
+
 _products = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 

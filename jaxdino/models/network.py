@@ -39,6 +39,8 @@ class Network(nnx.Module):
         """
         if self.head is None:
             return self.backbone(images, mask=mask, key=key)
+        if hasattr(self.head, "inside"):  # tokens of its own pass through the backbone's last blocks
+            return self.head.inside(self.backbone, images, key)
         if self.blocks == 1 and self.norm:
             outs = [self.backbone(images, mask=mask, key=key)]
         else:

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxdino.core import sharding
 from jaxdino.core.params import Buffer
 from jaxdino.models import positions
-from jaxdino.models.attention import attention
+from jaxdino.models.attention import attention, masked_attention
 from jaxdino.models.initial import truncated_normal
 from jaxdino.models.layer_spec import Layer
 from jaxdino.models.layers import LayerNorm, LayerScale, Linear, drop_path, gelu, project_heads
@@ -97,9 +97,12 @@ class Attention(nnx.Module):
         self.mask_k_bias = cfg.mask_k_bias
         self.implementation = implementation
 
-    def __call__(self, x_BxNxD: jax.Array, rope: tuple[jax.Array, jax.Array] | None) -> jax.Array:
+    def __call__(
+        self, x_BxNxD: jax.Array, rope: tuple[jax.Array, jax.Array] | None, allowed: jax.Array | None = None
+    ) -> jax.Array:
         b, n, width = x_BxNxD.shape
-        out = attention(*self._heads(x_BxNxD, rope), self.implementation)
+        q, k, v = self._heads(x_BxNxD, rope)
+        out = attention(q, k, v, self.implementation) if allowed is None else masked_attention(q, k, v, allowed)
         return self.proj(jnp.swapaxes(out, 1, 2).reshape(b, n, width))
 
     def first_row(self, x_BxNxD: jax.Array, rope: tuple[jax.Array, jax.Array] | None) -> jax.Array:
@@ -159,9 +162,9 @@ class Block(nnx.Module):
         self.ls2 = LayerScale(cfg.width, 1.0) if cfg.layer_scale else None
         self.drop_rate = drop_rate
 
-    def __call__(self, x: jax.Array, rope, key: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, rope, key: jax.Array | None, allowed: jax.Array | None = None) -> jax.Array:
         keys = (None, None) if key is None else jax.random.split(key)
-        branch = self.attn(self.norm1(x), rope)
+        branch = self.attn(self.norm1(x), rope, allowed)
         x = x + drop_path(self.ls1(branch) if self.ls1 else branch, self.drop_rate, keys[0])
         branch = self.mlp(self.norm2(x))
         return x + drop_path(self.ls2(branch) if self.ls2 else branch, self.drop_rate, keys[1])
@@ -240,18 +243,29 @@ class ViT(nnx.Module):
     def hidden_states(self, images: jax.Array, mask=None, key=None) -> tuple[list[jax.Array], tuple[int, int]]:
         """Return tokens after the embedding and after each block, before the final norm: depth + 1 arrays."""
         x, grid = self.embed(images, mask)
-        rope = self._rope(grid)
+        rope = self.rotary(grid)
         states = [x]
-        for i, block in enumerate(self.blocks):
-            block_key = None if key is None else jax.random.fold_in(key, i)
-            step = repeated(block.__call__, self.remat)
-            states.append(sharding.constrain(step(states[-1], rope, block_key), sharding.BATCH_AXES))
+        for i in range(len(self.blocks)):
+            states.append(self.step(i, states[-1], rope, key))
         return states, grid
 
-    def _rope(self, grid: tuple[int, int]) -> tuple[jax.Array, jax.Array] | None:
+    def step(self, i: int, x: jax.Array, rope, key: jax.Array | None, allowed: jax.Array | None = None) -> jax.Array:
+        """Return the tokens (B, N, D) after block `i`, given those before it.
+
+        Args:
+          rope: of `rotary`. key: random key of the whole network. allowed: see `masked_attention`.
+        """
+        block = self.blocks[i]
+        block_key = None if key is None else jax.random.fold_in(key, i)
+        step = repeated(block.__call__, self.remat)
+        more = () if allowed is None else (allowed,)
+        return sharding.constrain(step(x, rope, block_key, *more), sharding.BATCH_AXES)
+
+    def rotary(self, grid: tuple[int, int], extra: int = 0) -> tuple[jax.Array, jax.Array] | None:
+        """Return the tables of rotary positions, None for learned ones; `extra` tokens come before the class token."""
         if self.cfg.positions != "rope":
             return None
-        return rope_tables(*grid, self.rope.periods[...], prefix=1 + self.cfg.num_registers)
+        return rope_tables(*grid, self.rope.periods[...], prefix=extra + 1 + self.cfg.num_registers)
 
     def cls_attention(self, images: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
         """Return the attention of the last block's class token: (B, H, 1 + R + h w) float32, and the grid (h, w).
@@ -262,11 +276,11 @@ class ViT(nnx.Module):
         """
         states, grid = self.hidden_states(images)
         last = self.blocks[-1]
-        return last.attn.first_row(last.norm1(states[-2]), self._rope(grid)), grid
+        return last.attn.first_row(last.norm1(states[-2]), self.rotary(grid)), grid
 
     def last_block(self, x: jax.Array, grid: tuple[int, int]) -> jax.Array:
         """Return the tokens after the last block, of those before it (`hidden_states()[0][-2]`)."""
-        return self.blocks[-1](x, self._rope(grid), None)
+        return self.blocks[-1](x, self.rotary(grid), None)
 
     def finish(self, x: jax.Array, grid: tuple[int, int], norm: bool = True) -> Output:
         """Apply the final norm to the tokens, if wanted, and return them as an `Output`."""

@@ -10,6 +10,7 @@ from jaxdino.objectives import class_weights
 from jaxdino.objectives.depth_settings import Ranging
 from jaxdino.objectives.detect_settings import Detecting
 from jaxdino.objectives.distill_settings import Distill
+from jaxdino.objectives.instances_settings import Masking
 from jaxdino.objectives.segment_settings import Segmenting
 from jaxdino.objectives.semantic_settings import Labelling
 from jaxdino.objectives.stage_settings import ObjectiveSettings, given_in
@@ -118,6 +119,7 @@ OBJECTIVES: dict[str, type[ObjectiveSettings]] = {
     "depth": Ranging,
     "detect": Detecting,
     "distill": Distill,
+    "instances": Masking,
     "knowledge_distillation": Teaching,
     "multilabel": Multilabelling,
     "segment": Segmenting,

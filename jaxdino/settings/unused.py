@@ -32,8 +32,8 @@ OF_RUN: tuple[tuple[str, Callable[[ConfigDict], bool], str], ...] = (
     ),
     (
         r"data\.(min_visibility|max_boxes)",
-        lambda c: c.objective.name == "detect",
-        "only objective.name=detect reads it",
+        lambda c: c.objective.name in ("detect", "instances"),
+        "only objective.name=detect and instances read it",
     ),
     (r"tracking\.uri", lambda c: "mlflow" in chosen(c.writers), "only writers=mlflow reads it"),
     (r"tracking\..*", lambda c: bool({"wandb", "mlflow"} & {*chosen(c.writers)}), "only writers=wandb,mlflow read it"),

@@ -20,6 +20,7 @@ from jaxdino.models.heads.decoders import DPTHeadConfig, MLPHeadConfig
 from jaxdino.models.heads.depth import DepthDPTHeadConfig, DepthLinearHeadConfig
 from jaxdino.models.heads.fcos import FCOSHeadConfig
 from jaxdino.models.heads.linear import LinearHeadConfig
+from jaxdino.models.heads.mask_queries import MaskQueriesHeadConfig
 from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.models.heads.projection import DINOHeadConfig
 from jaxdino.models.output import Output
@@ -44,8 +45,8 @@ class HeadConfig(Protocol):
     """The interface of every head's configuration, a frozen dataclass.
 
     Attributes:
-      name: its key in `HEADS`. of: what gets a class: "image", "patch" or "box"; "depth" for a depth of each pixel; ""
-        if nothing does.
+      name: its key in `HEADS`. of: what gets a class: "image", "patch", "box" or "mask"; "depth" for a depth of each
+        pixel; "" if nothing does.
       num_classes: number of classes; with 0 no `head` is built.
       blocks: see `Blocks`.
       choice: how the classes of an image are chosen from its scores, "logits" (C,); None for a head of patches, or
@@ -81,6 +82,7 @@ HEADS: dict[str, type[HeadConfig]] = {
         MLPHeadConfig,
         DPTHeadConfig,
         FCOSHeadConfig,
+        MaskQueriesHeadConfig,
         DepthLinearHeadConfig,
         DepthDPTHeadConfig,
         DINOHeadConfig,

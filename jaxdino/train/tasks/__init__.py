@@ -7,6 +7,7 @@ from jaxdino.train.tasks.classify import Classification
 from jaxdino.train.tasks.depth import DepthEstimation
 from jaxdino.train.tasks.detect import Detection
 from jaxdino.train.tasks.distill import Distillation
+from jaxdino.train.tasks.instances import InstanceSegmentation
 from jaxdino.train.tasks.knowledge import knowledge_distillation
 from jaxdino.train.tasks.multilabel import MultilabelClassification
 from jaxdino.train.tasks.segment import Segmentation
@@ -17,6 +18,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "depth": DepthEstimation,
     "detect": Detection,
     "distill": Distillation,
+    "instances": InstanceSegmentation,
     "knowledge_distillation": knowledge_distillation,
     "multilabel": MultilabelClassification,
     "segment": Segmentation,
