@@ -3,7 +3,8 @@
 IMAGE is a file, a folder (all images in it and below) or a pattern in quotes, such as 'photos/**/*.jpg'.
 A model of text prompts writes, for each image, a mask for each prompt (<image>.<prompt>.png, 0 and 255) and a picture
 with all masks (<image>.overlay.png); and masks.json, the masks of all images as a COCO dataset. A model of classes
-writes one mask of all classes (<image>.png, with a palette), the picture, and classes.txt, line i for value i.
+writes one mask of all classes (<image>.png, with a palette), the picture, and classes.txt, line i for value i. A model
+of objects writes a map of their numbers (<image>.png, 16 bits), the picture, masks.json, and the naming of the numbers.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from jaxdino.data.ranges import ARGUMENT, Range
 from jaxdino.mask_files import MaskFiles, Query
 from jaxdino.predict import say, skip
 from jaxdino.segment_classes import segment_classes
+from jaxdino.segment_objects import segment_objects
 
 COLUMNS = ("path", "prompt", "mask", "area", "share", "score", "error")
 
@@ -124,11 +126,14 @@ def segment(
     from convert import assumptions
     from jaxdino.api.opening import open_model
 
-    if _check_run(Path(workdir)).labels_pixels:
+    card = _check_run(Path(workdir))
+    if card.labels_pixels or card.finds_masks:
         given = {"--prompt": prompts, "--points": points, "--boxes": boxes, "--threshold": threshold}
         if flag := next((flag for flag, value in given.items() if value), None):
             raise UserError(f"the model in {workdir} has classes of its own and takes no prompts: leave out {flag}")
-        return segment_classes(workdir, names, out, table, overwrite, sixteen_bit)
+        return (segment_objects if card.finds_masks else segment_classes)(
+            workdir, names, out, table, overwrite, sixteen_bit
+        )
     if not prompts:
         raise UserError(f"the model in {workdir} segments what a text names: --prompt 'red circle'")
     if not math.isfinite(threshold):
@@ -232,7 +237,7 @@ def _check_run(workdir: Path) -> Any:
     check_run_folder(workdir)
     folder = find(workdir)
     card = load_card(folder) if is_model(folder) else None
-    if card is None or not hasattr(face_of(card), "segment"):
+    if card is None or not (card.finds_masks or hasattr(face_of(card), "segment")):
         held = f"a {card.spec.name}, which takes no prompts" if card else "neither a run nor a model"
         hint = purpose(card, face_of(card)) if card else "configs/clipdinosam.py trains one"
         raise UserError(f"{workdir} holds {held}: the folder of a segmentation run is needed ({hint})")

@@ -17,6 +17,7 @@ from jaxdino.api.clip import ClipModel
 from jaxdino.api.depth import DepthModel
 from jaxdino.api.detector import Detector
 from jaxdino.api.head import HeadModel
+from jaxdino.api.instances import InstanceModel
 from jaxdino.api.model import Model
 from jaxdino.api.sam import SamModel
 from jaxdino.api.segmenter import Segmenter
@@ -81,6 +82,8 @@ def face_of(card: Card) -> type[Model]:
     """Return the class of a loaded model, given by its head or its family."""
     if card.finds_boxes:
         return Detector
+    if card.finds_masks:
+        return InstanceModel
     if card.gives_depth:
         return DepthModel
     return SemanticModel if card.labels_pixels else FACES.get(card.spec.family, Model)

@@ -16,6 +16,8 @@ def purpose(card: Card, face: Any) -> str:
         return f"`{program('detect')}` and `model.detect` find its objects"
     if hasattr(face, "depth"):
         return f"`{program('depth')}` and `model.depth` give its depth maps"
+    if hasattr(face, "masks"):
+        return f"`{program('segment')}` and `model.masks` find its objects"
     if hasattr(face, "segment"):
         return f"`{program('segment')}` and `model.segment` give its masks"
     if card.num_classes:

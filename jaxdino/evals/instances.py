@@ -19,7 +19,7 @@ class Found(NamedTuple):
     Attributes:
       masks: bool (n, H, W), the objects, which may overlap. scores: (n,). labels: (n,).
       ids: int32 (H, W), the map of all regions without overlaps: 1 to m, 0 where there is none.
-      classes: int32 (m,), the class of each region.
+      classes: int32 (m,), the class of each region. region_scores: float64 (m,), their scores; None if not known.
     """
 
     masks: np.ndarray
@@ -27,6 +27,7 @@ class Found(NamedTuple):
     labels: np.ndarray
     ids: np.ndarray
     classes: np.ndarray
+    region_scores: np.ndarray | None = None
 
 
 class MaskEvaluator(DetectionEvaluator):

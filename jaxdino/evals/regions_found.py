@@ -85,17 +85,17 @@ def regions_found(
             chosen.append(number)
             ids[mask] = np.where(better, len(chosen), ids[mask])
     own = np.asarray(labels)[kept].astype(np.int64)
-    ids, classes = _joined(ids, own[chosen].tolist(), [found[n] for n in chosen], things)
-    whole = scores[kept] * means
+    ids, places = _joined(ids, own[chosen].tolist(), [found[n] for n in chosen], things)
+    whole, regions = scores[kept] * means, np.array(chosen, int)[places]
     order = np.argsort(-whole, kind="stable")
-    return Found(found[order], whole[order], own[order], ids, classes)
+    return Found(found[order], whole[order], own[order], ids, own[regions], whole[regions])
 
 
 def _joined(
     ids: np.ndarray, labels: Sequence[int], masks: Sequence[np.ndarray], things: Sequence[bool]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Drop regions that are mostly covered, and join those of classes without objects; return the map and classes."""
-    table, classes, known = np.zeros(len(labels) + 1, np.int32), [], {}
+    """Drop mostly covered regions, and join those of classes without objects; return the map and what is left."""
+    table, left, known = np.zeros(len(labels) + 1, np.int32), [], {}
     areas = np.bincount(ids.ravel(), minlength=len(labels) + 1)[1:]
     for number, (label, mask) in enumerate(zip(labels, masks, strict=True), 1):
         if areas[number - 1] == 0 or areas[number - 1] < OVERLAP * mask.sum():
@@ -103,6 +103,6 @@ def _joined(
         if things and not things[label] and label in known:
             table[number] = known[label]
             continue
-        classes.append(label)
-        table[number] = known[label] = len(classes)
-    return table[ids], np.array(classes, np.int64)
+        left.append(number - 1)
+        table[number] = known[label] = len(left)
+    return table[ids], np.array(left, np.int64)

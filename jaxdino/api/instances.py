@@ -1,0 +1,112 @@
+"""A model that finds objects and regions with masks: a backbone with mask queries."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple, cast
+
+import jax
+import numpy as np
+
+from jaxdino.api.model import Model
+from jaxdino.api.pictures import Record, named, records, warn_of
+from jaxdino.core.errors import UserError
+from jaxdino.core.options import check_range
+from jaxdino.core.params import bind
+from jaxdino.data.bad_images import BadImage
+from jaxdino.data.channels import Reading
+from jaxdino.data.checks import open_image
+from jaxdino.data.geometry import evaluated
+from jaxdino.data.ranges import remarks
+from jaxdino.evals.instances import Found
+from jaxdino.evals.regions_found import regions_found, scored
+from jaxdino.models.heads.mask_queries import MaskQueriesHeadConfig
+
+
+class Regions(NamedTuple):
+    """The regions of an image, n of them, without overlaps.
+
+    Attributes:
+      ids: int32 (H, W) of the upright image: 1 to n, 0 where there is none.
+      labels: int64 (n,), the class of each, an index into `class_names`. names: the classes. scores: float64 (n,).
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    names: tuple[str, ...]
+    scores: np.ndarray
+
+    @property
+    def masks(self) -> np.ndarray:
+        """The mask of each region, bool (n, H, W)."""
+        return self.ids[None] == np.arange(1, len(self.labels) + 1)[:, None, None]
+
+
+class InstanceModel(Model):
+    """A loaded model that finds objects with masks: `masks` gives the regions of each image."""
+
+    def masks(
+        self,
+        images: Iterable[Record],
+        threshold: float | None = None,
+        batch_size: int = 8,
+        sixteen_bit: str | None = None,
+    ) -> list[Regions]:
+        """Return the regions of each image.
+
+        Args:
+          images, sixteen_bit: as in `preprocess`; images are preprocessed here.
+          threshold: smallest probability of a region, 0 to 1; None: that of the training run.
+          batch_size: images per forward pass.
+
+        Raises:
+          UserError: as `preprocess`, and for a `threshold` or a `batch_size` out of range.
+        """
+        given, said = records(images, "masks"), {}
+        reading, found = self.reading(given, sixteen_bit), []
+        for place, regions in enumerate(self.each(given, reading, threshold, batch_size, said)):
+            if isinstance(regions, BadImage):
+                raise UserError(f"{named(given[place], place)}: {regions}") from regions
+            found.append(regions)
+        warn_of(said)
+        return found
+
+    def each(
+        self, images: Sequence[Record], reading: Reading, threshold: float | None, batch_size: int, said: dict[str, str]
+    ) -> Iterator[Regions | BadImage]:
+        """Yield the regions of each image, or why it cannot be read. `said` collects remarks by the image's name."""
+        head = cast(MaskQueriesHeadConfig, self.card.head)  # a model with another head is no `InstanceModel`
+        least = head.threshold if threshold is None else threshold
+        check_range("threshold", least, "[0, 1]")
+        check_range("batch_size", batch_size, "[1, inf)")
+        how = self.card.spec.preprocess
+        for start in range(0, len(images), batch_size):
+            pixels = np.zeros((batch_size, *how.size, reading.channels), np.uint8)
+            moves: list[Any] = []
+            for place, record in enumerate(images[start : start + batch_size]):
+                try:
+                    with remarks() as lines:
+                        image = open_image(record, reading)
+                except BadImage as err:
+                    moves.append(err)
+                    continue
+                if lines:
+                    said[named(record, start + place)] = "; ".join(lines)
+                moves.append(evaluated(image.size, how.size, how.resize))
+                pixels[place] = moves[-1].image(image)
+            found = jax.device_get(self._scored(self.flat, pixels))
+            for place, move in enumerate(moves):
+                if isinstance(move, BadImage):
+                    yield move
+                    continue
+                one = (found[name][place] for name in ("scores", "labels", "masks"))
+                full = (move.full[1], move.full[0])
+                yield self._regions(regions_found(*one, how.size, move.origin, full, head.things, least))
+
+    def _regions(self, found: Found) -> Regions:
+        names = self.class_names or tuple(map(str, range(self.card.num_classes)))
+        return Regions(found.ids, found.classes, tuple(names[label] for label in found.classes), found.region_scores)
+
+    @cached_property
+    def _scored(self) -> Any:
+        skeleton = self.skeleton
+        return jax.jit(lambda flat, images: scored(bind(skeleton, flat)(self._normalized(images)).predictions))
