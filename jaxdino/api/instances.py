@@ -98,13 +98,15 @@ class InstanceModel(Model):
                 if isinstance(move, BadImage):
                     yield move
                     continue
-                one = (found[name][place] for name in ("scores", "labels", "masks"))
+                scores, labels, masks = (found[name][place] for name in ("scores", "labels", "masks"))
                 full = (move.full[1], move.full[0])
-                yield self._regions(regions_found(*one, how.size, move.origin, full, head.things, least))
+                where = how.size, move.origin, full
+                yield self._regions(regions_found(scores, labels, masks, *where, head.things, least))
 
     def _regions(self, found: Found) -> Regions:
         names = self.class_names or tuple(map(str, range(self.card.num_classes)))
-        return Regions(found.ids, found.classes, tuple(names[label] for label in found.classes), found.region_scores)
+        scores = np.zeros(0) if found.region_scores is None else found.region_scores
+        return Regions(found.ids, found.classes, tuple(names[label] for label in found.classes), scores)
 
     @cached_property
     def _scored(self) -> Any:

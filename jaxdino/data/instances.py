@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import find_objects
 
 NOTHING, IGNORED = 0, -1
 """Pixels of no object, and pixels that are neither trained on nor measured."""
@@ -37,6 +36,8 @@ class Instances:
         Args:
           labels: the class of each number. crowd: see above; None: no object is one.
         """
+        from scipy.ndimage import find_objects  # no other run waits for it
+
         found = find_objects(np.maximum(ids, 0), len(labels))
         kept = [place for place, one in enumerate(found) if one is not None]
         if len(kept) < len(labels):
