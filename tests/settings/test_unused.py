@@ -14,7 +14,7 @@ from jaxdino.settings.unused import unused
 CONFIGS = Path(__file__).parents[2] / "configs"
 DROP_HEAD = (
     "--config.model.drop_head=True has no effect: "
-    "only objective.name=classify, depth, detect, instances, multilabel, semantic read it"
+    "only objective.name=classify, depth, detect, instances, knowledge_distillation, multilabel, semantic read it"
 )
 
 
