@@ -95,7 +95,8 @@ def lines(file, *args):
         (
             "segment_linear.py",
             ["model.pool=mean"],
-            "--config.model.pool=mean has no effect: only objective.name=classify, multilabel read it",
+            "--config.model.pool=mean has no effect: only objective.name=classify, knowledge_distillation, multilabel "
+            "read it",
         ),
         (
             "clipdinosam.py",
