@@ -34,10 +34,7 @@ def forgotten(strategies: Sequence[Strategy], probe: dict[str, Any]) -> Section:
         f"k-NN (k = {probe['k']}) and logistic regression (C = {probe['C']:g}) on the features of the backbone, of "
         f"{probe['data']}: {probe['bank']:,} images are known, {probe['asked']:,} are asked."
     )
-    same = (
-        "The runs train on this data: it shows what is learned, not what is forgotten. --probe_root gives other data."
-    )
-    lines = [about, *([same] if probe.get("same") else [])]
+    lines = [about, *([SAME] if probe.get("same") else [])]
     table = Table(["strategy", "after", "k-NN", "linear", "k-NN, change"], rows, left=2)
     return Section("forgetting", "Forgetting", values, [Notes(lines), table, *_drift(drift)])
 

@@ -60,11 +60,12 @@ def gap(best: Strategy, other: Strategy, metric: str) -> Gap:
     The variance has two parts. Seeds: that of the differences between runs with one seed, divided by their number;
     0 is assumed for a single one. Images: that of two shares p measured on n validation images, (p(1-p) + q(1-q)) / n,
     since other images would give other numbers. Metrics that are not shares of images are treated as if they were.
+    Without a seed that both have, since runs failed, the gap is that of the means.
     """
     one, two = best.values("val", metric), other.values("val", metric)
     both = sorted(one.keys() & two.keys())
-    differences = np.array([one[seed] - two[seed] for seed in both])
-    p, q = float(np.mean([one[seed] for seed in both])), float(np.mean([two[seed] for seed in both]))
+    p, q = (float(np.mean([each[seed] for seed in both or each])) for each in (one, two))
+    differences = np.array([one[seed] - two[seed] for seed in both] or [p - q])
     images = min(run.found["val_images"] for run in (*best.runs, *other.runs))
     shares = (p * (1 - p) + q * (1 - q)) / images if 0 <= p <= 1 and 0 <= q <= 1 else 0.0
     seeds = float(differences.var(ddof=1)) / len(both) if len(both) > 1 else 0.0

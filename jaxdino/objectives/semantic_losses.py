@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxdino.objectives.classify import focus
+
 
 def pixel_losses(logits: jax.Array, truth: jax.Array, smoothing: float = 0.0, gamma: float = 0.0) -> jax.Array:
     """Return the cross entropy (B, H, W) of logits (B, H, W, C) against classes (B, H, W).
@@ -17,7 +19,7 @@ def pixel_losses(logits: jax.Array, truth: jax.Array, smoothing: float = 0.0, ga
     score = jnp.take_along_axis(logits, truth[..., None], axis=-1)[..., 0]
     total = jax.nn.logsumexp(logits, axis=-1)
     losses = total - (1 - smoothing) * score - smoothing * jnp.mean(logits, axis=-1)
-    return losses * jnp.maximum(1 - jnp.exp(score - total), 0) ** gamma if gamma else losses
+    return losses * focus(1 - jnp.exp(score - total), gamma) if gamma else losses
 
 
 def dice_losses(shares: jax.Array, truth: jax.Array, counted: jax.Array, smooth: float = 1.0) -> jax.Array:

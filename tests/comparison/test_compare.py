@@ -119,6 +119,12 @@ def test_the_noise_of_a_gap_is_of_seeds_and_of_images():
     assert (found.value, found.noise) == pytest.approx((0.15, 2 * np.sqrt(of_seeds + of_images)))
 
 
+def test_strategies_without_a_common_seed_are_compared_by_their_means():
+    other = strategy("b", (0.7, 0.6))
+    found = gap(strategy("a", (0.9,)), Strategy("b", other.runs[1:]), "accuracy")
+    assert (found.value, found.seeds) == (pytest.approx(0.3), 0) and not found.means_nothing
+
+
 def test_the_decision_tree():
     best = strategy("full", (0.90, 0.91), seconds=1000, params=9000, memory=8)
     equal = strategy("lora", (0.89, 0.91), seconds=500, params=300)

@@ -87,6 +87,13 @@ def test_focal_loss_and_class_weights_are_those_of_torch():
     assert float(found) == pytest.approx(weighed.item(), rel=1e-5)
 
 
+def test_focal_loss_of_a_certain_model_has_a_finite_gradient():
+    logits = np.full((B, *SIZE, C), -100, np.float32)
+    logits[..., 1] = 100
+    gradient = jax.grad(lambda x: loss(x, np.ones((B, *SIZE), np.uint8), focal_gamma=0.5))(logits)
+    assert np.isfinite(gradient).all()
+
+
 def test_slices_give_the_loss_of_the_batch():
     logits, mask = drawn()
     how = dict(dice=1.0, lovasz=0.5, focal_gamma=1.0, class_weights=(0.5, 2.0, 3.0), boundary=0)

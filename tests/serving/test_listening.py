@@ -8,12 +8,15 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("fastapi")
 
 from jaxdino import serve
+from jaxdino.serving.server import listening
+from jaxdino.serving.server.settings import ServeSettings
 from tests.serving.served_models import png, save_classifier
 
 
@@ -36,6 +39,18 @@ def test_wrong_flags_are_errors_before_a_model_is_loaded(tmp_path, capsys):
         taken.listen()
         assert serve.main(["--workdir", str(tmp_path), "--port", str(taken.getsockname()[1])]) == 2
     assert "cannot be listened on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "seconds"), [(0, 0), (0.5, 1), (30, 30)])
+def test_no_drain_timeout_waits_for_ever(given, seconds, monkeypatch):
+    seen = []
+    monkeypatch.setattr(listening._Listener, "run", lambda listener, sockets: seen.append(listener.config))
+    served = SimpleNamespace(
+        app=None, settings=ServeSettings(drain_timeout=given), catalogue=SimpleNamespace(served={})
+    )
+    with listening.bound_socket("127.0.0.1", 0) as where:
+        listening.listen(served, where)
+    assert [config.timeout_graceful_shutdown for config in seen] == [seconds]
 
 
 @pytest.fixture(scope="module")

@@ -197,8 +197,8 @@ class Catalogue:
         Raises:
           UserError: if the new one cannot be served; the one before stays.
         """
-        before = self.find(name, version)
         with self._reloading:
+            before = self.find(name, version)
             self._tried[before.label] = fingerprint(before.place.source)
             try:
                 after = opened(before.place, self.settings, lambda line: self.say("note", note=line))

@@ -93,9 +93,13 @@ class _Connection(http.client.HTTPConnection):
 
 
 def public_address(host: str, port: int) -> str:
-    """Return an address of a host. Raises Refusal if one of its addresses is not public: 10.0.0.1, 127.0.0.1, ::1."""
+    """Return the address of a host that the system prefers: one of IPv4 where IPv6 does not lead out.
+
+    Raises:
+      Refusal: if one of its addresses is not public: 10.0.0.1, 127.0.0.1, ::1.
+    """
     try:
-        found = {str(row[4][0]) for row in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+        found = [str(row[4][0]) for row in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     except (OSError, UnicodeError):
         raise Refusal(422, "not_fetched", f"there is no host {printable(host)[:200]}") from None
     for one in found:
@@ -103,4 +107,4 @@ def public_address(host: str, port: int) -> str:
         inner = getattr(address, "ipv4_mapped", None) or address
         if not inner.is_global or inner.is_multicast:
             raise Refusal(403, "private_address", f"{printable(host)[:200]} is in a private network")
-    return sorted(found)[0]
+    return found[0]

@@ -1,6 +1,7 @@
 """Run the application with uvicorn: a bound on the time of a header, and an end that loses no request."""
 
 import asyncio
+import math
 import signal
 import socket
 import threading
@@ -127,7 +128,7 @@ def listen(served: Server, where: socket.socket) -> int:
         server_header=False,
         backlog=BACKLOG,
         proxy_headers=False,
-        timeout_graceful_shutdown=int(settings.drain_timeout) or None,
+        timeout_graceful_shutdown=math.ceil(settings.drain_timeout),
     )
     listener, failed = _Listener(config, served), []
 

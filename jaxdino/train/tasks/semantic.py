@@ -31,8 +31,6 @@ from jaxdino.train.tasks.supervised import OPTIMISTIC, in_split
 if TYPE_CHECKING:
     from jaxdino.train.session import Session
 
-DRAWN = 6  # images of the picture at the end
-
 SAMPLE = 200  # masks whose pixels are counted for class weights
 
 
