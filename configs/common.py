@@ -94,12 +94,17 @@ def view_settings(view: recipe.View) -> ConfigDict:
     return ConfigDict(asdict(view) | {"size": FieldReference(view.size, field_type=object)})
 
 
-def _fitting(chosen: tuple[recipe.View, ...], model: str) -> tuple[recipe.View, ...]:
-    """Round the sizes of views to whole patches of a model: 98 instead of 96 for patches of 14, as in DINOv2."""
+def fitted(side: int, model: str) -> int:
+    """Round the side of an image, pixels, to whole patches of a model: 518 instead of 512 for patches of 14."""
     from jaxdino.models import registry  # imports JAX
 
     patch = getattr(registry.MODELS[model].config, "patch_size", 1) if model in registry.MODELS else 1
-    return tuple(replace(view, size=whole(view.size, patch)) for view in chosen)
+    return whole(side, patch)
+
+
+def _fitting(chosen: tuple[recipe.View, ...], model: str) -> tuple[recipe.View, ...]:
+    """Round the sizes of views to whole patches of a model: 98 instead of 96 for patches of 14, as in DINOv2."""
+    return tuple(replace(view, size=fitted(view.size, model)) for view in chosen)
 
 
 def distill_stage(*args: Any, objective: dict[str, Any] | None = None, **settings: Any) -> ConfigDict:
