@@ -55,20 +55,27 @@ def begin(out: str, made: Mapping[str, Any], overwrite: bool) -> None:
       UserError: if the blocks there were made otherwise, with each difference.
     """
     folder = folder_of(out)
-    if (folder / MADE).exists():
-        try:
-            there = read_json(folder / MADE, dict)
-        except JsonError as err:
-            raise UserError(f"{err}; delete {folder} to begin anew") from None
-        names = [name for name in sorted({*there, *made}) if there.get(name) != made.get(name)]
-        if not names:
-            return
-        if not overwrite:
-            what = few([f"{name} was {there.get(name)}, now {made.get(name)}" for name in names], 4)
-            raise UserError(f"{folder} has parts that were made otherwise: {what}. Delete it, or --overwrite")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / MADE, dict(made))
+    with FileLock(folder / LOCK):  # else a part could delete what another one has just begun; it makes the folder
+        if (folder / MADE).exists():
+            if not (names := _changed(folder, made)):
+                return
+            if not overwrite:
+                raise UserError(f"{folder} has parts that were made otherwise: {names}. Delete it, or --overwrite")
+            for file in folder.iterdir():
+                if file.name != LOCK:
+                    file.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)  # if another part has joined all blocks meanwhile
+        write_json(folder / MADE, dict(made))
+
+
+def _changed(folder: Path, made: Mapping[str, Any]) -> str:
+    """Return how blocks were made otherwise, "" if they were not."""
+    try:
+        there = read_json(folder / MADE, dict)
+    except JsonError as err:
+        raise UserError(f"{err}; delete {folder} to begin anew") from None
+    names = [name for name in sorted({*there, *made}) if there.get(name) != made.get(name)]
+    return few([f"{name} was {there.get(name)}, now {made.get(name)}" for name in names], 4)
 
 
 def write(out: str, shard: tuple[int, int], count: int, size: int, rows: Rows) -> int:

@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from PIL import Image
 
 from convert.store import Card, save_model
-from jaxdino import predict
+from jaxdino import parts, predict
 from jaxdino.core.params import split
 from jaxdino.models.registry import get
 from tests.conftest import QUICK
@@ -79,6 +81,24 @@ def test_a_killed_part_goes_on_with_its_missing_block(made, capsys):
     assert predict.main([*call, "2/2"]) == 0 and predict.main([*call, "1/2"]) == 1
     assert "part 1/2: 2 blocks" in capsys.readouterr().out
     assert out.read_bytes() == one.read_bytes() and not Path(f"{out}.parts").exists()
+
+
+def test_parts_that_begin_together_with_overwrite_keep_what_they_write(tmp_path, monkeypatch):
+    out, read = str(tmp_path / "out.csv"), parts.read_json
+    parts.begin(out, {"top": 1}, False)
+    monkeypatch.setattr(parts, "read_json", lambda *given: [read(*given), time.sleep(0.2)][0])
+
+    def part(number):
+        parts.begin(out, {"top": 2}, True)
+        parts.write(out, (number, 2), 2, 1, lambda places: [{"path": str(places[0])}])
+
+    both = [threading.Thread(target=part, args=(number,)) for number in range(2)]
+    for one in both:
+        one.start()
+        time.sleep(0.1)
+    for one in both:
+        one.join()
+    assert len(list(parts.folder_of(out).glob("*.jsonl"))) == 2
 
 
 @pytest.mark.parametrize(

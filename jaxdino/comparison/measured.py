@@ -68,6 +68,8 @@ def measured(
         found = {}
     if found.get("key") != key:
         found = {"key": key, "version": VERSION} | _measure(run, config, probe, say)
+        if probe is not None and not found["forgetting"]:
+            say(f"{run.name}: no forgetting, since the models of its stages are gone; --keep_stage_models keeps them")
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, found)
     if probe is not None and not keep_models:

@@ -4,6 +4,7 @@ Sources: Cheng et al. 2021, MaskFormer (arXiv:2107.06278), section 3.4; facebook
 mask2former/maskformer_model.py (instance_inference, panoptic_inference).
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 from jaxdino.evals.instances import Found
 
 LEAST = 0.02  # smallest probability of a region that is looked at
-TOGETHER = 32  # masks that are drawn by one product: many small ones wait for threads
+TOGETHER = 32  # masks, at most, that are drawn by one product: many small ones wait for threads
+DRAWN = 2**26  # pixels of them: 256 MiB
 OVERLAP = 0.5  # a region of whose mask less is left, under regions with a higher score, is dropped
 
 
@@ -68,11 +70,12 @@ def regions_found(
     found, means = np.zeros((len(kept), *full), bool), np.zeros(len(kept))
     drawn: Any = None
     ids, best, chosen = np.zeros(full, np.int32), np.zeros(full, np.float32), []
+    together = max(1, min(TOGETHER, DRAWN // max(1, math.prod(full))))
     for number, place in enumerate(kept):
-        if number % TOGETHER == 0:
-            part = np.stack([masks[one] for one in kept[number : number + TOGETHER]]).astype(np.float32)
+        if number % together == 0:
+            part = np.stack([masks[one] for one in kept[number : number + together]]).astype(np.float32)
             drawn = np.tensordot(np.tensordot(part, columns, (2, 1)), rows, (1, 1))  # (n, W, H)
-        logits = drawn[number % TOGETHER].T
+        logits = drawn[number % together].T
         mask = np.greater(logits, 0, out=found[number])
         if inside is not None:
             mask &= inside

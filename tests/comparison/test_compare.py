@@ -9,6 +9,7 @@ import pytest
 from sklearn.metrics import pairwise
 
 from jaxdino.compare import main
+from jaxdino.comparison import measured
 from jaxdino.comparison.cka import linear_cka
 from jaxdino.comparison.plan import seeds_of
 from jaxdino.comparison.recommendation import Limits, recommend
@@ -92,6 +93,17 @@ def test_seeds():
     assert (seeds_of("2"), seeds_of("4,7"), seeds_of("4,")) == ([0, 1], [4, 7], [4])
     with pytest.raises(UserError, match="different seeds"):
         seeds_of("3,3")
+
+
+def test_forgetting_without_the_models_of_stages_is_said(tmp_path, monkeypatch):
+    (tmp_path / "run" / "best").mkdir(parents=True)
+    (tmp_path / "run" / "best" / "model.json").write_text("{}")
+    run, lines = SimpleNamespace(name="run", folder=tmp_path / "run"), []
+    monkeypatch.setattr(measured, "_measure", lambda *given: {"forgetting": []})
+    probe = SimpleNamespace(about=lambda: {"data": "digits"})
+    for _ in range(2):  # the second time, it is read
+        measured.measured(run, None, tmp_path, probe, False, lines.append)
+    assert lines == ["run: no forgetting, since the models of its stages are gone; --keep_stage_models keeps them"]
 
 
 def test_cka_is_that_of_centred_gram_matrices():

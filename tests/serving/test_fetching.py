@@ -1,5 +1,6 @@
 """Images that are fetched by address: which address of a host, which hosts, and the memory that they take."""
 
+import asyncio
 import socket
 
 import pytest
@@ -7,7 +8,9 @@ import pytest
 pytest.importorskip("fastapi")
 
 from jaxdino.serving.server import fetching
+from jaxdino.serving.server.body import Bodies
 from jaxdino.serving.server.refusal import Refusal
+from jaxdino.serving.server.settings import ServeSettings
 
 
 def resolved(monkeypatch, *addresses):
@@ -21,3 +24,13 @@ def test_the_address_is_the_one_that_the_system_prefers(monkeypatch):
     resolved(monkeypatch, "93.184.216.34", "10.0.0.1")
     with pytest.raises(Refusal, match="private network"):
         fetching.public_address("images.example", 443)
+
+
+def test_fetched_images_count_as_memory(monkeypatch):
+    settings = ServeSettings(max_memory_mb=1)
+    bodies, fetcher = Bodies(settings), fetching.Fetcher(settings)
+    monkeypatch.setattr(fetcher, "fetch", lambda url: (url, bytes(600_000)))
+    assert len(asyncio.run(fetcher.files(["a"], bodies.hold))) == 1 and bodies.held == 600_000
+    with pytest.raises(Refusal, match="as it has memory for"):
+        asyncio.run(fetcher.files(["b"], bodies.hold))
+    assert bodies.held == 600_000

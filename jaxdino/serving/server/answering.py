@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -50,13 +51,21 @@ class Answering:
         served, work = self._found(endpoint, name, version, asked)
         log["model"], log["version"] = served.label
         body = await self.bodies.read(request.receive, request.headers.get("content-length"))
+        held = [len(body)]
+
+        def hold(count: int) -> None:
+            self.bodies.hold(count)
+            held.append(count)
+
         try:
-            files = await self._files(request.headers.get("content-type", ""), body)
+            files = await self._files(request.headers.get("content-type", ""), body, hold)
             log["images"] = len(files)
             results = await self._computed(served, work, files, asked, log)
         finally:
-            self.bodies.release(len(body))
-        rows = [self._row(served, endpoint, request.state.request_id, *one, asked) for one in zip_names(files, results)]
+            self.bodies.release(sum(held))
+        answers = await asyncio.to_thread(_answers, work, endpoint, results, asked)
+        number = request.state.request_id
+        rows = [self._row(served, endpoint, number, name, one) for (name, _), one in zip(files, answers, strict=True)]
         self.metrics.images.labels(*served.label, endpoint).inc(len(rows))
         unread = [row["error"] for row in rows if "error" in row]
         if len(unread) == len(rows):
@@ -75,9 +84,9 @@ class Answering:
             raise Refusal(422, "bad_parameter", str(err), close=True) from None
         return served, work
 
-    async def _files(self, kind: str, body: bytes) -> Files:
+    async def _files(self, kind: str, body: bytes, hold: Callable[[int], None]) -> Files:
         if self.settings.allow_url and kind.partition(";")[0].strip().lower() == "application/json":
-            return await self.fetcher.files(urls_of(body, self.settings.max_images))
+            return await self.fetcher.files(urls_of(body, self.settings.max_images), hold)
         return files_of(kind, body, self.settings.max_images)
 
     async def _computed(self, served: Served, work: Work, files: Files, asked: Asked, log: dict[str, Any]) -> list[Any]:
@@ -108,13 +117,11 @@ class Answering:
                 raise result
         return results
 
-    def _row(
-        self, served: Served, endpoint: str, request_id: str, name: str, result: Any, asked: Asked
-    ) -> dict[str, Any]:
-        if isinstance(result, Exception):
+    def _row(self, served: Served, endpoint: str, request_id: str, name: str, answer: Any) -> dict[str, Any]:
+        if isinstance(answer, Exception):
             self.metrics.bad.labels(*served.label).inc()
-            return {"name": name, "error": str(result)}
-        fields, seen = served.work(endpoint).answer(endpoint, result, asked)
+            return {"name": name, "error": str(answer)}
+        fields, seen = answer
         self.metrics.saw_classes(*served.label, seen.classes)
         for watcher in self.watchers:
             watcher.saw(served, endpoint, request_id, seen)
@@ -125,9 +132,9 @@ class Answering:
         self.pool.shutdown(wait=False, cancel_futures=True)
 
 
-def zip_names(files: Files, results: list[Any]) -> list[tuple[str, Any]]:
-    """Return (name, result) of each image."""
-    return [(name, result) for (name, _), result in zip(files, results, strict=True)]
+def _answers(work: Work, endpoint: str, results: list[Any], asked: Asked) -> list[Any]:
+    """Return (fields, what the watch keeps) of each result, or its error. Large masks take long: not in the loop."""
+    return [one if isinstance(one, Exception) else work.answer(endpoint, one, asked) for one in results]
 
 
 def _read(

@@ -60,13 +60,18 @@ class Bodies:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Refusal(400, "disconnected", "the client ended the connection")
-        whole += (part := message.get("body", b""))
-        self.held += len(part)
+        part = message.get("body", b"")
+        self.hold(len(part))
+        whole += part
         if len(whole) > self.settings.max_body:
             raise self._too_large()
-        if self.held > self.settings.max_memory_mb * MIB:
-            raise busy("the server holds as many bodies as it has memory for: try again", close=True)
         return bool(message.get("more_body"))
+
+    def hold(self, count: int) -> None:
+        """Count bytes as held, until `release`. Raises Refusal: 503 if there is no memory for them."""
+        if self.held + count > self.settings.max_memory_mb * MIB:
+            raise busy("the server holds as many bodies as it has memory for: try again", close=True)
+        self.held += count
 
     def release(self, count: int) -> None:
         """Give the memory of a body back."""

@@ -5,7 +5,7 @@ import http.client
 import ipaddress
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
@@ -30,10 +30,28 @@ class Fetcher:
         self.settings = settings
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fetch")
 
-    async def files(self, urls: Sequence[str]) -> Files:
-        """Return (name, bytes) of each address. Raises Refusal: 403 for one that is not allowed, 422 if it fails."""
+    async def files(self, urls: Sequence[str], hold: Callable[[int], None]) -> Files:
+        """Return (name, bytes) of each address.
+
+        Args:
+          hold: called with the number of bytes of each image; may raise Refusal.
+
+        Raises:
+          Refusal: 403 for an address that is not allowed, 422 if it fails.
+        """
         loop = asyncio.get_running_loop()
-        return list(await asyncio.gather(*(loop.run_in_executor(self.pool, self.fetch, url) for url in urls)))
+
+        async def one(url: str) -> tuple[str, bytes]:
+            name, found = await loop.run_in_executor(self.pool, self.fetch, url)
+            hold(len(found))
+            return name, found
+
+        files: Files = []
+        for found in await asyncio.gather(*map(one, urls), return_exceptions=True):  # none holds more after this
+            if isinstance(found, BaseException):
+                raise found
+            files.append(found)
+        return files
 
     def fetch(self, url: str) -> tuple[str, bytes]:
         """Return the name and the bytes of an address. Raises Refusal."""
