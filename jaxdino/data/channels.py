@@ -32,7 +32,7 @@ class Reading:
 def refusal(kind: Kind, channels: int) -> str:
     """Return why an image does not fit a model, and how to fix it."""
     bands, (width, height) = kind.bands, kind.size
-    pages = f", or {kind.pages} with one for each page," if kind.pages > 1 else ""
+    pages = f", or {kind.pages} with one for each page," if kind.paged(kind.pages) else ""
     turned = 0 < height < bands and kind.name == "bands"
     first = f"its shape {(height, width, bands)} looks like (C, H, W): store (H, W, C); else " * turned
     return (
@@ -74,11 +74,18 @@ def drawn_in_alpha(image: Image.Image) -> bool:
     return low < high and all(least == most for least, most in colours)
 
 
-def of_values(values: np.ndarray, alpha: bool, reading: Reading, inverted: bool = False) -> Picture:
+def of_values(
+    values: np.ndarray,
+    alpha: bool,
+    reading: Reading,
+    inverted: bool = False,
+    window: tuple[float, float] | None = None,
+) -> Picture:
     """Convert values (H, W, C) of any numeric dtype to a picture. Raise BadImage if they do not fit.
 
     Args:
       alpha: whether the last band is an alpha channel. inverted: whether the lowest value means white.
+      window: the values that the file itself names as black and white.
     """
     bands, channels = values.shape[-1], reading.channels
     kind = Kind("bands", bands, alpha, size=values.shape[1::-1])
@@ -90,7 +97,7 @@ def of_values(values: np.ndarray, alpha: bool, reading: Reading, inverted: bool 
         parts = reading.range.levels(values[..., :-1]), FULL.levels(values[..., -1:])
         levels = np.concatenate(parts, axis=-1)
     else:
-        levels = reading.range.levels(values)
+        levels = reading.range.levels(values, window)
         levels = 255 - levels if inverted else levels
     if levels.shape[-1] == channels:
         return of_levels(levels)

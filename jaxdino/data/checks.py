@@ -139,7 +139,7 @@ def _open_raw(path: ImageFile, kind: Kind, reading: Reading, draft: Draft) -> Pi
         with open_file(path) as image:
             orientation = orientation_of(image)
     values = values_of(path, kind, reading.channels)
-    picture = _upright(of_values(values, kind.alpha, reading, kind.inverted), orientation)
+    picture = _upright(of_values(values, kind.alpha, reading, kind.inverted, kind.window), orientation)
     draft(picture.size)
     return picture
 

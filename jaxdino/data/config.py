@@ -51,7 +51,8 @@ class DataConfig:
       num_workers: reading processes in addition to the main one; 0 reads in the main process.
       max_pixels: an image with more pixels (width x height) is refused before it is decoded.
       sixteen_bit: the values of black and white in 16-bit, 32-bit and float images: "auto" (the smallest bit depth that
-        holds the training images' values), "full", each "image", "percentiles", "percentiles:1,99", or "0,4095".
+        holds the training images' values, or the window of DICOM files), "full", "window", each "image", "percentiles",
+        "percentiles:1,99", or "0,4095".
       mean: mean of each channel, for pixels in 0..1: one number or one per channel; None: as the weights were trained.
       std: the standard deviation of each channel, likewise.
       normalization: mean and std by name: "imagenet", "clip", "inception" (0.5 each), "satellite" (DINOv3's), or

@@ -1,7 +1,8 @@
 """Open image files with Pillow: a fixed list of formats, and HEIC with pillow-heif (an extra).
 
-Every file of the project that is an image is opened here. Pillow decides by the content, not by the suffix, and knows
-formats that run other programs (EPS starts Ghostscript) or read rarely tested code; none of these is tried.
+Every file of the project that is an image is opened here; `kinds` reads those that Pillow does not know, such as DICOM.
+Pillow decides by the content, not by the suffix, and knows formats that run other programs (EPS starts Ghostscript) or
+read rarely tested code; none of these is tried.
 """
 
 import os
@@ -21,6 +22,8 @@ PAGES = 1000  # at most this many pages of a TIFF are counted
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 AVIF = (b"avif", b"avis")
 """Brands in the file header; they identify a file with any suffix. Source: ISO/IEC 23008-12, annex B."""
+DICOM = 128, b"DICM"  # offset and bytes of its signature; the bytes before may be those of a TIFF
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -34,7 +37,7 @@ def open_file(path: str | Path | Stored) -> Image.Image:
     Raises:
       NotOpened: for a HEIC or AVIF file whose decoder is not installed, a file of more than `LARGEST` bytes, and a
         TIFF whose tiles are far larger than its image.
-      PIL.UnidentifiedImageError: for any other format.
+      PIL.UnidentifiedImageError: for any other format, and DICOM.
       OSError: as `PIL.Image.open`.
     """
     source = path.open() if isinstance(path, Stored) else path
@@ -42,7 +45,13 @@ def open_file(path: str | Path | Stored) -> Image.Image:
     if size > LARGEST and _head(source)[:4] not in TIFF_MAGIC:
         raise NotOpened(f"too large: the file has {size / 2**30:.1f} GiB, at most {LARGEST >> 30} are read")
     try:
-        return _with_bounded_tiles(_open(source))
+        if str(source).lower().endswith(DICOM_SUFFIXES) and is_dicom(source):
+            raise UnidentifiedImageError
+        image = _open(source)
+        if image.format == "TIFF" and is_dicom(source):
+            image.close()
+            raise UnidentifiedImageError
+        return _with_bounded_tiles(image)
     except UnidentifiedImageError:
         head = _head(source)
         brand = head[8:] if head[4:8] == b"ftyp" else b""
@@ -88,12 +97,19 @@ def _with_bounded_tiles(image: Image.Image) -> Image.Image:
     return image
 
 
-def _head(source: str | Path | BinaryIO) -> bytes:
+def is_dicom(source: str | Path | Stored | BinaryIO) -> bool:
+    """Return whether a file has the signature of DICOM, whatever its suffix."""
+    return _head(source.open() if isinstance(source, Stored) else source, *DICOM) == DICOM[1]
+
+
+def _head(source: str | Path | BinaryIO, start: int = 0, like: bytes = bytes(12)) -> bytes:
+    """Return as many bytes from `start` as `like` has."""
     if not isinstance(source, str | Path):
-        source.seek(0)
-        return source.read(12)
+        source.seek(start)
+        return source.read(len(like))
     with open(source, "rb") as file:
-        return file.read(12)
+        file.seek(start)
+        return file.read(len(like))
 
 
 def pages_of(image: Image.Image) -> int:

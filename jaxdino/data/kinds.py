@@ -10,8 +10,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import ExifTags, Image
 
+from jaxdino.data import dicom
 from jaxdino.data.bad_images import BadImage
-from jaxdino.data.image_file import TIFF_MAGIC, bytes_of, open_file
+from jaxdino.data.image_file import TIFF_MAGIC, bytes_of, is_dicom, open_file
 from jaxdino.data.stored import ImageFile
 
 RGB = 3
@@ -39,11 +40,12 @@ class Kind:
       bands: number of bands, including alpha.
       alpha: whether the last band is an alpha channel.
       dtype: type of the stored values: "uint8", "uint16", ...
-      decoder: the library that decodes all values: "pillow", "tifffile", "imagecodecs" (a PNG) or "numpy".
+      decoder: the library that decodes all values: "pillow", "tifffile", "imagecodecs" (a PNG), "numpy", "pydicom".
       size: (width, height), as stored. orientation: from EXIF, 1 to 8.
-      pages: number of pages of a TIFF, if a library other than Pillow read the header.
+      pages: number of pages of a TIFF, if a library other than Pillow read the header, or of frames of a DICOM file.
       inverted: whether 0 is white. Pillow corrects this only for 8-bit values.
-      nodata: the value of pixels without a measurement, as named in a GeoTIFF.
+      nodata: the value of pixels without a measurement, as named in a GeoTIFF or a DICOM file.
+      window: the values that a DICOM file shows as black and white.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Kind:
     pages: int = 1
     inverted: bool = False
     nodata: float | None = None
+    window: tuple[float, float] | None = None
 
     def fits(self, channels: int) -> bool:
         """Return whether it can be read as `channels`: unchanged, grey for colour, without alpha, or one page each."""
@@ -66,7 +69,7 @@ class Kind:
 
     def paged(self, channels: int) -> bool:
         """Return whether each page is read as a channel."""
-        return self.bands == 1 < channels == self.pages != RGB
+        return self.bands == 1 < channels == self.pages != RGB and self.decoder != "pydicom"
 
     @property
     def numbers(self) -> str:
@@ -135,16 +138,18 @@ def _of_tags(mode: str, tags: Any) -> Kind:
 
 
 def kind_of_raw(path: ImageFile) -> Kind | None:
-    """Return the kind of a file that Pillow does not know: .npy, or a TIFF of many bands. None for other files.
+    """Return the kind of a file that Pillow does not know: .npy, DICOM, or a TIFF of many bands; else None.
 
     Raises:
-      BadImage: if the file cannot be read, or tifffile is not installed.
+      BadImage: if the file cannot be read, or its library is not installed.
     """
     if is_npy(path):
         array = open_npy(path)
         bands = array.shape[2] if array.ndim == 3 else 1
         name = {1: "L", 3: "RGB"}.get(bands, "bands")
         return Kind(name, bands, dtype=str(array.dtype), decoder="numpy", size=array.shape[1::-1])
+    if is_dicom(path):
+        return Kind(decoder="pydicom", **dicom.header(path))
     with bytes_of(path) as file:
         if file.read(4) not in TIFF_MAGIC:
             return None
@@ -255,6 +260,8 @@ def values_of(path: ImageFile, kind: Kind, channels: int) -> np.ndarray:
         values = np.array(open_npy(path))
     elif kind.decoder == "imagecodecs":
         values = _png(path)
+    elif kind.decoder == "pydicom":
+        values = _measured(dicom.values(path), kind)
     else:
         values = _measured(_tiff(path, kind, channels), kind)
     return values[..., None] if values.ndim == 2 else values

@@ -11,7 +11,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.data.bad_images import BadImage
 
 BITS = (8, 10, 12, 14, 16)
-KINDS = ("auto", "full", "image", "percentiles")
+KINDS = ("auto", "full", "window", "image", "percentiles")
 PERCENTILES = (0.5, 99.5)
 FLAG = "data.sixteen_bit"
 KEYWORD, ARGUMENT = "sixteen_bit", "--sixteen_bit"
@@ -43,8 +43,9 @@ class Range:
 
     Attributes:
       kind: "numbers": from `low` to `high`; "full": 0 to 65535, for floats 0 to 1; "image": each image's own smallest
-        and largest value; "percentiles": each image's own percentiles `low` and `high`; "auto": not chosen yet. The
-        ranges "image" and "percentiles" are computed per band.
+        and largest value; "percentiles": each image's own percentiles `low` and `high`; "window": that in the header of
+        each DICOM file, and "image" for files without one; "auto": not chosen yet. The ranges "image" and "percentiles"
+        are computed per band.
     """
 
     kind: str = "auto"
@@ -53,7 +54,7 @@ class Range:
 
     @classmethod
     def of(cls, text: "str | Range", flag: str = FLAG) -> "Range":
-        """Read a setting: "auto", "full", "image", "percentiles", "percentiles:1,99" or "0,4095".
+        """Read a setting: "auto", "full", "window", "image", "percentiles", "percentiles:1,99" or "0,4095".
 
         Args:
             flag: name of the setting, for the error message.
@@ -88,10 +89,13 @@ class Range:
         """Whether the range is chosen, so that images can be read with it."""
         return self.kind != "auto"
 
-    def levels(self, values: np.ndarray) -> np.ndarray:
+    def levels(self, values: np.ndarray, window: tuple[float, float] | None = None) -> np.ndarray:
         """Convert values (H, W, C) of any numeric dtype to uint8 (H, W, C). Add remarks about clipped values and NaN.
 
         NaN becomes 0, as the lowest value does.
+
+        Args:
+          window: the values that the file itself names as black and white.
 
         Raises:
           BadImage: if all values are NaN, or no range is chosen.
@@ -107,9 +111,14 @@ class Range:
                 f"{values.dtype} pixels, and the images looked at first had only 8 bits: set their range, {FLAG}=full, "
                 "image, percentiles or two numbers"
             )
+        if self.kind == "window" and window is None:
+            remark("no window in its header: its own smallest and largest value are black and white")
         finite = _finite(values)
-        bands = [self._band(values[..., i], finite[..., i]) for i in range(values.shape[-1])]
-        clipped = sum(count for _, count in bands)
+        how = self
+        if self.kind == "window":
+            how = Range("numbers", *window) if window else Range("image")
+        bands = [how._band(values[..., i], finite[..., i]) for i in range(values.shape[-1])]
+        clipped = sum(count for _, count in bands) if how is self else 0  # a window is meant to clip
         if clipped:
             remark(f"{100 * clipped / values.size:.2g}% outside {FLAG}={self}, clipped")
         return np.stack([levels for levels, _ in bands], axis=-1)
@@ -154,8 +163,8 @@ def _pair(numbers: str, whole: str, flag: str) -> tuple[float, float]:
         low, high = (float(part) for part in numbers.split(","))
     except ValueError:
         raise UserError(
-            f"{flag}={whole} is not known; give auto, full, image, percentiles, percentiles:1,99 or two numbers such "
-            "as 0,4095"
+            f"{flag}={whole} is not known; give auto, full, window, image, percentiles, percentiles:1,99 or two "
+            "numbers such as 0,4095"
         ) from None
     if not np.isfinite([low, high]).all():
         raise UserError(f"{flag}={whole}: both numbers must be finite")

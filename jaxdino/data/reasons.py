@@ -4,7 +4,7 @@ import os
 
 from PIL import Image
 
-from jaxdino.data.image_file import NotOpened, bytes_of
+from jaxdino.data.image_file import DICOM_SUFFIXES, NotOpened, bytes_of
 from jaxdino.data.stored import ImageFile
 
 _VOLUME = ("a volume", "nibabel or SimpleITK")
@@ -12,7 +12,7 @@ _SLIDE = ("a slide or microscope file", "openslide, tifffile or aicsimageio")
 _RAW = ("a camera's raw file", "rawpy")
 _TABLE = ("a file of many arrays", "h5py, scipy or numpy")
 FOREIGN = {
-    **dict.fromkeys((".dcm", ".dicom", ".ima"), ("a DICOM file", "pydicom")),
+    **dict.fromkeys(DICOM_SUFFIXES, ("no DICOM file, or one without its signature", "pydicom")),
     **dict.fromkeys((".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".mgz"), _VOLUME),
     **dict.fromkeys((".svs", ".ndpi", ".mrxs", ".scn", ".czi", ".lif", ".nd2", ".vsi"), _SLIDE),
     **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf"), _RAW),
@@ -25,7 +25,6 @@ FOREIGN = {
 }
 """{suffix of image files that are not supported: (what they are, libraries that read them)}."""
 POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")  # EPS; the second begins a file with a preview
-DICOM = 128, b"DICM"  # offset and bytes of its signature
 
 
 def suffix_of(name: str) -> str:
@@ -82,6 +81,4 @@ def unknown(path: ImageFile) -> str:
         return "a web page instead of an image: download it again"
     if head.startswith(POSTSCRIPT):
         return foreign(".eps")
-    if head[DICOM[0] :].startswith(DICOM[1]):
-        return foreign(".dcm")
     return foreign(suffix_of(str(path))) or "not an image Pillow knows"

@@ -129,6 +129,11 @@ def settle(found: Survey, asked: Range, own: Range, channels: int) -> tuple[Rang
 
 
 def _choose(found: Survey, values: Values, lines: list[str]) -> tuple[Range, list[str]]:
+    if all(kind.window for kind in found.deep.values()):
+        lines.append(
+            f"pixels: {_extent(found, values)}: read with the window of each file; --config.{FLAG}=window says so"
+        )
+        return Range("window"), lines
     dtypes = {kind.dtype for kind in found.deep.values()}
     if len({dtype.startswith("float") for dtype in dtypes}) > 1:
         raise unlike(sorted(dtypes), f"--config.{FLAG}")
@@ -201,9 +206,14 @@ def range_of(records: Sequence[str | np.ndarray | Image.Image], flag: str = KEYW
     Raises:
       UserError: if their values determine no range.
     """
-    seen = [found for record in _spread(list(records), DECODED) if (found := _values(record)) is not None]
-    if not seen:
+    sample = _spread(list(records), DECODED)
+    deep = [(record, found) for record in sample if (found := _values(record)) is not None]
+    if not deep:
         return Range(), ""
+    if all(_windowed(record) for record, _ in deep):
+        said = "'window'" if flag == KEYWORD else "window"
+        return Range("window"), f"DICOM images: read with the window of each file; {flag}={said} says so"
+    seen = [found for _, found in deep]
     low, high = min(float(each.min()) for each in seen), max(float(each.max()) for each in seen)
     if len({each.dtype.kind == "f" for each in seen}) > 1:
         raise unlike(sorted({str(each.dtype) for each in seen}), flag)
@@ -212,6 +222,11 @@ def range_of(records: Sequence[str | np.ndarray | Image.Image], flag: str = KEYW
     chosen, name = fitting(low, high, any(each.dtype.kind == "f" for each in seen), whole, f"the {names} images", flag)
     said = repr(str(chosen)) if flag == KEYWORD else chosen
     return chosen, f"{names} images hold values up to {high:.6g}: read as {name}; {flag}={said} says so"
+
+
+def _windowed(record: object) -> bool:
+    kind = _header(record) if isinstance(record, ImageFile) else None
+    return isinstance(kind, Kind) and kind.window is not None
 
 
 def _values(record: str | np.ndarray | Image.Image) -> np.ndarray | None:

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from jaxdino.core.bars import bar
 from jaxdino.core.errors import UserError
+from jaxdino.data.image_file import DICOM_SUFFIXES
 from jaxdino.data.reasons import suffix_of
 
 COMMON_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -27,6 +28,7 @@ RARE_SUFFIXES = (
     ".pbm",
     ".pnm",
     ".npy",
+    *DICOM_SUFFIXES,
 )
 IMAGE_SUFFIXES = frozenset(COMMON_SUFFIXES + RARE_SUFFIXES)
 SYSTEM = frozenset(("__macosx", "@eadir", "$recycle.bin", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini"))

@@ -200,7 +200,8 @@ def _header(record: Any, row: np.void) -> tuple[str, str]:
                 return image.format or "", str(kind_of(image))
         except Image.UnidentifiedImageError:
             kind = kind_of_raw(record)
-            return ("", "") if kind is None else ("NPY" if kind.decoder == "numpy" else "TIFF", str(kind))
+            names = {"numpy": "NPY", "pydicom": "DICOM"}
+            return ("", "") if kind is None else (names.get(kind.decoder, "TIFF"), str(kind))
     except Exception:  # decoders raise many error types; `open_image` gives the reason
         return "", ""
 

@@ -185,7 +185,7 @@ def test_what_is_understood(tmp_path, places, loose, line):
             {"train/good": 3, "test/good": 2, "test/cut": 2},
             r"only the class 'good', and test has 2 \(cut, good\).*train_split=test --config.data.test_split=none",
         ),
-        ({"a *.dcm": 2, "b *.nii.gz": 2}, r"b \(files: 2 .nii.gz\); .dcm is a DICOM file, .*pydicom"),
+        ({"a *.cr2": 2, "b *.nii.gz": 2}, r"b \(files: 2 .nii.gz\); .cr2 is a camera's raw file, .*rawpy"),
         (
             {"x/benign/SOB/a": 2, "x/malignant/SOB/b": 2},
             "only one class, 'x', .*benign, malignant.* are the classes, give --config.data.root=.*x$",

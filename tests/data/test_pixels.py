@@ -283,6 +283,27 @@ def test_pixels_that_a_geotiff_names_as_no_data_are_no_values(tmp_path):
     assert settle([deep])[0] == Range.of("0,4095")
 
 
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+def test_bands_of_a_geotiff_as_gdal_writes_it(tmp_path, planes):
+    """Tiled, compressed with a predictor, BigTIFF, with the tags of a place on the earth and of no data."""
+    tifffile = pytest.importorskip("tifffile")
+    pytest.importorskip("imagecodecs")
+    bands, path = values((33, 40, 5), high=3000, dtype=np.int16), str(tmp_path / "x.tif")
+    bands[:3, :3] = -9999
+    keys = (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32633)
+    tags = [
+        (33550, 12, 3, (10.0, 10.0, 0.0), True),
+        (33922, 12, 6, (0.0, 0.0, 0.0, 5e5, 5e6, 0.0), True),
+        (34735, 3, len(keys), keys, True),
+        (42113, 2, 0, "-9999", True),
+    ]
+    how = dict(tile=(16, 16), compression="zlib", predictor=True, bigtiff=True, extratags=tags, metadata=None)
+    moved = bands if planes == "contig" else np.moveaxis(bands, -1, 0)
+    tifffile.imwrite(path, moved, planarconfig=planes, photometric="minisblack", **how)
+    assert np.array_equal(read(path, 5, "0,4095"), np.rint(bands.clip(0) / 4095 * 255))
+    assert settle([path], channels=5)[0] == Range.of("0,4095")
+
+
 def test_floats_and_integers_have_no_range_in_common():
     with pytest.raises(UserError, match="float32 and uint16, which need different ranges: sixteen_bit=percentiles or"):
         survey.range_of([np.ones((2, 2), np.float32), np.full((2, 2), 200, np.uint16)])

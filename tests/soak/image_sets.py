@@ -9,6 +9,7 @@ import numpy as np
 import pillow_heif
 import tifffile
 from PIL import Image
+from pydicom.uid import RLELossless
 
 from jaxdino.data import shard_writing
 from jaxdino.data.bad_images import BadImage
@@ -21,6 +22,7 @@ from jaxdino.data.sources import load_source
 from jaxdino.data.survey import look, settle
 from tests.data import box_folders
 from tests.data.pair_folders import save
+from tests.data.test_dicom import write as write_dicom
 from tests.data.test_pair_coco import coco_file
 from tests.soak.mutators import Rng
 
@@ -57,6 +59,10 @@ def make_images(folder: Path, rng: Rng) -> None:
     tifffile.imwrite(folder / "tiles.tif", noise(rng, 64, 64, 4, dtype=np.uint16), tile=(16, 16), compression="zlib")
     tifffile.imwrite(folder / "floats.tif", rng.normal(size=SIZE).astype(np.float32), metadata=None)
     Image.fromarray(noise(rng, *SIZE, dtype=np.uint16)).save(folder / "deep.pgm")
+    window = {"WindowCenter": 9, "WindowWidth": 99, "RescaleSlope": 2, "RescaleIntercept": -9}
+    write_dicom(folder / "window.dcm", noise(rng, *SIZE, dtype=np.uint16), **window)
+    write_dicom(folder / "colours.dcm", noise(rng), PhotometricInterpretation="RGB")
+    write_dicom(folder / "packed.dcm", noise(rng, *SIZE, dtype=np.uint16), encode=RLELossless)
     np.save(folder / "bands.npy", noise(rng, *SIZE, 5))
     np.save(folder / "floats.npy", rng.normal(size=SIZE).astype(np.float32))
 
