@@ -18,7 +18,7 @@ from jaxdino.data.channels import RGB, Reading, refusal
 from jaxdino.data.image_file import open_file, pages_of
 from jaxdino.data.kinds import Kind, as_stored, is_npy, kind_of, kind_of_raw, stored_values
 from jaxdino.data.ranges import FLAG, KEYWORD, Range, fitting, unlike
-from jaxdino.data.reasons import lift_limit, reason, unknown
+from jaxdino.data.reasons import lift_limit, reason, too_large, unknown
 from jaxdino.data.record import Split
 from jaxdino.data.shortcuts import classes_of, nearly_one_colour, told_apart
 from jaxdino.data.stored import ImageFile
@@ -75,7 +75,8 @@ def look(splits: Sequence[Split], max_pixels: int = 0) -> Survey | None:
     """Read the headers of a sample of all splits, spread evenly. Return None if the records are not files.
 
     Args:
-      max_pixels: Pillow's own size limit is raised to this if it is lower.
+      max_pixels: Pillow's own size limit is raised to this if it is lower. A larger image of more than 8 bits is not
+        looked at further; 0 is no limit.
     """
     lift_limit(max_pixels)
     rows = {split.name: _spread(range(len(split)), NAMES) for split in splits}
@@ -87,7 +88,7 @@ def look(splits: Sequence[Split], max_pixels: int = 0) -> Survey | None:
     other = [path for path in files if os.path.splitext(str(path))[1].lower() not in EIGHT_BITS]
     chosen = [*_spread(other, HEADERS), *_spread(plain, PLAIN)]
     with ThreadPoolExecutor(THREADS) as pool:
-        seen = dict(zip(chosen, pool.map(_header, chosen), strict=True))
+        seen = dict(zip(chosen, pool.map(lambda path: _header(path, max_pixels), chosen), strict=True))
     kinds = {path: kind for path, kind in seen.items() if isinstance(kind, Kind)}
     failed = {path: reason for path, reason in seen.items() if not isinstance(reason, Kind)}
     train = frozenset(path for path in paths.get("train", files) if path)
@@ -267,8 +268,15 @@ def _extremes(path: ImageFile, kind: Kind) -> tuple[float, float, bool, str] | N
     return float(numbers.min()), float(numbers.max()), whole, path if np.isnan(values).any() else ""
 
 
-def _header(path: ImageFile) -> Kind | str:
-    """Return the kind of a file, or the reason why its header cannot be read."""
+def _header(path: ImageFile, max_pixels: int = 0) -> Kind | str:
+    """Return the kind of a file, or the reason why its header cannot be read, or why it would not be decoded."""
+    kind = _read_header(path)
+    if isinstance(kind, Kind) and kind.deep and 0 < max_pixels < kind.size[0] * kind.size[1]:
+        return too_large(f"{kind.size[0]} x {kind.size[1]}", max_pixels)
+    return kind
+
+
+def _read_header(path: ImageFile) -> Kind | str:
     try:
         if is_npy(path):
             return kind_of_raw(path)

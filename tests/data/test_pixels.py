@@ -269,6 +269,14 @@ def test_images_beyond_pillows_limit_are_looked_at_where_the_setting_allows_them
     assert not found.failed
 
 
+def test_the_survey_decodes_no_image_that_a_run_refuses(tmp_path):
+    path = str(tmp_path / "x.png")
+    Image.fromarray(values()).save(path)
+    assert list(survey.look([split_of([path])], 480).deep) == [path]
+    found = survey.look([split_of([path])], 479)
+    assert not found.deep and "more than max_pixels = 479" in found.failed[path]
+
+
 def test_pixels_that_a_geotiff_names_as_no_data_are_no_values(tmp_path):
     tifffile = pytest.importorskip("tifffile")
     path, deep = str(tmp_path / "x.tif"), str(tmp_path / "y.tif")
