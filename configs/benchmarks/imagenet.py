@@ -35,7 +35,8 @@ Or train all heads at once, on features that are computed once, without augmenta
 
     jaxdino evaluate --weights dinov2_vits14.pth --root IMAGENET --probe --pool cls4_mean
 
-Differences: the rate of this config, R = 5e-3, is a choice of ours. `evaluate` crops as the weights' preprocessing
+Differences: DINOv2 also tries heads without the mean patch: on one block that is `pool=cls`, on four there is no
+pooling here. The rate of this config, R = 5e-3, is a choice of ours. `evaluate` crops as the weights' preprocessing
 says: DINOv2's from a short side of 256, as its protocol, DINOv3's from 249 where dinov3/eval resizes to 256.
 """
 
