@@ -170,7 +170,10 @@ def test_remat_changes_nothing():
     for (loss, slopes), (other, others) in zip(plain, again, strict=True):
         np.testing.assert_allclose(loss, other, rtol=1e-6)
         for path, slope in slopes.items():
-            np.testing.assert_allclose(slope, others[path], atol=1e-5 * np.abs(slope).max() + 1e-7, err_msg=path)
+            # the rounding differs by processor, 1.7e-5 was seen; another mask changes more than 1e-2, as tested below
+            np.testing.assert_allclose(slope, others[path], atol=5e-5 * np.abs(slope).max() + 1e-7, err_msg=path)
+    for path, slope in plain[0][1].items():
+        assert np.abs(slope - plain[1][1][path]).max() > 1e-2 * np.abs(slope).max(), path
 
 
 def test_bfloat16_is_close_to_float32():
