@@ -100,11 +100,13 @@ def program(model: Any, *, pixels: str = "uint8", resize: bool = False, outputs:
 
 
 def _task(card: Any) -> tuple[str, tuple[str, ...]]:
-    """Return what a model does, and the names of its outputs."""
+    """Return what a model does, and the names of its outputs. Raises UserError for a head that cannot be exported."""
     if not card.num_classes:
         return "features", FEATURES
     if card.head.choice is not None and card.head.choice.several:
         return "multilabel", (*TASKS["image"][1], *FEATURES)
+    if card.head.of not in TASKS:
+        raise UserError(f"the head {card.head.name!r} cannot be exported: `jaxdino segment` gives its masks")
     task, names = TASKS[card.head.of]
     return task, (*names, *FEATURES)
 

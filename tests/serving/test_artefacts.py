@@ -4,11 +4,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from jaxdino.core.errors import UserError
+from jaxdino.models.heads.mask_queries import MaskQueriesHeadConfig
+from jaxdino.models.registry import get
 from jaxdino.serving import checking, onnx_file, stablehlo
 from jaxdino.serving.program import odds, program
 from tests.serving import tiny_models
@@ -32,6 +35,12 @@ def test_stablehlo_gives_our_numbers(name, tmp_path):
     assert checking.refuse(found, "StableHLO") < 1e-5
     assert about["platforms"] == ["cpu", "cuda", "rocm", "tpu"] and about["input"]["shape"][0] == "batch"
     assert about["outputs"][made.about["outputs"][0]][0] == "batch"
+
+
+def test_a_head_that_cannot_be_exported_is_named():
+    card = SimpleNamespace(head=MaskQueriesHeadConfig(2), num_classes=2, spec=get("dinov3_digits"))
+    with pytest.raises(UserError, match="'mask_queries' cannot be exported"):
+        program(SimpleNamespace(name="m", card=card))
 
 
 def test_a_changed_weight_is_noticed(tmp_path):
