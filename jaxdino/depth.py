@@ -53,7 +53,7 @@ def _run(argv: list[str] | None) -> int:
     parser.add_argument("--no_overlays", action="store_true", help="do not write pictures")
     parser.add_argument(
         "--sixteen_bit",
-        help="black and white of 16-bit and float images: full, image, percentiles or 0,4095 (default the model's)",
+        help="black and white of 16-bit and float images: full, image, window, percentiles, 0,4095 (default the model)",
     )
     args = parser.parse_args(expanded(argv))
     keep_freed()

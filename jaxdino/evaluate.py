@@ -60,7 +60,7 @@ def _run(argv: list[str] | None) -> int:
     parser.add_argument(
         "--sixteen_bit",
         default="auto",
-        help="black and white of 16-bit and float images: full, image, percentiles or 0,4095 (default the model's)",
+        help="black and white of 16-bit and float images: full, image, window, percentiles, 0,4095 (default the model)",
     )
     parser.add_argument("--k", type=int, nargs="+", default=[10, 20], help="numbers of neighbours (default 10 20)")
     parser.add_argument(

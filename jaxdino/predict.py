@@ -54,7 +54,7 @@ def _run(argv: list[str] | None) -> int:
     parser.add_argument("--batch_size", type=int, default=32, help="images per batch (default 32)")
     parser.add_argument(
         "--sixteen_bit",
-        help="black and white of 16-bit and float images: full, image, percentiles or 0,4095 (default the model's)",
+        help="black and white of 16-bit and float images: full, image, window, percentiles, 0,4095 (default the model)",
     )
     parser.add_argument(
         "--tta",

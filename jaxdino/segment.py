@@ -62,7 +62,7 @@ def _run(argv: list[str] | None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="let --table replace a file")
     parser.add_argument(
         "--sixteen_bit",
-        help="black and white of 16-bit and float images: full, image, percentiles or 0,4095 (default the model's)",
+        help="black and white of 16-bit and float images: full, image, window, percentiles, 0,4095 (default the model)",
     )
     args = parser.parse_args(expanded(argv))
     keep_freed()

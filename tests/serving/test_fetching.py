@@ -26,6 +26,14 @@ def test_the_address_is_the_one_that_the_system_prefers(monkeypatch):
         fetching.public_address("images.example", 443)
 
 
+def test_hosts_are_allowed_in_capitals_too():
+    fetcher = fetching.Fetcher(ServeSettings(allow_url=("Images.Example", "*.Other.example")))
+    assert fetcher._parts("https://IMAGES.example/a.png")[1] == "images.example"
+    assert fetcher._parts("https://a.other.example/a.png")[1] == "a.other.example"
+    with pytest.raises(Refusal, match="not fetched from"):
+        fetcher._parts("https://example/a.png")
+
+
 def test_fetched_images_count_as_memory(monkeypatch):
     settings = ServeSettings(max_memory_mb=1)
     bodies, fetcher = Bodies(settings), fetching.Fetcher(settings)

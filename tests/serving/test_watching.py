@@ -139,6 +139,17 @@ def test_predictions_are_logged_whole_and_without_images(served, tmp_path):
     assert rows[0]["digest"] == served.model.digest
 
 
+def test_predictions_that_cannot_be_written_are_counted(served, tmp_path, monkeypatch):
+    lost = []
+    log = PredictionLog(str(tmp_path / "log"), lambda: lost.append(1), seconds=60)
+    for n in range(3):
+        log.saw(served, "predict", f"r{n}", Seen([("cat", 0.7)]))
+    monkeypatch.setattr(pq, "write_table", lambda table, path: (_ for _ in ()).throw(OSError(28, "no space left")))
+    with pytest.raises(OSError, match="no space left"):
+        log.close()
+    assert len(lost) == 3 and not list((tmp_path / "log").iterdir())
+
+
 def test_a_web_hook_gets_the_alert_and_a_broken_one_is_logged():
     got, lines = [], []
 

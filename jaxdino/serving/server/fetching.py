@@ -70,7 +70,8 @@ class Fetcher:
             scheme, host, port, parts = "", "", None, urlsplit("")
         if scheme not in PORTS or not host or parts.username is not None:
             raise Refusal(422, "bad_url", "an address must be https://HOST/PATH or http://HOST/PATH")
-        if not any(host == one or (one[:2] == "*." and host.endswith(one[1:])) for one in self.settings.allow_url):
+        allowed = [one.lower() for one in self.settings.allow_url]  # `host` is in lower case
+        if not any(host == one or (one[:2] == "*." and host.endswith(one[1:])) for one in allowed):
             raise Refusal(403, "host_not_allowed", f"images are not fetched from {printable(host)[:200]}")
         if port not in (None, PORTS[scheme]):
             raise Refusal(403, "port_not_allowed", f"images are fetched from port {PORTS[scheme]} only")

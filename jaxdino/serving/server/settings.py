@@ -39,7 +39,7 @@ class ServeSettings:
     watch_seconds: float = _setting(0.0, "look this often for a changed model folder and reload it; 0 is never")
     threads: int = _setting(0, "threads that decode images; 0 is one for each core, at most 8")
     dtype: str = _setting("float32", "of the computation: float32, bfloat16 or float16")
-    sixteen_bit: str = _setting("", "black and white of 16-bit images: full, image, percentiles or 0,4095")
+    sixteen_bit: str = _setting("", "black and white of 16-bit images: full, image, window, percentiles or 0,4095")
     api_keys: str = _setting("", "file of API keys, `NAME KEY [admin]` a line; without it everybody may predict")
     log_predictions: str = _setting("", "folder for predictions as parquet files: time, model, classes, no images")
     alert_command: str = _setting("", "program that gets an alert as JSON on standard input when drift begins or ends")

@@ -38,7 +38,7 @@ class PredictionLog:
     """Collect predictions, and write them as `predictions-TIME-PROCESS-NUMBER.parquet` into a folder.
 
     Args:
-      lost: called for each prediction that is dropped because writing is too slow. failed: called with an error.
+      lost: called for each prediction that is dropped: writing is slow or fails. failed: called with an error.
 
     Raises:
       UserError: for a folder that cannot be written to.
@@ -51,7 +51,7 @@ class PredictionLog:
         failed: Callable[[Exception], None] = lambda err: None,
         seconds: float = SECONDS,
     ):
-        self.folder, self.seconds = Path(folder), seconds
+        self.folder, self.seconds, self._lost = Path(folder), seconds, lost
         check_writable(f"--log_predictions {folder}", self.folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -94,5 +94,11 @@ class PredictionLog:
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         file = self.folder / f"predictions-{stamp}-{os.getpid()}-{next(self._numbers)}.parquet"
         beside = file.with_name(file.name + ".part")
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), beside)
-        os.replace(beside, file)
+        try:
+            pq.write_table(pa.Table.from_pylist(rows, SCHEMA), beside)
+            os.replace(beside, file)
+        except Exception:
+            beside.unlink(missing_ok=True)
+            for _ in rows:
+                self._lost()
+            raise
