@@ -10,8 +10,9 @@ from PIL import Image
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.words import few
+from jaxdino.data.stored import Stored
 
-Record = str | np.ndarray | Image.Image
+Record = str | Stored | np.ndarray | Image.Image
 SHOWN = 3  # names listed in a message
 FORMS = "PIL images, paths of files, or arrays (H, W) or (H, W, C)"
 FORM = "a PIL image, the path of a file, or an array (H, W) or (H, W, C)"

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdino.core.errors import UserError
@@ -90,7 +91,7 @@ class Images:
 
     def _pixels(self, images: np.ndarray) -> np.ndarray:
         how = self.model.card.spec.preprocess
-        return images if self.made.pixels == "uint8" else np.asarray(normalize(images, how.mean, how.std))
+        return images if self.made.pixels == "uint8" else np.asarray(normalize(jnp.asarray(images), how.mean, how.std))
 
 
 def quantised(file: Path, kind: str, made: Program, data: Images) -> tuple[dict[str, Any], list[str]]:

@@ -62,7 +62,7 @@ class Program:
     def shape(self, scope: str) -> tuple[Any, ...]:
         """Return the symbolic shape of the images: the batch, and the size if it is free."""
         sides = ", ".join(map(str, self.size)) if self.size else "height, width"
-        return jax.export.symbolic_shape(f"{scope}, {sides}, {self.channels}")
+        return tuple(jax.export.symbolic_shape(f"{scope}, {sides}, {self.channels}"))
 
 
 def program(model: Any, *, pixels: str = "uint8", resize: bool = False, outputs: Sequence[str] = ()) -> Program:

@@ -63,7 +63,11 @@ class Server:
         self.api = _api(self)
         self.app: Any = Guard(self.api, settings, self.keys, self.metrics, say, lambda: self.draining)
         if settings.cors:
-            allowed = {"allow_methods": ["GET", "POST"], "allow_headers": ["*"], "expose_headers": ["x-request-id"]}
+            allowed: dict[str, Any] = {
+                "allow_methods": ["GET", "POST"],
+                "allow_headers": ["*"],
+                "expose_headers": ["x-request-id"],
+            }
             self.app = CORSMiddleware(self.app, allow_origins=list(settings.cors), **allowed)
 
     def drain(self) -> None:
@@ -206,33 +210,37 @@ def _add_endpoint(api: FastAPI, server: Server, endpoint: str) -> None:
     }
     answer = functools.partial(_answered, server, endpoint)
 
+    post = api.post(f"/{endpoint}", **how)
+
     if endpoint == "predict":
 
-        async def run(
+        @post
+        async def predict(
             request: Request, model: Name = None, version: Version = None, top: Top = 5, threshold: Threshold = None
         ) -> Response:
             return await answer(request, model, version, Asked(top=top, threshold=threshold))
 
     elif endpoint == "detect":
 
-        async def run(
+        @post
+        async def detect(
             request: Request, model: Name = None, version: Version = None, threshold: Threshold = None
         ) -> Response:
             return await answer(request, model, version, Asked(threshold=threshold))
 
     elif endpoint == "segment":
 
-        async def run(
+        @post
+        async def segment(
             request: Request, model: Name = None, version: Version = None, prompt: Prompts = None
         ) -> Response:
             return await answer(request, model, version, Asked(prompts=tuple(prompt or ())))
 
     else:
 
-        async def run(request: Request, model: Name = None, version: Version = None) -> Response:
+        @post
+        async def embed(request: Request, model: Name = None, version: Version = None) -> Response:
             return await answer(request, model, version, Asked())
-
-    api.post(f"/{endpoint}", **how)(run)
 
 
 async def _answered(

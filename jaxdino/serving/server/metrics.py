@@ -29,7 +29,8 @@ class Metrics:
 
     def __init__(self):
         self.registry = CollectorRegistry()
-        of, more = ("model", "version"), {"registry": self.registry}
+        of = ("model", "version")
+        more: dict[str, Any] = {"registry": self.registry}
         self.requests = Counter("jaxdino_requests", "Requests that were answered", ("endpoint", "status"), **more)
         self.seconds = Histogram(
             "jaxdino_request_seconds", "Seconds from the header to the answer", ("endpoint",), buckets=SECONDS, **more

@@ -73,12 +73,14 @@ class Work(Protocol):
 
     def compute(self, items: Sequence[Any]) -> Sequence[Any]:
         """Return the result of each of at most `max_batch` decoded images, or the error of it."""
+        ...
 
     def warm(self, say: Callable[[int], None]) -> None:
         """Compile every batch size, by computing blank images; `say` is called with each size."""
 
     def answer(self, endpoint: str, result: Any, asked: Asked) -> tuple[dict[str, Any], Seen]:
         """Return the fields of the answer for an image, and what the watch keeps."""
+        ...
 
 
 def works_of(model: Model, reading: Reading, max_batch: int) -> dict[str, Work]:
@@ -120,7 +122,7 @@ class Classifying:
     def __init__(self, model: Model, reading: Reading, max_batch: int):
         self.model, self.reading, self.max_batch = model, reading, max_batch
         self.classes = bool(model.card.num_classes and model.card.head.choice)
-        self.endpoints = (PREDICT, EMBED) if self.classes else (EMBED,)
+        self.endpoints: tuple[str, ...] = (PREDICT, EMBED) if self.classes else (EMBED,)
         self.names = model.class_names or tuple(map(str, range(model.card.num_classes)))
         self.joint = default_pool(model) == JOINT
 
@@ -158,7 +160,7 @@ class Classifying:
 class Detecting:
     """Boxes of objects."""
 
-    endpoints = (DETECT,)
+    endpoints: tuple[str, ...] = (DETECT,)
 
     def __init__(self, model: Detector, reading: Reading, max_batch: int):
         self.model, self.reading, self.max_batch = model, reading, max_batch
@@ -191,7 +193,7 @@ class Detecting:
 class Semantic:
     """A class for every pixel, in windows."""
 
-    endpoints = (SEGMENT,)
+    endpoints: tuple[str, ...] = (SEGMENT,)
 
     def __init__(self, model: SemanticModel, reading: Reading, max_batch: int):
         self.model, self.reading, self.max_batch = model, reading, max_batch
@@ -239,7 +241,7 @@ class Semantic:
 class Prompted:
     """A mask for each prompt, image by image: the shapes differ, so each new one is compiled when it comes."""
 
-    endpoints = (SEGMENT,)
+    endpoints: tuple[str, ...] = (SEGMENT,)
 
     def __init__(self, model: Segmenter, reading: Reading, max_batch: int):
         self.model, self.reading, self.most = model, reading, min(MOST_PROMPTS, max_batch)
@@ -268,7 +270,7 @@ class Prompted:
     def warm(self, say: Callable[[int], None]) -> None:
         how = self.model.card.spec.preprocess
         for size in buckets(self.most):
-            self.model.segment(Image.new("RGB", how.size[::-1]), ["object"] * size)
+            self.model.segment(Image.new("RGB", (how.size[1], how.size[0])), ["object"] * size)
             say(size)
 
     def answer(self, endpoint: str, result: Any, asked: Asked) -> tuple[dict[str, Any], Seen]:

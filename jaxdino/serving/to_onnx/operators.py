@@ -64,11 +64,11 @@ def _rsqrt(graph: Graph, equation: Any, x: Operand) -> Operand:
 
 
 def _erfc(graph: Graph, equation: Any, x: Operand) -> Operand:
-    return graph.add("Sub", Constant(np.float32(1)), graph.add("Erf", x, shape=x.shape), shape=x.shape)
+    return graph.add("Sub", Constant(np.array(1, np.float32)), graph.add("Erf", x, shape=x.shape), shape=x.shape)
 
 
 def _integer_pow(graph: Graph, equation: Any, x: Operand) -> Operand:
-    return graph.add("Pow", x, Constant(np.float32(equation.params["y"])), shape=x.shape)
+    return graph.add("Pow", x, Constant(np.array(equation.params["y"], np.float32)), shape=x.shape)
 
 
 def _cast(graph: Graph, equation: Any, x: Operand) -> Operand:
@@ -179,7 +179,8 @@ def _reduced(op: str) -> Callable[..., Operand]:
     return reduce
 
 
-OPERATORS: dict[str, Callable[..., Operand | list[Operand]]] = ELEMENTWISE | {
+OPERATORS: dict[str, Callable[..., Operand | list[Operand]]] = {
+    **ELEMENTWISE,
     "reshape": _reshape,
     "squeeze": _reshape,
     "transpose": _transpose,

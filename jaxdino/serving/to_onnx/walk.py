@@ -58,7 +58,7 @@ def walk(graph: Graph, jaxpr: Any, constants: Sequence[Operand], given: Sequence
 def _equation(graph: Graph, equation: Any, given: list[Operand]) -> list[Operand]:
     name, params = equation.primitive.name, equation.params
     if name == "platform_index":  # of code for several platforms, that for all others
-        return [Constant(np.int32(params["platforms"].index(None)))]
+        return [Constant(np.array(params["platforms"].index(None), np.int32))]
     if name == "cond" and isinstance(given[0], Constant):
         return _inside(graph, params["branches"][int(given[0].value)], given[1:])
     inner = params.get("call_jaxpr", params.get("jaxpr"))

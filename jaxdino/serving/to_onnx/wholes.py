@@ -47,7 +47,7 @@ def _relu(graph: Graph, equation: Any, inner: Any, x: Operand) -> Operand:
 
 
 def _number(value: float) -> Constant:
-    return Constant(np.float32(value))
+    return Constant(np.array(value, np.float32))
 
 
 _PLAIN = {"mul", "dot_general", "reduce_max", "broadcast_in_dim", "sub", "exp", "reduce_sum", "div"}
