@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from starlette.requests import Request
 
@@ -40,6 +41,7 @@ class Answering:
         self.catalogue, self.settings, self.metrics, self.watchers = catalogue, settings, metrics, watchers
         self.bodies, self.fetcher = Bodies(settings), Fetcher(settings)
         self.pool = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
+        self._places: WeakKeyDictionary[Work, asyncio.Semaphore] = WeakKeyDictionary()
 
     async def answer(
         self, request: Request, endpoint: str, name: str | None, version: str | None, asked: Asked
@@ -98,17 +100,20 @@ class Answering:
         except Busy:
             raise busy() from None
         queue.set(batcher.held)
-        futures = [loop.create_future() for _ in files]
+        futures, begun = [loop.create_future() for _ in files], 0
         try:
-            for record, future in zip(records(files), futures, strict=True):
-                self.pool.submit(_read, work, record, asked, batcher, future, loop)
             async with asyncio.timeout(self.settings.request_timeout):
+                for record, future in zip(records(files), futures, strict=True):
+                    await self._room(work, future)
+                    self.pool.submit(_read, work, record, asked, batcher, future, loop)
+                    begun += 1
                 results = await asyncio.gather(*futures, return_exceptions=True)
         except TimeoutError:
             raise busy(f"the result was not there after {self.settings.request_timeout:g} seconds: try again") from None
         finally:
             for future in futures:
                 future.cancel()
+            batcher.skip(count - begun)
             batcher.release(count)
             queue.set(batcher.held)
         log["model_ms"] = round((time.monotonic() - start) * 1000, 2)
@@ -116,6 +121,14 @@ class Answering:
             if isinstance(result, Exception) and not isinstance(result, BadImage | UserError):
                 raise result
         return results
+
+    async def _room(self, work: Work, future: asyncio.Future) -> None:
+        """Wait until an image of this work may be decoded; it has its place until `future` is done."""
+        if not work.most_decoded:
+            return
+        places = self._places.setdefault(work, asyncio.Semaphore(work.most_decoded))
+        await places.acquire()
+        future.add_done_callback(lambda _: places.release())
 
     def _row(self, served: Served, endpoint: str, request_id: str, name: str, answer: Any) -> dict[str, Any]:
         if isinstance(answer, Exception):

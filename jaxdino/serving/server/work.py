@@ -29,6 +29,7 @@ from jaxdino.serving.server.uploads import size_of
 PREDICT, EMBED, SEGMENT, DETECT = "predict", "embed", "segment", "detect"
 ENDPOINTS = (PREDICT, EMBED, SEGMENT, DETECT)
 MOST_PROMPTS = 16
+MOST_LARGE = 8  # images of --max_pixels that wait at their own size: 0.8 GB of RGB by default
 
 
 class Asked(NamedTuple):
@@ -61,9 +62,11 @@ class Work(Protocol):
 
     Attributes:
       endpoints: the endpoints that it serves.
+      most_decoded: most images that are decoded and not computed yet, for a work that keeps them large; 0: no limit.
     """
 
     endpoints: tuple[str, ...]
+    most_decoded: int
 
     def check(self, endpoint: str, asked: Asked) -> None:
         """Raise UserError for parameters that do not fit the model, before an image is read."""
@@ -119,6 +122,8 @@ def _padded(items: Sequence[np.ndarray]) -> np.ndarray:
 class Classifying:
     """Classes and features of whole images, of one forward pass."""
 
+    most_decoded = 0
+
     def __init__(self, model: Model, reading: Reading, max_batch: int):
         self.model, self.reading, self.max_batch = model, reading, max_batch
         self.classes = bool(model.card.num_classes and model.card.head.choice)
@@ -161,6 +166,7 @@ class Detecting:
     """Boxes of objects."""
 
     endpoints: tuple[str, ...] = (DETECT,)
+    most_decoded = 0
 
     def __init__(self, model: Detector, reading: Reading, max_batch: int):
         self.model, self.reading, self.max_batch = model, reading, max_batch
@@ -194,6 +200,7 @@ class Semantic:
     """A class for every pixel, in windows."""
 
     endpoints: tuple[str, ...] = (SEGMENT,)
+    most_decoded = MOST_LARGE
 
     def __init__(self, model: SemanticModel, reading: Reading, max_batch: int):
         self.model, self.reading, self.max_batch = model, reading, max_batch
@@ -242,6 +249,7 @@ class Prompted:
     """A mask for each prompt, image by image: the shapes differ, so each new one is compiled when it comes."""
 
     endpoints: tuple[str, ...] = (SEGMENT,)
+    most_decoded = MOST_LARGE
 
     def __init__(self, model: Segmenter, reading: Reading, max_batch: int):
         self.model, self.reading, self.most = model, reading, min(MOST_PROMPTS, max_batch)
