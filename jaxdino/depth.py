@@ -20,6 +20,7 @@ from jaxdino.core.bars import bar
 from jaxdino.core.command import described, expanded, finish, program, uninterrupted
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import printable
 from jaxdino.data.inputs import Input, find_inputs
 from jaxdino.predict import say, skip
@@ -57,6 +58,7 @@ def _run(argv: list[str] | None) -> int:
     )
     args = parser.parse_args(expanded(argv))
     keep_freed()
+    keep_programs()
     given = vars(args)
     return depth(given.pop("workdir"), given.pop("images"), overlays=not given.pop("no_overlays"), **given)
 

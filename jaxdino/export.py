@@ -18,6 +18,7 @@ from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
 from jaxdino.core.options import check_choice
+from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import printable
 
 TARGETS = ("stablehlo", "onnx", "pytorch")
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str] | None) -> None:
     args = _parser().parse_args(expanded(argv))
     keep_freed()
+    keep_programs()
     export(args)
 
 

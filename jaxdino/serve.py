@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.program_cache import keep_programs
 
 if TYPE_CHECKING:
     from jaxdino.serving.server.settings import ServeSettings
@@ -26,10 +27,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str] | None) -> int:
     args = parser().parse_args(expanded(argv))
+    from jaxdino.serving.server.logs import log
     from jaxdino.serving.server.settings import read_settings
 
     settings = read_settings(args, args.config)
     keep_freed()
+    keep_programs(lambda line: log("note", message=line))
     if args.make_reference:
         return make_reference(args.workdir, args.model, settings, args.make_reference, args.drift_window)
     return serve(args.workdir, args.model, settings)

@@ -4,7 +4,7 @@ import os
 import platform
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 CHOSEN = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
@@ -12,13 +12,21 @@ SETTINGS = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1", "JAX_COMPILATIO
 """Environment variable -> value, if it is not set: the shortest compilation that is kept, and the most bytes in all."""
 
 
-def keep_programs() -> Path | None:
+def to_stderr(line: str) -> None:
+    """Print a line to standard error."""
+    print(line, file=sys.stderr)
+
+
+def keep_programs(say: Callable[[str], None] = to_stderr) -> Path | None:
     """Let jax read compiled programs from the user's cache folder, and write new ones there. Return the folder.
 
     A program is found again only for the same computation, versions, flags and device. The folder is
     `$XDG_CACHE_HOME/jaxdino` or `~/.cache/jaxdino`, with one folder for each kind of processor: programs for a CPU use
-    its instructions. At 4 GiB the programs that were not used for longest are deleted. Prints one line when the folder
-    is created. Returns None and changes nothing if one of `CHOSEN` is set, or if the folder cannot be written.
+    its instructions. At 4 GiB the programs that were not used for longest are deleted. Returns None and changes nothing
+    if one of `CHOSEN` is set, or if the folder cannot be written.
+
+    Args:
+      say: called with one line when the folder is created.
     """
     if any(name in os.environ for name in CHOSEN):
         return None
@@ -32,10 +40,9 @@ def keep_programs() -> Path | None:
         return None
     _set({"JAX_COMPILATION_CACHE_DIR": str(folder)} | SETTINGS)
     if new:
-        print(
+        say(
             f"compiled programs are kept in {folder} for later runs; JAX_COMPILATION_CACHE_DIR names another folder, "
-            "JAX_ENABLE_COMPILATION_CACHE=0 keeps none",
-            file=sys.stderr,
+            "JAX_ENABLE_COMPILATION_CACHE=0 keeps none"
         )
     return folder
 

@@ -16,8 +16,7 @@ RUN python -m venv /opt/jaxdino && \
 FROM python:3.12.11-slim-bookworm
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin jaxdino
 COPY --from=build /opt/jaxdino /opt/jaxdino
-ENV PATH=/opt/jaxdino/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    JAX_COMPILATION_CACHE_DIR=/tmp/compiled
+ENV PATH=/opt/jaxdino/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001
 WORKDIR /tmp
 EXPOSE 8000
