@@ -125,7 +125,7 @@ OBJECTIVES: dict[str, type[ObjectiveSettings]] = {
     "segment": Segmenting,
     "semantic": Labelling,
 }
-"""objective.name -> its settings. An objective that is not named here is as "classify"."""
+"""objective.name -> its settings; `jaxdino.train.tasks` has a module of each name."""
 
 
 def class_of(objective: Mapping[str, Any]) -> type[ObjectiveSettings]:

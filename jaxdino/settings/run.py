@@ -80,7 +80,8 @@ class Objective:
     """The task and its losses.
 
     Attributes:
-      name: the task: classify, depth, detect, distill, multilabel, segment or semantic; set by the config.
+      name: the task, set by the config: classify, depth, detect, distill, instances, knowledge_distillation,
+        multilabel, segment or semantic.
       method: published method of self-distillation, with its losses and settings: dino, dinov2 or dinov3.
     """
 

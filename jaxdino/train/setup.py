@@ -20,7 +20,7 @@ from jaxdino.stage import Stage, stages
 from jaxdino.strategy import resolve
 from jaxdino.train import data, sizing, weights
 from jaxdino.train.task import Part, Task
-from jaxdino.train.tasks import TASKS
+from jaxdino.train.tasks import task_of
 
 EMBEDDED = {
     "digits": "Give the model after the colon, --config=configs/linear.py:dinov3_vits16, or --config.data.name=folder",
@@ -59,7 +59,7 @@ def prepare(config: Any, say: Callable[[str], None] = print, check: data.Check =
         raise UserError("every stage has a length of 0: there is nothing to train")
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, tensor=config.mesh.tensor)
     rules = tuple(config.mesh.get("rules", ()))
-    task = TASKS[config.objective.name](config, mesh, say, check)
+    task = task_of(config.objective.name)(config, mesh, say, check)
     sharding.check_rules(rules, list(task.flat))
     for path, array in task.flat.items():
         sharding.spec_for(path, array.shape, mesh, rules)

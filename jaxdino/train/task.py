@@ -83,7 +83,7 @@ class Part:
 
 
 class Task(Protocol):
-    """Interface of the tasks in `jaxdino.train.tasks.TASKS`; may raise UserError when it is created.
+    """Interface of the tasks in `jaxdino.train.tasks`; may raise UserError when it is created.
 
     Created from a config, a mesh, a function that prints a line, and a `data.Check` of each source it loads.
 

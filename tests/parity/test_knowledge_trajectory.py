@@ -18,7 +18,7 @@ from jaxdino.stage import stages
 from jaxdino.strategy import resolve
 from jaxdino.train import state, step
 from jaxdino.train.task import Part
-from jaxdino.train.tasks.knowledge import Taught
+from jaxdino.train.tasks.knowledge_distillation import Taught
 from tests.parity.cases import CLASSES, GRID, PATCH, WIDTH
 from tests.parity.test_trajectory import MEAN, STD, batches, build, converted
 

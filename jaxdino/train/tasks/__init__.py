@@ -1,27 +1,14 @@
-"""The tasks: data, model, train step and metrics for each objective. See `jaxdino.train.task.Task`."""
+"""The tasks: data, model, train step and metrics for each objective. See `jaxdino.train.task.Task`.
 
+The task of `objective.name=classify` is `TASK` of `classify.py`; only the run's own is imported.
+"""
+
+import importlib
 from collections.abc import Callable
 
 from jaxdino.train.task import Task
-from jaxdino.train.tasks.classify import Classification
-from jaxdino.train.tasks.depth import DepthEstimation
-from jaxdino.train.tasks.detect import Detection
-from jaxdino.train.tasks.distill import Distillation
-from jaxdino.train.tasks.instances import InstanceSegmentation
-from jaxdino.train.tasks.knowledge import knowledge_distillation
-from jaxdino.train.tasks.multilabel import MultilabelClassification
-from jaxdino.train.tasks.segment import Segmentation
-from jaxdino.train.tasks.semantic import SemanticSegmentation
 
-TASKS: dict[str, Callable[..., Task]] = {
-    "classify": Classification,
-    "depth": DepthEstimation,
-    "detect": Detection,
-    "distill": Distillation,
-    "instances": InstanceSegmentation,
-    "knowledge_distillation": knowledge_distillation,
-    "multilabel": MultilabelClassification,
-    "segment": Segmentation,
-    "semantic": SemanticSegmentation,
-}
-"""objective.name -> its task."""
+
+def task_of(name: str) -> Callable[..., Task]:
+    """Return what makes the task of an objective, a key of `jaxdino.objectives.settings.OBJECTIVES`."""
+    return importlib.import_module(f"{__name__}.{name}").TASK

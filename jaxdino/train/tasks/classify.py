@@ -131,3 +131,6 @@ class Classification(Supervised):
             Worst(name, names[one.label], names[one.predicted], one.probability, split.records[one.index])
             for name, one in zip(images[: run_page.WORST], found, strict=False)
         ]
+
+
+TASK = Classification

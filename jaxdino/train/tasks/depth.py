@@ -171,3 +171,6 @@ class DepthEstimation(Dense):
             *([OPTIMISTIC] if split == "val" else []),
         ]
         return in_split(split, found), lines
+
+
+TASK = DepthEstimation

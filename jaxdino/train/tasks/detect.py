@@ -193,3 +193,6 @@ class Detection(Supervised):
                 pairs.append((boxes_over(image, truth[:, :4], truth[:, 4].astype(int), names), found))
         if session.chief and pairs:
             draw_pairs(pairs, session.folder / "detections.png")
+
+
+TASK = Detection

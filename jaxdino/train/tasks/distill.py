@@ -301,3 +301,6 @@ class Distillation:
 def backbone_of(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Return the backbone's leaves under its own paths."""
     return {path.removeprefix(BACKBONE): leaf for path, leaf in flat.items() if path.startswith(BACKBONE)}
+
+
+TASK = Distillation

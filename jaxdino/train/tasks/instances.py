@@ -215,3 +215,6 @@ class InstanceSegmentation(Supervised):
             pairs.append((shown, regions_over(pixels[row], one.ids, one.classes, names)))
         if session.chief and pairs:
             draw_pairs(pairs, session.folder / "instances.png")
+
+
+TASK = InstanceSegmentation

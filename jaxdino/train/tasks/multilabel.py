@@ -131,3 +131,6 @@ def _class_lines(split: str, classes: Mapping[str, Mapping[str, Any]], most: int
 
 def _shown(value: float | None) -> str:
     return results.NONE if value is None else f"{value:.3f}"
+
+
+TASK = MultilabelClassification

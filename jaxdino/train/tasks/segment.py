@@ -235,3 +235,6 @@ def _text_encoder(spec: ModelSpec, mesh: Mesh, **how: Any) -> Callable[[Flat, ja
     return jax.jit(
         lambda flat, ids: prompt_features(bind(skeleton, flat).backbone, ids), out_shardings=sharding.replicated(mesh)
     )
+
+
+TASK = Segmentation

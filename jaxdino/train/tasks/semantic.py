@@ -148,3 +148,6 @@ class SemanticSegmentation(Dense):
             images, truths, predictions = zip(*shown, strict=True)
             file = session.folder / "segmentation.png"
             draw_classes(images, truths, predictions, self.source.class_names, file)
+
+
+TASK = SemanticSegmentation

@@ -172,7 +172,7 @@ class TaughtWithoutLabels(Taught):
         return {}, ["nothing is measured without labels: `jaxdino evaluate --weights` measures the features"]
 
 
-def knowledge_distillation(config: Any, *how: Any) -> Taught:
+def task(config: Any, *how: Any) -> Taught:
     """Return the task, for data with labels or without."""
     return (TaughtWithoutLabels if config.data.name == UNLABELLED else Taught)(config, *how)
 
@@ -196,3 +196,6 @@ def opened(src: str, place: placing.Place, tell: Callable[[str], None]) -> tuple
     except UserError as err:
         raise UserError(f"objective.teacher={src}: {err}") from None
     return card, flat
+
+
+TASK = task
