@@ -12,12 +12,11 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from jaxdino.data.stored import Stored
+from jaxdino.data.tiff_layout import unsound
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
 """Pillow's names of the formats that are read. AVIF needs Pillow 11.3 or newer, HEIF needs pillow-heif."""
 LARGEST = 2 << 30  # bytes of a file, except TIFF: Pillow may hold the whole of what stands before the pixels
-TILE = 2048 * 2048  # pixels of a TIFF's tile, unless the image has more; a decoder takes memory for a whole tile
-TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of TIFF 6.0, section 15
 PAGES = 1000  # at most this many pages of a TIFF are counted
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 AVIF = (b"avif", b"avis")
@@ -36,7 +35,7 @@ def open_file(path: str | Path | Stored) -> Image.Image:
 
     Raises:
       NotOpened: for a HEIC or AVIF file whose decoder is not installed, a file of more than `LARGEST` bytes, and a
-        TIFF whose tiles are far larger than its image.
+        TIFF that lacks strips or tiles, or has far larger ones than its image or its file.
       PIL.UnidentifiedImageError: for any other format, and DICOM.
       OSError: as `PIL.Image.open`.
     """
@@ -51,7 +50,7 @@ def open_file(path: str | Path | Stored) -> Image.Image:
         if image.format == "TIFF" and is_dicom(source):
             image.close()
             raise UnidentifiedImageError
-        return _with_bounded_tiles(image)
+        return _sound(image, size)
     except UnidentifiedImageError:
         head = _head(source)
         brand = head[8:] if head[4:8] == b"ftyp" else b""
@@ -84,16 +83,11 @@ def _open(source: str | Path | BinaryIO) -> Image.Image:
     return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
-def _with_bounded_tiles(image: Image.Image) -> Image.Image:
-    """Return the image. Raise NotOpened if it is a TIFF whose tiles would take far more memory than its pixels."""
-    if image.format != "TIFF":
-        return image
-    tags = getattr(image, "tag_v2", {})
-    width, length = (tags.get(tag) for tag in (TILE_WIDTH, TILE_LENGTH))
-    if isinstance(width, int) and isinstance(length, int) and width * length > max(TILE, image.width * image.height):
-        size = f"{image.width} x {image.height}"
+def _sound(image: Image.Image, size: int) -> Image.Image:
+    """Return the image. Raise NotOpened if it is a TIFF that would take far more memory than it has pixels or bytes."""
+    if image.format == "TIFF" and (why := unsound(getattr(image, "tag_v2", {}), size)):
         image.close()
-        raise NotOpened(f"damaged: its tiles have {width} x {length} pixels, the image {size}")
+        raise NotOpened(f"damaged: {why}")
     return image
 
 

@@ -14,6 +14,7 @@ from jaxdino.data import dicom
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.image_file import TIFF_MAGIC, bytes_of, is_dicom, open_file
 from jaxdino.data.stored import ImageFile
+from jaxdino.data.tiff_layout import unsound
 
 RGB = 3
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -288,6 +289,8 @@ def _tiff(path: ImageFile, kind: Kind, channels: int) -> np.ndarray:
 
 
 def _decoded(page: Any) -> np.ndarray:
+    if why := unsound({tag.code: tag.value for tag in page.tags}, page.parent.filehandle.size):
+        raise BadImage(f"damaged: {why}")
     try:
         return page.asarray()
     except ValueError as err:  # tifffile names the missing package

@@ -121,12 +121,13 @@ def indexed_scenes(
             f"{files[0][1]}, have {shown}: name these, or set prompts.prompt if all above 0 shows one thing"
         )
     ignore = None if ignored in classes else ignored
-    meaning: dict[str, tuple[int, ...]] = {}
+    meaning: dict[str, list[int]] = {}
     for value, name in classes.items():
-        meaning[name] = (*meaning.get(name, ()), value)
+        meaning.setdefault(name, []).append(value)
+    place = {name: at for at, name in enumerate(meaning)}
     scenes = []
     for (image, path), look in zip(files, seen, strict=True):
-        present = [name for name, known in meaning.items() if set(known) & set(look.values or ())]
-        chosen = present if look.values is not None else list(meaning)[:1]
-        scenes.append(Scene(image, {name: FileMask(path, meaning[name], ignore) for name in chosen}))
+        present = {classes[value] for value in look.values or () if value in classes}
+        chosen = sorted(present, key=place.__getitem__) if look.values is not None else list(meaning)[:1]
+        scenes.append(Scene(image, {name: FileMask(path, tuple(meaning[name]), ignore) for name in chosen}))
     return scenes

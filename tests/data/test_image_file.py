@@ -1,4 +1,4 @@
-"""HEIC and AVIF files, and TIFFs with huge tiles."""
+"""HEIC and AVIF files, and TIFFs whose strips or tiles do not fit the image."""
 
 import sys
 
@@ -7,7 +7,8 @@ import pytest
 from PIL import Image, features
 
 from jaxdino.data.bad_images import BadImage
-from jaxdino.data.checks import open_rgb
+from jaxdino.data.channels import Reading
+from jaxdino.data.checks import open_image, open_rgb
 
 
 @pytest.fixture
@@ -52,3 +53,36 @@ def test_a_tiff_with_tiles_far_larger_than_the_image_is_refused(tmp_path, pictur
         opened.pages[0].tags["TileLength"].overwrite(1 << 22)
     with pytest.raises(BadImage, match="tiles have 16 x 4194304 pixels, the image 64 x 48"):
         open_rgb(str(file), 10**6)
+
+
+@pytest.mark.parametrize(
+    ("bands", "tag", "value", "words"),
+    [
+        (3, "ImageLength", 480, "it lists 6 of its 60 strips"),
+        (6, "ImageLength", 480, "it lists 6 of its 60 strips"),
+        (6, "SamplesPerPixel", None, None),
+    ],
+)
+def test_a_tiff_without_all_of_its_strips_is_refused_by_every_decoder(tmp_path, bands, tag, value, words):
+    tifffile = pytest.importorskip("tifffile")
+    file, values = tmp_path / "strips.tif", np.arange(48 * 64 * bands, dtype="uint8").reshape(48, 64, bands)
+    tifffile.imwrite(file, values, rowsperstrip=8, photometric="rgb" if bands == 3 else "minisblack", planarconfig=1)
+    if value is not None:
+        with tifffile.TiffFile(file, mode="r+") as opened:
+            opened.pages[0].tags[tag].overwrite(value)
+    if words is None:
+        np.testing.assert_array_equal(np.asarray(open_image(str(file), Reading(bands))), values)
+        return
+    with pytest.raises(BadImage, match=words):
+        open_image(str(file), Reading(bands))
+
+
+def test_a_raw_strip_far_larger_than_its_file_is_refused(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    file = tmp_path / "strip.tif"
+    tifffile.imwrite(file, np.zeros((4, 8, 6), "float32"), photometric="minisblack", planarconfig=1)
+    with tifffile.TiffFile(file, mode="r+") as opened:
+        for tag in ("ImageLength", "RowsPerStrip"):
+            opened.pages[0].tags[tag].overwrite(1 << 20)
+    with pytest.raises(BadImage, match="its strips have 201,326,592 bytes each, the file has"):
+        open_image(str(file), Reading(6))
