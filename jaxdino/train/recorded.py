@@ -1,17 +1,31 @@
 """The config of the run in a folder: config.json, checked before anything relies on its form."""
 
 import errno
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from jaxdino.core.errors import UserError
-from jaxdino.core.json_file import JsonError, read_json
+from jaxdino.core.json_file import JsonError, finite, parse_json, read_json
 
 CONFIG = "config.json"
 SECTIONS = ("model", "data", "objective", "prompts", "optimizer", "checkpoint", "mesh", "early_stopping")
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """Convert a config to plain nested dicts and lists, as in JSON."""
+    config = config.to_dict() if hasattr(config, "to_dict") else config
+
+    def one(value: Any) -> Any:
+        if isinstance(value, Mapping) or hasattr(value, "to_dict"):
+            return {str(key): one(item) for key, item in value.items()}
+        return [one(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return parse_json(json.dumps(finite(one(config)), default=str), "the config")
 
 
 def recorded(folder: str | Path | None) -> dict[str, Any]:

@@ -21,22 +21,18 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxdino.core import processes
 from jaxdino.core.errors import UserError
-from jaxdino.core.json_file import JsonError, finite, parse_json, read_json, write_json
-from jaxdino.core.metric_names import present, renamed
+from jaxdino.core.json_file import JsonError, read_json, write_json
+from jaxdino.core.metric_names import renamed
 from jaxdino.core.words import printable
 from jaxdino.core.writable import check_writable
-from jaxdino.data.config import DataConfig
-from jaxdino.data.recipe import View
-from jaxdino.data.sampling import UNIFORM
-from jaxdino.train import metric_log, writers
+from jaxdino.train import metric_log, older_runs, writers
 from jaxdino.train.metric_log import set_aside_name
-from jaxdino.train.recorded import CONFIG, are_objects, named, read_config
+from jaxdino.train.recorded import CONFIG, are_objects, named, plain, read_config
 from jaxdino.train.run_lock import LOCK, RunLock
 from jaxdino.train.writers import tensorboard
 
@@ -50,18 +46,6 @@ STAGES = "stages"
 FILES = (CONFIG, SUMMARY, metric_log.FILE, "pixels.json", "data.json", "data_files.gz", writers.KEPT)
 FOLDERS = ("checkpoints", "best", STAGES, tensorboard.FOLDER, "damaged", "training")
 LENGTH = r"stages\[(\d+)\]\.(?:epochs|steps)"
-
-# Settings missing in older runs, with the values that match their behaviour.
-ADDED: dict[str, dict[str, Any]] = {
-    "data": dataclasses.asdict(DataConfig()) | {"sampling": UNIFORM, "decoder": "pillow"},
-    "prompts": {"per_image": 1},
-}
-MONITORS = {"classify": "val/accuracy", "multilabel": "val/map", "segment": "val/miou", "semantic": "val/miou"}
-"""Tasks of older runs -> the metric that their configs named, which is now the default (None)."""
-ADDED_TO_VIEWS = ("warp", "noise", "mixup", "cutmix", "mix_prob", "switch_prob")
-ADDED_TO_VIEWS += ("erase_prob", "erase_area", "erase_ratio")
-ADDED_TO_VIEWS += ("shear", "shift", "zoom", "perspective", "grid", "quarter")
-ADDED_TO_VIEWS += ("affine_prob", "perspective_prob", "distort_prob")
 
 
 def say(line: str) -> None:
@@ -82,18 +66,6 @@ def new_folder(label: str) -> Path:
     while folder.exists():
         folder, number = Path("runs") / f"{name}_{number}", number + 1
     return folder
-
-
-def plain(config: Any) -> dict[str, Any]:
-    """Convert a config to plain nested dicts and lists, as in JSON."""
-    config = config.to_dict() if hasattr(config, "to_dict") else config
-
-    def one(value: Any) -> Any:
-        if isinstance(value, Mapping) or hasattr(value, "to_dict"):
-            return {str(key): one(item) for key, item in value.items()}
-        return [one(item) for item in value] if isinstance(value, list | tuple) else value
-
-    return parse_json(json.dumps(finite(one(config)), default=str), "the config")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +147,7 @@ class Workdir:
             return
         self._check_kinds()
         old = read_config(file)
-        self.before = renamed(_completed(old, self.config))
+        self.before = renamed(older_runs.completed(old, self.config))
         fields = differences(self.before, self.config)
         if all(re.fullmatch(LENGTH, field.path) for field in fields):
             self.lengthened = fields
@@ -288,20 +260,3 @@ class Workdir:
             for path in (self / name for name in names):
                 if os.path.lexists(path) and not is_kind(path):
                     raise UserError(f"{path} is not a {kind}, and a run keeps a {kind} of that name: move it away")
-
-
-def _completed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Return the config of an older run with the settings that it lacks and that a new one has."""
-    for part, values in ADDED.items():
-        if isinstance(old.get(part), dict):
-            there = new.get(part) or {}
-            old[part] = {name: value for name, value in values.items() if name in there} | old[part]
-    stopping, task = old.get("early_stopping") or {}, (old.get("objective") or {}).get("name")
-    open_now = (new.get("early_stopping") or {}).get("monitor", "") is None
-    if open_now and present(stopping.get("monitor") or "") == MONITORS.get(task):
-        stopping["monitor"] = None
-    if views := (old.get("data") or {}).get("views"):
-        default = View()
-        added = plain({name: getattr(default, name) for name in ADDED_TO_VIEWS})
-        old["data"]["views"] = [added | view for view in views]
-    return old

@@ -16,8 +16,9 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.params import split
 from jaxdino.settings.command_line import command
 from jaxdino.train.origin import settle
+from jaxdino.train.recorded import plain
 from jaxdino.train.weights import backbone
-from jaxdino.train.workdir import plain, write_json
+from jaxdino.train.workdir import write_json
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BACKBONES = ("stages[1].groups.backbone.lr", "stages[2].groups.backbone.lr")

@@ -22,10 +22,10 @@ from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.objectives.distill_settings import Distill
 from jaxdino.train import data, loop, weights
 from jaxdino.train.loop import run
-from jaxdino.train.recorded import recorded
+from jaxdino.train.recorded import plain, recorded
 from jaxdino.train.setup import prepare
 from jaxdino.train.tasks.classify import Classification
-from jaxdino.train.workdir import Workdir, plain, write_json
+from jaxdino.train.workdir import Workdir, write_json
 
 ROOT = Path(__file__).parents[2]
 DIGITS = tuple("0123456789")

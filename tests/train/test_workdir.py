@@ -6,7 +6,9 @@ import pytest
 
 from configs import clipdinosam, gradual, multilabel, segment_linear, ssl
 from jaxdino.core.errors import UserError
-from jaxdino.train.workdir import ADDED, ADDED_TO_VIEWS, Workdir, plain
+from jaxdino.train.older_runs import ADDED, ADDED_TO_VIEWS
+from jaxdino.train.recorded import plain
+from jaxdino.train.workdir import Workdir
 
 
 @pytest.mark.parametrize("config", [gradual, ssl, clipdinosam])

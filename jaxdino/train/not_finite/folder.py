@@ -13,8 +13,7 @@ from safetensors.numpy import load_file, save_file
 from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import JsonError, read_json, write_json
 from jaxdino.train.checkpoint import flatten
-from jaxdino.train.recorded import CONFIG
-from jaxdino.train.workdir import plain
+from jaxdino.train.recorded import CONFIG, plain
 
 STATE, BATCH, STEP = "state.safetensors", "batch.npz", "step.json"
 
