@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from convert.assumptions import assume
+from convert.head_keys import OWN
 from convert.readers import NOTES, Source
 from convert.recognise import Recognised
 from convert.tables.depth import PUBLISHED, RANGES, STEM
@@ -24,7 +25,8 @@ def decoder_head(found: Recognised, source: Source, blocks: Blocks | None) -> tu
     name, "nyu" or "kitti".
 
     Raises:
-      UserError: if neither our notes nor the name of the file tell the range of depths.
+      UserError: if neither our notes nor the name of the file tell the range of depths; for a head of our own without
+        our notes.
     """
     noted = source.notes.get("head")
     if noted is not None and blocks is None:
@@ -40,12 +42,16 @@ def decoder_head(found: Recognised, source: Source, blocks: Blocks | None) -> tu
             assumed = (assume(f"a head on blocks {even(depth)}", "at even intervals", "head_blocks"),)
         return PUBLISHED.get(depth) or even(depth)
 
-    if found.segmentation == "dpt":
+    if found.segmentation == OWN:
+        raise UserError(
+            f"{source.origin['path']}: a head of ours, whose shape is in the {NOTES} that was written beside it"
+        )
+    if found.segmentation.startswith("dpt"):
         width = source.shape(found.keys[CONV])[0]
         return DPTHeadConfig(found.num_classes, four(), width=width), assumed
     low, high = _range(source)
     common: dict[str, Any] = dict(min_depth=low, max_depth=high, norm=False)
-    if found.segmentation == "depth_dpt":
+    if found.segmentation.startswith("depth_dpt"):
         width = source.shape(found.keys[CONV])[0]
         return DepthDPTHeadConfig(1, four(), width=width, output="relu", **common), assumed
     bins, features = source.shape(found.keys[found.head[0]])[:2]

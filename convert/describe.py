@@ -9,6 +9,7 @@ from convert.card import Card
 from convert.channels import seen_as
 from convert.dense_heads import decoder_head
 from convert.family import POOL_WORDS, Hints
+from convert.head_keys import OWN
 from convert.hub import find
 from convert.labels import calibration, class_names, purpose, thresholds
 from convert.networks import Undecided
@@ -153,7 +154,8 @@ def described(head: heads.HeadConfig) -> str:
         return "-"
     if head.of == "depth":
         return f"depth ({head.name}) on {reads(head)}"
-    on = head.pool if isinstance(head, LinearHeadConfig) else f"{reads(head)} (segmentation)"
+    what = {"box": "detection", "mask": "instances"}.get(head.of, "segmentation")
+    on = head.pool if isinstance(head, LinearHeadConfig) else f"{reads(head)} ({what})"
     return f"{head.num_classes} classes on {on}"
 
 
@@ -161,7 +163,7 @@ def reads(head: heads.HeadConfig) -> str:
     """Describe the input of a head in words."""
     if isinstance(head, LinearHeadConfig):
         return POOL_WORDS[head.pool]
-    if getattr(head, "source", "") == "stages":
+    if "stages" in (getattr(head, name, "") for name in ("source", "pyramid", "form")):
         return "feature maps of stages"
     if isinstance(head.blocks, tuple):
         return f"patch tokens of blocks {', '.join(map(str, head.blocks))}"
@@ -180,7 +182,7 @@ def _segmentation_head(
     found: Recognised, source: Source, pool: str | None, blocks: Blocks | None
 ) -> tuple[heads.HeadConfig, tuple[str, ...]]:
     """Return the segmentation head and the assumptions: from the user, our export's notes, or its width."""
-    if found.segmentation.startswith("depth") or found.segmentation == "dpt":
+    if found.segmentation.startswith(("depth", "dpt", OWN)):
         return decoder_head(found, source, blocks)
     if pool is not None:
         raise UserError(f"--pool {pool} is of classification heads; the head is a segmentation head of patches")

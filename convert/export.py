@@ -22,7 +22,7 @@ from convert.parts import part_of, parts
 from convert.preprocess import unlike
 from convert.readers import HEAD, NOTES
 from convert.table import BoundTable
-from convert.tables import FAMILIES, layouts, serving
+from convert.tables import FAMILIES, layouts, own_heads, serving
 from convert.tables.patches import naming_of
 from convert.tensors import Tensor
 from convert.writers import MAX_SHARD_BYTES, write_pth, write_safetensors
@@ -36,6 +36,8 @@ from jaxdino.models.heads.maps import count
 from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.models.registry import MODELS
 
+_KINDS = {"patch": "segmentation", "depth": "depth", "box": "detection", "mask": "instances"}
+_NAMES_OF_OWN = {"mask_queries": "masks"}
 UNUSED = re.compile(r"backbone\.(mask_token|local_cls_norm\..*|pooler\..*)|.*\.num_batches_tracked")
 """Leaves that no features depend on: a layout may leave them out."""
 
@@ -110,8 +112,9 @@ def _write(card: Card, flat, layout: str, folder: Path, cast: Callable, max_shar
         naming, features = naming_of(card.spec), reads(card.head)
         words = f"named as in {naming}: logits = conv(batch_norm({features}))"
         if not isinstance(card.head, PatchesHeadConfig):
-            words = f"named as DINOv2's decode heads: it reads {features}"
-        notes.append(f"the {'depth' if card.gives_depth else 'segmentation'} head is in {name}, {words}")
+            like = "in docs/torch_heads.md" if isinstance(card.head, own_heads.HEADS) else "DINOv2's decode heads"
+            words = f"named as {like}: it reads {features}"
+        notes.append(f"the {_KINDS[card.head.of]} head is in {name}, {words}")
         card, head = card.without_head(), []
     notes += how.notes(card)
     prefix = how.prefix(card) if head else ""
@@ -135,12 +138,14 @@ def _write(card: Card, flat, layout: str, folder: Path, cast: Callable, max_shar
 
 
 def _segmentation_file(card: Card) -> str | None:
-    """Return the name of the file of a segmentation head, which no layout's classes include; None for another head."""
+    """Return the name of the file of a head of patches, depth, boxes or masks; None for another head."""
     head = card.head
     if isinstance(head, DepthLinearHeadConfig):
         return f"{card.spec.name}_depth_linear{count(head.blocks) if head.blocks != 1 else ''}_head.pth"
     if isinstance(head, DepthDPTHeadConfig | DPTHeadConfig):
-        return f"{card.spec.name}_{'depth' if card.gives_depth else 'segmentation'}_dpt_head.pth"
+        return f"{card.spec.name}_{_KINDS[head.of]}_dpt_head.pth"
+    if isinstance(head, own_heads.HEADS):
+        return f"{card.spec.name}_{_KINDS[head.of]}_{_NAMES_OF_OWN.get(head.name, head.name)}_head.pth"
     if not isinstance(head, PatchesHeadConfig):
         return None
     return f"{card.spec.name}_segmentation_linear{head.widths if head.widths > 1 else ''}_head.pth"
@@ -190,7 +195,7 @@ _FILES = (
     r"(open_clip_)?model\.safetensors",
     r"model\.safetensors\.index\.json",
     r"model-\d+-of-\d+\.safetensors",
-    rf"({_NAMES})(_segmentation|_depth)?(_(linear\d*|dpt)_head)?\.pth",
+    rf"({_NAMES})(_segmentation|_depth|_detection|_instances)?(_(linear\d*|dpt|mlp|fcos|masks)_head)?\.pth",
     r"(open_clip_)?config\.json",
     *map(re.escape, ("preprocessor_config.json", HEAD, NOTES)),
     *{re.escape(name) for family in FAMILIES for how in family.layouts.values() for name in how.companions},

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from convert.family import Shapes
 from convert.table import BoundTable, Rule
-from convert.tables import depth, layouts
+from convert.tables import depth, layouts, own_heads
 from convert.tables.patches import MODULES, TABLES, naming_of
 from jaxdino.core.errors import UserError
 from jaxdino.models.heads import NO_HEAD, HeadConfig
@@ -17,6 +17,8 @@ from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.models.spec import ModelSpec
 
 LINEAR_HEAD = re.compile(r"(module\.|model\.|state_dict\.)*linear_head\.(weight|bias)")
+OWN = "own"
+"""The naming of our own heads, `tables.own_heads`."""
 ALONE = r"(linear_head|head|head\.fc|fc|classifier|classifier\.1)\.(weight|bias)"
 """Keys of a file with only a classification head."""
 
@@ -49,6 +51,8 @@ def rules_of(spec: ModelSpec, layout: str, head: HeadConfig, naming: str = "") -
         return make(head.readout, head.source == BLOCKS)
     if isinstance(head, LinearHeadConfig):
         return layouts(spec)[layout].head
+    if isinstance(head, own_heads.HEADS):
+        return own_heads.rules(head, spec)
     raise UserError(f"the head {head.name!r} has no names in PyTorch: convert the backbone alone, with drop_head=True")
 
 
@@ -87,11 +91,13 @@ def with_segmentation_head(head: list[str], keys: Keys, aside: list[str]) -> tup
 
 
 def segmentation_head(keys: Iterable[str]) -> tuple[str, Keys]:
-    """Return the naming and the keys of the linear segmentation head among `keys`; "" and {} if there is none.
+    """Return the naming and the keys of the head of patches, boxes or masks in `keys`; "" and {} without one.
 
-    A decoder of several layers, under the same prefix, is not one.
+    A decoder of several layers, under the same prefix, is not one. The keys of our own heads are those of our export.
     """
     keys = list(keys)
+    if own := [key for key in keys if key.startswith(own_heads.PREFIX)]:
+        return OWN, {key: key for key in own}
     for naming, rules in TABLES.items():
         names, module = keys_of(rules), MODULES[naming]
         for prefix in [key.removesuffix(names[0]) for key in keys if key.endswith(names[0])]:

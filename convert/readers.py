@@ -32,7 +32,7 @@ FOLDER_FILES = (
     "open_clip_pytorch_model.bin",
 )
 HEAD = "head.safetensors"
-HEAD_FILES = r"head\.safetensors|.*_(linear\d*|ms|dpt)_head(-[0-9a-f]+)?\.pth"
+HEAD_FILES = r"head\.safetensors|.*_(linear\d*|ms|dpt|mlp|fcos|masks)_head(-[0-9a-f]+)?\.pth"
 """Name patterns of files that contain only a head, ours and Meta's."""
 CLASSES = ("meta.CLASSES", "meta.dataset_meta.classes")
 """Where checkpoints of mmsegmentation 0.x and 1.x name their classes, in `Source.extras`."""
@@ -235,7 +235,8 @@ def _add_head(source: Source, path: Path) -> None:
         raise UserError(
             f"{path}: holds {', '.join(sorted(head.spans)[:5])}, which is not a linear classification head: "
             "expected the weight and bias of a linear layer, or of one called linear_head, head or classifier; "
-            f"or a segmentation head of a batch norm and a convolution, called {' or '.join(MODULES.values())}*"
+            "or a segmentation head of a batch norm and a convolution, called "
+            f"{' or '.join(dict.fromkeys(MODULES.values()))}*"
         )
     keys, aside = found
     if twice := sorted(source.spans.keys() & keys.keys()):

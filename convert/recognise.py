@@ -8,10 +8,10 @@ from typing import Any
 from convert import networks, timm_args
 from convert.assumptions import assume
 from convert.family import Family, Hints, Shapes, Told
-from convert.head_keys import keys_of, with_linear_head, with_segmentation_head
+from convert.head_keys import OWN, keys_of, with_linear_head, with_segmentation_head
 from convert.naming import CUSTOM, agree, rivals, spec_of
 from convert.preprocess import from_json, from_timm
-from convert.tables import FAMILIES, LAYOUTS, heads, layouts, serving
+from convert.tables import FAMILIES, LAYOUTS, heads, layouts, own_heads, serving
 from convert.tables.patches import TABLES
 from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
@@ -32,7 +32,8 @@ class Recognised:
       keys: {key of the layout: key in the file} of the chosen network, prefix removed.
       aside: keys of the file that belong to another network, an optimiser or a projection head.
       num_classes: of the head, 0 without one.
-      segmentation: naming of a segmentation head (see `tables.patches`), "" if it is a classification head or none.
+      segmentation: naming of a head of patches, boxes or masks (see `tables.patches`; "own": `tables.own_heads`), ""
+        if it is a classification head or none.
       assumed: facts that are neither in the file nor beside it, a line each.
       notes: settings in the files beside it that were ignored, a line each.
     """
@@ -50,6 +51,8 @@ class Recognised:
     @property
     def head(self) -> list[str]:
         """Return the keys of a head in this layout, the weight first; `keys` has them if there is a head."""
+        if self.segmentation == OWN:
+            return [key for key in self.keys if key.startswith(own_heads.PREFIX)]
         return keys_of(TABLES[self.segmentation] if self.segmentation else layouts(self.spec)[self.layout].head)
 
     def without_segmentation_head(self) -> "Recognised":
@@ -110,8 +113,9 @@ def recognise(
         projection = [keys.pop(key) for key in head if key in keys]
         notes += [f"left aside {key}: the projection of MoCo's pre-training, no classifier" for key in projection]
     naming, keys, aside = with_segmentation_head(head, keys, aside)
-    head = keys_of(TABLES[naming]) if naming else head
+    head = keys_of(TABLES[naming]) if naming in TABLES else head
     num_classes = shapes[keys[head[0]]][0] if head and head[0] in keys else 0
+    num_classes = own_heads.classes(shapes) if naming == OWN else num_classes
     num_classes = 1 if naming.startswith("depth") else num_classes  # its outputs are bins
     return Recognised(spec, told.layout, prefix, keys, aside, num_classes, naming, assumed, (*notes, *more))
 

@@ -28,7 +28,9 @@ MODULES = {
     "dinov3": "segmentation_model.1.",
     "depth_linear": "decode_head.",
     "depth_dpt": "decode_head.",
+    "depth_dpt_maps": "decode_head.",
     "dpt": "decode_head.",
+    "dpt_maps": "decode_head.",
 }
 """{naming: prefix of the head's keys}."""
 
@@ -37,7 +39,9 @@ TABLES = {
     "dinov3": _rules("segmentation_model.1.batchnorm_layer", "segmentation_model.1.conv"),
     "depth_linear": depth.LINEAR_DEPTH,
     "depth_dpt": depth.dpt_depth(),
+    "depth_dpt_maps": depth.dpt_depth(readout=False, blocks=False),
     "dpt": depth.dpt_classes(),
+    "dpt_maps": depth.dpt_classes(readout=False, blocks=False),
 }
 """{naming: rules}."""
 

@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from jaxdino.evals.object_confusion import confusion
+
 NAMES = ("map", "map50", "map75")
 RECALLS = 101  # of a precision-recall curve
 HALF = 0  # index of the overlap 0.5 among COCO's ten thresholds
@@ -106,6 +108,11 @@ class DetectionEvaluator:
         means = (table[..., rows], table[0][:, rows], table[5][:, rows])
         found = {name: mean(part) for name, part in zip(NAMES, means, strict=True)}
         return found | {f"ap/{self.class_names[row]}": mean(table[..., row]) for row in rows}
+
+    def confusion(self) -> np.ndarray:
+        """Return how often objects of each class (row) are found as each class, see `object_confusion.confusion`."""
+        key = "bbox" if self.kind == "bbox" else "segmentation"
+        return confusion(self._truth, self._found, len(self.class_names), key)
 
     def curves(self) -> dict[str, np.ndarray]:
         """Return the precision (101,) at recalls of 0, 0.01, ... 1 of each class in the split, at an overlap of 0.5."""

@@ -34,3 +34,12 @@ def test_overlap_classes_crowds_and_images_without_objects():
     assert evaluator.curves()["a"][:3].tolist() == pytest.approx([0.5] * 3)
     evaluator.update(found([[0, 0, 9, 9]], [0.99], [1], np.zeros((0, 6), np.float32)))
     assert evaluator.compute()["ap/b"] == pytest.approx(0.5)  # a false one in an empty image
+
+
+def test_confusion_of_classes_by_hand():
+    evaluator = DetectionEvaluator(("a", "b"))
+    boxes = [[10, 10, 30, 30], [11, 10, 30, 30], [50, 50, 90, 90], [1, 1, 7, 7], [99, 0, 120, 9]]
+    evaluator.update(found(boxes, [0.5, 0.9, 0.8, 0.7, 0.2], [0, 1, 1, 1, 0]))  # the last has too low a score
+    assert evaluator.confusion().tolist() == [[0, 1, 0], [0, 1, 0], [1, 0, 0]]  # what lies in the crowd is not counted
+    evaluator.update(found([[0, 0, 9, 9]], [0.1], [0]))
+    assert evaluator.confusion().tolist() == [[0, 1, 1], [0, 1, 1], [1, 0, 0]]

@@ -18,7 +18,8 @@ from jaxdino.objectives.settings import BALANCED, EFFECTIVE, Classifying, settin
 from jaxdino.stage import Stage
 from jaxdino.train import results, run_page, step
 from jaxdino.train.task import Metrics, Part, State, Worst
-from jaxdino.train.tasks.supervised import OPTIMISTIC, Supervised, in_split
+from jaxdino.train.tasks.ending import ended
+from jaxdino.train.tasks.supervised import Supervised, in_split
 
 if TYPE_CHECKING:
     from jaxdino.train.session import Session
@@ -113,14 +114,11 @@ class Classification(Supervised):
             self._write_mistakes(session, mistakes(*answers, evaluated.indices))
         common = self._most_frequent(session, split)
         alone = ", ".join(f"{name.replace('_', ' ')} {common[name]:.4f}" for name in ("accuracy", "balanced_accuracy"))
-        values = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in found.items())
-        lines = [
-            f"{split} ({results.model_words(session.delivered)}): {values}",
+        more = [
             f"{split}, always the most frequent class ({common['class']}): {alone}",
             *results.class_lines(split, classes),
-            *([OPTIMISTIC] if split == "val" else []),
         ]
-        return in_split(split, found | {"most_frequent_class": common, "per_class": classes}), lines
+        return ended(session, split, found, (*found,), more, {"most_frequent_class": common, "per_class": classes})
 
     def _write_mistakes(self, session: "Session", found: list[Mistake]) -> None:
         """Write the mistakes of the tested split, and keep the worst for the run's page."""

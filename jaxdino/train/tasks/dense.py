@@ -18,12 +18,11 @@ from jaxdino.evals.sliding import WindowLogits, slide
 from jaxdino.stage import Stage
 from jaxdino.train import adapters, data, pixels, step, weights
 from jaxdino.train.task import Metrics, Part
+from jaxdino.train.tasks.ending import spread
 from jaxdino.train.tasks.supervised import Supervised
 
 if TYPE_CHECKING:
     from jaxdino.train.session import Session
-
-DRAWN = 6  # images of the picture at the end
 
 
 class Dense(Supervised):
@@ -94,11 +93,9 @@ class Dense(Supervised):
     def shown(self, session: "Session", split: str) -> list[tuple[np.ndarray, np.ndarray, WindowLogits]]:
         """Return some images of a split, evenly spaced, uint8 (H, W, 3), their truth and what the saved best gives."""
         whole, part = self.source.split(split), session.setup.parts[session.progress.best_model["stage"]]
-        bad = session.progress.bad.get(split, {})
-        good = [row for row in range(len(whole)) if whole.record_name(row) not in bad]
-        rows = [good[place] for place in np.unique(np.linspace(0, len(good) - 1, DRAWN).astype(int))]
+        chosen = spread(session, whole)
         windows = self.windows(session, part, self.bare(part.stage))
-        found = windows(whole.chosen(rows), self.best(session))
+        found = windows(chosen, self.best(session))
         return [(of_three(image), truth, logits) for (image, truth), logits in found]
 
 

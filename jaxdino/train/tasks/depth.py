@@ -23,10 +23,10 @@ from jaxdino.objectives.depth import Depth
 from jaxdino.objectives.depth_settings import Ranging
 from jaxdino.objectives.settings import settings_of
 from jaxdino.stage import Stage
-from jaxdino.train import plots, results, step
+from jaxdino.train import plots, step
 from jaxdino.train.task import Part, State
 from jaxdino.train.tasks.dense import Dense
-from jaxdino.train.tasks.supervised import OPTIMISTIC, in_split
+from jaxdino.train.tasks.ending import ended
 
 if TYPE_CHECKING:
     from jaxdino.train.session import Session
@@ -165,12 +165,7 @@ class DepthEstimation(Dense):
         shown = [(image, truth, given.logits()[0]) for image, truth, given in self.shown(session, split)]
         if session.chief and shown:
             draw_depths(*zip(*shown, strict=True), session.folder / "depth.png")
-        values = ", ".join(f"{name} {found[name]:.4f}" for name in NAMES)
-        lines = [
-            f"{split} ({results.model_words(session.delivered)}): {values}",
-            *([OPTIMISTIC] if split == "val" else []),
-        ]
-        return in_split(split, found), lines
+        return ended(session, split, found, NAMES)
 
 
 TASK = DepthEstimation

@@ -21,6 +21,7 @@ from jaxdino.data.record import Split
 from jaxdino.evals.augmentation_pictures import Tile, denormalised
 from jaxdino.evals.detection import NAMES, DetectionEvaluator
 from jaxdino.evals.detection_pictures import boxes_over, draw_curves, draw_pairs
+from jaxdino.evals.object_confusion import write_confusion
 from jaxdino.evals.passes import outputs
 from jaxdino.models import registry
 from jaxdino.models.boxes import detections
@@ -29,14 +30,14 @@ from jaxdino.objectives.detect import Detect
 from jaxdino.objectives.detect_settings import Detecting
 from jaxdino.objectives.settings import settings_of
 from jaxdino.stage import Stage
-from jaxdino.train import data, plots, results, step
+from jaxdino.train import data, plots, step
 from jaxdino.train.task import Part, State
-from jaxdino.train.tasks.supervised import OPTIMISTIC, Supervised, in_split
+from jaxdino.train.tasks.ending import each_class, ended, read_whole, spread
+from jaxdino.train.tasks.supervised import Supervised
 
 if TYPE_CHECKING:
     from jaxdino.train.session import Session
 
-DRAWN = 6  # images of the picture at the end
 SHOWN = 0.3  # smallest score of a box in it
 STAGES = (8, 16, 32, 64)
 """Strides of the levels on feature maps: those of the last three stages, and one more."""
@@ -165,25 +166,15 @@ class Detection(Supervised):
         self._draw(session, split)
         if session.chief:
             draw_curves(evaluated.curves(), session.folder / "precision_recall.png")
-        values = ", ".join(f"{name} {found[name]:.4f}" for name in NAMES)
-        own = {name.removeprefix("ap/"): value for name, value in found.items() if name.startswith("ap/")}
-        lines = [
-            f"{split} ({results.model_words(session.delivered)}): {values}",
-            *results.listed(f"{split} AP", [f"{name} {own[name]:.3f}" for name in sorted(own, key=own.__getitem__)]),
-            *([OPTIMISTIC] if split == "val" else []),
-        ]
-        return in_split(split, found), lines
+            write_confusion(session.folder / "confusion.csv", evaluated.confusion(), self.source.class_names)
+        return ended(session, split, found, NAMES, each_class(split, "AP", found, "ap"))
 
     def _draw(self, session: "Session", split: str) -> None:
         """Draw some images of a split, evenly spaced, with the true boxes and those of the saved best model."""
         whole, part = self.source.split(split), session.setup.parts[session.progress.best_model["stage"]]
-        bad = session.progress.bad.get(split, {})
-        good = [row for row in range(len(whole)) if whole.record_name(row) not in bad]
-        chosen = whole.chosen([good[place] for place in np.unique(np.linspace(0, len(good) - 1, DRAWN).astype(int))])
+        chosen = spread(session, whole)
         pairs, names = [], self.source.class_names
-        cfg = dataclasses.replace(data.config_of(self.config), sixteen_bit=self.spec.preprocess.sixteen_bit)
-        images = pipeline.make_whole_iter(chosen, cfg, fields=(), channels=self.spec.config.in_channels)
-        read = {int(batch["index"][0]): batch["image"][0] for batch in images if batch["weight"][0]}
+        read = read_whole(self, chosen)
         for rows in self._found(session, part, self.bare(part.stage), chosen, self.best(session)):
             for row, boxes, scores, labels in zip(
                 *(rows[n] for n in ("index", "boxes", "scores", "labels")), strict=True

@@ -1,6 +1,5 @@
 """The task of instance and panoptic segmentation: mask queries, COCO's average precision of masks, panoptic quality."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -25,6 +24,7 @@ from jaxdino.evals.augmentation_pictures import Tile, denormalised
 from jaxdino.evals.detection_pictures import draw_curves, draw_pairs
 from jaxdino.evals.instance_pictures import regions_over
 from jaxdino.evals.instances import Found, InstanceEvaluator
+from jaxdino.evals.object_confusion import write_confusion
 from jaxdino.evals.passes import outputs
 from jaxdino.evals.regions_found import regions_found, scored
 from jaxdino.models import registry
@@ -33,14 +33,14 @@ from jaxdino.objectives.instances import Instances
 from jaxdino.objectives.instances_settings import Masking
 from jaxdino.objectives.settings import settings_of
 from jaxdino.stage import Stage
-from jaxdino.train import data, plots, results, step
+from jaxdino.train import data, plots, step
 from jaxdino.train.task import Part, State
-from jaxdino.train.tasks.supervised import OPTIMISTIC, Supervised, in_split
+from jaxdino.train.tasks.ending import each_class, ended, read_whole, spread
+from jaxdino.train.tasks.supervised import Supervised
 
 if TYPE_CHECKING:
     from jaxdino.train.session import Session
 
-DRAWN = 6  # images of the picture at the end
 NAMES = ("mask_map", "mask_map50", "pq", "miou")
 
 
@@ -191,25 +191,15 @@ class InstanceSegmentation(Supervised):
         self._draw(session, split)
         if session.chief:
             draw_curves(evaluated.masks.curves(), session.folder / "precision_recall.png")
-        values = ", ".join(f"{name} {found[name]:.4f}" for name in NAMES)
-        own = {name.removeprefix("pq/"): value for name, value in found.items() if name.startswith("pq/")}
-        lines = [
-            f"{split} ({results.model_words(session.delivered)}): {values}",
-            *results.listed(f"{split} PQ", [f"{name} {own[name]:.3f}" for name in sorted(own, key=own.__getitem__)]),
-            *([OPTIMISTIC] if split == "val" else []),
-        ]
-        return in_split(split, found), lines
+            write_confusion(session.folder / "confusion.csv", evaluated.masks.confusion(), self.source.class_names)
+        return ended(session, split, found, NAMES, each_class(split, "PQ", found, "pq"))
 
     def _draw(self, session: "Session", split: str) -> None:
         """Draw some images of a split, evenly spaced, with the true objects and those of the saved best model."""
         whole, part = self.source.split(split), session.setup.parts[session.progress.best_model["stage"]]
-        bad = session.progress.bad.get(split, {})
-        good = [row for row in range(len(whole)) if whole.record_name(row) not in bad]
-        chosen = whole.chosen([good[place] for place in np.unique(np.linspace(0, len(good) - 1, DRAWN).astype(int))])
+        chosen = spread(session, whole)
         pairs, names = [], self.source.class_names
-        cfg = dataclasses.replace(data.config_of(self.config), sixteen_bit=self.spec.preprocess.sixteen_bit)
-        images = pipeline.make_whole_iter(chosen, cfg, fields=(), channels=self.spec.config.in_channels)
-        pixels = {int(batch["index"][0]): batch["image"][0] for batch in images if batch["weight"][0]}
+        pixels = read_whole(self, chosen)
         for row, truth, one in self._found(session, part, self.bare(part.stage), chosen, self.best(session)):
             shown = regions_over(pixels[row], truth.ids, truth.labels, names)
             pairs.append((shown, regions_over(pixels[row], one.ids, one.classes, names)))

@@ -21,7 +21,8 @@ from jaxdino.objectives.settings import BALANCED, Multilabelling, settings_of
 from jaxdino.stage import Stage, stages
 from jaxdino.train import plots, results, step
 from jaxdino.train.task import Metrics, Part, State
-from jaxdino.train.tasks.supervised import OPTIMISTIC, Supervised, in_split
+from jaxdino.train.tasks.ending import ended
+from jaxdino.train.tasks.supervised import Supervised
 
 if TYPE_CHECKING:
     from jaxdino.train.session import Session
@@ -100,14 +101,9 @@ class MultilabelClassification(Supervised):
         logits, labels = self.best_evaluated(session, split).answers
         found = multilabel.multilabel(logits, labels, thresholds)
         classes = multilabel.per_class(logits, labels, thresholds, self.source.class_names)
-        values = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in found.items())
-        lines = [
-            f"{split} ({results.model_words(session.delivered)}): {values}",
-            "F1 is at the thresholds that are best on val; predict gives the classes above them",
-            *_class_lines(split, classes),
-            *([OPTIMISTIC] if split == "val" else []),
-        ]
-        return in_split(split, found | {"per_class": classes}), lines
+        words = "F1 is at the thresholds that are best on val; predict gives the classes above them"
+        more = [words, *_class_lines(split, classes)]
+        return ended(session, split, found, (*found,), more, {"per_class": classes})
 
 
 def _class_lines(split: str, classes: Mapping[str, Mapping[str, Any]], most: int = 10, ends: int = 5) -> list[str]:

@@ -23,10 +23,10 @@ from jaxdino.objectives.class_weights import balanced, described, resolved
 from jaxdino.objectives.semantic import Semantic
 from jaxdino.objectives.semantic_settings import BALANCED, Labelling
 from jaxdino.objectives.settings import settings_of
-from jaxdino.train import plots, results, step
+from jaxdino.train import plots, step
 from jaxdino.train.task import Part, State
 from jaxdino.train.tasks.dense import Dense
-from jaxdino.train.tasks.supervised import OPTIMISTIC, in_split
+from jaxdino.train.tasks.ending import each_class, ended
 
 if TYPE_CHECKING:
     from jaxdino.train.session import Session
@@ -131,15 +131,8 @@ class SemanticSegmentation(Dense):
         evaluated = self.evaluation(session, part, self.bare(part.stage), boundaries=True)(split, self.best(session))
         found = evaluated.compute()
         self._draw(session, split)
-        values = ", ".join(f"{name.replace('_', ' ')} {found[name]:.4f}" for name in (*NAMES, BOUNDARY))
-        iou = {name.removeprefix("iou/"): value for name, value in found.items() if name.startswith("iou/")}
-        lines = [
-            f"{split} ({results.model_words(session.delivered)}): {values}",
-            *results.listed(f"{split} IoU", [f"{name} {iou[name]:.3f}" for name in sorted(iou, key=iou.__getitem__)]),
-            *([f"{', '.join(evaluated.absent)}: in no {split} mask"] if evaluated.absent else []),
-            *([OPTIMISTIC] if split == "val" else []),
-        ]
-        return in_split(split, found), lines
+        absent = [f"{', '.join(evaluated.absent)}: in no {split} mask"] if evaluated.absent else []
+        return ended(session, split, found, (*NAMES, BOUNDARY), [*each_class(split, "IoU", found, "iou"), *absent])
 
     def _draw(self, session: "Session", split: str) -> None:
         """Draw some images of a split with truth and prediction of the saved best model."""
