@@ -163,6 +163,8 @@ def reads(head: heads.HeadConfig) -> str:
     """Describe the input of a head in words."""
     if isinstance(head, LinearHeadConfig):
         return POOL_WORDS[head.pool]
+    if several := getattr(head, "stages", 0):
+        return f"the last {several} feature maps"
     if "stages" in (getattr(head, name, "") for name in ("source", "pyramid", "form")):
         return "feature maps of stages"
     if isinstance(head.blocks, tuple):

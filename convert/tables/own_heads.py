@@ -7,14 +7,15 @@ import re
 
 from convert.ops import CONV, COPY, COUNT, LINEAR, POINTWISE, TRANSPOSED, Op
 from convert.table import Rule, rule
+from convert.tables.depth import TRANSPOSED as SPREAD
 from jaxdino.models.heads import HeadConfig
-from jaxdino.models.heads.decoders import MLPHeadConfig
+from jaxdino.models.heads.decoders import FPNHeadConfig, MLPHeadConfig
 from jaxdino.models.heads.fcos import FCOSHeadConfig
 from jaxdino.models.heads.mask_queries import MaskQueriesHeadConfig
 from jaxdino.models.spec import ModelSpec
 
 PREFIX = "dense_head."
-HEADS = (FCOSHeadConfig, MLPHeadConfig, MaskQueriesHeadConfig)
+HEADS = (FCOSHeadConfig, MLPHeadConfig, FPNHeadConfig, MaskQueriesHeadConfig)
 LAST = {"cls_out.weight": 0, "conv_seg.weight": 0, "class_predictor.weight": 1}
 """{the layer that gives classes: its outputs that are no class}."""
 ON_MAPS = r"doubled|(pyramid|pixels)\.lateral\.\d+|linear\.\d+|fuse|conv_seg"
@@ -42,6 +43,8 @@ def _named(path: str, shape: tuple[int, ...]) -> tuple[str, Op]:
         named = {"conv1.kernel": ("conv1.weight", TRANSPOSED), "bias": ("conv1.bias", COPY)}
         name, op = named.get(what, ("conv2.weight", CONV))
         return f"{layer}.{name}", op
+    if leaf == "kernel" and module.startswith("simple.deconv"):
+        return f"{module}.weight", SPREAD
     if leaf == "kernel":
         flat = POINTWISE if re.fullmatch(ON_MAPS, module) else LINEAR
         return f"{module}.weight", CONV if len(shape) == 4 else flat

@@ -8,7 +8,7 @@ from jaxdino.core.options import check_choice, check_range
 from jaxdino.objectives import class_weights
 from jaxdino.objectives.stage_settings import ObjectiveSettings
 
-HEADS = ("linear", "mlp", "dpt")
+HEADS = ("linear", "mlp", "fpn", "dpt")
 BALANCED = "balanced"
 
 
@@ -17,9 +17,10 @@ class Labelling(ObjectiveSettings):
     """The head that gives every pixel a class, its losses, and the windows of evaluation.
 
     Attributes:
-      head: "linear", on the patch tokens; "mlp", SegFormer's layers on four feature maps; "dpt", the DPT decoder.
-      blocks: number of last blocks whose patch tokens the linear head reads.
-      width: channels of the decoders mlp and dpt.
+      head: "linear", on the patch tokens; "mlp", SegFormer's layers on four feature maps; "fpn", a feature pyramid, from
+        the last block of a ViT; "dpt", the DPT decoder.
+      blocks: number of last blocks whose patch tokens the linear head reads, or of last feature maps.
+      width: channels of the decoders, of fpn a multiple of 8.
       dropout: share of the features that is dropped before the last layer, in training.
       cross_entropy: weight of the cross entropy of pixels; 0: off.
       dice: weight of the Dice loss, the mean over the classes of an image.

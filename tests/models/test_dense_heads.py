@@ -8,7 +8,7 @@ from flax import nnx
 
 from jaxdino.core.errors import UserError
 from jaxdino.models.heads import from_json, to_json
-from jaxdino.models.heads.decoders import DPTHeadConfig, MLPHeadConfig
+from jaxdino.models.heads.decoders import DPTHeadConfig, FPNHeadConfig, MLPHeadConfig
 from jaxdino.models.heads.depth import DepthDPTHeadConfig, DepthLinearHeadConfig
 from jaxdino.models.heads.maps import even, resized
 from jaxdino.models.output import Output
@@ -36,6 +36,8 @@ def outputs(stages):
     [
         (MLPHeadConfig(3, BLOCKS, width=8), (2, 3, 5, 3)),
         (MLPHeadConfig(3, 1, "stages", width=8, dropout=0.5), (2, 24, 40, 3)),
+        (FPNHeadConfig(3, width=8), (2, 12, 20, 3)),
+        (FPNHeadConfig(3, 1, "stages", width=8), (2, 24, 40, 3)),
         (DPTHeadConfig(3, BLOCKS, width=8), (2, 32, 48, 3)),
         (DPTHeadConfig(3, 1, "stages", width=8, readout=False), (2, 48, 80, 3)),
         (DepthDPTHeadConfig(1, BLOCKS, width=8), (2, 64, 96)),

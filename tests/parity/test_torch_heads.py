@@ -17,9 +17,10 @@ from convert.store import save_model
 from convert.tables.own_heads import PREFIX
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import bind, split
-from jaxdino.models.heads.decoders import DPTHeadConfig, MLPHeadConfig
+from jaxdino.models.heads.decoders import DPTHeadConfig, FPNHeadConfig, MLPHeadConfig
 from jaxdino.models.heads.fcos import FCOSHeadConfig
 from jaxdino.models.heads.mask_queries import MaskQueriesHeadConfig
+from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.models.output import Output
 from jaxdino.models.published import vit
 from jaxdino.models.resnet import ResNetConfig
@@ -41,6 +42,9 @@ CASES = {
     ),
     "mlp": (RESNET, MLPHeadConfig(3, 1, "stages", width=8), dict(width=8, channels=CHANNELS)),
     "mlp on blocks": (VIT, MLPHeadConfig(3, (0, 1, 2, 3), width=8), dict(width=8, channels=(32,) * 4)),
+    "fpn": (RESNET, FPNHeadConfig(3, 1, "stages", width=8), dict(width=8, channels=CHANNELS)),
+    "fpn on patches": (VIT, FPNHeadConfig(3, width=8), dict(width=8, simple=32)),
+    "linear on stages": (RESNET, PatchesHeadConfig(3, stages=3), None),
     "masks": (
         RESNET,
         MaskQueriesHeadConfig(3, 7, "stages", layers=4, width=16),
@@ -49,7 +53,7 @@ CASES = {
     "masks in blocks": (VIT, MaskQueriesHeadConfig(3, 7, "tokens", 2, upscale=1), None),
     "dpt on stages": (RESNET, DPTHeadConfig(3, 1, "stages", width=8, readout=False), None),
 }
-CLASSES = {"fcos": "FCOS", "mlp": "MLP", "mask_queries": "Masks"}
+CLASSES = {"fcos": "FCOS", "mlp": "MLP", "fpn": "FPN", "mask_queries": "Masks"}
 
 
 def published() -> dict:
@@ -103,10 +107,10 @@ def compared(name, tmp_path, flat):
     module.load_state_dict({key.removeprefix(PREFIX): value for key, value in torch.load(file).items()})
     stages = outs[-1].stages[-3:] if head.name == "fcos" else outs[-1].stages
     maps = [torch.tensor(np.asarray(x)).permute(0, 3, 1, 2) for x in stages or [out.patches for out in outs]]
-    given = torch.cat(maps, 1) if name == "fcos on patches" else maps
+    given = torch.cat(maps, 1) if name.endswith("on patches") else maps
     with torch.no_grad():
         theirs = module(given)
-    if head.name == "mlp":
+    if head.name in ("mlp", "fpn"):
         return [(ours["logits"], theirs.permute(0, 2, 3, 1))]
     names = ("logits", "distances", "centerness") if head.name == "fcos" else ("logits", "masks")
     return list(zip((ours[one] for one in names), theirs, strict=True))

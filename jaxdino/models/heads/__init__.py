@@ -16,7 +16,7 @@ from flax import nnx
 from jaxdino.core import options
 from jaxdino.models.heads.align import AlignHeadConfig
 from jaxdino.models.heads.choice import Choice
-from jaxdino.models.heads.decoders import DPTHeadConfig, MLPHeadConfig
+from jaxdino.models.heads.decoders import DPTHeadConfig, FPNHeadConfig, MLPHeadConfig
 from jaxdino.models.heads.depth import DepthDPTHeadConfig, DepthLinearHeadConfig
 from jaxdino.models.heads.fcos import FCOSHeadConfig
 from jaxdino.models.heads.linear import LinearHeadConfig
@@ -80,6 +80,7 @@ HEADS: dict[str, type[HeadConfig]] = {
         LinearHeadConfig,
         PatchesHeadConfig,
         MLPHeadConfig,
+        FPNHeadConfig,
         DPTHeadConfig,
         FCOSHeadConfig,
         MaskQueriesHeadConfig,

@@ -1,4 +1,4 @@
-"""Decoders that give every pixel a class, on four feature maps: SegFormer's layers, and DPT's.
+"""Decoders that give every pixel a class, on four feature maps: SegFormer's layers, a feature pyramid, and DPT's.
 
 Sources: Xie et al. 2021 (arXiv:2105.15203), SegFormer, section 3.2; Ranftl et al. 2021 (arXiv:2103.13413), DPT.
 """
@@ -12,10 +12,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxdino.core.options import check_range
+from jaxdino.core.errors import UserError
+from jaxdino.core.options import check_choice, check_range
 from jaxdino.models.batch_norm import BatchNorm
 from jaxdino.models.heads.dpt import Decoder
-from jaxdino.models.heads.maps import BLOCKS, LEVELS, as_blocks, check_levels, read, resized, widths_of
+from jaxdino.models.heads.fcos import GROUPS
+from jaxdino.models.heads.maps import BLOCKS, LEVELS, STAGES, as_blocks, check_levels, read, resized, widths_of
+from jaxdino.models.heads.mask_decoder import PixelDecoder
+from jaxdino.models.heads.simple_pyramid import SimplePyramid
 from jaxdino.models.layers import Linear
 from jaxdino.models.output import Output
 
@@ -85,6 +89,31 @@ class DPTHeadConfig(_Decoder):
         return dataclasses.replace(self, width=before.width, readout=before.readout)
 
 
+@dataclasses.dataclass(frozen=True)
+class FPNHeadConfig(_Decoder):
+    """A feature pyramid, whose levels are added at the finest resolution; see `_Decoder`.
+
+    Attributes:
+      blocks: 1; of a ViT, the last block, whose patch tokens become maps at 4, 2, 1 and 1/2 times their resolution.
+      width: a multiple of 8.
+    """
+
+    blocks: int = 1
+    name: ClassVar[str] = "fpn"
+
+    def __post_init__(self):
+        check_choice("source", self.source, (BLOCKS, STAGES))
+        check_range("blocks", self.blocks, "[1, 1]")
+        check_range("num_classes", self.num_classes, "[0, inf)")
+        check_range("dropout", self.dropout, "[0, 1)")
+        if self.width < GROUPS or self.width % GROUPS:
+            raise UserError(f"width={self.width} of a feature pyramid must be a multiple of {GROUPS}")
+
+    def build(self, width: int, rngs: nnx.Rngs, *, dtype: jnp.dtype = jnp.float32) -> "FPNHead":
+        """Build the head with random kernels."""
+        return FPNHead(self, width, rngs)
+
+
 class MLPHead(nnx.Module):
     """Linear layers `linear`, one `fuse` with batch norm `bn` and ReLU, and `conv_seg`; computed in float32."""
 
@@ -101,6 +130,31 @@ class MLPHead(nnx.Module):
         maps = [layer(x) for layer, x in zip(self.linear, read(outs, self.cfg.source, self.widths), strict=True)]
         x = jnp.concatenate([resized(one, maps[0].shape[1:3]) for one in maps], axis=-1)
         x = jax.nn.relu(self.bn(self.fuse(x)))
+        return {"logits": self.conv_seg(dropped(x, self.cfg.dropout, key))}
+
+
+class FPNHead(nnx.Module):
+    """The pyramid `pixels`, on `simple`'s maps of a ViT, and `conv_seg` on the sum of its levels; in float32.
+
+    Source: Kirillov et al. 2019, Panoptic FPN (arXiv:1901.02446), section 3.1, with one resize in place of several
+    stages.
+    """
+
+    def __init__(self, cfg: FPNHeadConfig, width: int, rngs: nnx.Rngs):
+        self.simple = SimplePyramid(width, rngs) if cfg.source == BLOCKS else None
+        self.widths = self.simple.widths if self.simple is not None else widths_of(width, STAGES)
+        self.pixels = PixelDecoder(self.widths, cfg.width, rngs)
+        self.conv_seg = Linear(cfg.width, cfg.num_classes, std=0.01, rngs=rngs)
+        self.cfg = cfg
+
+    def __call__(self, outs: Sequence[Output], key: jax.Array | None = None) -> dict[str, jax.Array]:
+        """Map a backbone's outputs to {"logits": (B, h, w, classes) float32}. With a key, dropout is active."""
+        if self.simple is not None:
+            maps = self.simple(outs[-1].patches.astype(jnp.float32))
+        else:
+            maps = read(outs, STAGES, self.widths)
+        levels = self.pixels(maps)
+        x = sum((resized(one, levels[0].shape[1:3]) for one in levels[1:]), levels[0])
         return {"logits": self.conv_seg(dropped(x, self.cfg.dropout, key))}
 
 

@@ -15,7 +15,7 @@ from jaxdino.evals.segmentation import IGNORED
 from jaxdino.evals.segmentation_pictures import draw_classes
 from jaxdino.evals.semantic import BOUNDARY, NAMES, SemanticEvaluator
 from jaxdino.models.heads import HeadConfig
-from jaxdino.models.heads.decoders import DPTHeadConfig, MLPHeadConfig
+from jaxdino.models.heads.decoders import DPTHeadConfig, FPNHeadConfig, MLPHeadConfig
 from jaxdino.models.heads.maps import BLOCKS, STAGES, even
 from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.models.spec import ModelSpec
@@ -57,9 +57,12 @@ class SemanticSegmentation(Dense):
         how = self.settings
 
         def made(spec: ModelSpec) -> HeadConfig:
-            if how.head == "linear":
-                return PatchesHeadConfig(classes, how.blocks, how.dropout)
             staged = hasattr(spec.config, "depths")
+            if how.head == "linear":
+                several = how.blocks if staged and how.blocks > 1 else 0
+                return PatchesHeadConfig(classes, 1 if staged else how.blocks, how.dropout, several)
+            if how.head == "fpn":
+                return FPNHeadConfig(classes, 1, STAGES if staged else BLOCKS, how.width, how.dropout)
             reads = (1, STAGES) if staged else (even(cast(Any, spec.config).depth), BLOCKS)
             if how.head == "mlp":
                 return MLPHeadConfig(classes, *reads, how.width, how.dropout)

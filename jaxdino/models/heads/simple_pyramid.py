@@ -1,0 +1,33 @@
+"""The simple feature pyramid of a plain vision transformer: four maps from the one that its last block gives.
+
+Source: Li et al. 2022 (arXiv:2203.16527), ViTDet, section 3; facebookresearch/detectron2
+detectron2/modeling/backbone/vit.py (SimpleFeaturePyramid), scale factors 4, 2, 1 and 1/2, without the convolutions
+that follow.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from jaxdino.models.heads.maps import Enlarge
+from jaxdino.models.layers import LayerNorm
+
+
+class SimplePyramid(nnx.Module):
+    """One map (B, h, w, D) -> maps at 4, 2, 1 and 1/2 times its resolution, of `widths` channels."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        half, quarter = width // 2, width // 4
+        self.deconv4 = nnx.List([Enlarge(width, half, 2, rngs), Enlarge(half, quarter, 2, rngs)])
+        self.norm4 = LayerNorm(half, 1e-6)
+        self.deconv2 = Enlarge(width, half, 2, rngs)
+        self.widths = [quarter, half, width, width]
+
+    def __call__(self, x_BxhxwxD: jax.Array) -> list[jax.Array]:
+        """Return the maps, the finest first; a side that is odd is halved to the next larger number."""
+        _, height, width, _ = x_BxhxwxD.shape
+        fine = jax.nn.gelu(self.norm4(self.deconv4[0](x_BxhxwxD)), approximate=False)
+        odd = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
+        coarse = lax.reduce_window(x_BxhxwxD, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), odd)
+        return [self.deconv4[1](fine), self.deconv2(x_BxhxwxD), x_BxhxwxD, coarse]
