@@ -17,8 +17,8 @@ class Labelling(ObjectiveSettings):
     """The head that gives every pixel a class, its losses, and the windows of evaluation.
 
     Attributes:
-      head: "linear", on the patch tokens; "mlp", SegFormer's layers on four feature maps; "fpn", a feature pyramid, from
-        the last block of a ViT; "dpt", the DPT decoder.
+      head: "linear", on the patch tokens; "mlp", SegFormer's layers on four feature maps; "fpn", a feature pyramid on
+        the last block of a ViT or on stages; "dpt", the DPT decoder.
       blocks: number of last blocks whose patch tokens the linear head reads, or of last feature maps.
       width: channels of the decoders, of fpn a multiple of 8.
       dropout: share of the features that is dropped before the last layer, in training.
