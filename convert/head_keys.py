@@ -122,8 +122,14 @@ def alone(shapes: Shapes) -> tuple[Keys, list[str]] | None:
 
 
 def unsupported(keys: Iterable[str]) -> str:
-    """Name a published head that is not read, from its keys; "" for others."""
+    """Name a published head that is not read, from its keys; "" for others.
+
+    Sources of the names: facebookresearch/dinov3 eval/depth and eval/segmentation; huggingface/transformers
+    models/eomt_dinov3.
+    """
     keys = list(keys)
+    if "upscale_block.block.0.conv1.weight" in keys and "embeddings.position_embeddings.weight" not in keys:
+        return "EoMT on DINOv3 (EomtDinov3ForUniversalSegmentation), which is not read: EoMT on DINOv2 is"
     if any("reassemble_blocks.batchnorm_layers" in key for key in keys):
         return "DINOv3's depther, a DPT decoder with batch norms, which is not read"
     if any("pixel_decoder" in key for key in keys):

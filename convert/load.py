@@ -13,7 +13,7 @@ from flax import nnx
 from convert import assumptions, eomt
 from convert.channels import fit_channels
 from convert.describe import card_of, recognise_source
-from convert.head_keys import bound_table
+from convert.head_keys import bound_table, unsupported
 from convert.hub import find
 from convert.lazy_array import LazyArray
 from convert.readers import Source, open_source
@@ -156,6 +156,8 @@ def open_pretrained(
             if eomt_names.holds(source.keys()):
                 yield _from_eomt(source, image_size, drop_head).watched()
                 return
+            if (known := unsupported(source.keys())).startswith("EoMT"):  # its backbone sees the queries
+                raise UserError(f"{source.origin['path']}: {known}")
             said = {"model": model, "layout": layout, "prefix": prefix, "num_heads": num_heads, "pos_grid": pos_grid}
             found = recognise_source(source, **said, image_size=image_size)
             yield fit_channels(_from_source(source, found, drop_head, pool, head_blocks), in_channels).watched()
@@ -229,7 +231,8 @@ def _aside(found: Recognised, table: BoundTable, shapes: Mapping[str, tuple[int,
     for key in found.aside:
         group = GROUP.match(key)[0]
         groups[group] = groups.get(group, 0) + 1
-    return notes + [f"left aside {count} tensors under {group!r}" for group, count in sorted(groups.items())]
+    notes += [f"left aside {count} tensors under {group!r}" for group, count in sorted(groups.items())]
+    return notes + [f"among them is {known}" for known in [unsupported(found.aside)] if known]
 
 
 def _listed(keys: list[str]) -> str:

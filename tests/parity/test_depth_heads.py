@@ -203,3 +203,12 @@ def test_refusals(tmp_path):
         torch.save({key: torch.ones(2)}, tmp_path / "head.pth")
         with pytest.raises(UserError, match=words):
             load_pretrained(backbone, head=tmp_path / "head.pth", num_heads=HEADS)
+    state = {f"backbone.{key}": value for key, value in torch.load(backbone).items()}
+    torch.save(state | {"segmentation_model.1.pixel_decoder.a": torch.ones(2)}, tmp_path / "both.pth")
+    assert any(
+        "among them is a Mask2Former" in note for note in load_pretrained(tmp_path / "both.pth", num_heads=4).notes
+    )
+    names = ("query.weight", "class_predictor.weight", "upscale_block.block.0.conv1.weight", "embeddings.cls_token")
+    torch.save({name: torch.ones(2, 2) for name in names}, tmp_path / "eomt.pth")
+    with pytest.raises(UserError, match="EoMT on DINOv3"):
+        load_pretrained(tmp_path / "eomt.pth")
