@@ -18,6 +18,7 @@ class Detecting(ObjectiveSettings):
       radius: a place learns an object if it is less than this many strides from the object's centre.
       focal_alpha: weight of the true class in the focal loss; background has 1 minus this.
       focal_gamma: exponent of the focal loss, which lowers the weight of places that are classified well.
+      mosaic: share of the training images that become mosaics of themselves and three others; 0: off.
     """
 
     blocks: int = 1
@@ -26,6 +27,7 @@ class Detecting(ObjectiveSettings):
     radius: float = 1.5
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
+    mosaic: float = 0.0
     of_run: ClassVar = ("blocks", "width", "convs")
     reads: ClassVar = (r"model\.(num_classes|drop_head)",)
 
@@ -36,3 +38,4 @@ class Detecting(ObjectiveSettings):
         check_range("objective.radius", self.radius, "(0, inf)")
         check_range("objective.focal_alpha", self.focal_alpha, "[0, 1]")
         check_range("objective.focal_gamma", self.focal_gamma, "[0, inf)")
+        check_range("objective.mosaic", self.mosaic, "[0, 1]")

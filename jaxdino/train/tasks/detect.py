@@ -15,6 +15,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, Skeleton, bind
 from jaxdino.data import photometric, pipeline
 from jaxdino.data.box_field import BoxField, slots_of
+from jaxdino.data.mosaic import mosaic
 from jaxdino.data.presets import get_preset
 from jaxdino.data.recipe import unmixed
 from jaxdino.data.record import Split
@@ -38,6 +39,7 @@ from jaxdino.train.tasks.supervised import Supervised
 if TYPE_CHECKING:
     from jaxdino.train.session import Session
 
+MOSAIC = 7  # what the key of the mosaics is folded in with
 SHOWN = 0.3  # smallest score of a box in it
 STAGES = (8, 16, 32, 64)
 """Strides of the levels on feature maps: those of the last three stages, and one more."""
@@ -93,7 +95,11 @@ class Detection(Supervised):
         return super().skeleton(stage)
 
     def augment(self, part: Part, key: jax.Array, batch: step.Batch) -> step.Batch:
-        """Augment the colours of a batch."""
+        """Make mosaics, if the stage has them, and augment the colours of a batch."""
+        settings: Detecting = settings_of(self.config, part.stage.objective, f"stage {part.stage.name!r}")
+        if settings.mosaic:
+            own = jax.random.fold_in(key, MOSAIC)
+            batch = mosaic(own, batch, settings.mosaic, data.config_of(self.config).min_visibility)
         how = unmixed(get_preset(part.stage.augment)), self.spec.preprocess.mean, self.spec.preprocess.std
         image = photometric.augment_view(key, batch["image"], *how, **photometric.given(batch, "image"))
         return batch | {"image": image}
