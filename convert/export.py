@@ -195,7 +195,7 @@ _FILES = (
     r"(open_clip_)?model\.safetensors",
     r"model\.safetensors\.index\.json",
     r"model-\d+-of-\d+\.safetensors",
-    rf"({_NAMES})(_segmentation|_depth|_detection|_instances)?(_(linear\d*|dpt|mlp|fpn|fcos|masks)_head)?\.pth",
+    rf"({_NAMES})(_segmentation|_depth|_detection|_instances)?(_(linear\d*|dpt|mlp|fpn|fcos|detr|masks)_head)?\.pth",
     r"(open_clip_)?config\.json",
     *map(re.escape, ("preprocessor_config.json", HEAD, NOTES)),
     *{re.escape(name) for family in FAMILIES for how in family.layouts.values() for name in how.companions},

@@ -32,7 +32,7 @@ FOLDER_FILES = (
     "open_clip_pytorch_model.bin",
 )
 HEAD = "head.safetensors"
-HEAD_FILES = r"head\.safetensors|.*_(linear\d*|ms|dpt|mlp|fpn|fcos|masks)_head(-[0-9a-f]+)?\.pth"
+HEAD_FILES = r"head\.safetensors|.*_(linear\d*|ms|dpt|mlp|fpn|fcos|detr|masks)_head(-[0-9a-f]+)?\.pth"
 """Name patterns of files that contain only a head, ours and Meta's."""
 CLASSES = ("meta.CLASSES", "meta.dataset_meta.classes")
 """Where checkpoints of mmsegmentation 0.x and 1.x name their classes, in `Source.extras`."""

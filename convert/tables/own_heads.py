@@ -10,13 +10,14 @@ from convert.table import Rule, rule
 from convert.tables.depth import TRANSPOSED as SPREAD
 from jaxdino.models.heads import HeadConfig
 from jaxdino.models.heads.decoders import FPNHeadConfig, MLPHeadConfig
+from jaxdino.models.heads.detr import DETRHeadConfig
 from jaxdino.models.heads.fcos import FCOSHeadConfig
 from jaxdino.models.heads.mask_queries import MaskQueriesHeadConfig
 from jaxdino.models.spec import ModelSpec
 
 PREFIX = "dense_head."
-HEADS = (FCOSHeadConfig, MLPHeadConfig, FPNHeadConfig, MaskQueriesHeadConfig)
-LAST = {"cls_out.weight": 0, "conv_seg.weight": 0, "class_predictor.weight": 1}
+HEADS = (FCOSHeadConfig, DETRHeadConfig, MLPHeadConfig, FPNHeadConfig, MaskQueriesHeadConfig)
+LAST = {"cls_out.weight": 0, "cls.weight": 0, "conv_seg.weight": 0, "class_predictor.weight": 1}
 """{the layer that gives classes: its outputs that are no class}."""
 ON_MAPS = r"doubled|(pyramid|pixels)\.lateral\.\d+|linear\.\d+|fuse|conv_seg"
 """Linear layers on feature maps, 1 x 1 convolutions in PyTorch."""
@@ -50,8 +51,8 @@ def _named(path: str, shape: tuple[int, ...]) -> tuple[str, Op]:
         return f"{module}.weight", CONV if len(shape) == 4 else flat
     if leaf == "num_batches_tracked":
         return path, COUNT
-    if path == "query":
-        return "query.weight", COPY
+    if path in ("query", "label", "level"):
+        return f"{path}.weight", COPY
     return f"{module}.{LEAVES[leaf]}" if module else path, COPY
 
 

@@ -18,6 +18,7 @@ from jaxdino.data.checks import open_image
 from jaxdino.data.geometry import Geometry, evaluated
 from jaxdino.data.ranges import remarks
 from jaxdino.models.boxes import detections
+from jaxdino.models.heads.detr import DETRHeadConfig
 from jaxdino.models.heads.fcos import FCOSHeadConfig
 
 THRESHOLD = 0.3  # smallest score of an object that is given, by default
@@ -116,7 +117,7 @@ class Detector(Model):
 
     @cached_property
     def _detect(self) -> Any:
-        head = cast(FCOSHeadConfig, self.card.head)  # a model with another head is no `Detector`
+        head = cast(FCOSHeadConfig | DETRHeadConfig, self.card.head)  # a model with another head is no `Detector`
         skeleton, find = self.skeleton, partial(detections, strides=head.strides)
 
         def run(flat: Any, images: jax.Array) -> dict[str, jax.Array]:

@@ -56,10 +56,10 @@ def _one(four: Arrays, centre: jax.Array, scales: jax.Array, visibility: float) 
         own_y = inside_y & ((y >= at[1]) if below else (y < at[1]))
         drawn = jnp.einsum("yh,xw,hwc->yxc", down, across, four["image"][place].astype(jnp.float32))
         canvas = jnp.where((own_y[:, None] & own_x[None])[..., None], drawn, canvas)
-        moved = four["boxes"][place] * scales[place] + jnp.tile(low, 2)
+        moved = four["boxes"][place] * scales[place] + jnp.tile(low, 2)[None]
         first = jnp.where(jnp.array([right, below]) > 0, at, 0.0)
         last = jnp.where(jnp.array([right, below]) > 0, sides, at)
-        boxes.append(jnp.clip(moved, jnp.tile(first, 2), jnp.tile(last, 2)))
+        boxes.append(jnp.clip(moved, jnp.tile(first, 2)[None], jnp.tile(last, 2)[None]))
         whole.append(moved)
     found = {name: four[name].reshape(-1) for name in ("box_labels", "box_valid", "box_ignored")}
     kept = _kept(jnp.concatenate(boxes), jnp.concatenate(whole), found, four["boxes"].shape[1], visibility)

@@ -55,6 +55,11 @@ def decode(distances_xLx4: jax.Array, places: Grid) -> jax.Array:
     return jnp.concatenate([centre - pixels[..., :2], centre + pixels[..., 2:]], axis=-1)
 
 
+def corners(boxes: jax.Array) -> jax.Array:
+    """Return left, top, right and bottom of boxes (..., 4) that are given as centre, width and height."""
+    return jnp.concatenate([boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2], axis=-1)
+
+
 def areas(boxes: jax.Array) -> jax.Array:
     """Return the areas (...) of boxes (..., 4)."""
     return jnp.prod(jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0), axis=-1)
@@ -92,10 +97,13 @@ def detections(
     The score is the root of the product of the class's probability and the centerness. Empty slots have a score of 0.
 
     Args:
-      predictions: see `heads.fcos.FCOSHead`. size: (height, width) of the images. least: smallest score.
+      predictions: see `heads.fcos.FCOSHead`, or `heads.detr.DETRHead`. size: (height, width) of the images.
+      strides: of the levels; () for queries. least: smallest score.
 
     Source: Tian et al. 2020 (arXiv:2006.09214), section 3.3; pytorch/vision torchvision/models/detection/fcos.py.
     """
+    if not strides:
+        return of_queries(predictions, size, least)
     height, width = size
     logits = predictions["logits"]
     classes, edge = logits.shape[-1], jnp.array([width, height, width, height], jnp.float32)
@@ -112,3 +120,24 @@ def detections(
         return {"boxes": found[order] * (best > 0)[:, None], "scores": best, "labels": labels[order]}
 
     return jax.vmap(one)(boxes_BxLx4, scores)
+
+
+def of_queries(predictions: dict[str, jax.Array], size: tuple[int, int], least: float = 0.01) -> dict[str, jax.Array]:
+    """Return the objects that queries find, as `detections`: the best pairs of query and class, without suppression.
+
+    Source: Zhu et al. 2021, Deformable DETR (arXiv:2010.04159).
+    """
+    height, width = size
+    edge = jnp.array([width, height, width, height], jnp.float32)
+    boxes_BxQx4 = jnp.clip(corners(predictions["boxes"]), 0, 1) * edge[None, None]
+
+    def one(boxes_Qx4: jax.Array, logits_QxC: jax.Array) -> dict[str, jax.Array]:
+        scores = jax.nn.sigmoid(logits_QxC).reshape(-1)
+        best, places = jax.lax.top_k(scores, min(MOST, len(scores)))
+        found = boxes_Qx4[places // logits_QxC.shape[-1]]
+        best = jnp.where((best >= least) & (areas(found) > 0), best, 0.0)
+        best, order = jax.lax.top_k(best, len(best))
+        labels = (places % logits_QxC.shape[-1])[order]
+        return {"boxes": found[order] * (best > 0)[:, None], "scores": best, "labels": labels}
+
+    return jax.vmap(one)(boxes_BxQx4, predictions["logits"])

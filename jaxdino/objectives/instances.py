@@ -13,15 +13,14 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxdino.models.heads.mask_queries import Shares
 from jaxdino.objectives.masks import cell_shares
+from jaxdino.objectives.matching import matched
 
 OVERSAMPLED = 3  # points drawn for each that is kept
 CERTAIN = 0.25  # share of the points that are drawn evenly
 POWER = 0.9  # of the annealing
-FREE = 1e4  # cost of what is matched last
 
 Arrays = dict[str, jax.Array]
 
@@ -98,20 +97,6 @@ def costs(logits: jax.Array, masks: jax.Array, labels: jax.Array, truth: jax.Arr
     p = jax.nn.sigmoid(masks) * known
     dice = 1 - (2 * counted @ p.T + 1) / (jnp.sum(counted, axis=1)[:, None] + jnp.sum(p, axis=1)[None] + 1)
     return how.mask_weight * entropy - how.class_weight * odds + how.dice_weight * dice
-
-
-def matched(cost_MxQ: jax.Array, valid_M: jax.Array) -> jax.Array:
-    """Return the query (M,) of each object, Q at least M; Q + m for the empty slot m.
-
-    Each empty slot has a column of its own, which it takes at once: otherwise it would be searched for among ties.
-    """
-    slots = len(cost_MxQ)
-    cost = jnp.nan_to_num(cost_MxQ, nan=FREE, posinf=FREE, neginf=FREE)
-    used = valid_M[:, None] > 0
-    own = jnp.where(jnp.eye(slots, dtype=bool) & ~used, 0.0, FREE)
-    cost = jnp.concatenate([jnp.where(used, cost, FREE), own], axis=1)
-    rows, columns = optax.assignment.hungarian_algorithm(cost)
-    return jnp.zeros(slots, jnp.int32).at[rows].set(columns.astype(jnp.int32))
 
 
 def uncertain(masks_MxHxW: jax.Array, key: jax.Array, count: int) -> jax.Array:

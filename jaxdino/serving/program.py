@@ -13,7 +13,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, bind
 from jaxdino.core.rules import did_you_mean
 from jaxdino.data.photometric import normalize
-from jaxdino.models.boxes import decode, grid
+from jaxdino.models.boxes import corners, decode, grid
 from jaxdino.models.heads.calibration import Calibration
 from jaxdino.models.output import Output
 from jaxdino.serving.resizing import resized
@@ -113,7 +113,11 @@ def _task(card: Any) -> tuple[str, tuple[str, ...]]:
 
 def _outputs(out: Output, card: Any, task: str, size: tuple[int, int], chosen: Sequence[str]) -> dict[str, jax.Array]:
     found: dict[str, jax.Array] = {name: getattr(out, name) for name in FEATURES} | out.predictions
-    if task == "detect":
+    if task == "detect" and not card.head.strides:
+        edge = jnp.array([size[1], size[0], size[1], size[0]], jnp.float32)[None, None]
+        found["boxes"] = jnp.minimum(jnp.maximum(corners(out.predictions["boxes"]), 0), 1) * edge
+        found["scores"] = jax.nn.sigmoid(found["logits"])
+    elif task == "detect":
         distances, centre = out.predictions["distances"], jax.nn.sigmoid(out.predictions["centerness"])
         edge = jnp.array([size[1], size[0], size[1], size[0]], jnp.float32)[None, None]
         boxes = decode(distances, grid(size, card.head.strides))

@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from jaxdino.objectives.instances import Instances, costs, matched, sampled, truth_at, uncertain
+from jaxdino.objectives.instances import Instances, costs, sampled, truth_at, uncertain
+from jaxdino.objectives.matching import matched
 from tests.torchvision_stub import import_torchvision
 
 import_torchvision()

@@ -15,6 +15,7 @@ from jaxdino import detect, evaluate, predict
 from jaxdino.core.errors import UserError
 from jaxdino.core.sharding import make_mesh
 from jaxdino.data.sources import load_source
+from jaxdino.models.heads.detr import DETRHeadConfig
 from jaxdino.models.heads.fcos import FCOSHeadConfig
 from jaxdino.train import loop
 from jaxdino.train.setup import prepare
@@ -64,6 +65,17 @@ def test_four_devices_equal_one(whole, all_devices, tmp_path):
     ]
     assert make_mesh().size == 4 and len(losses[0]) >= 4
     np.testing.assert_allclose(*losses, rtol=2e-4)
+
+
+def test_queries_as_the_second_kind(tmp_path):
+    given = dict(head="detr", queries=24, layers=1, width=8, mosaic=0.5, denoising=8)
+    loop.run(config("full", **{f"objective__{name}": value for name, value in given.items()}), tmp_path)
+    card, _ = load_model(tmp_path / "best")
+    assert card.head == DETRHeadConfig(15, 1, "patches", 24, 1, 8)
+    image = load_source(dict(name="shapes"), "boxes").split("test").records[0]
+    (objects,) = jaxdino.load(tmp_path).detect([image], threshold=0.0)
+    assert len(objects.boxes) == 100 and (objects.boxes >= 0).all()
+    assert "test/map" in json.loads((tmp_path / "summary.json").read_text())
 
 
 def test_what_each_strategy_trains():

@@ -18,6 +18,7 @@ from jaxdino.models.heads.align import AlignHeadConfig
 from jaxdino.models.heads.choice import Choice
 from jaxdino.models.heads.decoders import DPTHeadConfig, FPNHeadConfig, MLPHeadConfig
 from jaxdino.models.heads.depth import DepthDPTHeadConfig, DepthLinearHeadConfig
+from jaxdino.models.heads.detr import DETRHeadConfig
 from jaxdino.models.heads.fcos import FCOSHeadConfig
 from jaxdino.models.heads.linear import LinearHeadConfig
 from jaxdino.models.heads.mask_queries import MaskQueriesHeadConfig
@@ -83,6 +84,7 @@ HEADS: dict[str, type[HeadConfig]] = {
         FPNHeadConfig,
         DPTHeadConfig,
         FCOSHeadConfig,
+        DETRHeadConfig,
         MaskQueriesHeadConfig,
         DepthLinearHeadConfig,
         DepthDPTHeadConfig,

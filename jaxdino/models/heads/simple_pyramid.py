@@ -15,19 +15,29 @@ from jaxdino.models.layers import LayerNorm
 
 
 class SimplePyramid(nnx.Module):
-    """One map (B, h, w, D) -> maps at 4, 2, 1 and 1/2 times its resolution, of `widths` channels."""
+    """One map (B, h, w, D) -> maps at 4, 2, 1 and 1/2 times its resolution, of `widths` channels.
 
-    def __init__(self, width: int, rngs: nnx.Rngs):
+    Args:
+      fine: whether there is a map at 4 times the resolution.
+    """
+
+    def __init__(self, width: int, rngs: nnx.Rngs, *, fine: bool = True):
         half, quarter = width // 2, width // 4
-        self.deconv4 = nnx.List([Enlarge(width, half, 2, rngs), Enlarge(half, quarter, 2, rngs)])
-        self.norm4 = LayerNorm(half, 1e-6)
+        self.widths = [half, width, width]
+        if fine:
+            self.deconv4 = nnx.List([Enlarge(width, half, 2, rngs), Enlarge(half, quarter, 2, rngs)])
+            self.norm4 = LayerNorm(half, 1e-6)
+            self.widths = [quarter, *self.widths]
         self.deconv2 = Enlarge(width, half, 2, rngs)
-        self.widths = [quarter, half, width, width]
+        self.fine = fine
 
     def __call__(self, x_BxhxwxD: jax.Array) -> list[jax.Array]:
         """Return the maps, the finest first; a side that is odd is halved to the next larger number."""
         _, height, width, _ = x_BxhxwxD.shape
-        fine = jax.nn.gelu(self.norm4(self.deconv4[0](x_BxhxwxD)), approximate=False)
         odd = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
         coarse = lax.reduce_window(x_BxhxwxD, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), odd)
-        return [self.deconv4[1](fine), self.deconv2(x_BxhxwxD), x_BxhxwxD, coarse]
+        found = [self.deconv2(x_BxhxwxD), x_BxhxwxD, coarse]
+        if not self.fine:
+            return found
+        fine = jax.nn.gelu(self.norm4(self.deconv4[0](x_BxhxwxD)), approximate=False)
+        return [self.deconv4[1](fine), *found]

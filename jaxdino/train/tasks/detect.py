@@ -26,8 +26,10 @@ from jaxdino.evals.object_confusion import write_confusion
 from jaxdino.evals.passes import outputs
 from jaxdino.models import registry
 from jaxdino.models.boxes import detections
+from jaxdino.models.heads.detr import DETRHeadConfig
 from jaxdino.models.heads.fcos import FCOSHeadConfig
 from jaxdino.objectives.detect import Detect
+from jaxdino.objectives.detect_queries import DetectQueries
 from jaxdino.objectives.detect_settings import Detecting
 from jaxdino.objectives.settings import settings_of
 from jaxdino.stage import Stage
@@ -60,11 +62,18 @@ class Detection(Supervised):
         slots, line = slots_of(self.source.splits, cfg.max_boxes)
         self.tell(line)
         self.fields = (BoxField(slots, cfg.min_visibility),)
-        self.card = dataclasses.replace(self.card, head=dataclasses.replace(self.own_head, strides=self._strides()))
+        if isinstance(self.own_head, FCOSHeadConfig):
+            head = dataclasses.replace(self.own_head, strides=self._strides(self.own_head.pyramid))
+            self.card = dataclasses.replace(self.card, head=head)
+        elif slots > self.own_head.queries:
+            raise UserError(
+                f"objective.queries={self.own_head.queries} are fewer than the {slots} slots for boxes: give more, or "
+                "a smaller data.max_boxes"
+            )
         self.monitors = tuple(f"val/{name}" for name in self.evaluator().names)
 
-    def head(self, classes: int) -> FCOSHeadConfig:
-        """Return the dense head, on the feature maps of a hierarchical network or on patch tokens."""
+    def head(self, classes: int) -> FCOSHeadConfig | DETRHeadConfig:
+        """Return the head, on the feature maps of a hierarchical network or on patch tokens."""
         name = self.config.model.name
         family = registry.MODELS[name].family if name in registry.MODELS else name.removesuffix(CUSTOM)
         staged = hasattr(registry.CONFIGS.get(family), "depths")
@@ -72,15 +81,18 @@ class Detection(Supervised):
         if staged and settings.blocks != 1:
             raise UserError(f"objective.blocks={settings.blocks} is for vision transformers; {name} has feature maps")
         pyramid = "stages" if staged else "patches"
+        if settings.head == "detr":
+            shape = dict(queries=settings.queries, layers=settings.layers, width=settings.width)
+            return DETRHeadConfig(classes, pyramid=pyramid, **shape)
         return FCOSHeadConfig(classes, settings.blocks, pyramid, width=settings.width, convs=settings.convs)
 
     @property
-    def own_head(self) -> FCOSHeadConfig:
+    def own_head(self) -> FCOSHeadConfig | DETRHeadConfig:
         """The head of the card."""
-        return cast(FCOSHeadConfig, self.card.head)  # as `head` gives it, or `weights.start` compared with it
+        return cast(Any, self.card.head)  # as `head` gives it, or `weights.start` compared with it
 
-    def _strides(self) -> tuple[int, ...]:
-        if self.own_head.pyramid == "stages":
+    def _strides(self, pyramid: str) -> tuple[int, ...]:
+        if pyramid == "stages":
             return STAGES
         patch = getattr(self.spec.config, "patch_size", 0)
         if not isinstance(patch, int) or patch < 2:
@@ -112,10 +124,13 @@ class Detection(Supervised):
         shown = boxes_over(np.rint(255 * image).astype(np.uint8), boxes, labels, self.source.class_names)
         return [Tile(np.asarray(shown, np.float32) / 255, f"{used.sum()} objects")]
 
-    def objective(self, part: Part, current: State) -> Detect:
-        """Return the losses of the dense head."""
+    def objective(self, part: Part, current: State) -> Detect | DetectQueries:
+        """Return the losses of the head."""
         how: Detecting = settings_of(self.config, part.stage.objective, f"stage {part.stage.name!r}")
-        return Detect(self.own_head.strides, how.radius, how.focal_alpha, how.focal_gamma)
+        head, focal = self.own_head, (how.focal_alpha, how.focal_gamma)
+        if isinstance(head, DETRHeadConfig):
+            return DetectQueries(head.num_classes, *focal, denoising=how.denoising)
+        return Detect(head.strides, how.radius, *focal)
 
     def evaluator(self) -> DetectionEvaluator:
         """Return COCO's metrics."""
