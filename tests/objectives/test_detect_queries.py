@@ -162,7 +162,8 @@ def test_it_learns_the_boxes_and_gives_them(head):
         state, moments, loss, slopes = step(state, moments, jax.random.key(number))
         losses.append(float(loss))
     assert losses[-1] < 0.6 * losses[0]
-    assert all(np.asarray(slope).any() for slope in jax.tree.leaves(slopes))
+    kept = [slope for path, slope in jax.tree_util.tree_leaves_with_path(slopes) if "'k'" not in str(path)]
+    assert len(kept) > 40 and all(np.asarray(slope).any() for slope in kept)  # a bias of the keys has no effect
     found = jax.jit(lambda s: detections(nnx.merge(graph, s)(outputs()), (SIDE, SIDE), ()))(state)
     assert found["boxes"].shape == (B, Q * C, 4) and (np.diff(np.asarray(found["scores"]), axis=1) <= 0).all()
     empty = how.targets({}, {}, batch | {"box_valid": 0 * batch["box_valid"]})[0]
