@@ -1,0 +1,167 @@
+"""Compare our dense heads with PyTorch modules of the same computation: images/s, forward and a training step.
+
+python -m benchmarks.dense_heads --head fcos fpn mlp masks
+python -m benchmarks.dense_heads --head eomt --batch 2 --rounds 5
+
+The peers of the first four are the modules of docs/torch_heads.md, with the same weights, on the feature maps of a
+ResNet-18 at `--size` pixels; that of `eomt`, a whole vision transformer with mask queries, is transformers'
+EomtForUniversalSegmentation with random weights. The training step is forward, backward and AdamW; its loss is the mean
+square of all outputs, so that it measures the head and not a loss.
+"""
+
+import argparse
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import harness
+from benchmarks.harness import Contender
+
+WIDTHS, CLASSES = (64, 128, 256, 512), 20
+PAGE = Path(__file__).parent.parent / "docs" / "torch_heads.md"
+RATE = 1e-4
+
+
+def heads() -> dict[str, tuple[Any, str, dict[str, Any], int]]:
+    """Return {name: our configuration, the class of the page, its arguments, the first map that it reads}."""
+    from jaxdino.models.heads.decoders import FPNHeadConfig, MLPHeadConfig
+    from jaxdino.models.heads.fcos import FCOSHeadConfig
+    from jaxdino.models.heads.mask_queries import MaskQueriesHeadConfig
+
+    return {
+        "fcos": (FCOSHeadConfig(CLASSES), "FCOS", dict(channels=WIDTHS[1:]), 1),
+        "fpn": (FPNHeadConfig(CLASSES, 1, "stages"), "FPN", dict(channels=WIDTHS), 0),
+        "mlp": (MLPHeadConfig(CLASSES, 1, "stages"), "MLP", dict(channels=WIDTHS), 0),
+        "masks": (MaskQueriesHeadConfig(CLASSES, form="stages"), "Masks", dict(channels=WIDTHS), 0),
+    }
+
+
+def pair(name: str, batch: int, size: int) -> tuple[Callable, dict, Any, Any]:
+    """Return our forward, its parameters, the peer with the same weights, and what it takes."""
+    import jax.numpy as jnp
+    import torch
+    from flax import nnx
+
+    from convert.table import BoundTable
+    from convert.tables.own_heads import PREFIX, rules
+    from jaxdino.core.params import bind, split
+    from jaxdino.models.output import Output
+    from jaxdino.models.registry import get
+
+    config, peer, how, first = heads()[name]
+    skeleton, flat = split(config.build(WIDTHS[-1], nnx.Rngs(0)))
+    spec, rng = get("resnet18"), np.random.default_rng(0)
+    maps = [rng.standard_normal((batch, size // s, size // s, w), np.float32) for s, w in zip((4, 8, 16, 32), WIDTHS)]
+    ours = tuple(jnp.asarray(one) for one in maps)
+    page: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[1:]:
+        exec(block, page)
+    module = page[peer](CLASSES, **how)
+    table = BoundTable(rules(config, spec), spec.config)
+    written = table.write({f"head.{path}": np.asarray(array) for path, array in flat.items()})
+    module.load_state_dict({one.key.removeprefix(PREFIX): torch.tensor(one.make()) for one in written})
+    none = jnp.zeros((batch, 0, 1))
+
+    def forward(flat: dict) -> Any:
+        found = bind(skeleton, flat)([Output(none, ours[-1], none, none, ours)])
+        return tuple(found.values())
+
+    return forward, flat, module, [torch.tensor(one).permute(0, 3, 1, 2).contiguous() for one in maps[first:]]
+
+
+def whole(batch: int, size: int) -> tuple[Callable, dict, Any, Any]:
+    """Return our EoMT and transformers', of 6 blocks of 192 channels, with the same random weights."""
+    import jax.numpy as jnp
+    import torch
+    from transformers import EomtConfig, EomtForUniversalSegmentation
+
+    from convert.load import load_pretrained
+    from jaxdino.core.params import bind
+
+    given = dict(hidden_size=192, num_hidden_layers=6, num_attention_heads=3, num_blocks=2, num_queries=100)
+    module = EomtForUniversalSegmentation(EomtConfig(image_size=size, patch_size=16, **given)).eval()
+    module.attn_mask_probs.fill_(0)
+    with tempfile.TemporaryDirectory() as folder:
+        module.save_pretrained(folder)
+        found = load_pretrained(folder)
+    skeleton = found.card.spec.skeleton(head=found.card.head)
+    pixels = np.random.default_rng(0).standard_normal((batch, size, size, 3), np.float32)
+    images = jnp.asarray(pixels)
+
+    def forward(flat: dict) -> Any:
+        predictions = bind(skeleton, flat)(images).predictions
+        return tuple(predictions[name] for name in ("logits", "masks"))
+
+    flat = {path: jnp.asarray(array) for path, array in found.flat.items()}
+    return forward, flat, module, torch.tensor(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+def contenders(made: tuple[Callable, dict, Any, Any], batch: int) -> dict[str, list[Contender]]:
+    """Return what is timed: a forward pass, and a training step."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    import torch
+
+    forward, flat, module, given = made
+    run, tx = jax.jit(forward), optax.adamw(RATE)
+
+    @jax.jit
+    def step(flat: dict, moments: Any) -> tuple[dict, Any]:
+        loss = lambda one: sum(jnp.square(x).mean() for x in forward(one))  # noqa: E731
+        updates, moments = tx.update(jax.grad(loss)(flat), moments, flat)
+        return optax.apply_updates(flat, updates), moments
+
+    state = [(flat, tx.init(flat))]
+
+    def train() -> None:
+        state[0] = jax.block_until_ready(step(*state[0]))
+
+    def outputs() -> Sequence[Any]:
+        found = module(given)
+        if hasattr(found, "class_queries_logits"):
+            return found.class_queries_logits, found.masks_queries_logits
+        return found if isinstance(found, tuple) else (found,)
+
+    def peer_forward() -> None:
+        with torch.inference_mode():
+            module.eval()
+            outputs()
+
+    adam = torch.optim.AdamW(module.parameters(), lr=RATE, fused=True)
+
+    def peer_train() -> None:
+        module.train()
+        adam.zero_grad()
+        sum(x.square().mean() for x in outputs()).backward()
+        adam.step()
+
+    return {
+        "forward": [
+            Contender("jaxdino", lambda: jax.block_until_ready(run(flat)), batch, peer=False),
+            Contender("PyTorch", peer_forward, batch),
+        ],
+        "training step": [Contender("jaxdino", train, batch, peer=False), Contender("PyTorch", peer_train, batch)],
+    }
+
+
+def main() -> None:
+    """Run the benchmark."""
+    flags = harness.parser(__doc__)
+    flags.add_argument("--head", nargs="+", choices=("fcos", "fpn", "mlp", "masks", "eomt"), default=["fcos"])
+    flags.add_argument("--size", type=int, default=256, help="pixels")
+    args: argparse.Namespace = flags.parse_args()
+    harness.begin(args)
+    for name in args.head:
+        made = whole(args.batch, args.size) if name == "eomt" else pair(name, args.batch, args.size)
+        for what, both in contenders(made, args.batch).items():
+            title = f"{what}, {name} at {args.size}, batch {args.batch}"
+            harness.report(title, both, harness.alternate(both, args.rounds))
+
+
+if __name__ == "__main__":
+    main()
