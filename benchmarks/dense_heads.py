@@ -55,7 +55,10 @@ def pair(name: str, batch: int, size: int) -> tuple[Callable, dict, Any, Any]:
     config, peer, how, first = heads()[name]
     skeleton, flat = split(config.build(WIDTHS[-1], nnx.Rngs(0)))
     spec, rng = get("resnet18"), np.random.default_rng(0)
-    maps = [rng.standard_normal((batch, size // s, size // s, w), np.float32) for s, w in zip((4, 8, 16, 32), WIDTHS)]
+    maps = [
+        rng.standard_normal((batch, size // s, size // s, w), np.float32)
+        for s, w in zip((4, 8, 16, 32), WIDTHS, strict=True)
+    ]
     ours = tuple(jnp.asarray(one) for one in maps)
     page: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[1:]:

@@ -64,6 +64,15 @@ def read_values(path: str, max_pixels: int, indexed: bool) -> np.ndarray:
     return levels[..., 0]
 
 
+def read_colours(path: str, max_pixels: int) -> np.ndarray:
+    """Read a file of colours, uint8 (H, W, 3). Raises BadImage as `read_values`, and for a JPEG."""
+    image = _opened(path, max_pixels)
+    if image.format in ("JPEG", "MPO"):
+        raise BadImage(f"its mask {shown(path)} is a JPEG, which changes values: save masks as PNG")
+    levels = _colours(image)
+    return np.broadcast_to(levels, (*levels.shape[:2], 3))
+
+
 def shown(path: str) -> str:
     """Return the end of a path, to keep reasons short."""
     return "/".join(Path(path).parts[-2:])

@@ -137,3 +137,47 @@ def test_objects_move_with_the_image_and_slivers_are_ignored(tmp_path):
     assert FIELDS[0].wanted(found, (0, 0, 10, 10)) and not FIELDS[0].wanted(found, (0, 16, 40, 20))
     few = InstanceField(1, PIXELS).move(found, Geometry((40, 20), (20, 40), Resize(), box=(0, 0, 40, 20)), {}, None)
     assert (few["instances"] == 1).sum() == 200 and (few["instances"] == -1).sum() == 100  # the larger one stays
+
+
+def test_voc_objects_have_the_class_under_them_and_the_border_is_ignored(tmp_path):
+    for name in ("JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets/Segmentation"):
+        (tmp_path / name).mkdir(parents=True)
+    numbers, values = np.zeros((6, 9), np.uint8), np.zeros((6, 9), np.uint8)
+    numbers[0, :4], numbers[2, :4], numbers[4, :4], numbers[5] = 1, 2, 3, 255
+    values[0, :3], values[2, :4], values[4, :4], values[5] = 15, 8, 77, 255
+    Image.new("RGB", (9, 6)).save(tmp_path / "JPEGImages/a.jpg")
+    for folder, array in (("SegmentationClass", values), ("SegmentationObject", numbers)):
+        Image.fromarray(array).save(tmp_path / folder / "a.png")
+    (tmp_path / "ImageSets/Segmentation/train.txt").write_text("a\n")
+    source = loaded(tmp_path, "voc")
+    (found,) = first(source)
+    assert [source.class_names[label] for label in found.labels] == ["person", "cat"]
+    assert found.ids[:, 0].tolist() == [1, 0, 2, 0, -1, -1] and found.ids[0].tolist() == [1] * 4 + [0] * 5
+    (tmp_path / "SegmentationObject/a.png").unlink()
+    with pytest.raises(UserError, match="has no SegmentationObject"):
+        loaded(tmp_path, "voc")
+
+
+def test_panoptic_colours_are_ids(tmp_path):
+    colours = np.zeros((4, 6, 3), np.uint8)
+    colours[0], colours[1], colours[2] = (1, 2, 0), (0, 0, 3), (9, 9, 9)  # 513, 196608, and one that no segment has
+    (tmp_path / "annotations/panoptic_train2017").mkdir(parents=True)
+    (tmp_path / "train2017").mkdir()
+    Image.fromarray(colours).save(tmp_path / "annotations/panoptic_train2017/a.png")
+    Image.new("RGB", (6, 4)).save(tmp_path / "train2017/a.jpg")
+    segments = [{"id": 513, "category_id": 7}, {"id": 196608, "category_id": 3}, {"id": 5, "category_id": 99}]
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 4, "width": 6}],
+        "annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": segments}],
+        "categories": [{"id": 3, "name": "sky", "isthing": 0}, {"id": 7, "name": "car", "isthing": 1}],
+    }
+    (tmp_path / "annotations/panoptic_train2017.json").write_text(json.dumps(content))
+    source = loaded(tmp_path, "coco_panoptic")
+    assert source.class_names == ("sky", "car") and source.ignored == {
+        "segment of an unknown category, or without an id": 1
+    }
+    (found,) = first(source)
+    assert found.labels.tolist() == [1, 0] and found.ids[:, 0].tolist() == [1, 2, -1, -1]
+    (tmp_path / "annotations/panoptic_train2017").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="the PNGs of"):
+        loaded(tmp_path, "coco_panoptic")

@@ -16,6 +16,7 @@ from jaxdino.data.sources import (
     coco,
     coco_boxes,
     coco_instances,
+    coco_panoptic,
     depth_maps,
     digits,
     folder,
@@ -30,6 +31,7 @@ from jaxdino.data.sources import (
     tfds,
     voc,
     voc_boxes,
+    voc_objects,
     yolo,
 )
 
@@ -78,6 +80,7 @@ SOURCES: dict[str, Listing] = {
             "class_mask": class_maps.voc,
             **object_classes.fields(object_classes.voc),
             **boxed.field(voc_boxes.voc),
+            "instances": voc_objects.voc,
         },
         reads=("background",),
     ),
@@ -90,6 +93,7 @@ SOURCES: dict[str, Listing] = {
         },
         reads=("annotations",),
     ),
+    "coco_panoptic": Listing({"instances": coco_panoptic.coco}),
     "yolo": Listing(boxed.field(yolo.yolo)),
     "depth": Listing({"depth": depth_maps.depth}, reads=("images", "depths", "depth_scale")),
     "spheres": Listing({"depth": spheres.spheres}),

@@ -83,13 +83,19 @@ def coco(cfg: DataConfig, prompts: PromptConfig) -> Source:
 
 
 def annotation_files(
-    top: Path, cfg: DataConfig, annotations: str | None, ignored: Counter, way: str = ANNOTATIONS
+    top: Path,
+    cfg: DataConfig,
+    annotations: str | None,
+    ignored: Counter,
+    way: str = ANNOTATIONS,
+    kind: str = "instances",
 ) -> dict[str, Path]:
     """Return {split: annotation file}, and count the other annotation files in `ignored`.
 
     Args:
       annotations: the only file, below the root or anywhere; None looks for the usual ones.
       way: the setting that names it, "" if the caller has none.
+      kind: "instances", or "panoptic", whose files are only those in annotations/.
 
     Raises:
       UserError: if files are missing, or several match one split.
@@ -99,8 +105,9 @@ def annotation_files(
             raise UserError("prompts.annotations names one file, which is split by ratio: leave *_split None beside it")
         return {"train": top / Path(annotations).expanduser()}
     files = {}
-    for path in sorted([*top.glob("annotations/instances_*.json"), *top.glob("*/*.coco.json")]):
-        tag = path.stem.removeprefix("instances_") if path.parent.name == "annotations" else path.parent.name
+    others = top.glob("*/*.coco.json") if kind == "instances" else ()
+    for path in sorted([*top.glob(f"annotations/{kind}_*.json"), *others]):
+        tag = path.stem.removeprefix(f"{kind}_") if path.parent.name == "annotations" else path.parent.name
         files.setdefault(tag, []).append(path)
     if doubled := next((paths for paths in files.values() if len(paths) > 1), None):
         shown = ", ".join(str(path.relative_to(top)) for path in doubled)
@@ -115,11 +122,13 @@ def annotation_files(
     usual = splits_of(files).values()
     for split in [split for split in SPLITS if given[split] is None and split not in usual]:  # train_small
         given[split] = next((tag for tag in files if split_of(re.split(r"\W|_", tag)[0]) == split), None)
-    found = assign(files, given, f"{top} (annotations/instances_NAME.json, NAME/*.coco.json)")
+    found = assign(
+        files, given, f"{top} (annotations/{kind}_NAME.json{', NAME/*.coco.json' if kind == 'instances' else ''})"
+    )
     if "train" not in found:
         there = ", ".join(str(path.relative_to(top)) for path in sorted(top.glob("**/*.json"))[:5]) or "no JSON file"
         raise UserError(
-            f"{top} has no annotations/instances_train*.json; found: {there}. Name its split with "
+            f"{top} has no annotations/{kind}_train*.json; found: {there}. Name its split with "
             f"{flag('train', 'NAME')}{way and f', or the file with {way}'}"
         )
     left = [path for tag, paths in files.items() if tag not in found.values() for path in paths]
@@ -127,16 +136,17 @@ def annotation_files(
     return {split: files[tag][0] for split, tag in found.items()}
 
 
-def read_annotations(file: Path) -> dict[str, Any]:
+def read_annotations(file: Path, parts: Mapping[str, tuple[str, ...]] = PARTS) -> dict[str, Any]:
     """Load and check a file: {"file", "images": {id: entry}, "categories": {id: name}, "annotations": list, "stuff"}.
 
-    "stuff" are the names of categories with "isthing" 0: regions without separate objects.
+    "stuff" are the names of categories with "isthing" 0: regions without separate objects. `parts` are the required
+    fields of each list.
 
     Raises:
       UserError: if it is not in COCO format.
     """
     given = read_json(file)
-    for part, fields in PARTS.items():
+    for part, fields in parts.items():
         entries = given.get(part) if isinstance(given, dict) else None
         if not isinstance(entries, list) or not all(isinstance(e, dict) and {*fields} <= e.keys() for e in entries):
             raise UserError(
@@ -145,7 +155,7 @@ def read_annotations(file: Path) -> dict[str, Any]:
         if not entries:
             raise UserError(f"{file} has no {part}")
     ids = (("images", "id"), ("categories", "id"), ("annotations", "image_id"), ("annotations", "category_id"))
-    for part, field in ids:
+    for part, field in [one for one in ids if one[1] in parts[one[0]]]:
         if odd := [entry[field] for entry in given[part] if not isinstance(entry[field], int | str)]:
             raise UserError(f"{file}: {field}={odd[0]!r} in {part!r} is neither a number nor a text")
     for field in ("height", "width"):
@@ -166,7 +176,7 @@ def read_annotations(file: Path) -> dict[str, Any]:
 
 def image_folder(top: Path, file: Path, given: Mapping[str, Any]) -> Path:
     """Return the image folder: the first candidate that holds one of the first few images. Raise UserError if none."""
-    tag = file.stem.removeprefix("instances_")
+    tag = file.stem.removeprefix("instances_").removeprefix("panoptic_")
     bare = tag.rstrip("0123456789")
     places = dict.fromkeys([top / tag, top / "images" / tag, top / bare, top / "images" / bare, top / "images"])
     places |= dict.fromkeys([file.parent, top])
