@@ -105,7 +105,7 @@ class DetectQueries:
         truth = jnp.concatenate([(given[..., :2] + given[..., 2:]) / 2, given[..., 2:] - given[..., :2]], axis=-1)
         labels, valid, ignored = (batch[name] for name in ("box_labels", "box_valid", "box_ignored"))
         groups = max(1, self.denoising // (2 * labels.shape[1])) if self.denoising and key is not None else 0
-        if groups:
+        if groups and key is not None:
             own = jax.random.fold_in(key, 1)
             model.head.noised = noisy(own, labels, truth, valid, self.classes, groups)
         found = model(batch["image"], key=key).predictions
