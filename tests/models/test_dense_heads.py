@@ -7,11 +7,16 @@ import pytest
 from flax import nnx
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.params import bind, split
+from jaxdino.models.convnext import ConvNeXtConfig
 from jaxdino.models.heads import from_json, to_json
 from jaxdino.models.heads.decoders import DPTHeadConfig, FPNHeadConfig, MLPHeadConfig
 from jaxdino.models.heads.depth import DepthDPTHeadConfig, DepthLinearHeadConfig
+from jaxdino.models.heads.detr import DETRHeadConfig
+from jaxdino.models.heads.fcos import FCOSHeadConfig
 from jaxdino.models.heads.maps import even, resized
 from jaxdino.models.output import Output
+from jaxdino.models.spec import ModelSpec
 
 WIDTH, GRID = 32, (3, 5)
 BLOCKS = (0, 1, 3, 5)
@@ -91,3 +96,21 @@ def test_resizing_with_corners_is_torchs():
             torch.tensor(x).permute(0, 3, 1, 2), size=(6, 10), mode="bilinear", align_corners=corners
         )
         np.testing.assert_allclose(resized(x, (6, 10), corners), want.permute(0, 2, 3, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "head", [FCOSHeadConfig(3, width=8, convs=1), DETRHeadConfig(3, queries=5, layers=1, width=8)], ids=lambda h: h.name
+)
+def test_detectors_on_a_convnext_train_all_of_it(head):
+    spec = ModelSpec("convnext_custom", "convnext", ConvNeXtConfig((1, 1, 1, 1), (8, 16, 32, 64)))
+    skeleton, flat = split(spec.build(head=head, rngs=nnx.Rngs(0)))
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(1, 64, 96, 3)), jnp.float32)
+
+    @jax.jit
+    def slopes(flat):
+        return jax.grad(lambda one: sum(jnp.square(x).sum() for x in bind(skeleton, one)(images).predictions.values()))(
+            flat
+        )
+
+    stages = {path: slope for path, slope in slopes(flat).items() if path.startswith("backbone.stages.")}
+    assert len(stages) > 20 and all(np.asarray(slope).any() for slope in stages.values())

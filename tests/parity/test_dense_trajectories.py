@@ -180,7 +180,10 @@ def depth():
 KINDS = {"semantic": semantic, "detection": detection, "instances": instances, "depth": depth}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+RATES = {"depth": 5e-2}  # its kernel begins near 0 and has no hidden layers
+
+
+@pytest.mark.parametrize("kind", ["semantic", "detection", "depth", pytest.param("instances", marks=pytest.mark.slow)])
 def test_thirty_steps(kind):
     config, objective, batch, torch_loss, module = KINDS[kind]()
     skeleton, flat = split(config.build(32, nnx.Rngs(3)))
@@ -195,7 +198,8 @@ def test_thirty_steps(kind):
         for t in table.write({f"head.{p}": np.asarray(a) for p, a in flat.items()})
     }
     module.load_state_dict(state)
-    given = objective.targets({}, {}, shared() | {name: jnp.asarray(value) for name, value in batch.items()})[0]
+    whole = {name: jnp.asarray(value)[None] for name, value in (shared() | batch).items()}  # one slice of a batch
+    given = {name: value[0] for name, value in objective.targets({}, {}, whole)[0].items()}
 
     class Net:
         def __init__(self, head):
@@ -205,7 +209,8 @@ def test_thirty_steps(kind):
             found = self.head(outs(), key)
             return Output(None, None, None, None, (), found)
 
-    tx = optax.adamw(2e-3, weight_decay=0.01)
+    rate = RATES.get(kind, 2e-3)
+    tx = optax.adamw(rate, weight_decay=0.01)
 
     @jax.jit
     def step(flat, moments):
@@ -214,7 +219,7 @@ def test_thirty_steps(kind):
         return optax.apply_updates(flat, updates), moments, loss
 
     moments, ours, theirs = tx.init(flat), [], []
-    adam = torch.optim.AdamW(module.parameters(), lr=2e-3, weight_decay=0.01)
+    adam = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=0.01)
     maps = [torch.tensor(one).permute(0, 3, 1, 2) for one in features()[0]]
     for _ in range(STEPS):
         flat, moments, loss = step(flat, moments)
@@ -223,6 +228,6 @@ def test_thirty_steps(kind):
         loss = torch_loss(module, maps)
         loss.backward()
         adam.step()
-        theirs.append(float(loss))
+        theirs.append(loss.item())
     assert theirs[-1] < 0.97 * theirs[0]
     np.testing.assert_allclose(ours, theirs, rtol=1e-3)

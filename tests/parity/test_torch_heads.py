@@ -18,6 +18,7 @@ from convert.tables.own_heads import PREFIX
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import bind, split
 from jaxdino.models.heads.decoders import DPTHeadConfig, FPNHeadConfig, MLPHeadConfig
+from jaxdino.models.heads.detr import DETRHeadConfig
 from jaxdino.models.heads.fcos import FCOSHeadConfig
 from jaxdino.models.heads.mask_queries import MaskQueriesHeadConfig
 from jaxdino.models.heads.patches import PatchesHeadConfig
@@ -40,6 +41,12 @@ CASES = {
         FCOSHeadConfig(3, 2, "patches", (2, 4, 8, 16), width=16, convs=2),
         dict(width=16, channels=(16, 64, 64), doubled=64),
     ),
+    "detr": (
+        RESNET,
+        DETRHeadConfig(3, queries=9, layers=2, width=16),
+        dict(queries=9, layers=2, width=16, channels=CHANNELS[1:]),
+    ),
+    "detr on patches": (VIT, DETRHeadConfig(3, 1, "patches", 9, 2, 16), dict(queries=9, layers=2, width=16, simple=32)),
     "mlp": (RESNET, MLPHeadConfig(3, 1, "stages", width=8), dict(width=8, channels=CHANNELS)),
     "mlp on blocks": (VIT, MLPHeadConfig(3, (0, 1, 2, 3), width=8), dict(width=8, channels=(32,) * 4)),
     "fpn": (RESNET, FPNHeadConfig(3, 1, "stages", width=8), dict(width=8, channels=CHANNELS)),
@@ -53,7 +60,7 @@ CASES = {
     "masks in blocks": (VIT, MaskQueriesHeadConfig(3, 7, "tokens", 2, upscale=1), None),
     "dpt on stages": (RESNET, DPTHeadConfig(3, 1, "stages", width=8, readout=False), None),
 }
-CLASSES = {"fcos": "FCOS", "mlp": "MLP", "fpn": "FPN", "mask_queries": "Masks"}
+CLASSES = {"fcos": "FCOS", "mlp": "MLP", "fpn": "FPN", "mask_queries": "Masks", "detr": "DETR"}
 
 
 def published() -> dict:
@@ -105,14 +112,16 @@ def compared(name, tmp_path, flat):
     (file,) = tmp_path.glob("*_head.pth")
     module = published()[CLASSES[head.name]](3, **how).eval()
     module.load_state_dict({key.removeprefix(PREFIX): value for key, value in torch.load(file).items()})
-    stages = outs[-1].stages[-3:] if head.name == "fcos" else outs[-1].stages
+    stages = outs[-1].stages[-3:] if head.name in ("fcos", "detr") else outs[-1].stages
     maps = [torch.tensor(np.asarray(x)).permute(0, 3, 1, 2) for x in stages or [out.patches for out in outs]]
     given = torch.cat(maps, 1) if name.endswith("on patches") else maps
     with torch.no_grad():
         theirs = module(given)
     if head.name in ("mlp", "fpn"):
         return [(ours["logits"], theirs.permute(0, 2, 3, 1))]
-    names = ("logits", "distances", "centerness") if head.name == "fcos" else ("logits", "masks")
+    names = {"fcos": ("logits", "distances", "centerness"), "detr": ("logits", "boxes")}.get(
+        head.name, ("logits", "masks")
+    )
     return list(zip((ours[one] for one in names), theirs, strict=True))
 
 

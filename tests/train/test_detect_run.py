@@ -67,6 +67,7 @@ def test_four_devices_equal_one(whole, all_devices, tmp_path):
     np.testing.assert_allclose(*losses, rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_queries_as_the_second_kind(tmp_path):
     given = dict(head="detr", queries=24, layers=1, width=8, mosaic=0.5, denoising=8)
     loop.run(config("full", **{f"objective__{name}": value for name, value in given.items()}), tmp_path)
@@ -107,6 +108,12 @@ def test_the_commands(whole, tmp_path, capsys):
     assert (objects.boxes >= 0).all() and (objects.boxes <= [96, 48, 96, 48]).all()
     first = found["annotations"][0]["bbox"]
     np.testing.assert_allclose([first[0] + first[2], first[1] + first[3]], objects.boxes[0, 2:], atol=0.02)
+    (tmp_path / "coco/train").mkdir(parents=True)
+    (tmp_path / "in/a.png").rename(tmp_path / "coco/train/a.png")
+    (tmp_path / "out/detections.json").rename(tmp_path / "coco/train/_annotations.coco.json")
+    again = load_source({"name": "coco", "root": str(tmp_path / "coco"), "val_ratio": 0.0}, "boxes").split("train")
+    np.testing.assert_allclose(np.asarray(again.fields["boxes"][0])[:, :4], objects.boxes, atol=0.02)
+    (tmp_path / "coco/train/a.png").rename(tmp_path / "in/a.png")
     assert detect.main(words) == 2 and "is not an empty folder" in capsys.readouterr().err
     Image.new("RGB", (9, 9)).save(tmp_path / "in/a.jpg")
     words[words.index("--out") + 1] = str(tmp_path / "none")
