@@ -44,6 +44,7 @@ class Server:
 
     Args:
       given: the loaded models. watchers: are told of each image that was answered, and closed at the end.
+      compiled_first: whether the application starts only when all models are compiled, for what has no probes.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class Server:
         watchers: Sequence[Watcher] = (),
         metrics: Metrics | None = None,
         say: Callable[..., None] = log,
+        compiled_first: bool = False,
     ):
+        self.compiled_first = compiled_first
         self.settings, self.keys, self.say = settings, keys or Keys({}), say
         self.metrics = metrics or Metrics()
         self.catalogue = Catalogue(given, settings, self.metrics, say)
@@ -87,6 +90,8 @@ class Server:
         loop = asyncio.get_running_loop()
         starting = loop.run_in_executor(None, self.catalogue.start, loop)
         starting.add_done_callback(self._started)
+        if self.compiled_first:
+            await starting
         watching = asyncio.create_task(self._watch()) if self.settings.watch_seconds else None
         yield
         if watching:
