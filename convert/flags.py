@@ -58,6 +58,20 @@ def overrules(without: Collection[str] = ()) -> argparse.ArgumentParser:
     return parser
 
 
+def tiles() -> argparse.ArgumentParser:
+    """Return a parent parser for commands that see large images in windows; `jaxdino.api.tiled.given` reads it."""
+    parser = argparse.ArgumentParser(add_help=False)
+    group = parser.add_argument_group("large images")
+    group.add_argument(
+        "--tiled",
+        type=sides,
+        metavar="N|HxW",
+        help="prepare images at this size, and see them in overlapping windows of the model's own",
+    )
+    group.add_argument("--overlap", type=float, metavar="SHARE", help="of neighbouring windows (default a third)")
+    return parser
+
+
 def given(args: argparse.Namespace, without: Collection[str] = ()) -> dict[str, Any]:
     """Return the values of these flags as keywords of `open_pretrained`."""
     return {name: getattr(args, name) for name in OVERRULES if name not in without}

@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         help="keep the patches of good images",
         epilog="Settings of the data are given as in a config: --data.crop_mode=center --data.num_threads=4",
         formatter_class=form,
-        parents=[flags.overrules(without=OF_HEAD)],
+        parents=[flags.overrules(without=OF_HEAD), flags.tiles()],
     ).add_argument
     add("--weights", required=True, help="a file, folder, hub name or workdir, as jaxdino.load takes it")
     add("--root", required=True, help="the folder of the good images, at any depth")
@@ -103,6 +103,7 @@ def fit(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     from convert.atomic import refuse_occupied
     from jaxdino.anomalies import detector, fitting
     from jaxdino.anomalies.form import form_named
+    from jaxdino.api import tiled
     from jaxdino.core.options import check_range
     from jaxdino.data.sources import load_source
     from jaxdino.evals.report import check_sight
@@ -114,6 +115,7 @@ def fit(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
         check_range(f"--{name}", getattr(args, name), interval)
     check_range("--hold_out", args.hold_out, "(0, 1)")
     check_range("--quantile", args.quantile, "[0, 1]")
+    tiles = tiled.given(args)
     out = Path(args.out)
     refuse_occupied(out, args.overwrite, lambda name: name in (detector.ABOUT, detector.BANK))
     cfg, _ = data_settings(rest, "images", args.root, {f"data.{name}" for name in READ})
@@ -121,7 +123,7 @@ def fit(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
         cfg = dataclasses.replace(cfg, crop_mode="squash")
         say("images are resized whole, without a crop: --data.crop_mode=center crops them as the weights' training did")
     source = load_source(cfg)
-    model = opened(args)
+    model = tiled.tiled(opened(args), tiles)
     check_sight(model)
     model.card = pixels.settled(cfg, source, model.card, say)
     method, form = form_named(args.method, model, args.layers)
@@ -260,26 +262,28 @@ def _table(figures: dict[str, Any]) -> str:
     """Format the figures of a test."""
     from jaxdino.core.table import format_table
 
-    def shown(value: float | None) -> str:
-        return "-" if value is None else f"{value:.4f}"
+    def shown(one: dict[str, Any], name: str) -> str:
+        value, interval = one[name], one.get(f"{name}_interval")
+        span = f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
+        return "-" if value is None else f"{value:.4f}{span}"
 
-    n, interval = figures["n"], figures["image_auroc_interval"]
-    span = f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
+    n = figures["n"]
     rows = [
-        ["image AUROC", shown(figures["image_auroc"]) + span],
-        [f"recall at {figures['threshold']:.4f}", shown(figures["recall"])],
-        ["false alarms", shown(figures["false_alarms"])],
-        *(
-            [["pixel AUROC", shown(figures["pixel_auroc"])], ["PRO", shown(figures["pro"])]]
-            if figures["pro"] is not None
-            else []
-        ),
+        ["image AUROC", shown(figures, "image_auroc")],
+        [f"recall at {figures['threshold']:.4f}", shown(figures, "recall")],
+        ["false alarms", shown(figures, "false_alarms")],
+        ["pixel AUROC", shown(figures, "pixel_auroc")],
+        ["PRO", shown(figures, "pro")],
     ]
     kinds = [["kind", "images", "image AUROC", "recall"]]
     for kind, one in figures["kinds"].items():
-        kinds.append([kind, f"{one['n']:,}", shown(one["image_auroc"]), shown(one["recall"])])
-    head = f"{n['good']:,} good images and {n['anomalous']:,} others; 95 % bootstrap interval"
-    return "\n".join([head, format_table(rows, rule=False), "", format_table(kinds)])
+        kinds.append([kind, f"{one['n']:,}", shown(one, "image_auroc"), shown(one, "recall")])
+    head = (
+        f"{n['good']:,} good images and {n['anomalous']:,} others, {figures['masks']:,} with known pixels; "
+        "95 % intervals: bootstrap for AUROC, Wilson for shares, none for pixels"
+    )
+    missing = [f"{name.replace('_', ' ')}: not computed, {why}" for name, why in figures["reasons"].items()]
+    return "\n".join([head, format_table(rows, rule=False), *missing, "", format_table(kinds)])
 
 
 def say(line: str) -> None:

@@ -79,7 +79,7 @@ def run(argv: Sequence[str]) -> int:
     from jaxdino.comparison.plan import checked, metric_of, planned, seeds_of
     from jaxdino.data.config import settings_of_data
     from jaxdino.data.sources import load_source
-    from jaxdino.evaluation.finished_run import FIELDS
+    from jaxdino.evaluation.finished_run import FIELDS, OTHERS
 
     out, limits = _checked(args)
     strategies = [name.strip() for name in args.configs.split(",") if name.strip()]
@@ -89,7 +89,7 @@ def run(argv: Sequence[str]) -> int:
     configs = checked(runs)
     config = configs[runs[0].name]
     data = settings_of_data(config.data)
-    source = load_source(data, FIELDS[config.objective.name])
+    source = load_source(data, (FIELDS | OTHERS)[config.objective.name])
     source.split("val")
     probe = None
     if args.probe_most:
@@ -197,12 +197,14 @@ def _report(
     names = dict.fromkeys(one.run.strategy for one in found)
     strategies = [Strategy(name, [one for one in found if one.run.strategy == name]) for name in names]
     per_class = images_per_class(source)
-    chosen = recommend(strategies, metric, per_class, limits)
+    classes = _has_classes(source)
+    unit = "training images a class" if classes else "training images"
+    chosen = recommend(strategies, metric, per_class, limits, unit)
     counts = ", ".join(f"{one.name} {len(one.runs)}" for one in strategies)
     train = len(source.split("train"))
     about = [
         f"{source.name if args.root is None else args.root}: {train:,} training images, {len(source.class_names)} "
-        f"classes, median {per_class:g} a class. Runs: {counts}.",
+        f"classes{f', median {per_class:g} a class' if classes else ''}. Runs: {counts}.",
         *(f"{name} failed: {why}" for name, why in failed.items()),
     ]
     if limits.memory_gib is not None and args.in_process:
@@ -213,9 +215,15 @@ def _report(
     return write_report(out, "Comparison of strategies", about, head, made, "comparison")
 
 
+def _has_classes(source: Any) -> bool:
+    return bool({"label", "labels"} & set(source.split("train").fields))
+
+
 def images_per_class(source: Any) -> float:
-    """Return the median number of training images of a class."""
+    """Return the median number of training images of a class; if images have none, the number of all."""
     fields = source.split("train").fields
+    if not _has_classes(source):
+        return float(len(source.split("train")))
     if "labels" in fields:
         return float(np.median((np.asarray(fields["labels"]) > 0.5).sum(axis=0)))
     return float(np.median(np.bincount(np.asarray(fields["label"]), minlength=len(source.class_names))))

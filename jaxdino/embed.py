@@ -35,7 +35,7 @@ def _run(argv: list[str] | None) -> int:
         description=described("embed", __doc__),
         epilog="Settings of the data are given as in a config: --data.num_threads=4 --data.sixteen_bit=0,4095",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[flags.overrules(without=OF_HEAD)],
+        parents=[flags.overrules(without=OF_HEAD), flags.tiles()],
     )
     add = parser.add_argument
     add("--weights", required=True, help="a file, folder, hub name or workdir, as jaxdino.load takes it")
@@ -57,6 +57,7 @@ def embed(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     Raises:
       UserError: for wrong arguments, before an image is read; if no image can be read.
     """
+    from jaxdino.api import tiled
     from jaxdino.core.bars import bar
     from jaxdino.core.options import check_range
     from jaxdino.data.bad_images import check_read
@@ -69,10 +70,11 @@ def embed(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     from jaxdino.train import pixels
 
     check_range("--batch_size", args.batch_size, "[1, inf)")
+    tiles = tiled.given(args)
     out = embeddings.check_out(args.out, args.overwrite)
     cfg, _ = data_settings(rest, "images", args.root, {f"data.{name}" for name in READ})
     source = load_source(cfg)
-    model = opened(args)
+    model = tiled.tiled(opened(args), tiles)
     pool = args.pool or compute.default_pool(model)
     wide = compute.width(model, pool)
     how = pixels.settled(cfg, source, model.card, say).spec.preprocess

@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         description=described("extract", __doc__),
         epilog="Settings of the data are given as in a config: --data.val_ratio=0.1 --data.classes=leaf",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[flags.overrules(without=OF_HEAD)],
+        parents=[flags.overrules(without=OF_HEAD), flags.tiles()],
     )
     add = parser.add_argument
     add("--weights", required=True, help="a file, folder, hub name or workdir, as jaxdino.load takes it")
@@ -80,6 +80,7 @@ def extract(args: argparse.Namespace, rest: Sequence[str] = ()) -> None:
     """
     import jax
 
+    from jaxdino.api import tiled
     from jaxdino.core import sharding
     from jaxdino.data.presets import get_preset
     from jaxdino.data.sources import load_source
@@ -90,7 +91,7 @@ def extract(args: argparse.Namespace, rest: Sequence[str] = ()) -> None:
     from jaxdino.train import pixels
     from jaxdino.train.data import summary
 
-    part = _checked(args)
+    part, tiles = _checked(args), tiled.given(args)
     get_preset(args.augment)
     cfg, prompts = _settings(args, rest, data_settings)
     field = "labels" if args.multilabel else "" if args.name == "images" else "label"
@@ -98,7 +99,7 @@ def extract(args: argparse.Namespace, rest: Sequence[str] = ()) -> None:
     say(summary(source))
     devices = jax.local_devices()
     mesh = sharding.make_mesh(devices=devices) if len(devices) > 1 else None
-    model = opened(args, mesh)
+    model = tiled.tiled(opened(args, mesh), tiles)
     check_sight(model)
     how = pixels.settled(cfg, source, model.card, say).spec.preprocess
     shapes = forward.shapes(model, args.layers, args.patches)
@@ -138,6 +139,7 @@ def _settings(args: argparse.Namespace, rest: Sequence[str], data_settings: Any)
 
 def _made(args: argparse.Namespace, model: Any, how: Any, data: tuple[Any, Any, str], source: Any) -> Any:
     """Return what the features are made of."""
+    from jaxdino.api import tiled
     from jaxdino.data.identity import identify
     from jaxdino.features.manifest import Made
 
@@ -148,6 +150,7 @@ def _made(args: argparse.Namespace, model: Any, how: Any, data: tuple[Any, Any, 
     weights = {"name": model.name, "digest": model.digest, "dtype": args.dtype}
     views = {"views": args.views} | ({"preset": args.augment, "seed": args.seed} if args.views else {})
     settings = {"layers": args.layers, "patches": args.patches, "store": args.store, "shard_rows": args.shard_rows}
+    settings |= tiled.given(args)
     preprocess = dataclasses.asdict(how)
     return Made(weights, preprocess, settings | views, own, identify(source, cfg.digest), opened_by=_opened_by(args))
 

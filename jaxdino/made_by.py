@@ -11,14 +11,19 @@ from jaxdino.evaluate import OF_HEAD, opened
 
 
 def kept(args: argparse.Namespace, model: Any) -> dict[str, Any]:
-    """Return what a file keeps of the weights of `args.weights`: name, digest, and the flags they were opened with."""
+    """Return what a file keeps of the weights of `args.weights`: name, digest, the flags they were opened with, and
+    the windows in which they see images."""
+    from jaxdino.api import tiled
+
     place = Path(args.weights)
     opened_by = {"weights": str(place.absolute()) if place.exists() else args.weights, "dtype": args.dtype}
-    return {"name": model.name, "digest": model.digest, "opened_by": opened_by | flags.given(args, OF_HEAD)}
+    own = {"name": model.name, "digest": model.digest, "opened_by": opened_by | flags.given(args, OF_HEAD)}
+    windows = tiled.given(args)
+    return own | ({"windows": windows} if windows else {})
 
 
 def reopened(made: Any, file: str | Path, src: str | None, again: str) -> Any:
-    """Open the weights that made a file.
+    """Open the weights that made a file, in windows if they saw images so.
 
     Args:
       made: what `kept` returned, from the file. src: where the weights are now; None: where they were.
@@ -27,6 +32,8 @@ def reopened(made: Any, file: str | Path, src: str | None, again: str) -> Any:
     Raises:
       UserError: if the file does not say it, the weights are gone, or they are others.
     """
+    from jaxdino.api import tiled
+
     try:
         how = {name: tuple(one) if isinstance(one, list) else one for name, one in made["opened_by"].items()}
         there, place = str(made["digest"]), src or str(how["weights"])
@@ -40,7 +47,7 @@ def reopened(made: Any, file: str | Path, src: str | None, again: str) -> Any:
             f"{file} was made by other weights than {place}: SHA-256 {there[:12]} there, {model.digest[:12]} here. "
             f"Give the weights of then with --weights, or make it anew: {again}"
         )
-    return model
+    return tiled.tiled(model, made.get("windows", {}))
 
 
 def _complete(how: Mapping[str, Any], place: str) -> dict[str, Any]:

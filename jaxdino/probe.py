@@ -269,7 +269,7 @@ def _put_back(
     if pretrained is None:
         return {"folder": None, "reason": "the weights are not there any more"}
     linear = {name: one for name, one in chosen.items() if one.method.linear}
-    reasons = {name: put_back.why_not(one.sets.parts, pretrained.card) for name, one in linear.items()}
+    reasons = {name: put_back.why_not(one.sets.parts, pretrained.card, cache) for name, one in linear.items()}
     fitting = {name: one for name, one in linear.items() if not reasons[name]}
     if not fitting:
         return {"folder": None, "reason": next(iter(reasons.values()), "no linear head was trained")}

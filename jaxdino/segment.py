@@ -11,8 +11,9 @@ import argparse
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from PIL import Image
@@ -31,6 +32,7 @@ from jaxdino.predict import say, skip
 from jaxdino.segment_classes import segment_classes
 from jaxdino.segment_objects import segment_objects
 
+WINDOWS = ("short_side", "overlap", "blend")
 COLUMNS = ("path", "prompt", "mask", "area", "share", "score", "error")
 
 
@@ -64,12 +66,19 @@ def _run(argv: list[str] | None) -> int:
         "--sixteen_bit",
         help="black and white of 16-bit and float images: full, image, window, percentiles, 0,4095 (default the model)",
     )
+    windows = parser.add_argument_group("large images", "for models that give every pixel a class")
+    windows.add_argument(
+        "--short_side", type=int, metavar="N", help="resize images to it; 0: their own size (default as in evaluation)"
+    )
+    windows.add_argument("--overlap", type=float, metavar="SHARE", help="of neighbouring windows (default a third)")
+    windows.add_argument("--blend", metavar="even|ramp", help="weights of a window's pixels (default even)")
     args = parser.parse_args(expanded(argv))
     keep_freed()
     keep_programs()
     points, boxes = parsed("--points", args.points, (2, 3)), parsed("--boxes", args.boxes, (4,))
     how = (args.threshold, args.out, args.table, args.overwrite, args.sixteen_bit)
-    return segment(args.workdir, args.images, args.prompt, points, boxes, *how)
+    windows_of = {name: getattr(args, name) for name in WINDOWS if getattr(args, name) is not None}
+    return segment(args.workdir, args.images, args.prompt, points, boxes, *how, windows=windows_of)
 
 
 def parsed(flag: str, text: str | None, lengths: Sequence[int]) -> list[tuple[float, ...]]:
@@ -104,6 +113,7 @@ def segment(
     table: str | None = None,
     overwrite: bool = False,
     sixteen_bit: str | None = None,
+    windows: Mapping[str, Any] = MappingProxyType({}),
 ) -> int:
     """Write the masks and pictures into `out`; print a line for each mask, tab-separated: the image, the prompt, the
     share of the image that is covered, the score.
@@ -116,6 +126,7 @@ def segment(
       threshold: logits above it are the mask.
       table: a .csv, .json or .jsonl file with a row for each mask, instead of printed lines.
       sixteen_bit: see `Model.preprocess`.
+      windows: short_side, overlap and blend of `SemanticModel.segment`, for a model that gives every pixel a class.
 
     Returns:
       0, or 1 if an image could not be segmented; these are named on standard error.
@@ -131,9 +142,11 @@ def segment(
         given = {"--prompt": prompts, "--points": points, "--boxes": boxes, "--threshold": threshold}
         if flag := next((flag for flag, value in given.items() if value), None):
             raise UserError(f"the model in {workdir} has classes of its own and takes no prompts: leave out {flag}")
-        return (segment_objects if card.finds_masks else segment_classes)(
-            workdir, names, out, table, overwrite, sixteen_bit
-        )
+        if card.labels_pixels:
+            return segment_classes(workdir, names, out, table, overwrite, sixteen_bit, windows)
+        _refuse_windows(windows, workdir)
+        return segment_objects(workdir, names, out, table, overwrite, sixteen_bit)
+    _refuse_windows(windows, workdir)
     if not prompts:
         raise UserError(f"the model in {workdir} segments what a text names: --prompt 'red circle'")
     if not math.isfinite(threshold):
@@ -162,6 +175,12 @@ def segment(
         unread = f"; {failed} of {len(images)} images have none, with the reason" if failed else ""
         print(f"{(len(images) - failed) * len(queries)} masks in {table}{unread}")
     return int(failed > 0)
+
+
+def _refuse_windows(windows: Mapping[str, Any], workdir: str) -> None:
+    if windows:
+        flag = next(iter(windows))
+        raise UserError(f"--{flag} is for models that give every pixel a class; that in {workdir} sees images whole")
 
 
 def _segment(model: Any, images: list[Input], reading: Any, how: dict[str, Any], files: MaskFiles, add: Any) -> int:

@@ -1,7 +1,7 @@
 """Write the masks of a model that gives every pixel a class: part of `python -m jaxdino.segment`."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -61,7 +61,13 @@ class ClassFiles(MaskFiles):
 
 
 def segment_classes(
-    workdir: str, names: list[str], out: str, table: str | None, overwrite: bool, sixteen_bit: str | None
+    workdir: str,
+    names: list[str],
+    out: str,
+    table: str | None,
+    overwrite: bool,
+    sixteen_bit: str | None,
+    windows: Mapping[str, Any],
 ) -> int:
     """Write the masks and pictures into `out`; print a line for each class of an image, with its share.
 
@@ -69,11 +75,14 @@ def segment_classes(
     """
     from convert import assumptions
     from jaxdino.api.opening import open_model
+    from jaxdino.api.windowed import Whole
     from jaxdino.data.bad_images import BadImage
     from jaxdino.data.ranges import ARGUMENT, Range, remarks
+    from jaxdino.evals.tiling import EVEN
 
     if sixteen_bit is not None:
         Range.of(sixteen_bit, ARGUMENT)
+    whole = Whole.of(windows.get("short_side"), windows.get("overlap"), windows.get("blend", EVEN))
     results.check("--table", table, overwrite)
     images, notes = find_inputs(names, leave_out=out)
     opened, lines = open_model(Path(workdir), words=assumptions.IMPORT)
@@ -90,7 +99,7 @@ def segment_classes(
         for image in images if shown else bar(images, "segmenting"):
             try:
                 with remarks() as changed:
-                    picture, size = model.opened(image.path, reading)
+                    picture, size = model.opened(image.path, reading, whole)
             except BadImage as err:
                 skip(image.path, err)
                 add({"path": image.path, "error": str(err)})
@@ -102,7 +111,7 @@ def segment_classes(
 
     count = 0
     with results.opened(table, COLUMNS, _print) as add, files:
-        for (image, picture), logits in model.windows(pictures(add), WINDOWS):
+        for (image, picture), logits in model.windows(pictures(add), WINDOWS, whole):
             labels = logits.labels()
             file, count = files.write_labels(image, picture, labels), count + 1
             areas = np.bincount(labels.ravel(), minlength=len(files.names))

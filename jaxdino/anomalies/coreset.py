@@ -3,13 +3,16 @@
 Source: greedy k-centre selection on randomly projected features, as PatchCore (arXiv:2106.08265), algorithm 1.
 """
 
-import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdino.core.bars import bar
+
 PROJECTED = 128  # numbers of a feature that are compared
+TOGETHER = 500  # patches chosen by one call
 HELD = 4  # times the size of the bank that are held before they are reduced
 
 
@@ -52,11 +55,18 @@ def greedy(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
     if rows.shape[1] > PROJECTED:
         shown = shown @ jax.random.normal(key_project, (rows.shape[1], PROJECTED)) / PROJECTED**0.5
     first = jax.random.randint(key_first, (), 0, len(rows))
-    return np.asarray(_chosen(shown, first, count=count))
+    state = jnp.zeros(count, jnp.int32).at[0].set(first), jnp.full(len(rows), jnp.inf)
+    with bar(None, f"choosing {count:,} of {len(rows):,} patches", total=count, unit="patch") as watched:
+        for begin in range(1, count, TOGETHER):
+            end = min(begin + TOGETHER, count)
+            state = jax.block_until_ready(_chosen(shown, state, begin, end))
+            watched.update(end - begin)
+    return np.asarray(state[0])
 
 
-@functools.partial(jax.jit, static_argnames="count")
-def _chosen(rows_NxD: jax.Array, first: jax.Array, count: int) -> jax.Array:
+@jax.jit
+def _chosen(rows_NxD: jax.Array, state: Any, begin: int, end: int) -> Any:
+    """Choose the rows `begin` to `end` - 1, given those before and the distance of each row to the nearest of them."""
     squares = (rows_NxD * rows_NxD).sum(axis=1)
 
     def step(i, state):
@@ -65,5 +75,4 @@ def _chosen(rows_NxD: jax.Array, first: jax.Array, count: int) -> jax.Array:
         far = jnp.minimum(far, squares + squares[row] - 2 * rows_NxD @ rows_NxD[row]).at[row].set(-jnp.inf)
         return chosen.at[i].set(far.argmax()), far
 
-    chosen = jnp.zeros(count, jnp.int32).at[0].set(first)
-    return jax.lax.fori_loop(1, count, step, (chosen, jnp.full(len(rows_NxD), jnp.inf)))[0]
+    return jax.lax.fori_loop(begin, end, step, state)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from jaxdino.anomalies.measures import auroc, pixel_auroc, pro
 from jaxdino.core.errors import UserError
+from jaxdino.core.intervals import wilson
 from jaxdino.data.crops import eval_crop
 from jaxdino.data.folders import find_images
 from jaxdino.data.image_file import open_file
@@ -92,8 +93,9 @@ def measured(
       kinds, scores: of the N images that were read. maps: (mask, anomaly map) of those with known masks; may be empty.
 
     Returns:
-      image_auroc with its 95 % bootstrap interval, recall and false alarms at the threshold, pixel_auroc and pro (None
-      without masks), n, and {kind: {"n", "image_auroc", "recall"}}. What cannot be computed is None.
+      image_auroc with its 95 % bootstrap interval, recall and false alarms at the threshold with Wilson's intervals,
+      pixel_auroc and pro (None without masks) and `masks`, the images they are of; n, and {kind: the same figures}.
+      What cannot be computed is None; `reasons` says why.
     """
     names, values = np.asarray(kinds), np.asarray(scores)
     wrong, alarm = names != good, np.asarray(scores) > threshold
@@ -101,8 +103,9 @@ def measured(
         "n": {"good": int(np.count_nonzero(~wrong)), "anomalous": int(np.count_nonzero(wrong))},
         "image_auroc": known(auroc(wrong, values)),
         "image_auroc_interval": _interval(wrong, values),
-        "recall": known(_share(alarm[wrong])),
-        "false_alarms": known(_share(alarm[~wrong])),
+        **_at_threshold("recall", alarm[wrong]),
+        **_at_threshold("false_alarms", alarm[~wrong]),
+        "masks": len(maps),
         "pixel_auroc": known(pixel_auroc(*zip(*maps, strict=True))) if maps else None,
         "pro": known(pro(*zip(*maps, strict=True))) if maps else None,
     }
@@ -111,15 +114,29 @@ def measured(
         kind: {
             "n": int(np.count_nonzero(own)),
             "image_auroc": known(auroc(wrong[own | ~wrong], values[own | ~wrong])),
-            "recall": known(_share(alarm[own])),
+            "image_auroc_interval": _interval(wrong[own | ~wrong], values[own | ~wrong]),
+            **_at_threshold("recall", alarm[own]),
         }
         for kind, own in rows.items()
     }
-    return found
+    reasons = {
+        "image_auroc": (found["image_auroc"], "it needs good and anomalous images that can be read"),
+        "recall": (found["recall"], "no anomalous image could be read"),
+        "false_alarms": (found["false_alarms"], "no good image could be read"),
+        "pixel_auroc": (
+            found["pixel_auroc"],
+            "no masks (--masks)" if not maps else "the masks have pixels of one kind",
+        ),
+        "pro": (found["pro"], "no masks (--masks)" if not maps else "no mask has an anomalous region"),
+    }
+    return found | {"reasons": {name: why for name, (value, why) in reasons.items() if value is None}}
 
 
-def _share(flags: np.ndarray) -> float:
-    return float(flags.mean()) if len(flags) else float("nan")
+def _at_threshold(name: str, flags: np.ndarray) -> dict[str, Any]:
+    """Return a share and its Wilson interval at 95 %."""
+    if not len(flags):
+        return {name: None, f"{name}_interval": None}
+    return {name: float(flags.mean()), f"{name}_interval": list(wilson(float(flags.sum()), len(flags)))}
 
 
 def known(value: float) -> float | None:
@@ -129,6 +146,8 @@ def known(value: float) -> float | None:
 
 def _interval(wrong: np.ndarray, scores: np.ndarray) -> list[float] | None:
     """Return the percentile bootstrap interval of the AUROC at 95 %, images drawn with replacement."""
+    if not 0 < np.count_nonzero(wrong) < len(wrong):
+        return None
     how, found = Resampling(), []
     for counts in how.counts(len(scores)):
         for row in counts.astype(np.int64):

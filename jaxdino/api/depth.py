@@ -6,7 +6,7 @@ from typing import Any, cast
 import numpy as np
 
 from jaxdino.api.pictures import Record
-from jaxdino.api.windowed import Size, WindowedModel
+from jaxdino.api.windowed import AS_EVALUATED, Size, WindowedModel
 from jaxdino.evals.sliding import WindowLogits
 from jaxdino.models.heads.depth import DepthHeadConfig
 
@@ -27,7 +27,7 @@ class DepthModel(WindowedModel):
         Raises:
           UserError: as `preprocess`, and for a `batch_size` below 1.
         """
-        return self.per_pixel(images, batch_size, sixteen_bit, "depth", self.metres)
+        return self.per_pixel(images, batch_size, sixteen_bit, "depth", AS_EVALUATED, self.metres)
 
     def metres(self, found: WindowLogits) -> np.ndarray:
         """Return the distances that the windows of an image give, within the range of the head."""

@@ -74,6 +74,13 @@ class InstanceModel(Model):
         self, images: Sequence[Record], reading: Reading, threshold: float | None, batch_size: int, said: dict[str, str]
     ) -> Iterator[Regions | BadImage]:
         """Yield the regions of each image, or why it cannot be read. `said` collects remarks by the image's name."""
+        for found in self.each_found(images, reading, threshold, batch_size, said):
+            yield found if isinstance(found, BadImage) else self._regions(found)
+
+    def each_found(
+        self, images: Sequence[Record], reading: Reading, threshold: float | None, batch_size: int, said: dict[str, str]
+    ) -> Iterator[Found | BadImage]:
+        """Yield what is found in each image, objects that may overlap and regions; see `each`."""
         head = cast(MaskQueriesHeadConfig, self.card.head)  # a model with another head is no `InstanceModel`
         least = head.threshold if threshold is None else threshold
         check_range("threshold", least, "[0, 1]")
@@ -101,7 +108,7 @@ class InstanceModel(Model):
                 scores, labels, masks = (found[name][place] for name in ("scores", "labels", "masks"))
                 full = (move.full[1], move.full[0])
                 where = how.size, move.origin, full
-                yield self._regions(regions_found(scores, labels, masks, *where, head.things, least))
+                yield regions_found(scores, labels, masks, *where, head.things, least)
 
     def _regions(self, found: Found) -> Regions:
         names = self.class_names or tuple(map(str, range(self.card.num_classes)))

@@ -5,14 +5,22 @@ from collections.abc import Iterable
 import numpy as np
 
 from jaxdino.api.pictures import Record
-from jaxdino.api.windowed import WindowedModel
+from jaxdino.api.windowed import Whole, WindowedModel
+from jaxdino.evals.tiling import EVEN
 
 
 class SemanticModel(WindowedModel):
     """A loaded model that segments images: `segment` gives the class of every pixel."""
 
     def segment(
-        self, images: Iterable[Record], batch_size: int = 8, sixteen_bit: str | None = None
+        self,
+        images: Iterable[Record],
+        batch_size: int = 8,
+        sixteen_bit: str | None = None,
+        *,
+        short_side: int | None = None,
+        overlap: float | None = None,
+        blend: str = EVEN,
     ) -> list[np.ndarray]:
         """Return the class of each pixel of each image, uint8 (H, W) of its own size: indices into `class_names`.
 
@@ -22,8 +30,12 @@ class SemanticModel(WindowedModel):
         Args:
           images, sixteen_bit: as in `preprocess`; images are preprocessed here.
           batch_size: windows per forward pass.
+          short_side: pixels to which images are resized first, 0 for their own size; None: as in evaluation.
+          overlap: share of a window's side that the next one covers too, by default a third.
+          blend: "even", as in evaluation, or "ramp", which trusts the borders of windows less; see `evals.tiling`.
 
         Raises:
-          UserError: as `preprocess`, and for a `batch_size` below 1.
+          UserError: as `preprocess`, for a `batch_size` below 1, and values out of range.
         """
-        return self.per_pixel(images, batch_size, sixteen_bit, "segment", lambda logits: logits.labels())
+        whole = Whole.of(short_side, overlap, blend)
+        return self.per_pixel(images, batch_size, sixteen_bit, "segment", whole, lambda logits: logits.labels())

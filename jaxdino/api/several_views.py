@@ -62,7 +62,11 @@ def scores(model: Any, images: np.ndarray, kinds: Sequence[str], several: bool) 
     """
     if not kinds:
         return model(images).logits
-    each = [np.asarray(model(view).logits, np.float64) for view in views(images, kinds)]
+    return averaged([np.asarray(model(view).logits, np.float64) for view in views(images, kinds)], several)
+
+
+def averaged(each: Sequence[np.ndarray], several: bool) -> np.ndarray:
+    """Return the scores (B, C) that give the mean probabilities of several views' logits (B, C); see `scores`."""
     logs = np.stack([log_expit(one) if several else log_softmax(one, axis=1) for one in each])
     mean = logsumexp(logs, axis=0) - np.log(len(each))
     if not several:

@@ -1,5 +1,6 @@
 """A model with a value for each pixel: whole images, segmented in windows of the size that it was trained at."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from jaxdino.api.model import Model
 from jaxdino.api.pictures import Record, named, records, warn_of
+from jaxdino.api.tiled import coarsest
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_range
 from jaxdino.data.bad_images import BadImage
@@ -16,8 +18,32 @@ from jaxdino.data.checks import open_image
 from jaxdino.data.crops import get_filter, short_side
 from jaxdino.data.ranges import remarks
 from jaxdino.evals.sliding import WindowLogits, slide
+from jaxdino.evals.tiling import RAMP, USUAL, Size, Tiling
 
-Size = tuple[int, int]
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """How whole images are seen.
+
+    Attributes:
+      short_side: pixels to which images are resized first, 0 for their own size; None: as the model was evaluated.
+      tiling: how the windows overlap and are blended.
+      flip: whether each window is seen mirrored too, and the mean of both is taken.
+    """
+
+    short_side: int | None = None
+    tiling: Tiling = USUAL
+    flip: bool = False
+
+    @classmethod
+    def of(cls, short_side: int | None, overlap: float | None, blend: str) -> "Whole":
+        """Return it checked; an overlap of None is the usual one. Raises UserError."""
+        if short_side is not None:
+            check_range("short_side", short_side, "[0, inf)")
+        return cls(short_side, Tiling(Tiling.overlap if overlap is None else overlap, blend))
+
+
+AS_EVALUATED = Whole()
 
 
 class WindowedModel(Model):
@@ -29,12 +55,14 @@ class WindowedModel(Model):
         batch_size: int,
         sixteen_bit: str | None,
         method: str,
+        whole: Whole,
         result: Callable[[WindowLogits], np.ndarray],
     ) -> list[np.ndarray]:
         """Return `result` of what the windows of each image give.
 
         Args:
           images, sixteen_bit: as in `preprocess`. batch_size: windows per forward pass. method: named in errors.
+          whole: the size at which whole images are seen, and their windows.
 
         Raises:
           UserError: as `preprocess`, and for a `batch_size` below 1.
@@ -47,33 +75,42 @@ class WindowedModel(Model):
             for place, record in enumerate(given):
                 try:
                     with remarks() as lines:
-                        yield place, *self.opened(record, reading)
+                        yield place, *self.opened(record, reading, whole)
                 except BadImage as err:
                     raise UserError(f"{named(record, place)}: {err}") from err
                 if lines:
                     said[named(record, place)] = "; ".join(lines)
 
-        found = [result(logits) for _, logits in self.windows(opened(), batch_size)]
+        found = [result(logits) for _, logits in self.windows(opened(), batch_size, whole)]
         warn_of(said)
         return found
 
-    def opened(self, record: Record, reading: Reading) -> tuple[np.ndarray, Size]:
+    def opened(self, record: Record, reading: Reading, whole: Whole = AS_EVALUATED) -> tuple[np.ndarray, Size]:
         """Return an image as it is segmented, uint8 (h, w, C), and its own (height, width). Raises BadImage."""
         how = self.card.spec.preprocess
         image = open_image(record, reading)
         own = image.size[1], image.size[0]
-        size = self.squashed or short_side(own, self.card.source.get("short_side", min(how.size)))
+        if whole.short_side is not None:
+            size = short_side(own, whole.short_side)
+        else:
+            size = self.squashed or short_side(own, self.card.source.get("short_side", min(how.size)))
         if size != own:
             image = image.resize((size[1], size[0]), get_filter(how.interpolation))
         return pixels(image), own
 
     def windows(
-        self, images: Iterable[tuple[Any, np.ndarray, Size]], batch_size: int
+        self, images: Iterable[tuple[Any, np.ndarray, Size]], batch_size: int, whole: Whole = AS_EVALUATED
     ) -> Iterator[tuple[Any, WindowLogits]]:
         """Return (anything, the logits) of (anything, an image and its size as `opened` gives them)."""
         how = self.card.spec.preprocess
         fill = tuple(min(255, max(0, round(255 * mean))) for mean in how.mean)
-        return slide(self.scores, images, crop=how.size, batch_size=batch_size, fill=fill)
+        tiling, snap = whole.tiling, coarsest(self) if whole.tiling.blend == RAMP else (1, 1)
+        seen = self._both if whole.flip else self.scores
+        return slide(seen, images, crop=how.size, batch_size=batch_size, tiling=tiling, snap=snap, fill=fill)
+
+    def _both(self, images: np.ndarray) -> Any:
+        """Return the mean of `scores` of the windows and of the windows mirrored."""
+        return (self.scores(images) + self.scores(images[:, :, ::-1])[:, :, ::-1]) / 2
 
     @property
     def squashed(self) -> Size | None:

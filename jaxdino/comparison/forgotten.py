@@ -25,9 +25,11 @@ def forgotten(strategies: Sequence[Strategy], probe: dict[str, Any]) -> Section:
         starts = [stages[0] for stages in runs.values()]
         for number, stages in enumerate(zip(*runs.values(), strict=True)):
             name = [one.name, stages[0]["stage"]]
-            lost = [row["knn"] - start["knn"] for row, start in zip(stages, starts, strict=True)]
-            cells = [words([row[key] for row in stages]) for key in ("knn", "linear")]
-            rows.append([*name, *cells, f"{np.mean(lost):+.3f}" if number else "-"])
+            cells = []
+            for key in ("knn", "linear"):
+                moved = np.mean([row[key] - start[key] for row, start in zip(stages, starts, strict=True)])
+                cells += [words([row[key] for row in stages]), f"{moved:+.3f}" if number else "-"]
+            rows.append([*name, *cells])
             if number:
                 drift.append([*name, *_layers([row["cka"] for row in stages])])
     about = (
@@ -35,7 +37,7 @@ def forgotten(strategies: Sequence[Strategy], probe: dict[str, Any]) -> Section:
         f"{probe['data']}: {probe['bank']:,} images are known, {probe['asked']:,} are asked."
     )
     lines = [about, *([SAME] if probe.get("same") else [])]
-    table = Table(["strategy", "after", "k-NN", "linear", "k-NN, change"], rows, left=2)
+    table = Table(["strategy", "after", "k-NN", "change", "linear", "change"], rows, left=2)
     return Section("forgetting", "Forgetting", values, [Notes(lines), table, *_drift(drift)])
 
 

@@ -14,7 +14,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import JsonError, read_json, write_json
 from jaxdino.evaluation.calibration.measures import measures, reliability
 from jaxdino.evaluation.figure import plain
-from jaxdino.evaluation.finished_run import chosen_split, open_run
+from jaxdino.evaluation.finished_run import FIELDS, chosen_split, open_run
 from jaxdino.evaluation.intervals import Resampling
 from jaxdino.evaluation.predictions import predicted
 from jaxdino.train.workdir import STAGES
@@ -89,7 +89,9 @@ def _key(folder: Path, probe: ProbeSet | None) -> str:
 def _measure(run: PlannedRun, config: Any, probe: ProbeSet | None, say: Callable[[str], None]) -> dict[str, Any]:
     opened = open_run(str(run.folder), say)
     split = chosen_split(opened.source, None)
-    images = predicted(opened, split, probe.batch_size if probe else 64, f"{run.name}, {split.name}", say)
+    classes = opened.task in FIELDS
+    size, what = probe.batch_size if probe else 64, f"{run.name}, {split.name}"
+    images = predicted(opened, split, size, what, say) if classes else None
     summary, metric = opened.summary, metric_of(config)
     stages = summary["stages"]
     delivered = (summary.get("delivered") or {}).get("stage")
@@ -106,9 +108,9 @@ def _measure(run: PlannedRun, config: Any, probe: ProbeSet | None, say: Callable
         "val_images": len(opened.source.split("val")),
         "split": split.name,
         "measured": {name: value for name, value in numbers.items() if isinstance(value, int | float)},
-        "images": len(images),
-        "calibration": plain(measures(images.odds, images.labels, Resampling(seed=run.seed))),
-        "reliability": reliability(images.odds, images.labels),
+        "images": len(split) if images is None else len(images),
+        "calibration": {} if images is None else plain(measures(images.odds, images.labels, Resampling(seed=run.seed))),
+        "reliability": [] if images is None else reliability(images.odds, images.labels),
         "seconds": sum(stage["seconds"] for stage in stages),
         "memory_gib": memory,
         "memory_of": of,

@@ -8,14 +8,21 @@ from typing import Any
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.words import few
-from jaxdino.evaluation.finished_run import FIELDS
 from jaxdino.settings.check import check
 from jaxdino.settings.command_line import Command, command
 from jaxdino.train.decoding import choose_decoder
 from jaxdino.train.origin import settle
 from jaxdino.train.workdir import Workdir
 
-METRICS = {"classify": "val/accuracy", "knowledge_distillation": "val/accuracy", "multilabel": "val/map"}
+METRICS = {
+    "classify": "val/accuracy",
+    "knowledge_distillation": "val/accuracy",
+    "multilabel": "val/map",
+    "semantic": "val/miou",
+    "depth": "val/abs_rel",
+    "detect": "val/map",
+    "instances": "val/mask_map",
+}
 """Tasks -> their first metric."""
 RUNS = "runs"
 MOST_SEEDS = 100
@@ -106,10 +113,10 @@ def checked(runs: Sequence[PlannedRun]) -> dict[str, Any]:
             check(run.command.config())
         found[run.name] = config = run.settled()
         task = config.objective.name
-        if task not in FIELDS:
+        if task not in METRICS:
             raise UserError(
-                f"--configs: {run.strategy} trains the task {task!r}; compare takes images with classes "
-                f"({', '.join(FIELDS)})"
+                f"--configs: {run.strategy} trains the task {task!r}; compare takes {', '.join(METRICS)}: the others "
+                "have no validation labels"
             )
         Workdir(run.folder, config)  # refuses a folder that holds another run
     tasks = {config.objective.name for config in found.values()}

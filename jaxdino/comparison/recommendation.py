@@ -1,7 +1,7 @@
 """The recommended strategy and the reason: a decision tree on validation figures, costs and the size of the data.
 
 1. Strategies over a given limit of time or memory are left out.
-2. The best is the one with the highest mean of the validation metric. Test figures decide nothing.
+2. The best is the one with the highest mean of the validation metric; of errors, the lowest. Test figures do not count.
 3. Those whose gap to it is within the noise are as good. If there are none, the best is recommended.
 4. Among the equals: with fewer than `FEW` training images a class, the one that trains the fewest parameters, since it
    fits chance the least; otherwise the fastest. The best stays if that saves less than `WORTH` of its time.
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxdino.comparison.statistics import Gap, Strategy, gap
+from jaxdino.core.metric_names import falls
 
 FEW = 20
 WORTH = 0.2
@@ -36,28 +37,33 @@ class Recommendation:
 
 
 def recommend(
-    strategies: Sequence[Strategy], metric: str, images_per_class: float, limits: Limits = Limits()
+    strategies: Sequence[Strategy],
+    metric: str,
+    images_per_class: float,
+    limits: Limits = Limits(),
+    unit: str = "training images a class",
 ) -> Recommendation:
     """Choose a strategy.
 
     Args:
-      strategies: those with a finished run at least. metric: without its split, higher is better.
-      images_per_class: median number of training images of a class.
+      strategies: those with a finished run at least. metric: without its split.
+      images_per_class: median number of training images of a class, or of `unit`.
     """
     within, reasons = _within(strategies, limits)
     if not within:
         return Recommendation(None, [*reasons, "No strategy stays within the limits."], {})
-    best = max(within, key=lambda one: float(np.mean(list(one.values("val", metric).values()))))
+    sign = -1 if falls(metric) else 1
+    best = max(within, key=lambda one: sign * float(np.mean(list(one.values("val", metric).values()))))
     gaps = {one.name: gap(best, one, metric) for one in within}
     equals = [one for one in within if gaps[one.name].means_nothing]
     value = np.mean(list(best.values("val", metric).values()))
-    reasons.append(f"{best.name} has the highest mean val/{metric}, {value:.4f}.")
+    reasons.append(f"{best.name} has the {'lowest' if sign < 0 else 'highest'} mean val/{metric}, {value:.4f}.")
     others = [one for one in (equals if len(equals) > 1 else within) if one is not best]
-    far = [f"{one.name} ({gaps[one.name].value:.4f} lower, noise {gaps[one.name].noise:.4f})" for one in others]
+    far = [f"{one.name} ({gaps[one.name].value:.4f} worse, noise {gaps[one.name].noise:.4f})" for one in others]
     if len(equals) == 1:
-        reasons += [f"All others are lower by more than the noise: {', '.join(far)}."] if far else []
+        reasons += [f"All others are worse by more than the noise: {', '.join(far)}."] if far else []
         return Recommendation(best.name, reasons, gaps)
-    chosen, why = _cheapest(best, equals, images_per_class)
+    chosen, why = _cheapest(best, equals, images_per_class, unit)
     return Recommendation(chosen.name, [*reasons, f"Not told apart from it: {', '.join(far)}.", why], gaps)
 
 
@@ -74,13 +80,13 @@ def _within(strategies: Sequence[Strategy], limits: Limits) -> tuple[list[Strate
     return kept, reasons
 
 
-def _cheapest(best: Strategy, equals: Sequence[Strategy], images_per_class: float) -> tuple[Strategy, str]:
+def _cheapest(best: Strategy, equals: Sequence[Strategy], images_per_class: float, unit: str) -> tuple[Strategy, str]:
     """Return the choice among equals, and why."""
     if images_per_class < FEW:
         chosen = min(equals, key=lambda one: one.mean("trainable_params") or 0)
         count = chosen.mean("trainable_params") or 0
         return chosen, (
-            f"With {images_per_class:g} training images a class, fewer than {FEW}, the one of them that trains the "
+            f"With {images_per_class:g} {unit}, fewer than {FEW}, the one of them that trains the "
             f"fewest parameters ({count:,.0f}) is taken: {chosen.name}."
         )
     fastest = min(equals, key=lambda one: one.mean("seconds") or 0)

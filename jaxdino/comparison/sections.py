@@ -12,7 +12,19 @@ from jaxdino.core.errors import UserError
 from jaxdino.evaluation.drawing import COLOURS, Paint, drawn, lines
 from jaxdino.evaluation.section import Notes, Plots, Section, Table
 
-SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "map")
+SHOWN = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "miou",
+    "pixel_accuracy",
+    "map",
+    "map50",
+    "mask_map",
+    "pq",
+    "rmse",
+    "delta1",
+)
 """Metrics at the end that are shown, beside the one that chooses."""
 CALIBRATION = {"nll": "log loss", "brier": "Brier score", "ece_width": "ECE", "overconfidence": "confidence - accuracy"}
 
@@ -22,7 +34,9 @@ def sections(
 ) -> list[Section]:
     """Return the sections; `probe` is what is said of the held-back set, None without one."""
     made = [_recommendation(found), _results(strategies, found, metric), _costs(strategies)]
-    made += [_curves(strategies, metric), _calibration(strategies)]
+    made.append(_curves(strategies, metric))
+    if strategies[0].runs[0].found["calibration"]:
+        made.append(_calibration(strategies))
     return [*made, *([forgotten(strategies, probe)] if probe is not None else []), _runs(strategies, metric)]
 
 

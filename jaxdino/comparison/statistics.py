@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxdino.comparison.measured import Measured
+from jaxdino.core.metric_names import falls
 from jaxdino.probing.intervals import spread
 
 ERRORS = 2.0
@@ -69,7 +70,8 @@ def gap(best: Strategy, other: Strategy, metric: str) -> Gap:
     images = min(run.found["val_images"] for run in (*best.runs, *other.runs))
     shares = (p * (1 - p) + q * (1 - q)) / images if 0 <= p <= 1 and 0 <= q <= 1 else 0.0
     seeds = float(differences.var(ddof=1)) / len(both) if len(both) > 1 else 0.0
-    return Gap(float(differences.mean()), ERRORS * math.sqrt(seeds + max(shares, 0.0)), len(both))
+    worse = -1 if falls(metric) else 1
+    return Gap(worse * float(differences.mean()), ERRORS * math.sqrt(seeds + max(shares, 0.0)), len(both))
 
 
 def words(values: Sequence[float], form: str = ".3f") -> str:

@@ -114,6 +114,32 @@ class DetectionEvaluator:
         key = "bbox" if self.kind == "bbox" else "segmentation"
         return confusion(self._truth, self._found, len(self.class_names), key)
 
+    def matches(self, label: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, int] | None]:
+        """Return, for each image, what pycocotools matched of a class; None without object and detection.
+
+        Returns:
+          scores (D,) of its detections, whether each hits an object bool (T, D), whether it is passed over bool (T, D),
+          at ten overlaps; and the number of objects that count.
+        """
+        evaluation = self.evaluated()
+        if evaluation is None:
+            rows = [one for one in self._truth if one["category_id"] == label and not one["iscrowd"]]
+            counts = np.bincount([one["image_id"] - 1 for one in rows], minlength=self._images)
+            none = np.zeros((10, 0), bool)
+            return [(np.zeros(0), none, none, int(count)) for count in counts]
+        size = len(evaluation.params.imgIds)
+        first = label * len(evaluation.params.areaRng) * size  # of "all" areas, the first of them
+        found = []
+        for one in evaluation.evalImgs[first : first + size]:
+            if one is None:
+                found.append(None)
+                continue
+            hit, passed = np.asarray(one["dtMatches"]) > 0, np.asarray(one["dtIgnore"]) > 0
+            objects = int(np.count_nonzero(np.asarray(one["gtIgnore"]) == 0))
+            scores = np.asarray(one["dtScores"], np.float64)
+            found.append((scores, hit.reshape(10, -1), passed.reshape(10, -1), objects))
+        return found
+
     def curves(self) -> dict[str, np.ndarray]:
         """Return the precision (101,) at recalls of 0, 0.01, ... 1 of each class in the split, at an overlap of 0.5."""
         classes = sorted({int(one["category_id"]) for one in self._truth if not one["iscrowd"]})

@@ -11,6 +11,7 @@ from flax import nnx
 
 from jaxdino.core.bars import bar
 from jaxdino.core.errors import UserError
+from jaxdino.core.intervals import wilson
 from jaxdino.core.params import bind
 from jaxdino.core.params import split as taken_apart
 from jaxdino.core.table import format_table
@@ -59,8 +60,8 @@ def report(
 
     Returns:
       model, digest, data, split, pool, temperature, classes; images and skipped: {split: count}; rows: a list of
-      {"features", "width", "knn_accuracy": {k: share}, "few_shot": {n: {"mean", "std"}}, "linear": the result of the
-      probe or None} for the model, random weights if requested, and raw pixels.
+      {"features", "width", "knn_accuracy": {k: share}, "knn_interval", "few_shot": {n: {"mean", "std"}}, "linear": the
+      result of the probe or None} for the model, random weights if requested, and raw pixels.
 
     Raises:
       UserError: for a model that takes no colour images, a missing split or pool, or k above the bank's size,
@@ -84,7 +85,8 @@ def report(
         how = dict(k=max(k), temperature=temperature, num_classes=classes, seed=seed)
         few = few_shot_accuracy(*found, shots=shots, **how)
         linear = linear_probe(*found, num_classes=classes, seed=seed) if probe else None
-        row = {"features": name, "width": found[0].shape[1], "knn_accuracy": near}
+        spans = {count: list(wilson(round(share * images[split]), images[split])) for count, share in near.items()}
+        row = {"features": name, "width": found[0].shape[1], "knn_accuracy": near, "knn_interval": spans}
         rows.append(row | {"few_shot": few, "linear": linear})
     about = {"model": model.name, "digest": model.digest, "data": source.name, "split": split, "pool": pool}
     about |= {"temperature": temperature, "classes": classes}
@@ -194,20 +196,26 @@ def draw(model: Any, split: Split, folder: str | Path, size: int | None = None) 
     return pictures.draw(functools.partial(see, model.flat), np.array(images), folder)
 
 
+def _with_interval(share: float, n: int) -> str:
+    low, high = wilson(round(share * n), n)
+    return f"{share:.2%} [{low:.2%}, {high:.2%}]"
+
+
 def table(found: dict[str, Any]) -> str:
     """Format a report as text lines."""
     first = found["rows"][0]
     counts, shots, probed = list(first["knn_accuracy"]), list(first["few_shot"]), first["linear"] is not None
     measured = (*(f"k-NN {k}" for k in counts), *(f"{n} a class" for n in shots), *(["linear"] if probed else []))
+    images, what = found["images"], found["split"]
     cells = [["features", "width", *measured]]
     for row in found["rows"]:
         few = (f"{few['mean']:.2%} ± {few['std']:.2%}" for few in row["few_shot"].values())
-        linear = [f"{row['linear']['accuracy']:.2%}"] if probed else []
-        near = (f"{share:.2%}" for share in row["knn_accuracy"].values())
+        linear = [_with_interval(row["linear"]["accuracy"], images[what])] if probed else []
+        near = [_with_interval(share, images[what]) for share in row["knn_accuracy"].values()]
         cells.append([row["features"], f"{row['width']:,}", *near, *few, *linear])
-    images, what = found["images"], found["split"]
     lines = [
         f"{found['data']}: {images[what]:,} images of {what}, compared with {images['train']:,} of train; "
-        f"{found['classes']} classes"
+        f"{found['classes']} classes; intervals: 95 % (Wilson)"
+        + ("; ± is the standard deviation of draws" if shots else "")
     ]
     return "\n".join([*lines, format_table(cells, rule=False)])

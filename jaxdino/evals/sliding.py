@@ -1,19 +1,17 @@
-"""Semantic segmentation of images of any size, in windows of the size that the model was trained on.
+"""Values for every pixel of images of any size, in windows of the size that the model was trained on.
 
-The windows form a grid; their logits are upsampled to the window, added up, divided by the number of windows that cover
-each pixel, and resized to the size of the mask. All of this is linear and acts on rows and columns separately, so it is
-one matrix per axis, from the patches of all windows to the pixels of the mask. Nothing of the image's size times the
-number of classes is ever held: label maps are computed tile by tile.
-
-Sources: facebookresearch/dinov2 dinov2/eval/segmentation, whose configs (dinov2_vitb14_ade20k_linear_config.py) slide
-windows of 512 pixels by 341; open-mmlab/mmsegmentation mmseg/models/segmentors/encoder_decoder.py (slide_inference).
+The windows and their blending are those of `tiling`: one matrix per axis, from the patches of all windows to the pixels
+of the result. Nothing of the image's size times the number of classes is ever held: label maps are computed tile by
+tile, and what the windows of a very large image give waits in a temporary file.
 """
 
 import dataclasses
+import math
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import product
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -21,71 +19,13 @@ from jax.sharding import Mesh
 
 from jaxdino.evals.passes import outputs
 from jaxdino.evals.segmentation import IGNORED
-from jaxdino.models.positions import linear_matrix
+from jaxdino.evals.tiling import RAMP, USUAL, Axis, Size, Tiling, starts_of
 
 TILE = 512  # pixels: largest side of a tile
 BUDGET = 2**22  # logits in a tile: 16 MB, which was fastest on a CPU
+HELD = 2**28  # bytes of an image's patches in memory; more are kept in a temporary file
 
-Size = tuple[int, int]
 Tile = tuple[slice, slice]
-
-
-def two_thirds(crop: Size) -> Size:
-    """Return the usual stride of windows: two thirds of each side."""
-    return max(1, crop[0] * 2 // 3), max(1, crop[1] * 2 // 3)
-
-
-def window_starts(length: int, crop: int, stride: int) -> list[int]:
-    """Return the first pixel of each window along an axis; the last window ends with the image."""
-    count = max(length - crop + stride - 1, 0) // stride + 1
-    return [max(min(k * stride, length - crop), 0) for k in range(count)]
-
-
-@dataclasses.dataclass(frozen=True)
-class Axis:
-    """The rows (or columns) of an image, of its windows and of its result.
-
-    Attributes:
-      length: pixels of the image. crop, stride: pixels of a window, and from one to the next.
-      cells: patches of a window. out: pixels of the result.
-    """
-
-    length: int
-    crop: int
-    stride: int
-    cells: int
-    out: int
-
-    def matrix(self, begin: int, end: int) -> tuple[int, int, np.ndarray]:
-        """Return (first, last, matrix): the pixels begin to end - 1 of the result from the patches of the windows.
-
-        Returns:
-          the range of windows that the pixels depend on, and float32 (end - begin, (last - first) * cells).
-        """
-        low, high, share = self._taps(begin, end)
-        starts, bottom, top = window_starts(self.length, self.crop, self.stride), low[0], high[-1] + 1
-        covering = [k for k, start in enumerate(starts) if start < top and start + self.crop > bottom]
-        first, last = covering[0], covering[-1] + 1
-        upsample = linear_matrix(self.cells, self.crop)
-        pixels = np.zeros((top - bottom, last - first, self.cells), np.float32)
-        count = np.zeros((top - bottom, 1, 1), np.float32)
-        for k in range(first, last):
-            inside = slice(max(starts[k], bottom), min(starts[k] + self.crop, top))
-            rows = slice(inside.start - bottom, inside.stop - bottom)
-            pixels[rows, k - first] += upsample[inside.start - starts[k] : inside.stop - starts[k]]
-            count[rows] += 1
-        pixels = (pixels / count).reshape(top - bottom, -1)
-        return first, last, (1 - share) * pixels[low - bottom] + share * pixels[high - bottom]
-
-    def _taps(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the two pixels of the image that each pixel of the result lies between, and the share of the second.
-
-        As torch's bilinear `interpolate`, align_corners=False; see `positions.linear_matrix`.
-        """
-        step, half = np.float32(self.length) / np.float32(self.out), np.float32(0.5)
-        centre = np.maximum((np.arange(begin, end, dtype=np.float32) + half) * step - half, np.float32(0))
-        low = np.minimum(centre.astype(int), self.length - 1)
-        return low, np.minimum(low + 1, self.length - 1), (centre - low)[:, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +97,8 @@ def slide(
     *,
     crop: Size,
     batch_size: int,
-    stride: Size | None = None,
+    tiling: Tiling = USUAL,
+    snap: Size = (1, 1),
     fill: tuple[int, ...] = (),
     mesh: Mesh | None = None,
 ) -> Iterator[tuple[Any, WindowLogits]]:
@@ -171,7 +112,8 @@ def slide(
       forward: compiled, uint8 images (batch_size, *crop, C) -> logits (batch_size, h, w, n); on a mesh, of the whole
         batch.
       images: (anything, uint8 (H, W, C), (height, width) of the result).
-      crop: (height, width) of a window. stride: pixels between windows; None: `two_thirds` of the crop.
+      crop: (height, width) of a window. tiling: how windows overlap and are blended.
+      snap: for the blend "ramp", the pixels at whose multiples windows begin: those of the coarsest cells.
       batch_size: windows in a batch, over all devices.
       fill: pixel value of each channel outside the image; () is black.
       mesh: shards each batch over its devices.
@@ -180,7 +122,8 @@ def slide(
       (anything, its logits), in the order of `images`.
     """
     begun: deque[_Image] = deque()
-    batches = _batches(images, begun, crop, stride or two_thirds(crop), batch_size, fill, mesh is not None)
+    grid = _Grid(crop, tiling.stride(crop), snap if tiling.blend == RAMP else (0, 0))
+    batches = _batches(images, begun, grid, batch_size, fill, mesh is not None)
 
     def step(batch: Any) -> dict[str, Any]:
         return {"logits": forward(batch["image"]), "place": batch["place"]}
@@ -197,12 +140,20 @@ def slide(
                 yield image.key, image.done()
 
 
+class _Grid(NamedTuple):
+    """Height and width of windows, of the strides between them, and what they begin at multiples of; see `Axis`."""
+
+    crop: Size
+    stride: Size
+    snap: Size
+
+
 class _Image:
     """One image that is being segmented: its key, its grid of windows and the logits so far."""
 
-    def __init__(self, key: Any, size: Size, out: Size, crop: Size, stride: Size):
-        self.key, self.size, self.out, self.crop, self.stride = key, size, out, crop, stride
-        self.grid = tuple(window_starts(*axis) for axis in zip(size, crop, stride, strict=True))
+    def __init__(self, key: Any, size: Size, out: Size, how: _Grid):
+        self.key, self.size, self.out, self.how, self.crop = key, size, out, how, how.crop
+        self.grid = tuple(starts_of(*axis) for axis in zip(size, *how, strict=True))
         self.count = len(self.grid[0]) * len(self.grid[1])
         self._found: np.ndarray | None = None
 
@@ -216,7 +167,7 @@ class _Image:
         """Keep the logits (h, w, n) of a window."""
         height, width, classes = logits.shape
         if self._found is None:
-            self._found = np.empty((len(self.grid[0]), height, classes, len(self.grid[1]), width), np.float32)
+            self._found = _room((len(self.grid[0]), height, classes, len(self.grid[1]), width))
         row, column = divmod(place, len(self.grid[1]))
         self._found[row, :, :, column] = logits.transpose(0, 2, 1)
 
@@ -225,15 +176,23 @@ class _Image:
         found = cast(np.ndarray, self._found)  # every image has a window
         rows, height, classes, columns, width = found.shape
         patches = found.reshape(rows * height, classes, columns * width)
-        axes = zip(self.size, self.crop, self.stride, (height, width), self.out, strict=True)
+        crop, stride, snap = self.how
+        axes = zip(self.size, crop, stride, (height, width), self.out, snap, strict=True)
         return WindowLogits(patches, *(Axis(*axis) for axis in axes))
+
+
+def _room(shape: tuple[int, ...]) -> np.ndarray:
+    """Return room for float32 values: in memory, or above `HELD` bytes in a file that goes with the array."""
+    if 4 * math.prod(shape) <= HELD:
+        return np.empty(shape, np.float32)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, np.float32, "w+", shape=shape)
 
 
 def _batches(
     images: Iterable[tuple[Any, np.ndarray, Size]],
     begun: deque[_Image],
-    crop: Size,
-    stride: Size,
+    grid: _Grid,
     batch_size: int,
     fill: tuple[int, ...],
     shared: bool,
@@ -243,10 +202,10 @@ def _batches(
     first = share * jax.process_index() if shared else 0
     place, held = 0, None
     for key, image, out in images:
-        one = _Image(key, image.shape[:2], out, crop, stride)
+        one = _Image(key, image.shape[:2], out, grid)
         begun.append(one)
         for window in one.windows(image):
-            held = _blank((share, *crop, image.shape[2]), fill) if held is None else held
+            held = _blank((share, *grid.crop, image.shape[2]), fill) if held is None else held
             if first <= place < first + share:
                 held[place - first, : window.shape[0], : window.shape[1]] = window
             place += 1

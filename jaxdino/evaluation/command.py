@@ -1,14 +1,15 @@
-"""Evaluate a finished run of images with classes: `python -m jaxdino.evaluate --workdir DIR`.
+"""Evaluate a finished run: `python -m jaxdino.evaluate --workdir DIR`.
 
 Writes evaluation.json, evaluation.md and evaluation.html, a page that needs no network, into DIR/evaluation. The test
-split is measured, or the validation split if the data has no test split. `--parts` chooses what is measured.
+split is measured, or the validation split if the data has no test split. `--parts` chooses what is measured. Runs of
+masks, depths, boxes and objects have the parts metrics and errors, the worst images.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxdino.core.command import described, expanded, program
 from jaxdino.core.errors import UserError
@@ -36,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     for flags in (_add_inputs, _add_figures, _add_parts):
         flags(made.add_argument)
     made.add_argument("--batch_size", type=int, default=64, help="images per batch (default 64)")
+    made.add_argument("--tta", metavar="KIND,...", help="mean over several views: flip, zoom, corners (masks: flip)")
     made.add_argument("--seed", type=int, default=0, help="seed of everything that is drawn (default 0)")
     return made
 
@@ -98,11 +100,14 @@ def run(argv: Sequence[str]) -> int:
       UserError: for invalid arguments, before any long work.
     """
     from jaxdino.evaluation.calibration.keeping import keep
+    from jaxdino.evaluation.finished_run import OTHERS, task_of
     from jaxdino.evaluation.parts import DEFAULT, PARTS
 
     args = parser().parse_args(expanded(argv))
     keep_freed()
     keep_programs()
+    if task_of(args.workdir) in OTHERS:
+        return _other(args)
     parts = chosen_parts(args.parts, PARTS, (*DEFAULT, *(["ood"] * bool(args.ood)), *(["transfer"] * bool(args.also))))
     _check(args, parts)
     out = _folder(args)
@@ -112,7 +117,42 @@ def run(argv: Sequence[str]) -> int:
     sections = []
     for name in parts:
         sections += PARTS[name](context)
-    for file in _write(context, out, sections, parts):
+    found = context.found
+    how = context.optimistic, context.resampling.method, context.settings.tta
+    for file in _write(context.run, Measured(found.split, len(found), found.unread, *how), out, sections, parts):
+        print(file)
+    return 0
+
+
+OF_OTHERS = ("group", "resample_by", "group_file", "calibrate", "ood", "also")
+"""Flags that other tasks than images with classes do not read."""
+
+
+def _other(args: argparse.Namespace) -> int:
+    """Evaluate a run of masks, depths, boxes or objects."""
+    from jaxdino.api.several_views import kinds_of
+    from jaxdino.evaluation.finished_run import chosen_split, open_run, other_data
+    from jaxdino.evaluation.intervals import Resampling
+    from jaxdino.evaluation.tasks.report import PARTS, reported
+
+    if given := next((name for name in OF_OTHERS if getattr(args, name)), None):
+        raise UserError(f"--{given} is for images with classes; this run is of another task: leave it out")
+    parts = chosen_parts(args.parts, PARTS, PARTS)
+    _check_numbers(args)
+    kinds = kinds_of(args.tta, "--tta")
+    if set(kinds) - {"flip"}:
+        raise UserError(f"--tta {args.tta}: masks and depths are averaged over flip alone")
+    out = _folder(args)
+    run = open_run(args.workdir, say)
+    split = chosen_split(run.source, args.split) if args.root is None else other_data(run, args.root, args.name, say)
+    optimistic = split is run.source.splits.get("val")
+    if optimistic:
+        say("the model was chosen on these images (val), so the figures are optimistic")
+    how = Resampling(args.resamples, args.level, args.seed)
+    given = {"batch_size": min(args.batch_size, 16), "most_errors": args.most_errors, "flip": "flip" in kinds}
+    found = reported(run, split, parts, how, **given, say=say)
+    measured = Measured(split, found.images, found.unread, optimistic, how.method, kinds)
+    for file in _write(run, measured, out, found.sections, parts):
         print(file)
     return 0
 
@@ -140,16 +180,9 @@ def _check(args: argparse.Namespace, parts: Sequence[str]) -> None:
 
     if args.calibrate is not None:
         check_choice("--calibrate", args.calibrate, CHOICES)
-    check_range("--batch_size", args.batch_size, "[1, inf)")
-    check_range("--most_robust", args.most_robust, "[1, inf)")
-    check_range("--most_errors", args.most_errors, "[1, 200]")
-    check_range("--seed", args.seed, "[0, inf)")
-    check_range("--resamples", args.resamples, "[100, 1000000]")
-    check_range("--level", args.level, "(0, 1)")
+    _check_numbers(args)
     for text in args.at:
         OperatingPoint.of(text)
-    if args.root is not None and args.split is not None:
-        raise UserError("--root and --split are both given: of other data, the test split is measured, or all images")
     if args.name is not None and args.root is None and not args.also:
         raise UserError(f"--name {args.name} is the format of --root and --also, which are not given: leave it out")
     for part, flag in (("ood", "ood"), ("transfer", "also")):
@@ -157,6 +190,17 @@ def _check(args: argparse.Namespace, parts: Sequence[str]) -> None:
             raise UserError(f"--parts {args.parts} has {part}, which needs --{flag} DIR")
         if getattr(args, flag) and part not in parts:
             raise UserError(f"--{flag} is not read: --parts {args.parts} lacks {part}")
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    check_range("--batch_size", args.batch_size, "[1, inf)")
+    check_range("--most_robust", args.most_robust, "[1, inf)")
+    check_range("--most_errors", args.most_errors, "[1, 200]")
+    check_range("--seed", args.seed, "[0, inf)")
+    check_range("--resamples", args.resamples, "[100, 1000000]")
+    check_range("--level", args.level, "(0, 1)")
+    if args.root is not None and args.split is not None:
+        raise UserError("--root and --split are both given: of other data, the test split is measured, or all images")
 
 
 def _folder(args: argparse.Namespace) -> Path:
@@ -171,6 +215,7 @@ def _context(args: argparse.Namespace) -> Any:
     """Open the run, and check everything that can be checked before an image is read."""
     import dataclasses
 
+    from jaxdino.api.several_views import kinds_of
     from jaxdino.evaluation.columns import check_columns, read_columns
     from jaxdino.evaluation.context import Context, Settings
     from jaxdino.evaluation.finished_run import chosen_split, open_run, other_data
@@ -186,11 +231,12 @@ def _context(args: argparse.Namespace) -> Any:
     else:
         split = other_data(opened, args.root, args.name, say)
     fields = {field.name for field in dataclasses.fields(Settings)} & set(vars(args))
-    settings = Settings(**{name: getattr(args, name) for name in fields})
+    given: dict[str, Any] = {name: getattr(args, name) for name in fields} | {"tta": kinds_of(args.tta, "--tta")}
+    settings = Settings(**given)
     how = Resampling(args.resamples, args.level, args.seed)
     context = Context(opened, split, settings, how, say)
     if context.optimistic:
-        say("the model was chosen on these images (val), so the figures are optimistic" + _without_test(context))
+        say("the model was chosen on these images (val), so the figures are optimistic" + _without_test(context.run))
     if file is None:
         return context
     found = read_columns(file, columns, context.found)
@@ -202,27 +248,43 @@ def _context(args: argparse.Namespace) -> Any:
     return context.with_groups(groups, how)
 
 
-def _without_test(context: Any) -> str:
-    return "" if "test" in context.run.source.splits else ": the data has no test split"
+WITHOUT_TEST = ": the data has no test split"
 
 
-def _write(context: Any, out: Path, sections: list[Any], parts: Sequence[str]) -> list[Path]:
+class Measured(NamedTuple):
+    """What a report is of: a split, its readable and unreadable images, and how."""
+
+    split: Any
+    images: int
+    unread: int
+    optimistic: bool
+    intervals: str
+    tta: Sequence[str]
+
+
+def _without_test(run: Any) -> str:
+    return "" if "test" in run.source.splits else WITHOUT_TEST
+
+
+def _write(run: Any, found: Measured, out: Path, sections: list[Any], parts: Sequence[str]) -> list[Path]:
     from jaxdino.evaluation.page import write_report
     from jaxdino.train.results import model_words
 
-    run, found = context.run, context.found
-    split = f"{len(found):,} images of {found.split.name}" + (f", {found.unread} unread" if found.unread else "")
+    split = f"{found.images:,} images of {found.split.name}" + (f", {found.unread} unread" if found.unread else "")
+    classes = f"{len(run.names)} classes; " if run.source.class_names else ""
     about = [
-        f"{run.model.name}, {model_words(run.summary.get('delivered') or {})}; {len(run.names)} classes; {split}",
-        f"{found.split.root or run.source.name}; intervals: {context.resampling.method}, or as each table says",
+        f"{run.model.name}, {model_words(run.summary.get('delivered') or {})}; {classes}{split}",
+        f"{found.split.root or run.source.name}; intervals: {found.intervals}, or as each table says",
     ]
-    if context.optimistic:
+    if found.tta:
         about.append(
-            "The model was chosen on these images, so these figures are optimistic" + _without_test(context) + "."
+            f"Figures are of the mean over views ({', '.join(found.tta)}); attacks and speed of the image alone."
         )
+    if found.optimistic:
+        about.append("The model was chosen on these images, so these figures are optimistic" + _without_test(run) + ".")
     head = {"workdir": str(run.folder), "model": run.model.name, "digest": run.model.digest, "task": run.task}
-    head |= {"split": found.split.name, "root": found.split.root, "images": len(found), "unread": found.unread}
-    head |= {"optimistic": context.optimistic, "parts": list(parts), "classes": list(run.names)}
+    head |= {"split": found.split.name, "root": found.split.root, "images": found.images, "unread": found.unread}
+    head |= {"optimistic": found.optimistic, "tta": list(found.tta), "parts": list(parts), "classes": list(run.names)}
     return write_report(out, f"Evaluation of {run.folder.resolve().name}", about, head, sections)
 
 

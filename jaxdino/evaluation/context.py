@@ -21,7 +21,7 @@ class Settings:
     Attributes:
       at: operating points as text. ood, also: folders. calibrate: a method to keep, "none", or None. most_train,
         most_robust: most images of train that are passed, and that are corrupted or attacked. most_errors: most
-        mistakes and label suspects that are shown.
+        mistakes and label suspects that are shown. tta: kinds of views whose probabilities are averaged.
     """
 
     batch_size: int = 64
@@ -33,6 +33,7 @@ class Settings:
     most_train: int = 10_000
     most_robust: int | None = None
     most_errors: int = 24
+    tta: Sequence[str] = ()
     name: str | None = None
 
 
@@ -99,4 +100,6 @@ class Context:
 
     def predict(self, split: Split) -> Predictions:
         """Pass a split through the model."""
-        return predicted(self.run, split, self.settings.batch_size, f"predicting {split.name}", self.say)
+        return predicted(
+            self.run, split, self.settings.batch_size, f"predicting {split.name}", self.say, self.settings.tta
+        )

@@ -24,13 +24,11 @@ from jaxdino.train.recorded import CONFIG, as_config, named, read_config
 from jaxdino.train.workdir import SUMMARY
 
 FIELDS = {"classify": "label", "knowledge_distillation": "label", "multilabel": "labels"}
-"""Tasks that can be evaluated -> the field of the data that they learn."""
+"""Tasks of images with classes -> the field of the data that they learn."""
+OTHERS = {"semantic": "class_mask", "depth": "depth", "detect": "boxes", "instances": "instances"}
+"""Tasks with other answers that can be evaluated (`evaluation.tasks`) -> the same."""
 OTHERWISE = {
     "segment": "its metrics are in {folder}/report.html, and `{segment}` gives its masks",
-    "semantic": "its metrics are in {folder}/report.html, and `{segment}` gives its masks",
-    "depth": "its metrics are in {folder}/report.html, and `{depth}` gives its depth maps",
-    "detect": "its metrics are in {folder}/report.html, and `{detect}` gives its boxes",
-    "instances": "its metrics are in {folder}/report.html, and `{segment}` gives its masks",
     "distill": "`{evaluate} --weights {folder} --root DIR` measures its features",
 }
 """Other tasks -> what can be done instead."""
@@ -41,7 +39,8 @@ class FinishedRun:
     """A run with its best model.
 
     Attributes:
-      task: a key of `FIELDS`. model: the model in best/. data: how images are read. source: the run's own data.
+      task: a key of `FIELDS` or `OTHERS`. model: the model in best/. data: how images are read.
+      source: the run's own data.
     """
 
     folder: Path
@@ -68,8 +67,17 @@ class FinishedRun:
         return (Number("labels", "float32", (len(self.names),)),) if self.several else (LABEL,)
 
 
+def task_of(folder: str) -> str | None:
+    """Return the task of a run's config; None if there is none that can be read, which `open_run` then says."""
+    try:
+        config = as_config(read_config(Path(folder) / CONFIG))
+    except (UserError, OSError):
+        return None
+    return (config.get("objective") or {}).get("name")
+
+
 def open_run(folder: str, say: Callable[[str], None]) -> FinishedRun:
-    """Open a finished run of images with classes, and list its data.
+    """Open a finished run, and list its data.
 
     Raises:
       UserError: if there is no such run, it is not finished, or it is of another task (with what can be done instead).
@@ -81,11 +89,11 @@ def open_run(folder: str, say: Callable[[str], None]) -> FinishedRun:
         raise UserError(f"{folder} holds no run ({CONFIG} is missing): --workdir takes the folder of a training run")
     config = as_config(read_config(place / CONFIG))
     task = (config.get("objective") or {}).get("name")
-    if task not in FIELDS:
+    if task not in FIELDS | OTHERS:
         other = OTHERWISE.get(str(task), OTHERWISE["distill"])
-        words = {name: program(name) for name in ("segment", "detect", "depth", "evaluate")} | {"folder": folder}
+        words = {name: program(name) for name in ("segment", "evaluate")} | {"folder": folder}
         raise UserError(
-            f"{folder} holds a run of the task {task!r}; --workdir evaluates {' and '.join(FIELDS)}: "
+            f"{folder} holds a run of the task {task!r}; --workdir evaluates {', '.join(FIELDS | OTHERS)}: "
             + other.format(**words)
         )
     summary = _summary(place)
@@ -99,9 +107,9 @@ def open_run(folder: str, say: Callable[[str], None]) -> FinishedRun:
         say(line)
     check_sight(model)
     data = settings_of_data(config.data)
-    source = load_source(data, FIELDS[task])
+    source = load_source(data, (FIELDS | OTHERS)[task])
     data = pixels.of_model(data, model.card.spec.preprocess)
-    if source.class_names != model.class_names:
+    if source.class_names != model.class_names and (task in FIELDS or source.class_names):
         raise UserError(
             f"the data now has other classes ({few(list(source.class_names), 3)}) than the model "
             f"({few(list(model.class_names), 3)}): restore it, or give other data with --root"
@@ -140,9 +148,10 @@ def other_data(
       UserError: if the data cannot be listed, or has no class of the model.
     """
     kind = name or (run.data.name if run.data.root is not None else "folder")
-    if kind not in SOURCES or FIELDS[run.task] not in SOURCES[kind].of:
-        known = [key for key, source in SOURCES.items() if FIELDS[run.task] in source.of]
-        raise UserError(f"--name {kind} is not a source with {FIELDS[run.task]}; it is one of: {', '.join(known)}")
+    field = (FIELDS | OTHERS)[run.task]
+    if kind not in SOURCES or field not in SOURCES[kind].of:
+        known = [key for key, source in SOURCES.items() if field in source.of]
+        raise UserError(f"--name {kind} is not a source with {field}; it is one of: {', '.join(known)}")
     given = DataConfig(
         name=kind,
         root=root,
@@ -153,10 +162,17 @@ def other_data(
         sixteen_bit=run.data.sixteen_bit,
     )
     try:
-        source = load_source(given, FIELDS[run.task])
+        source = load_source(given, field)
     except UserError as err:
         raise UserError(f"{flag} {root}: {err}") from None
     split = next(source.splits[key] for key in ("test", "val", "train") if key in source.splits)
+    if run.task in OTHERS and source.class_names not in ((), run.names):
+        raise UserError(
+            f"{flag} {root} has the classes {few(list(source.class_names), 5)}, the model {few(list(run.names), 5)}: "
+            "they must be the same, in the same order"
+        )
+    if run.task in OTHERS:
+        return split
     return with_classes(split, source.class_names, run.names, say, flag)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
+from jaxdino.core.bars import bar
+from jaxdino.core.intervals import wilson
 from jaxdino.evaluation.figure import Figure, figure
 
 BLOCK = 4_000_000
@@ -64,7 +66,11 @@ def bootstrap(statistic: Statistic, n: int, how: Resampling) -> dict[str, tuple[
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """
-    parts = [statistic(counts) for counts in how.counts(n)]
+    parts = []
+    with bar(None, "resampling", total=how.count, unit="resample") as watched:
+        for counts in how.counts(n):
+            parts.append(statistic(counts))
+            watched.update(len(counts))
     tail, found = 50 * (1 - how.level), {}
     for name in parts[0]:
         values = np.concatenate([np.asarray(part[name], np.float64) for part in parts])
@@ -75,14 +81,6 @@ def bootstrap(statistic: Statistic, n: int, how: Resampling) -> dict[str, tuple[
         none = missing | (low == high)
         found[name] = np.where(none, np.nan, low), np.where(none, np.nan, high)
     return found
-
-
-def wilson(hits: float, n: int, level: float) -> tuple[float, float]:
-    """Return Wilson's interval of a share. Source: Wilson 1927, in scipy.stats.binomtest."""
-    from scipy.stats import binomtest
-
-    found = binomtest(int(hits), int(n)).proportion_ci(level, method="wilson")
-    return float(found.low), float(found.high)
 
 
 def share(hits: float, n: int, how: Resampling, interval: tuple[float, float] | None = None, why: str = "") -> Figure:

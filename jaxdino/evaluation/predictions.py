@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from scipy.special import expit, log_expit, log_softmax, softmax
 
+from jaxdino.api.several_views import averaged, views
 from jaxdino.core.bars import bar
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, bind
@@ -108,10 +109,18 @@ def batches_of(run: FinishedRun, split: Split, batch_size: int) -> EvalBatches:
     )
 
 
-def predicted(run: FinishedRun, split: Split, batch_size: int, what: str, say: Callable[[str], None]) -> Predictions:
+def predicted(
+    run: FinishedRun,
+    split: Split,
+    batch_size: int,
+    what: str,
+    say: Callable[[str], None],
+    tta: Sequence[str] = (),
+) -> Predictions:
     """Pass a split through the model.
 
     Args:
+      tta: kinds of views whose probabilities are averaged; the features are those of the image alone.
       what: its name for the progress bar. say: called with a line about images that could not be read.
 
     Raises:
@@ -128,8 +137,21 @@ def predicted(run: FinishedRun, split: Split, batch_size: int, what: str, say: C
     batches = batches_of(run, split, batch_size)
     found: dict[str, list[np.ndarray]] = {name: [] for name in ("logits", "features", field, "index")}
     each = ({**batch, "index": batch["index"].astype(np.int32)} for batch in bar(batches, what, unit="batch"))
-    for out in outputs(lambda batch: step(run.model.flat, dict(batch)), each, ("image", field, "weight", "index")):
+
+    def seen(batch: Any) -> dict[str, Any]:
+        given = dict(batch)
+        if not tta:
+            return step(run.model.flat, given)
+        of_views = [step(run.model.flat, given | {"image": view}) for view in views(given["image"], tta)]
+        return of_views[0] | {f"logits{n}": one["logits"] for n, one in enumerate(of_views)}
+
+    for out in outputs(seen, each, ("image", field, "weight", "index")):
         read = out["weight"] > 0
+        if tta:
+            logits = [
+                np.asarray(out[name], np.float64) for name in out if name.startswith("logits") and name != "logits"
+            ]
+            out["logits"] = averaged(logits, run.several)
         for name, parts in found.items():
             parts.append(out[name][read])
     arrays = {name: np.concatenate(parts) for name, parts in found.items()}

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from jaxdino.core.intervals import wilson
+
 CONFIDENCE = 0.95
 RESAMPLES = 500
 
@@ -13,8 +15,7 @@ RESAMPLES = 500
 def share(right: np.ndarray) -> dict[str, Any]:
     """Return the share of right answers, bool (N,), with its Wilson interval."""
     n, count = len(right), int(np.sum(right))
-    found = stats.binomtest(count, n).proportion_ci(CONFIDENCE, method="wilson")
-    return {"value": count / n, "n": n, "interval": [float(found.low), float(found.high)], "how": "Wilson"}
+    return {"value": count / n, "n": n, "interval": list(wilson(count, n, CONFIDENCE)), "how": "Wilson"}
 
 
 def spread(values: Sequence[float], of: str) -> dict[str, Any]:

@@ -27,8 +27,10 @@ def folded(head: Heads, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray
     return kernel.astype(np.float32), bias.astype(np.float32)
 
 
-def why_not(parts: Sequence[str], card: Card) -> str:
+def why_not(parts: Sequence[str], card: Card, cache: FeatureCache) -> str:
     """Return why a head on these features cannot be put into the model; "" if it can."""
+    if "tiled" in cache.made.settings:
+        return "the features are those of windows (--tiled): a model sees an image as a whole"
     pool = pool_for(parts)
     if pool is None:
         return f"a model has no head that reads {'+'.join(parts)}: it reads {', '.join(PARTS)}"
@@ -79,7 +81,7 @@ def save_with_head(
     Raises:
       UserError: if the model cannot hold such a head (see `why_not`), or it cannot be written.
     """
-    if reason := why_not(parts, card):
+    if reason := why_not(parts, card, cache):
         raise UserError(reason)
     pool = pool_for(parts)
     config = LinearHeadConfig(len(cache.class_names), str(pool), thresholds)

@@ -34,6 +34,8 @@ def embedder(model: Any, pool: str) -> Callable[[jax.Array], jax.Array]:
     """
     report.check_sight(model)
     if pool == JOINT:
+        if _is_clip(getattr(model, "inner", None)):
+            raise UserError(f"--pool {JOINT} is of a whole image: with --tiled give --pool cls or another")
         if not _is_clip(model):
             raise UserError(f"--pool {JOINT} is CLIP's space of images and texts, which {model.name} does not have")
         return model.encode_image

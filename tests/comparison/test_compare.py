@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -152,6 +153,27 @@ def test_the_decision_tree():
     assert chosen(best, strategy("slow", (0.9, 0.9), seconds=950)) == "full"  # nothing is saved
     assert chosen(best, worse, limits=Limits(memory_gib=4)) == "short"
     assert chosen(best, limits=Limits(seconds=1)) is None
+
+
+def test_of_errors_the_lowest_is_the_best():
+    few, many = strategy("few", (0.30, 0.31)), strategy("many", (0.50, 0.52))
+    for one in (*few.runs, *many.runs):
+        one.found["val"] = {"abs_rel": one.found["val"]["accuracy"]}
+    found = recommend((many, few), "abs_rel", 100.0)
+    assert found.name == "few" and found.gaps["many"].value == pytest.approx(0.205) and "lowest" in found.reasons[0]
+
+
+def test_other_tasks_are_compared_without_calibration(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(tiny.__file__).parent))  # it imports `tiny` by its own name
+    (tmp_path / "masks.py").write_text(
+        "from tests.train import tiny_semantic\ndef get_config(model=None):\n    return tiny_semantic.config()\n"
+    )
+    flags = ["--seeds", "1", "--out", str(tmp_path / "out"), "--probe_most", "0", "--in_process"]
+    assert main(["--configs", f"{tmp_path}/masks.py", *flags, "--config.writers=none"]) == 0
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert found["metric"] == "val/miou" and "calibration" not in found and found["recommendation"]["name"] == "masks"
+    (run,) = found["runs"]
+    assert run["measured"]["miou"] >= 0 and run["images"] > 0
 
 
 assert tiny.SPEC  # the configs above name this model

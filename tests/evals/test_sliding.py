@@ -10,9 +10,11 @@ import torch
 from torch.nn import functional as F
 
 from jaxdino.core import sharding
+from jaxdino.core.errors import UserError
 from jaxdino.data.crops import short_side
 from jaxdino.evals import sliding
-from jaxdino.evals.sliding import slide, two_thirds, window_starts
+from jaxdino.evals.sliding import slide
+from jaxdino.evals.tiling import Axis, Tiling, window_starts
 
 ALL_DEVICES = True
 CROP, CELL, CLASSES = (12, 16), 4, 3
@@ -29,7 +31,7 @@ def forward(images):
 
 def naive(image, out, crop=CROP, stride=None, fill=0):
     """Logits (n, H, W): every window upsampled by torch, added up, divided by how many cover a pixel, then resized."""
-    size, stride = image.shape[:2], stride or two_thirds(crop)
+    size, stride = image.shape[:2], stride or Tiling().stride(crop)
     room = [max(a, b) for a, b in zip(size, crop, strict=True)]
     padded = np.full((*room, 3), fill, np.uint8)
     padded[: size[0], : size[1]] = image
@@ -82,11 +84,12 @@ def test_windows_are_those_of_a_plain_loop(batch_size):
     assert row == len(SIZES) - 1 and shapes == {(batch_size, *CROP, 3)}
 
 
-@pytest.mark.parametrize("stride", [(1, 1), (5, 16), (12, 3), (12, 16)])
-def test_other_strides(stride):
+@pytest.mark.parametrize("overlap", [0.99, 0.5, 0.0])
+def test_other_overlaps(overlap):
     (image,) = photos((31, 37))
-    ((_, one),) = slide(forward, [(0, image, (20, 40))], crop=CROP, batch_size=8, stride=stride)
-    want = naive(image, (20, 40), stride=stride)
+    tiling = Tiling(overlap)
+    ((_, one),) = slide(forward, [(0, image, (20, 40))], crop=CROP, batch_size=8, tiling=tiling)
+    want = naive(image, (20, 40), stride=tiling.stride(CROP))
     np.testing.assert_allclose(one.logits(), want, atol=1e-5 * np.abs(want).max())
 
 
@@ -179,4 +182,56 @@ def test_short_side(size, short, want):
 
 
 def test_stride_is_two_thirds():
-    assert two_thirds((512, 512)) == (341, 341) and two_thirds((1, 2)) == (1, 1)
+    assert Tiling().stride((512, 512)) == (341, 341) and Tiling().stride((1, 2)) == (1, 1)
+    assert all(Tiling().stride((side, side))[0] == max(1, side * 2 // 3) for side in range(1, 2000))
+
+
+def local(images):
+    """The linear layer on patches alone: no patch sees another."""
+    b, height, width, _ = images.shape
+    cells = images.reshape(b, height // CELL, CELL, width // CELL, CELL, 3).transpose(0, 1, 3, 2, 4, 5)
+    return cells.reshape(b, height // CELL, width // CELL, -1).astype("float32") @ WEIGHTS
+
+
+@pytest.mark.parametrize("size", [(12, 16), (31, 45), (8, 50), (40, 9)])
+@pytest.mark.parametrize("overlap", [0.0, 1 / 3, 0.75])
+def test_a_ramp_gives_what_the_whole_image_gives_if_no_patch_sees_another(size, overlap):
+    (image,) = photos(size)
+    out, room = (37, 53), [-(-max(one, crop) // CELL) * CELL for one, crop in zip(size, CROP, strict=True)]
+    how = dict(crop=CROP, batch_size=4, tiling=Tiling(overlap, "ramp"), snap=(CELL, CELL))
+    ((_, tiled),) = slide(local, [(0, image, out)], **how)
+    padded = np.zeros((*room, 3), np.uint8)
+    padded[: size[0], : size[1]] = image
+    big = F.interpolate(torch.tensor(local(padded[None])).permute(0, 3, 1, 2), room, mode="bilinear")
+    want = F.interpolate(big[:, :, : size[0], : size[1]], out, mode="bilinear")[0].numpy()
+    np.testing.assert_allclose(tiled.logits(), want, atol=1e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("blend", ["even", "ramp"])
+def test_a_constant_stays_constant(blend):
+    (image,) = photos((31, 45))
+    flat = lambda images: np.full((len(images), 3, 4, 2), 2.5, np.float32)  # noqa: E731
+    ((_, one),) = slide(flat, [(0, image, (50, 20))], crop=CROP, batch_size=4, tiling=Tiling(0.6, blend), snap=(4, 4))
+    np.testing.assert_allclose(one.logits(), 2.5, rtol=1e-6)
+
+
+def test_a_ramp_lowers_the_weight_of_borders():
+    axis = Axis(20, 12, 8, 3, 20, snap=4)
+    np.testing.assert_allclose(axis.shares, [[1, 1, 0.5], [0.5, 1, 1]])
+    wide = Axis(36, 24, 12, 6, 36, snap=4)
+    np.testing.assert_allclose(wide.shares[0], [1, 1, 1, 5 / 6, 3 / 6, 1 / 6], atol=1e-6)
+
+
+def test_patches_of_a_large_image_wait_in_a_file(monkeypatch):
+    (image,) = photos((50, 61))
+    ((_, held),) = slide(forward, [(0, image, (43, 77))], crop=CROP, batch_size=4)
+    monkeypatch.setattr(sliding, "HELD", 100)
+    ((_, filed),) = slide(forward, [(0, image, (43, 77))], crop=CROP, batch_size=4)
+    assert isinstance(filed.patches, np.memmap) and not isinstance(held.patches, np.memmap)
+    np.testing.assert_array_equal(filed.logits(), held.logits())
+
+
+@pytest.mark.parametrize(("given", "words"), [((1.0,), "overlap"), ((0.5, "hann"), "blend='hann'")])
+def test_wrong_tilings_are_refused(given, words):
+    with pytest.raises(UserError, match=words):
+        Tiling(*given)

@@ -1,5 +1,7 @@
 """Corruptions against plain statements of their definitions, and what holds for all of them."""
 
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,6 +77,11 @@ def test_those_without_chance_are_numpys_and_pillows(results, level):
     picture = Image.fromarray(np.round(image * 255).astype(np.uint8))
     small = picture.resize((int(SIDE * scale),) * 2, Image.Resampling.BOX).resize((SIDE, SIDE), Image.Resampling.BOX)
     np.testing.assert_array_equal(np.round(results["pixelate"][level - 1, 0] * 255), np.asarray(small))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=CORRUPTIONS["jpeg_compression"].numbers[level - 1][0])
+    with Image.open(file) as written:
+        want = np.asarray(written)
+    np.testing.assert_array_equal(np.round(results["jpeg_compression"][level - 1, 0] * 255), want)
 
 
 def test_defocus_is_opencvs(results):

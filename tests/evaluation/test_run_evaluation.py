@@ -7,6 +7,8 @@ import re
 
 import pytest
 
+import jaxdino
+from jaxdino.data.sources import load_source
 from jaxdino.evaluate import main
 from jaxdino.train.loop import run
 from tests.train import tiny
@@ -85,6 +87,17 @@ def test_a_kept_calibration_is_measured_and_used_by_predict(folder, tmp_path, ca
         assert gaps[1] == pytest.approx(scale * gaps[0], rel=1e-4)
     assert main(["--workdir", str(folder), "--calibrate", "none", *flags]) == 0
     assert jaxdino.load(folder).card.calibration is None
+
+
+def test_views_are_averaged_as_in_predict(folder, tmp_path):
+    how = ["--parts", "metrics", "--resamples", "100", "--split", "val", "--out", str(tmp_path)]
+    assert main(["--workdir", str(folder), "--tta", "flip,zoom", *how]) == 0
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    model, val = jaxdino.load(folder), load_source(dict(name="digits")).split("val")
+    given = model.predict(list(val.records), topk=1, tta="flip,zoom")
+    right = [model.class_names.index(one[0][0]) == label for one, label in zip(given, val.labels, strict=True)]
+    assert found["metrics"]["whole"]["accuracy"]["value"] == pytest.approx(sum(right) / len(right))
+    assert found["tta"] == ["flip", "zoom"] and "mean over views" in (tmp_path / "evaluation.html").read_text()
 
 
 def test_what_cannot_be_evaluated_is_refused_before_long_work(folder, tmp_path, capsys):

@@ -11,7 +11,7 @@ from tiny_depth import config
 
 import jaxdino
 from convert.store import load_card, load_model
-from jaxdino import depth, predict
+from jaxdino import depth, evaluate, predict
 from jaxdino.core.errors import UserError
 from jaxdino.data.depth_field import DepthMap
 from jaxdino.data.sources import load_source
@@ -50,6 +50,16 @@ def test_it_learns_and_reports_at_the_maps_own_size(runs):
     again.update({"prediction": found, "depth": test.fields["depth"]})
     for name, value in again.compute().items():
         assert summary[f"test/{name}"] == pytest.approx(value, rel=2e-3), name
+
+
+def test_an_evaluation_has_the_runs_figures_with_intervals(runs, tmp_path):
+    assert evaluate.main(["--workdir", str(runs[0]), "--out", str(tmp_path), "--resamples", "100"]) == 0
+    found, summary = (json.loads(file.read_text()) for file in (tmp_path / "evaluation.json", runs[0] / "summary.json"))
+    for name, one in found["metrics"]["whole"].items():
+        assert one["value"] == pytest.approx(summary[f"test/{name}"], rel=2e-3), name
+        assert one["low"] <= one["value"] <= one["high"] and one["n"] == found["images"]
+    scores = [one["score"] for one in found["errors"]]
+    assert scores == sorted(scores, reverse=True) and scores[0] > 0
 
 
 def test_killed_and_started_again_the_result_is_bit_identical(runs, capsys):

@@ -53,6 +53,15 @@ def test_what_a_run_leaves(whole):
     assert all((whole / name).stat().st_size > 1000 for name in ("detections.png", "precision_recall.png"))
 
 
+def test_an_evaluation_has_the_runs_figures_with_intervals(whole, tmp_path):
+    assert evaluate.main(["--workdir", str(whole), "--out", str(tmp_path), "--resamples", "100"]) == 0
+    found, summary = (json.loads(file.read_text()) for file in (tmp_path / "evaluation.json", whole / "summary.json"))
+    for name, one in found["metrics"]["whole"].items():
+        assert one["value"] == pytest.approx(summary[f"test/{name}"], abs=2e-3), name
+        assert one["n"] == found["images"] and "interval" in one
+    assert found["metrics"]["classes"].keys() == set(found["classes"]) and found["errors"]
+
+
 def test_four_devices_equal_one(whole, all_devices, tmp_path):
     loop.run(made(), tmp_path)
     losses = [
@@ -122,7 +131,6 @@ def test_the_commands(whole, tmp_path, capsys):
     assert detect.main(words) == 2 and "b.png is not a writable folder" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
     assert predict.main(words[:3]) == 2 and "jaxdino.detect` and `model.detect` find its" in capsys.readouterr().err
-    assert evaluate.main(words[1:3]) == 2 and "jaxdino.detect` gives its boxes" in capsys.readouterr().err
     with pytest.raises(UserError, match="threshold=2 must be in"):
         jaxdino.load(whole).detect([image], threshold=2)
 

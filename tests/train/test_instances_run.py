@@ -9,6 +9,7 @@ from midway import Midway
 from tiny_instances import config
 
 from convert.store import load_model
+from jaxdino import evaluate
 from jaxdino.core.errors import UserError
 from jaxdino.core.sharding import make_mesh
 from jaxdino.data.record import Source
@@ -54,6 +55,16 @@ def test_what_a_run_leaves(runs):
     summary = json.loads((runs[0] / "summary.json").read_text())
     assert summary.keys() >= {"test/mask_map", "test/mask_map50", "test/pq", "test/miou"}
     assert all((runs[0] / name).stat().st_size > 1000 for name in ("instances.png", "precision_recall.png"))
+
+
+def test_an_evaluation_has_the_runs_figures_with_intervals(runs, tmp_path):
+    assert evaluate.main(["--workdir", str(runs[0]), "--out", str(tmp_path), "--resamples", "100"]) == 0
+    found, summary = (json.loads(file.read_text()) for file in (tmp_path / "evaluation.json", runs[0] / "summary.json"))
+    for ours, theirs in {"map": "mask_map", "map50": "mask_map50", "pq": "pq", "sq": "sq", "rq": "rq"}.items():
+        one = found["metrics"]["whole"][ours]
+        assert one["value"] == pytest.approx(summary[f"test/{theirs}"], abs=2e-3), ours
+        assert one["n"] == found["images"] and "interval" in one
+    assert "data:image/jpeg" in (tmp_path / "evaluation.html").read_text()
 
 
 def test_four_devices_equal_one(runs, all_devices, tmp_path):

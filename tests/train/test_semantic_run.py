@@ -12,7 +12,7 @@ from tiny_semantic import config
 
 import jaxdino
 from convert.store import load_card, load_model
-from jaxdino import predict, segment
+from jaxdino import evaluate, predict, segment
 from jaxdino.core.errors import UserError
 from jaxdino.data.sources import load_source
 from jaxdino.evals.semantic import SemanticEvaluator
@@ -66,6 +66,31 @@ def test_it_learns_and_reports_at_the_masks_own_size(learnt):
     again.update({"prediction": found, "mask": [mask(2**20) for mask in val.fields["class_mask"]]})
     for name in ("miou", "pixel_accuracy", "iou/dark"):
         assert summary[f"val/{name}"] == pytest.approx(again.compute()[name], abs=2e-3)
+
+
+def test_an_evaluation_has_the_runs_figures_with_intervals(learnt, tmp_path, capsys):
+    folder = learnt[1]
+    how = ["--workdir", str(folder), "--out", str(tmp_path), "--resamples", "100"]
+    assert evaluate.main(how) == 0
+    found, summary = (json.loads(file.read_text()) for file in (tmp_path / "evaluation.json", folder / "summary.json"))
+    split = found["split"]
+    for name, one in found["metrics"]["whole"].items():
+        assert one["value"] == pytest.approx(summary[f"{split}/{name}"], abs=2e-3), name
+        assert one["low"] < one["value"] < one["high"] and one["n"] == found["images"]
+    for name in NAMES:
+        assert found["metrics"]["classes"][name]["iou"]["value"] == pytest.approx(
+            summary[f"{split}/iou/{name}"], abs=2e-3
+        )
+    scores = [one["score"] for one in found["errors"]]
+    assert scores == sorted(scores) and len(scores) == found["images"] and not found["tta"]
+    assert "Confusion of pixels" in (tmp_path / "evaluation.html").read_text()
+    assert evaluate.main([*how, "--tta", "flip", "--parts", "metrics"]) == 0
+    mirrored = json.loads((tmp_path / "evaluation.json").read_text())
+    assert mirrored["tta"] == ["flip"] and mirrored["metrics"]["whole"] != found["metrics"]["whole"]
+    assert evaluate.main([*how, "--tta", "zoom"]) == 2 and "averaged over flip alone" in capsys.readouterr().err
+    assert (
+        evaluate.main([*how, "--calibrate", "vector"]) == 2 and "--calibrate is for images" in capsys.readouterr().err
+    )
 
 
 def test_what_each_strategy_trains():
@@ -125,6 +150,20 @@ def test_large_images_are_cut_into_windows_at_their_own_size(learnt, tmp_path):
     (found,) = model.segment([image])
     (alone,) = model.segment([image[:16, :16]])
     assert found.shape == (24, 32) and np.array_equal(found[:5, :5], alone[:5, :5])  # where windows do not overlap
+
+
+def test_segment_sees_large_images_in_the_windows_that_are_asked_for(learnt, tmp_path, capsys):
+    root, folder = learnt
+    image, model = str(root / "images" / "00.png"), jaxdino.load(folder)
+    assert model.opened(image, model.reading([image]))[0].shape == (16, 21, 3)
+    how = ["--workdir", str(folder), "--out", str(tmp_path), "--short_side", "0", "--overlap", "0.5"]
+    assert segment.main([*how, "--blend", "ramp", image]) == 0
+    (want,) = model.segment([image], short_side=0, overlap=0.5, blend="ramp")
+    with Image.open(tmp_path / "00.png") as mask:
+        np.testing.assert_array_equal(np.asarray(mask), want + 1)
+    (even,) = model.segment([image])
+    assert (even != want).any() and (even == want).mean() > 0.6
+    assert segment.main([*how, "--blend", "hann", image]) == 2 and "blend='hann'" in capsys.readouterr().err
 
 
 def test_damaged_masks_are_skipped_and_named(tmp_path, capsys):

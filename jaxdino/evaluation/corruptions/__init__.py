@@ -1,8 +1,9 @@
-"""The 15 common corruptions of ImageNet-C at 5 severities, on the device, each image with random numbers of its own.
+"""The 15 common corruptions of ImageNet-C at 5 severities, each image with random numbers of its own.
 
 A corruption is a function of a key and one image float32 (H, W, C) in 0..1, with the numbers of its severity; it is
-mapped over a batch. Results are clipped to 0..1; they are not rounded to 8 bits, nor saved as JPEG as the published
-images are. Numbers in pixels are those published for 224 x 224 pixels, at any size: smaller images are hit harder.
+mapped over a batch on the device; JPEG files are written and read on the host, by libjpeg. Results are clipped to 0..1;
+they are not rounded to 8 bits, nor saved as JPEG as the published images are. Numbers in pixels are those published for
+224 x 224 pixels, at any size: smaller images are hit harder.
 
 Source: Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations
 (arXiv:1903.12261), with the numbers of hendrycks/robustness ImageNet-C/create_c/make_imagenet_c.py. `frost` differs:
@@ -12,10 +13,11 @@ the published one pastes photographs, here the pattern is generated.
 import zlib
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdino.evaluation.corruptions import blurs, digital, noise, weather
 
@@ -28,11 +30,13 @@ class Corruption(NamedTuple):
 
     Attributes:
       traced: whether the numbers may be traced, so that all severities are one program.
+      host: whether it is a function (images, *numbers) of a batch, numpy float32 (B, H, W, 3), on the host.
     """
 
-    of_image: Callable[..., jax.Array]
+    of_image: Callable[..., Any]
     numbers: tuple[tuple, ...]
     traced: bool = False
+    host: bool = False
 
 
 def _alone(*numbers: float) -> tuple[tuple, ...]:
@@ -74,7 +78,7 @@ CORRUPTIONS: dict[str, Corruption] = {
         ),
     ),
     "pixelate": Corruption(digital.pixelate, _alone(0.6, 0.5, 0.4, 0.3, 0.25)),
-    "jpeg_compression": Corruption(digital.jpeg_file, _alone(25, 18, 15, 10, 7), traced=True),
+    "jpeg_compression": Corruption(digital.jpeg_files, _alone(25, 18, 15, 10, 7), host=True),
 }
 """The corruptions in the order of the paper."""
 
@@ -90,6 +94,8 @@ def corrupted(name: str, severity: int, key: jax.Array, images: jax.Array, place
       float32 (B, H, W, 3) in 0..1.
     """
     chosen = CORRUPTIONS[name]
+    if chosen.host:
+        return jnp.asarray(chosen.of_image(np.asarray(images), *chosen.numbers[severity - 1]))
     own = jax.random.fold_in(key, zlib.crc32(name.encode()))  # the same draws at every severity
     numbers = chosen.numbers[severity - 1]
     fixed, traced = ((), numbers) if chosen.traced else (numbers, ())

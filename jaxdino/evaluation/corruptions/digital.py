@@ -1,5 +1,8 @@
 """Digital changes: brightness, contrast, elastic transform, pixelation, JPEG, on an image (H, W, C) in 0..1."""
 
+import io
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,7 @@ from jax.scipy.ndimage import map_coordinates
 from PIL import Image
 from scipy.ndimage import gaussian_filter1d
 
-from jaxdino.data.photometric.jpeg import jpeg
+from jaxdino.data.image_file import open_bytes
 from jaxdino.evaluation.corruptions.blurs import EXACT
 
 TRUNCATE = 3  # standard deviations of the blur of an elastic transform
@@ -79,7 +82,15 @@ def box(side: int, size: int) -> jax.Array:
     )
 
 
-def jpeg_file(key: jax.Array, image: jax.Array, quality: int) -> jax.Array:
-    """Return the image as read back from a JPEG file."""
-    planes = jnp.moveaxis(image, -1, 0)[None]
-    return jnp.moveaxis(jpeg(planes, jnp.asarray(quality, jnp.int32).reshape(1))[0], 0, -1)
+def jpeg_files(images: np.ndarray, quality: int) -> np.ndarray:
+    """Return images (B, H, W, 3) in 0..1 as read back from JPEG files, written and read by libjpeg on the host."""
+
+    def of_one(levels: np.ndarray) -> np.ndarray:
+        file = io.BytesIO()
+        Image.fromarray(levels).save(file, "JPEG", quality=quality)
+        with open_bytes(file) as found:
+            return np.asarray(found)
+
+    with ThreadPoolExecutor() as pool:  # libjpeg works outside of Python's lock
+        found = list(pool.map(of_one, np.rint(np.asarray(images) * 255).clip(0, 255).astype(np.uint8)))
+    return np.stack(found).astype(np.float32) / 255

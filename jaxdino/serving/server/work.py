@@ -21,7 +21,7 @@ from jaxdino.data.checks import open_image
 from jaxdino.data.reasons import too_large
 from jaxdino.data.stored import Stored
 from jaxdino.evals.report import check_sight
-from jaxdino.evals.sliding import two_thirds, window_starts
+from jaxdino.evals.tiling import Tiling, window_starts
 from jaxdino.retrieval.embed import JOINT, default_pool
 from jaxdino.serving.server.batcher import bucket, buckets
 from jaxdino.serving.server.uploads import size_of
@@ -222,7 +222,7 @@ class Semantic:
 
     def compute(self, items: Sequence[Any]) -> list[np.ndarray]:
         crop = self.model.card.spec.preprocess.size
-        stride, windows = two_thirds(crop), 0
+        stride, windows = Tiling().stride(crop), 0
         for image, _ in items:
             windows += math.prod(len(window_starts(*axis)) for axis in zip(image.shape, crop, stride, strict=False))
         given = ((place, image, size) for place, (image, size) in enumerate(items))

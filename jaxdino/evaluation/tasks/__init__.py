@@ -1,0 +1,1 @@
+"""Evaluation of runs whose answers are masks, depths, boxes or objects: one report, to which each task adds its own."""
