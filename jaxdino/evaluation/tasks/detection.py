@@ -90,8 +90,6 @@ class DetectionKind:
         curves = [(name, across, found[name].tolist()) for name in least]
         picture = drawn(lines(curves, "recall", "precision"), f"Precision and recall (overlap {OVERLAP})")
         note = f"the {CURVES} classes with the lowest area of {len(found)}" if len(found) > CURVES else ""
-        names = (*self.names, "(nothing)")
-        about = f"objects of scores from {SCORE}, an overlap of {OVERLAP}; true classes in rows, predicted in columns"
         plots: list[Block] = [Plots([("Precision-recall curves", picture)], "Curves", note)] if curves else []
         return [*plots, confusion_of(self.names, self.confusion)]
 
