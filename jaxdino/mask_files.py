@@ -1,7 +1,7 @@
 """Write mask files: a PNG per mask, an overlay of all masks of an image, and masks.json, which lists them."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,6 +68,20 @@ class MaskFiles:
             for prompt, mask, score in zip(self.prompts, masks, scores, strict=True):
                 self._coco.add_mask(prompt, mask, float(score))
         return files
+
+    def taken(self) -> dict[str, list]:
+        """Return the entries of the images and masks that were written since the last call, for `extend`."""
+        found = {name: self._coco.data[name] for name in ("images", "annotations")}
+        self._coco.data |= {name: [] for name in found}
+        return found
+
+    def extend(self, entries: Mapping[str, list]) -> None:
+        """Add images and masks that other files of this kind have `taken`."""
+        images, masks = (len(self._coco.data[name]) for name in ("images", "annotations"))
+        self._coco.data["images"] += [{**one, "id": images + one["id"]} for one in entries["images"]]
+        self._coco.data["annotations"] += [
+            {**one, "id": masks + one["id"], "image_id": images + one["image_id"]} for one in entries["annotations"]
+        ]
 
     def check(self, images: Sequence[Input], table: str | None = None) -> None:
         """Raise UserError if a file would be written twice, over an image or over the table, or cannot be written."""

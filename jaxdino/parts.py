@@ -1,16 +1,18 @@
-"""Rows of a table that several processes compute: each writes blocks of them, and the last one joins the blocks.
+"""Results that several processes compute: each writes blocks of them, and the last one joins the blocks.
 
-The blocks lie in `OUT.parts` beside the table, until it is complete. A block is written whole or not at all, so that a
-process that was killed goes on with its first missing block when it is called again, with any number of processes.
+The blocks lie in `OUT.parts` beside the results, until these are complete. A block is written whole or not at all, so
+that a process that was killed goes on with its first missing block when it is called again, with any number of
+processes.
 """
 
+import dataclasses
 import hashlib
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock
 
@@ -20,12 +22,33 @@ from jaxdino.core.json_file import JsonError, parse_json, read_json, write_json
 from jaxdino.core.words import few
 
 MADE, LOCK = "made.json", ".lock"
-Rows = Callable[[range], Iterable[Mapping[str, Any]]]
-"""Function of places in the list of all images that returns their rows, in this order."""
+Joined = TypeVar("Joined")
+Block = Callable[[Path, range], None]
+"""Function that writes a file for places in the list of all images, whole or not at all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """The share of one process.
+
+    Attributes:
+      out: the file or folder of the results. shard: (index from 0, number of shares).
+      count: of all images. size: images of a block. kind: suffix of the blocks.
+    """
+
+    out: str
+    shard: tuple[int, int]
+    count: int
+    size: int
+    kind: str = ".jsonl"
+
+    def blocks(self) -> list[Path]:
+        """Return the files of all blocks, of every share."""
+        return [folder_of(self.out) / f"{number:06d}{self.kind}" for number in range(-(-self.count // self.size))]
 
 
 def shard_of(text: str) -> tuple[int, int]:
-    """Return (index from 0, count) of --shard I/N. Raises UserError for other text."""
+    """Return (index from 0, number) of --shard I/N. Raises UserError for other text."""
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
         raise UserError(f"--shard {text} must be I/N with I from 1 to N, such as 1/4, 2/4, 3/4 and 4/4")
@@ -41,15 +64,20 @@ def digest_of(names: Iterable[str]) -> str:
 
 
 def folder_of(out: str) -> Path:
-    """Return the folder of the blocks of a table."""
+    """Return the folder of the blocks."""
     return Path(f"{out}.parts")
+
+
+def begun(out: str) -> bool:
+    """Return whether a process has begun blocks that are not joined yet."""
+    return (folder_of(out) / MADE).exists()
 
 
 def begin(out: str, made: Mapping[str, Any], overwrite: bool) -> None:
     """Make the folder of the blocks, or go on with the one that is there.
 
     Args:
-      made: what the rows are made of, as JSON has it. overwrite: delete blocks that were made otherwise.
+      made: what the results are made of, as JSON has it. overwrite: delete blocks that were made otherwise.
 
     Raises:
       UserError: if the blocks there were made otherwise, with each difference.
@@ -78,46 +106,63 @@ def _changed(folder: Path, made: Mapping[str, Any]) -> str:
     return few([f"{name} was {there.get(name)}, now {made.get(name)}" for name in names], 4)
 
 
-def write(out: str, shard: tuple[int, int], count: int, size: int, rows: Rows) -> int:
-    """Write the missing blocks of one process; return how many blocks that takes.
+def work(share: Share, block: Block, joined: Callable[[Sequence[Path]], Joined]) -> tuple[str, Joined | None]:
+    """Write the missing blocks of a share, and join all blocks if none is missing.
 
     Args:
-      shard: (index, number) of the processes. count: of all rows. size: rows of a block.
-    """
-    folder, written = folder_of(out), 0
-    for number, first in enumerate(range(0, count, size)):
-        file = folder / _block(number)
-        if number % shard[1] == shard[0] and not file.exists():
-            with results.Table(file, ()) as table:
-                for row in rows(range(first, min(first + size, count))):
-                    table.add(row)
-            written += 1
-    return written
-
-
-def join(out: str, count: int, size: int, columns: Sequence[str]) -> tuple[int, int] | None:
-    """Join the blocks to the table and delete them, if all are there.
+      joined: writes the results from the blocks.
 
     Returns:
-      How many blocks are missing and how many rows have an error; None if another process has joined them.
+      What was done, in words, and what `joined` returned: None if this process did not call it.
     """
-    folder, errors = folder_of(out), 0
+    written = write(share, block)
+    said = f"part {share.shard[0] + 1}/{share.shard[1]}: {written} blocks of up to {share.size} images written"
+    found = join(share, joined)
+    if found is None:
+        return f"{said}; another process has joined all blocks in {share.out}", None
+    missing, result = found
+    if missing:
+        said += f"; {missing} blocks of other parts are missing: the last part to finish writes {share.out}"
+    return said, result
+
+
+def write(share: Share, block: Block) -> int:
+    """Write the missing blocks of a share; return how many that were."""
+    index, number = share.shard
+    missing = [(place, file) for place, file in list(enumerate(share.blocks()))[index::number] if not file.exists()]
+    for place, file in missing:
+        block(file, range(place * share.size, min((place + 1) * share.size, share.count)))
+    return len(missing)
+
+
+def join(share: Share, joined: Callable[[Sequence[Path]], Joined]) -> tuple[int, Joined | None] | None:
+    """Join the blocks and delete them, if all are there.
+
+    Returns:
+      How many blocks are missing, and what `joined` returned; None if another process has joined them.
+    """
+    folder = folder_of(share.out)
     with FileLock(folder / LOCK):  # which makes the folder again if another process has just deleted it
         if not (folder / MADE).exists():
             shutil.rmtree(folder, ignore_errors=True)
             return None
-        files = [folder / _block(number) for number in range(-(-count // size))]
+        files = share.blocks()
         if missing := sum(not file.exists() for file in files):
-            return missing, 0
-        with results.Table(out, columns) as table:
-            for row in _rows(files):
-                errors += "error" in row
-                table.add(row)
+            return missing, None
+        result = joined(files)
         shutil.rmtree(folder, ignore_errors=True)
-        return 0, errors
+        return 0, result
 
 
-def _rows(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
+def write_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a block of rows."""
+    with results.Table(file, ()) as table:
+        for row in rows:
+            table.add(row)
+
+
+def rows_of(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Read the rows of blocks. Raises UserError for a damaged one."""
     for file in files:
         with open(file, encoding="utf-8") as lines:
             for line in lines:
@@ -125,7 +170,3 @@ def _rows(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
                     yield parse_json(line, file)
                 except JsonError as err:
                     raise UserError(f"{err}; delete this file and call the command again") from None
-
-
-def _block(number: int) -> str:
-    return f"{number:06d}.jsonl"

@@ -8,7 +8,7 @@ the images, and the last one to finish writes the table.
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -182,15 +182,17 @@ def _shared(out: str, part: tuple[int, int], top: int | None, count: int, batch:
             failed += isinstance(classes, Exception)
             yield row(path, classes, flat)
 
-    written = parts.write(out, part, count, size, rows)
-    mine = f"part {part[0] + 1}/{part[1]}: {written} blocks of up to {size} images written"
-    joined = parts.join(out, count, size, columns)
-    if joined is None:
-        return f"{mine}; another process has joined all blocks in {out}", failed
-    missing, errors = joined
-    if missing:
-        return f"{mine}; {missing} blocks of other parts are missing: the last part to finish writes {out}", failed
-    return f"{mine}; {count} images in {out}", errors
+    def joined(files: Sequence[Path]) -> int:
+        errors = 0
+        with results.Table(out, columns) as table:
+            for one in parts.rows_of(files):
+                errors += "error" in one
+                table.add(one)
+        return errors
+
+    share = parts.Share(out, part, count, size)
+    said, errors = parts.work(share, lambda file, places: parts.write_rows(file, rows(places)), joined)
+    return (said, failed) if errors is None else (f"{said}; {count} images in {out}", errors)
 
 
 def say(line: str) -> None:

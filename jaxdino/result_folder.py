@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from jaxdino import parts
 from jaxdino.core.errors import UserError
 from jaxdino.core.writable import check_writable
 from jaxdino.data.inputs import Input
@@ -15,6 +16,12 @@ def check_empty(out: str) -> Path:
         raise UserError(f"--out {out} is not an empty folder: give another one")
     check_writable(f"--out {out}", folder)
     return folder
+
+
+def check_shared(out: str) -> Path:
+    """Return the folder --out of --shard. Raise UserError unless it is empty, or other parts are at work there."""
+    folder = Path(out)
+    return folder if folder.is_dir() and parts.begun(out) else check_empty(out)
 
 
 def check_names(images: Sequence[Input], name_of: Callable[[Input], str | Path]) -> None:

@@ -5,6 +5,7 @@ A model of text prompts writes, for each image, a mask for each prompt (<image>.
 with all masks (<image>.overlay.png); and masks.json, the masks of all images as a COCO dataset. A model of classes
 writes one mask of all classes (<image>.png, with a palette), the picture, and classes.txt, line i for value i. A model
 of objects writes a map of their numbers (<image>.png, 16 bits), the picture, masks.json, and the naming of the numbers.
+With --shard I/N, N processes share the images, and the last one to finish writes the table and the lists.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from typing import Any, cast
 
 from PIL import Image
 
-from jaxdino import results
+from jaxdino import mask_parts, results
 from jaxdino.core.bars import bar
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
@@ -63,6 +64,9 @@ def _run(argv: list[str] | None) -> int:
     )
     parser.add_argument("--overwrite", action="store_true", help="let --table replace a file")
     parser.add_argument(
+        "--shard", metavar="I/N", help="work on part I of N of the images, each part in a process of its own"
+    )
+    parser.add_argument(
         "--sixteen_bit",
         help="black and white of 16-bit and float images: full, image, window, percentiles, 0,4095 (default the model)",
     )
@@ -76,7 +80,7 @@ def _run(argv: list[str] | None) -> int:
     keep_freed()
     keep_programs()
     points, boxes = parsed("--points", args.points, (2, 3)), parsed("--boxes", args.boxes, (4,))
-    how = (args.threshold, args.out, args.table, args.overwrite, args.sixteen_bit)
+    how = (args.threshold, args.out, args.table, args.overwrite, args.sixteen_bit, args.shard)
     windows_of = {name: getattr(args, name) for name in WINDOWS if getattr(args, name) is not None}
     return segment(args.workdir, args.images, args.prompt, points, boxes, *how, windows=windows_of)
 
@@ -113,6 +117,7 @@ def segment(
     table: str | None = None,
     overwrite: bool = False,
     sixteen_bit: str | None = None,
+    shard: str | None = None,
     windows: Mapping[str, Any] = MappingProxyType({}),
 ) -> int:
     """Write the masks and pictures into `out`; print a line for each mask, tab-separated: the image, the prompt, the
@@ -125,7 +130,7 @@ def segment(
         single prompt, which is then segmented in each box.
       threshold: logits above it are the mask.
       table: a .csv, .json or .jsonl file with a row for each mask, instead of printed lines.
-      sixteen_bit: see `Model.preprocess`.
+      sixteen_bit: see `Model.preprocess`. shard: "I/N", the part of the images to work on, see `parts`.
       windows: short_side, overlap and blend of `SemanticModel.segment`, for a model that gives every pixel a class.
 
     Returns:
@@ -137,15 +142,15 @@ def segment(
     from convert import assumptions
     from jaxdino.api.opening import open_model
 
-    card = _check_run(Path(workdir))
+    card, to = _check_run(Path(workdir)), mask_parts.Rows(table, overwrite, shard)
     if card.labels_pixels or card.finds_masks:
         given = {"--prompt": prompts, "--points": points, "--boxes": boxes, "--threshold": threshold}
         if flag := next((flag for flag, value in given.items() if value), None):
             raise UserError(f"the model in {workdir} has classes of its own and takes no prompts: leave out {flag}")
         if card.labels_pixels:
-            return segment_classes(workdir, names, out, table, overwrite, sixteen_bit, windows)
+            return segment_classes(workdir, names, out, to, sixteen_bit, windows)
         _refuse_windows(windows, workdir)
-        return segment_objects(workdir, names, out, table, overwrite, sixteen_bit)
+        return segment_objects(workdir, names, out, to, sixteen_bit)
     _refuse_windows(windows, workdir)
     if not prompts:
         raise UserError(f"the model in {workdir} segments what a text names: --prompt 'red circle'")
@@ -153,7 +158,7 @@ def segment(
         raise UserError(f"--threshold {threshold}: give a number; logits above it are the mask")
     if sixteen_bit is not None:
         Range.of(sixteen_bit, ARGUMENT)
-    results.check("--table", table, overwrite)
+    to.check(out)
     queries, spatial = _queries(prompts, boxes), {}
     if points:
         spatial |= {"points": [p[:2] for p in points], "point_labels": [p[2] if len(p) > 2 else 1 for p in points]}
@@ -169,12 +174,19 @@ def segment(
     for line in (*notes, *lines):
         say(line)
     reading = model.reading([image.path for image in images], sixteen_bit, ARGUMENT, say)
-    with results.opened(table, COLUMNS, _print) as add, files:
-        failed = _segment(model, images, reading, {"threshold": threshold, **spatial}, files, add)
-    if table is not None:
+    how = {"threshold": threshold, **spatial}
+
+    def counts(failed: int) -> str:
         unread = f"; {failed} of {len(images)} images have none, with the reason" if failed else ""
-        print(f"{(len(images) - failed) * len(queries)} masks in {table}{unread}")
-    return int(failed > 0)
+        return f"{(len(images) - failed) * len(queries)} masks in {table}{unread}" if table is not None else ""
+
+    made = {"weights": model.digest, "prompts": prompts, "sixteen_bit": sixteen_bit, **how}
+    made |= {"boxes": list(map(list, boxes)), "points": list(map(list, points))}
+
+    def run(some: Sequence[Input], add: results.Add) -> int:
+        return _segment(model, some, reading, how, files, add, table is None)
+
+    return int(mask_parts.write(run, images, files, to, COLUMNS, _print, made, counts) > 0)
 
 
 def _refuse_windows(windows: Mapping[str, Any], workdir: str) -> None:
@@ -183,9 +195,11 @@ def _refuse_windows(windows: Mapping[str, Any], workdir: str) -> None:
         raise UserError(f"--{flag} is for models that give every pixel a class; that in {workdir} sees images whole")
 
 
-def _segment(model: Any, images: list[Input], reading: Any, how: dict[str, Any], files: MaskFiles, add: Any) -> int:
+def _segment(
+    model: Any, images: Sequence[Input], reading: Any, how: dict[str, Any], files: MaskFiles, add: Any, printed: bool
+) -> int:
     """Segment each image and `add` its rows; return the number of images that failed."""
-    failed, shown = 0, add is _print and sys.stdout.isatty()  # no progress bar if the lines show the progress
+    failed, shown = 0, printed and sys.stdout.isatty()  # no progress bar if the lines show the progress
     for image in images if shown else bar(images, "segmenting"):
         picture = _opened(image.path, reading)
         try:

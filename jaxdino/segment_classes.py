@@ -1,5 +1,6 @@
 """Write the masks of a model that gives every pixel a class: part of `python -m jaxdino.segment`."""
 
+import functools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from convert.atomic import AtomicFiles
-from jaxdino import results
+from jaxdino import mask_parts
 from jaxdino.core.bars import bar
 from jaxdino.core.command import uninterrupted
 from jaxdino.core.words import printable
@@ -64,14 +65,13 @@ def segment_classes(
     workdir: str,
     names: list[str],
     out: str,
-    table: str | None,
-    overwrite: bool,
+    to: mask_parts.Rows,
     sixteen_bit: str | None,
     windows: Mapping[str, Any],
 ) -> int:
     """Write the masks and pictures into `out`; print a line for each class of an image, with its share.
 
-    Args, returns and raises as `segment.segment`.
+    Args, returns and raises as `segment.segment`; `to`: where the rows go.
     """
     from convert import assumptions
     from jaxdino.api.opening import open_model
@@ -83,20 +83,21 @@ def segment_classes(
     if sixteen_bit is not None:
         Range.of(sixteen_bit, ARGUMENT)
     whole = Whole.of(windows.get("short_side"), windows.get("overlap"), windows.get("blend", EVEN))
-    results.check("--table", table, overwrite)
+    to.check(out)
     images, notes = find_inputs(names, leave_out=out)
     opened, lines = open_model(Path(workdir), words=assumptions.IMPORT)
     model: Any = opened  # a `SemanticModel`, since its head gives pixels classes
     files = ClassFiles(Path(out), model.class_names or tuple(map(str, range(model.card.num_classes))))
-    files.check(images, table)
+    files.check(images, to.table)
     for line in (*notes, *lines):
         say(line)
     reading = model.reading([image.path for image in images], sixteen_bit, ARGUMENT, say)
-    failed: list[str] = []
 
-    def pictures(add: Any) -> Iterator[tuple[Any, np.ndarray, tuple[int, int]]]:
-        shown = table is None and sys.stdout.isatty()  # no progress bar if the lines show the progress
-        for image in images if shown else bar(images, "segmenting"):
+    def pictures(
+        some: Sequence[Input], add: Any, failed: list[str]
+    ) -> Iterator[tuple[Any, np.ndarray, tuple[int, int]]]:
+        shown = to.table is None and sys.stdout.isatty()  # no progress bar if the lines show the progress
+        for image in some if shown else bar(some, "segmenting"):
             try:
                 with remarks() as changed:
                     picture, size = model.opened(image.path, reading, whole)
@@ -109,21 +110,21 @@ def segment_classes(
                 say(f"{image.path}: {line}")
             yield (image, picture), picture, size
 
-    count = 0
-    with results.opened(table, COLUMNS, _print) as add, files:
-        for (image, picture), logits in model.windows(pictures(add), WINDOWS, whole):
+    def run(some: Sequence[Input], add: Any) -> int:
+        failed: list[str] = []
+        for (image, picture), logits in model.windows(pictures(some, add, failed), WINDOWS, whole):
             labels = logits.labels()
-            file, count = files.write_labels(image, picture, labels), count + 1
+            file = files.write_labels(image, picture, labels)
             areas = np.bincount(labels.ravel(), minlength=len(files.names))
             for place in np.argsort(-areas, kind="stable")[: np.count_nonzero(areas)].tolist():
                 share = round(float(areas[place] / labels.size), 6)
                 row = {"class": files.names[place], "mask": str(file), "area": int(areas[place]), "share": share}
                 add({"path": image.path, **row})
-    print(
-        f"{count} masks in {out}"
-        + (f"; {len(failed)} image{'s' * (len(failed) > 1)} could not be read" if failed else "")
-    )
-    return int(bool(failed))
+        return len(failed)
+
+    made = {"weights": model.digest, "sixteen_bit": sixteen_bit, **windows}
+    counts = functools.partial(mask_parts.counts, len(images), "masks", out)
+    return int(mask_parts.write(run, images, files, to, COLUMNS, _print, made, counts) > 0)
 
 
 def _print(row: dict[str, Any]) -> None:

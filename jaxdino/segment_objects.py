@@ -1,5 +1,6 @@
 """Write the objects of a model of mask queries: part of `python -m jaxdino.segment`."""
 
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from convert.atomic import AtomicFiles
-from jaxdino import results
+from jaxdino import mask_parts
 from jaxdino.core.bars import bar
 from jaxdino.core.command import uninterrupted
 from jaxdino.core.errors import UserError
@@ -84,12 +85,10 @@ class ObjectFiles(MaskFiles):
         return file
 
 
-def segment_objects(
-    workdir: str, names: list[str], out: str, table: str | None, overwrite: bool, sixteen_bit: str | None
-) -> int:
+def segment_objects(workdir: str, names: list[str], out: str, to: mask_parts.Rows, sixteen_bit: str | None) -> int:
     """Write the maps and pictures into `out`; print a line for each region: image, class, number, area, score.
 
-    Args, returns and raises as `segment.segment`.
+    Args, returns and raises as `segment.segment`; `to`: where the rows go.
     """
     from convert import assumptions
     from jaxdino.api.opening import open_model
@@ -100,20 +99,20 @@ def segment_objects(
 
     if sixteen_bit is not None:
         Range.of(sixteen_bit, ARGUMENT)
-    results.check("--table", table, overwrite)
+    to.check(out)
     images, notes = find_inputs(names, leave_out=out)
     opened, lines = open_model(Path(workdir), words=assumptions.IMPORT)
     model: Any = opened  # an `InstanceModel`, since its head finds masks
     files = ObjectFiles(Path(out), model.class_names or ("object",), model.card.head.things)
-    files.check(images, table)
+    files.check(images, to.table)
     for line in (*notes, *lines):
         say(line)
-    paths = [image.path for image in images]
-    reading, said, failed, count = model.reading(paths, sixteen_bit, ARGUMENT, say), {}, 0, 0
-    shown = table is None and sys.stdout.isatty()  # no progress bar if the lines show the progress
-    found = model.each(paths, reading, None, BATCH, said)
-    with results.opened(table, COLUMNS, _print) as add, files:
-        for image, regions in zip(images, found if shown else bar(found, "segmenting", total=len(images)), strict=True):
+    reading, said = model.reading([image.path for image in images], sixteen_bit, ARGUMENT, say), {}
+    shown = to.table is None and sys.stdout.isatty()  # no progress bar if the lines show the progress
+
+    def run(some: Sequence[Input], add: Any) -> int:
+        failed, found = 0, model.each([image.path for image in some], reading, None, BATCH, said)
+        for image, regions in zip(some, found if shown else bar(found, "segmenting", total=len(some)), strict=True):
             if isinstance(regions, BadImage):
                 skip(image.path, regions)
                 add({"path": image.path, "error": str(regions)})
@@ -124,10 +123,13 @@ def segment_objects(
             for place, (name, score) in enumerate(zip(regions.names, regions.scores.tolist(), strict=True)):
                 row = {"class": name, "mask": str(file), "number": int(numbers[place]), "area": int(areas[place + 1])}
                 add({"path": image.path, **row, "score": round(score, 4)})
-            count += 1
+        return failed
+
+    made = {"weights": model.digest, "sixteen_bit": sixteen_bit}
+    counts = functools.partial(mask_parts.counts, len(images), "maps", out)
+    failed = mask_parts.write(run, images, files, to, COLUMNS, _print, made, counts)
     for name, line in said.items():
         say(f"{name}: {line}")
-    print(f"{count} maps in {out}" + (f"; {failed} image{'s' * (failed > 1)} could not be read" if failed else ""))
     return int(failed > 0)
 
 

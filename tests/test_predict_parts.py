@@ -90,7 +90,8 @@ def test_parts_that_begin_together_with_overwrite_keep_what_they_write(tmp_path,
 
     def part(number):
         parts.begin(out, {"top": 2}, True)
-        parts.write(out, (number, 2), 2, 1, lambda places: [{"path": str(places[0])}])
+        share = parts.Share(out, (number, 2), 2, 1)
+        parts.write(share, lambda file, places: parts.write_rows(file, [{"path": str(places[0])}]))
 
     both = [threading.Thread(target=part, args=(number,)) for number in range(2)]
     for one in both:

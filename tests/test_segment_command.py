@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from pycocotools.coco import COCO
 
 import jaxdino
 from convert.store import Card, save_model
-from jaxdino import segment
+from jaxdino import mask_parts, segment
 from jaxdino.api.segmenter import Segmenter
 from jaxdino.core.params import split
 from jaxdino.evals import segmentation_pictures as pictures
@@ -239,3 +241,26 @@ def test_masks_are_a_source_of_pairs_again(run, images):
 def test_a_model_of_prompts_needs_one(run, images, capsys):
     assert segment.main(["--workdir", run, "a.png"]) == 2
     assert "segments what a text names: --prompt 'red circle'" in capsys.readouterr().err
+
+
+def test_parts_write_what_one_process_writes(run, images, capsys, monkeypatch):
+    monkeypatch.setattr(mask_parts, "BLOCK", 1)
+    args = ["--workdir", run, "--prompt", "red circle", "--prompt", "blue", "--points", "1,2", "--out", "o"]
+    names = ["b.jpg", "a.png", "bad.png"]
+    assert segment.main([*args, "--table", "t.csv", *names]) == 1
+    alone = written("o") | {"table": (images / "t.csv").read_bytes()}
+    shutil.rmtree("o")
+    (images / "t.csv").unlink()
+    assert segment.main([*args, "--table", "t.csv", "--shard", "2/2", *names]) == 0
+    assert "2 blocks of other parts are missing: the last part to finish writes o" in capsys.readouterr().out
+    assert segment.main([*args, "--table", "t.csv", "--threshold", "2", "--shard", "1/2", *names]) == 2
+    assert "made otherwise: threshold was 0.0, now 2.0. Delete it, or --overwrite" in capsys.readouterr().err
+    assert segment.main([*args, "--table", "t.csv", "--shard", "1/2", *names]) == 1
+    assert "4 masks in t.csv; 1 of 3 images have none" in capsys.readouterr().out
+    assert written("o") | {"table": (images / "t.csv").read_bytes()} == alone and not Path("o.parts").exists()
+    assert segment.main([*args, "--table", "u.csv", "--shard", "1/2", *names]) == 2
+    assert "--out o is not an empty folder" in capsys.readouterr().err
+
+
+def written(folder):
+    return {str(file): file.read_bytes() for file in sorted(Path(folder).rglob("*.*"))}

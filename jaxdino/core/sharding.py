@@ -196,16 +196,22 @@ def place_of(path: str, shape: Sequence[int], mesh: Mesh, rules: Rules = ()) -> 
 def place(path: str, array: np.ndarray, mesh: Mesh, rules: Rules = (), dtype: Any = None) -> jax.Array:
     """Put one parameter on the mesh, each device its own slice, and wait: then the caller may free the array.
 
-    The array must not be changed afterwards: on a CPU the result may use its memory.
+    Slices are converted one at a time, so that the host holds the array and at most one slice beside it. The array must
+    not be changed afterwards: on a CPU the result may use its memory.
 
     Args:
       dtype: to convert each slice to.
     """
-    where = place_of(path, array.shape, mesh, rules)
-    made = jax.make_array_from_callback(array.shape, where, lambda index: np.asarray(array[index], dtype))
-    made.block_until_ready()
-    gc.collect(0)  # JAX lets go of arrays that it has copied at the next collection
-    return made
+    where, placed, slices = place_of(path, array.shape, mesh, rules), {}, {}
+    for device, index in where.addressable_devices_indices_map(array.shape).items():
+        slices.setdefault(str(index), (index, []))[1].append(device)
+    for index, devices in slices.values():
+        part = np.asarray(array[index], dtype)
+        placed |= {device: jax.device_put(part, device) for device in devices}
+        jax.block_until_ready([placed[device] for device in devices])
+        del part
+        gc.collect(0)  # JAX lets go of arrays that it has copied at the next collection
+    return jax.make_array_from_single_device_arrays(array.shape, where, list(placed.values()))
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -113,6 +113,12 @@ class Boxes:
         corners = self.corners * np.tile(sizes[self.row], 2).astype(np.float64)
         return dataclasses.replace(self, corners=corners, relative=False)
 
+    def some(self, part: slice) -> "Boxes":
+        """Return the row, corners, label and crowd of a part of the boxes."""
+        crowd = None if self.crowd is None else self.crowd[part]
+        arrays = dict(row=self.row[part], corners=self.corners[part], label=self.label[part], crowd=crowd)
+        return dataclasses.replace(self, **arrays)
+
     def faults(self, sizes: np.ndarray) -> np.ndarray:
         """Return the first fault of each box, int8 (M,), an index into `FAULTS`; -1 without one.
 

@@ -121,13 +121,19 @@ def untrained(model: Any, seed: int) -> Any:
     return type(model)(card, model.skeleton, flat)
 
 
-def batches_of(split: Split, data: DataConfig | None, model: Any, batch_size: int) -> EvalBatches:
-    """Return batches of a split, preprocessed for the model."""
+def batches_of(
+    split: Split, data: DataConfig | None, model: Any, batch_size: int, part_of: int | None = None
+) -> EvalBatches:
+    """Return batches of a split, preprocessed for the model.
+
+    Args:
+      part_of: images of which the split is a part, if it is one: its batches then have the size that they have there.
+    """
     how = model.card.spec.preprocess
     return make_eval_iter(
         split,
         data,
-        batch_size=min(batch_size, len(split)),
+        batch_size=min(batch_size, part_of or len(split)),
         image_size=how.size,
         resize=how.resize,
         channels=len(how.mean),
@@ -135,14 +141,14 @@ def batches_of(split: Split, data: DataConfig | None, model: Any, batch_size: in
 
 
 def readable(
-    split: Split, data: DataConfig, model: Any, look: Embed, batch_size: int
+    split: Split, data: DataConfig, model: Any, look: Embed, batch_size: int, part_of: int | None = None
 ) -> tuple[Iterator[tuple[np.ndarray, np.ndarray]], BadImages]:
     """Return batches of (rows of the readable images (n,), their features float32 (n, ...)), and the unreadable images.
 
     Args:
-      look: images uint8 (B, H, W, C) -> features (B, ...).
+      look: images uint8 (B, H, W, C) -> features (B, ...). part_of: as in `batches_of`.
     """
-    batches = batches_of(split, data, model, batch_size)
+    batches = batches_of(split, data, model, batch_size, part_of)
 
     def step(batch: Arrays) -> Arrays:
         return {"features": look(batch["image"]), "weight": batch["weight"], "index": batch["index"]}

@@ -126,6 +126,26 @@ class Writer:
             self._drafts.__exit__(kind, error, trace)
 
 
+def copied(file: Path, writer: Writer) -> Mapping[str, Any]:
+    """Add the rows of a .parquet file to `writer`, batch by batch; return what they were made of.
+
+    Raises:
+      UserError: if the file is damaged.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(file) as opened:
+            for group in range(opened.num_row_groups):
+                found = opened.read_row_group(group)
+                flat = found.column("embedding").combine_chunks().flatten().to_numpy()
+                writer.add(found.column("path").to_pylist(), flat.reshape(len(found), -1))
+            return parse_json(opened.metadata.metadata[KEY].decode(), str(file), dict)
+    except (OSError, pa.ArrowException) as err:
+        raise UserError(f"{file} cannot be read: {err}; delete it and call the command again") from None
+
+
 def read(file: str | Path) -> Embeddings:
     """Read the embeddings of a file. Those of .npy are mapped into memory.
 

@@ -1,12 +1,15 @@
 """Boxes as a field of records: four formats, what is left out, and the batches of training."""
 
 import functools
+import os
 import pickle
+import tracemalloc
 
 import box_folders
 import numpy as np
 import pytest
 from box_folders import FORMATS, SPLITS, things
+from PIL import Image
 
 from jaxdino import check_data, prepare
 from jaxdino.core.errors import UserError
@@ -199,3 +202,21 @@ def test_check_data_counts_the_boxes_and_classes_of_shards_as_their_source(tmp_p
     of_source = read_json(tmp_path / "voc.json")
     assert found["boxes"]["boxes"] == of_source["boxes"] and found["boxes"]["classes"] == of_source["classes"]
     assert found["labels"]["classes"] == of_source["classes"] and found["boxes"]["bad_boxes"] == []
+
+
+def test_many_boxes_of_a_manifest_take_few_bytes_each(tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "0.png")
+    for number in range(1, 100):
+        os.link(tmp_path / "0.png", tmp_path / f"{number}.png")
+    for count in (100, 400_000):  # the first one imports
+        rows = ((i * 100 // count, i % 7, i % 11, 9 + i % 13, 20 + i % 17, i % 5) for i in range(count))
+        lines = ("{}.png,{},{},{},{},c{}".format(*row) for row in rows)
+        (tmp_path / "m.csv").write_text("\n".join(["path,x1,y1,x2,y2,label", *lines]))
+        tracemalloc.start()
+        source = load(tmp_path / "m.csv", "manifest", val_ratio=0.0)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    boxes = source.splits["train"].fields["boxes"]
+    assert len(boxes.every) == count and most / count < 125
+    row = 4003
+    np.testing.assert_array_equal(boxes[1][3], [row % 7, row % 11, 9 + row % 13, 20 + row % 17, row % 5, 0])

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from convert.store import Card, save_model
-from jaxdino import predict
+from jaxdino import embed, predict
 from jaxdino.core.params import split
 from jaxdino.models.registry import get
+from launch import ray_predict
 from tests.conftest import QUICK
 
 ROOT = Path(__file__).parents[2]
@@ -64,3 +65,14 @@ def test_a_killed_worker_is_replaced(tmp_path, monkeypatch):
     assert killed is not None and status == 0, said[-3000:]
     assert predict.main([*flags, "--out", "one.csv"]) == 0
     assert Path("ray.csv").read_bytes() == Path("one.csv").read_bytes()
+
+
+def test_a_part_of_another_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    called = []
+    monkeypatch.setattr(embed, "main", lambda words: called.append(words) or 1)
+    given = {"flags": ["--root", "x"], "count": 3, "out": "e.npy", "folder": str(tmp_path), "command": "embed"}
+    assert ray_predict.part({"id": np.array([1])}, **given)["status"] == [1]
+    assert called == [["--root", "x", "--shard", "2/3"]]
+    Path("e.npy").touch()  # joined meanwhile
+    assert ray_predict.part({"id": np.array([1])}, **given)["status"] == [0] and len(called) == 1

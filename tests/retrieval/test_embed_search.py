@@ -2,7 +2,11 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,7 @@ import jaxdino
 from jaxdino import embed, match, search
 from jaxdino.core.errors import UserError
 from jaxdino.retrieval import embeddings, pairs
+from tests.conftest import QUICK
 
 
 @pytest.fixture(scope="module")
@@ -205,3 +210,35 @@ def test_attention_similarity_and_matches_of_two_images(root, tmp_path):
         assert match.main(["--weights", "dinov3_digits", *pair, "--out", str(out), *more]) == 0
         with Image.open(out) as picture:
             assert picture.size[0] > 800
+
+
+KILLED = """
+import os, signal, sys
+from jaxdino import embed
+from jaxdino.retrieval import embeddings
+embed.BLOCK, add = 5, embeddings.Writer.add
+def dying(writer, *given):
+    add(writer, *given)
+    if writer.path.name == "000002.parquet":  # its second block
+        os.kill(os.getpid(), signal.SIGKILL)
+embeddings.Writer.add = dying
+embed.main(sys.argv[1:])
+"""
+
+
+def test_parts_are_joined_to_the_file_of_one_process_after_a_kill(root, files, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(embed, "BLOCK", 5)
+    how = ["--weights", "dinov3_digits", "--root", str(root), "--batch_size", "5"]
+    call = [*how, "--out", str(tmp_path / "e.parquet"), "--shard"]
+    env = os.environ | {"XLA_FLAGS": QUICK}
+    died = subprocess.run([sys.executable, "-c", KILLED, *call, "1/2"], env=env, capture_output=True, timeout=300)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert [file.name for file in (tmp_path / "e.parquet.parts").glob("0*")] == ["000000.parquet"]
+    assert embed.main([*call, "2/2"]) + embed.main([*call, "1/2"]) >= 1
+    assert "part 1/2: 2 blocks of up to 5 images written" in capsys.readouterr().out
+    assert (tmp_path / "e.parquet").read_bytes() == (files / "e.parquet").read_bytes()
+    call[call.index("--out") + 1] = str(tmp_path / "e.npy")
+    assert embed.main([*call, "2/2"]) + embed.main([*call, "1/2"]) >= 1
+    for name in ("e.npy", "e.json"):
+        assert (tmp_path / name).read_bytes() == (files / name).read_bytes()
+    assert [file.name for file in tmp_path.iterdir() if "parts" in file.name] == []

@@ -95,7 +95,7 @@ def test_what_each_strategy_trains():
     assert head < rows["lora"] and head < rows["last"] < rows["full"]
 
 
-def test_the_commands(whole, tmp_path, capsys):
+def test_the_commands(whole, tmp_path, capsys, monkeypatch):
     image = load_source(dict(name="shapes"), "boxes").split("test").records[0]
     (tmp_path / "in").mkdir()
     Image.fromarray(image).resize((96, 48)).save(tmp_path / "in/a.png")
@@ -115,6 +115,17 @@ def test_the_commands(whole, tmp_path, capsys):
         and objects.names[0] in load_source({"name": "shapes"}, "boxes").class_names
     )
     assert (objects.boxes >= 0).all() and (objects.boxes <= [96, 48, 96, 48]).all()
+    words[words.index("--out") + 1] = str(tmp_path / "parts")
+    monkeypatch.setattr(detect, "BLOCK", 8)
+    for number in range(16):  # in two blocks, with a.png and b.png
+        Image.fromarray(image).resize((40 + number, 48)).save(tmp_path / "in" / f"c{number:02d}.png")
+    assert detect.main([*words, "--shard", "2/2"]) == 0 and detect.main([*words, "--shard", "1/2"]) == 1
+    shared = (tmp_path / "parts/detections.json").read_bytes()
+    words[words.index("--out") + 1] = str(tmp_path / "alone")
+    assert detect.main(words) == 1 and (tmp_path / "alone/detections.json").read_bytes() == shared
+    assert len(list((tmp_path / "parts/overlays").iterdir())) == 17 and not (tmp_path / "parts.parts").exists()
+    words[words.index("--out") + 1] = str(tmp_path / "out")
+    capsys.readouterr()
     first = found["annotations"][0]["bbox"]
     np.testing.assert_allclose([first[0] + first[2], first[1] + first[3]], objects.boxes[0, 2:], atol=0.02)
     (tmp_path / "coco/train").mkdir(parents=True)

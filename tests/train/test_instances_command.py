@@ -9,7 +9,7 @@ import tiny_instances
 from PIL import Image
 
 import jaxdino
-from jaxdino import segment
+from jaxdino import mask_parts, segment
 from jaxdino.core.errors import UserError
 from jaxdino.data.instances import read
 from jaxdino.data.sources import load_source
@@ -27,7 +27,7 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_what_segment_writes_is_read_again(run, tmp_path, capsys):
+def test_what_segment_writes_is_read_again(run, tmp_path, capsys, monkeypatch):
     image = load_source(dict(name="shapes"), "instances").split("test").records[0]
     (tmp_path / "images").mkdir()
     Image.fromarray(image).resize((96, 48)).save(tmp_path / "images/a.png")
@@ -40,6 +40,11 @@ def test_what_segment_writes_is_read_again(run, tmp_path, capsys):
     assert shown.out.count("a.png\t") == len(regions.labels) == len(regions.masks) == len(regions.names)
     with Image.open(tmp_path / "masks/a.overlay.png") as overlay:
         assert overlay.size == (96, 48)
+    monkeypatch.setattr(mask_parts, "BLOCK", 1)
+    parts = [str(tmp_path / "images"), "--workdir", str(run), "--out", str(tmp_path / "shared"), "--shard"]
+    assert segment.main([*parts, "1/2"]) == 0 and segment.main([*parts, "2/2"]) == 1
+    for file in ("a.png", "a.overlay.png", "masks.json", "classes.json"):
+        assert (tmp_path / "shared" / file).read_bytes() == (tmp_path / "masks" / file).read_bytes()
     (tmp_path / "images/b.png").unlink()
     (tmp_path / "masks/a.overlay.png").unlink()
     shutil.copy(tmp_path / "masks/classes.json", tmp_path)

@@ -12,7 +12,7 @@ from tiny_semantic import config
 
 import jaxdino
 from convert.store import load_card, load_model
-from jaxdino import evaluate, predict, segment
+from jaxdino import evaluate, mask_parts, predict, segment
 from jaxdino.core.errors import UserError
 from jaxdino.data.sources import load_source
 from jaxdino.evals.semantic import SemanticEvaluator
@@ -224,6 +224,11 @@ def test_the_command_writes_masks_that_the_source_reads(learnt, tmp_path, monkey
     assert sorted(path.relative_to("out").as_posix() for path in Path("out").rglob("*.*")) == [
         *("b.overlay.png", "b.png", "classes.txt", "deep/a.overlay.png", "deep/a.png")
     ]
+    monkeypatch.setattr(mask_parts, "BLOCK", 1)
+    parts = ["--workdir", str(folder), "--out", "shared", "in", "--shard"]
+    assert segment.main([*parts, "1/2"]) == 0 and segment.main([*parts, "2/2"]) == 1
+    for file in ("b.png", "b.overlay.png", "deep/a.png", "classes.txt"):
+        assert Path("shared", file).read_bytes() == Path("out", file).read_bytes()
     assert Path("out/classes.txt").read_text().split() == list(NAMES)
     with Image.open("out/deep/a.png") as mask:
         values, (label,) = np.asarray(mask), jaxdino.load(folder).segment(["in/deep/a.png"])

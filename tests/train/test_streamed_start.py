@@ -1,6 +1,7 @@
 """A run's initial weights go to the devices leaf by leaf: the host never holds the model."""
 
 import dataclasses
+import functools
 import tracemalloc
 from typing import Any
 
@@ -12,6 +13,7 @@ from convert.head_keys import bound_table
 from convert.load import load_pretrained
 from convert.writers import write_safetensors
 from jaxdino import api
+from jaxdino.core import sharding
 from jaxdino.core.sharding import make_mesh
 from jaxdino.models import registry
 from jaxdino.models.rope import rope_periods
@@ -46,6 +48,11 @@ def held(work) -> tuple[Any, int]:
         tracemalloc.stop()
 
 
+def copied(monkeypatch):
+    """Have devices copy what they get, as accelerators do: on a CPU an array may use numpy's memory, which counts."""
+    monkeypatch.setattr(sharding.jax, "device_put", functools.partial(jax.device_put, may_alias=False))
+
+
 class Nowhere:
     """A place that keeps only shapes: on a CPU, device arrays may use numpy's memory, which would count."""
 
@@ -64,6 +71,28 @@ def test_a_run_holds_one_leaf_at_a_time(source):
     config = settings(source[0])
     _, most = held(lambda: weights.start(config, ("a", "b"), lambda _: None, place=Nowhere()))
     assert sum(leaf.nbytes for leaf in source[1].values()) > 20 * LARGEST and most < 1.2 * LARGEST + SPARE
+
+
+@pytest.mark.parametrize("how", ["a run", "jaxdino.load"])
+def test_the_host_holds_one_leaf_while_they_are_placed(source, monkeypatch, how):
+    mesh, config = make_mesh(fsdp=4), settings(source[0])
+    copied(monkeypatch)
+    if how == "a run":
+        place = OnMesh(mesh)
+        (_, flat), most = held(lambda: weights.start(config, ("a", "b"), lambda _: None, place=place))
+    else:
+        api.load(source[0], num_heads=8, mesh=mesh)  # imports modules
+        model, most = held(lambda: api.load(source[0], num_heads=8, mesh=mesh))
+        flat = model.flat
+    assert isinstance(flat["backbone.blocks.0.mlp.fc1.kernel"], jax.Array) and most < 1.2 * LARGEST + SPARE
+
+
+def test_slices_are_converted_one_at_a_time(monkeypatch):
+    half, mesh = np.ones((4096, 1024), np.float16), make_mesh(fsdp=4)
+    copied(monkeypatch)
+    leaf, most = held(lambda: sharding.place("x.kernel", half, mesh, dtype=np.float32))
+    assert leaf.addressable_shards[0].data.nbytes * 4 == 2 * half.nbytes == leaf.nbytes
+    assert half.nbytes + most < 1.2 * leaf.nbytes
 
 
 def test_a_run_has_the_weights_in_slices(source):

@@ -6,7 +6,7 @@ pixels; `label`, the name of the class; and, if wanted, `split`. A line with a p
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from jaxdino.data.boxes import BoxedSource, Boxes
 from jaxdino.data.config import DataConfig
 from jaxdino.data.packed import Texts
 from jaxdino.data.record import Source, Split
-from jaxdino.data.sources.cells import Coded, numbered, read_cells
+from jaxdino.data.sources.cells import Coded, read_cells
 from jaxdino.data.sources.listed_images import PLACES, normalised
 from jaxdino.data.sources.listed_rows import Listed, open_list
 from jaxdino.data.sources.manifest import PATH, SPLIT, splits_of_rows
@@ -52,10 +52,10 @@ def boxes(cfg: DataConfig) -> BoxedSource:
         if name not in found.columns:
             found.refuse(found.line, f"there is no column {name!r}; {did_you_mean(name, found.columns)}")
     split = (SPLIT,) * (SPLIT in found.columns)
-    cells = read_cells(found, PATH, (*CORNERS, LABEL, *split))
+    cells = read_cells(found, PATH, (*CORNERS, LABEL, *split), once=True)
     if not len(cells.paths):
         raise UserError(f"{found.file} lists no image: it has no line below the columns")
-    image, texts = numbered(cells.paths)
+    image, texts = cast(np.ndarray, cells.numbers), cells.paths  # since each path is kept once
     first = np.full(len(texts), -1, np.int64)
     first[image[::-1]] = np.arange(len(image))[::-1]
 
@@ -66,7 +66,7 @@ def boxes(cfg: DataConfig) -> BoxedSource:
     numbers = splits_of_rows(found, cells.coded[SPLIT], cfg) if split else np.zeros(len(image), np.int8)
     of_image = numbers[first]
     if len(other := np.flatnonzero(numbers != of_image[image])):
-        found.refuse(found.line_of(int(other[0])), f"{cells.paths[other[0]]!r} is in two splits")
+        found.refuse(found.line_of(int(other[0])), f"{texts[image[other[0]]]!r} is in two splits")
     return _source(cfg, found, images, of_image, image, cells.coded)
 
 
@@ -111,29 +111,34 @@ def _source(
 
 
 def _table(found: Listed, coded: dict[str, Coded], image: np.ndarray, count: int) -> tuple[Boxes, tuple[str, ...]]:
-    """Return the boxes of `count` images, and the names of their classes.
+    """Return the boxes of `count` images, and the names of their classes. Takes the columns of corners out of `coded`.
 
     Args:
       image: int (M,), the place of each line's image among all splits, -1 for an image that is left out.
     """
-    sides = [coded[name] for name in CORNERS]
-    values = [np.array([_side(value) for value in side.values], np.float64)[side.numbers] for side in sides]
-    blanks = [np.array([value in ("", None) for value in one.values])[one.numbers] for one in (*sides, coded[LABEL])]
-    lines = np.flatnonzero(~np.logical_and.reduce(blanks) & (image >= 0))
-    lines = lines[np.argsort(image[lines], kind="stable")]
+    blank = np.ones(len(image), bool)
+    for one in (*(coded[name] for name in CORNERS), coded[LABEL]):
+        blank &= np.array([value in ("", None) for value in one.values])[one.numbers]
+    lines = np.flatnonzero((image >= 0) & ~blank)
+    if (np.diff(image[lines]) < 0).any():
+        lines = lines[np.argsort(image[lines], kind="stable")]
+    corners = np.empty((len(lines), len(CORNERS)))
+    for place, name in enumerate(CORNERS):
+        side = coded.pop(name)
+        corners[:, place] = np.array([_side(value) for value in side.values], np.float64)[side.numbers[lines]]
     given = [value.strip() if isinstance(value, str) else "" for value in coded[LABEL].values]
-    label, used = coded[LABEL].numbers[lines], {*coded[LABEL].numbers[lines].tolist()}
+    label = coded[LABEL].numbers[lines]
+    used = np.unique(label).tolist()
     names = tuple(sorted({given[number] for number in used} - {""}))
     known = {name: number for number, name in enumerate(names)}
     numbers = np.array([known.get(name, -1) for name in given], np.int32)[label]
     unknown = {int(box): repr(coded[LABEL].values[label[box]]) for box in np.flatnonzero(numbers < 0)}
-    corners = np.stack([value[lines] for value in values], axis=1)
     files = [str(found.file)] * count
 
-    def place(box: int) -> str:
+    def where(box: int) -> str:
         return f"{found.file}:{found.line_of(int(lines[box]))}"
 
-    return Boxes(image[lines], corners, numbers, unknown, files, {}, place), names
+    return Boxes(image[lines], corners, numbers, unknown, files, {}, where), names
 
 
 def _side(value: Any) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.words import few
-from jaxdino.data.boxes import BEYOND, FAULTS, BoxedSource, Boxes, BoxLists
+from jaxdino.data.boxes import BEYOND, COLUMNS, FAULTS, BoxedSource, Boxes, BoxLists
 from jaxdino.data.config import DataConfig
 from jaxdino.data.dimensions import dimensions
 from jaxdino.data.record import Source, Split
@@ -19,6 +19,7 @@ OUTSIDE = "it lies outside of the image"
 REASONS = (*FAULTS, OUTSIDE)
 HEADERS = 200_000  # images; of more, only a share is looked up before a run
 SAMPLE = 20_000  # images of that share
+PART = 1 << 16  # boxes that are checked at a time
 
 
 def field(lister: Callable[[DataConfig], BoxedSource]) -> dict[str, Callable[[DataConfig], Source]]:
@@ -56,20 +57,18 @@ def with_boxes(cfg: DataConfig, found: BoxedSource) -> Source:
     sizes = _sizes(cfg, every, looked)
     _check_images(cfg, every, sizes, looked)
     dropped = _dropped(cfg, found, every)
-    boxes, faults = found.boxes.in_pixels(sizes), found.boxes.faults(sizes)
-    corners, reasons = _cut(boxes, faults, sizes)
+    boxes = found.boxes.in_pixels(sizes)
+    rows, reasons = _checked(found.boxes, sizes)
     notes = _notes(cfg, boxes, source.class_names, reasons)
     if len(looked) < len(sizes):
         notes.append(
             f"{len(looked):,} of {len(sizes):,} images were looked up: boxes of others are not compared with their size"
         )
-    crowd = np.zeros(len(boxes.row), bool) if boxes.crowd is None else boxes.crowd
     unread = np.zeros(len(sizes), bool)
     unread[looked] = sizes[looked].min(axis=1) == 0
     good = ((reasons < 0) | (reasons == REASONS.index(BEYOND))) & ~unread[boxes.row]
-    rows = np.column_stack([corners, boxes.label, crowd]).astype(np.float32)[good]
-    counts = np.bincount(boxes.row[good], minlength=len(sizes))
-    lists = BoxLists(rows, np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]))
+    counts = np.bincount(boxes.row, weights=good, minlength=len(sizes)).astype(np.int64)
+    lists = BoxLists(rows if good.all() else rows[good], np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]))
     splits, start = {}, 0
     for split in every:
         kept = np.flatnonzero(~dropped[start : start + len(split)])
@@ -130,6 +129,21 @@ def _dropped(cfg: DataConfig, found: BoxedSource, splits: Sequence[Split]) -> np
     return dropped
 
 
+def _checked(found: Boxes, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the boxes cut off at the edges, float32 (M, 6), see `boxes.COLUMNS`, and the reasons as `_cut`.
+
+    They are looked at in parts: many boxes take little more memory than their rows.
+    """
+    rows, reasons = np.zeros((len(found.row), COLUMNS), np.float32), np.empty(len(found.row), np.int8)
+    for start in range(0, len(found.row), PART):
+        part = slice(start, start + PART)
+        some = found.some(part)
+        rows[part, :4], reasons[part] = _cut(some.in_pixels(sizes), some.faults(sizes), sizes)
+        rows[part, 4] = some.label
+        rows[part, 5] = 0 if some.crowd is None else some.crowd
+    return rows, reasons
+
+
 def _cut(boxes: Boxes, faults: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the corners inside the images, and the reason against each box, int8 (M,) in `REASONS`; -1 for none."""
     edge = np.tile(sizes[boxes.row], 2).astype(np.float64)
@@ -184,7 +198,7 @@ def _summary(splits: dict[str, Split], names: Sequence[str]) -> list[str]:
         empty = int((split.fields[BOXES].counts == 0).sum())
         lines.append(f"{name}: {len(rows):,} boxes{more}; {empty:,} images without one")
         if name == "train":
-            seen.update(np.unique(rows[:, 4].astype(int)).tolist())
+            seen.update(np.flatnonzero(np.bincount(rows[:, 4].astype(np.int32), minlength=1)).tolist())
     if absent := [name for label, name in enumerate(names) if not seen[label]]:
         lines.append(f"classes without a box in train: {few(absent, 8)}")
     return lines

@@ -36,22 +36,36 @@ class Coded(NamedTuple):
 
 
 class Cells(NamedTuple):
-    """Columns of a file: the paths as they are written, and the others by name."""
+    """Columns of a file.
+
+    Attributes:
+      paths: as they are written. coded: the other columns by name.
+      numbers: int32 (N,), index into `paths` of each row if each path is kept once, else None.
+    """
 
     paths: Texts
     coded: dict[str, Coded]
+    numbers: np.ndarray | None = None
 
 
-def read_cells(listed: Listed, path: str, columns: Sequence[str]) -> Cells:
-    """Read a column of paths and other columns. Raises UserError with file and line, see `Listed.rows`."""
+def read_cells(listed: Listed, path: str, columns: Sequence[str], once: bool = False) -> Cells:
+    """Read a column of paths and other columns.
+
+    Args:
+      once: keep each path once, in order of appearance, for files with several rows for a path.
+
+    Raises:
+      UserError: with file and line, see `Listed.rows`.
+    """
+    gather = _grouped if once else _gathered
     if listed.is_csv and listed.columns and not _holds(listed.file, b'"'):
         import pyarrow
 
         try:
-            return _gathered(_arrow_chunks(listed, [path, *columns]), columns)
+            return gather(_arrow_chunks(listed, [path, *columns]), columns)
         except pyarrow.ArrowInvalid:  # the rows say what is wrong, and in which line
             pass
-    return _gathered(_row_chunks(listed, [path, *columns]), columns)
+    return gather(_row_chunks(listed, [path, *columns]), columns)
 
 
 Chunk = tuple[Texts, list[tuple[np.ndarray, list[Any]]]]
@@ -74,9 +88,30 @@ def _gathered(chunks: Iterator[Chunk], columns: Sequence[str]) -> Cells:
                     values[place].append(value)
                 table[row] = number
             numbers[place].append(table[local])
-    whole = [np.concatenate(one) if one else np.empty(0, np.int32) for one in numbers]
-    coded = {name: Coded(one, found) for name, one, found in zip(columns, whole, values, strict=True)}
+    coded = {name: Coded(_whole(numbers.pop(0)), found) for name, found in zip(columns, values, strict=True)}
     return Cells(Texts.joined(paths), coded)
+
+
+def _whole(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.empty(0, np.int32), *parts])
+
+
+def _grouped(chunks: Iterator[Chunk], columns: Sequence[str]) -> Cells:
+    """Join chunks as `_gathered`, with each path once."""
+    numbers: list[np.ndarray] = []
+    known = 0
+
+    def shortened() -> Iterator[Chunk]:
+        nonlocal known
+        for texts, coded in chunks:
+            local, texts = numbered(texts)
+            numbers.append(local + np.int32(known))
+            known += len(texts)
+            yield texts, coded
+
+    cells = _gathered(shortened(), columns)
+    places, paths = numbered(cells.paths)
+    return Cells(paths, cells.coded, _whole([places[numbers.pop(0)] for _ in range(len(numbers))]))
 
 
 def _row_chunks(listed: Listed, names: Sequence[str]) -> Iterator[Chunk]:
