@@ -51,7 +51,7 @@ def program(args: argparse.Namespace, capacity: int, augment: Callable) -> tuple
     mesh, backbone = sharding.make_mesh(), registry.get(args.model)
     settings = Distill(**METHODS[args.method])
     spec = with_heads(backbone, Projection(out_dim=args.out_dim))
-    how = dict(dtype=jnp.dtype(args.dtype))
+    how = dict(dtype=jnp.dtype(args.dtype), attention=args.attention)
     skeleton, flat = split(spec.build(rngs=nnx.Rngs(0), **how))
     flat = sharding.put(flat, sharding.shardings(flat, mesh))
     plan = resolve(spec, skeleton, STAGE)

@@ -152,6 +152,7 @@ def main() -> None:
     flags.add_argument("--locals", type=int, default=8, help="local crops")
     flags.add_argument("--out-dim", type=int, default=65536, help="prototypes")
     flags.add_argument("--slices", type=int, default=4, help="ours takes the batch in so many (optimizer.accumulate)")
+    flags.add_argument("--attention", choices=("xla", "cudnn"), default="xla", help="cudnn: on an NVIDIA GPU")
     flags.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     flags.add_argument("--root", help="a folder of images for `data`; by default one is made")
     flags.add_argument("--workers", type=int, default=0, help="for `data`; 0: one per core")

@@ -1,6 +1,7 @@
 """Contenders: the same models of timm and transformers in PyTorch, eager and compiled."""
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable
 
 import torch
 
@@ -71,25 +72,26 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def modes(quick: bool) -> Iterator[tuple[str, Callable]]:
-    """Yield (name, wrapper): eager and, unless `quick`, torch.compile."""
-    yield "eager", lambda f: f
-    if not quick:
-        yield "compile", torch.compile
+MODES: dict[str, Callable] = {"eager": lambda f: f, "compile": torch.compile}
+
+
+def modes(quick: bool) -> tuple[str, ...]:
+    """Return "eager" and, unless `quick`, "compile"."""
+    return ("eager",) if quick else tuple(MODES)
 
 
 def forward(name: str, batch: int, size: int, dtype: str, quick: bool) -> list[Contender]:
     """Inference: for bfloat16, once with the weights stored so and once under autocast."""
-    images = torch.zeros(batch, 3, size, size, device=device())
-    found = []
-    for library, make in models(name).items():
-        for mode, wrap in modes(quick):
-            for stored in sorted({dtype, "float32"}):
-                model = make(name, size).to(device(), DTYPES[stored]).eval()
-                call = _inference(wrap(model), images.to(DTYPES[stored]), dtype if stored != dtype else None)
-                label = f"{library} {mode} {dtype}" + (" autocast" if stored != dtype else "")
-                found.append(Contender(label, call, batch))
-    return found
+    each = itertools.product(models(name), modes(quick), sorted({dtype, "float32"}))
+    return [inference(library, mode, name, batch, size, dtype, stored) for library, mode, stored in each]
+
+
+def inference(library: str, mode: str, name: str, batch: int, size: int, dtype: str, stored: str) -> Contender:
+    """One library's model in one mode, its weights `stored` as one of `DTYPES`."""
+    images = torch.zeros(batch, 3, size, size, device=device(), dtype=DTYPES[stored])
+    model = models(name)[library](name, size).to(device(), DTYPES[stored]).eval()
+    call = _inference(MODES[mode](model), images, dtype if stored != dtype else None)
+    return Contender(f"{library} {mode} {dtype}" + (" autocast" if stored != dtype else ""), call, batch)
 
 
 def _inference(model: Callable, images: torch.Tensor, autocast: str | None) -> Callable[[], None]:
@@ -126,16 +128,19 @@ def training(name: str, batch: int, size: int, dtype: str, trainable: str, slice
     Args:
       slices: also time gradient accumulation over this number of slices; 1 means none.
     """
-    found = []
-    for library, make in models(name).items():
-        for mode, wrap in modes(quick):
-            for parts in sorted({1, slices}):
-                model = make(name, size).to(device()).train()
-                freeze(model, library, trainable)
-                run = _training(wrap(model), model, batch, size, dtype, parts)
-                label = f"{library} {mode} {dtype}" + (f", {parts} slices" if parts > 1 else "")
-                found.append(Contender(label, run, batch))
-    return found
+    each = itertools.product(models(name), modes(quick), sorted({1, slices}))
+    given = name, batch, size, dtype, trainable
+    return [stepping(library, mode, *given, parts) for library, mode, parts in each]
+
+
+def stepping(
+    library: str, mode: str, name: str, batch: int, size: int, dtype: str, trainable: str, slices: int = 1
+) -> Contender:
+    """One library's step in one mode, as `training`."""
+    model = models(name)[library](name, size).to(device()).train()
+    freeze(model, library, trainable)
+    run = _training(MODES[mode](model), model, batch, size, dtype, slices)
+    return Contender(f"{library} {mode} {dtype}" + (f", {slices} slices" if slices > 1 else ""), run, batch)
 
 
 def _training(model, parameters, batch: int, size: int, dtype: str, slices: int) -> Callable[[], None]:
