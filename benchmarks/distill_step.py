@@ -82,7 +82,7 @@ def memory(args: argparse.Namespace, chosen: Sequence[str]) -> None:
     peaks = {}
     for name in chosen:
         given = [sys.executable, "-m", "benchmarks.distill_step", *sys.argv[1:]]
-        both = [_peak([*given, "--alone", name, "--steps", str(steps)]) for steps in (0, 3)]
+        both = [peak([*given, "--alone", name, "--steps", str(steps)]) for steps in (0, 3)]
         peaks[name] = both[1], both[1] - both[0]
     print(f"\npeak memory of a process, MB: {title(args)}")
     for name, (peak, above) in peaks.items():
@@ -92,7 +92,8 @@ def memory(args: argparse.Namespace, chosen: Sequence[str]) -> None:
     print(f"  ratio {shares[0]:.2f}, above the libraries {shares[1]:.2f}: jaxdino against {lowest}")
 
 
-def _peak(command: Sequence[str]) -> int:
+def peak(command: Sequence[str]) -> int:
+    """Run a command; return the largest memory of its process, in bytes."""
     done = subprocess.run([sys.executable, "-c", PEAK, *command], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")

@@ -13,6 +13,8 @@ from jaxdino.core import sharding
 from jaxdino.core.params import bind, split
 from jaxdino.data.photometric import normalize
 from jaxdino.models import registry
+from jaxdino.models.lora import LoRA, adapted
+from jaxdino.models.remat import SETTINGS
 from jaxdino.models.spec import ModelSpec
 from jaxdino.objectives.classify import Classify
 from jaxdino.stage import Group, Stage
@@ -24,6 +26,7 @@ RULES = {
     "all": (("@all", "trained"),),
     "last4": (("@head", "trained"), ("@norm", "trained"), ("@last:4", "trained"), ("@all", "frozen")),
     "head": (("@head", "trained"), ("@all", "frozen")),
+    "lora": ((r"(.*\.)?lora\..*", "trained"), ("@head", "trained"), ("@all", "frozen")),
 }
 """Values of `--trainable` -> a stage's rules."""
 
@@ -33,6 +36,8 @@ def stage_of(trainable: str, **settings) -> Stage:
     groups = {"trained": Group(lr=1e-4, weight_decay=0.05)}
     if trainable != "all":
         groups["frozen"] = Group(frozen=True)
+    if trainable == "lora":
+        settings["lora"] = LoRA(rank=16, targets=("@attn",))
     return Stage(name=trainable, rules=RULES[trainable], groups=groups, steps=1000, **settings)
 
 
@@ -46,11 +51,13 @@ def uint8_batch(batch: int, size: int) -> dict[str, np.ndarray]:
     }
 
 
-def forward(name: str, batch: int, size: int, dtype: str, attention: str) -> Contender:
-    """The forward pass to the logits, weights stored in the compute dtype, as `jaxdino.load` stores them."""
+def forward(name: str, batch: int, size: int, dtype: str, attention: str, stored: str | None = None) -> Contender:
+    """The forward pass to the logits; weights `stored` in the compute dtype by default, as `jaxdino.load` does."""
     model = registry.get(name).build(NUM_CLASSES, dtype=jnp.dtype(dtype), attention=attention)
     skeleton, flat = split(model)
-    flat = {path: x.astype(dtype) if skeleton.entries[path].kind == "param" else x for path, x in flat.items()}
+    flat = {
+        path: x.astype(stored or dtype) if skeleton.entries[path].kind == "param" else x for path, x in flat.items()
+    }
     images = jnp.zeros((batch, size, size, 3), dtype)
     compiled = jax.jit(lambda flat, images: bind(skeleton, flat)(images).logits).lower(flat, images).compile()
     return Contender(f"jaxdino {dtype}", lambda: compiled(flat, images).block_until_ready(), batch, peer=False)
@@ -63,6 +70,9 @@ def train_step(spec: ModelSpec, stage: Stage, mesh: Mesh, **build):
       build: `dtype`, `attention`, `remat` of `ModelSpec.build`.
     """
     skeleton, flat = split(spec.build(NUM_CLASSES, **build))
+    if stage.lora:
+        skeleton = adapted(skeleton, spec, stage.lora)
+        flat |= {path: jnp.zeros(x.shape, x.dtype) for path, x in skeleton.shapes.items() if path not in flat}
     plan = resolve(spec, skeleton, stage)
     tx = optim.build(plan, stage, total_steps=stage.steps)
     flat = sharding.put(flat, sharding.shardings(flat, mesh))
@@ -72,15 +82,18 @@ def train_step(spec: ModelSpec, stage: Stage, mesh: Mesh, **build):
     def normalized(key, batch):
         return batch | {"image": normalize(batch["image"], mean, std)}
 
-    one_step = step.make_train_step(skeleton, Classify(), tx, normalized, accumulate=stage.accumulate)
+    one_step = step.make_train_step(skeleton, Classify(), tx, normalized, accumulate=stage.accumulate or 1)
     return step.compile_train_step(one_step, current, mesh, remat=build.get("remat", False)), current
 
 
-def training(name: str, batch: int, size: int, dtype: str, trainable: str, slices: int, attention: str) -> Contender:
+def training(
+    name: str, batch: int, size: int, dtype: str, trainable: str, slices: int, attention: str, remat: str = "none"
+) -> Contender:
     """The training loop's step: forward, backward, AdamW."""
     mesh = sharding.make_mesh()
     stage = stage_of(trainable, accumulate=slices)
-    run_step, current = train_step(registry.get(name), stage, mesh, dtype=jnp.dtype(dtype), attention=attention)
+    build = dict(dtype=jnp.dtype(dtype), attention=attention, remat=SETTINGS[remat])
+    run_step, current = train_step(registry.get(name), stage, mesh, **build)
     given = sharding.put_batch(uint8_batch(batch, size), mesh)
     compiled = run_step.lower(current["moving"], current["frozen"], given).compile()
 

@@ -49,7 +49,7 @@ def get_config(model: str | None = None) -> ConfigDict:
         no_decay=Stage.no_decay,
         clip_norm=1.0,
         clip_by=Stage.clip_by,
-        accumulate=Stage.accumulate,
+        accumulate=placeholder(int),
     )
     config.early_stopping = dict(monitor=placeholder(str), patience=Stage.patience, min_delta=Stage.min_delta)
     config.mesh = defaults(Mesh)

@@ -36,7 +36,8 @@ class Stage:
       no_decay: patterns of the parameters without weight decay.
       clip_norm: largest norm of the gradients; 0 disables clipping.
       clip_by: global: the norm of all trainable gradients together; parameter: the norm of each one.
-      accumulate: slices of a batch whose gradients are averaged into one step.
+      accumulate: slices of a batch whose gradients are averaged into one step; None: on a CPU, as many as are fastest
+        for classification or self-distillation with a vision transformer; otherwise 1.
       label_smoothing: label smoothing of the cross entropy.
       augment: preset of augmentation, and changes to it, "light,degrees=10.0": none, crop, light, standard, strong,
         medical, satellite, industrial, microscopy (docs/augmentation.md).
@@ -68,7 +69,7 @@ class Stage:
     no_decay: tuple[str, ...] = NO_DECAY
     clip_norm: float = 0.0
     clip_by: str = "global"
-    accumulate: int = 1
+    accumulate: int | None = None
     label_smoothing: float = 0.0
     augment: str = "none"
     drop_path: float = 0.0

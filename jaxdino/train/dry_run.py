@@ -6,13 +6,13 @@ from typing import Any
 
 from jaxdino.core.image_sizes import Size, words
 from jaxdino.core.table import format_table
-from jaxdino.strategy import format_plan
 from jaxdino.train import largest_batch
 from jaxdino.train.begin import begin_stage
 from jaxdino.train.memory import StepMemory, size_words
 from jaxdino.train.pace import duration
 from jaxdino.train.results import NONE
 from jaxdino.train.setup import Setup, prepare
+from jaxdino.train.slicing import plan_lines
 from jaxdino.train.task import Part
 from jaxdino.train.trial import Pace, Trial
 from jaxdino.train.workdir import say
@@ -33,7 +33,7 @@ def dry_run(config: Any, memory: int | None = None) -> None:
     current, paces, rows = None, [], [MEMORY]
     for part in setup.parts:
         current = begin_stage(setup, part, current)
-        say("\n" + format_plan(part.plan))
+        say("\n" + plan_lines(part))
         largest = part.alone(part.sizes.largest)
         trial = Trial(setup, largest, current)
         known = {largest.image_size: trial.timed()}

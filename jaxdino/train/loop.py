@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from jaxdino.core import processes, sharding
-from jaxdino.strategy import format_plan
-from jaxdino.train import augmented, data, disk, extend, pixels, precision, state, step
+from jaxdino.train import augmented, data, disk, extend, pixels, state
 from jaxdino.train.data_record import DataRecord
 from jaxdino.train.decoding import choose_decoder
 from jaxdino.train.not_finite.check import Guard
 from jaxdino.train.results import results_table
 from jaxdino.train.session import Session
 from jaxdino.train.setup import prepare
+from jaxdino.train.slicing import plan_lines
 from jaxdino.train.stop import Stop, Stopped
 from jaxdino.train.task import Part
 from jaxdino.train.validation import Validation
@@ -142,14 +142,13 @@ def run_stage(session: Session, part: Part, current: state.State) -> state.State
       UserError: if the loss is not finite (with config.debug.nan, any value of a step), or the task reports a collapse.
     """
     setup, now = session.setup, session.progress
-    guard, how = Guard(session, part, current), dict(remat=precision.remat(setup.config))
-    train_step = step.compile_train_step(guard.made(), current, setup.mesh, setup.rules, **how)
+    guard, train_step = Guard(session, part, current), session.ahead.step(part, current)
     validation = Validation(session, part)
     batches = setup.task.train_batches(part)
     if now.batches:
         size = {"records": batches.state()["records"]} if session.other_data else {}
         batches.restore(now.batches | size)
-    say("\n" + format_plan(part.plan))
+    say("\n" + plan_lines(part))
     with Watch(session, part, current, batches) as watch:
         if now.stage_step == 0:
             unknown = part.stage.monitor and now.best is None
@@ -171,5 +170,6 @@ def run_stage(session: Session, part: Part, current: state.State) -> state.State
             now.unread += int(np.sum(read["weight"] == 0))
             batch = sharding.put_batch(data.sent(read, setup.task.arrays), setup.mesh)
             current["moving"], measured = train_step(current["moving"], current["frozen"], batch)
+            session.ahead.begin(part, batch)
             guard.check(read, measured)
             watch.stepped(measured, tuple(one.shape for one in batch.values()))

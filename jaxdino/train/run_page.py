@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from jaxdino.core.page import picture, render, shown
 from jaxdino.data.channels import Reading
 from jaxdino.data.thumbnail import thumbnail
-from jaxdino.strategy import format_plan
 from jaxdino.train import data
+from jaxdino.train.slicing import plan_lines
 from jaxdino.train.task import Worst
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def write_page(session: "Session", summary: dict[str, Any]) -> None:
         state="finished" if summary.get("finished") else "not finished",
         result=summary.get("result", []),
         **drawn(folder),
-        plans=[format_plan(part.plan) for part in session.setup.parts],
+        plans=[plan_lines(part) for part in session.setup.parts],
         settings=_settings(session),
         worst=mistakes_shown(task.worst, cfg.reading(how.config.in_channels)),
         **confusions(folder / "confusion.csv"),

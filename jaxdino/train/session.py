@@ -13,6 +13,7 @@ from jaxdino.data.bad_images import BadImages, check_read
 from jaxdino.data.pipeline import Batch, EvalBatches
 from jaxdino.train import checkpoint, state
 from jaxdino.train.begin import begin_stage, shapes
+from jaxdino.train.compile_ahead import CompileAhead
 from jaxdino.train.metric_log import MetricLog
 from jaxdino.train.pace import Pace
 from jaxdino.train.progress import Progress
@@ -33,7 +34,7 @@ class Session:
         saved = self.checkpoints.latest()
         self.saved_step = saved and saved[0]
         self.progress = Progress.of(saved[1]) if saved else Progress()
-        self.pace = Pace(setup.parts)
+        self.pace, self.ahead = Pace(setup.parts), CompileAhead(self)
         self.chief, self.healthy = processes.chief(), True
         self.other_data = False  # whether the data has changed since the run began, and this was accepted
         self._remarked: dict[str, int] = {}
@@ -180,3 +181,4 @@ class Session:
             if self.log:
                 each.callback(self.log.close)
             each.callback(self.checkpoints.close)
+            each.callback(self.ahead.close)

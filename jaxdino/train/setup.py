@@ -18,7 +18,7 @@ from jaxdino.models.lora import leaves
 from jaxdino.settings.check import check
 from jaxdino.stage import Stage, stages
 from jaxdino.strategy import resolve
-from jaxdino.train import data, sizing, weights
+from jaxdino.train import data, sizing, slicing, weights
 from jaxdino.train.task import Part, Task
 from jaxdino.train.tasks import task_of
 
@@ -88,6 +88,7 @@ def _resolve(config: Any, chosen: list[Stage], task: Task, mesh: Mesh) -> tuple[
             stage = dataclasses.replace(stage, monitor=task.monitors[0] if task.monitors else "")
         check_stage(stage, sharding.batch_shards(mesh), images, task.monitors)
         skeleton, sizes = task.skeleton(stage), task.sizes(stage)
+        stage = slicing.sliced_stage(stage, task.tokens(stage, sizes), sharding.batch_shards(mesh))
         check_memory(stage, sizes.largest, task.spec.config.in_channels, sharding.batch_shards(mesh))
         plans.append(resolve(task.spec, skeleton, stage))
         steps = images // stage.batch_size
@@ -110,7 +111,7 @@ def check_memory(stage: Stage, size: tuple[int, int], channels: int, devices: in
     stats = jax.local_devices()[0].memory_stats() or {}  # None on a CPU
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     have = stats.get("bytes_limit", 0) * devices or machine * jax.process_count()
-    need = stage.batch_size * math.prod(size) * channels * (1 + 4 / stage.accumulate)  # as uint8, and as float32
+    need = stage.batch_size * math.prod(size) * channels * (1 + 4 / (stage.accumulate or 1))  # as uint8, and as float32
     if need > have > 0:
         raise UserError(
             f"stage {stage.name!r}: batch_size={stage.batch_size} images of {size[0]} x {size[1]} pixels alone need "
@@ -126,13 +127,14 @@ def check_stage(stage: Stage, devices: int, images: int, monitors: tuple[str, ..
     if stage.plateaus and not stage.monitor:
         known = f"set monitor, one of {', '.join(monitors)}" if monitors else "the data has no labels to measure one"
         raise UserError(f"{where}: patience={stage.patience} needs a metric to monitor: {known}")
-    if not batch or batch % (devices * stage.accumulate):
+    slices = stage.accumulate or 1
+    if not batch or batch % (devices * slices):
         raise UserError(
-            f"{where}: batch_size={batch} cannot be divided over {devices} device(s) x {stage.accumulate} "
-            f"slice(s): give a multiple of {devices * stage.accumulate}"
+            f"{where}: batch_size={batch} cannot be divided over {devices} device(s) x {slices} "
+            f"slice(s): give a multiple of {devices * slices}"
         )
     if batch > images:
-        slices = devices * stage.accumulate
+        slices *= devices
         raise UserError(
             f"{where}: batch_size={batch} is larger than the {images} training images: lower it, as in "
             f"--config.data.batch_size={max(images // 10 // slices, 1) * slices}"

@@ -15,6 +15,7 @@ from jaxdino.core.probe import probe
 from jaxdino.core.slices import sliced
 from jaxdino.models.batch_norm import set_training
 from jaxdino.models.lora import set_dropout
+from jaxdino.models.remat import Remat
 from jaxdino.objectives.objective import Objective
 from jaxdino.train.state import GROWTH_INTERVAL, State
 
@@ -142,7 +143,7 @@ KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 def compile_train_step(
-    step: Callable, state: State, mesh: Mesh, rules: sharding.Rules = (), *, remat: bool = False
+    step: Callable, state: State, mesh: Mesh, rules: sharding.Rules = (), *, remat: Remat = False
 ) -> Callable:
     """Compile the step: state and batch sharded, the moving part donated, metrics on every device.
 

@@ -118,6 +118,9 @@ class Task(Protocol):
     def sizes(self, stage: Stage) -> Sizes:
         """Return the sizes of the images in a stage. Raises UserError if the model does not support them."""
 
+    def tokens(self, stage: Stage, sizes: Sizes) -> int:
+        """Return the tokens that a step computes for an image, if its batch may be divided into slices; else 0."""
+
     def averaged(self, plans: list[Plan], stage: Stage) -> tuple[str, ...]:
         """Return the paths of the leaves that the last plan's stage averages, given all plans up to it."""
 

@@ -37,7 +37,7 @@ from jaxdino.train.run_lock import LOCK, RunLock
 from jaxdino.train.writers import tensorboard
 
 # Settings that may differ when a run is resumed: they affect how it is computed and logged, not its result.
-FREE = ("mesh", "checkpoint", "log_every", "time_limit", "model.attention", "model.remat")
+FREE = ("mesh", "checkpoint", "log_every", "time_limit", "model.attention", "model.remat", "optimizer.accumulate")
 FREE += ("data.num_workers", "data.num_threads", "data.max_missing")
 FREE += ("data.follow_links", "data.digest", "data.accept_change", "writers", "tracking", "debug")
 # Settings that may differ for the current stage and later ones; see `jaxdino.train.extend`.

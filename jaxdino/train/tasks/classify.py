@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxdino.core.image_sizes import Sizes
 from jaxdino.core.params import Skeleton
 from jaxdino.data.sampling import UNIFORM, class_shares, drawn_words
 from jaxdino.evals import classification
@@ -16,7 +17,7 @@ from jaxdino.objectives import class_weights
 from jaxdino.objectives.classify import Classify
 from jaxdino.objectives.settings import BALANCED, EFFECTIVE, Classifying, settings_of
 from jaxdino.stage import Stage
-from jaxdino.train import results, run_page, step
+from jaxdino.train import results, run_page, slicing, step
 from jaxdino.train.task import Metrics, Part, State, Worst
 from jaxdino.train.tasks.ending import ended
 from jaxdino.train.tasks.supervised import Supervised, in_split
@@ -62,6 +63,10 @@ class Classification(Supervised):
         }
         names = self.source.class_names
         return class_weights.resolved("objective.class_weights", settings.class_weights, names, named)
+
+    def tokens(self, stage: Stage, sizes: Sizes) -> int:
+        """Return the tokens of an image at the largest size."""
+        return slicing.vit_tokens(self.spec, [sizes.largest])
 
     def targets(self, batch: step.Batch) -> tuple[str, jax.Array]:
         """Return the labels, one-hot."""

@@ -33,7 +33,7 @@ from jaxdino.objectives.distill import HEADS, SelfDistillation, with_heads
 from jaxdino.objectives.distill_settings import Distill, Projection
 from jaxdino.stage import Stage, stages
 from jaxdino.strategy import Plan
-from jaxdino.train import adapters, data, pixels, plots, precision, state, step, weights
+from jaxdino.train import adapters, data, pixels, plots, precision, slicing, state, step, weights
 from jaxdino.train.placing import drawn, on_mesh
 from jaxdino.train.task import Metrics, Part, State
 from jaxdino.train.tasks import alarms, distill_objective
@@ -109,6 +109,12 @@ class Distillation:
             places["evaluation.image_size"] = self.retrieval.size
         distill_objective.check_sizes(places, self.card.spec, self.backbone)
         return Sizes.one(as_size(self.views_of("global")[0].size))
+
+    def tokens(self, stage: Stage, sizes: Sizes) -> int:
+        """Return the tokens of all views of an image."""
+        return slicing.vit_tokens(
+            self.card.spec, [as_size(view.size) for view in self.views for _ in range(view.count)]
+        )
 
     @cached_property
     def backbone(self) -> Skeleton:

@@ -14,7 +14,7 @@ from convert.assumptions import spelled, spelling
 from convert.card import Card
 from convert.load import open_pretrained
 from jaxdino.core.errors import UserError
-from jaxdino.core.image_sizes import whole
+from jaxdino.core.image_sizes import Sizes, whole
 from jaxdino.core.params import Flat, Skeleton, bind
 from jaxdino.core.words import few
 from jaxdino.data.record import Source
@@ -22,7 +22,7 @@ from jaxdino.data.sources import load_source
 from jaxdino.models.heads.align import AlignHeadConfig
 from jaxdino.objectives.knowledge import FEATURES, PATCHES, REFERENCE, KnowledgeDistillation, Teacher
 from jaxdino.objectives.settings import Teaching
-from jaxdino.stage import stages
+from jaxdino.stage import Stage, stages
 from jaxdino.train import data, placing, precision
 from jaxdino.train.placing import on_mesh
 from jaxdino.train.task import Metrics, Part, State
@@ -98,6 +98,10 @@ class Taught(Classification):
         jax.eval_shape(lambda flat, x: bind(skeleton, flat)(x).cls, skeleton.shapes, images)
         mine = self.card.spec.preprocess
         return Teacher(skeleton, size, how.mean, how.std, mine.mean, mine.std)
+
+    def tokens(self, stage: Stage, sizes: Sizes) -> int:
+        """Return 0: the batch stays whole for the teacher."""
+        return 0
 
     def objective(self, part: Part, current: State) -> KnowledgeDistillation:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the stage's losses: of the labels, and of the teacher."""

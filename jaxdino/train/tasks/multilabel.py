@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from convert.card import Card, load_card
 from jaxdino.core.errors import UserError
+from jaxdino.core.image_sizes import Sizes
 from jaxdino.data.fields import Number
 from jaxdino.evals import multilabel
 from jaxdino.evals.multilabel import MultilabelEvaluator
@@ -19,7 +20,7 @@ from jaxdino.objectives.class_weights import Weights
 from jaxdino.objectives.multilabel import Multilabel
 from jaxdino.objectives.settings import BALANCED, Multilabelling, settings_of
 from jaxdino.stage import Stage, stages
-from jaxdino.train import plots, results, step
+from jaxdino.train import plots, results, slicing, step
 from jaxdino.train.task import Metrics, Part, State
 from jaxdino.train.tasks.ending import ended
 from jaxdino.train.tasks.supervised import Supervised
@@ -50,6 +51,10 @@ class MultilabelClassification(Supervised):
         for given in dict.fromkeys(self.settings(stage).pos_weight for stage in stages(config)):
             if given is not None:
                 tell(self._weights_line(given))
+
+    def tokens(self, stage: Stage, sizes: Sizes) -> int:
+        """Return the tokens of an image at the largest size."""
+        return slicing.vit_tokens(self.spec, [sizes.largest])
 
     def targets(self, batch: step.Batch) -> tuple[str, jax.Array]:
         """Return the labels, multi-hot."""

@@ -128,6 +128,10 @@ class Supervised:
             self.tell(f"stage {stage.name!r}: {line}")
         return sizes
 
+    def tokens(self, stage: Stage, sizes: Sizes) -> int:
+        """Return 0: losses that count objects or pixels are not sums over images."""
+        return 0
+
     @cached_property
     def shapes(self) -> sizing.Shapes:
         """Width and height of the training images."""

@@ -1,0 +1,87 @@
+"""Compare the peak memory of a training step with PyTorch's step under autocast, and with our own forward pass.
+
+python -m benchmarks.step_memory --dtype=bfloat16
+python -m benchmarks.step_memory --dtype=bfloat16 --model=vit_base_patch16_224
+python -m benchmarks.step_memory --dtype=bfloat16 --trainable=head
+python -m benchmarks.step_memory --dtype=bfloat16 --trainable=lora
+
+Each runs in a process of its own that takes three steps; from its peak, that of a process which only imports the
+libraries is subtracted. Ours takes the batch as a run does (`jaxdino.train.slicing`), or in `--slices`; `--remat` is
+`model.remat`. There is no peer with adapters.
+"""
+
+import argparse
+import os
+import sys
+
+from benchmarks import harness
+from benchmarks.distill_step import peak
+
+STEPS = 3
+OURS, FORWARD, PEER = "jaxdino", "jaxdino, forward pass", "timm eager"
+
+
+def alone(args: argparse.Namespace) -> None:
+    """Run a process: import, then take some steps of one contender."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads or None])
+    os.environ["NPROC"] = str(harness.cores())
+    if args.alone == PEER:
+        from benchmarks import peers
+
+        peers.torch.set_num_threads(harness.cores())
+        harness.allow_timm()
+        __import__("timm")
+        given = args.model, args.batch, args.size, args.dtype
+        one = peers.stepping("timm", "eager", *given, args.trainable) if args.steps else None
+    else:
+        from benchmarks import ours
+        from jaxdino.core.host_memory import keep_freed
+
+        keep_freed()  # as jaxdino.main
+        ours.jnp.zeros(1).block_until_ready()
+        one = _ours(args) if args.steps else None
+    for _ in range(args.steps if one else 0):
+        one.run()
+
+
+def _ours(args: argparse.Namespace) -> harness.Contender:
+    from benchmarks import ours
+    from jaxdino.models import registry
+    from jaxdino.train.slicing import sliced_stage, vit_tokens
+
+    given = args.model, args.batch, args.size, args.dtype
+    if args.alone == FORWARD:
+        return ours.forward(*given, "xla", stored="float32")
+    tokens = vit_tokens(registry.get(args.model), [(args.size, args.size)])
+    stage = ours.stage_of(args.trainable, accumulate=args.slices, batch_size=args.batch)
+    slices = sliced_stage(stage, tokens, 1).accumulate or 1
+    return ours.training(*given, args.trainable, slices, "xla", remat=args.remat)
+
+
+def main() -> None:
+    """Print the peaks and their ratios."""
+    flags = harness.parser(__doc__, batch=32)
+    flags.add_argument("--model", default="vit_small_patch16_224")
+    flags.add_argument("--size", type=int, default=224, help="pixels")
+    flags.add_argument("--trainable", choices=("all", "last4", "head", "lora"), default="all")
+    flags.add_argument("--slices", type=int, help="of our step; by default those of a run")
+    flags.add_argument("--remat", choices=("none", "blocks", "dots"), default="none")
+    flags.add_argument("--alone", help=argparse.SUPPRESS)
+    flags.add_argument("--steps", type=int, default=0, help=argparse.SUPPRESS)
+    args = flags.parse_args()
+    if args.alone:
+        alone(args)
+        return
+    harness.begin(args)
+    command, above = [sys.executable, "-m", "benchmarks.step_memory", *sys.argv[1:]], {}
+    for name in (OURS, FORWARD) + ((PEER,) if args.trainable != "lora" else ()):
+        idle, full = (peak([*command, "--alone", name, "--steps", str(steps)]) for steps in (0, STEPS))
+        above[name] = full - idle
+        print(f"  {name:<36} {full / 1e6:9.0f} MB, above the libraries {above[name] / 1e6:9.0f} MB", flush=True)
+    for name in above:
+        if name != OURS:
+            print(f"  ratio {above[OURS] / above[name]:.2f}, above the libraries: {OURS} against {name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""How many slices a step takes a batch in, if that is left open."""
+
+import dataclasses
+
+import jax
+import pytest
+import tiny
+
+from benchmarks.ours import stage_of
+from jaxdino.models import registry
+from jaxdino.train.setup import prepare
+from jaxdino.train.slicing import plan_lines, sliced_stage, vit_tokens
+
+VIT = vit_tokens(registry.get("vit_small_patch16_224"), [(224, 224)])
+
+
+def slices(batch: int, tokens: int = VIT, devices: int = 1, **more) -> int | None:
+    return sliced_stage(stage_of("all", batch_size=batch, **more), tokens, devices).accumulate
+
+
+def test_large_batches_are_divided_on_a_cpu():
+    assert (slices(32), slices(30), slices(64, devices=4)) == (8, 10, 4)
+    assert (slices(8), slices(32, tokens=10), slices(32, tokens=0), slices(13)) == (1, 1, 1, 1)
+    assert (slices(32, accumulate=1), slices(32, accumulate=2)) == (1, 2)
+
+
+def test_batches_stay_whole_on_an_accelerator(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert slices(32) == 1
+
+
+def test_only_transformers_are_divided():
+    assert VIT == 197
+    assert vit_tokens(registry.get("dinov3_vits16"), [(224, 224), (96, 96)]) == 201 + 41
+    assert vit_tokens(registry.get("resnet50"), [(224, 224)]) == 0
+
+
+@pytest.mark.parametrize("given", [None, 1])
+def test_a_run_says_in_how_many_slices_it_trains(given):
+    made = tiny.config(1, batch_size=64, **{"data__image_size": 32, "optimizer__accumulate": given})
+    (part,) = prepare(made, lambda _: None).parts
+    assert part.stage.accumulate == (given or 8)
+    assert ("64 images in 8 slices of 8" in plan_lines(part)) == (given is None)
+    whole = dataclasses.replace(part, stage=dataclasses.replace(part.stage, accumulate=1))
+    assert "slices" not in plan_lines(whole)
