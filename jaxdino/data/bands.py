@@ -1,4 +1,4 @@
-"""Images of any number of bands, cropped and resized band by band with Pillow's antialiased filters."""
+"""Images that are no Pillow images: of any number of bands, and colours as their decoder leaves them."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -50,7 +50,55 @@ class Bands:
         return np.stack([np.asarray(band) for band in self.bands], axis=-1).astype(dtype or np.uint8, copy=False)
 
 
-Picture = Image.Image | Bands
+class Levels:
+    """An RGB image as the array of its decoder, with the geometric methods of a Pillow image.
+
+    Pillow keeps four bytes for each pixel: a copy that crops and flips do not need. Other methods make it.
+    """
+
+    mode = "RGB"
+
+    def __init__(self, levels: np.ndarray):
+        self.levels = levels  # uint8 (H, W, 3)
+
+    size = property(lambda self: self.levels.shape[1::-1])
+    width = property(lambda self: self.levels.shape[1])
+    height = property(lambda self: self.levels.shape[0])
+
+    @property
+    def pillow(self) -> Image.Image:
+        """The Pillow image."""
+        result = Image.new("RGB", self.size, None)
+        result.frombytes(np.ascontiguousarray(self.levels).data)  # as fromarray, which fills it with black first
+        return result
+
+    def crop(self, box: tuple[int, int, int, int]) -> "Levels":
+        """Crop to a box inside of the image, without a copy."""
+        left, top, right, bottom = box
+        return Levels(self.levels[top:bottom, left:right])
+
+    def resize(self, *args: Any, **how: Any) -> Image.Image:
+        """Resize, as `Image.resize`."""
+        return self.pillow.resize(*args, **how)
+
+    def transform(self, *args: Any, **how: Any) -> Image.Image:
+        """Transform, as `Image.transform`."""
+        return self.pillow.transform(*args, **how)
+
+    def transpose(self, *args: Any, **how: Any) -> Image.Image:
+        """Transpose, as `Image.transpose`."""
+        return self.pillow.transpose(*args, **how)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.levels.astype(dtype or np.uint8, copy=bool(copy))
+
+
+Picture = Image.Image | Bands | Levels
+
+
+def plain(picture: Picture) -> Image.Image | Bands:
+    """Return the picture with all of Pillow's methods."""
+    return picture.pillow if isinstance(picture, Levels) else picture
 
 
 def of_levels(levels: np.ndarray) -> Picture:

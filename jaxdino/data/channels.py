@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from jaxdino.data.bad_images import BadImage
-from jaxdino.data.bands import Bands, Picture, of_levels
+from jaxdino.data.bands import Bands, Levels, Picture, of_levels
 from jaxdino.data.kinds import GREYS, RGB, SIXTEEN_BIT, Kind, as_stored
 from jaxdino.data.ranges import Range, remark
 
@@ -41,7 +41,7 @@ def refusal(kind: Kind, channels: int) -> str:
     )
 
 
-def of_image(image: Image.Image, kind: Kind, reading: Reading) -> Picture:
+def of_image(image: Image.Image | Levels, kind: Kind, reading: Reading) -> Picture:
     """Convert a decoded Pillow image to `reading.channels`. Raise BadImage if it does not fit.
 
     Args:
@@ -50,6 +50,7 @@ def of_image(image: Image.Image, kind: Kind, reading: Reading) -> Picture:
     mode, channels = image.mode, reading.channels
     if mode == "RGB" and channels == RGB:
         return image
+    image = image.pillow if isinstance(image, Levels) else image
     if mode in (*SIXTEEN_BIT, "I", "F"):
         return of_values(as_stored(np.asarray(image), kind)[..., None], False, reading, kind.inverted)
     if mode == "P":

@@ -42,6 +42,9 @@ class ClassTable:
 
     def classes(self, values: np.ndarray) -> np.ndarray:
         """Return the classes of values of any integer type: uint8, 255 for values of no class."""
+        if values.dtype == np.uint8:  # several times as fast as an index
+            found = bytearray(values.tobytes()).translate(self._short[:256].tobytes())
+            return np.frombuffer(found, np.uint8).reshape(values.shape)
         if values.dtype.itemsize <= 2 and values.dtype.kind != "i":
             return self._short[values.astype(np.uint8) if values.dtype == bool else values]
         keys, found = (np.array(column) for column in zip(*self.places, strict=True))

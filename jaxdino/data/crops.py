@@ -13,7 +13,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.resize import FILTERS as FILTER_NAMES
 from jaxdino.core.resize import Resize
 from jaxdino.core.rules import nearest
-from jaxdino.data.bands import Bands, Picture, of_levels, pixels
+from jaxdino.data.bands import Bands, Picture, of_levels, pixels, plain
 from jaxdino.data.decoder import PILLOW, Decoder
 from jaxdino.data.homography import CORNERS, enlargement, moved
 
@@ -104,6 +104,7 @@ def draft_scale(box: tuple[int, int, int, int], size: tuple[int, int], larger: f
 
 def eval_crop(image: Picture, size: tuple[int, int], how: Resize) -> Picture:
     """Resize with antialias and crop the centre of `size` (height, width), as set by `how`."""
+    image = plain(image)
     shape = how.shape(*image.size, size)
     if image.size != shape:
         image = image.resize(shape, get_filter(how.interpolation))

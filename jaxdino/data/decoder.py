@@ -11,10 +11,11 @@ import importlib.metadata
 import threading
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from jaxdino.core.errors import UserError
-from jaxdino.data.bands import Bands, Picture
+from jaxdino.data.bands import Bands, Levels, Picture
 
 AUTO, FAST, SLOW = "auto", "fast", "pillow"
 DECODERS = (AUTO, SLOW, FAST)
@@ -42,7 +43,7 @@ class Decoder:
 
     fast: bool = False
 
-    def load(self, image: Image.Image, scale: int = 1) -> Image.Image:
+    def load(self, image: Image.Image, scale: int = 1) -> Image.Image | Levels:
         """Decode an opened image whose header was checked; at 1 / `scale` (1, 2, 4, 8) of its size for a JPEG.
 
         What is not a plain JPEG of 8-bit grey or YCbCr, and what simplejpeg refuses, is decoded by Pillow.
@@ -72,6 +73,8 @@ class Decoder:
         """
         if not self.fast or resample not in FILTERS:
             return picture.resize(size, resample, box=box, reducing_gap=reducing_gap)
+        if isinstance(picture, Levels):
+            return _resized_levels(picture, size, resample, box)
         if isinstance(picture, Bands):
             return Bands(_resized(band, size, resample, box) for band in picture.bands)
         return _resized(picture, size, resample, box)
@@ -121,7 +124,7 @@ def usable() -> bool:
     return small.getpixel((1, 1)) == (1, 2, 3)
 
 
-def _jpeg(image: Image.Image, scale: int) -> Image.Image | None:
+def _jpeg(image: Image.Image, scale: int) -> Image.Image | Levels | None:
     """Decode an opened JPEG with simplejpeg; None for one that Pillow must decode, or explain."""
     import simplejpeg
 
@@ -140,9 +143,40 @@ def _jpeg(image: Image.Image, scale: int) -> Image.Image | None:
         return None
     if levels.shape[:2] != shape:
         return None
-    result = Image.new(image.mode, levels.shape[1::-1], None)
-    result.frombytes(levels.data)  # as Image.fromarray, which fills the image with black first
-    return result
+    return Levels(levels) if image.mode == "RGB" else Image.fromarray(levels[..., 0])
+
+
+def _options(resample: Image.Resampling, crop: Any) -> Any:
+    import cykooz_resizer as cykooz
+
+    algorithm = cykooz.ResizeAlg.convolution(cykooz.FilterType[FILTERS[resample]])
+    return cykooz.ResizeOptions(resize_alg=algorithm, crop_box=crop, use_alpha=False)
+
+
+def _crop(picture: Picture, box: tuple[float, float, float, float] | None) -> Any:
+    import cykooz_resizer as cykooz
+
+    if not hasattr(_own, "resizer"):
+        _own.resizer = cykooz.Resizer()
+    if box is None:
+        return None
+    left, top = box[:2]
+    return cykooz.CropBox(left, top, min(box[2], picture.width) - left, min(box[3], picture.height) - top)
+
+
+def _resized_levels(
+    picture: Levels,
+    size: tuple[int, int],
+    resample: Image.Resampling,
+    box: tuple[float, float, float, float] | None,
+) -> Levels:
+    import cykooz_resizer as cykooz
+
+    options = _options(resample, _crop(picture, box))
+    source = cykooz.ImageData(*picture.size, cykooz.PixelType.U8x3, picture.levels.tobytes())
+    result = cykooz.ImageData(*size, cykooz.PixelType.U8x3)
+    _own.resizer.resize(source, result, options)
+    return Levels(np.frombuffer(result.get_buffer(), np.uint8).reshape(size[1], size[0], 3))
 
 
 def _resized(
@@ -151,16 +185,7 @@ def _resized(
     resample: Image.Resampling,
     box: tuple[float, float, float, float] | None,
 ) -> Image.Image:
-    import cykooz_resizer as cykooz
-
-    if not hasattr(_own, "resizer"):
-        _own.resizer = cykooz.Resizer()
-    filter_type = cykooz.FilterType[FILTERS[resample]]
-    crop = None
-    if box is not None:
-        left, top = box[:2]
-        crop = cykooz.CropBox(left, top, min(box[2], image.width) - left, min(box[3], image.height) - top)
-    options = cykooz.ResizeOptions(resize_alg=cykooz.ResizeAlg.convolution(filter_type), crop_box=crop, use_alpha=False)
+    options = _options(resample, _crop(image, box))
     result = Image.new(image.mode, size, None)
     _own.resizer.resize_pil(image, result, options)
     return result

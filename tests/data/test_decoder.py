@@ -13,10 +13,12 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.resize import Resize
 from jaxdino.data import decoder
 from jaxdino.data.bad_images import BadImage
+from jaxdino.data.bands import Levels
 from jaxdino.data.channels import Reading
 from jaxdino.data.checks import open_image
 from jaxdino.data.decoder import PILLOW, Decoder
 from jaxdino.data.fields import ClassMap
+from jaxdino.data.geometry import Geometry
 from jaxdino.data.reader import Crops, Reader
 from jaxdino.data.recipe import View
 from jaxdino.train.decoding import choose_decoder
@@ -89,6 +91,18 @@ def test_resizing_is_nearly_pillows(filter_, size):
         )  # at the most 5, where Lanczos enlarges; 2 to 3 otherwise
         if filter_ not in decoder.FILTERS:
             assert not difference.any()
+
+
+MOVES = [{}, {"hflip": True}, {"turns": 1, "vflip": True}, {"degrees": 30.0}, {"box": None}, {"full": (406, 314)}]
+
+
+@pytest.mark.parametrize("change", MOVES, ids=str)
+def test_colours_without_a_pillow_image_give_the_same_pixels(change):
+    """A box of the image, at full size and at half the size of the file."""
+    levels = photographs(1, 157, 203)[0]
+    move = Geometry(**{"full": (203, 157), "size": (64, 48), "how": Resize(), "box": (11, 7, 190, 150)} | change)
+    ours, theirs = (move.image(one, FAST) for one in (Levels(levels), Image.fromarray(levels)))
+    assert ours.shape == (64, 48, 3) and np.array_equal(ours, theirs)
 
 
 def square(tmp_path):
