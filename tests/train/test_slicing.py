@@ -37,7 +37,7 @@ def test_only_transformers_are_divided():
 
 @pytest.mark.parametrize("given", [None, 1])
 def test_a_run_says_in_how_many_slices_it_trains(given):
-    made = tiny.config(1, batch_size=64, **{"data__image_size": 32, "optimizer__accumulate": given})
+    made = tiny.config(1, batch_size=64, data__image_size=32, optimizer__accumulate=given)
     (part,) = prepare(made, lambda _: None).parts
     assert part.stage.accumulate == (given or 8)
     assert ("64 images in 8 slices of 8" in plan_lines(part)) == (given is None)
