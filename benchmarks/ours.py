@@ -12,7 +12,7 @@ from jaxdino import optim
 from jaxdino.core import sharding
 from jaxdino.core.params import bind, split
 from jaxdino.data.photometric import normalize
-from jaxdino.models import registry
+from jaxdino.models import few_images, registry
 from jaxdino.models.lora import LoRA, adapted
 from jaxdino.models.remat import SETTINGS
 from jaxdino.models.spec import ModelSpec
@@ -52,14 +52,18 @@ def uint8_batch(batch: int, size: int) -> dict[str, np.ndarray]:
 
 
 def forward(name: str, batch: int, size: int, dtype: str, attention: str, stored: str | None = None) -> Contender:
-    """The forward pass to the logits; weights `stored` in the compute dtype by default, as `jaxdino.load` does."""
+    """The forward pass to the logits, as `jaxdino.load`: weights `stored` in the compute dtype by default."""
     model = registry.get(name).build(NUM_CLASSES, dtype=jnp.dtype(dtype), attention=attention)
     skeleton, flat = split(model)
     flat = {
         path: x.astype(stored or dtype) if skeleton.entries[path].kind == "param" else x for path, x in flat.items()
     }
     images = jnp.zeros((batch, size, size, 3), dtype)
-    compiled = jax.jit(lambda flat, images: bind(skeleton, flat)(images).logits).lower(flat, images).compile()
+    compiled = (
+        jax.jit(lambda flat, images: few_images.forward(bind(skeleton, flat), images).logits)
+        .lower(flat, images)
+        .compile()
+    )
     return Contender(f"jaxdino {dtype}", lambda: compiled(flat, images).block_until_ready(), batch, peer=False)
 
 

@@ -47,14 +47,13 @@ def alone(args: argparse.Namespace) -> None:
 def _ours(args: argparse.Namespace) -> harness.Contender:
     from benchmarks import ours
     from jaxdino.models import registry
-    from jaxdino.train.slicing import sliced_stage, vit_tokens
+    from jaxdino.train.slicing import sliced_stage, tokens
 
     given = args.model, args.batch, args.size, args.dtype
     if args.alone == FORWARD:
         return ours.forward(*given, "xla", stored="float32")
-    tokens = vit_tokens(registry.get(args.model), [(args.size, args.size)])
     stage = ours.stage_of(args.trainable, accumulate=args.slices, batch_size=args.batch)
-    slices = sliced_stage(stage, tokens, 1).accumulate or 1
+    slices = sliced_stage(stage, tokens(registry.get(args.model), [(args.size, args.size)]), 1).accumulate or 1
     return ours.training(*given, args.trainable, slices, "xla", remat=args.remat)
 
 

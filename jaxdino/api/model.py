@@ -24,6 +24,7 @@ from jaxdino.data.checks import open_image
 from jaxdino.data.crops import eval_crop
 from jaxdino.data.photometric import normalize
 from jaxdino.data.ranges import KEYWORD, Range, remarks
+from jaxdino.models import few_images
 from jaxdino.models.output import Output
 
 
@@ -41,7 +42,7 @@ class Model:
 
     def __init__(self, card: Card, skeleton: Skeleton, flat: Flat, companions: Sequence[Path] = ()):
         self.card, self.skeleton, self.flat, self.companions = card, skeleton, flat, tuple(companions)
-        self._forward = jax.jit(lambda flat, images: bind(skeleton, flat)(self._normalized(images)))
+        self._forward = jax.jit(lambda flat, images: few_images.forward(bind(skeleton, flat), self._normalized(images)))
         self._intermediate = jax.jit(
             lambda flat, images, n: bind(skeleton, flat).backbone.intermediate_layers(self._normalized(images), n),
             static_argnums=2,

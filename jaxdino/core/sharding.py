@@ -242,6 +242,12 @@ def on(mesh: Mesh) -> Iterator[None]:
         _current.reset(token)
 
 
+def devices() -> int:
+    """Return the number of devices of the mesh that a program is traced for; 1 without one."""
+    mesh = _current.get()
+    return 1 if mesh is None else mesh.size
+
+
 def tensor_shards() -> int:
     """Return the size of the tensor axis of the mesh that a program is traced for; 1 without one."""
     mesh = _current.get()

@@ -13,6 +13,7 @@ from jaxdino.core import sharding
 from jaxdino.core.params import Flat, Skeleton, bind, values
 from jaxdino.core.probe import probe
 from jaxdino.core.slices import sliced
+from jaxdino.models import few_images
 from jaxdino.models.batch_norm import set_training
 from jaxdino.models.lora import set_dropout
 from jaxdino.models.remat import Remat
@@ -168,7 +169,7 @@ def compile_eval_step(skeleton: Skeleton, normalize: Callable[[jax.Array], jax.A
     """
 
     def eval_step(flat: Flat, batch: Batch) -> Batch:
-        logits = bind(skeleton, flat)(normalize(batch["image"])).logits
+        logits = few_images.forward(bind(skeleton, flat), normalize(batch["image"])).logits
         return {name: value for name, value in batch.items() if name != "image"} | {"logits": logits}
 
     return jax.jit(_traced_on(mesh, eval_step), out_shardings=sharding.replicated(mesh))

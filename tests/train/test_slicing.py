@@ -9,18 +9,18 @@ import tiny
 from benchmarks.ours import stage_of
 from jaxdino.models import registry
 from jaxdino.train.setup import prepare
-from jaxdino.train.slicing import plan_lines, sliced_stage, vit_tokens
+from jaxdino.train.slicing import plan_lines, sliced_stage, tokens
 
-VIT = vit_tokens(registry.get("vit_small_patch16_224"), [(224, 224)])
+VIT = tokens(registry.get("vit_small_patch16_224"), [(224, 224)])
 
 
-def slices(batch: int, tokens: int = VIT, devices: int = 1, **more) -> int | None:
-    return sliced_stage(stage_of("all", batch_size=batch, **more), tokens, devices).accumulate
+def slices(batch: int, each: int = VIT, devices: int = 1, **more) -> int | None:
+    return sliced_stage(stage_of("all", batch_size=batch, **more), each, devices).accumulate
 
 
 def test_large_batches_are_divided_on_a_cpu():
     assert (slices(32), slices(30), slices(64, devices=4)) == (8, 10, 4)
-    assert (slices(8), slices(32, tokens=10), slices(32, tokens=0), slices(13)) == (1, 1, 1, 1)
+    assert (slices(8), slices(32, each=10), slices(32, each=0), slices(13)) == (1, 1, 1, 1)
     assert (slices(32, accumulate=1), slices(32, accumulate=2)) == (1, 2)
 
 
@@ -31,8 +31,8 @@ def test_batches_stay_whole_on_an_accelerator(monkeypatch):
 
 def test_only_transformers_are_divided():
     assert VIT == 197
-    assert vit_tokens(registry.get("dinov3_vits16"), [(224, 224), (96, 96)]) == 201 + 41
-    assert vit_tokens(registry.get("resnet50"), [(224, 224)]) == 0
+    assert tokens(registry.get("dinov3_vits16"), [(224, 224), (96, 96)]) == 201 + 41
+    assert tokens(registry.get("resnet50"), [(224, 224)]) == 0
 
 
 @pytest.mark.parametrize("given", [None, 1])

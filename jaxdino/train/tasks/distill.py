@@ -112,9 +112,7 @@ class Distillation:
 
     def tokens(self, stage: Stage, sizes: Sizes) -> int:
         """Return the tokens of all views of an image."""
-        return slicing.vit_tokens(
-            self.card.spec, [as_size(view.size) for view in self.views for _ in range(view.count)]
-        )
+        return slicing.tokens(self.card.spec, [as_size(view.size) for view in self.views for _ in range(view.count)])
 
     @cached_property
     def backbone(self) -> Skeleton:

@@ -54,7 +54,7 @@ class MultilabelClassification(Supervised):
 
     def tokens(self, stage: Stage, sizes: Sizes) -> int:
         """Return the tokens of an image at the largest size."""
-        return slicing.vit_tokens(self.spec, [sizes.largest])
+        return slicing.tokens(self.spec, [sizes.largest])
 
     def targets(self, batch: step.Batch) -> tuple[str, jax.Array]:
         """Return the labels, multi-hot."""

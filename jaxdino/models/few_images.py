@@ -1,0 +1,47 @@
+"""Compute a large batch of images a few at a time, where that is faster.
+
+On a CPU, a vision transformer is faster on a few images than on a large batch, whose activations leave the processor's
+caches (docs/performance.md); on accelerators it is slower.
+"""
+
+from typing import Any
+
+import jax
+from jax import lax
+
+from jaxdino.core import sharding
+from jaxdino.models.output import Output
+from jaxdino.models.vit import ViTConfig
+
+TOKENS, LARGE = 512, 2700
+"""Tokens of a part, at least, and of a batch that is divided: about 3 and 14 images of 224 pixels in patches of 16."""
+
+
+def vit_tokens(config: Any, height: int, width: int) -> int:
+    """Return the tokens of an image; 0 for a network that is no vision transformer."""
+    if not isinstance(config, ViTConfig):
+        return 0
+    return (height // config.patch_size) * (width // config.patch_size) + 1 + config.num_registers
+
+
+def images_each(images: int, tokens: int) -> int:
+    """Return how many images are computed at a time: a divisor of `images`, or all of them.
+
+    Args:
+      images: on each device. tokens: of an image; 0 if the batch must stay whole.
+    """
+    if jax.default_backend() != "cpu" or images * tokens < LARGE:
+        return images
+    return next((size for size in range(1, images) if images % size == 0 and size * tokens >= TOKENS), images)
+
+
+def forward(net: Any, images: jax.Array) -> Output:
+    """Return `net(images)` for a network with a backbone, images (B, H, W, C); inside of a compiled function."""
+    config = getattr(net.backbone, "cfg", None)
+    each = images_each(images.shape[0], vit_tokens(config, *images.shape[1:3])) if sharding.devices() == 1 else 0
+    if each in (0, images.shape[0]):
+        return net(images)
+    found = lax.map(net, images.reshape(-1, each, *images.shape[1:]))
+    if any(x.ndim < 2 or x.shape[1] != each for x in jax.tree.leaves(found)):  # not for each image
+        return net(images)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)

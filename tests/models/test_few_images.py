@@ -1,0 +1,38 @@
+"""A large batch computed a few images at a time gives what the whole batch gives."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdino.core.params import bind, split
+from jaxdino.models import few_images, registry
+from tests.test_flops import SPEC
+
+IMAGES = jax.random.normal(jax.random.key(0), (48, 64, 64, 3))
+
+
+def compiled(spec, call):
+    skeleton, flat = split(spec.build(5))
+    run = jax.jit(lambda flat, images: call(bind(skeleton, flat), images)).lower(flat, IMAGES)
+    return run.compile()(flat, IMAGES), run.as_text()
+
+
+def test_a_vision_transformer_is_computed_in_parts():
+    spec = dataclasses.replace(SPEC, config=dataclasses.replace(SPEC.config, depth=1))
+    (ours, program), (whole, _) = (compiled(spec, call) for call in (few_images.forward, lambda net, x: net(x)))
+    assert "stablehlo.while" in program
+    assert ours.logits.shape == (48, 5) and jax.tree.structure(ours) == jax.tree.structure(whole)
+    for mine, theirs in zip(jax.tree.leaves(ours), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("images", [1, 8, 13])
+def test_small_batches_and_prime_numbers_stay_whole(images):
+    assert few_images.images_each(images, 197) == images
+
+
+def test_other_networks_stay_whole():
+    assert few_images.vit_tokens(registry.get("resnet18").config, 224, 224) == 0
+    assert few_images.images_each(64, 0) == 64
