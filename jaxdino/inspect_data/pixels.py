@@ -18,7 +18,7 @@ from PIL import Image
 from jaxdino.core.bars import bar
 from jaxdino.core.errors import UserError
 from jaxdino.data.bad_images import BadImage
-from jaxdino.data.bands import Picture, pixels
+from jaxdino.data.bands import Bands, pixels, plain
 from jaxdino.data.channels import Reading
 from jaxdino.data.checks import open_image
 from jaxdino.data.image_file import bytes_of, open_file
@@ -213,7 +213,7 @@ def _measure(record: Any, row: np.void, how: How) -> None:
         row["width"], row["height"] = full
         return how.scale(full)
 
-    image = open_image(record, how.reading, scale)
+    image = plain(open_image(record, how.reading, scale))
     counts = _histogram(image)
     shares = counts / counts.sum(axis=1, keepdims=True)
     row["mean"], row["square"] = shares @ LEVELS, shares @ LEVELS**2
@@ -225,14 +225,14 @@ def _measure(record: Any, row: np.void, how: How) -> None:
     row["hash"] = perceptual_hash(grey)
 
 
-def _histogram(image: Picture) -> np.ndarray:
+def _histogram(image: Image.Image | Bands) -> np.ndarray:
     """Return the number of pixels of each level, float64 (C, 256)."""
     if isinstance(image, Image.Image):
         return np.array(image.histogram(), np.float64).reshape(-1, 256)
     return np.array([band.histogram() for band in image.bands], np.float64)
 
 
-def _grey(image: Picture) -> Image.Image:
+def _grey(image: Image.Image | Bands) -> Image.Image:
     if isinstance(image, Image.Image):
         return image.convert("L")
     return Image.fromarray(np.rint(pixels(image).mean(axis=-1)).astype(np.uint8))
