@@ -44,4 +44,4 @@ def forward(net: Any, images: jax.Array) -> Output:
     found = lax.map(net, images.reshape(-1, each, *images.shape[1:]))
     if any(x.ndim < 2 or x.shape[1] != each for x in jax.tree.leaves(found)):  # not for each image
         return net(images)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+    return jax.tree.map(lambda x: x.reshape(images.shape[0], *x.shape[2:]), found)

@@ -19,8 +19,9 @@ def compiled(spec, call):
     return run.compile()(flat, IMAGES), run.as_text()
 
 
-def test_a_vision_transformer_is_computed_in_parts():
-    spec = dataclasses.replace(SPEC, config=dataclasses.replace(SPEC.config, depth=1))
+@pytest.mark.parametrize("registers", [0, 4])
+def test_a_vision_transformer_is_computed_in_parts(registers):
+    spec = dataclasses.replace(SPEC, config=dataclasses.replace(SPEC.config, depth=1, num_registers=registers))
     (ours, program), (whole, _) = (compiled(spec, call) for call in (few_images.forward, lambda net, x: net(x)))
     assert "stablehlo.while" in program
     assert ours.logits.shape == (48, 5) and jax.tree.structure(ours) == jax.tree.structure(whole)
