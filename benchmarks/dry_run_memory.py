@@ -64,6 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="a config, as after --config=")
     parser.add_argument("--steps", type=int, default=10, help="timed steps of the dry run, with and without reading")
+    parser.add_argument("--stage", type=int, default=0, help="index of the stage that is tried (default 0)")
     parser.add_argument("--part", choices=("dry", "run"), help=argparse.SUPPRESS)
     args, flags = parser.parse_known_args()
     if args.part:
@@ -72,6 +73,8 @@ def main() -> None:
 
         keep_freed()
         config = command(args.config, flags).config().copy_and_resolve_references()
+        with config.unlocked():
+            config.stages = config.stages[args.stage : args.stage + 1]
         dry(config, args.steps) if args.part == "dry" else run(config, args.steps, str(Path(config.data.root).parent))
         return
     from benchmarks.config_memory import images
@@ -81,7 +84,8 @@ def main() -> None:
         flags = [f"--config.data.root={images(Path(folder), 256, count)}", "--config.model.weights=random", *flags]
         for part in ("dry", "run"):
             again = [sys.executable, "-m", "benchmarks.dry_run_memory", args.config, *flags]
-            out = subprocess.run([*again, f"--steps={args.steps}", f"--part={part}"], capture_output=True, text=True)
+            again += [f"--steps={args.steps}", f"--stage={args.stage}", f"--part={part}"]
+            out = subprocess.run(again, capture_output=True, text=True)
             print(re.sub(r"(?s).*(stage  |measured)", r"\1", out.stdout).strip() if not out.returncode else out.stderr)
 
 
