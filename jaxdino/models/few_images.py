@@ -15,11 +15,13 @@ from jaxdino.models.vit import ViTConfig
 
 TOKENS, LARGE = 512, 2700
 """Tokens of a part, at least, and of a batch that is divided: about 3 and 14 images of 224 pixels in patches of 16."""
+NARROW = 192
+"""Networks of a smaller width take any batch whole: their activations are small."""
 
 
 def vit_tokens(config: Any, height: int, width: int) -> int:
-    """Return the tokens of an image; 0 for a network that is no vision transformer."""
-    if not isinstance(config, ViTConfig):
+    """Return the tokens of an image; 0 for a network that is narrow, or no vision transformer."""
+    if not isinstance(config, ViTConfig) or config.width < NARROW:
         return 0
     return (height // config.patch_size) * (width // config.patch_size) + 1 + config.num_registers
 

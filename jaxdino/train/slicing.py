@@ -12,7 +12,7 @@ from jaxdino.train.task import Part
 
 
 def tokens(spec: ModelSpec, views: Iterable[Size]) -> int:
-    """Return the tokens of all views (height, width) of an image; 0 for a network that is no vision transformer.
+    """Return the tokens of all views (height, width) of an image; 0 for a network that is narrow, or no transformer.
 
     Only these are divided: batch norm would normalise each slice by itself.
     """

@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from benchmarks.ours import stage_of
-from jaxdino.models import registry
+from jaxdino.models import few_images, registry
 from jaxdino.train.setup import prepare
 from jaxdino.train.slicing import plan_lines, sliced_stage, tokens
 
@@ -29,14 +29,16 @@ def test_batches_stay_whole_on_an_accelerator(monkeypatch):
     assert slices(32) == 1
 
 
-def test_only_transformers_are_divided():
+def test_only_wide_transformers_are_divided():
     assert VIT == 197
     assert tokens(registry.get("dinov3_vits16"), [(224, 224), (96, 96)]) == 201 + 41
     assert tokens(registry.get("resnet50"), [(224, 224)]) == 0
+    assert tokens(tiny.SPEC, [(224, 224)]) == 0
 
 
 @pytest.mark.parametrize("given", [None, 1])
-def test_a_run_says_in_how_many_slices_it_trains(given):
+def test_a_run_says_in_how_many_slices_it_trains(given, monkeypatch):
+    monkeypatch.setattr(few_images, "NARROW", 0)
     made = tiny.config(1, batch_size=64, data__image_size=32, optimizer__accumulate=given)
     (part,) = prepare(made, lambda _: None).parts
     assert part.stage.accumulate == (given or 8)
