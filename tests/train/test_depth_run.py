@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import tiny_semantic
+from measured import losses
 from midway import Midway
 from PIL import Image
 from tiny_depth import config
@@ -13,6 +14,7 @@ import jaxdino
 from convert.store import load_card, load_model
 from jaxdino import depth, evaluate, predict
 from jaxdino.core.errors import UserError
+from jaxdino.core.sharding import make_mesh
 from jaxdino.data.depth_field import DepthMap
 from jaxdino.data.sources import load_source
 from jaxdino.evals.depth import DepthEvaluator
@@ -67,6 +69,12 @@ def test_killed_and_started_again_the_result_is_bit_identical(runs, capsys):
     assert "resuming after step 10" in capsys.readouterr().out
     (card, _), (other, _) = (load_model(folder / "best") for folder in runs)
     assert card.digest == other.digest
+
+
+def test_four_devices_equal_one(runs, all_devices, tmp_path):
+    loop.run(made(), tmp_path)
+    assert make_mesh().size == 4 and len(losses(runs[0])) >= 4
+    np.testing.assert_allclose(losses(tmp_path), losses(runs[0]), rtol=2e-4)
 
 
 def test_lower_errors_are_better(runs):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import tiny_detect
+from measured import losses
 from midway import Midway
 from PIL import Image
 from tiny_detect import config
@@ -64,16 +65,8 @@ def test_an_evaluation_has_the_runs_figures_with_intervals(whole, tmp_path):
 
 def test_four_devices_equal_one(whole, all_devices, tmp_path):
     loop.run(made(), tmp_path)
-    losses = [
-        [
-            line["loss"]
-            for text in (folder / "metrics.jsonl").read_text().splitlines()
-            if "loss" in (line := json.loads(text))
-        ]
-        for folder in (whole, tmp_path)
-    ]
-    assert make_mesh().size == 4 and len(losses[0]) >= 4
-    np.testing.assert_allclose(*losses, rtol=2e-4)
+    assert make_mesh().size == 4 and len(losses(whole)) >= 4
+    np.testing.assert_allclose(losses(tmp_path), losses(whole), rtol=2e-4)
 
 
 @pytest.mark.slow

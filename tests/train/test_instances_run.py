@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import tiny_instances
+from measured import losses
 from midway import Midway
 from tiny_instances import config
 
@@ -69,10 +70,8 @@ def test_an_evaluation_has_the_runs_figures_with_intervals(runs, tmp_path):
 
 def test_four_devices_equal_one(runs, all_devices, tmp_path):
     loop.run(made(), tmp_path)
-    files = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (runs[0], tmp_path)]
-    losses = [[line["loss"] for text in lines if "loss" in (line := json.loads(text))] for lines in files]
-    assert make_mesh().size == 4 and len(losses[0]) >= 4
-    np.testing.assert_allclose(*losses, rtol=2e-4)
+    assert make_mesh().size == 4 and len(losses(runs[0])) >= 4
+    np.testing.assert_allclose(losses(tmp_path), losses(runs[0]), rtol=2e-4)
 
 
 def test_what_each_strategy_trains():

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_semantic
+from measured import losses
 from midway import Midway
 from PIL import Image
 from tiny_semantic import config
@@ -14,6 +15,7 @@ import jaxdino
 from convert.store import load_card, load_model
 from jaxdino import evaluate, mask_parts, predict, segment
 from jaxdino.core.errors import UserError
+from jaxdino.core.sharding import make_mesh
 from jaxdino.data.sources import load_source
 from jaxdino.evals.semantic import SemanticEvaluator
 from jaxdino.train import loop
@@ -127,11 +129,27 @@ def test_statistics_of_the_head_are_state_and_frozen_ones_stay(tmp_path):
     assert np.array_equal(after["head.bn.mean"], flat["head.bn.mean"])
 
 
-def test_killed_and_started_again_the_result_is_bit_identical(tmp_path, capsys):
-    made = config("linear", steps=4, checkpoint__every_steps=2, ema_decay=0.9)
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    loop.run(made, whole, Midway(whole, {3: broken}, saved=2))
-    loop.run(made, broken)
+def of_four_steps():
+    return config("linear", steps=4, checkpoint__every_steps=2, ema_decay=0.9)
+
+
+@pytest.fixture(scope="module")
+def four_steps(tmp_path_factory):
+    """The folder of a run, and what a kill after its third step would leave."""
+    root = tmp_path_factory.mktemp("semantic_steps")
+    loop.run(of_four_steps(), root / "whole", Midway(root / "whole", {3: root / "broken"}, saved=2))
+    return root / "whole", root / "broken"
+
+
+def test_four_devices_equal_one(four_steps, all_devices, tmp_path):
+    loop.run(of_four_steps(), tmp_path)
+    assert make_mesh().size == 4 and len(losses(four_steps[0])) >= 4
+    np.testing.assert_allclose(losses(tmp_path), losses(four_steps[0]), rtol=2e-4)
+
+
+def test_killed_and_started_again_the_result_is_bit_identical(four_steps, capsys):
+    whole, broken = four_steps
+    loop.run(of_four_steps(), broken)
     assert "resuming after step 2" in capsys.readouterr().out
     (card, flat), (other, _) = (load_model(folder / "best") for folder in (whole, broken))
     assert card.digest == other.digest and "head.bn.mean" in flat
