@@ -16,8 +16,10 @@ from jaxdino import depth, evaluate, predict
 from jaxdino.core.errors import UserError
 from jaxdino.core.sharding import make_mesh
 from jaxdino.data.depth_field import DepthMap
+from jaxdino.data.record import Split
 from jaxdino.data.sources import load_source
 from jaxdino.evals.depth import DepthEvaluator
+from jaxdino.evals.median_depth import median_map, of_medians
 from jaxdino.models.heads.depth import DepthDPTHeadConfig, DepthLinearHeadConfig
 from jaxdino.train import loop
 from jaxdino.train.setup import prepare
@@ -69,6 +71,16 @@ def test_killed_and_started_again_the_result_is_bit_identical(runs, capsys):
     assert "resuming after step 10" in capsys.readouterr().out
     (card, _), (other, _) = (load_model(folder / "best") for folder in runs)
     assert card.digest == other.digest
+
+
+def test_the_median_of_the_training_maps_is_a_reference(runs):
+    split = Split("train", [None] * 3, {"depth": [np.full((2, 4), depth, np.float32) for depth in (1, 2, 6)]})
+    split.fields["depth"][2][:, 2:] = 0
+    want = np.repeat([[2.0, 1.5]], 32, axis=1)
+    np.testing.assert_array_equal(median_map(split, 99), np.repeat(want, 64, axis=0))
+    assert of_medians(split, split, 99, DepthEvaluator(0.1, 9))["abs_rel"] == pytest.approx((0.75 + 0.125 + 2 / 3) / 3)
+    lines = json.loads((runs[0] / "summary.json").read_text())["result"]
+    assert any("(median of training maps)" in line for line in lines)
 
 
 def test_four_devices_equal_one(runs, all_devices, tmp_path):

@@ -16,6 +16,7 @@ from jaxdino.data.presets import get_preset
 from jaxdino.evals.augmentation_pictures import Tile
 from jaxdino.evals.depth import NAMES, DepthEvaluator
 from jaxdino.evals.depth_pictures import draw_depths, tile_of
+from jaxdino.evals.median_depth import of_medians
 from jaxdino.models.heads.depth import DepthDPTHeadConfig, DepthHeadConfig, DepthLinearHeadConfig
 from jaxdino.models.heads.maps import BLOCKS, STAGES, even
 from jaxdino.models.spec import ModelSpec
@@ -24,9 +25,10 @@ from jaxdino.objectives.depth_settings import Ranging
 from jaxdino.objectives.settings import settings_of
 from jaxdino.stage import Stage
 from jaxdino.train import plots, step
-from jaxdino.train.task import Part, State
+from jaxdino.train.task import Metrics, Part, State
 from jaxdino.train.tasks.dense import Dense
 from jaxdino.train.tasks.ending import ended
+from jaxdino.train.tasks.supervised import in_split
 
 if TYPE_CHECKING:
     from jaxdino.train.session import Session
@@ -119,6 +121,12 @@ class DepthEstimation(Dense):
     def evaluator(self) -> DepthEvaluator:
         """Return the errors of depth within the range of the head."""
         return DepthEvaluator(self.own_head.min_depth, self.own_head.max_depth)
+
+    def references(self, session: "Session") -> dict[str, Metrics]:
+        """Return the metrics of the median of the training maps, and of the initial weights if measured."""
+        splits = self.source.split("train"), self.source.split("val")
+        found = of_medians(*splits, self.config.data.max_pixels, self.evaluator())
+        return {"median of training maps": in_split("val", found)} | super().references(session)
 
     def squashed(self, part: Part) -> tuple[int, int] | None:
         """Return the training size, if images are resized to it whole and no short side is set."""
