@@ -27,7 +27,7 @@ def test_onnx_gives_our_numbers(name, tmp_path):
     assert checking.refuse(found, "onnxruntime") < 1e-5, found
 
 
-@pytest.mark.parametrize("name", ["dinov3", "boxes", "resnet", "sam"])
+@pytest.mark.parametrize("name", ["dinov3", "boxes", *tiny_models.ONLY_STABLEHLO, "resnet", "sam"])
 def test_stablehlo_gives_our_numbers(name, tmp_path):
     made = program(tiny_models.model(name))
     about = stablehlo.write(made, tmp_path)
@@ -35,6 +35,12 @@ def test_stablehlo_gives_our_numbers(name, tmp_path):
     assert checking.refuse(found, "StableHLO") < 1e-5
     assert about["platforms"] == ["cpu", "cuda", "rocm", "tpu"] and about["input"]["shape"][0] == "batch"
     assert about["outputs"][made.about["outputs"][0]][0] == "batch"
+
+
+@pytest.mark.parametrize("name", tiny_models.ONLY_STABLEHLO)
+def test_onnx_names_the_operation_that_it_lacks(name, tmp_path):
+    with pytest.raises(UserError, match="top_k"):
+        onnx_file.write(program(tiny_models.model(name)), tmp_path)
 
 
 def test_a_head_that_cannot_be_exported_is_named():

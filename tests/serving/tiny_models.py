@@ -10,6 +10,7 @@ from jaxdino.api.opening import face_of
 from jaxdino.models.convnext import ConvNeXtConfig
 from jaxdino.models.heads.calibration import Calibration
 from jaxdino.models.heads.depth import DepthDPTHeadConfig, DepthLinearHeadConfig
+from jaxdino.models.heads.detr import DETRHeadConfig
 from jaxdino.models.heads.fcos import FCOSHeadConfig
 from jaxdino.models.heads.linear import LinearHeadConfig
 from jaxdino.models.heads.patches import PatchesHeadConfig
@@ -52,11 +53,13 @@ MODELS = {
     "sam": (get("sam_tiny"), LinearHeadConfig()),
 }
 """{name: the model, its head}."""
+ONLY_STABLEHLO = {"boxes by queries": (VIT, DETRHeadConfig(3, 1, "patches", queries=5, layers=1, width=8))}
+"""As `MODELS`, with operations that the ONNX exporter lacks."""
 
 
 def model(name: str):
     """Return a loaded model with random parameters."""
-    spec, head = MODELS[name]
+    spec, head = {**MODELS, **ONLY_STABLEHLO}[name]
     skeleton = spec.skeleton(head=head)
     rng = np.random.default_rng(0)
     flat = {path: _drawn(rng, path, entry) for path, entry in skeleton.entries.items()}
