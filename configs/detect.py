@@ -3,8 +3,8 @@
     python -m jaxdino.main --config=configs/detect.py
     python -m jaxdino.main --config=configs/detect.py:resnet18 --config.data.name=voc --config.data.root=DIR
 
-`data.name` is voc, coco, yolo or manifest (docs/data.md); `objective.head=detr` finds boxes with queries. The stages may be those of another config:
-`config.stages = gradual.get_config(model).stages`.
+`data.name` is voc, coco, yolo or manifest (docs/data.md); `objective.head=detr` finds boxes with queries. The stages
+may be those of another config: `config.stages = gradual.get_config(model).stages`.
 
 Without a model, the embedded backbone of the digits finds generated coloured shapes.
 """

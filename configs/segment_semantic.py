@@ -4,10 +4,10 @@
     python -m jaxdino.main --config=configs/segment_semantic.py:dinov3_vits16 --config.data.root=DIR
     python -m jaxdino.main --config=configs/segment_semantic.py:resnet18 --config.data.root=DIR
 
-The decoder is SegFormer's (`objective.head=mlp`), a feature pyramid (`fpn`) or that of DPT (`dpt`), on four blocks of a ViT or the feature maps of
-a ResNet or a ConvNeXt; the losses are cross entropy and Dice (docs/semantic_segmentation.md). DIR holds images/ and
-masks/ with a classes.txt; `--config.data.name=voc` reads Pascal VOC. The stages may be those of another config:
-`config.stages = gradual.get_config(model).stages`.
+The decoder is SegFormer's (`objective.head=mlp`), a feature pyramid (`fpn`) or that of DPT (`dpt`), on blocks
+of a ViT or the feature maps of a ResNet or a ConvNeXt; the losses are cross entropy and Dice
+(docs/semantic_segmentation.md). DIR holds images/ and masks/ with a classes.txt; `--config.data.name=voc` reads Pascal
+VOC. The stages may be those of another config: `config.stages = gradual.get_config(model).stages`.
 
 Without a model, the embedded backbone of the digits segments generated scenes of coloured shapes.
 """
