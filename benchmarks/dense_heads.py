@@ -112,14 +112,16 @@ def contenders(made: tuple[Callable, dict, Any, Any], batch: int) -> dict[str, l
 
     forward, flat, module, given = made
     run, tx = jax.jit(forward), optax.adamw(RATE)
+    learned = {path: array for path, array in flat.items() if not path.endswith((".mean", ".var", "_tracked"))}
+    statistics = {path: array for path, array in flat.items() if path not in learned}
 
     @jax.jit
     def step(flat: dict, moments: Any) -> tuple[dict, Any]:
-        loss = lambda one: sum(jnp.square(x).mean() for x in forward(one))  # noqa: E731
+        loss = lambda one: sum(jnp.square(x).mean() for x in forward(one | statistics))  # noqa: E731
         updates, moments = tx.update(jax.grad(loss)(flat), moments, flat)
         return optax.apply_updates(flat, updates), moments
 
-    state = [(flat, tx.init(flat))]
+    state = [(learned, tx.init(learned))]
 
     def train() -> None:
         state[0] = jax.block_until_ready(step(*state[0]))
@@ -132,13 +134,12 @@ def contenders(made: tuple[Callable, dict, Any, Any], batch: int) -> dict[str, l
 
     def peer_forward() -> None:
         with torch.inference_mode():
-            module.eval()
             outputs()
 
+    module.eval()  # batch norm with its running statistics, on both sides
     adam = torch.optim.AdamW(module.parameters(), lr=RATE, fused=True)
 
     def peer_train() -> None:
-        module.train()
         adam.zero_grad()
         sum(x.square().mean() for x in outputs()).backward()
         adam.step()
