@@ -1,10 +1,15 @@
-"""Average precision of resamples: pycocotools' on the images that are drawn, with repetitions."""
+"""Average precision and panoptic quality of resamples: those of the images that are drawn, with repetitions."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from jaxdino.data.instances import Instances
 from jaxdino.evals.detection import DetectionEvaluator
+from jaxdino.evals.instances import Found, InstanceEvaluator
 from jaxdino.evaluation.tasks.average_precision import AveragePrecision
+from jaxdino.evaluation.tasks.instances import InstancesKind
 
 NAMES = ("a", "b", "never")
 
@@ -48,3 +53,35 @@ def test_without_any_detection_the_precision_is_zero():
     none["truth"][0][:, 5] = 0
     found = AveragePrecision(evaluated([none, none]), 2, len(NAMES))(np.ones((1, 2)))
     assert found["map"][0] == 0 and np.isnan(found["class/ap50"][0, 2])
+
+
+def scene(rng):
+    """Three squares as truth, and the same moved by up to two pixels, some of another class."""
+    ids, given = np.zeros((40, 40), np.int32), np.zeros((40, 40), np.int32)
+    for number in range(1, 4):
+        y, x = rng.integers(2, 8), 13 * (number - 1) + 1
+        ids[y : y + 10, x : x + 10] = number
+        top = y + rng.integers(-2, 3)
+        given[top : top + 10, x : x + 10] = number
+    labels = rng.integers(0, 2, 3)
+    classes = np.where(rng.random(3) < 0.3, 1 - labels, labels).astype(np.int32)
+    masks = given[None] == np.arange(1, 4)[:, None, None]
+    return Instances.of(ids, labels.tolist()), Found(masks, rng.random(3), classes, given, classes)
+
+
+def test_panoptic_quality_of_resamples_is_that_of_the_images_drawn():
+    head = SimpleNamespace(card=SimpleNamespace(head=SimpleNamespace(things=(True, True))))
+    rng = np.random.default_rng(0)
+    scenes, counts = [scene(rng) for _ in range(8)], rng.integers(0, 3, 8)
+    kind, whole = (
+        InstancesKind(SimpleNamespace(names=NAMES[:2], model=head)),
+        InstanceEvaluator(NAMES[:2], (True, True)),
+    )
+    scores = [kind.add(*one) for one in scenes]
+    for place in np.repeat(np.arange(8), counts):
+        truth, found = scenes[place]
+        whole.update({"found": [found], "truth": [truth]})
+    ours, want = kind.statistic()(counts[None].astype(float)), whole.compute()
+    for name, theirs in {"pq": "pq", "sq": "sq", "rq": "rq", "map": "mask_map", "map50": "mask_map50"}.items():
+        assert 0 < want[theirs] < 1 and ours[name][0] == pytest.approx(want[theirs]), name
+    assert ours["class/pq"][0, 1] == pytest.approx(want["pq/b"]) and 0 <= min(scores) < max(scores) <= 1

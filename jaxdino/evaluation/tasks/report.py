@@ -135,7 +135,7 @@ def _worst(
         own, found = kind.pictures(image, truth, answer)
         drawn = [{"picture": small(own), "about": "truth", "name": ""}, {"picture": small(found), "about": "found"}]
         values.append({"image": name, "score": score})
-        listed.append({"picture": drawn[0]["picture"], "about": f"{score:.3f}; truth, then found", "name": name,
+        listed.append({"picture": drawn[0]["picture"], "about": f"truth ({score:.3f})", "name": name,
                        "more": [drawn[1] | {"name": ""}]})  # fmt: skip
     note = f"ranked by {kind.ranked}; images without anything to find are left out"
     return Section("errors", f"The worst images of {split.name}", values, [Gallery(listed, "Worst images", note)])
