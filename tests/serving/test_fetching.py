@@ -1,7 +1,10 @@
 """Images that are fetched by address: which address of a host, which hosts, and the memory that they take."""
 
 import asyncio
+import contextlib
 import socket
+import threading
+import time
 
 import pytest
 
@@ -37,8 +40,28 @@ def test_hosts_are_allowed_in_capitals_too():
 def test_fetched_images_count_as_memory(monkeypatch):
     settings = ServeSettings(max_memory_mb=1)
     bodies, fetcher = Bodies(settings), fetching.Fetcher(settings)
-    monkeypatch.setattr(fetcher, "fetch", lambda url: (url, bytes(600_000)))
+    monkeypatch.setattr(fetcher, "fetch", lambda url, end: (url, bytes(600_000)))
     assert len(asyncio.run(fetcher.files(["a"], bodies.hold))) == 1 and bodies.held == 600_000
     with pytest.raises(Refusal, match="as it has memory for"):
         asyncio.run(fetcher.files(["b"], bodies.hold))
     assert bodies.held == 600_000
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 200 OK\r\nA: b", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["header", "body"])
+def test_a_host_that_sends_a_byte_at_a_time_is_given_up(monkeypatch, said):
+    def drip():
+        with contextlib.suppress(OSError), listening.accept()[0] as client:
+            client.sendall(said)
+            while True:
+                client.sendall(b"x")
+                time.sleep(0.05)
+
+    fetcher = fetching.Fetcher(ServeSettings(allow_url=("slow.example",), body_timeout=0.5))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=drip, daemon=True).start()
+        monkeypatch.setattr(fetching, "public_address", lambda host, port: "127.0.0.1")
+        monkeypatch.setattr(fetching, "PORTS", {"http": listening.getsockname()[1]})
+        start = time.monotonic()
+        with pytest.raises(Refusal, match="was not there after 0"):
+            asyncio.run(fetcher.files(["http://slow.example/a.png"], lambda count: None))
+        assert time.monotonic() - start < 10

@@ -1,10 +1,13 @@
 """Fetch images from hosts that were allowed, and from no address of the own network."""
 
 import asyncio
+import contextlib
 import http.client
 import ipaddress
 import socket
 import ssl
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
@@ -31,7 +34,7 @@ class Fetcher:
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fetch")
 
     async def files(self, urls: Sequence[str], hold: Callable[[int], None]) -> Files:
-        """Return (name, bytes) of each address.
+        """Return (name, bytes) of each address; all of them together have `body_timeout` seconds.
 
         Args:
           hold: called with the number of bytes of each image; may raise Refusal.
@@ -39,10 +42,10 @@ class Fetcher:
         Raises:
           Refusal: 403 for an address that is not allowed, 422 if it fails.
         """
-        loop = asyncio.get_running_loop()
+        loop, end = asyncio.get_running_loop(), time.monotonic() + self.settings.body_timeout
 
         async def one(url: str) -> tuple[str, bytes]:
-            name, found = await loop.run_in_executor(self.pool, self.fetch, url)
+            name, found = await loop.run_in_executor(self.pool, self.fetch, url, end)
             hold(len(found))
             return name, found
 
@@ -53,12 +56,12 @@ class Fetcher:
             files.append(found)
         return files
 
-    def fetch(self, url: str) -> tuple[str, bytes]:
-        """Return the name and the bytes of an address. Raises Refusal."""
+    def fetch(self, url: str, end: float) -> tuple[str, bytes]:
+        """Return the name and the bytes of an address. Raises Refusal, also if it is not there at the time `end`."""
         scheme, host, port, path = self._parts(url)
         address = public_address(host, port)
         try:
-            return shown_name(path.partition("?")[0]) or host, self._read(scheme, host, port, path, address)
+            return shown_name(path.partition("?")[0]) or host, self._read(scheme, host, port, path, address, end)
         except (OSError, http.client.HTTPException) as err:
             raise Refusal(422, "not_fetched", f"{host} did not give the image: {printable(str(err))[:200]}") from None
 
@@ -80,8 +83,14 @@ class Fetcher:
             raise Refusal(422, "bad_url", "an address must have its special characters as %XX")
         return scheme, host, PORTS[scheme], path
 
-    def _read(self, scheme: str, host: str, port: int, path: str, address: str) -> bytes:
-        connection = _Connection(scheme, host, port, address, self.settings.body_timeout)
+    def _read(self, scheme: str, host: str, port: int, path: str, address: str, end: float) -> bytes:
+        late = f"it was not there after {self.settings.body_timeout:g} seconds"
+        left = end - time.monotonic()
+        if left <= 0:  # the addresses before it took all of the time
+            raise TimeoutError(late)
+        connection = _Connection(scheme, host, port, address, left)
+        timer = threading.Timer(left, connection.abort)
+        timer.start()
         try:
             connection.request("GET", path, headers={"User-Agent": "jaxdino", "Accept": "image/*"})
             answer = connection.getresponse()
@@ -93,8 +102,13 @@ class Fetcher:
                 if len(found) > self.settings.max_body:
                     limit = f"{self.settings.max_body_mb:g} MiB"
                     raise Refusal(413, "body_too_large", f"the image at {host} has more than {limit}")
+            if connection.aborted:
+                raise TimeoutError(late)
             return bytes(found)
+        except (OSError, http.client.HTTPException) as err:
+            raise TimeoutError(late) if connection.aborted else err from None
         finally:
+            timer.cancel()
             connection.close()
 
 
@@ -103,12 +117,23 @@ class _Connection(http.client.HTTPConnection):
 
     def __init__(self, scheme: str, host: str, port: int, address: str, timeout: float):
         super().__init__(host, port, timeout=timeout)
-        self.scheme, self.address = scheme, address
+        self.scheme, self.address, self.aborted = scheme, address, False
+        self.socket: socket.socket | None = None  # also when `sock` is given up, as for a body of unknown length
 
     def connect(self) -> None:
-        self.sock = socket.create_connection((self.address, self.port), self.timeout)
+        self.sock = self.socket = socket.create_connection((self.address, self.port), self.timeout)
         if self.scheme == "https":
-            self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
+            context = ssl.create_default_context()
+            found = context.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
+            self.sock = self.socket = found
+            found.do_handshake()
+
+    def abort(self) -> None:
+        """End a host that sends a little at a time, whose every part is in time; called by another thread."""
+        self.aborted = True
+        if self.socket is not None:
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
 
 
 def public_address(host: str, port: int) -> str:
