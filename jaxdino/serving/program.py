@@ -26,6 +26,7 @@ TASKS = {
     "patch": ("semantic", ("logits",)),
     "box": ("detect", ("boxes", "scores")),
     "depth": ("depth", ("depth",)),
+    "mask": ("instances", ("scores", "masks")),
 }
 """What gets a class (`HeadConfig.of`) -> the task, and the outputs of the head."""
 CANNOT = {
@@ -100,13 +101,11 @@ def program(model: Any, *, pixels: str = "uint8", resize: bool = False, outputs:
 
 
 def _task(card: Any) -> tuple[str, tuple[str, ...]]:
-    """Return what a model does, and the names of its outputs. Raises UserError for a head that cannot be exported."""
+    """Return what a model does, and the names of its outputs."""
     if not card.num_classes:
         return "features", FEATURES
     if card.head.choice is not None and card.head.choice.several:
         return "multilabel", (*TASKS["image"][1], *FEATURES)
-    if card.head.of not in TASKS:
-        raise UserError(f"the head {card.head.name!r} cannot be exported: `jaxdino segment` gives its masks")
     task, names = TASKS[card.head.of]
     return task, (*names, *FEATURES)
 
@@ -123,6 +122,8 @@ def _outputs(out: Output, card: Any, task: str, size: tuple[int, int], chosen: S
         boxes = decode(distances, grid(size, card.head.strides))
         found["boxes"] = jnp.minimum(jnp.maximum(boxes, 0), edge)
         found["scores"] = jnp.sqrt(jax.nn.sigmoid(found["logits"]) * centre[..., None])
+    elif task == "instances":
+        found["scores"] = _softmax(found["logits"])[..., :-1]  # the last is that there is no region
     elif "probabilities" in chosen:
         found["probabilities"] = odds(found["logits"], card.calibration, task == "multilabel")
     return {name: found[name].astype(jnp.float32) for name in chosen}

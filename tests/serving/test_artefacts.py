@@ -4,14 +4,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from jaxdino.core.errors import UserError
-from jaxdino.models.heads.mask_queries import MaskQueriesHeadConfig
-from jaxdino.models.registry import get
 from jaxdino.serving import checking, onnx_file, stablehlo
 from jaxdino.serving.program import odds, program
 from tests.serving import tiny_models
@@ -27,7 +24,7 @@ def test_onnx_gives_our_numbers(name, tmp_path):
     assert checking.refuse(found, "onnxruntime") < 1e-5, found
 
 
-@pytest.mark.parametrize("name", ["dinov3", "boxes", *tiny_models.ONLY_STABLEHLO, "resnet", "sam"])
+@pytest.mark.parametrize("name", ["dinov3", "boxes", "masks", *tiny_models.ONLY_STABLEHLO, "resnet", "sam"])
 def test_stablehlo_gives_our_numbers(name, tmp_path):
     made = program(tiny_models.model(name))
     about = stablehlo.write(made, tmp_path)
@@ -41,12 +38,6 @@ def test_stablehlo_gives_our_numbers(name, tmp_path):
 def test_onnx_names_the_operation_that_it_lacks(name, tmp_path):
     with pytest.raises(UserError, match="has no ONNX form here: export with --to stablehlo"):
         onnx_file.write(program(tiny_models.model(name)), tmp_path)
-
-
-def test_a_head_that_cannot_be_exported_is_named():
-    card = SimpleNamespace(head=MaskQueriesHeadConfig(2), num_classes=2, spec=get("dinov3_digits"))
-    with pytest.raises(UserError, match="'mask_queries' cannot be exported"):
-        program(SimpleNamespace(name="m", card=card))
 
 
 def test_a_changed_weight_is_noticed(tmp_path):

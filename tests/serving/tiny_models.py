@@ -13,6 +13,7 @@ from jaxdino.models.heads.depth import DepthDPTHeadConfig, DepthLinearHeadConfig
 from jaxdino.models.heads.detr import DETRHeadConfig
 from jaxdino.models.heads.fcos import FCOSHeadConfig
 from jaxdino.models.heads.linear import LinearHeadConfig
+from jaxdino.models.heads.mask_queries import MaskQueriesHeadConfig
 from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.models.published import vit
 from jaxdino.models.registry import get
@@ -46,6 +47,11 @@ MODELS = {
     "boxes": (VIT, FCOSHeadConfig(3, pyramid="patches", strides=(2, 4, 8, 16), width=8, convs=1)),
     "depth": (VIT, DepthLinearHeadConfig(1, blocks=2, bins=8)),
     "depth dpt": (DEEP, DepthDPTHeadConfig(1, blocks=4, width=8)),
+    "masks": (VIT, MaskQueriesHeadConfig(3, queries=5, layers=1)),
+    "resnet masks": (
+        _spec("resnet", dataclasses.replace(RESNET, depths=(1,) * 4, widths=(8, 16, 32, 64)), pool="mean"),
+        MaskQueriesHeadConfig(3, queries=5, form="stages", layers=3, width=8),
+    ),
     "resnet": (_spec("resnet", RESNET, pool="mean"), LinearHeadConfig(3, "mean", calibration=MIXED)),
     "resnet boxes": (_spec("resnet", RESNET, pool="mean"), FCOSHeadConfig(3, strides=(4, 8, 16, 32), width=8, convs=1)),
     "convnext": (_spec("convnext", ConvNeXtConfig((1, 1), (8, 12)), pool="mean"), LinearHeadConfig()),

@@ -175,15 +175,16 @@ class StagesMaskHead(nnx.Module):
         places_of = jnp.concatenate(
             [at, jnp.ones_like(at[..., :1]), jnp.square(at).sum(axis=-1, keepdims=True)], axis=-1
         )
-        fine = jnp.concatenate([fine_BxhxwxD, jnp.broadcast_to(places_of, (len(x), height, width, 4))], axis=-1)
+        fine = jnp.concatenate([fine_BxhxwxD, jnp.broadcast_to(places_of, (x.shape[0], height, width, 4))], axis=-1)
         masks = jnp.einsum("bqd,bhwd->bqhw", jnp.concatenate([embedded, disc], axis=-1), fine)
         return {"logits": self.class_predictor(x), "masks": masks}
 
 
 def _sampled(fine: jax.Array, spots: np.ndarray) -> jax.Array:
     """Return the features (B, n, D) of a map (B, h, w, D) at places (n, 2) in 0..1, of the nearest cell."""
-    height, width = fine.shape[1:3]
-    return fine[:, (spots[:, 1] * height).astype(int), (spots[:, 0] * width).astype(int)]
+    batch, height, width, channels = fine.shape
+    rows, columns = (spots[:, 1] * height).astype(int), (spots[:, 0] * width).astype(int)
+    return fine.reshape(batch, height * width, channels)[:, rows * width + columns]
 
 
 def _shrunk(masks: jax.Array, size: tuple[int, int]) -> jax.Array:

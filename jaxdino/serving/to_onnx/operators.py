@@ -179,6 +179,16 @@ def _reduced(op: str) -> Callable[..., Operand]:
     return reduce
 
 
+def _any(graph: Graph, equation: Any, x: Operand) -> Operand:
+    """Whether one of several is true: ONNX has no maximum of booleans."""
+    import onnx
+
+    numbers = graph.add("Cast", x, shape=x.shape, to=int(onnx.TensorProto.FLOAT))
+    axes, shape = list(map(int, equation.params["axes"])), equation.outvars[0].aval.shape
+    most = graph.add("ReduceMax", numbers, shape=shape, axes=axes, keepdims=0)
+    return graph.add("Cast", most, shape=shape, to=int(onnx.TensorProto.BOOL))
+
+
 OPERATORS: dict[str, Callable[..., Operand | list[Operand]]] = {
     **ELEMENTWISE,
     "reshape": _reshape,
@@ -193,6 +203,7 @@ OPERATORS: dict[str, Callable[..., Operand | list[Operand]]] = {
     "reduce_sum": _reduced("ReduceSum"),
     "reduce_max": _reduced("ReduceMax"),
     "reduce_min": _reduced("ReduceMin"),
+    "reduce_or": _any,
     "dot_general": dot_general,
     "conv_general_dilated": conv,
     "reduce_window_max": max_pool,
