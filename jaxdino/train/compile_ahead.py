@@ -55,7 +55,7 @@ class CompileAhead:
 
     def step(self, part: Part, current: State) -> Callable[[State, Any, Any], tuple[State, dict[str, Any]]]:
         """Return the train step of a stage; wait for one that is being compiled."""
-        jitted, started = self.jitted(part, current), self._started.get(part.index)
+        jitted, started = self.jitted(part, current), self._started.pop(part.index, None)
         if started is None or started.exception() is not None:
             return jitted
         compiled, like = started.result()

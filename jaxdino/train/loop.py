@@ -14,7 +14,7 @@ from jaxdino.train.not_finite.check import Guard
 from jaxdino.train.results import results_table
 from jaxdino.train.session import Session
 from jaxdino.train.setup import prepare
-from jaxdino.train.slicing import plan_lines
+from jaxdino.train.slicing import keep_slices, plan_lines
 from jaxdino.train.stop import Stop, Stopped
 from jaxdino.train.task import Part
 from jaxdino.train.validation import Validation
@@ -48,6 +48,7 @@ def run(
     place = workdir or new_folder(f"{name}_{config.model.name}")
     place = Path(processes.exchange("the run folder", str(place))[0])
     choose_decoder(config, place, say)
+    keep_slices(config, place)
     folder = Workdir(place, config)
     folder.agree()
     if folder.finished and not folder.lengthened:

@@ -177,8 +177,8 @@ class Session:
 
     def close(self) -> None:
         """Finish writing and close."""
-        with ExitStack() as each:  # the second is closed too if the first one fails
+        with ExitStack() as each:  # each is closed, from the last to the first, if another fails
+            each.callback(self.ahead.close)  # the last: it may take minutes, and everything is saved by then
             if self.log:
                 each.callback(self.log.close)
             each.callback(self.checkpoints.close)
-            each.callback(self.ahead.close)

@@ -2,13 +2,26 @@
 
 import dataclasses
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 from jaxdino.core.image_sizes import Size
 from jaxdino.models.few_images import images_each, vit_tokens
 from jaxdino.models.spec import ModelSpec
 from jaxdino.stage import Stage
 from jaxdino.strategy import format_plan
+from jaxdino.train.recorded import recorded
 from jaxdino.train.task import Part
+
+
+def keep_slices(config: Any, workdir: str | Path | None) -> None:
+    """Replace an open `optimizer.accumulate` by the number that the run in the folder began with, if it has one.
+
+    Runs of earlier versions have one: drop path draws its masks for each slice.
+    """
+    before = (recorded(workdir).get("optimizer") or {}).get("accumulate")
+    if before and config.optimizer.get("accumulate") is None:
+        config.optimizer.accumulate = before
 
 
 def tokens(spec: ModelSpec, views: Iterable[Size]) -> int:

@@ -5,11 +5,13 @@ import dataclasses
 import jax
 import pytest
 import tiny
+import tiny_distill
 
 from benchmarks.ours import stage_of
+from jaxdino.core.json_file import write_json
 from jaxdino.models import few_images, registry
 from jaxdino.train.setup import prepare
-from jaxdino.train.slicing import plan_lines, sliced_stage, tokens
+from jaxdino.train.slicing import keep_slices, plan_lines, sliced_stage, tokens
 
 VIT = tokens(registry.get("vit_small_patch16_224"), [(224, 224)])
 
@@ -45,3 +47,19 @@ def test_a_run_says_in_how_many_slices_it_trains(given, monkeypatch):
     assert ("64 images in 8 slices of 8" in plan_lines(part)) == (given is None)
     whole = dataclasses.replace(part, stage=dataclasses.replace(part.stage, accumulate=1))
     assert "slices" not in plan_lines(whole)
+
+
+@pytest.mark.parametrize("use_bn", [False, True])
+def test_views_are_divided_unless_the_heads_normalise_over_the_batch(use_bn, monkeypatch):
+    monkeypatch.setattr(few_images, "NARROW", 0)
+    monkeypatch.setattr(few_images, "LARGE", 512)
+    (part,) = prepare(tiny_distill.config(1, projection__use_bn=use_bn), lambda _: None).parts
+    assert (part.stage.accumulate == 1) == use_bn
+
+
+@pytest.mark.parametrize(("before", "now", "kept"), [(1, None, 1), (2, 4, 4), (None, None, None)])
+def test_a_resumed_run_keeps_its_slices(before, now, kept, tmp_path):
+    write_json(tmp_path / "config.json", {"optimizer": {"accumulate": before}})
+    config = tiny.config(1, optimizer__accumulate=now)
+    keep_slices(config, tmp_path)
+    assert config.optimizer.accumulate == kept

@@ -111,7 +111,9 @@ class Distillation:
         return Sizes.one(as_size(self.views_of("global")[0].size))
 
     def tokens(self, stage: Stage, sizes: Sizes) -> int:
-        """Return the tokens of all views of an image."""
+        """Return the tokens of all views of an image; 0 if the heads normalise over the batch."""
+        if self.config.projection.use_bn:
+            return 0
         return slicing.tokens(self.card.spec, [as_size(view.size) for view in self.views for _ in range(view.count)])
 
     @cached_property
