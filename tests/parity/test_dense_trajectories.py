@@ -57,7 +57,7 @@ def shared():
 
 
 def semantic():
-    mask = np.random.default_rng(1).integers(0, C, (2, SIDE, SIDE))
+    mask = features()[0][0][..., :C].argmax(-1).repeat(SIDE // 16, 1).repeat(SIDE // 16, 2)
     mask[:, :9] = 255
 
     def loss(module, maps):
@@ -153,7 +153,7 @@ def depth():
     code = re.search(r"```python\n(class Depth.*?)```", page, re.DOTALL)[1]
     names = {"torch": torch, "F": F}
     exec(code, names)
-    metres = np.random.default_rng(2).uniform(1, 9, (2, SIDE, SIDE)).astype(np.float32)
+    metres = (5 + np.tanh(features()[0][3][..., 0]) * 4).repeat(SIDE // 2, 1).repeat(SIDE // 2, 2)
     metres[:, :, :5] = 0
     token = torch.tensor(features()[1])
 
