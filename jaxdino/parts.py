@@ -65,7 +65,7 @@ def digest_of(names: Iterable[str]) -> str:
 
 def folder_of(out: str) -> Path:
     """Return the folder of the blocks."""
-    return Path(f"{out}.parts")
+    return Path(f"{Path(out)}.parts")  # "masks/" has its blocks beside it too
 
 
 def begun(out: str) -> bool:

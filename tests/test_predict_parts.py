@@ -68,6 +68,10 @@ def test_the_joined_table_is_that_of_one_process(made, kind, capsys):
     assert predict.main([*shared, "--shard", "1/2"]) == 2 and "exists already" in capsys.readouterr().err
 
 
+def test_a_slash_at_the_end_of_a_folder_does_not_matter():
+    assert parts.folder_of("masks/") == parts.folder_of("masks") == Path("masks.parts")
+
+
 def test_a_killed_part_goes_on_with_its_missing_block(made, capsys):
     top, flags = made
     one, out = top / "alone.jsonl", top / "killed.jsonl"
