@@ -124,7 +124,7 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-OF_OTHERS = ("group", "resample_by", "group_file", "calibrate", "ood", "also")
+OF_OTHERS = ("group", "resample_by", "group_file", "calibrate", "ood", "also", "at", "most_robust")
 """Flags that other tasks than images with classes do not read."""
 
 
@@ -135,7 +135,7 @@ def _other(args: argparse.Namespace) -> int:
     from jaxdino.evaluation.intervals import Resampling
     from jaxdino.evaluation.tasks.report import PARTS, reported
 
-    if given := next((name for name in OF_OTHERS if getattr(args, name)), None):
+    if given := next((name for name in OF_OTHERS if getattr(args, name) != parser().get_default(name)), None):
         raise UserError(f"--{given} is for images with classes; this run is of another task: leave it out")
     parts = chosen_parts(args.parts, PARTS, PARTS)
     _check_numbers(args)
@@ -183,8 +183,6 @@ def _check(args: argparse.Namespace, parts: Sequence[str]) -> None:
     _check_numbers(args)
     for text in args.at:
         OperatingPoint.of(text)
-    if args.name is not None and args.root is None and not args.also:
-        raise UserError(f"--name {args.name} is the format of --root and --also, which are not given: leave it out")
     for part, flag in (("ood", "ood"), ("transfer", "also")):
         if part in parts and not getattr(args, flag):
             raise UserError(f"--parts {args.parts} has {part}, which needs --{flag} DIR")
@@ -201,6 +199,8 @@ def _check_numbers(args: argparse.Namespace) -> None:
     check_range("--level", args.level, "(0, 1)")
     if args.root is not None and args.split is not None:
         raise UserError("--root and --split are both given: of other data, the test split is measured, or all images")
+    if args.name is not None and args.root is None and not args.also:
+        raise UserError(f"--name {args.name} is the format of --root and --also, which are not given: leave it out")
 
 
 def _folder(args: argparse.Namespace) -> Path:

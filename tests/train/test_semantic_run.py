@@ -90,9 +90,8 @@ def test_an_evaluation_has_the_runs_figures_with_intervals(learnt, tmp_path, cap
     mirrored = json.loads((tmp_path / "evaluation.json").read_text())
     assert mirrored["tta"] == ["flip"] and mirrored["metrics"]["whole"] != found["metrics"]["whole"]
     assert evaluate.main([*how, "--tta", "zoom"]) == 2 and "averaged over flip alone" in capsys.readouterr().err
-    assert (
-        evaluate.main([*how, "--calibrate", "vector"]) == 2 and "--calibrate is for images" in capsys.readouterr().err
-    )
+    for flag, value in (("--calibrate", "vector"), ("--at", "sensitivity=0.5")):
+        assert evaluate.main([*how, flag, value]) == 2 and f"{flag} is for images" in capsys.readouterr().err
 
 
 def test_what_each_strategy_trains():

@@ -59,14 +59,14 @@ class _Class:
 
     def __call__(self, counts: np.ndarray) -> np.ndarray:
         """Return the average precision at each overlap (R, T); nan without an object."""
-        total, drawn = counts @ self._objects, counts[:, self._image]
+        total = counts @ self._objects
         found = np.full((len(counts), len(self._hit)), np.nan)
-        for place, (hit, passed) in enumerate(zip(self._hit, self._passed, strict=True)):
-            hits = np.cumsum(drawn * (hit & ~passed), axis=1)
-            false = np.cumsum(drawn * (~hit & ~passed), axis=1)
-            for row in np.flatnonzero(total):
-                recall = hits[row] / total[row]
-                precision = hits[row] / (hits[row] + false[row] + TINY)
+        right, wrong = self._hit & ~self._passed, ~self._hit & ~self._passed
+        for row in np.flatnonzero(total):  # one at a time: there may be a hundred detections for each image
+            drawn = counts[row, self._image]
+            for place in range(len(self._hit)):
+                hits, false = np.cumsum(drawn * right[place]), np.cumsum(drawn * wrong[place])
+                precision = hits / (hits + false + TINY)
                 precision = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
-                found[row, place] = precision[np.searchsorted(recall, RECALLS, side="left")].mean()
+                found[row, place] = precision[np.searchsorted(hits / total[row], RECALLS, side="left")].mean()
         return found
