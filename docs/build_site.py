@@ -124,7 +124,14 @@ def tutorial(notebook: Path, page: Path) -> str:
 
 
 def build(out: Path) -> None:
-    """Build the site into a folder, which is replaced. Raises CalledProcessError at a warning of the generator."""
+    """Build the site into a folder, a new one or one with a site, which is replaced.
+
+    Raises:
+      SystemExit: for a folder with other files.
+      CalledProcessError: at a warning of the generator.
+    """
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "index.html").is_file())):
+        raise SystemExit(f"--out {out} holds other files than a site: give a new folder")
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         pages = Pages(folder / "docs")
@@ -143,7 +150,10 @@ def main() -> int:
     """Build the site; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--out", type=Path, default=Path("site"), help="the folder of the site, replaced (default site)"
+        "--out",
+        type=Path,
+        default=Path("site"),
+        help="the folder of the site; a site that is there is replaced (default site)",
     )
     try:
         build(parser.parse_args().out)

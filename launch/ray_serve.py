@@ -7,6 +7,7 @@ starts replicas on the machines of its cluster, sends requests to the least busy
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -18,6 +19,9 @@ from jaxdino import serve as command
 from jaxdino.core.command import expanded, finish
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_range
+
+NAME = "jaxdino"
+"""Of the application and its deployment."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,22 +73,31 @@ def run(given: argparse.Namespace, args: argparse.Namespace) -> int:
         built = serve.ingress(builder(args.workdir, args.model, settings))()
         deployment = serve.deployment(
             built,
-            name="jaxdino",
+            name=NAME,
             max_ongoing_requests=settings.max_requests,
             graceful_shutdown_timeout_s=settings.drain_timeout,
             ray_actor_options={"num_cpus": given.cpus, "num_gpus": given.gpus},
             **number(given),
         )
         try:
-            serve.run(deployment.bind(), name="jaxdino", route_prefix="/")
+            serve.run(deployment.bind(), name=NAME, route_prefix="/")
         except RuntimeError as err:
             raise UserError(f"the replicas did not start: {err}") from None
         print(f"ready: http://{settings.host}:{settings.port}", flush=True)
         _wait()
         return 0
     finally:
-        serve.shutdown()
+        _end(serve)
         ray.shutdown()
+
+
+def _end(serve: Any) -> None:
+    """End the replicas; of a cluster, other applications go on."""
+    if os.environ.get("RAY_ADDRESS"):
+        with contextlib.suppress(serve.exceptions.RayServeException):  # it has not begun
+            serve.delete(NAME)
+    else:
+        serve.shutdown()
 
 
 def number(given: argparse.Namespace) -> dict[str, Any]:

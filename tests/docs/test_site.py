@@ -25,3 +25,10 @@ def test_the_site_builds_without_warnings_and_loads_nothing(tmp_path):
     assert "Map images (B, H, W, 3)" in pages["python"]  # a docstring
     for name, text in pages.items():
         assert not LOADED.search(text), f"{name}: {LOADED.search(text)}"
+
+
+def test_a_folder_of_other_files_is_not_replaced(tmp_path):
+    (tmp_path / "mine.txt").write_text("kept")
+    command = [sys.executable, str(ROOT / "docs" / "build_site.py"), "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "holds other files" in done.stderr and (tmp_path / "mine.txt").exists()
