@@ -21,7 +21,7 @@ def test_the_site_builds_without_warnings_and_loads_nothing(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     pages = {page.parent.name: page.read_text() for page in (tmp_path / "site").rglob("index.html")}
-    assert {"site", "fine_tune", "serving", "python", "settings", "inferred"} <= pages.keys()
+    assert {"site", "probe", "serving", "python", "settings", "inferred"} <= pages.keys()
     assert "Map images (B, H, W, 3)" in pages["python"]  # a docstring
     for name, text in pages.items():
         assert not LOADED.search(text), f"{name}: {LOADED.search(text)}"
