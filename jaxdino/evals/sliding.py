@@ -7,6 +7,7 @@ tile, and what the windows of a very large image give waits in a temporary file.
 
 import dataclasses
 import math
+import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -182,10 +183,18 @@ class _Image:
 
 
 def _room(shape: tuple[int, ...]) -> np.ndarray:
-    """Return room for float32 values: in memory, or above `HELD` bytes in a file that goes with the array."""
-    if 4 * math.prod(shape) <= HELD:
+    """Return room for float32 values: in memory, or above `HELD` bytes in a file that goes with the array.
+
+    If the disk has no room for them, they are in memory: a file without room ends the process when it is written.
+    """
+    size = 4 * math.prod(shape)
+    if size <= HELD:
         return np.empty(shape, np.float32)
     with tempfile.TemporaryFile() as file:
+        try:
+            getattr(os, "posix_fallocate", lambda *_: None)(file.fileno(), 0, size)
+        except OSError:
+            return np.empty(shape, np.float32)
         return np.memmap(file, np.float32, "w+", shape=shape)
 
 

@@ -1,5 +1,6 @@
 """Windows over images of any size, against a loop that adds up logits at the size of the image."""
 
+import errno
 from itertools import pairwise
 
 import jax
@@ -229,6 +230,13 @@ def test_patches_of_a_large_image_wait_in_a_file(monkeypatch):
     ((_, filed),) = slide(forward, [(0, image, (43, 77))], crop=CROP, batch_size=4)
     assert isinstance(filed.patches, np.memmap) and not isinstance(held.patches, np.memmap)
     np.testing.assert_array_equal(filed.logits(), held.logits())
+    monkeypatch.setattr(sliding.os, "posix_fallocate", full)
+    ((_, kept),) = slide(forward, [(0, image, (43, 77))], crop=CROP, batch_size=4)
+    assert not isinstance(kept.patches, np.memmap)
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize(("given", "words"), [((1.0,), "overlap"), ((0.5, "hann"), "blend='hann'")])
