@@ -166,6 +166,7 @@ def test_panoptic_colours_are_ids(tmp_path):
     Image.fromarray(colours).save(tmp_path / "annotations/panoptic_train2017/a.png")
     Image.new("RGB", (6, 4)).save(tmp_path / "train2017/a.jpg")
     segments = [{"id": 513, "category_id": 7}, {"id": 196608, "category_id": 3}, {"id": 5, "category_id": 99}]
+    segments += [None, {"id": 6, "category_id": [7]}]
     content = {
         "images": [{"id": 1, "file_name": "a.jpg", "height": 4, "width": 6}],
         "annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": segments}],
@@ -174,7 +175,7 @@ def test_panoptic_colours_are_ids(tmp_path):
     (tmp_path / "annotations/panoptic_train2017.json").write_text(json.dumps(content))
     source = loaded(tmp_path, "coco_panoptic")
     assert source.class_names == ("sky", "car") and source.ignored == {
-        "segment of an unknown category, or without an id": 1
+        "segment of an unknown category, or without an id": 3
     }
     (found,) = first(source)
     assert found.labels.tolist() == [1, 0] and found.ids[:, 0].tolist() == [1, 2, -1, -1]

@@ -94,8 +94,10 @@ def _images(
             ignored["annotation of an unknown image, or with a path out of its folder"] += 1
             continue
         segments = []
-        for one in note["segments_info"]:
-            name = given["categories"].get(one.get("category_id"))
+        for one in note["segments_info"] if isinstance(note["segments_info"], list) else [None]:
+            one = one if isinstance(one, dict) else {}
+            category = one.get("category_id")
+            name = given["categories"].get(category) if isinstance(category, int | str) else None
             if name is None or not isinstance(one.get("id"), int):
                 ignored["segment of an unknown category, or without an id"] += 1
             else:
