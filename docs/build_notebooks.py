@@ -3,6 +3,7 @@
 An example is written once, as the script `examples/NAME.py`; `examples/NAME.ipynb` is made from it, with its output.
 """
 
+import os
 import re
 import sys
 import tempfile
@@ -74,6 +75,7 @@ def shortened(output: Any) -> Any:
 
 def main(names: list[str]) -> int:
     """Write the notebooks of the examples with these names, by default all."""
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # pictures are kept in the notebook
     for script in SCRIPTS:
         if not names or script.stem in names:
             with tempfile.TemporaryDirectory() as folder:

@@ -23,7 +23,10 @@ def test_the_notebook_is_of_the_script(script):
     made = notebooks.unrun(script)
     both = [[(cell.cell_type, cell.source) for cell in one.cells] for one in (kept, made)]
     assert both[0] == both[1], f"python docs/build_notebooks.py {script.stem} makes the notebook again"
-    assert any(cell.cell_type == "code" and cell.outputs for cell in kept.cells)
+    code = [cell for cell in kept.cells if cell.cell_type == "code"]
+    assert any(cell.outputs for cell in code)
+    drawn = ["image/png" in one.get("data", {}) for cell in code if "savefig" in cell.source for one in cell.outputs]
+    assert sum(drawn) == sum("savefig" in cell.source for cell in code)
 
 
 @pytest.mark.slow
