@@ -56,11 +56,12 @@ class KnowledgeDistillation:
     """The objective of one stage.
 
     Attributes:
+      teacher: None if the batches have its outputs.
       labels: the loss of the labels; None for images without labels.
     """
 
     settings: Teaching
-    teacher: Teacher
+    teacher: Teacher | None
     labels: Classify | None
 
     @property
@@ -72,9 +73,11 @@ class KnowledgeDistillation:
 
     def targets(self, moving: dict, frozen: Flat, parts: dict) -> tuple[dict, dict, dict]:
         """Add what the teacher makes of the images: "teacher_logits", "teacher_cls", "teacher_patches", as needed."""
+        if (teacher := self.teacher) is None:
+            return parts, {}, {}
 
         def look(carried: tuple, part: dict) -> tuple[tuple, dict]:
-            out = bind(self.teacher.skeleton, moving[REFERENCE])(self.teacher.images(part["image"]))
+            out = bind(teacher.skeleton, moving[REFERENCE])(teacher.images(part["image"]))
             seen = {}
             if self.settings.alpha:
                 seen["teacher_logits"] = out.logits

@@ -56,12 +56,14 @@ class Teaching(Classifying):
 
     Attributes:
       teacher: the teacher's weights: the folder of a run, a file, a folder, a hub name or a published name.
-      alpha: share of the teacher's probabilities; 0 for a teacher without a head, and for images without labels.
+      alpha: share of the teacher's probabilities; 0 for a teacher without a head. Images without labels: their weight.
       temperature: divides the logits of both.
       features: weight of the distance between the class tokens; 0: off.
       patches: weight of the distance between the patch tokens, at the teacher's grid; 0: off.
       distance: "cosine" (1 - cosine) or "mse" (the mean over channels).
       teacher_size: size in pixels of the images that the teacher sees; None: that of the student's, in whole patches.
+      cache: compute the teacher's outputs once, of each image as in evaluation, in place of every augmented image in
+        every epoch; needs patches=0 and no mixup or cutmix.
     """
 
     teacher: str | None = None
@@ -71,7 +73,8 @@ class Teaching(Classifying):
     patches: float = 0.0
     distance: str = "cosine"
     teacher_size: int | None = None
-    of_run: ClassVar = ("teacher", "teacher_size")
+    cache: bool = False
+    of_run: ClassVar = ("teacher", "teacher_size", "cache")
     idle: ClassVar = (
         *Classifying.idle,
         ("temperature", lambda s: s["alpha"] > 0, "alpha=0 leaves the teacher's probabilities out"),

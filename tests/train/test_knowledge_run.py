@@ -80,18 +80,36 @@ def test_four_devices_equal_one(whole, teacher, all_devices, tmp_path):
         assert one["loss"] == pytest.approx(four["loss"], rel=2e-5)
 
 
-def test_without_labels_the_latest_backbone_is_kept(teacher, tmp_path):
+def test_outputs_that_are_computed_once_teach_the_same(teacher, tmp_path):
+    """Without augmentation the teacher sees the same images in every epoch, so nothing may differ."""
+    for name, cache in (("each", False), ("once", True)):
+        objective = dict(patches=0.0, cache=cache)
+        run(config(teacher, 2, objective=objective, data__augment="none"), tmp_path / name)
+    both = zip(records(tmp_path / "each"), records(tmp_path / "once"), strict=True)
+    for one, two in both:
+        for term in ("loss", "teacher_loss", "features_loss"):
+            assert one[term] == pytest.approx(two[term], rel=1e-4)
+
+
+def test_outputs_that_depend_on_the_crop_are_not_computed_once(teacher):
+    with pytest.raises(UserError, match=r"has objective.patches=0.5: patches move"):
+        prepare(config(teacher, objective=dict(cache=True)), lambda _: None)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0], ids=["features", "classes"])
+def test_without_labels_the_latest_student_is_kept(alpha, teacher, tmp_path):
+    (tmp_path / "some").mkdir()
     for n, image in enumerate(_digit_arrays()[0][:40]):
-        (tmp_path / "some").mkdir(exist_ok=True)
         Image.fromarray(image).save(tmp_path / "some" / f"{n}.png")
     data = dict(data__name="images", data__root=str(tmp_path / "some"), batch_size=8, early_stopping__monitor="")
-    made = config(teacher, objective=dict(alpha=0.0), **data)
+    made = config(teacher, objective=dict(alpha=alpha, features=1 - alpha), **data)
     made.stages = (common.stage("all", epochs=1, rules=(("@all", "all"),), groups=dict(all=dict(lr=1e-3))),)
     run(made, tmp_path / "run")
     card, flat = load_model(tmp_path / "run" / "best")
-    assert not card.num_classes and {path.split(".")[0] for path in flat} == {"backbone"}
-    _, start = load_model(teacher / "best")
-    assert set(flat) == {path for path in start if path.startswith("backbone.")}
+    of_teacher, start = load_model(teacher / "best")
+    assert card.class_names == (of_teacher.class_names if alpha else ())
+    assert set(flat) == {path for path in start if alpha or path.startswith("backbone.")}
+    assert ("teacher_loss" in records(tmp_path / "run")[-1]) == bool(alpha)
 
 
 @pytest.mark.parametrize(

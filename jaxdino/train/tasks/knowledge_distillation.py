@@ -17,7 +17,8 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.image_sizes import Sizes, whole
 from jaxdino.core.params import Flat, Skeleton, bind
 from jaxdino.core.words import few
-from jaxdino.data.record import Source
+from jaxdino.data.presets import get_preset
+from jaxdino.data.record import Source, Split
 from jaxdino.data.sources import load_source
 from jaxdino.models.heads.align import AlignHeadConfig
 from jaxdino.objectives.knowledge import FEATURES, PATCHES, REFERENCE, KnowledgeDistillation, Teacher
@@ -27,6 +28,7 @@ from jaxdino.train import data, placing, precision
 from jaxdino.train.placing import on_mesh
 from jaxdino.train.task import Metrics, Part, State
 from jaxdino.train.tasks.classify import Classification
+from jaxdino.train.teacher_outputs import fields_of, with_outputs
 
 if TYPE_CHECKING:
     from jaxdino.train.session import Session
@@ -49,14 +51,21 @@ class Taught(Classification):
     labelled = True
 
     def __init__(self, config: Any, mesh: Mesh, tell: Callable[[str], None], *how: Any):
-        super().__init__(config, mesh, tell, *how)
+        self.config = config
         each = [self.settings(stage) for stage in stages(config)]
         if not (of := each[0]).teacher:
             raise UserError(
                 "objective.teacher is not set: give the teacher's weights, as --config.objective.teacher=runs/large"
             )
         self.of_teacher, self.reference = opened(of.teacher, on_mesh(config, mesh), tell)
+        self.taught_classes, self.cached = any(one.alpha for one in each), of.cache
+        super().__init__(config, mesh, tell, *how)
         self._check_teacher(each)
+        if self.cached:
+            self._check_cache(each)
+            kept = fields_of(self.of_teacher, self.taught_classes, any(one.features for one in each))
+            self.fields = (*self.fields, *kept)
+            self.arrays = (*self.arrays, *(one.name for one in kept))
         width, place = self.of_teacher.spec.config.width, on_mesh(config, mesh)
         theirs, ours = (one.config.in_channels for one in (self.of_teacher.spec, self.spec))
         if theirs != ours:
@@ -72,20 +81,51 @@ class Taught(Classification):
         teacher, ours = self.of_teacher, self.source.class_names
         for stage, one in zip(stages(self.config), each, strict=True):
             where = f"stage {stage.name!r}"
-            if not (self.labelled or one.features or one.patches):
-                raise UserError(f"{where}: without labels, objective.features or objective.patches must be above 0")
-            if one.alpha and not self.labelled:
-                raise UserError(f"{where}: the images have no labels: set --config.objective.alpha=0")
+            if not (self.labelled or one.alpha or one.features or one.patches):
+                raise UserError(
+                    f"{where}: without labels, objective.alpha, objective.features or objective.patches must be above 0"
+                )
             if one.alpha and not teacher.num_classes:
                 raise UserError(
                     f"{where}: the teacher has no classification head: set --config.objective.alpha=0, and "
                     "--config.objective.features=1.0"
                 )
-            if one.alpha and teacher.class_names != ours:
+            if one.alpha and getattr(teacher.head.choice, "several", False):
+                raise UserError(f"{where}: the teacher gives several labels: set --config.objective.alpha=0")
+            if one.alpha and self.labelled and teacher.class_names != ours:
                 raise UserError(
                     f"{where}: the teacher has other classes ({few(list(teacher.class_names), 3)}) than the data has "
                     f"({few(list(ours), 3)}): set --config.objective.alpha=0, and --config.objective.features=1.0"
                 )
+
+    def _check_cache(self, each: list[Teaching]) -> None:
+        for stage, one in zip(stages(self.config), each, strict=True):
+            where, view = f"objective.cache=True: stage {stage.name!r} has", get_preset(stage.augment)
+            if one.patches:
+                raise UserError(f"{where} objective.patches={one.patches}: patches move with each crop, set it to 0")
+            if view.mixup or view.cutmix:
+                raise UserError(
+                    f"{where} augment={stage.augment}, which mixes images: choose one without mixup and cutmix"
+                )
+
+    def train_batches(self, part: Part, split: Split | None = None) -> Any:
+        """Return batches of the training split, with the teacher's outputs if they are computed once."""
+        train = self.source.split("train")
+        if self.cached and split is None and self.fields[-1].name not in train.fields:
+            how = precision.how(self.config) | {"remat": False}
+            self.source = with_outputs(
+                self.source,
+                self.of_teacher,
+                self.reference,
+                self.teacher(part).size,
+                self.fields[1:],
+                data.config_of(self.config),
+                self.mesh,
+                how,
+                self.tell,
+            )
+            self.reference = {}
+        return super().train_batches(part, split)
 
     def teacher(self, part: Part) -> Teacher:
         """Return how the teacher sees the images of a stage. Raises UserError for a size that it cannot take."""
@@ -106,20 +146,20 @@ class Taught(Classification):
     def objective(self, part: Part, current: State) -> KnowledgeDistillation:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the stage's losses: of the labels, and of the teacher."""
         labels = super().objective(part, current) if self.labelled else None
-        return KnowledgeDistillation(self.settings(part.stage), self.teacher(part), labels)
+        return KnowledgeDistillation(self.settings(part.stage), None if self.cached else self.teacher(part), labels)
 
     def augment(self, part: Part, key: jax.Array, batch: Any) -> Any:
         """Augment a batch on the device, and weigh its images by their classes."""
         return Classification.objective(self, part, {}).weighed(super(Classification, self).augment(part, key, batch))
 
     def more(self, flat: Flat) -> State:
-        """Return the teacher's leaves."""
-        return {REFERENCE: self.reference}
+        """Return the teacher's leaves, unless its outputs are computed once."""
+        return {} if self.cached else {REFERENCE: self.reference}
 
     def carried(self, before: Part, ended: State) -> tuple[Flat, Flat, State]:
         """Return the best weights of the previous stage, and the teacher."""
         flat, ema, _ = super().carried(before, ended)
-        return flat, ema, {REFERENCE: ended["moving"][REFERENCE]}
+        return flat, ema, {} if self.cached else {REFERENCE: ended["moving"][REFERENCE]}
 
     def save_best(self, folder: Path, part: Part, flat: Mapping[str, np.ndarray], metrics: Metrics) -> None:
         """Write the student to best/, without its layers to the teacher's width."""
@@ -138,7 +178,7 @@ class Taught(Classification):
 
 
 class TaughtWithoutLabels(Taught):
-    """A backbone learns the teacher's features from images without labels; the latest weights are the best."""
+    """A student learns a teacher's classes or features from images without labels; the latest weights are the best."""
 
     labelled = False
     columns = ()
@@ -150,6 +190,12 @@ class TaughtWithoutLabels(Taught):
     def listed(self, cfg: data.DataConfig) -> Source:
         """Return the images."""
         return load_source(cfg)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The classes of the teacher, if they are learned."""
+        of = self.of_teacher
+        return (of.class_names or tuple(map(str, range(of.num_classes)))) if self.taught_classes else ()
 
     def targets(self, batch: Any) -> tuple[str, jax.Array]:
         """Return one class that all images have, which nothing reads."""
@@ -173,7 +219,7 @@ class TaughtWithoutLabels(Taught):
 
     def finish(self, session: "Session") -> tuple[dict[str, Any], list[str]]:
         """Measure nothing."""
-        return {}, ["nothing is measured without labels: `jaxdino evaluate --weights` measures the features"]
+        return {}, ["nothing is measured without labels: `jaxdino evaluate --weights RUN --root LABELLED` measures it"]
 
 
 def task(config: Any, *how: Any) -> Taught:
