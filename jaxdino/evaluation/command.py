@@ -278,7 +278,8 @@ def _write(run: Any, found: Measured, out: Path, sections: list[Any], parts: Seq
     ]
     if found.tta:
         about.append(
-            f"Figures are of the mean over views ({', '.join(found.tta)}); attacks and speed of the image alone."
+            f"Figures are of the mean over views ({', '.join(found.tta)}); robustness, attacks and speed of the image "
+            "alone."
         )
     if found.optimistic:
         about.append("The model was chosen on these images, so these figures are optimistic" + _without_test(run) + ".")

@@ -24,7 +24,7 @@ MEANING = (
     "The numbers of ImageNet-C are for 224 x 224 pixels and are taken as they are at any size: small images are hit "
     "harder, so compare models of one size.",
     "Differences from the published images: frost is generated, not photographed; glass blur swaps by one pattern; "
-    "results are not rounded to 8 bits, nor saved as JPEG.",
+    "results other than JPEG files are not rounded to 8 bits, nor saved as JPEG.",
 )
 
 
