@@ -64,7 +64,9 @@ def shortened(output: Any) -> Any:
         output["data"].pop("text/plain", None) if "image/png" in output.get("data", {}) else None
         return output
     text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", output["text"]).replace(f"{ROOT}/", "")
-    text = re.sub(rf"{re.escape(tempfile.gettempdir())}/(jaxdino_)\w+", r"/tmp/\1", text)
+    text = re.sub(
+        rf"{re.escape(tempfile.gettempdir())}/jaxdino_\w+(/?)", lambda at: "" if at[1] else "a temporary folder", text
+    )
     lines = [line.rsplit("\r", 1)[-1] for line in text.splitlines()]
     lines = [line for line in lines if not re.search(r"\d+%.*steps \[|^\S*INFO|^I\d{4} ", line)]
     if len(lines) > LINES:

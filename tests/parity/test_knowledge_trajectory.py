@@ -77,7 +77,7 @@ def ours():
     config.objective.update(
         teacher="x", alpha=ALPHA, temperature=T, features=FEATURE, patches=DENSE, label_smoothing=0.0
     )
-    config.optimizer.update(name="sgd", momentum=MOMENTUM, weight_decay=0.0, clip_norm=0.0)
+    config.optimizer.update(name="sgd", momentum=MOMENTUM, weight_decay=0.0, clip_norm=0.0, accumulate=1)
     config.optimizer.schedule.update(name="constant", warmup_epochs=0.0)
     config.stages[0].update(steps=STEPS, epochs=None, augment="none")
     for group in config.stages[0].groups.values():
@@ -91,7 +91,7 @@ def ours():
         **vars(task.spec) | {"heads": tuple((n, AlignHeadConfig(WIDTH)) for n in (FEATURES, PATCHES))}
     )
     task.counts, task.source = np.ones(CLASSES, int), SimpleNamespace(class_names=[str(i) for i in range(CLASSES)])
-    task.reference = sharding.put(reference, sharding.replicated(mesh))
+    task.reference, task.cached = sharding.put(reference, sharding.replicated(mesh)), False
     skeleton = task.bare(stage)
     plan = resolve(task.spec, skeleton, stage)
     tx = optim.build(plan, stage, STEPS, optim.ages([plan]), STEPS)

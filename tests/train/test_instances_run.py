@@ -84,7 +84,7 @@ def test_what_each_strategy_trains():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(data__name="voc"), "unknown source of objects with masks 'voc'"),
+        (dict(data__name="folder"), "unknown source of objects with masks 'folder'"),
         (dict(objective__width=12), "width=12 of a head of mask queries must be a multiple of 8"),
         (dict(objective__layers=3), "the queries pass through 3 blocks, and the model has 2"),
         (dict(objective__none_weight=0.0), "objective.none_weight=0.0"),

@@ -19,7 +19,7 @@ def test_every_objective_has_a_task_and_a_word_in_the_help(name):
 def test_a_run_imports_its_own_task_alone():
     code = (
         "import sys; from jaxdino.train import setup; from jaxdino.train.tasks import task_of; task_of('classify');"
-        "print(sorted(one for one in sys.modules if one.startswith('jaxdino.train.tasks.')))"
+        "print(*(one.rsplit('.')[-1] for one in sys.modules if one.startswith('jaxdino.train.tasks.')))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "['jaxdino.train.tasks.classify', 'jaxdino.train.tasks.supervised']"
+    assert set(run.stdout.split()) & set(OBJECTIVES) == {"classify"}
