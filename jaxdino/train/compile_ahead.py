@@ -24,7 +24,8 @@ class CompileAhead:
 
     It is the program that the stage would compile itself: the results are the same. If the shapes prove to be others,
     or a step cannot be made from shapes (text-prompted segmentation holds the prompts' features as constants), the
-    stage compiles its own. A run of several processes does not compile ahead: they compile together.
+    stage compiles its own. A run of several processes does not compile ahead: they compile together. Nor does a run on
+    a GPU, where XLA would try kernels beside the training, in its memory.
     """
 
     def __init__(self, session: "Session"):
@@ -45,7 +46,7 @@ class CompileAhead:
           batch: a batch of `part`.
         """
         for after in self._session.setup.parts[part.index + 1 : part.index + 2]:
-            if after.index not in self._started and jax.process_count() == 1:
+            if after.index not in self._started and jax.process_count() == 1 and jax.default_backend() != "gpu":
                 expected = batch_shapes(batch, part, after)
                 self._started[after.index] = self._pool.submit(self._compile, after, expected)
 
