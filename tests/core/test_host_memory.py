@@ -8,9 +8,10 @@ import sys
 import pytest
 
 COUNT = """
-import resource, sys
+import ctypes, resource, sys
 import numpy as np
 from jaxdino.core.host_memory import keep_freed
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: a huge page would be one fault where there are 512
 def faults(blocks):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(blocks):
