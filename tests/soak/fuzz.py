@@ -17,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 HANG, START = 10.0, 180.0  # seconds
+EACH = 10_000  # mutants of one worker: TensorStore keeps about 6 KB for each array of a checkpoint that is read
 MOST_FAILURES = 20  # kinds of failures after which a reader is left
 
 
@@ -57,7 +58,7 @@ def fuzz(reader: str, seed: int, first: int, last: int, folder: Path, hang: floa
     """
     report, begin, number = Report(reader), time.monotonic(), first
     while number < last and len(report.failures) < MOST_FAILURES:
-        number = _worker(report, seed, number, last, folder, hang)
+        number = _worker(report, seed, number, min(last, number + EACH), folder, hang)
     shutil.rmtree(folder / "work" / reader, ignore_errors=True)
     report.seconds = time.monotonic() - begin
     return report
@@ -105,12 +106,16 @@ class _Events:
         self.file, self.next, self.ready, self.hangs = "", first, False, False
 
     def follow(self, process: subprocess.Popen, hang: float) -> "_Events":
-        """Handle all lines until the end of the worker, or until it is silent for too long."""
+        """Handle all lines until the end of the worker, or until it is silent for too long.
+
+        The wait has two halves: a machine that sleeps for a while, as virtual ones do, ends only one of them.
+        """
         assert process.stdout is not None
         rest, out = b"", process.stdout
         while True:
             reading = self.ready and self.number is not None  # otherwise the worker starts, or makes the next mutant
-            if not select.select([out], [], [], hang if reading else START)[0]:
+            wait = (hang if reading else START) / 2
+            if not (select.select([out], [], [], wait)[0] or select.select([out], [], [], wait)[0]):
                 self.hangs = True
                 process.kill()
                 process.wait()
