@@ -1,37 +1,43 @@
 """The model of a run behind LitServe, as `benchmarks.serving litserve` starts it; its workers import this module."""
 
 import base64
-import io
 import os
 
 from litserve import LitAPI, LitServer
-from PIL import Image
 
 __all__ = ["Api", "LitServer"]
 
 
 class Api(LitAPI):
-    """Classes of an image, with the same preprocessing, model and batch sizes as the server of jaxdino."""
+    """Classes of an image: decoding, model, batch sizes and choice of classes are those of the server of jaxdino."""
 
     def setup(self, device):
-        import jaxdino
+        from jaxdino.core.host_memory import keep_freed
+        from jaxdino.core.program_cache import keep_programs
+        from jaxdino.serving.server.catalogue import Place, opened
+        from jaxdino.serving.server.settings import ServeSettings
+        from jaxdino.serving.server.uploads import records
+        from jaxdino.serving.server.work import Asked
 
-        self.model, most = jaxdino.load(os.environ["SERVED_WORKDIR"]), int(os.environ["SERVED_BATCH"])
-        for power in range(most.bit_length()):  # compile every batch size
-            self.model.predict([Image.new("RGB", (32, 32))] * (1 << power), batch_size=1 << power)
+        keep_freed()
+        keep_programs()
+        settings = ServeSettings(max_batch=int(os.environ["SERVED_BATCH"]))
+        self.work = opened(Place("model", "1", os.environ["SERVED_WORKDIR"]), settings, print).work("predict")
+        self.work.warm(lambda size: None)
+        self.records, self.asked = records, Asked()
 
     def decode_request(self, request):
-        return base64.b64decode(request["image"])
+        (record,) = self.records([("image", base64.b64decode(request["image"]))])
+        return self.work.read(record, self.asked)
 
     def batch(self, inputs):
-        return list(inputs)
+        return inputs
 
-    def predict(self, bodies):
-        size = 1 << (len(bodies) - 1).bit_length()
-        return self.model.predict([Image.open(io.BytesIO(body)) for body in bodies], batch_size=size)
+    def predict(self, images):
+        return self.work.compute(images)
 
     def unbatch(self, output):
         return output
 
     def encode_response(self, output):
-        return {"classes": [{"class": name, "probability": odds} for name, odds in output]}
+        return self.work.answer("predict", output, self.asked)[0]

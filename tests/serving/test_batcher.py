@@ -114,3 +114,20 @@ def test_what_was_given_up_is_not_computed():
         assert seen == [0, 2]
 
     run(work)
+
+
+@pytest.mark.parametrize(("slower", "sizes"), [(1.0, [8]), (2.5, [4, 2, 1])])
+def test_images_are_padded_only_if_that_takes_less_time_for_each(slower, sizes):
+    """Of a device that computes 8 images in the time of 4 all seven are computed together."""
+
+    async def work(made, loop, _):
+        batcher = made(max_batch=8, max_wait=0)
+        batcher._seconds = {1: 1.0, 2: slower, 4: slower**2, 8: slower**3}
+        waiting, found = 7, []
+        while waiting:
+            found.append(batcher._size(waiting))
+            waiting -= found[-1]
+        await loop.run_in_executor(None, batcher.close)
+        return found
+
+    assert [bucket(size) for size in run(work)] == sizes

@@ -1,6 +1,7 @@
 """The server as a process: slow clients are cut off, SIGTERM loses no request, wrong flags are one line."""
 
 import http.client
+import json
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 from jaxdino import serve
-from jaxdino.serving.server import listening
+from jaxdino.serving.server import listening, logs
 from jaxdino.serving.server.settings import ServeSettings
 from tests.serving.served_models import png, save_classifier
 
@@ -94,6 +95,37 @@ def test_slow_senders_of_header_and_body_are_cut_off(process):
         body.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\nabc")
         assert body.recv(100).startswith(b"HTTP/1.1 408 ")
     assert post(port).status == 200
+
+
+def test_an_idle_connection_is_kept(process):
+    """uvicorn's 5 seconds are below the limit of many proxies, which would lose the request that they send then."""
+    connection = http.client.HTTPConnection("127.0.0.1", process[1], timeout=30)
+    for wait in (0, 6):
+        time.sleep(wait)
+        connection.request("POST", "/predict", png(0), {"Content-Type": "image/png"})
+        answer = connection.getresponse()
+        assert answer.status == 200 and answer.read()
+    connection.close()
+
+
+def test_a_log_that_nobody_reads_stops_nothing(monkeypatch):
+    read, gate = [], threading.Event()
+
+    def write(text):
+        assert gate.wait(30)
+        read.extend(json.loads(line) for line in text.splitlines() if line)
+
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(write=write, flush=lambda: None))
+    monkeypatch.setattr(logs, "MOST", 10)
+    writer, start = logs.Writer(), time.monotonic()
+    for number in range(30):
+        writer.put(json.dumps({"number": number}))
+    assert time.monotonic() - start < 5
+    gate.set()
+    writer.flush()
+    writer.flush()  # the count of what was lost comes with the lines after it
+    assert [one["number"] for one in read if "number" in one][:10] == list(range(10))
+    assert 0 < sum(one.get("count", 0) for one in read) <= 20
 
 
 def test_sigterm_answers_what_comes_in_the_delay_and_then_ends(process):

@@ -65,7 +65,9 @@ class Answering:
             results = await self._computed(served, work, files, asked, log)
         finally:
             self.bodies.release(sum(held))
-        answers = await asyncio.to_thread(_answers, work, endpoint, results, asked)
+        quick = work.quick and len(results) == 1
+        given = work, endpoint, results, asked
+        answers = _answers(*given) if quick else await asyncio.to_thread(_answers, *given)
         number = request.state.request_id
         rows = [self._row(served, endpoint, number, name, one) for (name, _), one in zip(files, answers, strict=True)]
         self.metrics.images.labels(*served.label, endpoint).inc(len(rows))
@@ -146,7 +148,7 @@ class Answering:
 
 
 def _answers(work: Work, endpoint: str, results: list[Any], asked: Asked) -> list[Any]:
-    """Return (fields, what the watch keeps) of each result, or its error. Large masks take long: not in the loop."""
+    """Return (fields, what the watch keeps) of each result, or its error. Masks take long: not in the loop."""
     return [one if isinstance(one, Exception) else work.answer(endpoint, one, asked) for one in results]
 
 

@@ -7,6 +7,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+KEPT = 0.9
+"""Share of the moving average of a batch's seconds that a new measurement leaves."""
+
 
 class Busy(Exception):
     """There is no room for more images now."""
@@ -34,7 +37,8 @@ class Batcher:
     """Give images to `compute` in batches, in order of arrival.
 
     A batch starts when it is full, when its first image has waited `max_wait` seconds, or when no other accepted image
-    is still being decoded: a single client never waits.
+    is still being decoded: a single client never waits. Of 20 images that wait, 16 are computed first if that takes
+    less time for each than all of them padded to 32, as measured on the batches before: on a CPU, not on a GPU.
 
     Args:
       compute: items of a batch -> their results, in order; called in one thread, an exception fails the whole batch.
@@ -58,6 +62,7 @@ class Batcher:
         self.held = 0  # images between `reserve` and `release`
         self._jobs: deque[Job] = deque()
         self._expected = 0  # reserved, and not in the queue yet
+        self._seconds: dict[int, float] = {}  # of a batch, by its compiled size; a moving average
         self._ready = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
@@ -106,7 +111,10 @@ class Batcher:
                 results = list(self.compute([job.item for job in kept]))
             except Exception as err:
                 results = [err] * len(kept)
-            self.seen(len(kept), time.monotonic() - start, [start - job.since for job in kept])
+            else:
+                self._measured(bucket(len(kept)), time.monotonic() - start)
+            spent = time.monotonic() - start
+            self.seen(len(kept), spent, [start - job.since for job in kept])
             self.loop.call_soon_threadsafe(_deliver, [job.future for job in kept], results)
             del jobs, kept, results
 
@@ -119,7 +127,20 @@ class Batcher:
                 left = self._jobs[0].since + self.max_wait - time.monotonic()
                 if left <= 0 or not self._ready.wait(left):
                     break
-            return [self._jobs.popleft() for _ in range(min(len(self._jobs), self.max_batch))]
+            return [self._jobs.popleft() for _ in range(self._size(min(len(self._jobs), self.max_batch)))]
+
+    def _measured(self, size: int, seconds: float) -> None:
+        self._seconds[size] = seconds + KEPT * (self._seconds.get(size, seconds) - seconds)
+
+    def _size(self, waiting: int) -> int:
+        """Return how many of the waiting images are computed now: all, or the compiled size below their number."""
+        padded, below = bucket(waiting), bucket(waiting + 1) // 2
+        if waiting in (0, padded):
+            return waiting
+        known, full = self._seconds.get(below), self._seconds.get(padded)
+        if known is None:
+            return below
+        return waiting if full is None or full / waiting <= known / below else below
 
 
 def _deliver(futures: Sequence[asyncio.Future], results: Sequence[Any]) -> None:

@@ -17,6 +17,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.core.rules import did_you_mean
 from jaxdino.data.channels import Reading
 from jaxdino.data.ranges import ARGUMENT
+from jaxdino.serving.server import garbage
 from jaxdino.serving.server.batcher import Batcher
 from jaxdino.serving.server.metrics import Metrics
 from jaxdino.serving.server.settings import ServeSettings
@@ -164,6 +165,7 @@ class Catalogue:
             self._begin(one)
             if self.ending:
                 return
+        garbage.set_aside()
         self.ready = True
         self.metrics.ready.set(1)
         self.say("ready")
@@ -215,7 +217,7 @@ class Catalogue:
             self.metrics.info.remove(*before.label, before.model.digest[:12])
         self.metrics.reloads.labels(name, "done").inc()
         self.say("reloaded", model=name, version=after.place.version, digest=after.model.digest[:12])
-        later = threading.Timer(self.settings.request_timeout, self._end, [before])
+        later = threading.Timer(self.settings.request_timeout, self._retire, [[before]])
         later.daemon = True
         later.start()
         return after
@@ -226,15 +228,21 @@ class Catalogue:
         return [one for one, state in found if state not in ("", one.state, self._tried.get(one.label))]
 
     def _end(self, one: Served) -> None:
-        """End the queues of a model that was replaced, after the requests that had found it."""
+        """End the queues of a model."""
         for work in _distinct(one.works):
             if batcher := self._batchers.pop(id(work), None):
                 batcher.close()
+
+    def _retire(self, replaced: list[Served]) -> None:
+        """End a model that was replaced, after the requests that had found it; the list held it, and is emptied."""
+        self._end(replaced.pop())
+        garbage.set_aside()
 
     def close(self) -> None:
         """Compute what is queued and end."""
         for one in list(self.served.values()):
             self._end(one)
+        garbage.take_back()
 
     def listed(self) -> list[dict[str, Any]]:
         """Return a description of each model."""

@@ -1,9 +1,9 @@
 """What surrounds every request: its number, the API key, limits of requests, logs, metrics, errors."""
 
 import asyncio
+import random
 import re
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -86,7 +86,7 @@ class _Exchange:
         self.guard, self.scope, self._receive, self._send = guard, scope, receive, send
         self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         asked = self.headers.get("x-request-id", "")
-        self.number = asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
+        self.number = asked if REQUEST_ID.fullmatch(asked) else f"{random.getrandbits(128):032x}"
         self.status, self.received, self.whole = 0, 0, False
         self.fields: dict[str, Any] = {}
         scope["state"] = {**scope.get("state", {}), "request_id": self.number, "log": self.fields}

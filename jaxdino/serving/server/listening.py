@@ -128,6 +128,7 @@ def listen(served: Server, where: socket.socket) -> int:
         server_header=False,
         backlog=BACKLOG,
         proxy_headers=False,
+        timeout_keep_alive=math.ceil(settings.keep_alive),
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout),
     )
     listener, failed = _Listener(config, served), []

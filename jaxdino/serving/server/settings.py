@@ -31,6 +31,7 @@ class ServeSettings:
     max_memory_mb: float = _setting(512.0, "most MiB of all bodies that are held at a time; more get 503")
     max_pixels: int = _setting(32 * MIB, "an image with more pixels is refused before it is decoded")
     header_timeout: float = _setting(10.0, "seconds in which the header of a request must arrive")
+    keep_alive: float = _setting(75.0, "seconds that an idle connection stays open; more than a proxy keeps it")
     body_timeout: float = _setting(30.0, "seconds in which the body of a request must arrive")
     request_timeout: float = _setting(30.0, "seconds in which a request must be computed; later it gets 503")
     drain_delay: float = _setting(0.0, "seconds after SIGTERM in which new requests are still taken (not ready)")
@@ -55,7 +56,7 @@ class ServeSettings:
         options.check_range("--port", self.port, "[0, 65535]")
         for name in ("max_queue", "max_requests", "max_images", "max_pixels"):
             options.check_range(f"--{name}", getattr(self, name), "[1, inf)")
-        for name in ("max_body_mb", "max_memory_mb", "header_timeout", "body_timeout", "request_timeout"):
+        for name in ("max_body_mb", "max_memory_mb", "header_timeout", "keep_alive", "body_timeout", "request_timeout"):
             options.check_range(f"--{name}", getattr(self, name), "(0, inf)")
         for name in ("max_wait_ms", "drain_delay", "drain_timeout", "per_client", "watch_seconds", "threads"):
             options.check_range(f"--{name}", getattr(self, name), "[0, inf)")

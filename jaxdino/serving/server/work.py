@@ -63,10 +63,12 @@ class Work(Protocol):
     Attributes:
       endpoints: the endpoints that it serves.
       most_decoded: most images that are decoded and not computed yet, for a work that keeps them large; 0: no limit.
+      quick: whether the answer of an image takes less than about a millisecond, so that no thread is needed for it.
     """
 
     endpoints: tuple[str, ...]
     most_decoded: int
+    quick: bool
 
     def check(self, endpoint: str, asked: Asked) -> None:
         """Raise UserError for parameters that do not fit the model, before an image is read."""
@@ -123,6 +125,7 @@ class Classifying:
     """Classes and features of whole images, of one forward pass."""
 
     most_decoded = 0
+    quick = True
 
     def __init__(self, model: Model, reading: Reading, max_batch: int):
         self.model, self.reading, self.max_batch = model, reading, max_batch
@@ -167,6 +170,7 @@ class Detecting:
 
     endpoints: tuple[str, ...] = (DETECT,)
     most_decoded = 0
+    quick = False
 
     def __init__(self, model: Detector, reading: Reading, max_batch: int):
         self.model, self.reading, self.max_batch = model, reading, max_batch
@@ -201,6 +205,7 @@ class Semantic:
 
     endpoints: tuple[str, ...] = (SEGMENT,)
     most_decoded = MOST_LARGE
+    quick = False
 
     def __init__(self, model: SemanticModel, reading: Reading, max_batch: int):
         self.model, self.reading, self.max_batch = model, reading, max_batch
@@ -250,6 +255,7 @@ class Prompted:
 
     endpoints: tuple[str, ...] = (SEGMENT,)
     most_decoded = MOST_LARGE
+    quick = False
 
     def __init__(self, model: Segmenter, reading: Reading, max_batch: int):
         self.model, self.reading, self.most = model, reading, min(MOST_PROMPTS, max_batch)
