@@ -119,6 +119,7 @@ def fit(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     out = Path(args.out)
     refuse_occupied(out, args.overwrite, lambda name: name in (detector.ABOUT, detector.BANK))
     cfg, _ = data_settings(rest, "images", args.root, {f"data.{name}" for name in READ})
+    cfg = dataclasses.replace(cfg, scenes=True)
     if cfg.crop_mode is None:
         cfg = dataclasses.replace(cfg, crop_mode="squash")
         say("images are resized whole, without a crop: --data.crop_mode=center crops them as the weights' training did")

@@ -7,6 +7,7 @@ tab-separated. The PNGs are depth maps as data.name=depth reads them.
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from convert.atomic import AtomicFiles
+from jaxdino import scene_results
 from jaxdino.core.bars import bar
 from jaxdino.core.command import described, expanded, finish, program, uninterrupted
 from jaxdino.core.errors import UserError
@@ -26,7 +28,7 @@ from jaxdino.data.inputs import Input, find_inputs
 from jaxdino.predict import say, skip
 from jaxdino.result_folder import check_empty, check_names
 
-OVERLAYS = "overlays"
+OVERLAYS, EVEN = "overlays", "even"
 LARGEST = 2**16 - 1  # of a 16-bit file
 PER_METRE = (1000.0, 256.0, 100.0, 10.0)
 """Values per metre that a file may have, the first in which the model's largest distance fits: KITTI's are 256."""
@@ -56,6 +58,14 @@ def _run(argv: list[str] | None) -> int:
         "--sixteen_bit",
         help="black and white of 16-bit and float images: full, image, window, percentiles, 0,4095 (default the model)",
     )
+    windows = parser.add_argument_group("large images")
+    windows.add_argument(
+        "--short_side", type=int, metavar="N", help="resize images to it; 0: their own size (default as in evaluation)"
+    )
+    windows.add_argument("--overlap", type=float, metavar="SHARE", help="of neighbouring windows (default a third)")
+    add = windows.add_argument
+    add("--blend", default=EVEN, metavar="even|ramp", help="weights of a window's pixels (default even)")
+    scene_results.add_limit(windows)
     args = parser.parse_args(expanded(argv))
     keep_freed()
     keep_programs()
@@ -72,6 +82,10 @@ def depth(
     batch_size: int = 8,
     overlays: bool = True,
     sixteen_bit: str | None = None,
+    short_side: int | None = None,
+    overlap: float | None = None,
+    blend: str = EVEN,
+    max_pixels: int | None = None,
 ) -> int:
     """Write the depth of each image into the folder `out`.
 
@@ -79,7 +93,8 @@ def depth(
       names: files, folders and patterns, as `data.inputs.find_inputs` takes them.
       per_metre: values of a file per metre; None: the first of `PER_METRE` that holds the model's largest depth.
       npy: whether files are arrays of metres. overlays: whether pictures are written.
-      sixteen_bit: see `Model.preprocess`.
+      sixteen_bit: see `Model.preprocess`. short_side, overlap, blend: as in `SemanticModel.segment`.
+      max_pixels: TIFF and .npy of more pixels are read in strips, other images refused; None is the usual limit.
 
     Returns:
       0, or 1 if an image could not be read; these are named on standard error.
@@ -93,6 +108,7 @@ def depth(
     from jaxdino.api.opening import open_model
     from jaxdino.api.purpose import purpose
     from jaxdino.api.run_folder import check_run_folder
+    from jaxdino.api.windowed import Whole
     from jaxdino.core.options import check_range
     from jaxdino.data.ranges import ARGUMENT, Range
 
@@ -101,6 +117,7 @@ def depth(
         raise UserError(f"--per_metre {per_metre:g} is for PNGs; .npy files are in metres")
     if sixteen_bit is not None:
         Range.of(sixteen_bit, ARGUMENT)
+    whole = Whole.of(short_side, overlap, blend)
     folder = check_empty(out)
     check_run_folder(workdir)
     images, notes = find_inputs(names, leave_out=out)
@@ -113,7 +130,9 @@ def depth(
     for line in (*notes, *lines):
         say(line)
     reading = model.reading([image.path for image in images], sixteen_bit, ARGUMENT, say)
-    failed = _write(folder, model, images, reading, batch_size, scale, overlays)
+    reading = scene_results.readings(reading, max_pixels)
+    to = Results(folder, scale, overlays)
+    failed = _write(to, model, images, reading, batch_size, whole)
     done = f"{len(images) - failed} depth maps in {out}" + ("" if npy else f", {scale:g} values per metre")
     print(done + (f"; {failed} of {len(images)} images could not be read" if failed else ""), file=sys.stderr)
     return int(failed > 0)
@@ -134,9 +153,50 @@ def _scale(given: float | None, farthest: float) -> float:
     return given
 
 
-def _write(
-    folder: Path, model: Any, images: list[Input], reading: Any, batch_size: int, scale: float, overlays: bool
-) -> int:
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """Where depth is written, and how.
+
+    Attributes:
+      scale: values of a file per metre; 0: files are .npy in metres. overlays: whether pictures are written.
+    """
+
+    folder: Path
+    scale: float
+    overlays: bool
+
+    def path(self, image: Input, suffix: str) -> Path:
+        """Return the file of an image; that of metres has a suffix of its own."""
+        return self.folder / Path(image.below).with_suffix(suffix if self.scale else ".npy")
+
+    def values(self, metres: np.ndarray) -> np.ndarray:
+        """Return metres as they are written."""
+        if not self.scale:
+            return metres.astype(np.float32)
+        return np.rint(metres.astype(np.float64) * self.scale).clip(0, LARGEST).astype(np.uint16)
+
+    def save(self, image: Input, metres: np.ndarray, picture: np.ndarray | None) -> None:
+        """Write the file of an image, and its picture beside it."""
+        file = self.path(image, ".png")
+        with uninterrupted(), AtomicFiles(file.parent) as drafts, drafts.open(file.name) as opened:
+            if self.scale:
+                Image.fromarray(self.values(metres)).save(opened, "PNG")
+            else:
+                np.save(opened, self.values(metres))
+        if picture is not None:
+            self.draw(image, picture, metres)
+
+    def draw(self, image: Input, picture: np.ndarray, metres: np.ndarray) -> None:
+        """Write the picture of an image, uint8 (H, W, C), and its depth."""
+        from jaxdino.evals.depth_pictures import overlay
+
+        file = self.folder / OVERLAYS / Path(image.below).with_suffix(".png")
+        three = picture[..., :3] if picture.shape[2] >= 3 else picture[..., [0, 0, 0]]
+        with uninterrupted(), AtomicFiles(file.parent) as drafts, drafts.open(file.name) as opened:
+            overlay(three, metres).save(opened, "PNG")
+
+
+def _write(to: Results, model: Any, images: list[Input], reading: Any, batch_size: int, whole: Any) -> int:
     """Write and print the depth of all images; return how many images could not be read."""
     from jaxdino.data.bad_images import BadImage
     from jaxdino.data.bands import pixels
@@ -144,12 +204,13 @@ def _write(
     from jaxdino.data.ranges import remarks
 
     failed, shown = [], sys.stdout.isatty()  # no progress bar if the lines show the progress
+    small, large = scene_results.divided(images, reading)
 
     def pictures() -> Iterator[tuple[Input, np.ndarray, tuple[int, int]]]:
-        for image in images if shown else bar(images, "measuring"):
+        for image in small if shown else bar(small, "measuring"):
             try:
                 with remarks() as changed:
-                    picture, size = model.opened(image.path, reading)
+                    picture, size = model.opened(image.path, reading, whole)
             except BadImage as err:
                 skip(image.path, err)
                 failed.append(image.path)
@@ -158,31 +219,57 @@ def _write(
                 say(f"{image.path}: {line}")
             yield image, picture, size
 
-    for image, found in model.windows(pictures(), batch_size):
+    for image, found in model.windows(pictures(), batch_size, whole):
         metres = model.metres(found)
-        whole = pixels(open_image(image.path, reading)) if overlays else None
-        _save(folder, image, metres, scale, whole)
-        low, middle, high = np.percentile(metres, (0, 50, 100)).tolist()
-        print(f"{printable(image.path, keep='')}\t{low:.3f}\t{middle:.3f}\t{high:.3f}", flush=True)
+        to.save(image, metres, pixels(open_image(image.path, reading)) if to.overlays else None)
+        _print(image, np.percentile(metres, (0, 50, 100)).tolist())
+    for image in large:
+        try:
+            _print(image, _write_scene(to, model, image, reading, batch_size, whole))
+        except BadImage as err:
+            skip(image.path, err)
+            failed.append(image.path)
     return len(failed)
 
 
-def _save(folder: Path, image: Input, metres: np.ndarray, scale: float, whole: np.ndarray | None) -> None:
-    """Write the file of an image, in metres (.npy) if the scale is 0, and its picture."""
-    from jaxdino.evals.depth_pictures import overlay
+def _print(image: Input, figures: list[float]) -> None:
+    print("\t".join([printable(image.path, keep=""), *(f"{one:.3f}" for one in figures)]), flush=True)
 
-    file = folder / Path(image.below).with_suffix(".png" if scale else ".npy")
-    with uninterrupted(), AtomicFiles(file.parent) as drafts, drafts.open(file.name) as opened:
-        if scale:
-            values = np.rint(metres.astype(np.float64) * scale).clip(0, LARGEST)
-            Image.fromarray(values.astype(np.uint16)).save(opened, "PNG")
+
+def _write_scene(to: Results, model: Any, image: Input, reading: Any, batch_size: int, whole: Any) -> list[float]:
+    """Write the depth of an image above the limit on pixels in strips; return its smallest, median and largest one.
+
+    The median is that of distances rounded to 65,535 steps. Raises BadImage.
+    """
+    from jaxdino.data.checks import open_image
+    from jaxdino.data.scene_files import write_npy, write_tiff
+    from jaxdino.data.scenes import Scene
+
+    scene = cast(Scene, open_image(image.path, reading))
+    seen, counts = scene_results.Overview(scene.size, np.float32), np.zeros(LARGEST + 1, np.int64)
+    steps = to.scale or LARGEST / model.card.head.max_depth
+    ends = [np.inf, -np.inf]
+
+    def see(top: int, metres: np.ndarray) -> None:
+        ends[:] = min(ends[0], float(metres.min())), max(ends[1], float(metres.max()))
+        counts[:] += np.bincount(
+            np.rint(metres * steps).clip(0, LARGEST).astype(np.int64).ravel(), minlength=len(counts)
+        )
+        seen.add(top, metres)
+
+    found = scene_results.strips(model.strips(scene, batch_size, whole), scene, f"measuring {image.below}", see)
+    file = to.path(image, ".tif")
+    with AtomicFiles(file.parent) as drafts, drafts.open(file.name) as opened:
+        if to.scale:
+            write_tiff(opened, map(to.values, found), scene.size, np.uint16, image.path)
         else:
-            np.save(opened, metres.astype(np.float32))
-    if whole is not None:
-        picture = folder / OVERLAYS / Path(image.below).with_suffix(".png")
-        three = whole[..., :3] if whole.shape[2] >= 3 else whole[..., [0, 0, 0]]
-        with uninterrupted(), AtomicFiles(picture.parent) as drafts, drafts.open(picture.name) as opened:
-            overlay(three, metres).save(opened, "PNG")
+            write_npy(opened, found, scene.size, np.float32)
+    for line in scene.notes:
+        say(f"{image.path}: {line}")
+    if to.overlays:
+        to.draw(image, scene_results.picture(scene, seen), seen.values)
+    above = np.cumsum(counts)
+    return [ends[0], float(np.searchsorted(above, above[-1] / 2)) / steps, ends[1]]
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ def embed(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     shard = None if args.shard is None else parts.shard_of(args.shard)
     out = embeddings.check_out(args.out, args.overwrite)
     cfg, _ = data_settings(rest, "images", args.root, {f"data.{name}" for name in READ})
+    cfg = dataclasses.replace(cfg, scenes=True)
     source = load_source(cfg)
     model = tiled.tiled(opened(args), tiles)
     pool = args.pool or compute.default_pool(model)

@@ -134,7 +134,8 @@ def _settings(args: argparse.Namespace, rest: Sequence[str], data_settings: Any)
     name = args.name if args.root else "digits"
     root = str(args.root) if args.root else None
     read = {f"data.{one}" for one in READ} | {"prompts.annotations"}
-    return data_settings(rest, name, root, read)
+    cfg, prompts = data_settings(rest, name, root, read)
+    return dataclasses.replace(cfg, scenes=True), prompts
 
 
 def _made(args: argparse.Namespace, model: Any, how: Any, data: tuple[Any, Any, str], source: Any) -> Any:

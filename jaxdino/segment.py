@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from PIL import Image
 
-from jaxdino import mask_parts, results
+from jaxdino import mask_parts, results, scene_results
 from jaxdino.core.bars import bar
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
@@ -33,7 +33,7 @@ from jaxdino.predict import say, skip
 from jaxdino.segment_classes import segment_classes
 from jaxdino.segment_objects import segment_objects
 
-WINDOWS = ("short_side", "overlap", "blend")
+WINDOWS = ("short_side", "overlap", "blend", "max_pixels")
 COLUMNS = ("path", "prompt", "mask", "area", "share", "score", "error")
 
 
@@ -74,8 +74,10 @@ def _run(argv: list[str] | None) -> int:
     windows.add_argument(
         "--short_side", type=int, metavar="N", help="resize images to it; 0: their own size (default as in evaluation)"
     )
-    windows.add_argument("--overlap", type=float, metavar="SHARE", help="of neighbouring windows (default a third)")
-    windows.add_argument("--blend", metavar="even|ramp", help="weights of a window's pixels (default even)")
+    add = windows.add_argument
+    add("--overlap", type=float, metavar="SHARE", help="of neighbouring windows (default a third)")
+    add("--blend", metavar="even|ramp", help="weights of a window's pixels (default even)")
+    scene_results.add_limit(windows)
     args = parser.parse_args(expanded(argv))
     keep_freed()
     keep_programs()
@@ -131,7 +133,7 @@ def segment(
       threshold: logits above it are the mask.
       table: a .csv, .json or .jsonl file with a row for each mask, instead of printed lines.
       sixteen_bit: see `Model.preprocess`. shard: "I/N", the part of the images to work on, see `parts`.
-      windows: short_side, overlap and blend of `SemanticModel.segment`, for a model that gives every pixel a class.
+      windows: short_side, overlap, blend and max_pixels, for a model that gives every pixel a class.
 
     Returns:
       0, or 1 if an image could not be segmented; these are named on standard error.

@@ -10,10 +10,11 @@ import numpy as np
 from PIL import Image
 
 from convert.atomic import AtomicFiles
-from jaxdino import mask_parts
+from jaxdino import mask_parts, scene_results, segment_scenes
 from jaxdino.core.bars import bar
 from jaxdino.core.command import uninterrupted
 from jaxdino.core.words import printable
+from jaxdino.data.bad_images import BadImage
 from jaxdino.data.inputs import Input, find_inputs
 from jaxdino.mask_files import OVERLAY, MaskFiles, Query
 from jaxdino.predict import say, skip
@@ -43,15 +44,26 @@ class ClassFiles(MaskFiles):
         """Return the file of an image's mask, or of its `OVERLAY`."""
         return super().path(image, name) if name else self.folder / Path(image.below).with_suffix(".png")
 
+    def scene_path(self, image: Input) -> Path:
+        """Return the file of the mask of an image above the limit on pixels."""
+        return super().path(image, "mask").with_suffix(".tif")
+
+    @property
+    def palette(self) -> np.ndarray:
+        """The colour of each value, uint8 (256, 3)."""
+        from jaxdino.evals.segmentation_pictures import class_colours
+
+        found = np.zeros((256, 3), np.uint8)
+        found[self.first : self.first + len(self.names)] = class_colours(self.names)
+        return found
+
     def write_labels(self, image: Input, picture: np.ndarray, labels: np.ndarray) -> Path:
         """Write the mask uint8 (H, W) of an image uint8 (h, w, C), and its picture; return the file of the mask."""
-        from jaxdino.evals.segmentation_pictures import class_colours, draw_classes
+        from jaxdino.evals.segmentation_pictures import draw_classes
 
         file, overlay = self.path(image, ""), self.path(image, OVERLAY)
-        palette = np.zeros((256, 3), np.uint8)
-        palette[self.first : self.first + len(self.names)] = class_colours(self.names)
         mask = Image.fromarray(labels + np.uint8(self.first))
-        mask.putpalette(palette.ravel().tolist())
+        mask.putpalette(self.palette.ravel().tolist())
         shown = picture[..., :3] if picture.shape[2] >= 3 else picture[..., [0, 0, 0]]
         with uninterrupted(), AtomicFiles(file.parent) as drafts:
             with drafts.open(file.name) as opened:
@@ -76,7 +88,6 @@ def segment_classes(
     from convert import assumptions
     from jaxdino.api.opening import open_model
     from jaxdino.api.windowed import Whole
-    from jaxdino.data.bad_images import BadImage
     from jaxdino.data.ranges import ARGUMENT, Range, remarks
     from jaxdino.evals.tiling import EVEN
 
@@ -92,6 +103,7 @@ def segment_classes(
     for line in (*notes, *lines):
         say(line)
     reading = model.reading([image.path for image in images], sixteen_bit, ARGUMENT, say)
+    reading = scene_results.readings(reading, windows.get("max_pixels"))
 
     def pictures(
         some: Sequence[Input], add: Any, failed: list[str]
@@ -102,9 +114,7 @@ def segment_classes(
                 with remarks() as changed:
                     picture, size = model.opened(image.path, reading, whole)
             except BadImage as err:
-                skip(image.path, err)
-                add({"path": image.path, "error": str(err)})
-                failed.append(image.path)
+                _lose(image, err, add, failed)
                 continue
             for line in changed or ():
                 say(f"{image.path}: {line}")
@@ -112,19 +122,36 @@ def segment_classes(
 
     def run(some: Sequence[Input], add: Any) -> int:
         failed: list[str] = []
-        for (image, picture), logits in model.windows(pictures(some, add, failed), WINDOWS, whole):
+        small, large = scene_results.divided(some, reading)
+        for (image, picture), logits in model.windows(pictures(small, add, failed), WINDOWS, whole):
             labels = logits.labels()
             file = files.write_labels(image, picture, labels)
-            areas = np.bincount(labels.ravel(), minlength=len(files.names))
-            for place in np.argsort(-areas, kind="stable")[: np.count_nonzero(areas)].tolist():
-                share = round(float(areas[place] / labels.size), 6)
-                row = {"class": files.names[place], "mask": str(file), "area": int(areas[place]), "share": share}
-                add({"path": image.path, **row})
+            _add_rows(image, files.names, file, np.bincount(labels.ravel(), minlength=len(files.names)), add)
+        for image in large:
+            try:
+                written = segment_scenes.write(files, image, model, reading, WINDOWS, whole, images)
+                _add_rows(image, files.names, *written, add)
+            except BadImage as err:
+                _lose(image, err, add, failed)
         return len(failed)
 
     made = {"weights": model.digest, "sixteen_bit": sixteen_bit, **windows}
     counts = functools.partial(mask_parts.counts, len(images), "masks", out)
     return int(mask_parts.write(run, images, files, to, COLUMNS, _print, made, counts) > 0)
+
+
+def _lose(image: Input, err: BadImage, add: Any, failed: list[str]) -> None:
+    """Name an image that could not be read."""
+    skip(image.path, err)
+    add({"path": image.path, "error": str(err)})
+    failed.append(image.path)
+
+
+def _add_rows(image: Input, names: Sequence[str], file: Path, areas: np.ndarray, add: Any) -> None:
+    """Add a row for each class of an image, the largest first."""
+    for place in np.argsort(-areas, kind="stable")[: np.count_nonzero(areas)].tolist():
+        share = round(float(areas[place] / areas.sum()), 6)
+        add({"path": image.path, "class": names[place], "mask": str(file), "area": int(areas[place]), "share": share})
 
 
 def _print(row: dict[str, Any]) -> None:

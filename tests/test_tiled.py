@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 import jaxdino
@@ -117,3 +118,20 @@ def test_wrong_windows_are_refused(photos, flags, words, tmp_path, capsys):
     how = ["--weights", "dinov3_digits", "--root", str(photos), "--out", str(tmp_path / "e.npy")]
     assert embed.main([*how, *flags]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_scenes_above_the_limit_are_embedded_as_if_they_were_held(tmp_path, capsys):
+    image = np.random.default_rng(0).integers(0, 256, (150, 130, 3), np.uint8)
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in/a.tif", image, photometric="rgb", tile=(64, 64))
+    found = []
+    for limit in ([], ["--data.max_pixels=9000"]):
+        given = ["--weights", "dinov3_digits", "--root", str(tmp_path / "in"), "--tiled", "64", "--overwrite"]
+        assert embed.main([*given, "--out", str(tmp_path / "x.npy"), *limit]) == 0
+        found.append(np.load(tmp_path / "x.npy"))
+    np.testing.assert_array_equal(*found)
+    Image.fromarray(image).save(tmp_path / "in/b.png")
+    assert embed.main([*given, "--out", str(tmp_path / "x.npy"), *limit]) == 1
+    assert (
+        "too large: 130 x 150 has more than max_pixels = 9000 pixels, and only TIFF and .npy" in capsys.readouterr().err
+    )

@@ -39,7 +39,7 @@ def scored(
     In place of its score, an image that cannot be read has the reason, and no image and no map.
     """
     look, bank = features(model, fitted.form), jnp.asarray(fitted.bank)
-    size, reading = model.card.spec.preprocess.size, model.reading(files)
+    size, reading = model.card.spec.preprocess.size, dataclasses.replace(model.reading(files), scenes=True)
 
     def read(row: int) -> Any:
         try:

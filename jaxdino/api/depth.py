@@ -1,12 +1,13 @@
 """A model that gives every pixel its distance: a backbone with a depth head."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import numpy as np
 
 from jaxdino.api.pictures import Record
-from jaxdino.api.windowed import AS_EVALUATED, Size, WindowedModel
+from jaxdino.api.windowed import AS_EVALUATED, Size, Whole, WindowedModel
+from jaxdino.data.scenes import Scene
 from jaxdino.evals.sliding import WindowLogits
 from jaxdino.models.heads.depth import DepthHeadConfig
 
@@ -31,8 +32,22 @@ class DepthModel(WindowedModel):
 
     def metres(self, found: WindowLogits) -> np.ndarray:
         """Return the distances that the windows of an image give, within the range of the head."""
+        return self._clipped(found.logits()[0])
+
+    def strips(self, scene: Scene, batch_size: int, whole: Whole) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield (rows, their distances in metres, float32 (rows, W)) of an image above the limit on pixels.
+
+        Args, raises: as `SemanticModel.strips`.
+        """
+        for rows, tiles in self.logits_of(scene, batch_size, whole):
+            found = np.empty((rows.stop - rows.start, scene.width), np.float32)
+            for (down, across), logits in tiles:
+                found[down.start - rows.start : down.stop - rows.start, across] = logits[0]
+            yield rows, self._clipped(found)
+
+    def _clipped(self, metres: np.ndarray) -> np.ndarray:
         head = cast(DepthHeadConfig, self.card.head)  # a model with another head is no `DepthModel`
-        return np.clip(found.logits()[0], head.min_depth, head.max_depth)
+        return np.clip(metres, head.min_depth, head.max_depth)
 
     @property
     def squashed(self) -> Size | None:

@@ -1,11 +1,13 @@
 """A model that gives every pixel a class: a backbone with a head on its patch tokens."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from jaxdino.api.pictures import Record
 from jaxdino.api.windowed import Whole, WindowedModel
+from jaxdino.data.scenes import Scene
+from jaxdino.evals.sliding import put_likeliest
 from jaxdino.evals.tiling import EVEN
 
 
@@ -39,3 +41,18 @@ class SemanticModel(WindowedModel):
         """
         whole = Whole.of(short_side, overlap, blend)
         return self.per_pixel(images, batch_size, sixteen_bit, "segment", whole, lambda logits: logits.labels())
+
+    def strips(self, scene: Scene, batch_size: int, whole: Whole) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield (rows, their classes uint8 (rows, W)) of an image above the limit on pixels, from the top.
+
+        Args:
+          scene: as `data.scenes.open_scene` gives it. batch_size: windows per forward pass. whole: how it is seen.
+
+        Raises:
+          BadImage: if it cannot be read.
+        """
+        for rows, tiles in self.logits_of(scene, batch_size, whole):
+            found = np.zeros((rows.stop - rows.start, scene.width), np.uint8)
+            for (down, across), logits in tiles:
+                put_likeliest(logits, found[down.start - rows.start : down.stop - rows.start, across])
+            yield rows, found

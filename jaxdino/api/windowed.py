@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -12,12 +12,14 @@ from jaxdino.api.tiled import coarsest
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_range
 from jaxdino.data.bad_images import BadImage
-from jaxdino.data.bands import pixels
+from jaxdino.data.bands import Picture, pixels
 from jaxdino.data.channels import Reading
 from jaxdino.data.checks import open_image
 from jaxdino.data.crops import get_filter, short_side
 from jaxdino.data.ranges import remarks
-from jaxdino.evals.sliding import WindowLogits, slide
+from jaxdino.data.scenes import Scene
+from jaxdino.evals.sliding import Strip, WindowLogits, slide
+from jaxdino.evals.strips import slide_strips
 from jaxdino.evals.tiling import RAMP, USUAL, Size, Tiling
 
 
@@ -87,26 +89,48 @@ class WindowedModel(Model):
 
     def opened(self, record: Record, reading: Reading, whole: Whole = AS_EVALUATED) -> tuple[np.ndarray, Size]:
         """Return an image as it is segmented, uint8 (h, w, C), and its own (height, width). Raises BadImage."""
-        how = self.card.spec.preprocess
         image = open_image(record, reading)
         own = image.size[1], image.size[0]
-        if whole.short_side is not None:
-            size = short_side(own, whole.short_side)
-        else:
-            size = self.squashed or short_side(own, self.card.source.get("short_side", min(how.size)))
+        return self._resized(image, whole), own
+
+    def _resized(self, image: Picture | Scene, whole: Whole) -> np.ndarray:
+        """Return an image at the size at which it is seen. Raises BadImage."""
+        size, own = self._seen_size((image.size[1], image.size[0]), whole), (image.size[1], image.size[0])
         if size != own:
-            image = image.resize((size[1], size[0]), get_filter(how.interpolation))
-        return pixels(image), own
+            return pixels(image.resize((size[1], size[0]), get_filter(self.card.spec.preprocess.interpolation)))
+        return pixels(cast(Picture, image))
+
+    def _seen_size(self, own: Size, whole: Whole) -> Size:
+        """Return the (height, width) at which an image of its own size is seen."""
+        if whole.short_side is not None:
+            return short_side(own, whole.short_side)
+        usual = self.card.source.get("short_side", min(self.card.spec.preprocess.size))
+        return self.squashed or short_side(own, usual)
+
+    def logits_of(self, scene: Scene, batch_size: int, whole: Whole) -> Iterator[Strip]:
+        """Yield what the windows of an image above the limit on pixels give, in strips of rows. Raises BadImage."""
+        own = scene.height, scene.width
+        if self._seen_size(own, whole) != own:
+            ((_, found),) = self.windows([(None, self._resized(scene, whole), own)], batch_size, whole)
+            yield from found.strips()
+            return
+        yield from slide_strips(self._scores(whole), scene.rows(), own, batch_size=batch_size, **self._how(whole))
 
     def windows(
         self, images: Iterable[tuple[Any, np.ndarray, Size]], batch_size: int, whole: Whole = AS_EVALUATED
     ) -> Iterator[tuple[Any, WindowLogits]]:
         """Return (anything, the logits) of (anything, an image and its size as `opened` gives them)."""
+        return slide(self._scores(whole), images, batch_size=batch_size, **self._how(whole))
+
+    def _how(self, whole: Whole) -> dict[str, Any]:
+        """Return how windows lie and are blended, as `slide` takes it."""
         how = self.card.spec.preprocess
         fill = tuple(min(255, max(0, round(255 * mean))) for mean in how.mean)
-        tiling, snap = whole.tiling, coarsest(self) if whole.tiling.blend == RAMP else (1, 1)
-        seen = self._both if whole.flip else self.scores
-        return slide(seen, images, crop=how.size, batch_size=batch_size, tiling=tiling, snap=snap, fill=fill)
+        snap = coarsest(self) if whole.tiling.blend == RAMP else (1, 1)
+        return {"crop": how.size, "tiling": whole.tiling, "snap": snap, "fill": fill}
+
+    def _scores(self, whole: Whole) -> Callable[[np.ndarray], Any]:
+        return self._both if whole.flip else self.scores
 
     def _both(self, images: np.ndarray) -> Any:
         """Return the mean of `scores` of the windows and of the windows mirrored."""

@@ -22,11 +22,13 @@ class Reading:
       channels: number of channels of the output image.
       range: value range of 16-bit, 32-bit and float pixels.
       max_pixels: images with more pixels are refused before decoding.
+      scenes: TIFF and .npy with more pixels are read in parts instead, as `scenes.Scene`.
     """
 
     channels: int = RGB
     range: Range = FULL
     max_pixels: int = 64 * 2**20
+    scenes: bool = False
 
 
 def refusal(kind: Kind, channels: int) -> str:

@@ -5,6 +5,7 @@ Reading a file returns an image or raises `BadImage`, never another error.
 
 import dataclasses
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -17,8 +18,10 @@ from jaxdino.data.image_file import open_file, pages_of
 from jaxdino.data.kinds import Kind, is_npy, kind_of, kind_of_raw, orientation_of, values_of
 from jaxdino.data.ranges import Range
 from jaxdino.data.reasons import lift_limit, reason, too_large
+from jaxdino.data.scenes import is_scene, open_scene
 from jaxdino.data.stored import ImageFile
 from jaxdino.data.survey import reading_of
+from jaxdino.data.tiff_layout import PLANES, SEPARATE
 
 TURNS = {  # EXIF orientation -> the transpose that makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -56,7 +59,8 @@ def open_image(
       decoder: decodes JPEGs.
 
     Returns:
-      A Pillow image, "L" for one channel and "RGB" for three; `Bands` for any other number.
+      A Pillow image, "L" for one channel and "RGB" for three; `Bands` for any other number. With `reading.scenes`, of
+      a larger TIFF or array a `Scene`, which can be cropped and resized alone.
 
     Raises:
       BadImage: if the image is missing, empty, truncated, undecodable or too large, if its channels do not fit, or if
@@ -82,10 +86,14 @@ def _open_file(path: ImageFile, reading: Reading, draft: Draft, decoder: Decoder
     max_pixels = reading.max_pixels
     lift_limit(max_pixels)
     try:
+        if reading.scenes and is_scene(path, max_pixels):
+            scene = open_scene(path, reading)
+            draft(scene.size)
+            return cast(Picture, scene)
         if is_npy(path):
             return _open_raw(path, kind_of_raw(path), reading, draft)
         with open_file(path) as image:
-            _check_size(image.size, max_pixels)
+            _check_size(image.size, reading)
             draftable, kind = image.format in ("JPEG", "MPO"), kind_of(image)
             if not draftable:
                 if _loses(image, kind, reading):
@@ -99,7 +107,7 @@ def _open_file(path: ImageFile, reading: Reading, draft: Draft, decoder: Decoder
     except BadImage:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise BadImage(too_large("it", max_pixels)) from None
+        raise BadImage(too_large("it", max_pixels, reading.scenes)) from None
     except Image.UnidentifiedImageError as err:
         return _open_unknown(path, reading, draft, err)
     except Exception as err:  # decoders raise many error types for broken files
@@ -127,13 +135,14 @@ def _loses(image: Image.Image, kind: Kind, reading: Reading) -> bool:
     if kind.decoder == "pillow":
         pages = image.format == "TIFF" and kind.bands == 1 and reading.channels not in (1, RGB)
         return pages and pages_of(image) == reading.channels
-    eight = kind.dtype == "uint16" and kind.name != "bands" and reading.range.kind == "full"
+    planar = getattr(image, "tag_v2", {}).get(PLANES) == SEPARATE  # Pillow mixes the bytes of such 16-bit colours
+    eight = kind.dtype == "uint16" and kind.name != "bands" and reading.range.kind == "full" and not planar
     return not eight or (kind.bands == 2 and reading.channels == 2)  # grey with alpha comes as RGBA
 
 
 def _open_raw(path: ImageFile, kind: Kind, reading: Reading, draft: Draft) -> Picture:
     """Open a file with its own decoder instead of Pillow. Raise BadImage, or any error of that decoder."""
-    _check_size(kind.size, reading.max_pixels)
+    _check_size(kind.size, reading)
     orientation = kind.orientation
     if kind.decoder == "imagecodecs":
         with open_file(path) as image:
@@ -148,9 +157,9 @@ def _upright(picture: Picture, orientation: int) -> Picture:
     return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
 
 
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
-    if size[0] * size[1] > max_pixels:
-        raise BadImage(too_large(f"{size[0]} x {size[1]}", max_pixels))
+def _check_size(size: tuple[int, int], reading: Reading) -> None:
+    if size[0] * size[1] > reading.max_pixels:
+        raise BadImage(too_large(f"{size[0]} x {size[1]}", reading.max_pixels, reading.scenes))
 
 
 def upright_size(image: Image.Image, expected: tuple[int, int]) -> tuple[int, int]:

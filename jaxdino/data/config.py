@@ -50,6 +50,7 @@ class DataConfig:
       num_threads: reading threads in each process; 0 reads in the calling thread.
       num_workers: reading processes in addition to the main one; 0 reads in the main process.
       max_pixels: an image with more pixels (width x height) is refused before it is decoded.
+      scenes: TIFF and .npy of more pixels are read in parts where an image is only resized, as in evaluation.
       sixteen_bit: the values of black and white in 16-bit, 32-bit and float images: "auto" (the smallest bit depth that
         holds the training images' values, or the window of DICOM files), "full", "window", each "image", "percentiles",
         "percentiles:1,99", or "0,4095".
@@ -94,6 +95,7 @@ class DataConfig:
     num_threads: int = 2
     num_workers: int = 0
     max_pixels: int = 64 * 2**20
+    scenes: bool = False
     sixteen_bit: str = "auto"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -141,7 +143,7 @@ class DataConfig:
 
     def reading(self, channels: int = RGB) -> Reading:
         """Return how images are read for a model of `channels`."""
-        return Reading(channels, Range.of(self.sixteen_bit), self.max_pixels)
+        return Reading(channels, Range.of(self.sixteen_bit), self.max_pixels, self.scenes)
 
     @property
     def given_splits(self) -> dict[str, str | None]:

@@ -236,10 +236,10 @@ def as_stored(values: np.ndarray, kind: Kind) -> np.ndarray:
     """Convert values to the stored type: Pillow holds uint32 as signed, and int16 as 32 bits."""
     if kind.dtype == "uint32":
         return values.view(np.uint32)
-    return _measured(values.astype(np.int16) if kind.dtype == "int16" else values, kind)
+    return measured(values.astype(np.int16) if kind.dtype == "int16" else values, kind)
 
 
-def _measured(values: np.ndarray, kind: Kind) -> np.ndarray:
+def measured(values: np.ndarray, kind: Kind) -> np.ndarray:
     """Return float values with NaN in place of the file's `nodata`."""
     if kind.nodata is None or values.dtype.kind != "f":
         return values
@@ -262,9 +262,9 @@ def values_of(path: ImageFile, kind: Kind, channels: int) -> np.ndarray:
     elif kind.decoder == "imagecodecs":
         values = _png(path)
     elif kind.decoder == "pydicom":
-        values = _measured(dicom.values(path), kind)
+        values = measured(dicom.values(path), kind)
     else:
-        values = _measured(_tiff(path, kind, channels), kind)
+        values = measured(_tiff(path, kind, channels), kind)
     return values[..., None] if values.ndim == 2 else values
 
 

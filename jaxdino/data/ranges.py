@@ -117,13 +117,13 @@ class Range:
         how = self
         if self.kind == "window":
             how = Range("numbers", *window) if window else Range("image")
-        bands = [how._band(values[..., i], finite[..., i]) for i in range(values.shape[-1])]
+        bands = [how.band(values[..., i], finite[..., i]) for i in range(values.shape[-1])]
         clipped = sum(count for _, count in bands) if how is self else 0  # a window is meant to clip
         if clipped:
             remark(f"{100 * clipped / values.size:.2g}% outside {FLAG}={self}, clipped")
         return np.stack([levels for levels, _ in bands], axis=-1)
 
-    def _band(self, values: np.ndarray, finite: np.ndarray) -> tuple[np.ndarray, int]:
+    def band(self, values: np.ndarray, finite: np.ndarray) -> tuple[np.ndarray, int]:
         """Return the levels of one band (H, W), and the number of values clipped by a fixed range."""
         low, high = self._ends(values, finite)
         filled = np.where(values == values, values, low).astype(np.float64)  # NaN differs from itself

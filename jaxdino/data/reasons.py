@@ -47,12 +47,19 @@ def lift_limit(max_pixels: int) -> None:
         Image.MAX_IMAGE_PIXELS = max_pixels
 
 
-def too_large(size: str, max_pixels: int) -> str:
-    """Return why an image of that size is refused, and how to fix it."""
-    return (
-        f"too large: {size} has more than max_pixels = {max_pixels} pixels: cut it into tiles or make it smaller; "
-        "raise the limit of a run with --config.data.max_pixels"
-    )
+def too_large(size: str, max_pixels: int, in_parts: bool = False) -> str:
+    """Return why an image of that size is refused, and how to fix it.
+
+    Args:
+      in_parts: whether larger images are read in parts, if their format allows it.
+    """
+    more = f"too large: {size} has more than max_pixels = {max_pixels} pixels"
+    if in_parts:
+        return (
+            f"{more}, and only TIFF and .npy are read in parts: raise max_pixels, or convert it: "
+            "gdal_translate -co TILED=YES IN OUT.tif"
+        )
+    return f"{more}: cut it into tiles or make it smaller; raise the limit of a run with --config.data.max_pixels"
 
 
 def reason(path: ImageFile, err: Exception) -> str:

@@ -20,6 +20,7 @@ from jaxdino.data.kinds import Kind, as_stored, is_npy, kind_of, kind_of_raw, st
 from jaxdino.data.ranges import FLAG, KEYWORD, Range, fitting, unlike
 from jaxdino.data.reasons import lift_limit, reason, too_large, unknown
 from jaxdino.data.record import Split
+from jaxdino.data.scenes import is_scene, sample
 from jaxdino.data.shortcuts import classes_of, nearly_one_colour, told_apart
 from jaxdino.data.stored import ImageFile
 
@@ -71,7 +72,7 @@ class Values:
     missing: tuple[str, ...] = ()
 
 
-def look(splits: Sequence[Split], max_pixels: int = 0) -> Survey | None:
+def look(splits: Sequence[Split], max_pixels: int = 0, scenes: bool = False) -> Survey | None:
     """Read the headers of a sample of all splits, spread evenly. Return None if the records are not files.
 
     Args:
@@ -88,7 +89,7 @@ def look(splits: Sequence[Split], max_pixels: int = 0) -> Survey | None:
     other = [path for path in files if os.path.splitext(str(path))[1].lower() not in EIGHT_BITS]
     chosen = [*_spread(other, HEADERS), *_spread(plain, PLAIN)]
     with ThreadPoolExecutor(THREADS) as pool:
-        seen = dict(zip(chosen, pool.map(lambda path: _header(path, max_pixels), chosen), strict=True))
+        seen = dict(zip(chosen, pool.map(lambda path: _header(path, max_pixels, scenes), chosen), strict=True))
     kinds = {path: kind for path, kind in seen.items() if isinstance(kind, Kind)}
     failed = {path: reason for path, reason in seen.items() if not isinstance(reason, Kind)}
     train = frozenset(path for path in paths.get("train", files) if path)
@@ -235,7 +236,7 @@ def _values(record: str | np.ndarray | Image.Image) -> np.ndarray | None:
     try:
         if isinstance(record, ImageFile):
             kind = _header(record)
-            values = stored_values(record, kind) if isinstance(kind, Kind) and kind.deep else None
+            values = _sampled(record, kind) if isinstance(kind, Kind) and kind.deep else None
             values = values[..., :-1] if values is not None and kind.alpha and values.ndim == 3 else values
         elif isinstance(record, Image.Image):
             values = as_stored(np.asarray(record), kind) if (kind := kind_of(record)).deep else None
@@ -253,7 +254,7 @@ def _extremes(path: ImageFile, kind: Kind) -> tuple[float, float, bool, str] | N
     """Return (smallest value, largest, whether all are integers, the path if there is a NaN), or None if unreadable."""
     try:
         try:
-            values = stored_values(path, kind)
+            values = _sampled(path, kind)
         except BadImage:  # library not installed: the upper 8 bits are enough
             with open_file(path) as image:
                 values = np.asarray(image).astype(np.int64) * 256 + 255
@@ -268,17 +269,23 @@ def _extremes(path: ImageFile, kind: Kind) -> tuple[float, float, bool, str] | N
     return float(numbers.min()), float(numbers.max()), whole, path if np.isnan(values).any() else ""
 
 
-def _header(path: ImageFile, max_pixels: int = 0) -> Kind | str:
+def _sampled(path: ImageFile, kind: Kind) -> np.ndarray:
+    """Return the stored values of a file, or of parts of one that is above the usual limit."""
+    return sample(path) if is_scene(path, Reading.max_pixels) else stored_values(path, kind)
+
+
+def _header(path: ImageFile, max_pixels: int = 0, scenes: bool = False) -> Kind | str:
     """Return the kind of a file, or the reason why its header cannot be read, or why it would not be decoded."""
     kind = _read_header(path)
-    if isinstance(kind, Kind) and kind.deep and 0 < max_pixels < kind.size[0] * kind.size[1]:
+    large = isinstance(kind, Kind) and kind.deep and 0 < max_pixels < kind.size[0] * kind.size[1]
+    if large and not (scenes and is_scene(path, max_pixels)):
         return too_large(f"{kind.size[0]} x {kind.size[1]}", max_pixels)
     return kind
 
 
 def _read_header(path: ImageFile) -> Kind | str:
     try:
-        if is_npy(path):
+        if is_npy(path) or is_scene(path, Reading.max_pixels):
             return kind_of_raw(path)
         try:
             with open_file(path) as image:

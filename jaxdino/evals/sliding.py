@@ -11,7 +11,6 @@ import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import product
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -27,6 +26,8 @@ BUDGET = 2**22  # logits in a tile: 16 MB, which was fastest on a CPU
 HELD = 2**28  # bytes of an image's patches in memory; more are kept in a temporary file
 
 Tile = tuple[slice, slice]
+Strip = tuple[slice, Iterator[tuple[Tile, np.ndarray]]]
+"""Rows of a result, and their tiles: (rows, columns), float32 logits (n, rows, columns)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,17 +45,17 @@ class WindowLogits:
 
     def tiles(self) -> Iterator[tuple[Tile, np.ndarray]]:
         """Yield the result in parts: (rows, columns), float32 logits (n, rows, columns)."""
-        classes = self.patches.shape[1]
-        for down, across in product(_parts(self.rows.out, TILE), _parts(self.columns.out, TILE)):
-            left, right, to_columns = self.columns.matrix(across.start, across.stop)
+        for _, tiles in self.strips():
+            yield from tiles
+
+    def strips(self) -> Iterator[Strip]:
+        """Yield (rows, the tiles of these rows), each of a row of tiles, from the top to the bottom."""
+        for down in parts(self.rows.out, TILE):
             top, bottom, to_rows = self.rows.matrix(down.start, down.stop)
-            part = self.patches[top * self.rows.cells : bottom * self.rows.cells]
-            part = part[..., left * self.columns.cells : right * self.columns.cells]
-            # Two products of large matrices are 20 times faster than one of small matrices for each class.
-            part = (part.reshape(-1, part.shape[2]) @ to_columns.T).reshape(len(part), -1)
-            for rows in _parts(down.stop - down.start, max(1, BUDGET // (classes * (across.stop - across.start)))):
-                logits = (to_rows[rows] @ part).reshape(rows.stop - rows.start, classes, -1)
-                yield (slice(down.start + rows.start, down.start + rows.stop), across), logits.transpose(1, 0, 2)
+            yield (
+                down,
+                tiles_of(down, self.patches[top * self.rows.cells : bottom * self.rows.cells], to_rows, self.columns),
+            )
 
     def logits(self) -> np.ndarray:
         """Return all logits, float32 (n, H, W); large for large images: `tiles` needs less memory."""
@@ -75,10 +76,7 @@ class WindowLogits:
         """
         found, loss = np.zeros((self.rows.out, self.columns.out), np.uint8), 0.0
         for tile, logits in self.tiles():
-            best = logits[0].copy()
-            for place, scores in enumerate(logits):
-                np.putmask(found[tile], scores > best, place)
-                np.maximum(best, scores, out=best)
+            best = put_likeliest(logits, found[tile])
             if mask is not None:
                 total = sum(np.exp(scores - best) for scores in logits)
                 kept, truth = mask[tile] != IGNORED, np.where(mask[tile] == IGNORED, 0, mask[tile])
@@ -87,7 +85,33 @@ class WindowLogits:
         return found, loss
 
 
-def _parts(length: int, size: int) -> list[slice]:
+def tiles_of(down: slice, patches: np.ndarray, to_rows: np.ndarray, columns: Axis) -> Iterator[tuple[Tile, np.ndarray]]:
+    """Yield the tiles of a row of them: (rows, columns), float32 logits (n, rows, columns).
+
+    Args:
+      down: the rows. patches: float32 (k, n, columns * w) of the windows that they depend on. to_rows: (rows, k).
+    """
+    classes = patches.shape[1]
+    for across in parts(columns.out, TILE):
+        left, right, to_columns = columns.matrix(across.start, across.stop)
+        part = patches[..., left * columns.cells : right * columns.cells]
+        # Two products of large matrices are 20 times faster than one of small matrices for each class.
+        part = (part.reshape(-1, part.shape[2]) @ to_columns.T).reshape(len(part), -1)
+        for rows in parts(down.stop - down.start, max(1, BUDGET // (classes * (across.stop - across.start)))):
+            logits = (to_rows[rows] @ part).reshape(rows.stop - rows.start, classes, -1)
+            yield (slice(down.start + rows.start, down.start + rows.stop), across), logits.transpose(1, 0, 2)
+
+
+def put_likeliest(logits: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Write the most likely class of each pixel into `found`, which holds 0; return its logits, float32 (h, w)."""
+    best = logits[0].copy()
+    for place, scores in enumerate(logits):
+        np.putmask(found, scores > best, place)
+        np.maximum(best, scores, out=best)
+    return best
+
+
+def parts(length: int, size: int) -> list[slice]:
     """Return slices of at most `size` that cover a length."""
     return [slice(begin, min(begin + size, length)) for begin in range(0, length, size)]
 
@@ -123,14 +147,14 @@ def slide(
       (anything, its logits), in the order of `images`.
     """
     begun: deque[_Image] = deque()
-    grid = _Grid(crop, tiling.stride(crop), snap if tiling.blend == RAMP else (0, 0))
-    batches = _batches(images, begun, grid, batch_size, fill, mesh is not None)
+    grid = Grid(crop, tiling.stride(crop), snap if tiling.blend == RAMP else (0, 0))
+    given = batches(images, begun, grid, batch_size, fill, mesh is not None)
 
     def step(batch: Any) -> dict[str, Any]:
         return {"logits": forward(batch["image"]), "place": batch["place"]}
 
     waiting = 0  # windows of the first image in `begun` that are filled
-    for out in outputs(step, batches, ("image", "place"), mesh):
+    for out in outputs(step, given, ("image", "place"), mesh):
         for logits in np.asarray(out["logits"], np.float32)[np.argsort(out["place"])]:
             if not begun:
                 break  # the padding of the last batch
@@ -141,20 +165,24 @@ def slide(
                 yield image.key, image.done()
 
 
-class _Grid(NamedTuple):
+class Grid(NamedTuple):
     """Height and width of windows, of the strides between them, and what they begin at multiples of; see `Axis`."""
 
     crop: Size
     stride: Size
     snap: Size
 
+    def starts(self, size: Size) -> tuple[list[int], ...]:
+        """Return the first rows and the first columns of the windows of an image."""
+        return tuple(starts_of(*axis) for axis in zip(size, *self, strict=True))
+
 
 class _Image:
     """One image that is being segmented: its key, its grid of windows and the logits so far."""
 
-    def __init__(self, key: Any, size: Size, out: Size, how: _Grid):
+    def __init__(self, key: Any, size: Size, out: Size, how: Grid):
         self.key, self.size, self.out, self.how, self.crop = key, size, out, how, how.crop
-        self.grid = tuple(starts_of(*axis) for axis in zip(size, *how, strict=True))
+        self.grid = how.starts(size)
         self.count = len(self.grid[0]) * len(self.grid[1])
         self._found: np.ndarray | None = None
 
@@ -198,10 +226,10 @@ def _room(shape: tuple[int, ...]) -> np.ndarray:
         return np.memmap(file, np.float32, "w+", shape=shape)
 
 
-def _batches(
+def batches(
     images: Iterable[tuple[Any, np.ndarray, Size]],
     begun: deque[_Image],
-    grid: _Grid,
+    grid: Grid,
     batch_size: int,
     fill: tuple[int, ...],
     shared: bool,

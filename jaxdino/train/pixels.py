@@ -39,7 +39,7 @@ def settled(cfg: DataConfig, source: Source, card: Card, say: Callable[[str], No
     if cfg.normalization in normalization.NAMED:
         say(f"normalization: {cfg.normalization}, mean {how.mean}, std {how.std}")
     asked, own = Range.of(cfg.sixteen_bit), Range.of(how.sixteen_bit)
-    found: Survey | None = survey.look(list(source.splits.values()), cfg.max_pixels)
+    found: Survey | None = survey.look(list(source.splits.values()), cfg.max_pixels, cfg.scenes)
     chosen = asked if asked.chosen else own
     if found is not None:
         chosen, lines = survey.settle(found, asked, own, channels)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 import tiny_semantic
 from measured import losses
 from midway import Midway
@@ -13,11 +14,14 @@ from tiny_depth import config
 import jaxdino
 from convert.store import load_card, load_model
 from jaxdino import depth, evaluate, predict
+from jaxdino.api.windowed import Whole
 from jaxdino.core.errors import UserError
 from jaxdino.core.sharding import make_mesh
+from jaxdino.data import scene_files
 from jaxdino.data.depth_field import DepthMap
 from jaxdino.data.record import Split
 from jaxdino.data.sources import load_source
+from jaxdino.evals import sliding, strips
 from jaxdino.evals.depth import DepthEvaluator
 from jaxdino.evals.median_depth import median_map, of_medians
 from jaxdino.models.heads.depth import DepthDPTHeadConfig, DepthLinearHeadConfig
@@ -136,6 +140,23 @@ def test_the_command_writes_maps_that_are_read_again(runs, tmp_path, capsys):
     errors = capsys.readouterr().err
     assert "is not an empty folder" in errors and "give 7.49e+03 or less, or --npy" in errors
     assert "jaxdino.depth` and `model.depth` give its depth maps" in errors
+
+
+def test_a_scene_is_measured_in_strips_as_if_it_were_held(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sliding, "TILE", 64)
+    monkeypatch.setattr(strips, "TILE", 64)
+    monkeypatch.setattr(scene_files, "SIDE", 64)
+    scene = np.random.default_rng(0).integers(0, 256, (150, 190, 3), np.uint8)
+    np.save(tmp_path / "scene.npy", scene)
+    given = ["--workdir", str(runs[0]), "--max_pixels", "9000", "--short_side", "0", str(tmp_path / "scene.npy")]
+    model = jaxdino.load(runs[0])
+    (want,) = model.per_pixel([scene], 8, None, "depth", Whole(0), model.metres)
+    assert depth.main([*given, "--out", str(tmp_path / "out")]) == 0
+    figures = [float(one) for one in capsys.readouterr().out.split("\t")[1:]]
+    assert figures == pytest.approx(np.percentile(want, (0, 50, 100)).tolist(), abs=2e-3)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out/scene.tif"), np.rint(want.astype(np.float64) * 1000))
+    assert depth.main([*given, "--out", str(tmp_path / "metres"), "--npy", "--no_overlays"]) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "metres/scene.npy"), want)
 
 
 def test_the_range_of_trained_weights_is_kept(runs, tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import tiny_semantic
 from measured import losses
 from midway import Midway
@@ -16,7 +17,9 @@ from convert.store import load_card, load_model
 from jaxdino import evaluate, mask_parts, predict, segment
 from jaxdino.core.errors import UserError
 from jaxdino.core.sharding import make_mesh
+from jaxdino.data import scene_files
 from jaxdino.data.sources import load_source
+from jaxdino.evals import sliding, strips
 from jaxdino.evals.semantic import SemanticEvaluator
 from jaxdino.train import loop
 from jaxdino.train.setup import prepare
@@ -181,6 +184,35 @@ def test_segment_sees_large_images_in_the_windows_that_are_asked_for(learnt, tmp
     (even,) = model.segment([image])
     assert (even != want).any() and (even == want).mean() > 0.6
     assert segment.main([*how, "--blend", "hann", image]) == 2 and "blend='hann'" in capsys.readouterr().err
+
+
+def test_a_scene_is_written_in_strips_as_if_it_were_held(learnt, tmp_path, monkeypatch, capsys):
+    _, folder = learnt
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sliding, "TILE", 32)
+    monkeypatch.setattr(strips, "TILE", 32)
+    monkeypatch.setattr(scene_files, "SIDE", 32)
+    scene = np.random.default_rng(0).integers(0, 256, (150, 90, 3), np.uint8)
+    places = [(33550, "d", 3, (10.0, 10.0, 0.0), True), (33922, "d", 6, (0.0, 0.0, 0.0, 4e5, 5e6, 0.0), True)]
+    tifffile.imwrite("scene.tif", scene, photometric="rgb", tile=(64, 64), compression="zlib", extratags=places)
+    save(Path("small.png"), scene[:40, :40])
+    save(Path("large.png"), scene)
+    given = ["--workdir", str(folder), "--max_pixels", "9000", "--table", "t.jsonl", "scene.tif", "small.png"]
+    for how in ({"short_side": 0, "blend": "ramp"}, {"short_side": 0}, {}):
+        flags = [part for name, value in how.items() for part in (f"--{name}", str(value))]
+        assert segment.main([*given, "large.png", *flags, "--out", "out", "--overwrite"]) == 1
+        (want,) = jaxdino.load(folder).segment([scene], **how)
+        with tifffile.TiffFile("out/scene.mask.tif") as tif:
+            page = tif.pages[0]
+            np.testing.assert_array_equal(page.asarray(), want + 1)
+            assert page.is_tiled and page.photometric.name == "PALETTE"
+            assert [page.tags[code].value for code, *_ in places] == [value for *_, value, _ in places]
+        rows = [json.loads(line) for line in Path("t.jsonl").read_text().splitlines()]
+        areas = {row["class"]: row["area"] for row in rows if row["path"] == "scene.tif"}
+        assert areas == {NAMES[n]: count for n, count in enumerate(np.bincount(want.ravel())) if count}
+        assert [row["path"] for row in rows if "error" in row] == ["large.png"]
+        assert Path("out/scene.overlay.png").stat().st_size > 1000 and Path("out/small.png").exists()
+    assert "only TIFF and .npy are read in parts" in capsys.readouterr().err
 
 
 def test_damaged_masks_are_skipped_and_named(tmp_path, capsys):

@@ -1,0 +1,116 @@
+"""Images above the limit on pixels: what is read in parts equals what is read whole, and nothing is trusted unseen."""
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from jaxdino.data import scenes, survey, tiff_rows
+from jaxdino.data.bad_images import BadImage
+from jaxdino.data.bands import pixels, plain
+from jaxdino.data.channels import Reading
+from jaxdino.data.checks import open_image
+from jaxdino.data.ranges import Range
+from jaxdino.data.scenes import Scene, is_scene
+
+LIMIT = 20_000  # pixels; the images have three times as many
+STORED = {
+    "strips": {},
+    "tiles": dict(tile=(32, 64), compression="zlib"),
+    "packed strips": dict(rowsperstrip=7, compression="lzw", predictor=True),
+    "planes": dict(planarconfig="separate", tile=(32, 32)),
+    "array": None,
+}
+
+
+def values(dtype, bands):
+    found = np.random.default_rng(0).random((203, 317, 3))[..., :bands] * 255
+    found = {"uint8": found, "uint16": found * 250, "int16": found * 100 - 9000, "float32": found / 300}[dtype]
+    found = found.astype(dtype)
+    if dtype == "float32":
+        found[:40] = np.nan  # whole strips
+    return found
+
+
+def write(folder, array, how):
+    if how is None:
+        np.save(folder / "x.npy", array)
+        return str(folder / "x.npy")
+    grey = array.shape[2] == 1
+    if how.get("planarconfig"):
+        array = np.moveaxis(array, -1, 0)
+    array, kind = (array[..., 0], "minisblack") if grey and array.ndim == 3 else (array, "rgb")
+    tifffile.imwrite(folder / "x.tif", array, photometric=kind, **how)
+    return str(folder / "x.tif")
+
+
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+def test_what_is_read_in_parts_is_what_is_read_whole(dtype, stored, tmp_path):
+    ranges = ["full", "0,4000", "image"] + ["percentiles:1,97"] * (dtype in ("uint16", "int16"))
+    for bands in (3,) if stored == "planes" else (1, 3):
+        path = write(tmp_path, values(dtype, bands), STORED[stored])
+        for asked in ranges:
+            for channels in (1, 3):
+                whole = open_image(path, Reading(channels, Range.of(asked)))
+                scene = open_image(path, Reading(channels, Range.of(asked), LIMIT, scenes=True))
+                assert isinstance(scene, Scene) and scene.size == whole.size and scene.mode == whole.mode
+                np.testing.assert_array_equal(np.concatenate(list(scene.strips())), pixels(whole))
+                small = [plain(one).resize((50, 41), Image.Resampling.BICUBIC) for one in (whole, scene)]
+                np.testing.assert_array_equal(*map(np.asarray, small))
+    rows, shown = scene.rows(), pixels(whole)
+    for top in (0, 0, 13, 150, 190):
+        np.testing.assert_array_equal(rows[top : top + 30, 20:300], shown[top : top + 30, 20:300])
+    np.testing.assert_array_equal(pixels(scene.crop((5, 100, 90, 203))), shown[100:203, 5:90])
+
+
+def test_what_is_not_read_in_parts_says_what_helps(tmp_path):
+    array, reading = values("uint8", 3), Reading(max_pixels=LIMIT, scenes=True)
+    Image.fromarray(array).save(tmp_path / "x.png")
+    with pytest.raises(BadImage, match=r"317 x 203 has more .* gdal_translate -co TILED=YES IN OUT.tif"):
+        open_image(str(tmp_path / "x.png"), reading)
+    path = write(tmp_path, array, STORED["tiles"])
+    with pytest.raises(BadImage, match="cut it into tiles"):  # unless it is asked for
+        open_image(path, Reading(max_pixels=LIMIT))
+    scene = open_image(path, reading)
+    for refused in (np.asarray, lambda one: one.crop((0, 0, 317, 203)), lambda one: one.transpose(0)):
+        with pytest.raises(BadImage, match="317 x 203 pixels, more than max_pixels = 20000, are read only in windows"):
+            refused(scene)
+    deep = write(tmp_path, values("float32", 3), STORED["tiles"])
+    with pytest.raises(BadImage, match="percentiles of float32 pixels need the whole image"):
+        open_image(deep, Reading(3, Range.of("percentiles"), LIMIT, scenes=True))
+    with pytest.raises(BadImage, match="set their range"):
+        open_image(deep, Reading(3, Range(), LIMIT, scenes=True))
+
+
+def test_sizes_are_checked_before_pixels_are_decoded(tmp_path, monkeypatch):
+    path = write(tmp_path, values("uint8", 3), STORED["tiles"])
+    reading = Reading(max_pixels=LIMIT, scenes=True)
+    for module, most, words in (
+        (tiff_rows, "LARGEST", "a row of its tiles has 30,432 bytes"),
+        (scenes, "MOST", "too large: 317 x 203 has more than 1,000 pixels"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, most, 1000)
+            with pytest.raises(BadImage, match=words):
+                open_image(path, reading)
+    with tifffile.TiffFile(path) as tif:
+        width, offsets = (tif.pages[0].tags[name] for name in ("ImageWidth", "TileOffsets"))
+    stored = (tmp_path / "x.tif").read_bytes()
+    for offset, number, words in (
+        (width.valueoffset, 60_000, "it lists 35 of its 6566 tiles"),
+        (offsets.valueoffset, 2**30, "its tile 0 lies beyond the end of the file"),
+    ):
+        changed = bytearray(stored)
+        changed[offset : offset + 4] = number.to_bytes(4, "little")
+        (tmp_path / "bad.tif").write_bytes(changed)
+        with pytest.raises(BadImage, match=words):
+            list(open_image(str(tmp_path / "bad.tif"), reading).strips())
+    assert not is_scene(path, 10**6) and not is_scene("nowhere.tif", 1)
+
+
+def test_the_range_of_a_scene_is_found_in_parts_of_it(tmp_path, monkeypatch):
+    path = write(tmp_path, values("uint16", 1) // 16, dict(rowsperstrip=7))
+    monkeypatch.setattr(Reading, "max_pixels", LIMIT)
+    monkeypatch.setattr(survey, "stored_values", lambda *_: pytest.fail("the whole image was decoded"))
+    assert survey.range_of([path]) == (Range.of("0,4095"), survey.range_of([path])[1])
