@@ -5,6 +5,7 @@ The parameters are split into parts, because Orbax copies what it writes: only o
 
 import dataclasses
 import functools
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,10 +27,11 @@ from jaxdino.core import sharding
 from jaxdino.core.bars import bytes_bar
 from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import parse_json
-from jaxdino.core.params import Digest, Skeleton
+from jaxdino.core.params import Digest, Skeleton, natural_key
 
 PARAMS, COMPANIONS = "params", "companions"
-PART_BYTES = 1 << 27
+PART_BYTES, READ_BYTES = 1 << 27, 1 << 24
+"""Bytes that are written at once, and read at once; a larger leaf alone."""
 
 
 def is_model(folder: Path) -> bool:
@@ -87,7 +89,7 @@ def write_model(folder: Path, card: Card, flat: Mapping[str, Any], mesh: Mesh | 
         ThreadPoolExecutor(1) as beside,
         bytes_bar(need, "writing") as watched,
     ):
-        for number, paths in enumerate(_parts(flat)):
+        for number, paths in enumerate(_grouped({path: leaf.nbytes for path, leaf in flat.items()}, PART_BYTES)):
             part = {path: np.asarray(flat[path]) for path in paths}
             hashed = [beside.submit(digest.add, path, array) for path, array in part.items()]
             placed = part if mesh is None else jax.device_put(part, sharding.shardings(part, mesh))
@@ -151,27 +153,10 @@ def load_sharded(folder: str | Path, mesh: Mesh, rules: sharding.Rules = ()) -> 
     """Load a model directly onto the devices of a mesh, each device its own slices; any saved sharding works.
 
     Raises:
-      UserError: as in `load_model`; with several processes the digest is not checked, since none reads all the data.
+      UserError: as in `load_model`.
     """
-    import orbax.checkpoint as ocp
-
-    folder = Path(folder).absolute()
-    card, flat, digest = load_card(folder), {}, Digest()
-    with _checkpointer() as checkpointer, readable(folder):
-        for part in sorted((folder / PARAMS).iterdir()):
-            tree = checkpointer.metadata(part).item_metadata.tree
-            where = sharding.shardings(
-                {p: jax.ShapeDtypeStruct(e.shape, e.dtype) for p, e in tree.items()}, mesh, rules
-            )
-            found = checkpointer.restore(
-                part, restore_args={p: ocp.ArrayRestoreArgs(sharding=s) for p, s in where.items()}
-            )
-            flat |= found
-            for path, array in found.items() if jax.process_count() == 1 else ():
-                digest.add(path, array)
-    if jax.process_count() == 1:
-        _check_digest(folder, card, digest)
-    return card, flat
+    with open_model(folder) as (card, leaves):
+        return card, {path: sharding.place(path, np.asarray(leaf), mesh, rules) for path, leaf in leaves.items()}
 
 
 def _check_digest(folder: Path, card: Card, digest: Digest) -> None:
@@ -211,18 +196,22 @@ def _check_leaves(folder: Path, skeleton: Skeleton, leaves: Mapping[str, LazyArr
 
 
 class _Parts:
-    """The parts of a model on disk; the last one read is cached."""
+    """The parts of a model on disk; the leaves that were read last are cached."""
 
     def __init__(self, checkpointer: Any, folder: Path):
         self.checkpointer, self.folder = checkpointer, folder
         self.places: dict[str, tuple[Path, Any]] = {}
+        self._groups: dict[str, list[str]] = {}
         for part in sorted((folder / PARAMS).iterdir()):
             tree = getattr(checkpointer.metadata(part).item_metadata, "tree", None)
             if tree is None:
                 raise UserError(f"{part}: its _METADATA is damaged")
             self.places |= {path: (part, entry) for path, entry in tree.items()}
+            sizes = {path: math.prod(e.shape) * np.dtype(e.dtype).itemsize for path, e in tree.items()}
+            ordered = {path: sizes[path] for path in sorted(sizes, key=natural_key)}
+            self._groups |= {path: group for group in _grouped(ordered, READ_BYTES) for path in group}
         self.digest, self.seen = Digest(), set()
-        self._held: tuple[Path | None, dict[str, np.ndarray]] = (None, {})
+        self._held: dict[str, np.ndarray] = {}
 
     def leaves(self, skeleton: Skeleton) -> dict[str, LazyArray]:
         """Return the leaves in the skeleton's order."""
@@ -233,31 +222,35 @@ class _Parts:
         }
 
     def read(self, path: str) -> np.ndarray:
-        """Read one leaf; its part is read unless it is cached."""
-        part, _ = self.places[path]
-        if self._held[0] != part:
-            self._held = (None, {})
-            with readable(self.folder):
-                self._held = (part, self.checkpointer.restore(part, restore_args=self._as_numpy(part)))
-        array = self._held[1][path]
+        """Read one leaf; its group is read unless it is cached."""
+        if path not in self._held:
+            self._held = {}
+            self._held = self._read(self._groups[path])
+        array = self._held[path]
+        if len(self._held) == 1:
+            self._held = {}  # the caller may free it before the next one is read
         if path not in self.seen:
             self.digest.add(path, array)
             self.seen.add(path)
         return array
 
-    def _as_numpy(self, part: Path) -> dict[str, Any]:
+    def _read(self, paths: list[str]) -> dict[str, np.ndarray]:
         import orbax.checkpoint as ocp
 
-        return {path: ocp.RestoreArgs(restore_type=np.ndarray) for path, (p, _) in self.places.items() if p == part}
+        item = {path: self.places[path][1] for path in paths}
+        how = {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in paths}
+        asked = ocp.args.PyTreeRestore(item, restore_args=how, partial_restore=True)
+        with readable(self.folder):
+            return self.checkpointer.restore(self.places[paths[0]][0], args=asked)
 
 
-def _parts(flat: Mapping[str, Any]) -> Iterator[list[str]]:
-    """Group the paths so that the arrays of a group have at most PART_BYTES; a larger array is a group of its own."""
-    part, size = [], 0
-    for path, leaf in flat.items():
-        if part and size + leaf.nbytes > PART_BYTES:
-            yield part
-            part, size = [], 0
-        part.append(path)
-        size += leaf.nbytes
-    yield part
+def _grouped(sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:
+    """Group paths, with the bytes of each, so that those of a group have at most `most`; a larger one stands alone."""
+    group, size = [], 0
+    for path, need in sizes.items():
+        if group and size + need > most:
+            yield group
+            group, size = [], 0
+        group.append(path)
+        size += need
+    yield group

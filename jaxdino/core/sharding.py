@@ -9,6 +9,7 @@ on its way from the root, so that `opt/.../mu/backbone.norm.scale` is sharded li
 
 import contextlib
 import contextvars
+import functools
 import gc
 import math
 import re
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -27,6 +29,7 @@ AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = AXES[:2]
 BATCH = P(BATCH_AXES)
 SMALL = 2048  # elements; below this an all-gather costs more than the memory it saves
+BLOCK = 1 << 21  # bytes of a large slice that are converted at a time
 Rules = Sequence[tuple[str, Sequence[str | None]]]
 TENSOR_RULES: Sequence[tuple[str, Sequence[Any]]] = (
     (r"(.*\.)?blocks\.\d+\.mlp\.(fc1|lin1)\.kernel", ("fsdp", "tensor")),
@@ -196,22 +199,40 @@ def place_of(path: str, shape: Sequence[int], mesh: Mesh, rules: Rules = ()) -> 
 def place(path: str, array: np.ndarray, mesh: Mesh, rules: Rules = (), dtype: Any = None) -> jax.Array:
     """Put one parameter on the mesh, each device its own slice, and wait: then the caller may free the array.
 
-    Slices are converted one at a time, so that the host holds the array and at most one slice beside it. The array must
-    not be changed afterwards: on a CPU the result may use its memory.
+    The host holds at most 1.2 times the larger of the array and its conversion: slices are converted one at a time, in
+    blocks where a slice is too large for that. The array must not be changed afterwards: on a CPU the result may use
+    its memory.
 
     Args:
       dtype: to convert each slice to.
     """
+    dtype = array.dtype if dtype is None else np.dtype(dtype)
+    spare = 1.2 * max(array.nbytes, array.size * dtype.itemsize) - array.nbytes
     where, placed, slices = place_of(path, array.shape, mesh, rules), {}, {}
     for device, index in where.addressable_devices_indices_map(array.shape).items():
         slices.setdefault(str(index), (index, []))[1].append(device)
-    for index, devices in slices.values():
-        part = np.asarray(array[index], dtype)
-        placed |= {device: jax.device_put(part, device) for device in devices}
-        jax.block_until_ready([placed[device] for device in devices])
-        del part
+    for index, (first, *others) in slices.values():
+        placed[first] = _converted(array[index], dtype, first, spare)
+        placed |= {device: jax.device_put(placed[first], device) for device in others}
+        jax.block_until_ready([placed[device] for device in (first, *others)])
         gc.collect(0)  # JAX lets go of arrays that it has copied at the next collection
     return jax.make_array_from_single_device_arrays(array.shape, where, list(placed.values()))
+
+
+def _converted(array: np.ndarray, dtype: np.dtype, device: Any, spare: float) -> jax.Array:
+    """Put an array on a device in a dtype; in blocks of its first axis if a converted copy is above `spare` bytes."""
+    size = array.size * dtype.itemsize
+    if array.dtype == dtype or size <= max(spare, BLOCK):
+        return jax.device_put(np.asarray(array, dtype), device)
+    rows, whole = max(1, len(array) * BLOCK // size), jnp.zeros(array.shape, dtype, device=device)
+    for at in range(0, len(array), rows):
+        whole = _written(whole, np.asarray(array[at : at + rows], dtype), at).block_until_ready()
+    return whole
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _written(whole: jax.Array, rows: jax.Array, at: int) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(whole, rows, at, axis=0)
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -221,12 +242,20 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
 
 
 def gather(tree: Any) -> Any:
-    """Gather global arrays to every host as NumPy arrays."""
+    """Gather global arrays to every host as NumPy arrays, of which the global ones keep no copy."""
     if jax.process_count() == 1:
-        return jax.tree.map(np.asarray, jax.device_get(tree))
+        return jax.tree.map(np.asarray, jax.device_get(jax.tree.map(_again, tree)))
     from jax.experimental import multihost_utils
 
     return jax.tree.map(np.asarray, multihost_utils.process_allgather(tree, tiled=True))
+
+
+def _again(array: Any) -> Any:
+    """Return the same array as a new object: JAX keeps what it has copied to the host as long as the object lives."""
+    if not isinstance(array, jax.Array):
+        return array
+    shards = [shard.data for shard in array.addressable_shards]
+    return jax.make_array_from_single_device_arrays(array.shape, array.sharding, shards)
 
 
 _current: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)

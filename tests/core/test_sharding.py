@@ -1,5 +1,7 @@
 """The mesh, the specs of parameters and of everything that follows them, and what is refused."""
 
+import gc
+import tracemalloc
 from types import SimpleNamespace
 
 import jax
@@ -84,3 +86,15 @@ def test_put_copies_so_that_donation_is_safe():
     placed = sharding.put(host, sharding.replicated(mesh))
     jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)(placed)
     assert not host["x"].any()
+
+
+def test_gathered_arrays_are_not_kept_on_the_host():
+    leaf = sharding.place("x.kernel", np.ones((512, 512), np.float32), sharding.make_mesh(fsdp=4))
+    tracemalloc.start()
+    gathered = sharding.gather({"x": leaf})["x"]
+    assert gathered.sum() == leaf.size and tracemalloc.get_traced_memory()[0] >= leaf.nbytes
+    del gathered
+    gc.collect()
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert kept < leaf.nbytes / 10

@@ -1,6 +1,9 @@
 """A run's initial weights go to the devices leaf by leaf: the host never holds the model."""
 
 import dataclasses
+import json
+import subprocess
+import sys
 import tracemalloc
 from typing import Any
 
@@ -19,7 +22,7 @@ from jaxdino.models import registry
 from jaxdino.models.rope import rope_periods
 from jaxdino.train import weights
 from jaxdino.train.placing import OnMesh
-from tests.train import tiny
+from tests.train import child, tiny
 
 CONFIG = dataclasses.replace(tiny.SPEC.config, width=512, mlp_dim=2048, depth=8, num_heads=8)
 LARGEST, SPARE = 4 * 512 * 2048, 3_000_000  # bytes; blocks of a tensor that is turned, and what Python allocates
@@ -97,6 +100,19 @@ def test_a_loaded_model_has_the_same_weights(source):
     np.testing.assert_array_equal(
         model.flat["backbone.blocks.7.attn.qkv.kernel"], source[1]["backbone.blocks.7.attn.qkv.kernel"]
     )
+
+
+@pytest.mark.slow
+def test_the_host_holds_the_model_and_a_leaf(tmp_path):
+    """Also in files of half precision and in our own format; the process has a MALLOC that gives freed memory back."""
+    settings = child.environment() | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, "-W", "ignore", "-m", "tests.train.streamed_memory", str(tmp_path)]
+    done = subprocess.run(command, cwd=child.ROOT, env=settings, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    shares = json.loads(done.stdout.splitlines()[-1])
+    if None in shares.values():
+        pytest.skip("this system does not tell the peak of a process")
+    assert len(shares) == 6 and max(shares.values()) < 1.2, shares
 
 
 def test_random_weights_are_drawn_onto_the_mesh(monkeypatch):
