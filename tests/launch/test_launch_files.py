@@ -49,6 +49,8 @@ def test_kubernetes_accepts_the_job_of_a_set(file):
     given = accepted(container["args"])
     number = str(one["template"]["spec"]["completions"])
     assert given["num_processes"] == number == str(one["template"]["spec"]["parallelism"])
+    (rule,) = one["template"]["spec"]["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["containerName"] == container["name"]
     host = f"{made['metadata']['name']}-{one['name']}-0-0.{made['spec']['network']['subdomain']}"
     assert given["coordinator"].partition(":")[0] == host
 
@@ -89,10 +91,14 @@ def test_slurm_puts_a_job_back_until_it_is_finished(tmp_path, finished, again):
     accepted(start[4:])
 
 
-def test_slurm_goes_on_when_a_process_is_lost(tmp_path):
-    env = fake(tmp_path, srun="exit 75", scontrol="") | {"SLURM_JOB_ID": "7"}
+@pytest.mark.parametrize(("status", "restarts", "again"), [(75, 0, True), (137, 19, True), (137, 20, False)])
+def test_slurm_goes_on_when_a_process_is_lost(tmp_path, status, restarts, again):
+    """srun returns the highest status: 137 is that of a process that was killed."""
+    variables = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restarts)}
+    env = fake(tmp_path, srun=f"exit {status}", scontrol="") | variables
     done = subprocess.run(["bash", LAUNCH / "slurm.sbatch", "--config=gradual", f"--workdir={tmp_path}"], env=env)
-    assert done.returncode == 0 and called(tmp_path)[-3:] == ["scontrol", "requeue", "7"]
+    assert done.returncode == (0 if again else status)
+    assert (called(tmp_path)[-3:] == ["scontrol", "requeue", "7"]) == again
 
 
 def test_slurm_does_not_repeat_a_failure_and_wants_a_run_folder(tmp_path):
