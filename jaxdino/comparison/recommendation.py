@@ -2,7 +2,8 @@
 
 1. Strategies over a given limit of time or memory are left out.
 2. The best is the one with the highest mean of the validation metric; of errors, the lowest. Test figures do not count.
-3. Those whose gap to it is within the noise are as good. If there are none, the best is recommended.
+3. Those whose gap to it is within the noise are as good. If there are none, or the noise is not known, the best is
+   recommended.
 4. Among the equals: with fewer than `FEW` training images a class, the one that trains the fewest parameters, since it
    fits chance the least; otherwise the fastest. The best stays if that saves less than `WORTH` of its time.
 """
@@ -59,7 +60,13 @@ def recommend(
     value = np.mean(list(best.values("val", metric).values()))
     reasons.append(f"{best.name} has the {'lowest' if sign < 0 else 'highest'} mean val/{metric}, {value:.4f}.")
     others = [one for one in (equals if len(equals) > 1 else within) if one is not best]
-    far = [f"{one.name} ({gaps[one.name].value:.4f} worse, noise {gaps[one.name].noise:.4f})" for one in others]
+    far = [f"{one.name} ({gaps[one.name].value:.4f} worse, {gaps[one.name].error})" for one in others]
+    if len(equals) == 1 and any(gaps[one.name].noise is None for one in others):
+        reasons.append(
+            f"The others: {', '.join(far)}. One seed does not say how far chance goes in {metric}, no share of "
+            "images: whether the gaps mean anything is not known; more seeds tell."
+        )
+        return Recommendation(best.name, reasons, gaps)
     if len(equals) == 1:
         reasons += [f"All others are worse by more than the noise: {', '.join(far)}."] if far else []
         return Recommendation(best.name, reasons, gaps)

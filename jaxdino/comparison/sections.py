@@ -7,7 +7,7 @@ from jaxdino.api.history import History
 from jaxdino.comparison.forgotten import forgotten
 from jaxdino.comparison.measured import Measured
 from jaxdino.comparison.recommendation import Recommendation
-from jaxdino.comparison.statistics import ERRORS, Strategy, words
+from jaxdino.comparison.statistics import ERRORS, Strategy, is_share, words
 from jaxdino.core.errors import UserError
 from jaxdino.evaluation.drawing import COLOURS, Paint, drawn, lines
 from jaxdino.evaluation.section import Notes, Plots, Section, Table
@@ -58,13 +58,12 @@ def _results(strategies: Sequence[Strategy], found: Recommendation, metric: str)
         far = "over a limit"
         if gap is not None:
             values[one.name]["gap"] = {"value": gap.value, "noise": gap.noise, "within_noise": gap.means_nothing}
-            far = f"{gap.value:.3f} (noise {gap.noise:.3f})" if gap.value else "best"
+            far = f"{gap.value:.3f} ({gap.error})" if gap.value else "best"
         cells = [words(list(seen.values())) for seen in (val, *columns.values())]
         rows.append([one.name, str(len(one.runs)), cells[0], far, *cells[1:]])
     note = (
         f"mean and standard deviation (SD) over seeds; {first['val_images']:,} images of val, {first['images']:,} of "
-        f"{split}. The gap is to the best strategy, on val; within its noise ({ERRORS:g} standard errors, from seeds "
-        "and from the number of images) it means nothing."
+        f"{split}. The gap is to the best strategy, on val; within its noise it means nothing: {_noise(metric)}."
     )
     heads = [
         "strategy",
@@ -74,6 +73,13 @@ def _results(strategies: Sequence[Strategy], found: Recommendation, metric: str)
         *(f"{split} {name.replace('_', ' ')}" for name in names),
     ]
     return Section("results", "Results", values, [Table(heads, rows, note=note)])
+
+
+def _noise(metric: str) -> str:
+    """Return what the noise of a gap is made of."""
+    if is_share(metric):
+        return f"{ERRORS:g} standard errors, from seeds and from the number of images"
+    return "that of the seeds alone, the half width of a 95 % t interval, since this metric is no share of images"
 
 
 def _costs(strategies: Sequence[Strategy]) -> Section:

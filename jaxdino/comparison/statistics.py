@@ -42,36 +42,55 @@ class Gap:
     """How much a strategy is worse than the best one, in a metric, and the noise of that number.
 
     Attributes:
-      seeds: how many seeds both have.
+      noise: None: not known, from one seed of a metric that is no share of images. seeds: how many both have.
     """
 
     value: float
-    noise: float
+    noise: float | None
     seeds: int
 
     @property
     def means_nothing(self) -> bool:
-        """Whether the gap is within its noise."""
-        return self.value <= self.noise
+        """Whether the gap is within its noise; one whose noise is not known is not, but for none at all."""
+        return self.value <= (self.noise or 0.0)
+
+    @property
+    def error(self) -> str:
+        """The noise as words: "noise 0.031"."""
+        return "noise not known" if self.noise is None else f"noise {self.noise:.4f}"
+
+
+def is_share(metric: str) -> bool:
+    """Return whether a metric is the share of images that are right, so that its error follows from their number."""
+    return metric == "accuracy" or (metric.startswith("top") and metric.endswith("_accuracy"))
 
 
 def gap(best: Strategy, other: Strategy, metric: str) -> Gap:
-    """Return the gap in a validation metric, and its noise: `ERRORS` standard errors.
+    """Return the gap in a validation metric, and its noise.
 
-    The variance has two parts. Seeds: that of the differences between runs with one seed, divided by their number;
-    0 is assumed for a single one. Images: that of two shares p measured on n validation images, (p(1-p) + q(1-q)) / n,
-    since other images would give other numbers. Metrics that are not shares of images are treated as if they were.
-    Without a seed that both have, since runs failed, the gap is that of the means.
+    Seeds: the variance of the differences between runs with one seed, divided by their number. Images: of a metric that
+    is a share of the n validation images (`is_share`) also (p(1-p) + q(1-q)) / n, since other images would give other
+    numbers; the noise is `ERRORS` standard errors, and a single seed counts as no variance. Of other metrics (mean IoU,
+    average precision, AUC, errors of depth) the images' part is not known: the noise is that of the seeds alone, the
+    half width of a 95 % t interval, and with one seed there is none. Without a seed that both have, since runs failed,
+    the gap is that of the means.
     """
     one, two = best.values("val", metric), other.values("val", metric)
     both = sorted(one.keys() & two.keys())
     p, q = (float(np.mean([each[seed] for seed in both or each])) for each in (one, two))
     differences = np.array([one[seed] - two[seed] for seed in both] or [p - q])
-    images = min(run.found["val_images"] for run in (*best.runs, *other.runs))
-    shares = (p * (1 - p) + q * (1 - q)) / images if 0 <= p <= 1 and 0 <= q <= 1 else 0.0
     seeds = float(differences.var(ddof=1)) / len(both) if len(both) > 1 else 0.0
     worse = -1 if falls(metric) else 1
-    return Gap(worse * float(differences.mean()), ERRORS * math.sqrt(seeds + max(shares, 0.0)), len(both))
+    value = worse * float(differences.mean())
+    if is_share(metric):
+        images = min(run.found["val_images"] for run in (*best.runs, *other.runs))
+        shares = (p * (1 - p) + q * (1 - q)) / images
+        return Gap(value, ERRORS * math.sqrt(seeds + max(shares, 0.0)), len(both))
+    if len(both) < 2:
+        return Gap(value, None, len(both))
+    from scipy.stats import t  # slow to import
+
+    return Gap(value, float(t.ppf(0.975, len(both) - 1)) * math.sqrt(seeds), len(both))
 
 
 def words(values: Sequence[float], form: str = ".3f") -> str:

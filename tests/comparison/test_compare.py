@@ -132,6 +132,19 @@ def test_the_noise_of_a_gap_is_of_seeds_and_of_images():
     assert (found.value, found.noise) == pytest.approx((0.15, 2 * np.sqrt(of_seeds + of_images)))
 
 
+def test_the_noise_of_other_metrics_is_of_seeds_alone():
+    one, two = strategy("a", (0.90, 0.80, 0.85)), strategy("b", (0.70, 0.70, 0.70))
+    for run in (*one.runs, *two.runs):
+        run.found["val"] = {"miou": run.found["val"]["accuracy"]}
+    found = gap(one, two, "miou")
+    t_quantile = 4.3026527  # 97.5 % of t with two degrees of freedom
+    assert (found.value, found.noise) == pytest.approx((0.15, t_quantile * np.std([0.2, 0.1, 0.15], ddof=1) / 3**0.5))
+    single = [Strategy(each.name, each.runs[:1]) for each in (one, two)]
+    assert gap(*single, "miou").noise is None and gap(*single, "miou").error == "noise not known"
+    said = recommend(single, "miou", 100.0)
+    assert said.name == "a" and "whether the gaps mean anything is not known" in said.reasons[-1]
+
+
 def test_strategies_without_a_common_seed_are_compared_by_their_means():
     other = strategy("b", (0.7, 0.6))
     found = gap(strategy("a", (0.9,)), Strategy("b", other.runs[1:]), "accuracy")
