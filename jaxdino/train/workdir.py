@@ -245,7 +245,8 @@ class Workdir:
         if found.get("finished") and not (
             stages
             and all(isinstance(stages[-1].get(name), int) for name in ("epochs", "max_epochs"))
-            and all(isinstance(line, str) for line in found.get("result") or ())
+            and isinstance(lines := found.get("result", []), list)
+            and all(isinstance(line, str) for line in lines)
         ):
             return {}, "the results are not in it"
         return found, ""

@@ -232,8 +232,8 @@ def test_a_damaged_config_is_named(tmp_path, text):
 
 
 STAGE = {"name": "head", "epochs": 1, "max_epochs": 1}
-WRONG = [{"stages": []}, {"stages": [STAGE | {"name": "tail"}]}, {"stages": [STAGE], "result": [1]}, {"stages": 3}]
-WRONG += [{"stages": [{"name": "head"}]}, {}]
+WRONG = [{"stages": []}, {"stages": [STAGE | {"name": "tail"}]}, {"stages": [STAGE], "result": [1]}, {"stages": [STAGE], "result": 5}]
+WRONG += [{"stages": 3}, {"stages": [{"name": "head"}]}, {}]
 
 
 @pytest.mark.parametrize(
