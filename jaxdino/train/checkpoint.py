@@ -23,6 +23,7 @@ from orbax.checkpoint import type_handlers
 from jaxdino.core import processes
 from jaxdino.core.errors import UserError
 from jaxdino.core.json_file import JsonError, read_json
+from jaxdino.core.words import bounded
 
 MANIFEST = "manifest.json"
 STAMP = "_CHECKPOINT_METADATA"  # Orbax writes it again during the rename
@@ -107,6 +108,15 @@ def _changed(folder: Path) -> str | None:
             return f"{name} has {file.stat().st_size} bytes instead of {wanted['bytes']}"
         if _digest(file) != wanted:
             return f"{name} has a different checksum than when it was written"
+    return None
+
+
+def _stamp_fault(folder: Path) -> str | None:
+    """Return why Orbax cannot read the stamp of a checkpoint, which no checksum covers, or None."""
+    try:
+        ocp.step.standard_name_format().find_step(folder.parent, int(folder.name)).commit_timestamp  # noqa: B018
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as err:
+        return f"{STAMP} cannot be read ({bounded(str(err))})"
     return None
 
 
@@ -202,7 +212,7 @@ class Checkpoints:
             elif (fault := _lacking(folder)) and len(sound) >= 2 and not _changed(folder):
                 shutil.rmtree(folder)
                 lines.append(f"{name} is unfinished: the run ended while it was deleted (removed)")
-            elif fault := fault or _changed(folder):
+            elif fault := fault or _changed(folder) or _stamp_fault(folder):
                 lines.append(f"{name} is damaged: {fault} (moved to {self._moved(folder)})")
             else:
                 sound.append(steps[folder])

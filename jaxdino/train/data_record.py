@@ -189,7 +189,7 @@ def _is_record(found: Mapping[str, Any]) -> bool:
     """Return whether all parts have the form that `keep` writes."""
 
     def is_split(one: Any) -> bool:
-        words = isinstance(one, dict) and [one.get(column) for column in COLUMNS]
+        words = isinstance(one, dict) and one.keys() >= set(COLUMNS) and [one[column] for column in COLUMNS]
         return (
             isinstance(words, list)
             and type(one.get("records")) is int

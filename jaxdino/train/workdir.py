@@ -152,7 +152,7 @@ class Workdir:
         if all(re.fullmatch(LENGTH, field.path) for field in fields):
             self.lengthened = fields
             return
-        tasks = [config.get("objective", {}).get("name") for config in (self.before, self.config)]
+        tasks = [(config.get("objective") or {}).get("name") for config in (self.before, self.config)]
         if tasks[0] != tasks[1]:
             raise UserError(
                 f"--workdir={self.folder} holds a run of another task (objective {tasks[0]!r}, this is {tasks[1]!r}): "

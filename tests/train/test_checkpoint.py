@@ -106,11 +106,18 @@ def add_a_file(folder):
     return "manifest.json does not list state/more"
 
 
+def rename_two_keys_of_the_stamp(folder):
+    stamp = folder / "_CHECKPOINT_METADATA"
+    text = stamp.read_text().replace('"item_handlers"', '"htem_handlers"')
+    stamp.write_text(text.replace('"commit_timestamp_nsecs"', '"commit_timewtamp_nsecs"'))
+    return "_CHECKPOINT_METADATA cannot be read ("
+
+
 DAMAGES = [truncate, flip, remove, unseal, half_write, empty_the_manifest, shorten_the_manifest, forget_a_checksum]
 CONTENTS = [b"[]", b"null", b"\0" * 9, b"[" * 99_999, b'{"a": 1}', b'{"a": {"bytes": 1, "sha256": ""}}']
 
 
-@pytest.mark.parametrize("damage", [*DAMAGES, add_a_file, *map(write_manifest, CONTENTS)])
+@pytest.mark.parametrize("damage", [*DAMAGES, add_a_file, rename_two_keys_of_the_stamp, *map(write_manifest, CONTENTS)])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, damage):
     mesh, folder = sharding.make_mesh(), tmp_path / "checkpoints"
     states = {step: state_on(mesh, step) for step in (1, 2)}

@@ -191,6 +191,14 @@ def test_a_damaged_record_is_refused(text, top):
     assert checked(data__accept_change=True).new
 
 
+@pytest.mark.parametrize("column", ["values", "contents"])
+def test_a_record_without_a_column_is_refused(column, top):
+    file = Path("run/data.json")
+    file.write_text(file.read_text().replace(f'"{column}"', '"valqes"'))
+    with pytest.raises(UserError, match=r"data\.json was not written by this version .*accept_change=True"):
+        checked()
+
+
 def test_a_run_without_a_checkpoint_begins_with_the_data_that_it_finds(top):
     shutil.rmtree("run/checkpoints")
     both("cat", "zebra")

@@ -219,6 +219,12 @@ def test_numbers_that_json_lacks_are_written_as_null(tmp_path):
         Workdir(tmp_path / "config.json" / "run", {})
 
 
+def test_a_config_without_an_objective_is_of_another_task(tmp_path):
+    write_json(tmp_path / "config.json", plain(tiny.config(1)) | {"objective": None})
+    with pytest.raises(UserError, match="holds a run of another task"):
+        Workdir(tmp_path, tiny.config(1))
+
+
 BROKEN = ["{", "", "\0\0\0", "[]", "[" * 100_000, '{"model": []}', '{"stages": [1]}', '{"stages": {}}']
 BROKEN += ['{"stages": [{}]}', '{"data": {"views": {"a": 1}}}', '{"data": 3}', '{"a": NaN}', '{"a": 1, "a": 2}']
 
@@ -232,7 +238,12 @@ def test_a_damaged_config_is_named(tmp_path, text):
 
 
 STAGE = {"name": "head", "epochs": 1, "max_epochs": 1}
-WRONG = [{"stages": []}, {"stages": [STAGE | {"name": "tail"}]}, {"stages": [STAGE], "result": [1]}, {"stages": [STAGE], "result": 5}]
+WRONG = [
+    {"stages": []},
+    {"stages": [STAGE | {"name": "tail"}]},
+    {"stages": [STAGE], "result": [1]},
+    {"stages": [STAGE], "result": 5},
+]
 WRONG += [{"stages": 3}, {"stages": [{"name": "head"}]}, {}]
 
 
