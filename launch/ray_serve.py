@@ -54,7 +54,7 @@ def run(given: argparse.Namespace, args: argparse.Namespace) -> int:
       given: the flags above. args: those of `jaxdino serve`.
 
     Raises:
-      UserError: without Ray, for wrong settings, and if the replicas do not start.
+      UserError: without Ray, for wrong settings, as `check_address`, and if the replicas do not start.
     """
     try:
         import ray
@@ -68,8 +68,11 @@ def run(given: argparse.Namespace, args: argparse.Namespace) -> int:
     places(args.workdir, args.model)  # refuses folders before Ray starts
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # a busy machine takes longer than Ray's 30 s
     ray.init(**({} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}))
+    began = not os.environ.get("RAY_ADDRESS")
     try:
         serve.start(http_options={"host": settings.host, "port": settings.port})
+        check_address(settings, *_address())
+        began = True
         built = serve.ingress(builder(args.workdir, args.model, settings))()
         deployment = serve.deployment(
             built,
@@ -87,8 +90,26 @@ def run(given: argparse.Namespace, args: argparse.Namespace) -> int:
         _wait()
         return 0
     finally:
-        _end(serve)
+        if began:
+            _end(serve)
         ray.shutdown()
+
+
+def _address() -> tuple[str, int]:
+    """Return where the Ray Serve of the cluster listens."""
+    from ray.serve.context import _get_global_client
+
+    options = _get_global_client().http_config
+    return str(options.host), options.port
+
+
+def check_address(settings: Any, host: str, port: int) -> None:
+    """Raise UserError if Ray Serve ran in the cluster before, and listens elsewhere: it ignores a new address."""
+    if (host, port) != (settings.host, settings.port):
+        raise UserError(
+            f"Ray Serve runs in this cluster already and listens on {host}:{port}, not on {settings.host}:"
+            f"{settings.port}: give --host={host} --port={port}, or end it first with `serve shutdown`"
+        )
 
 
 def _end(serve: Any) -> None:

@@ -10,9 +10,11 @@ import yaml
 
 pytest.importorskip("fastapi")
 
+from jaxdino.core.errors import UserError
 from jaxdino.serve import parser
 from jaxdino.serving.server.metrics import Metrics
-from jaxdino.serving.server.settings import read_settings
+from jaxdino.serving.server.settings import ServeSettings, read_settings
+from launch.ray_serve import check_address
 
 LAUNCH = Path(__file__).parent.parent.parent / "launch"
 DOCUMENTS = {one["kind"]: one for one in yaml.safe_load_all((LAUNCH / "kubernetes-serving" / "serve.yaml").read_text())}
@@ -65,6 +67,13 @@ def test_the_container_starts_the_command_with_flags_that_exist(name):
     flags = json.loads(re.findall(r"^CMD (\[.*\])$", text, re.MULTILINE)[-1])
     assert read_settings(parser().parse_args(flags), None).host == "0.0.0.0"
     assert re.search(r"^USER 10001$", text, re.MULTILINE)
+
+
+def test_a_cluster_that_listens_elsewhere_is_refused():
+    settings = ServeSettings(port=8001)
+    check_address(settings, "127.0.0.1", 8001)
+    with pytest.raises(UserError, match=r"give --host=0.0.0.0 --port=8000"):
+        check_address(settings, "0.0.0.0", 8000)
 
 
 def test_the_dashboard_asks_for_metrics_that_there_are():
