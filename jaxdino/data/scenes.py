@@ -20,7 +20,7 @@ from jaxdino.data.stored import ImageFile
 
 MOST = 2**34  # pixels of a scene
 STRIP = 2**24  # values of a strip of an array
-TALL = 4  # times `max_pixels`: the largest scene that is as wide as a result, while it is resized
+TALL = 4  # times `max_pixels`, at least the usual one: the largest scene as wide as a result, while it is resized
 SMALL = 2**20  # pixels to which any scene may be resized
 SAMPLED = 8  # strips whose values are looked at to find a range
 
@@ -128,7 +128,8 @@ class Scene:
         if box is not None:
             self._refuse()
         width, height = size
-        if max(width * height, width * self.height // TALL) > max(self.reading.max_pixels, SMALL):
+        limit = self.reading.max_pixels
+        if width * height > max(limit, SMALL) or width * self.height > TALL * max(limit, Reading.max_pixels):
             self._refuse()
         across = [pixels(_plain(strip).resize((width, len(strip)), resample)) for strip in self.strips()]
         return _plain(np.concatenate(across)).resize(size, resample)

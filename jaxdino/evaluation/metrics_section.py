@@ -75,6 +75,13 @@ def metrics_section(
     return Section("metrics", title, values, [*blocks, *_points(at, chosen_on)])
 
 
+OF_CLASSES = (
+    "each class against all others; - not defined. In brackets: Wilson's interval of sensitivity, specificity and "
+    "precision (the bootstrap's of images in groups), the bootstrap's of the others; none where all resamples agree or "
+    "too few have a value"
+)
+
+
 def _title(name: str) -> str:
     return TITLES.get(name, name.replace("top", "top-").replace("_", " "))
 
@@ -97,7 +104,7 @@ def _missing(whole: dict[str, Figure]) -> list[Notes]:
 def _classes(classes: dict[str, dict[str, Figure]]) -> Table:
     names = {key: name for key, name in COLUMNS.items() if any(key in row for row in classes.values())}
     rows = [[name, *(_cell(key, row[key]) for key in names)] for name, row in classes.items()]
-    return Table(["class", *names.values()], rows, "Classes", "each class against all others; - not defined")
+    return Table(["class", *names.values()], rows, "Classes", OF_CLASSES)
 
 
 def _cell(key: str, one: Figure) -> str:

@@ -76,6 +76,8 @@ def test_what_is_not_read_in_parts_says_what_helps(tmp_path):
     for refused in (np.asarray, lambda one: one.crop((0, 0, 317, 203)), lambda one: one.transpose(0)):
         with pytest.raises(BadImage, match="317 x 203 pixels, more than max_pixels = 20000, are read only in windows"):
             refused(scene)
+    small = open_image(path, Reading(max_pixels=1, scenes=True)).resize((317, 203), Image.Resampling.BOX)
+    np.testing.assert_array_equal(np.asarray(small), array)  # what pictures show, whatever the limit
     deep = write(tmp_path, values("float32", 3), STORED["tiles"])
     with pytest.raises(BadImage, match="percentiles of float32 pixels need the whole image"):
         open_image(deep, Reading(3, Range.of("percentiles"), LIMIT, scenes=True))
