@@ -69,8 +69,12 @@ def pod(name):
     pod_spec = spec["template"]["spec"] if "template" in spec else spec["predictor"]
     (container,) = pod_spec["containers"]
     env = {one["name"]: one["value"] for one in container["env"]}
-    image = dockerfile()
-    return image | {"env": image["env"] | env, "command": container["command"] + container["args"]}
+    image, probe = dockerfile(), container["readinessProbe"]["httpGet"]
+    ports = {one.get("name"): one["containerPort"] for one in container["ports"]}
+    url = f"http://127.0.0.1:{ports.get(probe['port'], probe['port'])}{probe['path']}"
+    # Kubernetes does not read HEALTHCHECK
+    health = ["python", "-c", f"import urllib.request as u; u.urlopen('{url}', timeout=4)"]
+    return image | {"env": image["env"] | env, "command": container["command"] + container["args"], "health": health}
 
 
 def shell(how, command):
