@@ -188,7 +188,11 @@ def test_missing_files_are_counted_and_named(folder):
         ("path,labels\n,cat\n", r"m\.csv:2: there is no path"),
         ("path,labels\n../x.png,cat\n", r"m\.csv:2: '\.\./x\.png' leads out of the manifest's folder"),
         ("path,labels\n/etc/x.png,cat\n", r"m\.csv:2: '/etc/x\.png' is an absolute path, .* outside of the manifest's"),
-        ("path,labels\nimg/0.png,a\nimg/1.png,a\nimg/./0.png,b\n", r"m\.csv:4: 'img/\./0\.png' is on line 2 too"),
+        (
+            "path,labels\nimg/0.png,a\nimg/1.png,a\nimg/./0.png,b\n",
+            r"m\.csv:4: 'img/\./0\.png' is on line 2 too, there with 'a' and here with 'b'",
+        ),
+        ("path,labels\nimg/0.png,a\nimg/0.png,a\n", r"m\.csv:3: 'img/0\.png' is on line 2 too: keep one line"),
         ("path,labels,split\nimg/0.png,a,tain\n", r"m\.csv:2: the split 'tain' is not known; nearest: train"),
         ("path,labels,split\nimg/0.png,a,\n", r"m\.csv:2: the split '' is not known"),
         (

@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -72,11 +72,11 @@ class Images(NamedTuple):
         return frozenset(name for one in np.unique(self.which[rows]) for name in self.sets[one])
 
 
-def normalised(raw: Texts, base: str, place: Place, where: str) -> Texts:
+def normalised(raw: Texts, base: str, place: Place, where: str, label_of: Callable[[int], Any] | None = None) -> Texts:
     """Return paths in their normal form below the folder `base`, each checked to stay below it and to be there once.
 
     Args:
-      where: what `base` is, for messages.
+      where: what `base` is, for messages. label_of: what a row gives as its label, for messages too.
 
     Raises:
       UserError: with file and line, for a path that leads out, is none, or is there twice.
@@ -102,7 +102,9 @@ def normalised(raw: Texts, base: str, place: Place, where: str) -> Texts:
     if (twice := repeated(raw)) is not None:
         (file, line), (here, number) = map(place, twice)
         also = f"on line {line}" if file == here else f"in {file}:{line}"
-        refuse(here, number, f"{given[twice[1]]!r} is {also} too: keep one line for each image")
+        labels = [label_of(row) for row in twice] if label_of else []
+        differ = f", there with {labels[0]!r} and here with {labels[1]!r}" if len(set(map(repr, labels))) > 1 else ""
+        refuse(here, number, f"{given[twice[1]]!r} is {also} too{differ}: keep one line for each image")
     return Texts(raw.blob, raw.offsets, os.path.join(base, ""))
 
 

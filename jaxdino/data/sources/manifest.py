@@ -86,7 +86,11 @@ def _read(cfg: DataConfig) -> Images:
     def place(row: int) -> tuple[Path, int]:
         return found.file, found.line_of(row)
 
-    paths = normalised(cells.paths, str(found.file.parent), place, "the manifest's folder")
+    def label_of(row: int) -> Any:
+        return cells.coded[classes[0]].values[cells.coded[classes[0]].numbers[row]]
+
+    known = label_of if classes in ((LABEL,), (LABELS,)) else None
+    paths = normalised(cells.paths, str(found.file.parent), place, "the manifest's folder", known)
     numbers = np.zeros(len(paths), np.int8)
     if split:
         numbers = splits_of_rows(found, cells.coded[SPLIT], cfg)

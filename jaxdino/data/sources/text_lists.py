@@ -84,14 +84,21 @@ def read_text_lists(cfg: DataConfig) -> Images:
             raise UserError(f"{one.file} lists no image")
     starts = np.cumsum([0, *(len(one.paths) for one in lists)])
 
-    def place(row: int) -> tuple[Path, int]:
+    def within(row: int) -> tuple[List, int]:
         one = int(np.searchsorted(starts, row, "right")) - 1
-        within = row - int(starts[one])
-        return lists[one].file, next(line for n, (line, _) in enumerate(_lines(lists[one].file)) if n == within)
+        return lists[one], row - int(starts[one])
+
+    def place(row: int) -> tuple[Path, int]:
+        one, place = within(row)
+        return one.file, next(line for n, (line, _) in enumerate(_lines(one.file)) if n == place)
+
+    def label_of(row: int) -> str:
+        one, place = within(row)
+        return one.labels[one.numbers[place]]
 
     raw = Texts.joined([one.paths for one in lists])
     base, raw = _located(cfg, root, called["train"], raw)
-    paths = normalised(raw, str(base), place, f"the folder of the images, {base},")
+    paths = normalised(raw, str(base), place, f"the folder of the images, {base},", label_of)
     sets, which, names, note = _classes(lists, paths, _names_file([files[0].parent, root, base]))
     split = np.repeat(np.array([PLACES.index(one.split) for one in lists], np.int8), np.diff(starts))
     forms = few(list(dict.fromkeys(one.form for one in lists)), 4)
