@@ -56,7 +56,8 @@ class OnMesh:
     def put(self, path: str, leaf: Any) -> jax.Array:
         """See `Place`."""
         kept = leaf.dtype if np.issubdtype(leaf.dtype, np.integer) else np.dtype(np.float32)
-        if isinstance(leaf, jax.Array) and leaf.dtype == kept:  # drawn, and already on the mesh
+        on_mesh = isinstance(leaf, jax.Array) and getattr(leaf.sharding, "mesh", None) == self.mesh
+        if on_mesh and leaf.dtype == kept:  # drawn; others cannot be put on devices of several processes like this
             return jax.device_put(leaf, sharding.place_of(self.named(path), leaf.shape, self.mesh, self.rules))
         return sharding.place(self.named(path), np.asarray(leaf), self.mesh, self.rules, kept)
 
