@@ -10,6 +10,7 @@ from flax import nnx
 
 from jaxdino.core.errors import UserError
 from jaxdino.models.depthwise import depthwise_conv
+from jaxdino.models.few_images import in_parts, inference
 from jaxdino.models.initial import truncated_normal
 from jaxdino.models.layer_spec import Layer
 from jaxdino.models.layers import LayerNorm, Linear, add_bias, drop_path, gelu, layer_scale
@@ -19,6 +20,8 @@ from jaxdino.models.remat import Remat, repeated
 
 STEM, STEP, SIDE = 4, 2, 7
 """The stem's stride, each later stage's stride, and the side of the depthwise kernels."""
+PIXELS = 6400
+"""Pixels of feature maps whose MLP is computed at a time, at most, or one image."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +94,21 @@ class Block(nnx.Module):
         self.drop_rate = drop_rate
 
     def __call__(self, x_BxHxWxD: jax.Array, key: jax.Array | None) -> jax.Array:
-        branch = self.pwconv2(gelu(self.pwconv1(self.norm(self.dwconv(x_BxHxWxD)))))
+        branch = self.dwconv(x_BxHxWxD)
+        branch = in_parts(self._by_rows, branch, PIXELS) if inference() else self._mlp(branch)
         branch = layer_scale(branch, self.gamma[...])
         rows = branch.reshape(branch.shape[0], -1, branch.shape[-1])
         return x_BxHxWxD + drop_path(rows, self.drop_rate, key).reshape(branch.shape)
+
+    def _mlp(self, x: jax.Array) -> jax.Array:
+        return self.pwconv2(gelu(self.pwconv1(self.norm(x))))
+
+    def _by_rows(self, x_BxHxWxD: jax.Array) -> jax.Array:
+        """Apply norm and MLP to a list of pixels: XLA would store the bias of a 4-D product at every pixel.
+
+        Gradients are slower this way (docs/performance.md).
+        """
+        return self._mlp(x_BxHxWxD.reshape(-1, x_BxHxWxD.shape[-1])).reshape(x_BxHxWxD.shape)
 
 
 class ConvNeXt(nnx.Module):

@@ -1,9 +1,12 @@
 """Compute a large batch of images a few at a time, where that is faster.
 
-On a CPU, a vision transformer is faster on a few images than on a large batch, whose activations leave the processor's
-caches (docs/performance.md); on accelerators it is slower.
+On a CPU, a network is faster on a few images than on a large batch, whose activations leave the processor's caches
+(docs/performance.md); on accelerators it is slower. A vision transformer runs whole on a few images (`forward`); the
+early layers of a convolutional network, whose feature maps are large, run on a few images each (`in_parts`).
 """
 
+import contextvars
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,6 +20,7 @@ TOKENS, LARGE = 512, 2700
 """Tokens of a part, at least, and of a batch that is divided: about 3 and 14 images of 224 pixels in patches of 16."""
 NARROW = 192
 """Networks of a smaller width take any batch whole: their activations are small."""
+_inference = contextvars.ContextVar("inference", default=False)
 
 
 def vit_tokens(config: Any, height: int, width: int) -> int:
@@ -38,7 +42,18 @@ def images_each(images: int, tokens: int) -> int:
 
 
 def forward(net: Any, images: jax.Array) -> Output:
-    """Return `net(images)` for a network with a backbone, images (B, H, W, C); inside of a compiled function."""
+    """Return `net(images)` for a network with a backbone, images (B, H, W, C); inside of a compiled function.
+
+    It is for inference: gradients of what is computed in parts would cost more than those of the whole.
+    """
+    token = _inference.set(True)
+    try:
+        return _forward(net, images)
+    finally:
+        _inference.reset(token)
+
+
+def _forward(net: Any, images: jax.Array) -> Output:
     config = getattr(net.backbone, "cfg", None)
     each = images_each(images.shape[0], vit_tokens(config, *images.shape[1:3])) if sharding.devices() == 1 else 0
     if each in (0, images.shape[0]):
@@ -47,3 +62,23 @@ def forward(net: Any, images: jax.Array) -> Output:
     if any(x.ndim < 2 or x.shape[1] != each for x in jax.tree.leaves(found)):  # not for each image
         return net(images)
     return jax.tree.map(lambda x: x.reshape(images.shape[0], *x.shape[2:]), found)
+
+
+def inference() -> bool:
+    """Return whether the network is being traced for `forward`."""
+    return _inference.get()
+
+
+def in_parts(layer: Callable[[jax.Array], jax.Array], x_BxHxWxD: jax.Array, pixels: int) -> jax.Array:
+    """Return `layer(x)`, computed on a CPU for as many images at a time as have `pixels` together, at least one.
+
+    Args:
+      layer: from a feature map (B, H, W, D) to one with the same B, each image by itself.
+    """
+    images, height, wide, _ = x_BxHxWxD.shape
+    fit = (n for n in range(images, 1, -1) if images % n == 0 and n * height * wide <= pixels)
+    each = next(fit, 1)
+    if jax.default_backend() != "cpu" or sharding.devices() > 1 or each == images:
+        return layer(x_BxHxWxD)
+    found = lax.map(layer, x_BxHxWxD.reshape(-1, each, *x_BxHxWxD.shape[1:]))
+    return found.reshape(images, *found.shape[2:])

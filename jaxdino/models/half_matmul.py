@@ -37,7 +37,7 @@ def _backward(residuals, g):
     columns = tuple(range(x.ndim - 1, g.ndim))
     contracted = ((columns, tuple(range(1, w.ndim))), ((), ()))
     dx = lax.dot_general(g, w.astype(x.dtype), contracted, preferred_element_type=jnp.float32).astype(x.dtype)
-    dw = lax.platform_dependent(x, g, cpu=_narrow_weight_gradient, default=_weight_gradient).astype(w.dtype)
+    dw = lax.platform_dependent(x, g, cpu=narrow_weight_gradient, default=_weight_gradient).astype(w.dtype)
     db = None if bias is None else column_sums(g, x.ndim - 1).astype(bias.dtype)
     return dx, dw, db
 
@@ -51,8 +51,8 @@ def _weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
     return lax.dot_general(x, g, ((rows, rows), ((), ())), preferred_element_type=jnp.float32)
 
 
-def _narrow_weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
-    """Return `_weight_gradient` as (g^T x)^T if g is the narrower, so that XLA copies g and not x."""
+def narrow_weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
+    """Return x^T g, float32, as (g^T x)^T if g is the narrower, so that XLA copies g and not x."""
     n_in, n_out = x.shape[-1], math.prod(g.shape[x.ndim - 1 :])
     if n_in <= n_out or n_out % 2 or g.ndim != x.ndim:
         return _weight_gradient(x, g)

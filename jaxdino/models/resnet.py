@@ -12,12 +12,15 @@ from jax import lax
 
 from jaxdino.core.errors import UserError
 from jaxdino.models.batch_norm import BatchNorm, checkpointed
+from jaxdino.models.half_conv import conv, half_conv
+from jaxdino.models.half_matmul import HALF
 from jaxdino.models.initial import normal
 from jaxdino.models.layer_spec import Layer
 from jaxdino.models.layers import drop_path, linear
 from jaxdino.models.output import Output, chosen
 from jaxdino.models.remat import Remat
 
+IMAGE_CHANNELS = 16  # the stem's convolution, whose input has so few channels, is as fast by XLA
 FEW_PIXELS = 4  # up to this many output pixels, one matmul on CPU is much faster (docs/performance.md)
 
 
@@ -99,14 +102,8 @@ class Conv(nnx.Module):
             return linear(x_BxHxWxC[:, ::step, ::step], kernel[0, 0], None)
         if math.prod(-(-size // step) for size in x_BxHxWxC.shape[1:3]) <= FEW_PIXELS:
             return linear(_windows(x_BxHxWxC, side, step), kernel.reshape(side * side * n_in, n_out), None)
-        around = (side // 2, side // 2)
-        return lax.conv_general_dilated(
-            x_BxHxWxC,
-            kernel.astype(x_BxHxWxC.dtype),
-            window_strides=(step, step),
-            padding=(around, around),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        wide = n_in > IMAGE_CHANNELS and x_BxHxWxC.dtype in HALF
+        return (half_conv if wide else conv)(x_BxHxWxC, kernel, step)
 
 
 def _windows(x_BxHxWxC: jax.Array, side: int, step: int) -> jax.Array:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jaxdino.core.params import bind, split
-from jaxdino.models import few_images, registry
+from jaxdino.models import convnext, few_images, registry
+from jaxdino.models.convnext import ConvNeXtConfig
 from tests.test_flops import SPEC
 
 IMAGES = jax.random.normal(jax.random.key(0), (48, 64, 64, 3))
@@ -27,6 +28,16 @@ def test_a_vision_transformer_is_computed_in_parts(registers):
     assert ours.logits.shape == (48, 5) and jax.tree.structure(ours) == jax.tree.structure(whole)
     for mine, theirs in zip(jax.tree.leaves(ours), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_convnext_is_computed_in_parts_without_gradients(monkeypatch):
+    monkeypatch.setattr(convnext, "PIXELS", 12 * 16 * 16)
+    spec = registry.get("dinov3_convnext_tiny")
+    spec = dataclasses.replace(spec, config=ConvNeXtConfig(depths=(1, 1), widths=(16, 24)))
+    (ours, program), (whole, other) = (compiled(spec, call) for call in (few_images.forward, lambda net, x: net(x)))
+    assert program.count("stablehlo.while") == 1 and "stablehlo.while" not in other  # the first stage
+    np.testing.assert_allclose(ours.logits, whole.logits, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ours.stages[0], whole.stages[0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("images", [1, 8, 13])
