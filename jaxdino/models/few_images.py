@@ -76,9 +76,12 @@ def in_parts(layer: Callable[[jax.Array], jax.Array], x_BxHxWxD: jax.Array, pixe
       layer: from a feature map (B, H, W, D) to one with the same B, each image by itself.
     """
     images, height, wide, _ = x_BxHxWxD.shape
+    known = all(isinstance(size, int) for size in (images, height, wide))  # an exported program has any batch size
+    if not known or jax.default_backend() != "cpu" or sharding.devices() > 1:
+        return layer(x_BxHxWxD)
     fit = (n for n in range(images, 1, -1) if images % n == 0 and n * height * wide <= pixels)
     each = next(fit, 1)
-    if jax.default_backend() != "cpu" or sharding.devices() > 1 or each == images:
+    if each >= images:
         return layer(x_BxHxWxD)
     found = lax.map(layer, x_BxHxWxD.reshape(-1, each, *x_BxHxWxD.shape[1:]))
     return found.reshape(images, *found.shape[2:])

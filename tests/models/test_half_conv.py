@@ -50,3 +50,11 @@ def test_a_part_is_the_largest_divisor_that_fits(pixels, each):
     x = whole(0, (6, 8, 8, 3))
     np.testing.assert_array_equal(in_parts(layer, x, pixels), x[..., :2] * 2)
     assert shapes == [(each, 8, 8, 3)]
+
+
+def test_a_program_is_exported_for_any_batch_size():
+    (batch,), kernel = jax.export.symbolic_shape("batch"), whole(1, (3, 3, IN, OUT))
+    program = jax.jit(lambda x: half_conv.half_conv(x, kernel, 1))
+    exported = jax.export.export(program, platforms=["cpu"])(jax.ShapeDtypeStruct((batch, 8, 8, IN), jnp.bfloat16))
+    x = whole(0, (3, 8, 8, IN))
+    np.testing.assert_array_equal(exported.call(x), program(x))
