@@ -56,8 +56,8 @@ def too_large(size: str, max_pixels: int, in_parts: bool = False) -> str:
     more = f"too large: {size} has more than max_pixels = {max_pixels} pixels"
     if in_parts:
         return (
-            f"{more}, and only TIFF and .npy are read in parts: raise max_pixels, or convert it: "
-            "gdal_translate -co TILED=YES IN OUT.tif"
+            f"{more}, and only .npy, and TIFF with pip install 'jaxdino[bands]', are read in parts: raise max_pixels, "
+            "or convert it: gdal_translate -co TILED=YES IN OUT.tif"
         )
     return f"{more}: cut it into tiles or make it smaller; raise the limit of a run with --config.data.max_pixels"
 

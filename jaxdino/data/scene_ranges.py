@@ -31,12 +31,12 @@ class Ends:
 
     @classmethod
     def of(
-        cls, kind: Kind, asked: Range, blocks: Callable[[], Iterable[np.ndarray]], interleaved: bool = False
+        cls, kind: Kind, asked: Range, blocks: Callable[[], Iterable[np.ndarray]], by_pillow: bool = False
     ) -> "Ends":
         """Return the ends of a file's values; `blocks` yields them, (rows, W, C).
 
         Args:
-          interleaved: whether it is a TIFF that stores the bands of a pixel together; Pillow reads its 16-bit colours.
+          by_pillow: whether it is a TIFF whose 16-bit colours Pillow reads when it is held whole.
 
         Raises:
           BadImage: if no range is chosen, or it is of percentiles and the values are no 16-bit integers.
@@ -49,7 +49,7 @@ class Ends:
         if asked.kind == "numbers":
             return cls(((asked.low, asked.high),) * bands, asked)
         if asked.kind == "full":
-            upper = interleaved and kind.dtype == "uint16" and bands == RGB
+            upper = by_pillow and kind.dtype == "uint16" and bands == RGB
             return cls(((0.0, 1.0 if dtype.kind == "f" else 65535.0),) * bands, asked, upper)
         if asked.kind == "percentiles":
             if dtype.kind == "f" or 8 * dtype.itemsize > COUNTED:
@@ -57,14 +57,16 @@ class Ends:
             return cls(_percentiles(blocks(), bands, dtype, (asked.low, asked.high)), asked)
         return cls(_extremes(blocks(), bands), asked)
 
+    def shortened(self, values: np.ndarray) -> np.ndarray:
+        """Return the values (rows, W, C), alpha too, in the upper 8 bits if these are taken; else unchanged."""
+        return (values >> 8).astype(np.uint8) if self.upper else values
+
     def levels(self, values: np.ndarray, window: tuple[float, float] | None = None) -> np.ndarray:
         """Convert values (rows, W, C) to uint8, as `Range.levels`; strips may be NaN throughout."""
         if values.dtype == np.uint8:
             return values
         if values.dtype == bool:
             return values.astype(np.uint8) * 255
-        if self.upper:
-            return (values >> 8).astype(np.uint8)
         found = [self._band(values[..., place], *ends) for place, ends in enumerate(self.ends)]
         return np.stack(found, axis=-1)
 

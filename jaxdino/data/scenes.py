@@ -52,10 +52,12 @@ def open_scene(path: ImageFile, reading: Reading) -> "Scene":
         raise BadImage("neither a TIFF nor an array")
     if kind.size[0] * kind.size[1] > MOST:
         raise BadImage(f"too large: {kind.size[0]} x {kind.size[1]} has more than {MOST:,} pixels")
-    if not kind.fits(reading.channels) or kind.paged(reading.channels):
+    if kind.paged(reading.channels):
+        raise BadImage("a large TIFF with a page for each channel: store the channels as bands of one page")
+    if not kind.fits(reading.channels):
         raise BadImage(refusal(kind, reading.channels))
-    blocks, interleaved = _blocks(path, kind), kind.decoder == "tifffile" and tiff_rows.interleaved(path)
-    return Scene(kind, Ends.of(kind, reading.range, blocks, interleaved), reading, blocks)
+    blocks, by_pillow = _blocks(path, kind), kind.decoder == "tifffile" and tiff_rows.read_by_pillow(path)
+    return Scene(kind, Ends.of(kind, reading.range, blocks, by_pillow), reading, blocks)
 
 
 def sample(path: ImageFile) -> np.ndarray:
@@ -93,7 +95,7 @@ class Scene:
     """An image that is never held whole, with those methods of a Pillow image that need a part of it.
 
     Attributes:
-      size: (width, height). channels: of `strips`. notes: what was changed in the last complete pass, as lines.
+      size: (width, height). channels: of `strips`. notes: what was changed in the last pass, as lines.
     """
 
     def __init__(self, kind: Kind, ends: Ends, reading: Reading, blocks: Blocks):
@@ -110,8 +112,9 @@ class Scene:
         ends = dataclasses.replace(self._ends)
         reading = dataclasses.replace(self.reading, range=ends)  # type: ignore[arg-type]  # has `levels` too
         for values in self._blocks():
-            yield pixels(of_values(values, self.kind.alpha, reading, self.kind.inverted))
-        self.notes = ends.notes()
+            levels = pixels(of_values(ends.shortened(values), self.kind.alpha, reading, self.kind.inverted))
+            self.notes = ends.notes()  # before the last strip is given: who has it may ask for no more
+            yield levels
 
     def rows(self) -> "Rows":
         """Return the pixels as windows read them."""

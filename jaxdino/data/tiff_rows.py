@@ -27,6 +27,8 @@ def check(path: ImageFile) -> None:
         page = tif.pages[0]
         if why := unsound({tag.code: tag.value for tag in page.tags}, tif.filehandle.size):
             raise BadImage(f"damaged: {why}")
+        if not _down(page) or (page.is_tiled and not page.tilewidth):
+            raise BadImage("damaged: its tiles or strips have no pixels")
         held = _down(page) * page.imagewidth * page.samplesperpixel * page.dtype.itemsize
         if held > LARGEST:
             raise BadImage(f"a row of its tiles has {held:,} bytes, at most {LARGEST:,} are held: {CONVERT}")
@@ -44,17 +46,17 @@ def _down(page: Any) -> int:
     return int(page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength))
 
 
-def interleaved(path: ImageFile) -> bool:
-    """Return whether the bands of a pixel are stored together."""
+def read_by_pillow(path: ImageFile) -> bool:
+    """Return whether Pillow reads 16-bit colours of a file: those of a pixel together, and no big-endian BigTIFF."""
     with bytes_of(path) as file, tifffile().TiffFile(file) as tif:
-        return int(tif.pages[0].planarconfig) == 1
+        return int(tif.pages[0].planarconfig) == 1 and not (tif.is_bigtiff and tif.byteorder == ">")
 
 
 def count(path: ImageFile) -> int:
     """Return how many parts `read` yields."""
     with bytes_of(path) as file, tifffile().TiffFile(file) as tif:
         page = tif.pages[0]
-        return -(-int(page.imagelength) // _down(page))
+        return -(-int(page.imagelength) // max(1, _down(page)))
 
 
 def read(path: ImageFile, chosen: set[int] | None = None) -> Iterator[np.ndarray]:
@@ -81,23 +83,30 @@ def read(path: ImageFile, chosen: set[int] | None = None) -> Iterator[np.ndarray
 
 
 def _decode(page: Any, indices: range, part: np.ndarray) -> None:
-    """Decode the tiles of a row into (rows, W, C); a tile that is not stored leaves its values."""
+    """Decode the tiles of a row into (rows, W, C)."""
     how = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if page.compression in JPEG else {}
     for index in indices:
-        count = page.databytecounts[index]
-        if not count:
-            continue
-        handle = page.parent.filehandle
-        if page.dataoffsets[index] + count > handle.size:
-            raise BadImage(f"damaged: its tile {index} lies beyond the end of the file")
-        handle.seek(page.dataoffsets[index])
         try:
-            decoded, place, _ = page.decode(handle.read(count), index, **how)
+            _put(page, index, part, how)
+        except BadImage:
+            raise
         except Exception as err:  # decoders raise many error types for broken tiles
             more = f": {INSTALL}" if "imagecodecs" in str(err) else ""
             raise BadImage(f"its tile {index} cannot be decoded: {err or type(err).__name__}{more}") from None
-        if decoded is None:
-            continue
-        left = place[3]
-        width = min(decoded.shape[2], part.shape[1] - left)
-        part[:, left : left + width] = decoded[0, : len(part), :width]
+
+
+def _put(page: Any, index: int, part: np.ndarray, how: dict[str, Any]) -> None:
+    """Decode a tile into the rows that it is of; one that is not stored leaves their values."""
+    handle, count = page.parent.filehandle, page.databytecounts[index]
+    if not count:
+        return
+    if page.dataoffsets[index] + count > handle.size:
+        raise BadImage(f"damaged: its tile {index} lies beyond the end of the file")
+    handle.seek(page.dataoffsets[index])
+    stored = handle.read(count)  # before `page.decode` is made, which reads the header of the first JPEG
+    decoded, place, _ = page.decode(stored, index, **how)
+    if decoded is None:
+        return
+    left = place[3]
+    width = min(decoded.shape[2], part.shape[1] - left)
+    part[:, left : left + width] = decoded[0, : len(part), :width]

@@ -64,6 +64,34 @@ def test_what_is_read_in_parts_is_what_is_read_whole(dtype, stored, tmp_path):
     np.testing.assert_array_equal(pixels(scene.crop((5, 100, 90, 203))), shown[100:203, 5:90])
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's, of a big-endian BigTIFF
+@pytest.mark.parametrize(
+    "how",
+    [
+        dict(extrasamples=["unassalpha"]),
+        dict(byteorder=">", bigtiff=True),  # Pillow cannot read it, and tifffile rounds to 8 bits
+        dict(compression="jpeg"),
+    ],
+)
+def test_colours_of_other_forms_are_read_in_parts(how, tmp_path):
+    bands, dtype = (4 if "extrasamples" in how else 3), (np.uint8 if how.get("compression") else np.uint16)
+    array = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (203, 317, bands), dtype)
+    path = str(tmp_path / "x.tif")
+    tifffile.imwrite(path, array, photometric="rgb", tile=(64, 64), **how)
+    whole = pixels(open_image(path, Reading(bands, Range.of("full"))))
+    scene = open_image(path, Reading(bands, Range.of("full"), LIMIT, scenes=True))
+    found = np.concatenate(list(scene.strips())).astype(int)
+    assert np.abs(found - whole).max() <= (2 if how.get("compression") else 0)  # two JPEG decoders may round
+
+
+def test_what_was_changed_is_known_when_the_last_window_is_read(tmp_path):
+    path = write(tmp_path, values("uint16", 1), STORED["tiles"])
+    scene = open_image(path, Reading(1, Range.of("0,30000"), LIMIT, scenes=True))
+    rows = scene.rows()
+    assert not scene.notes and rows[190:203, :].shape == (13, 317, 1)
+    assert scene.notes == ["53% outside data.sixteen_bit=0,30000, clipped"]
+
+
 def test_what_is_not_read_in_parts_says_what_helps(tmp_path):
     array, reading = values("uint8", 3), Reading(max_pixels=LIMIT, scenes=True)
     Image.fromarray(array).save(tmp_path / "x.png")
@@ -108,6 +136,11 @@ def test_sizes_are_checked_before_pixels_are_decoded(tmp_path, monkeypatch):
         (tmp_path / "bad.tif").write_bytes(changed)
         with pytest.raises(BadImage, match=words):
             list(open_image(str(tmp_path / "bad.tif"), reading).strips())
+    with tifffile.TiffFile(path) as tif:
+        wide = tif.pages[0].tags["TileWidth"].valueoffset
+    (tmp_path / "bad.tif").write_bytes(stored[:wide] + bytes(2) + stored[wide + 2 :])
+    with pytest.raises(BadImage, match="damaged"):
+        open_image(str(tmp_path / "bad.tif"), reading)
     assert not is_scene(path, 10**6) and not is_scene("nowhere.tif", 1)
 
 

@@ -212,7 +212,7 @@ def test_a_scene_is_written_in_strips_as_if_it_were_held(learnt, tmp_path, monke
         assert areas == {NAMES[n]: count for n, count in enumerate(np.bincount(want.ravel())) if count}
         assert [row["path"] for row in rows if "error" in row] == ["large.png"]
         assert Path("out/scene.overlay.png").stat().st_size > 1000 and Path("out/small.png").exists()
-    assert "only TIFF and .npy are read in parts" in capsys.readouterr().err
+    assert "and only .npy, and TIFF with pip install" in capsys.readouterr().err
 
 
 def test_damaged_masks_are_skipped_and_named(tmp_path, capsys):
