@@ -6,26 +6,23 @@ import platform
 import re
 from pathlib import Path
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8  # malloc.h
-CHOSEN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES")
-LARGE = 2**24
-"""Bytes from which a block does not make the kept memory grow."""
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
+CHOSEN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
 def keep_freed() -> bool:
     """Let the process keep freed memory for the next step. Return True if that could be set.
 
     A step allocates its scratch memory with malloc and frees it. glibc returns large blocks to the system at once, so
-    that fresh pages cause page faults at each step, and keeps an arena of freed memory for each of many threads. Here
-    all threads share one arena, which keeps what is freed. A block of `LARGE` or more that finds no place in it is not
-    added to it, but goes back at once: added, it would take its size again whenever its place is too small by a few
-    bytes (see docs/runs.md). Does nothing for other C libraries, or if one of these is set by an environment variable.
+    that fresh pages cause page faults at each step. The process keeps its peak memory, which grows by 20 to 40% (see
+    docs/performance.md). Does nothing for other C libraries, or if the same is set by an environment variable.
     """
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in CHOSEN):
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    wanted = {M_ARENA_MAX: 1, M_MMAP_THRESHOLD: LARGE, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**26}
-    return all(mallopt(name, value) for name, value in wanted.items())
+    if not (mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25)):  # the limit before glibc 2.35
+        return False
+    return bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1) and mallopt(M_TOP_PAD, 2**26))
 
 
 class Peak:
