@@ -182,8 +182,9 @@ def open_model(folder: str | Path) -> Iterator[tuple[Card, dict[str, LazyArray]]
         leaves = parts.leaves(skeleton)
         _check_leaves(folder, skeleton, leaves, parts.places)
         yield card, leaves
-        for path in parts.places.keys() - parts.seen:
-            parts.read(path)
+        for path in leaves:  # in their order: leaves of a group are read together
+            if path not in parts.seen:
+                parts.read(path)
         _check_digest(folder, card, parts.digest)
 
 

@@ -28,7 +28,7 @@ from jaxdino.data.inputs import Input, find_inputs
 from jaxdino.predict import say, skip
 from jaxdino.result_folder import check_empty, check_names
 
-OVERLAYS, EVEN = "overlays", "even"
+OVERLAYS = "overlays"
 LARGEST = 2**16 - 1  # of a 16-bit file
 PER_METRE = (1000.0, 256.0, 100.0, 10.0)
 """Values per metre that a file may have, the first in which the model's largest distance fits: KITTI's are 256."""
@@ -58,14 +58,7 @@ def _run(argv: list[str] | None) -> int:
         "--sixteen_bit",
         help="black and white of 16-bit and float images: full, image, window, percentiles, 0,4095 (default the model)",
     )
-    windows = parser.add_argument_group("large images")
-    windows.add_argument(
-        "--short_side", type=int, metavar="N", help="resize images to it; 0: their own size (default as in evaluation)"
-    )
-    windows.add_argument("--overlap", type=float, metavar="SHARE", help="of neighbouring windows (default a third)")
-    add = windows.add_argument
-    add("--blend", default=EVEN, metavar="even|ramp", help="weights of a window's pixels (default even)")
-    scene_results.add_limit(windows)
+    scene_results.add_windows(parser)
     args = parser.parse_args(expanded(argv))
     keep_freed()
     keep_programs()
@@ -84,7 +77,7 @@ def depth(
     sixteen_bit: str | None = None,
     short_side: int | None = None,
     overlap: float | None = None,
-    blend: str = EVEN,
+    blend: str | None = None,
     max_pixels: int | None = None,
 ) -> int:
     """Write the depth of each image into the folder `out`.
@@ -111,13 +104,14 @@ def depth(
     from jaxdino.api.windowed import Whole
     from jaxdino.core.options import check_range
     from jaxdino.data.ranges import ARGUMENT, Range
+    from jaxdino.evals.tiling import EVEN
 
     check_range("--batch_size", batch_size, "[1, inf)")
     if npy and per_metre is not None:
         raise UserError(f"--per_metre {per_metre:g} is for PNGs; .npy files are in metres")
     if sixteen_bit is not None:
         Range.of(sixteen_bit, ARGUMENT)
-    whole = Whole.of(short_side, overlap, blend)
+    whole = Whole.of(short_side, overlap, blend or EVEN)
     folder = check_empty(out)
     check_run_folder(workdir)
     images, notes = find_inputs(names, leave_out=out)

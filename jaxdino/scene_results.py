@@ -1,5 +1,6 @@
 """Images above the limit on pixels, for commands that write a value for each pixel: all is done in strips of rows."""
 
+import argparse
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -16,10 +17,14 @@ from jaxdino.data.scenes import Scene, is_scene
 LONGEST = 800  # pixels of the longer side of a picture
 
 
-def add_limit(group: Any) -> None:
-    """Add the flag of the limit to a parser."""
+def add_windows(parser: argparse.ArgumentParser, of: str | None = None) -> None:
+    """Add the flags of large images to a parser; none of them has a default. `of` says which models take them."""
+    add = parser.add_argument_group("large images", of).add_argument
+    add("--short_side", type=int, metavar="N", help="resize images to it; 0: their own size (default as in evaluation)")
+    add("--overlap", type=float, metavar="SHARE", help="of neighbouring windows (default a third)")
+    add("--blend", metavar="even|ramp", help="weights of a window's pixels (default even)")
     words = "TIFF and .npy of more pixels are read in strips, other images refused (default 67108864)"
-    group.add_argument("--max_pixels", type=int, metavar="N", help=words)
+    add("--max_pixels", type=int, metavar="N", help=words)
 
 
 def readings(reading: Reading, max_pixels: int | None) -> Reading:

@@ -70,14 +70,7 @@ def _run(argv: list[str] | None) -> int:
         "--sixteen_bit",
         help="black and white of 16-bit and float images: full, image, window, percentiles, 0,4095 (default the model)",
     )
-    windows = parser.add_argument_group("large images", "for models that give every pixel a class")
-    windows.add_argument(
-        "--short_side", type=int, metavar="N", help="resize images to it; 0: their own size (default as in evaluation)"
-    )
-    add = windows.add_argument
-    add("--overlap", type=float, metavar="SHARE", help="of neighbouring windows (default a third)")
-    add("--blend", metavar="even|ramp", help="weights of a window's pixels (default even)")
-    scene_results.add_limit(windows)
+    scene_results.add_windows(parser, "for models that give every pixel a class")
     args = parser.parse_args(expanded(argv))
     keep_freed()
     keep_programs()

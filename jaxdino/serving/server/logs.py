@@ -25,7 +25,8 @@ class Writer:
 
     def __init__(self):
         self._lines: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
-        self._lock, self._started, self._lost = threading.Lock(), False, 0
+        self._started, self._lost = False, 0
+        self._lock = threading.RLock()  # a signal's handler logs too, in the thread that it interrupts
 
     def put(self, line: str) -> None:
         """Add a line; returns at once."""
