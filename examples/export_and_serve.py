@@ -74,33 +74,28 @@ print("jaxdino:    ", [classes[0][0] for classes in jaxdino.load(work / "run").p
 # %% [markdown]
 # ## Serve
 #
-# The server is started in the background. It is ready when all batch sizes are compiled.
+# The server is started in the background. It is ready when all batch sizes are compiled. Port 0 takes one that is free,
+# and the log says which.
 
 # %%
-command = [sys.executable, "-m", "jaxdino", "serve", "--workdir", "run", "--port", "8017", "--max_batch", "4"]
+command = [sys.executable, "-m", "jaxdino", "serve", "--workdir", "run", "--port", "0", "--max_batch", "4"]
 print("$ jaxdino", *command[3:], flush=True)
 with open(work / "server.log", "w") as log:
     server = subprocess.Popen(command, cwd=work, stdout=log, stderr=log)
-address = "http://127.0.0.1:8017"
-
-
-def ready():
-    """Return whether the server takes requests."""
-    try:
-        return urllib.request.urlopen(f"{address}/health/ready", timeout=5).status == 200
-    except OSError:
-        return False
-
-
-while not ready():
+started = []
+while not any(line["event"] == "ready" for line in started):
     if server.poll() is not None:
         raise SystemExit((work / "server.log").read_text())
     time.sleep(0.5)
+    written = (work / "server.log").read_text().splitlines()
+    started = [json.loads(line) for line in written if line.endswith("}")]
+port = next(line["port"] for line in started if line["event"] == "listening")
+address = f"http://127.0.0.1:{port}"
 
 # %% [markdown]
 # An image is the body of a request. In a terminal: `curl --data-binary @digit.png -H 'Content-Type: image/png'
-# http://127.0.0.1:8017/predict`. In a browser, <http://127.0.0.1:8017> is a page on which you can drop an image, and
-# `/docs` describes all requests.
+# http://127.0.0.1:8000/predict`, with your port. In a browser, <http://127.0.0.1:8000> is a page on which you can drop
+# an image, and `/docs` describes all requests.
 
 # %%
 pictures[3].save(work / "digit.png")
