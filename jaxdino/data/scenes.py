@@ -19,7 +19,7 @@ from jaxdino.data.scene_ranges import Ends
 from jaxdino.data.stored import ImageFile
 
 MOST = 2**34  # pixels of a scene
-STRIP = 2**24  # values of a strip of an array
+STRIP = 2**24  # values of a strip of an array, and of those that are held of any strip to find a range
 TALL = 4  # times `max_pixels`, at least the usual one: the largest scene as wide as a result, while it is resized
 SMALL = 2**20  # pixels to which any scene may be resized
 SAMPLED = 8  # strips whose values are looked at to find a range
@@ -61,11 +61,15 @@ def open_scene(path: ImageFile, reading: Reading) -> "Scene":
 
 
 def sample(path: ImageFile) -> np.ndarray:
-    """Return the values (rows, W, C) of some strips, spread evenly, to find the range of a file's values."""
+    """Return values (rows, W, C) of some strips, spread evenly, to find the range of a file's values.
+
+    Of a strip with more than `STRIP` values, every n-th row.
+    """
     kind = cast(Kind, kind_of_raw(path))  # of a file for which `is_scene` holds
     count = tiff_rows.count(path) if kind.decoder != "numpy" else -(-kind.size[1] // _rows_of(kind))
     chosen = {round(place) for place in np.linspace(0, count - 1, min(count, SAMPLED))}
-    return np.concatenate(list(_blocks(path, kind)(chosen)))
+    thinned = (np.ascontiguousarray(part[:: -(-part.size // STRIP)]) for part in _blocks(path, kind)(chosen))
+    return np.concatenate(list(thinned))
 
 
 def _rows_of(kind: Kind) -> int:

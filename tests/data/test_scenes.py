@@ -149,3 +149,6 @@ def test_the_range_of_a_scene_is_found_in_parts_of_it(tmp_path, monkeypatch):
     monkeypatch.setattr(Reading, "max_pixels", LIMIT)
     monkeypatch.setattr(survey, "stored_values", lambda *_: pytest.fail("the whole image was decoded"))
     assert survey.range_of([path]) == (Range.of("0,4095"), survey.range_of([path])[1])
+    assert scenes.sample(path).size == 8 * 7 * 317
+    monkeypatch.setattr(scenes, "STRIP", 1000)  # of 7 rows every third
+    assert scenes.sample(path).size == 8 * 3 * 317
