@@ -106,7 +106,7 @@ class Block(nnx.Module):
     def _by_rows(self, x_BxHxWxD: jax.Array) -> jax.Array:
         """Apply norm and MLP to a list of pixels: XLA would store the bias of a 4-D product at every pixel.
 
-        Gradients are slower this way (docs/performance.md).
+        For inference alone: gradients are slower this way.
         """
         return self._mlp(x_BxHxWxD.reshape(-1, x_BxHxWxD.shape[-1])).reshape(x_BxHxWxD.shape)
 

@@ -1,7 +1,7 @@
 """3 x 3 and other odd convolutions in half precision on a CPU: matrix products of rows of pixels.
 
 XLA computes convolutions in float32 on a CPU, whatever their dtype. As products of half-precision matrices with float32
-sums they take half to two thirds of the time (docs/performance.md). Each row of the kernel is one product: the pixels
+sums they take less time (docs/performance.md). Each row of the kernel is one product: the pixels
 of its columns side by side (B, H, W, k C) times (k C, O). A large feature map is computed a few images at a time, so
 that these copies stay in the processor's caches. Other devices run XLA's convolution.
 """
