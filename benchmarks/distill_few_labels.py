@@ -87,8 +87,10 @@ def main() -> None:
     labelled, unlabelled = args.work / "labelled", args.work / "unlabelled"
     teacher = args.work / "teacher"
     run(prepared(linear.get_config(), labelled, "folder", 60, None, 0), teacher)
-    steps = args.epochs * -(-len(list(unlabelled.glob("*.png"))) // BATCH)
-    alone_epochs = steps // -(-10 * PER_CLASS // BATCH)
+    steps = args.epochs * (len(list(unlabelled.glob("*.png"))) // BATCH)  # a last, smaller batch is left out
+    alone_epochs, rest = divmod(steps, 10 * PER_CLASS // BATCH)
+    if rest:
+        raise SystemExit(f"--epochs {args.epochs}: {steps} steps are not whole epochs of the {10 * PER_CLASS} images")
     rows = [["teacher", "", f"{tested(teacher, args.work):.4f}"]]
     for seed in range(args.seeds):
         alone, distilled = (args.work / f"{name}{seed}" for name in ("alone", "distilled"))
