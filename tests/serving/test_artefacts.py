@@ -62,8 +62,8 @@ def test_the_page_of_code_runs_without_jaxdino(tmp_path):
     """The code of docs/export.md, with jaxdino and flax barred from being imported; also the resize inside."""
     given = tiny_models.model("dinov3")
     made = program(given, resize=True, outputs=["logits", "probabilities"])
-    (tmp_path / "exported").mkdir()
-    stablehlo.write(made, tmp_path / "exported", ("cpu",))
+    (tmp_path / "program").mkdir()
+    stablehlo.write(made, tmp_path / "program", ("cpu",))
     image = np.random.default_rng(1).integers(0, 256, (40, 60, 3), np.uint8)
     np.save(tmp_path / "image.npy", image)
     code = DOCS.read_text().split("```python\n")[1].split("```")[0]
