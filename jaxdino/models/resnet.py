@@ -20,7 +20,7 @@ from jaxdino.models.layers import drop_path, linear
 from jaxdino.models.output import Output, chosen
 from jaxdino.models.remat import Remat
 
-IMAGE_CHANNELS = 16  # the stem's convolution, whose input has so few channels, is as fast by XLA
+IMAGE_CHANNELS = 16  # a convolution of at most so many input channels, as the stem's, stays with XLA
 FEW_PIXELS = 4  # up to this many output pixels, one matmul on CPU is much faster (docs/performance.md)
 
 
