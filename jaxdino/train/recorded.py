@@ -14,6 +14,7 @@ from jaxdino.core.json_file import JsonError, finite, parse_json, read_json
 
 CONFIG = "config.json"
 SECTIONS = ("model", "data", "objective", "prompts", "optimizer", "checkpoint", "mesh", "early_stopping")
+TEXTS = (("objective", "name"), ("early_stopping", "monitor"))
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -59,6 +60,8 @@ def read_config(file: Path) -> dict[str, Any]:
     wrong += [name for name, rows in listed.items() if rows is not None and not are_objects(rows)]
     if not wrong and not all(isinstance(stage.get("name"), str) for stage in listed["stages"] or ()):
         wrong.append("stages")
+    texts = {f"{part}.{name}": (found.get(part) or {}).get(name) for part, name in TEXTS if part not in wrong}
+    wrong += [name for name, text in texts.items() if not isinstance(text, str | None)]
     if wrong:
         raise UserError(
             f"{file} was not written by a run ({wrong[0]} is of another form): restore it, or give a new --workdir"

@@ -155,7 +155,8 @@ class _Events:
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(self.work / "case", kept, symlinks=True)
         where = f"seed {self.seed}, mutant {number}, changed {self.file}, input kept in {kept}"
-        self.report.failures[kind] = f"{self.report.reader}: {kind}; {where}\n{what}"
+        self.report.failures[kind] = text = f"{self.report.reader}: {kind}; {where}\n{what}"
+        kept.with_suffix(".txt").write_text(text, encoding="utf-8", errors="replace")  # a long run may be ended
 
 
 def main() -> None:

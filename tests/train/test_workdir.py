@@ -48,3 +48,17 @@ def test_a_folder_that_names_the_default_metric_is_of_the_same_run(config, monit
     (tmp_path / "config.json").write_text(json.dumps(old))
     with pytest.raises(UserError, match=r'early_stopping\.monitor: "val/loss" there, null now'):
         Workdir(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("early_stopping.monitor", 5), ("early_stopping.monitor", ["val/loss"]), ("objective.name", [1]), ("model", "x")],
+)
+def test_a_damaged_config_is_named(path, value, tmp_path):
+    config = gradual.get_config()
+    old = plain(config)
+    *parts, last = path.split(".")
+    (old[parts[0]] if parts else old)[last] = value
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    with pytest.raises(UserError, match=rf"{path} is of another form"):
+        Workdir(tmp_path, config)
