@@ -19,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -50,7 +51,8 @@ def served(name: str, args: argparse.Namespace) -> Iterator[tuple[int, str]]:
         port = free.getsockname()[1]
     flags, ready, path = command(name, args, port)
     where = f"http://127.0.0.1:{port}"
-    with open(Path(args.logs) / f"{name.split()[0]}.log", "a") as log:  # a pipe that nobody reads would stop a server
+    log_file = Path(args.logs) / f"benchmark_{name.replace(', ', '_').replace(' ', '_')}.log"
+    with open(log_file, "a") as log:  # a pipe that nobody reads would stop a server
         process = subprocess.Popen([sys.executable, *flags], stdout=log, stderr=log, start_new_session=True)
     try:
         _wait_until_ready(process, where + ready, log.name)
@@ -135,7 +137,7 @@ def main() -> None:
     of_peer.add_argument("--fast_queue", action="store_true", help="messages over ZeroMQ")
     of_peer.set_defaults(run=litserve)
     of_both.add_argument("--rounds", type=int, default=7)
-    of_both.add_argument("--logs", default=".", help="folder for what the servers print")
+    of_both.add_argument("--logs", default=tempfile.gettempdir(), help="folder of the servers' logs (%(default)s)")
     of_both.set_defaults(run=compare)
     for one in (of_load, of_both):
         one.add_argument("--images", required=True, help="folder of image files")
