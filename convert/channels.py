@@ -13,12 +13,11 @@ import numpy as np
 
 from convert.lazy_array import LazyArray
 from jaxdino.core.errors import UserError
-from jaxdino.core.options import check_range
+from jaxdino.core.options import CHANNELS, check_range
 from jaxdino.models.spec import ImageConfig, ModelSpec, Preprocess
 
 Opened = TypeVar("Opened")
 RGB = 3
-MOST = 4096  # channels; hyperspectral cameras have a few hundred
 
 
 def adapt_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
@@ -55,7 +54,7 @@ def with_channels(spec: ModelSpec, channels: int) -> ModelSpec:
     """
     if not spec.config.in_channels:
         raise UserError(f"in_channels={channels}: a {spec.name} takes features, not images")
-    check_range("in_channels", channels, f"[1, {MOST}]")
+    check_range("in_channels", channels, CHANNELS)
     if channels == spec.config.in_channels:
         return spec
     how, config = adapt_preprocess(spec.preprocess, channels), cast(ImageConfig, spec.config)

@@ -12,6 +12,8 @@ from jaxdino.core.rules import did_you_mean
 T = TypeVar("T")
 WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
 """The scalar types of settings, and their names in errors."""
+CHANNELS = "[1, 4096]"
+"""Channels of images; hyperspectral cameras have a few hundred."""
 
 
 def read(cls: type[T], given: Mapping[str, Any] | T | None, where: str, base: T | None = None) -> T:

@@ -4,7 +4,7 @@ from typing import Any
 
 from jaxdino.core import size_text
 from jaxdino.core.errors import UserError
-from jaxdino.core.options import check_choice, check_range
+from jaxdino.core.options import CHANNELS, check_choice, check_range
 from jaxdino.data.config import settings_of_data
 from jaxdino.data.sampling import POWERS
 from jaxdino.objectives.settings import OBJECTIVES, settings_of
@@ -19,6 +19,7 @@ CHOICES = {
 }
 RANGES = {
     "seed": "[0, 18446744073709551615]",
+    "model.in_channels": CHANNELS,
     "log_every": "[1, inf)",
     "checkpoint.every_epochs": "[1, inf)",
     "checkpoint.every_steps": "[1, inf)",

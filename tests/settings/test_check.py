@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
     ("flag", "words"),
     [
         ("data.image_size=100000", "data.image_size=100000 must be in [1, 16384]"),
+        ("model.in_channels=1000000000000", "model.in_channels=1000000000000 must be in [1, 4096]"),
         ("data.num_threads=1000000", "data.num_threads=1000000 must be in [0, 512]"),
         ("objective.name=distill", "start from configs/ssl.py"),
         ("optimizer.clip_norm=nan", "clip_norm=nan is no number"),
