@@ -18,7 +18,7 @@ from jaxdino.models.lora_spec import LoRA
 from jaxdino.objectives.distill_settings import Distill, Projection
 from jaxdino.objectives.health import THRESHOLDS
 from jaxdino.objectives.settings import Classifying
-from jaxdino.settings.open_fields import defaults, open_fields
+from jaxdino.settings.open_fields import Folders, defaults, open_fields
 from jaxdino.settings.run import Alarms, Checkpoint, Debug, Evaluation, Mesh, Model, Run, Tracking
 from jaxdino.stage import Group, Optimizer, Schedule, Stage
 
@@ -33,7 +33,7 @@ def get_config(model: str | None = None) -> ConfigDict:
     named = defaults(Model, name=model or DIGITS_MODEL, configured_for=model or DIGITS_MODEL)
     config.model = named | {"drop_path": Stage.drop_path}
     config.data = dict(
-        **defaults(DataConfig, name="digits" if embedded else "folder"),
+        **defaults(DataConfig, name="digits" if embedded else "folder") | {"root": Folders()},
         **{name: placeholder(object) for name in OF_SIZES},
         batch_size=64,
         augment="light",

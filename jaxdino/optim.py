@@ -105,6 +105,19 @@ def _decay(weight_decay: Decay) -> optax.GradientTransformation:
     return optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
 
 
+def check_names(stage: Stage) -> None:
+    """Raise UserError for an unknown optimiser, type of its moments, way of clipping or schedule."""
+    chosen = {
+        "optimizer": (stage.optimizer.name, OPTIMIZERS),
+        "optimizer.moments": (stage.optimizer.moments, MOMENTS),
+        "clip_by": (stage.clip_by, CLIPS),
+        "schedule": (stage.schedule.name, SCHEDULES),
+    }
+    for what, (name, known) in chosen.items():
+        if name not in known:
+            raise UserError(f"unknown {what} {name!r}; {did_you_mean(name, known)}")
+
+
 def build(
     plan: Plan,
     stage: Stage,
@@ -128,13 +141,8 @@ def build(
     Raises:
       UserError: for an unknown optimiser or schedule.
     """
+    check_names(stage)
     spec = stage.optimizer
-    if spec.name not in OPTIMIZERS:
-        raise UserError(f"unknown optimizer {spec.name!r}; {did_you_mean(spec.name, OPTIMIZERS)}")
-    if spec.moments not in MOMENTS:
-        raise UserError(f"unknown optimizer.moments {spec.moments!r}; {did_you_mean(spec.moments, MOMENTS)}")
-    if stage.clip_by not in CLIPS:
-        raise UserError(f"unknown clip_by {stage.clip_by!r}; {did_you_mean(stage.clip_by, CLIPS)}")
     steps_per_epoch = _steps_per_epoch(stage, total_steps, steps_per_epoch)
     course = schedule(stage.schedule, total_steps, steps_per_epoch)
     labels, parts = {}, {}

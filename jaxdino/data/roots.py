@@ -13,10 +13,10 @@ from jaxdino.data.split_names import near_names
 SHOWN = 5  # names listed in a message
 
 
-def as_text(root: str | Sequence[str] | None) -> str | None:
+def as_text(root: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None) -> str | None:
     """Return a root as one text; several are joined by commas. Raise UserError for a list with a comma in a name."""
-    if root is None or isinstance(root, str):
-        return root
+    if root is None or isinstance(root, str | os.PathLike):
+        return None if root is None else os.fspath(root)
     names = [os.fspath(one) for one in root]
     if odd := [name for name in names if "," in name and len(names) > 1]:
         raise UserError(f"data.root={names}: {odd[0]!r} has a comma in its name, which separates roots: rename it")

@@ -46,7 +46,8 @@ def write(source: Source, field: str, folder: Path, size: int, most_missing: flo
     """Write the files of a source as shards of `size` records each, in the order of the source.
 
     A shard is written beside its place and then renamed. Shards that an earlier call finished are kept if their SHA-256
-    is right. A file that cannot be read becomes an empty record, so that all others keep their numbers.
+    is right. A file that cannot be read becomes an empty record, so that all others keep their numbers. In a
+    complete folder, shards that are missing or have another length are written again.
 
     Raises:
       UserError: if the folder holds something else, records are not files, or more than the share `most_missing` of the
@@ -57,7 +58,9 @@ def write(source: Source, field: str, folder: Path, size: int, most_missing: flo
     plan["class_names"] = list(source.class_names)
     _begin(folder, parse_json(json.dumps(plan), "the plan of the shards", dict))
     if (folder / FILE).exists():
-        say(f"{folder} is complete already; --verify checks every record")
+        again = _written_again(source, field, folder, size)
+        done = f"is complete again: {few(again, SHOWN)} was missing or damaged" if again else "is complete already"
+        say(f"{folder} {done}; --verify checks every record")
         return
     written: dict[str, list[dict[str, Any]]] = {}
     for name, split in source.splits.items():
@@ -88,6 +91,28 @@ def write(source: Source, field: str, folder: Path, size: int, most_missing: flo
             say(f"{name}: {len(lost)} files cannot be read and are empty: {few(lost, SHOWN)}")
     whole = {"format": FORMAT, "source": source.name, "class_names": list(source.class_names), "field": field}
     write_json(folder / FILE, {**whole, "splits": written})
+    _without_notes(folder)
+
+
+def _written_again(source: Source, field: str, folder: Path, size: int) -> list[str]:
+    """Write the shards again that a complete folder has lost, and return their names."""
+    whole, names = read_folder(folder), []
+    splits = {name: [shard._asdict() for shard in shards] for name, shards in whole.splits.items()}
+    for name, shards in whole.splits.items():
+        for number, shard in enumerate(shards):
+            file = folder / shard.file
+            if not file.is_file() or file.stat().st_size != shard.bytes:
+                rows = range(number * size, number * size + shard.records)
+                found = _write_shard(file, source.splits[name], field, rows)
+                splits[name][number] = {key: found[key] for key in Shard._fields}
+                names.append(shard.file)
+    if names:
+        write_json(folder / FILE, read_json(folder / FILE, dict) | {"splits": splits})
+        _without_notes(folder)
+    return names
+
+
+def _without_notes(folder: Path) -> None:
     for file in folder.glob("*.array_record.json"):
         file.unlink()
 
@@ -218,7 +243,8 @@ def _verify_shard(found: Shards, split: str, shard: Shard, first: int, store: An
     file = found.folder / shard.file
     if _digest(file) != shard.sha256:
         raise UserError(
-            f"{file} is damaged: its SHA-256 is not {shard.sha256[:12]}...; copy it again, or write it again"
+            f"{file} is damaged: its SHA-256 is not {shard.sha256[:12]}...; copy it again, or remove it and repeat the "
+            "`jaxdino prepare` that wrote it"
         )
     reader = open_reader(file)
     if reader.num_records() != shard.records:

@@ -6,6 +6,7 @@ from jaxdino.core import size_text
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import CHANNELS, check_choice, check_range
 from jaxdino.data.config import settings_of_data
+from jaxdino.data.presets import get_preset
 from jaxdino.data.sampling import POWERS
 from jaxdino.objectives.settings import OBJECTIVES, settings_of
 from jaxdino.settings import writers
@@ -48,6 +49,7 @@ def check(config: Any) -> None:
     for stage in stages(config):
         settings_of(config, stage.objective, f"stage {stage.name!r}")
         check_choice(f"stage {stage.name!r}: sampling", stage.sampling, list(POWERS))
+        get_preset(stage.augment)
 
 
 def _value(config: Any, path: str) -> Any:

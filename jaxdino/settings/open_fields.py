@@ -1,11 +1,25 @@
 """Fields of a config that are open: None, with the type that a value has."""
 
+import os
 from dataclasses import asdict, fields
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
+
+from jaxdino.data.roots import as_text
+
+
+class Folders(FieldReference):
+    """An open field for one folder or several: a list of them becomes the text that a flag would have."""
+
+    def __init__(self):
+        super().__init__(None, field_type=str)
+
+    def set(self, value: Any, type_safe: bool = True) -> None:
+        """Set the field. Raise UserError for a list with a comma in a name, TypeError for a value of another type."""
+        super().set(as_text(value) if isinstance(value, list | tuple | os.PathLike) else value, type_safe)
 
 
 def defaults(cls: type, **given: Any) -> dict[str, Any]:

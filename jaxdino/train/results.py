@@ -66,7 +66,8 @@ def class_lines(split: str, classes: Mapping[str, Mapping[str, float]]) -> list[
     ordered = sorted(there.items(), key=lambda item: item[1]["accuracy"])
     shown = [f"{name} {found['accuracy']:.3f} ({found['images']})" for name, found in ordered]
     lines, missing = listed(f"{split} accuracy", shown, " (images)"), len(classes) - len(there)
-    return [*lines, f"{missing} classes have no image in {split}"] if missing else lines
+    many = f"{missing} classes have" if missing > 1 else "1 class has"
+    return [*lines, f"{many} no image in {split}"] if missing else lines
 
 
 def listed(what: str, shown: Sequence[str], unit: str = "", most: int = 10, ends: int = 5) -> list[str]:

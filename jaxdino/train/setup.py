@@ -70,6 +70,8 @@ def prepare(config: Any, say: Callable[[str], None] = print, check: data.Check =
 def check_settings(config: Any) -> None:
     """Raise UserError for settings of the whole run that are unknown, out of range or contradictory."""
     check(config)
+    for stage in stages(config):
+        optim.check_names(stage)
     model, given = config.model, config.data
     if (spec := weights.published(model)) and "image_size" in given:
         for stage in stages(config):

@@ -146,6 +146,9 @@ def test_damaged_shards(folder):
     shard.unlink()
     with pytest.raises(UserError, match=r"00001-of-00004\.array_record is missing"):
         load(out)
+    write(folder)  # only this one is written again
+    assert shard.read_bytes() == good and len(verify(out)) == 2
+    assert not list(out.glob("*.array_record.json"))
 
 
 def test_what_is_refused(folder, capsys):

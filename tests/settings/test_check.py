@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
         ("objective.name=distill", "start from configs/ssl.py"),
         ("optimizer.clip_norm=nan", "clip_norm=nan is no number"),
         ("precision=float23", "nearest: float32"),
+        ("data.augment=stong", "unknown preset 'stong'; nearest: strong"),
     ],
 )
 def test_refused_without_jax(flag, words, tmp_path):

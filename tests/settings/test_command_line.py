@@ -69,6 +69,18 @@ def test_values_arrive():
     assert made.evaluation.k == (5, 7)
 
 
+def test_a_list_of_folders_in_a_config(tmp_path):
+    file, text = tmp_path / "mine.py", "from configs import linear\nfrom pathlib import Path\n"
+    text += "def get_config():\n    config = linear.get_config()\n    config.data.root = {}\n    return config"
+    for root, found in (("['a', Path('b')]", "a,b"), ("('a',)", "a"), ("Path('a')", "a"), ("None", None)):
+        file.write_text(text.format(root))
+        assert config(file=file).data.root == found
+        assert config("--config.data.root=7", file=file).data.root == "7"
+    file.write_text(text.format("['a,b', 'c']"))
+    with pytest.raises(UserError, match=r"mine.py, line 5: data.root=.*has a comma in its name"):
+        config(file=file)
+
+
 def test_settings_are_told_from_other_flags():
     argv = ["--workdir", "w", "--config", "f.py", "--config.seed", "3", "-config.skip_optional", "--config.stage", "-1"]
     given, rest = split(argv)

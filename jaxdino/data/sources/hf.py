@@ -43,7 +43,10 @@ class HfStore:
             return content
         file = os.path.realpath(os.path.join(self.top, path or ""))
         if not path or not file.startswith(os.path.join(os.path.realpath(self.top), "")):
-            raise OSError(f"the image has no bytes, and its path {path!r} is not in {self.top}")
+            raise OSError(
+                f"the image has no bytes, and its path {path!r} is not in {self.top}: write the data set by "
+                "save_to_disk, which stores the images"
+            )
         return Path(file).read_bytes()
 
 

@@ -154,6 +154,10 @@ def _names(feature: Any) -> list[str] | None:
 
 def _folder(cfg: DataConfig) -> Path:
     """Return the folder of the version. Raise UserError if it is not on the disk."""
+    if not cfg.root:
+        raise UserError(
+            "the data source 'tfds' needs the folder where TFDS keeps its data: --config.data.root=DATA_DIR"
+        )
     top = existing(cfg.root, "tfds")
     found = {
         path.parent.relative_to(top).as_posix(): path.parent for depth in DEPTHS for path in top.glob(depth + INFO)
@@ -169,8 +173,9 @@ def _folder(cfg: DataConfig) -> Path:
             f"{top} holds several data sets: {there}. Name one: --config.data.dataset=NAME[/CONFIG][:VERSION]"
         )
     near = f"; {did_you_mean(cfg.dataset or '', sorted(found))}" if found and cfg.dataset else ""
+    what = f"the data set {cfg.dataset!r} is not in {top}" if cfg.dataset else f"{top} holds no data set of TFDS"
     raise UserError(
-        f"the data set {cfg.dataset or ''!r} is not in {top}; found: {there}{near}. Nothing is downloaded here: "
+        f"{what}; found: {there}{near}. Nothing is downloaded here: "
         "prepare it where TFDS has TensorFlow and a network, tfds build NAME --file_format=array_record --data_dir=DIR"
     )
 
