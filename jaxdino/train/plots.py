@@ -48,6 +48,7 @@ def _picture(records: Records, file: Path, paint) -> Path:
         axes = figure.add_subplot()
         paint(axes, records)
         _stages(axes, records)
+        _mark_single_points(figure)
         axes.set_xlabel("step")
         figure.savefig(file, dpi=130)
     return file
@@ -76,6 +77,13 @@ def _stages(axes: Any, records: Records) -> None:
         start = end
     axes.set_xlim(0, max(end for _, end in spans) * 1.01)
     axes.set_title(axes.get_title(loc="left"), loc="left", pad=20)
+
+
+def _mark_single_points(figure: Any) -> None:
+    """Draw a dot for each line of one point, which would not be visible: a stage with one logged step."""
+    for line in (line for axes in figure.axes for line in axes.get_lines()):
+        if line.get_marker() == "None" and np.isfinite(np.asarray(line.get_ydata(), float)).sum() == 1:
+            line.set(marker="o", markersize=4)
 
 
 def _spans(records: Records) -> list[tuple[str, int]]:

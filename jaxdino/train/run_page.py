@@ -44,7 +44,7 @@ def write_page(session: "Session", summary: dict[str, Any]) -> None:
         title=shown(folder.name),
         about=shown(f"{summary['model']}, {task.source.name}, {_sizes(session)}"),
         state="finished" if summary.get("finished") else "not finished",
-        result=summary.get("result", []),
+        **divided(summary.get("result", [])),
         **drawn(folder),
         plans=[plan_lines(part) for part in session.setup.parts],
         settings=_settings(session),
@@ -66,6 +66,18 @@ def drawn(folder: Path) -> dict[str, list[tuple[str, str]]]:
 
 def _place(name: str) -> int:
     return next((place for place, start in enumerate(CURVES) if start and name.startswith(start)), CURVES.index(""))
+
+
+def divided(result: Sequence[str]) -> dict[str, list[str]]:
+    """Divide the printed result into its table, whose lines must not be wrapped, and the sentences below it."""
+    rule = next((place for place, line in enumerate(result) if line and not line.strip("- ")), None)
+    if rule is None:
+        return {"table": [], "result": list(result)}
+    gaps = [place for place, sign in enumerate(result[rule]) if sign == " "]
+    end = rule + 1
+    while end < len(result) and all(result[end][place : place + 1] in ("", " ") for place in gaps):
+        end += 1
+    return {"table": list(result[:end]), "result": list(result[end:])}
 
 
 def _sizes(session: "Session") -> str:

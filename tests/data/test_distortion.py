@@ -23,6 +23,29 @@ def test_a_grid_keeps_the_edges_and_the_order():
     assert np.abs(grid((60, 80), 0.4, rng)).max() > 1
 
 
+def test_a_grid_is_albumentations(monkeypatch):
+    monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the package index for a newer version
+    pytest.importorskip("albumentations")
+    from albumentations.augmentations.geometric import functional
+
+    size, rng = (200, 300), np.random.default_rng(1)
+    columns, rows = rng.uniform(0.6, 1.4, (2, CELLS))
+    read = stretched(size, columns, rows) + centres(size)
+    steps = [
+        [*(CELLS * widths / widths.sum()), 1.0] for widths in (columns, rows)
+    ]  # normalized=True; the last is unused
+    for axis, theirs in enumerate(functional.generate_grid(size, *steps, CELLS)):
+        side, lines = size[1 - axis], np.moveaxis(read[..., axis], 1 - axis, 0)[:, 0]
+        theirs = np.moveaxis(theirs, 1 - axis, 0)[:, 0]
+        cell = side // CELLS
+        edges = (
+            lines[cell - 1 : -1 : cell] + lines[cell::cell]
+        ) / 2  # halfway between two pixels: nearly a line of the grid
+        np.testing.assert_allclose(edges, theirs[cell::cell], atol=0.15)
+        # Within a cell theirs goes from one line to the next between its first and last pixel, ours between its edges.
+        assert np.abs(lines - 0.5 - theirs).max() < 0.75 and np.abs(theirs - np.arange(side)).max() > 5
+
+
 def test_columns_read_widths_in_the_given_proportions():
     read = stretched((10, 100), np.array([1, 1, 2, 1, 1]), np.ones(CELLS)) + centres((10, 100))
     edges = 100 / 6 * np.array([0, 1, 2, 4, 5, 6])

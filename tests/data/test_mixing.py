@@ -77,11 +77,14 @@ def test_colour_jitter_stays_in_range_and_differs_by_image():
     assert len({image.tobytes() for image in np.asarray(found)}) == 6
 
 
-def test_grey():
+def test_grey_is_torchvisions():
+    import torch
+
     images = floats()
     found = images_of(colours.grey(KEYS, planes(images), preset(gray_prob=1.0)))
-    expected = np.asarray(images) @ np.array([0.2989, 0.587, 0.114])
-    np.testing.assert_allclose(found, np.repeat(expected[..., None], 3, -1), atol=1e-6)
+    grey = import_torchvision().transforms.functional.rgb_to_grayscale
+    expected = grey(torch.from_numpy(np.asarray(images)).permute(0, 3, 1, 2), 3).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_noise_has_the_strength_asked_for_and_stays_in_range():

@@ -20,6 +20,20 @@ def test_lines_of_features_are_whole_and_both_axes_named(highest):
     plt.close(figure)
 
 
+def test_a_single_logged_step_is_seen(tmp_path):
+    figures = []
+    record = {"step": 4, "stage": "head", "loss": 1.0, "learning_rates": {"head": 0.1, "frozen": None}}
+
+    def paint(axes, records):
+        figures.append(axes.figure)
+        plots._rates(axes, records)
+
+    plots._picture([record], tmp_path / "one.png", paint)
+    assert [line.get_marker() for line in figures[0].axes[0].get_lines()] == ["o", "None"]
+    plots._picture([record, record | {"step": 5}], tmp_path / "two.png", paint)
+    assert [line.get_marker() for line in figures[1].axes[0].get_lines()] == ["None", "None"]
+
+
 @pytest.mark.parametrize("values", [[0.05401, 0.05404, 0.05409], [0.25, 0.5417, 0.3333]])
 def test_ticks_of_a_metric_that_hardly_moves_differ(values):
     figure, axes = plt.subplots()

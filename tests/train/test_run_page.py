@@ -11,7 +11,7 @@ from jaxdino.core.page import render
 from jaxdino.data.channels import Reading
 from jaxdino.evals.classification import write_confusion
 from jaxdino.train.loop import run
-from jaxdino.train.run_page import CLASSES, FILE, confusions, mistakes_shown
+from jaxdino.train.run_page import CLASSES, FILE, confusions, divided, mistakes_shown
 from jaxdino.train.task import Worst
 from tests.train import tiny
 
@@ -54,6 +54,13 @@ def test_the_page_of_a_run(tmp_path, monkeypatch):
     assert lines[1].startswith("test[") and text.count("<figure>") == min(24, len(lines) - 1)
 
 
+def test_the_table_of_a_result_is_apart_from_its_sentences():
+    table = ["stage   epoch  val", "------  -----  ---", "(none)      -    -", "head        1  0.5"]
+    words = ["test (model of stage 'head'): accuracy 0.5", "the data has no test split"]
+    assert divided(table + words) == {"table": table, "result": words}
+    assert divided(words) == {"table": [], "result": words} and divided([]) == {"table": [], "result": []}
+
+
 def test_confusions(tmp_path):
     logits = np.eye(3)[[0, 1, 1, 2, 0, 0]]
     write_confusion(tmp_path / "confusion.csv", logits, np.array([0, 0, 0, 2, 2, 1]), ["a", "<b>", "c"])
@@ -77,7 +84,15 @@ def test_names_are_escaped(tmp_path):
     shown = mistakes_shown(worst, Reading(3))
     assert shown[0]["picture"].startswith("data:image/jpeg") and shown[1]["picture"] == ""
     values = dict(
-        title=bad, about=bad, state="", result=[bad], plots=[], pictures=[], plans=[bad], settings=[(bad,) * 5]
+        title=bad,
+        about=bad,
+        state="",
+        table=[bad],
+        result=[bad],
+        plots=[],
+        pictures=[],
+        plans=[bad],
+        settings=[(bad,) * 5],
     )
     text = render(
         "run.html", **values, worst=shown, classes=[bad], matrix=[(bad, [(1, 1.0)])], confused=[(1, bad, bad, 1)]
