@@ -33,17 +33,13 @@ def test_a_grid_is_albumentations(monkeypatch):
     read = stretched(size, columns, rows) + centres(size)
     steps = [
         [*(CELLS * widths / widths.sum()), 1.0] for widths in (columns, rows)
-    ]  # normalized=True; the last is unused
+    ]  # normalized=True; the last one is not used
     for axis, theirs in enumerate(functional.generate_grid(size, *steps, CELLS)):
-        side, lines = size[1 - axis], np.moveaxis(read[..., axis], 1 - axis, 0)[:, 0]
-        theirs = np.moveaxis(theirs, 1 - axis, 0)[:, 0]
-        cell = side // CELLS
-        edges = (
-            lines[cell - 1 : -1 : cell] + lines[cell::cell]
-        ) / 2  # halfway between two pixels: nearly a line of the grid
-        np.testing.assert_allclose(edges, theirs[cell::cell], atol=0.15)
-        # Within a cell theirs goes from one line to the next between its first and last pixel, ours between its edges.
-        assert np.abs(lines - 0.5 - theirs).max() < 0.75 and np.abs(theirs - np.arange(side)).max() > 5
+        ours, theirs = (np.moveaxis(one, 1 - axis, 0)[:, 0].reshape(CELLS, -1) for one in (read[..., axis], theirs))
+        cell = theirs.shape[1]
+        at = (np.arange(cell) + 0.5) * (cell - 1) / cell  # theirs goes from the first pixel of a cell to its last one
+        for found, expected in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(found, np.interp(at, np.arange(cell), expected), rtol=1e-5)
 
 
 def test_columns_read_widths_in_the_given_proportions():
