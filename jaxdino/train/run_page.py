@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxdino.core.page import picture, render, shown
+from jaxdino.core.table import read_table
 from jaxdino.data.channels import Reading
 from jaxdino.data.thumbnail import thumbnail
 from jaxdino.train import data
@@ -38,13 +39,15 @@ def write_page(session: "Session", summary: dict[str, Any]) -> None:
     """Write report.html into the run's folder, from its files and the task's worst mistakes."""
     folder, task = session.folder.folder, session.setup.task
     how = task.card.spec
+    rows, lines = read_table(summary.get("result", []))
     cfg = dataclasses.replace(data.config_of(session.setup.config), sixteen_bit=how.preprocess.sixteen_bit)
     text = render(
         "run.html",
         title=shown(folder.name),
         about=shown(f"{summary['model']}, {task.source.name}, {_sizes(session)}"),
         state="finished" if summary.get("finished") else "not finished",
-        **divided(summary.get("result", [])),
+        rows=rows,
+        lines=lines,
         **drawn(folder),
         plans=[plan_lines(part) for part in session.setup.parts],
         settings=_settings(session),
@@ -66,18 +69,6 @@ def drawn(folder: Path) -> dict[str, list[tuple[str, str]]]:
 
 def _place(name: str) -> int:
     return next((place for place, start in enumerate(CURVES) if start and name.startswith(start)), CURVES.index(""))
-
-
-def divided(result: Sequence[str]) -> dict[str, list[str]]:
-    """Divide the printed result into its table, whose lines must not be wrapped, and the sentences below it."""
-    rule = next((place for place, line in enumerate(result) if line and not line.strip("- ")), None)
-    if rule is None:
-        return {"table": [], "result": list(result)}
-    gaps = [place for place, sign in enumerate(result[rule]) if sign == " "]
-    end = rule + 1
-    while end < len(result) and all(result[end][place : place + 1] in ("", " ") for place in gaps):
-        end += 1
-    return {"table": list(result[:end]), "result": list(result[end:])}
 
 
 def _sizes(session: "Session") -> str:
