@@ -61,7 +61,7 @@ def report(
     Returns:
       model, digest, data, split, pool, temperature, classes; images and skipped: {split: count}; rows: a list of
       {"features", "width", "knn_accuracy": {k: share}, "knn_interval", "few_shot": {n: {"mean", "std"}}, "linear": the
-      result of the probe or None} for the model, random weights if requested, and raw pixels.
+      result of the probe with its interval, or None} for the model, random weights if requested, and raw pixels.
 
     Raises:
       UserError: for a model that takes no colour images, a missing split or pool, or k above the bank's size,
@@ -86,6 +86,8 @@ def report(
         few = few_shot_accuracy(*found, shots=shots, **how)
         linear = linear_probe(*found, num_classes=classes, seed=seed) if probe else None
         spans = {count: list(wilson(round(share * images[split]), images[split])) for count, share in near.items()}
+        if linear is not None:
+            linear["interval"] = list(wilson(round(linear["accuracy"] * images[split]), images[split]))
         row = {"features": name, "width": found[0].shape[1], "knn_accuracy": near, "knn_interval": spans}
         rows.append(row | {"few_shot": few, "linear": linear})
     about = {"model": model.name, "digest": model.digest, "data": source.name, "split": split, "pool": pool}

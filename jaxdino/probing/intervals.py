@@ -31,9 +31,32 @@ def spread(values: Sequence[float], of: str) -> dict[str, Any]:
     if n < 2:
         return found | {"std": None, "interval": None, "reason": f"one value has no spread over {of}"}
     std = float(np.std(values, ddof=1))
+    if std == 0:
+        return found | {
+            "std": std,
+            "interval": None,
+            "reason": f"all {n} {of} agree, so their spread gives no interval",
+        }
     half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * std / n**0.5
     interval = [max(mean - half, 0.0), min(mean + half, 1.0)]
     return found | {"std": std, "interval": interval, "how": "Student's t"}
+
+
+def over_folds(folds: dict[str, Any], n: int, shares: bool) -> dict[str, Any]:
+    """Return the mean over folds of N images with its interval: Student's t; where all folds agree, Wilson's.
+
+    Args:
+      folds: as from `spread`. shares: whether the values are shares of right answers.
+    """
+    found = {"value": folds["mean"], "n": n, "interval": folds["interval"]}
+    if folds["interval"] is not None:
+        return found | {"how": "Student's t over folds"}
+    if not shares:
+        return found | {"reason": folds["reason"]}
+    return found | {
+        "interval": list(wilson(round(folds["mean"] * n), n, CONFIDENCE)),
+        "how": "Wilson, as all folds agree",
+    }
 
 
 def bootstrap(metric: Callable[[np.ndarray], float], n: int, seed: int = 0) -> dict[str, Any]:

@@ -171,9 +171,7 @@ def about(outcome: Outcome) -> dict[str, Any]:
         found |= {"not_converged": outcome.unconverged, "chosen_converged": outcome.final_converged}
     if sets.folds:
         folds = intervals.spread(of_best.mean(axis=0).tolist(), "folds")
-        found["val"] = {"value": folds["mean"], "n": len(sets.choose), "interval": folds["interval"]}
-        found["val"] |= {"how": "Student's t over folds"}
-        found["folds"] = folds
+        found["val"], found["folds"] = intervals.over_folds(folds, len(sets.choose), sets.choose.y.ndim == 1), folds
     else:
         found["val"] = measured(outcome.method, outcome.heads[0], sets.choose)
     if outcome.method.seeded:

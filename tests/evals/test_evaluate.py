@@ -62,7 +62,7 @@ def test_a_folder_with_everything(folder, tmp_path, capsys):
     assert sum(found["images"].values()) == 16 and sum(found["skipped"].values()) == 1
     names = [row["features"] for row in found["rows"]]
     assert names == ["dinov3_digits", "random weights", "raw pixels 32 x 32"] and found["rows"][0]["width"] == 5 * 96
-    assert found["rows"][0]["linear"]["accuracy"] == 1.0
+    assert found["rows"][0]["linear"]["accuracy"] == 1.0 and found["rows"][0]["linear"]["interval"][1] == 1.0
     assert found["rows"][0]["knn_accuracy"] == {"3": 1.0}
     assert found["rows"][0]["few_shot"] == {n: {"mean": 1.0, "std": 0.0} for n in ("1", "4")}
     assert "1 a class" in told.out and "100.00% ± 0.00%" in told.out

@@ -177,6 +177,13 @@ def test_intervals_are_what_they_say():
     assert intervals.spread([0.9, 1.0, 1.0], "folds")["interval"][1] == 1.0  # Student's t alone says 1.11
 
 
+def test_folds_that_agree_do_not_claim_certainty():
+    folds = intervals.spread([1.0] * 5, "folds")
+    assert folds["interval"] is None and folds["reason"] == "all 5 folds agree, so their spread gives no interval"
+    found = intervals.over_folds(folds, 110, shares=True)
+    assert found["interval"] == pytest.approx([0.9663, 1.0], abs=1e-4) and found["how"] == "Wilson, as all folds agree"
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
