@@ -1,136 +1,36 @@
 """The configs of configs/benchmarks: each is found by name and resolved on tiny data of the layout it describes.
 
-The conversions in their docstrings are run as they stand there.
+The conversions in their docstrings are run as they stand there, and so are some of their commands.
 """
 
-import ast
 import csv
 import re
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiny
-from PIL import Image
 
+from benchmarks import protocols
+from benchmarks.protocol_data import LAYOUTS
+from jaxdino import cli
 from jaxdino.settings import config_search
 from jaxdino.settings.command_line import command
 from jaxdino.train.setup import prepare
 
-FOLDER = config_search.INSTALLED / "benchmarks"
-NAMES = sorted(file.stem for file in FOLDER.glob("[!_]*.py"))
-RNG = np.random.default_rng(0)
-
-
-def image(path, values=None):
-    """Write an image of 16 x 16 pixels; of `values` (H, W) if they are given."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(RNG.integers(0, 256, (16, 16, 3), np.uint8) if values is None else values).save(path)
-
-
-def table(path, columns, rows):
-    with open(path, "w", newline="") as file:
-        csv.writer(file).writerows([columns, *rows])
-
-
-def classes_in_folders(root):
-    for split in ("train", "val"):
-        for name in ("a", "b"):
-            for number in range(4):
-                image(root / split / name / f"{number}.jpg")
-
-
-def cifar10(root):
-    datasets = pytest.importorskip("datasets")
-    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
-    image(root.parent / "one.png")
-    picture = {"bytes": (root.parent / "one.png").read_bytes(), "path": None}
-    for split in ("train", "test"):
-        rows = {"img": [picture] * 40, "label": [0, 1] * 20}
-        datasets.Dataset.from_dict(rows, features).to_parquet(root / f"{split}-00000-of-00001.parquet")
-
-
-def chestxray14(root):
-    rows = [(f"{n:08}_000.png", ("No Finding", "Mass", "Mass|Hernia")[n % 3], n // 2) for n in range(60)]
-    table(root / "Data_Entry_2017.csv", ("Image Index", "Finding Labels", "Patient ID"), rows)
-    (root / "test_list.txt").write_text("\n".join(name for name, *_ in rows[:12]))
-    for name, *_ in rows:
-        image(root / "images_001" / "images" / name)
-
-
-def isic2019(root):
-    names = [f"ISIC_{n:07}" for n in range(60)]
-    kinds = [[float(n % 2 == 0), float(n % 2)] for n in range(60)]
-    rows = [[name, *kind] for name, kind in zip(names, kinds, strict=True)]
-    table(root / "ISIC_2019_Training_GroundTruth.csv", ("image", "MEL", "NV"), rows)
-    lesions = [(name, "" if n < 6 else f"lesion{n // 2}") for n, name in enumerate(names)]
-    table(root / "ISIC_2019_Training_Metadata.csv", ("image", "lesion_id"), lesions)
-    for name in names:
-        image(root / "ISIC_2019_Training_Input" / f"{name}.jpg")
-
-
-def montgomery(root):
-    for number in range(20):
-        image(root / "CXR_png" / f"MCUCXR_{number:04}_{number % 2}.png")
-
-
-def masks(root, images, labels, names):
-    for place in range(4):
-        values = RNG.integers(0, 3, (16, 16)).astype(np.uint8)
-        image(root / images / f"{names}{place}.jpg")
-        image(root / labels / f"{names}{place}.png", values)
-
-
-def ade20k(root):
-    for split in ("training", "validation"):
-        masks(root, f"images/{split}", f"annotations/{split}", split)
-    rows = [(1, 0.5, 9, 9, "wall"), (2, 0.5, 9, 9, "building, edifice")]
-    lines = ["\t".join(map(str, row)) for row in [("Idx", "Ratio", "Train", "Val", "Name"), *rows]]
-    (root / "objectInfo150.txt").write_text("\n".join(lines) + "\n")
-
-
-def voc2012(root):
-    for split in ("train", "val"):
-        masks(root, "JPEGImages", "SegmentationClass", split)
-        lists = root / "ImageSets" / "Segmentation"
-        lists.mkdir(parents=True, exist_ok=True)
-        (lists / f"{split}.txt").write_text("".join(f"{split}{place}\n" for place in range(4)))
-
-
-def nyu_depth(root):
-    for split in ("train", "test"):
-        lines = []
-        for number in range(4):
-            image(root / "den" / f"rgb_{split}{number}.jpg")
-            image(root / "den" / f"sync_depth_{split}{number}.png", np.full((16, 16), 2500, np.uint16))
-            lines.append(f"/den/rgb_{split}{number}.jpg /den/sync_depth_{split}{number}.png 518.8579\n")
-        (root / f"nyu_{split}.txt").write_text("".join(lines))
-
-
-LAYOUTS = dict(imagenet=classes_in_folders, places365=classes_in_folders, cifar10=cifar10, chestxray14=chestxray14)
-LAYOUTS |= dict(isic2019=isic2019, montgomery=montgomery, ade20k=ade20k, voc2012=voc2012, nyu_depth=nyu_depth)
+COUNTS = dict(imagenet=12, places365=12, montgomery=20, ade20k=4, voc2012=4, nyu_depth=4)
 MONITORS = dict(chestxray14="val/macro_auc", isic2019="val/balanced_accuracy", montgomery="val/balanced_accuracy")
 
 
-def converted(doc, root):
-    """Run the conversion in a docstring on `root`, and return what `data.root` is then."""
-    if script := re.search(r"<<'END'\n(.*?)\n    END\n", doc, re.DOTALL):
-        subprocess.run([sys.executable, "-", str(root)], input=textwrap.dedent(script[1]), text=True, check=True)
-    if line := re.search(r"^    (cut .*)$", doc, re.MULTILINE):
-        subprocess.run(line[1], shell=True, check=True, cwd=root.parent)
-    return root / "manifest.csv" if script else root
+def test_every_protocol_has_its_stand_in_data():
+    assert set(LAYOUTS) == {file.stem for file in (config_search.INSTALLED / "benchmarks").glob("[!_]*.py")}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_a_benchmark_is_resolved_on_the_layout_it_describes(name, tmp_path):
-    doc = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text("utf-8")), clean=False) or ""
-    root = tmp_path / re.search(r"--config\.data\.root=(?:VOCdevkit/)?(\w+)", doc)[1]
-    root.mkdir()
-    LAYOUTS[name](root)
-    config = command(f"benchmarks/{name}:{tiny.SPEC.name}", [f"--config.data.root={converted(doc, root)}"]).config()
+    if name == "cifar10":
+        pytest.importorskip("datasets")
+    root = protocols.make(name, tmp_path, COUNTS.get(name, 60), side=8)
+    config = command(f"benchmarks/{name}:{tiny.SPEC.name}", [f"--config.data.root={root}"]).config()
     config.model.weights = "random"
     config.data.update(batch_size=2, num_threads=0, decoder="pillow")
     if config.data.image_size is not None:
@@ -140,15 +40,35 @@ def test_a_benchmark_is_resolved_on_the_layout_it_describes(name, tmp_path):
     assert {path.split(".")[0] for path in part.plan.trainable} == {"head"}
 
 
-def test_conversions_keep_patients_and_lesions_in_one_split(tmp_path):
-    for name, column in (("chestxray14", "patient"), ("isic2019", "lesion")):
-        root = tmp_path / name
-        root.mkdir()
-        LAYOUTS[name](root)
-        with open(converted((FOLDER / f"{name}.py").read_text("utf-8"), root), newline="") as file:
-            rows = list(csv.DictReader(file))
-        assert len(rows) == 60 and {row["split"] for row in rows} == {"train", "val", "test"}
-        assert len({(row[column], row["split"]) for row in rows}) == len({row[column] for row in rows})
+@pytest.mark.parametrize(("name", "column"), [("chestxray14", "patient"), ("isic2019", "lesion")])
+def test_conversions_keep_patients_and_lesions_in_one_split(name, column, tmp_path):
+    with open(protocols.make(name, tmp_path, 60, side=8), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 60 and {row["split"] for row in rows} == {"train", "val", "test"}
+    found = {(row[column], row["split"]) for row in rows if row[column]}
+    assert len(found) == len({owner for owner, _ in found})
+
+
+def test_commands_of_the_docstrings_run_on_the_stand_in_data(tmp_path, monkeypatch, capsys):
+    chosen = {"imagenet": ("evaluate", "--probe"), "montgomery": ("extract", "")}
+    every = protocols.commands
+
+    def run(words, folder):
+        monkeypatch.chdir(folder)
+        return cli.main(words), ""
+
+    def few(name):
+        first, without = chosen[name]
+        return [words for words in every(name) if words[0] == first and without not in words]
+
+    monkeypatch.setattr(protocols, "run", run)
+    monkeypatch.setattr(protocols, "commands", few)
+    monkeypatch.setattr(protocols, "IMAGES", {"imagenet": 200, "montgomery": 20})
+    assert all(protocols.protocol(name, tmp_path) for name in chosen)
+    rows = capsys.readouterr().out
+    assert "| `evaluate --weights dinov2_vits14.pth --root IMAGENET --k 10 20 100 200` |" in rows
+    assert "k-NN 10 " in rows and ", n=66 |" in rows and "| done |" in rows
+    assert (tmp_path / "montgomery/FEATURES/manifest.json").is_file()
 
 
 def test_sizes_are_whole_patches():
@@ -159,4 +79,4 @@ def test_sizes_are_whole_patches():
 
 def test_docs_list_every_benchmark():
     page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text("utf-8")
-    assert set(re.findall(r"^\| \[`benchmarks/(\w+)`\]", page, re.MULTILINE)) == set(NAMES) == set(LAYOUTS)
+    assert set(re.findall(r"^\| \[`benchmarks/(\w+)`\]", page, re.MULTILINE)) == set(LAYOUTS)
