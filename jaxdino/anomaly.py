@@ -281,7 +281,7 @@ def _table(figures: dict[str, Any]) -> str:
         kinds.append([kind, f"{one['n']:,}", shown(one, "image_auroc"), shown(one, "recall")])
     head = (
         f"{n['good']:,} good images and {n['anomalous']:,} others, {figures['masks']:,} with known pixels; "
-        "95 % intervals: bootstrap for AUROC, Wilson for shares, none for pixels"
+        "95 % intervals: bootstrap of images, Wilson for shares"
     )
     missing = [f"{name.replace('_', ' ')}: not computed, {why}" for name, why in figures["reasons"].items()]
     return "\n".join([head, format_table(rows, rule=False), *missing, "", format_table(kinds)])

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from jaxdino.anomalies.measures import auroc, pixel_auroc, pro
+from jaxdino.anomalies.measures import auroc, pixel_auroc, pixel_statistic, pro
 from jaxdino.core.errors import UserError
 from jaxdino.core.intervals import wilson
 from jaxdino.data.crops import eval_crop
 from jaxdino.data.folders import find_images
 from jaxdino.data.image_file import open_file
 from jaxdino.data.tree import IMAGE_SUFFIXES
-from jaxdino.evaluation.intervals import Resampling
+from jaxdino.evaluation.intervals import Resampling, bootstrap
 
 
 class Listed(NamedTuple):
@@ -94,7 +94,8 @@ def measured(
 
     Returns:
       image_auroc with its 95 % bootstrap interval, recall and false alarms at the threshold with Wilson's intervals,
-      pixel_auroc and pro (None without masks) and `masks`, the images they are of; n, and {kind: the same figures}.
+      pixel_auroc and pro with bootstrap intervals over images (None without masks), `masks`, the images they are of;
+      n, and {kind: the same figures of images}.
       What cannot be computed is None; `reasons` says why.
     """
     names, values = np.asarray(kinds), np.asarray(scores)
@@ -108,6 +109,7 @@ def measured(
         "masks": len(maps),
         "pixel_auroc": known(pixel_auroc(*zip(*maps, strict=True))) if maps else None,
         "pro": known(pro(*zip(*maps, strict=True))) if maps else None,
+        **_pixel_intervals(maps),
     }
     rows: Mapping[str, np.ndarray] = {kind: names == kind for kind in sorted(set(names[wrong].tolist()))}
     found["kinds"] = {
@@ -137,6 +139,15 @@ def _at_threshold(name: str, flags: np.ndarray) -> dict[str, Any]:
     if not len(flags):
         return {name: None, f"{name}_interval": None}
     return {name: float(flags.mean()), f"{name}_interval": list(wilson(float(flags.sum()), len(flags)))}
+
+
+def _pixel_intervals(maps: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    """Return the bootstrap intervals at 95 % of pixel_auroc and pro, images drawn with replacement; None without."""
+    if not maps:
+        return {"pixel_auroc_interval": None, "pro_interval": None}
+    found = bootstrap(pixel_statistic(*zip(*maps, strict=True)), len(maps), Resampling())
+    ends = {name: [float(low), float(high)] for name, (low, high) in found.items()}
+    return {f"{name}_interval": None if np.isnan(pair[0]) else pair for name, pair in ends.items()}
 
 
 def known(value: float) -> float | None:

@@ -60,7 +60,8 @@ def test_spots_are_told_and_found(folders, fitted, capsys):
     file.unlink()
     assert found["n"] == {"good": 12, "anomalous": 10} and found["image_auroc"] > 0.95
     assert found["pixel_auroc"] > 0.8 and found["pro"] > 0.45  # without skill: 0.5 and 0.15
-    assert found["image_auroc_interval"][0] <= found["image_auroc"] <= found["image_auroc_interval"][1]
+    for name in ("image_auroc", "pixel_auroc", "pro"):
+        assert found[f"{name}_interval"][0] <= found[name] <= found[f"{name}_interval"][1], name
     assert "image AUROC" in capsys.readouterr().out
     about = json.loads((fitted / "anomaly.json").read_text())
     assert about["rows"] == 400 < about["counts"]["patches"] and about["counts"]["unread"] == 1
@@ -145,6 +146,13 @@ def test_pixel_measures_are_their_definitions():
     y = [0.0] + [float(np.mean([(maps[i][part] >= t).mean() for i, part in regions])) for t in thresholds]
     fine = np.linspace(0, 0.3, 200_001)
     assert measures.pro(masks, maps) == pytest.approx(np.trapezoid(np.interp(fine, x, y), fine) / 0.3, abs=1e-5)
+    drawn = np.array([[1, 1, 1], [2, 0, 1], [0, 0, 3]])
+    found = measures.pixel_statistic(masks, maps)(drawn.astype(float))
+    for row, counts in enumerate(drawn[:2]):
+        some = [[one[i] for i in np.repeat(np.arange(3), counts)] for one in (masks, maps)]
+        assert found["pixel_auroc"][row] == pytest.approx(measures.pixel_auroc(*some))
+        assert found["pro"][row] == pytest.approx(measures.pro(*some))
+    assert np.isnan(found["pixel_auroc"][2]) and np.isnan(found["pro"][2])  # no anomalous pixel was drawn
     assert measures.pro(masks, [1.0 * mask for mask in masks]) > 0.999 and np.isnan(measures.pro(masks[2:], maps[2:]))
 
 
