@@ -29,6 +29,7 @@ READ = (
     *("crop_mode", "crop_pct", "normalization"),
 )
 """Settings of the data that a fit reads."""
+MAX_PIXELS = "TIFF and .npy of more pixels are read in strips, other images refused (default 67108864)"
 COLUMNS = ("path", "score", "anomalous", "error")
 
 
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         part.add_argument("--weights", help="where the weights are now, if they were moved")
         part.add_argument("--threshold", type=float, help="scores above it are anomalous (default the fitted one)")
         part.add_argument("--batch_size", type=int, default=16, help="images per batch (default 16)")
+        part.add_argument("--max_pixels", type=int, metavar="N", help=MAX_PIXELS)
         part.add_argument("--maps", metavar="DIR", help="draw the anomaly map of each image there")
         part.add_argument("--overwrite", action="store_true", help="let files replace others")
     predicting.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or a pattern in quotes")
@@ -235,13 +237,15 @@ def _scored(args: argparse.Namespace, files: Sequence[str]) -> tuple[Iterator[tu
     from jaxdino.core.options import check_range
 
     check_range("--batch_size", args.batch_size, "[1, inf)")
+    if args.max_pixels is not None:
+        check_range("--max_pixels", args.max_pixels, "[1, inf)")
     if args.threshold is not None:
         check_range("--threshold", args.threshold, "[-inf, inf]")
     fitted = detector.read(args.detector)
     model = reopened(fitted.about.get("weights"), args.detector, args.weights, detector.AGAIN)
     scoring.prepare(model, fitted, args.detector)
     threshold = fitted.threshold if args.threshold is None else args.threshold
-    return scoring.scored(model, fitted, files, args.batch_size), threshold, model
+    return scoring.scored(model, fitted, files, args.batch_size, args.max_pixels), threshold, model
 
 
 def _draw(place: Path, image: Any, heat: Any, threshold: float) -> None:

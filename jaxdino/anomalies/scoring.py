@@ -32,14 +32,18 @@ def prepare(model: Any, fitted: Detector, folder: str | Path) -> None:
 
 
 def scored(
-    model: Any, fitted: Detector, files: Sequence[str], batch_size: int
+    model: Any, fitted: Detector, files: Sequence[str], batch_size: int, max_pixels: int | None = None
 ) -> Iterator[tuple[int, float | str, Any, Any]]:
     """Yield (row, score, image uint8 (H, W, C), anomaly map (H, W)) of each file, in order.
 
     In place of its score, an image that cannot be read has the reason, and no image and no map.
+
+    Args:
+      max_pixels: TIFF and .npy of more pixels are read in strips, other images refused; None is the usual limit.
     """
     look, bank = features(model, fitted.form), jnp.asarray(fitted.bank)
-    size, reading = model.card.spec.preprocess.size, dataclasses.replace(model.reading(files), scenes=True)
+    size, reading = model.card.spec.preprocess.size, model.reading(files)
+    reading = dataclasses.replace(reading, scenes=True, max_pixels=max_pixels or reading.max_pixels)
 
     def read(row: int) -> Any:
         try:

@@ -82,6 +82,25 @@ def test_prediction_writes_scores_and_maps(folders, fitted, tmp_path, capsys):
     assert [float(line.split("\t")[1]) for line in out] == [round(spot["score"], 4), round(good["score"], 4)]
 
 
+def test_a_scene_above_the_limit_has_the_scores_of_the_whole_image(fitted, tmp_path, capsys):
+    tifffile = pytest.importorskip("tifffile")
+    rng = np.random.default_rng(2)
+    scene = np.concatenate([texture(rng) for _ in range(6)]).astype(np.uint8)  # six times as high as wide
+    tifffile.imwrite(tmp_path / "scene.tif", scene, rowsperstrip=8, photometric="rgb")
+    Image.fromarray(scene).save(tmp_path / "scene.png")
+    lines = ["predict", "--detector", str(fitted), str(tmp_path / "scene.tif"), "--maps"]
+    assert anomaly.main([*lines, str(tmp_path / "whole")]) == 0
+    assert anomaly.main([*lines, str(tmp_path / "strips"), "--max_pixels", "1000"]) == 0
+    whole, strips = capsys.readouterr().out.splitlines()
+    assert whole == strips and strips.endswith(("good", "anomalous"))
+    drawn = [(tmp_path / name / "scene.png").read_bytes() for name in ("whole", "strips")]
+    assert drawn[0] == drawn[1]
+    assert (
+        anomaly.main(["predict", "--detector", str(fitted), str(tmp_path / "scene.png"), "--max_pixels", "1000"]) == 1
+    )
+    assert "max_pixels" in capsys.readouterr().err
+
+
 def test_colours_are_clear_at_zero_and_in_the_middle_at_the_threshold():
     image = RNG.integers(0, 256, (4, 6, 3), np.uint8)
     heat = np.zeros((4, 6))
@@ -174,6 +193,7 @@ def test_pixel_measures_are_their_definitions():
         (["predict", "--detector", "x", "test/good/1.png", "test/spot/1.png", "--maps", "m"], "would both be m/1.png"),
         (["predict", "--detector", "x", "test/good/1.png", "--maps", "test/spot"], "exists already"),
         (["predict", "--detector", "x", "test/good/1.png", "--threshold", "nan"], "is no number"),
+        (["predict", "--detector", "x", "test/good/1.png", "--max_pixels", "0"], "--max_pixels=0"),
     ],
 )
 def test_wrong_calls(folders, args, says, capsys, monkeypatch):
