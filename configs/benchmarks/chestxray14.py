@@ -25,7 +25,7 @@ below NIH/images*/. This writes NIH/manifest.csv, with the official test split; 
 No published figure is claimed. Wang et al. (arXiv:1705.02315) define the data and the split by patients; papers that
 split at random, or train the whole network at another size, cannot be compared. The settings are ours, those of
 configs/linear.py with the losses of configs/multilabel.py, and val chooses the epoch; figures with intervals over
-patients, and without training the same by a probe:
+patients, and without training a probe, which measures mean average precision (`test/map`) instead:
 
     jaxdino evaluate --workdir RUN --resample_by patient
     jaxdino extract --weights dinov2_vits14.pth --name manifest --root NIH/manifest.csv --multilabel \

@@ -187,7 +187,7 @@ def _check(args: argparse.Namespace, parts: Sequence[str]) -> None:
         if part in parts and not getattr(args, flag):
             raise UserError(f"--parts {args.parts} has {part}, which needs --{flag} DIR")
         if getattr(args, flag) and part not in parts:
-            raise UserError(f"--{flag} is not read: --parts {args.parts} lacks {part}")
+            raise UserError(f"--{flag} is not read: --parts {args.parts} lacks {part}: add it there")
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
