@@ -84,10 +84,11 @@ def report(
         near = knn_accuracy(*found, k=k, temperature=temperature, num_classes=classes)
         how = dict(k=max(k), temperature=temperature, num_classes=classes, seed=seed)
         few = few_shot_accuracy(*found, shots=shots, **how)
-        linear = linear_probe(*found, num_classes=classes, seed=seed) if probe else None
-        spans = {count: list(wilson(round(share * images[split]), images[split])) for count, share in near.items()}
+        linear: dict[str, Any] | None = linear_probe(*found, num_classes=classes, seed=seed) if probe else None
         if linear is not None:
-            linear["interval"] = list(wilson(round(linear["accuracy"] * images[split]), images[split]))
+            span = wilson(round(linear["accuracy"] * images[split]), images[split])
+            linear = {**linear, "interval": list(span)}
+        spans = {count: list(wilson(round(share * images[split]), images[split])) for count, share in near.items()}
         row = {"features": name, "width": found[0].shape[1], "knn_accuracy": near, "knn_interval": spans}
         rows.append(row | {"few_shot": few, "linear": linear})
     about = {"model": model.name, "digest": model.digest, "data": source.name, "split": split, "pool": pool}
