@@ -3,7 +3,8 @@
 Compiles the step of each stage for generated images and random weights, and prints what the compiled program needs, by
 part, and its floating-point operations for 1,000 images with the minutes that they take at a given rate. No step is
 taken, so that a large model may be tried on a machine that could not train it. The program is that of this machine's
-backend: another one may need more or less for activations. Settings are flags, as in training:
+backend: another one may need more or less for activations. A batch is taken whole, as on a GPU, unless
+`optimizer.accumulate` divides it: a CPU would divide it by itself. Settings are flags, as in training:
 `--config.data.batch_size=32`.
 """
 
@@ -50,6 +51,8 @@ def main() -> None:
     config = command(args.config, flags).config().copy_and_resolve_references()
     rows = [("stage", "batch", *PARTS, "TFLOP / 1,000", "minutes")]
     with tempfile.TemporaryDirectory() as folder, config.unlocked():
+        if config.optimizer.get("accumulate") is None:
+            config.optimizer.accumulate = 1
         config.data.root, config.model.weights = str(images(Path(folder), args.size, config.data.batch_size)), "random"
         setup = prepare(config, lambda _: None)
         current = None
