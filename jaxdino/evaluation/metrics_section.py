@@ -76,7 +76,7 @@ def metrics_section(
 
 
 OF_CLASSES = (
-    "each class against all others; - not defined. In brackets: Wilson's interval of sensitivity, specificity and "
+    "each class against all others; - not defined. Intervals: Wilson's interval of sensitivity, specificity and "
     "precision (the bootstrap's of images in groups), the bootstrap's of the others; none where all resamples agree or "
     "too few have a value"
 )
