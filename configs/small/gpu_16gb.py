@@ -8,9 +8,9 @@ The stages are those of `gradual`. A GPU older than Ampere (T4, V100) has no bfl
 for 1,000 images at 20 TFLOP/s:
 
     stage  batch  memory    TFLOP  minutes
-    head      32  881 MiB      47     0.04
-    last      32  1.7 GiB      62     0.05
-    all       32  8.2 GiB     140     0.12
+    head      32  879 MiB      47     0.04
+    last      32  1.5 GiB      62     0.05
+    all       32  6.7 GiB     139     0.12
 
 Recomputing activations, `--config.model.remat=blocks`, takes a third more operations in the last stage (186 TFLOP); a
 batch of 64 then needs 3.0 GiB.

@@ -18,8 +18,8 @@ for 1,000 images at 20 TFLOP/s, if reading keeps up:
 
     stage  batch  memory     TFLOP  minutes
     head      64  427 MiB       12     0.01
-    last      64  2.0 GiB       16     0.01
-    all       64  10.6 GiB      37     0.03
+    last      64  2.1 GiB       16     0.01
+    all       64  11.8 GiB      37     0.03
 """
 
 from ml_collections import ConfigDict
