@@ -113,6 +113,7 @@ def _trained(
     from jaxdino.comparison.measured import measured
     from jaxdino.comparison.plan import finished, metric_of
     from jaxdino.comparison.running import train
+    from jaxdino.train.stop import Stopped
 
     found: list[Any] = []
     failed: dict[str, str] = {}
@@ -120,7 +121,10 @@ def _trained(
         config, why = configs[one.name], ""
         if not finished(one, config):
             say(f"\nrun {number + 1} of {len(runs)}: {one.strategy}, seed {one.seed}")
-            why = train(one, config, args.in_process)
+            try:
+                why = train(one, config, args.in_process)
+            except Stopped:
+                return found, failed, False
             if not why and not finished(one, config):
                 return found, failed, False
         if why:

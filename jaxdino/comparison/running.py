@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxdino.comparison.plan import PlannedRun
 from jaxdino.core.errors import UserError
+from jaxdino.train.stop import Stopped
 
 
 def train(run: PlannedRun, config: Any, in_process: bool = False) -> str:
@@ -18,11 +19,17 @@ def train(run: PlannedRun, config: Any, in_process: bool = False) -> str:
 
     Args:
       config: as `plan.checked` returns it.
+
+    Raises:
+      Stopped: after SIGTERM, when the process of the run has ended, even if the run was finished by then.
     """
     if not in_process:
         line = [sys.executable, "-m", "jaxdino.main", f"--config={run.config}", f"--workdir={run.folder}", *run.flags]
-        with _passed_on(subprocess.Popen(line)) as child:
+        child = subprocess.Popen(line)
+        with _passed_on(child) as asked:
             status = child.wait()
+        if asked:
+            raise Stopped
         return "" if status == 0 else f"exit status {status}; its output is above"
     from jaxdino.train.loop import run as run_here
 
@@ -34,14 +41,20 @@ def train(run: PlannedRun, config: Any, in_process: bool = False) -> str:
 
 
 @contextmanager
-def _passed_on(child: subprocess.Popen) -> Iterator[subprocess.Popen]:
-    """Pass SIGTERM on to a run, which saves and ends; Ctrl-C reaches it from the terminal."""
+def _passed_on(child: subprocess.Popen) -> Iterator[list[int]]:
+    """Pass SIGTERM on to a run, which saves and ends; Ctrl-C reaches it from the terminal. Yields what was passed."""
+    asked: list[int] = []
+
+    def pass_on(number: int, _: Any) -> None:
+        asked.append(number)
+        child.terminate()
+
     signals = (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.getsignal(number) for number in signals}
     try:
-        signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+        signal.signal(signal.SIGTERM, pass_on)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        yield child
+        yield asked
     finally:
         for number, how in before.items():
             signal.signal(number, how)

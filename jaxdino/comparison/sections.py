@@ -115,7 +115,8 @@ def _series(strategies: Sequence[Strategy], key: str) -> Paint:
                 except UserError:  # a metric that this run does not have
                     continue
                 colour = COLOURS[place % len(COLOURS)]
-                axes.plot(steps, seen, color=colour, linewidth=1.2, alpha=0.8, label=label)
+                dot = "o" if len(steps) == 1 else ""  # a line of one point is not visible
+                axes.plot(steps, seen, color=colour, linewidth=1.2, alpha=0.8, label=label, marker=dot)
                 label = None
         axes.set(xlabel="training step", ylabel=key)
         axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))

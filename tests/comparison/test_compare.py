@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,12 +12,13 @@ import pytest
 from sklearn.metrics import pairwise
 
 from jaxdino.compare import main
-from jaxdino.comparison import measured
+from jaxdino.comparison import measured, running
 from jaxdino.comparison.cka import linear_cka
-from jaxdino.comparison.plan import seeds_of
+from jaxdino.comparison.plan import PlannedRun, seeds_of
 from jaxdino.comparison.recommendation import Limits, recommend
 from jaxdino.comparison.statistics import Strategy, gap
 from jaxdino.core.errors import UserError
+from jaxdino.train.stop import Stopped
 from tests.train import tiny
 
 CONFIG = """
@@ -190,3 +193,21 @@ def test_other_tasks_are_compared_without_calibration(tmp_path, monkeypatch):
 
 
 assert tiny.SPEC  # the configs above name this model
+
+
+def test_sigterm_ends_the_comparison_even_if_the_run_was_finished_by_then(monkeypatch):
+    passed = []
+
+    class Child:
+        def wait(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return 0
+
+        def terminate(self):
+            passed.append("SIGTERM")
+
+    monkeypatch.setattr(running.subprocess, "Popen", lambda line: Child())
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped):
+        running.train(PlannedRun("linear", 0, "linear", (), Path("x")), None)
+    assert passed == ["SIGTERM"] and signal.getsignal(signal.SIGTERM) is before
