@@ -41,6 +41,8 @@ def drawn_words(counts: np.ndarray, names: Sequence[str], sampling: str) -> str:
     """Describe how often an image of the smallest and of the largest class is drawn an epoch."""
     draws = class_draws(counts, sampling, int(counts.sum()))
     there = np.flatnonzero(counts)
+    if np.ptp(counts[there]) == 0:
+        return f"each class with images has {counts[there[0]]} of them, so that it changes little"
     ends = (there[pick(counts[there])] for pick in (np.argmin, np.argmax))
     return "; ".join(
         f"the {counts[one]} images of {names[one]!r} are drawn {draws[one] / counts[one]:.3g} times each in an epoch"

@@ -95,6 +95,7 @@ def test_shares_and_draws():
 def test_words():
     words = drawn_words(COUNTS, tuple("abcde"), "balanced")
     assert words.startswith("the 3 images of 'c' are drawn 5.33 times each in an epoch; the 40 images of 'a'")
+    assert drawn_words(np.array([7, 0, 7]), "abc", "balanced").startswith("each class with images has 7")
 
 
 def test_unknown_sampling():
