@@ -7,7 +7,7 @@ import pytest
 
 from tests.launch.compared import assert_equal, run_all
 
-TASKS = ("classify", "multilabel", "semantic", "distill", "segment")
+TASKS = ("classify", "multilabel", "semantic", "distill", "segment", "detect", "depth", "instances")
 
 
 @pytest.fixture(scope="module")
