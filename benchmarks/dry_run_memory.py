@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from jaxdino.core.host_memory import in_huge_pages, keep_freed
+
 
 def dry(config: Any, steps: int) -> None:
     """Print the row of the first stage of a dry run."""
@@ -61,6 +63,7 @@ def run(config: Any, steps: int, folder: str) -> None:
 
 def main() -> None:
     """Compare, or be one of the two processes."""
+    in_huge_pages()  # as jaxdino.main does
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="a config, as after --config=")
     parser.add_argument("--steps", type=int, default=10, help="timed steps of the dry run, with and without reading")
@@ -68,7 +71,6 @@ def main() -> None:
     parser.add_argument("--part", choices=("dry", "run"), help=argparse.SUPPRESS)
     args, flags = parser.parse_known_args()
     if args.part:
-        from jaxdino.core.host_memory import keep_freed
         from jaxdino.settings.command_line import command
 
         keep_freed()

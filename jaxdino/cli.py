@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from jaxdino import __version__
 from jaxdino.core.command import COMMANDS, finish, started_as
 from jaxdino.core.errors import UserError
+from jaxdino.core.host_memory import in_huge_pages
 from jaxdino.core.rules import did_you_mean
 
 LINES = {
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
       argv: the arguments after `jaxdino`; by default those of the command line.
     """
+    if argv is None:
+        in_huge_pages()
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "-help", "--help", "help"):
         return finish(lambda: print(usage()))

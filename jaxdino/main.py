@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from jaxdino.core import processes
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
-from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.host_memory import in_huge_pages, keep_freed
 from jaxdino.core.processes import WAIT as WAIT_SECONDS
 from jaxdino.core.processes.ending import together
 from jaxdino.core.processes.facts import of_code
@@ -193,4 +193,5 @@ def refuse(why: object) -> NoReturn:
 
 
 if __name__ == "__main__":
+    in_huge_pages()
     app.run(main, flags_parser=parse)

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from jaxdino.core import host_memory
+
 COUNT = """
 import ctypes, resource, sys
 import numpy as np
@@ -41,3 +43,38 @@ def test_a_block_is_taken_again():
 def test_who_has_chosen_is_left_alone():
     said, one, more = faults("kept", MALLOC_MMAP_THRESHOLD_="131072")
     assert said == "False" and more > 4 * one
+
+
+@pytest.fixture
+def started(monkeypatch, tmp_path):
+    """The list of programs that are started, on a system that has huge pages on request."""
+    for name in host_memory.CHOSEN:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(host_memory, "HUGE_PAGES", tmp_path / "enabled")
+    (tmp_path / "enabled").write_text("always [madvise] never\n")
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.35"))
+    found = []
+    monkeypatch.setattr("os.execve", lambda *how: found.append(how))
+    return found
+
+
+def test_a_program_starts_again_in_huge_pages(started):
+    host_memory.in_huge_pages()
+    [(program, argv, variables)] = started
+    assert program == sys.executable and argv[1:] == sys.orig_argv[1:]
+    assert variables["GLIBC_TUNABLES"] == host_memory.HUGE and variables["PATH"] == os.environ["PATH"]
+
+
+def test_a_program_goes_on_where_there_are_none(started, monkeypatch):
+    host_memory.HUGE_PAGES.write_text("always madvise [never]\n")
+    host_memory.in_huge_pages()
+    host_memory.HUGE_PAGES.unlink()
+    host_memory.in_huge_pages()
+    host_memory.HUGE_PAGES.write_text("[always] madvise never\n")
+    for libc in (("glibc", "2.34"), ("", "")):
+        monkeypatch.setattr("platform.libc_ver", lambda found=libc: found)
+        host_memory.in_huge_pages()
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setenv("GLIBC_TUNABLES", host_memory.HUGE)  # as after the start, or by the user
+    host_memory.in_huge_pages()
+    assert not started
