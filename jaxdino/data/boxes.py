@@ -18,7 +18,7 @@ FLAT = "it has no area"
 INVERTED = "its right or bottom side comes before the left or top one"
 BEYOND = "it reaches out of the image"
 UNKNOWN = "its class is not known"
-FAULTS = (NOT_NUMBERS, FLAT, INVERTED, BEYOND, UNKNOWN)
+FAULTS = (NOT_NUMBERS, FLAT, INVERTED, UNKNOWN, BEYOND)  # the last one alone leaves the box in use
 
 
 class BoxLists(Sequence[np.ndarray]):
@@ -140,8 +140,8 @@ class Boxes:
             np.isnan(self.corners).any(axis=1),
             sized & empty & ((right == left) | (bottom == top)),
             sized & empty,
-            known & beyond,
             self.label < 0,
+            known & beyond,
         )
         first = np.full(len(self.row), -1, np.int8)
         for number in reversed(range(len(FAULTS))):
