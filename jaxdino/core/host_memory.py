@@ -9,7 +9,7 @@ from pathlib import Path
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 CHOSEN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
-HUGE = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194304:glibc.malloc.trim_threshold=8388608"
+HUGE = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=16777216:glibc.malloc.trim_threshold=67108864"
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -17,7 +17,7 @@ def in_huge_pages() -> None:
     """Start this program again, in the same process, with large blocks of memory in huge pages, if the system has them.
 
     A program calls it first, before it imports what takes time: glibc reads this choice at its start only. Blocks of
-    4 MiB or more are then returned when they are freed, and fresh ones cost few page faults, so that a process holds
+    16 MiB or more are then returned when they are freed, and fresh ones cost few page faults, so that a process holds
     less memory than with `keep_freed`, at the same speed (see docs/performance.md). Returns where that cannot be: with
     another C library, a glibc before 2.35, or if an environment variable configures malloc.
     """
