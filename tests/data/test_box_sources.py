@@ -83,7 +83,9 @@ def test_a_box_of_an_unknown_class_is_left_out_also_at_the_edge(tmp_path):
     (top / "labels/train/03.txt").write_text("7 0.9 0.9 0.5 0.5\n0 0.9 0.9 0.5 0.5\n")
     source = load(top, "yolo", max_missing=0.5)
     assert source.splits["train"].fields["boxes"][3][:, 4].tolist() == [0]
-    assert any("1 of 14 boxes are left out, since its class is not known" in note for note in source.notes), source.notes
+    assert any("1 of 14 boxes are left out, since its class is not known" in note for note in source.notes), (
+        source.notes
+    )
 
 
 def test_what_is_refused(tmp_path):
