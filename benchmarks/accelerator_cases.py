@@ -188,7 +188,7 @@ def matrix_rate(side: int) -> float:
 def work(args: argparse.Namespace) -> None:
     """Compile a share of the cases (`--share`), or measure them all but the first (`--skip`); a line for each."""
     warnings.simplefilter("ignore")
-    keep_freed()  # as our commands do
+    keep_freed()  # the peers are in this process too
     if args.tiny:
         import torch
 

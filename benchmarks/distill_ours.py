@@ -47,7 +47,7 @@ def idle() -> None:
 
 def program(args: argparse.Namespace, capacity: int, augment: Callable) -> tuple[Callable, dict]:
     """Return (the jitted step, its state), built as in the training loop."""
-    keep_freed()  # as jaxdino.main
+    keep_freed()  # the peers may be in this process too
     mesh, backbone = sharding.make_mesh(), registry.get(args.model)
     settings = Distill(**METHODS[args.method])
     spec = with_heads(backbone, Projection(out_dim=args.out_dim))

@@ -16,6 +16,7 @@ import sys
 
 from benchmarks import harness
 from benchmarks.distill_step import peak
+from jaxdino.core.host_memory import in_huge_pages, keep_freed
 
 STEPS = 3
 OURS, FORWARD, PEER = "jaxdino", "jaxdino, forward pass", "timm eager"
@@ -34,10 +35,10 @@ def alone(args: argparse.Namespace) -> None:
         given = args.model, args.batch, args.size, args.dtype
         one = peers.stepping("timm", "eager", *given, args.trainable) if args.steps else None
     else:
+        in_huge_pages()  # as jaxdino.main
+        keep_freed()  # and where there are none
         from benchmarks import ours
-        from jaxdino.core.host_memory import keep_freed
 
-        keep_freed()  # as jaxdino.main
         ours.jnp.zeros(1).block_until_ready()
         one = _ours(args) if args.steps else None
     for _ in range(args.steps if one else 0):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import tiny
 
-from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.host_memory import in_huge_pages, keep_freed
 from jaxdino.train.loop import run
 
 IMAGES = 1042  # training images of the bundled digits
@@ -40,5 +40,6 @@ def main(folder: str, steps: int, validations: int) -> None:
 
 
 if __name__ == "__main__":
-    keep_freed()  # as jaxdino.main does
+    in_huge_pages()  # as jaxdino.main does
+    keep_freed()
     main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
