@@ -56,6 +56,14 @@ def run_devices(request):
     forget_programs()
 
 
+@pytest.fixture(autouse=True)
+def typed(monkeypatch):
+    """Let messages name commands as `python -m jaxdino.NAME` again after a test that types `jaxdino NAME`."""
+    from jaxdino.core import command
+
+    monkeypatch.setattr(command, "_typed", [])
+
+
 MOST = 3 << 30
 """Bytes of memory of a worker from which it forgets its compiled programs at the end of a file."""
 
