@@ -42,9 +42,7 @@ def test_the_lowest_and_highest_of_many_classes_are_named():
         "none": {"accuracy": None, "images": 0}
     }
     low, high, missing = results.class_lines("test", classes)
-    assert (
-        "c0 0.000 (2), c1 0.050" in low and "c5" not in low and "c19 0.950" in high and "1 class has no" in missing
-    )
+    assert "c0 0.000 (2), c1 0.050" in low and "c5" not in low and "c19 0.950" in high and "1 class has no" in missing
     few = results.class_lines("val", per_class(LOGITS, LABELS, NAMES))
     assert few[0].startswith("val accuracy of each class (images): b, c 0.667 (3)") and len(few) == 2
 
