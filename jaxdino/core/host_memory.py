@@ -18,7 +18,7 @@ def in_huge_pages() -> None:
 
     A program calls it first, before it imports what takes time: glibc reads this choice at its start only. Blocks of
     16 MiB or more are then returned when they are freed, and fresh ones cost few page faults, so that a process holds
-    less memory than with `keep_freed`, at the same speed (see docs/performance.md). Returns where that cannot be: with
+    less memory than with `keep_freed` (see docs/performance.md). Returns where that cannot be: with
     another C library, a glibc before 2.35, or if an environment variable configures malloc.
     """
     name, version = platform.libc_ver()
