@@ -5,7 +5,7 @@
 The layout is that of the archive on Kaggle: the training classes are divided among `train.X1` to `train.X4`, the
 validation images are in `val.X`. Another layout: `--config.data.root=DIR` with `train/` and `val/`. The labels only
 measure k-NN. Estimates by `python -m benchmarks.config_memory small/ssl_imagenet100`, from the program compiled for a
-CPU, not measured on a GPU: 8.2 GiB, 123 TFLOP for 1,000 images, so that 100 epochs take 22 hours at 20 TFLOP/s. It has
+CPU, not measured on a GPU: 7.7 GiB, 123 TFLOP for 1,000 images, so that 100 epochs take 22 hours at 20 TFLOP/s. It has
 not been trained to its end.
 """
 

@@ -5,7 +5,7 @@
 ROOT is the unpacked archive, with `train/` and `val/` (https://github.com/fastai/imagenette). The labels only measure
 k-NN. A ViT-S/16 with DINO's views: two of 224 pixels and six of 96. Estimates by
 `python -m benchmarks.config_memory small/ssl_imagenette`, from the program compiled for a CPU, not measured on a GPU:
-4.4 GiB, 123 TFLOP for 1,000 images, so that 300 epochs take 4.9 hours at 20 TFLOP/s. It was not trained to its end.
+4.1 GiB, 123 TFLOP for 1,000 images, so that 300 epochs take 4.9 hours at 20 TFLOP/s. It was not trained to its end.
 """
 
 from ml_collections import ConfigDict
