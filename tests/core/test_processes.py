@@ -9,7 +9,7 @@ import pytest
 
 from jaxdino.core import processes
 from jaxdino.core.errors import UserError
-from jaxdino.core.processes import group, place
+from jaxdino.core.processes import group, place, roll_call
 from jaxdino.core.processes.group import LOST, Group
 from jaxdino.core.processes.place import Place, find
 from jaxdino.core.processes.roll_call import meet
@@ -127,6 +127,17 @@ def test_a_process_that_does_not_come_is_named():
     assert all("process 1, 3 of 4 did not come within 1 s (--wait)" in str(err) for err in found)
     (alone,) = all_meet(2, absent=(0,), wait=0.5)
     assert "process 1 of 2 did not reach process 0 at --coordinator=127.0.0.1" in str(alone)
+
+
+def test_who_is_awaited_is_named_long_before_the_error(monkeypatch, capfd):
+    monkeypatch.setattr(roll_call, "FIRST_WORD", 0.2)
+    monkeypatch.setattr(roll_call, "NEXT_WORD", 0.4)
+    all_meet(4, absent=(1, 3), wait=0.9)
+    all_meet(2, absent=(0,), wait=0.5)
+    said = capfd.readouterr().err.splitlines()
+    assert len([line for line in said if line.startswith("waiting for process 1, 3 of 4 at 127.0.0.1:")]) == 2
+    assert len([line for line in said if line.startswith("waiting for process 0 at 127.0.0.1:")]) == 1
+    assert said[0].endswith("0 s of 0.9 s (--wait)")
 
 
 def test_what_differs_is_named_with_its_process():

@@ -6,6 +6,7 @@ and on the same port: nothing else has to be opened.
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Mapping, Sequence
 
@@ -15,6 +16,7 @@ from jaxdino.core.processes.place import Place
 
 Facts = Mapping[str, str]
 SHOWN = 5  # differences in an error
+FIRST_WORD, NEXT_WORD = 10.0, 30.0  # seconds until a line says who is awaited, and until the next one
 
 
 def meet(place: Place, facts: Facts, wait: float) -> tuple[list[str], dict[int, Link]]:
@@ -65,15 +67,17 @@ def _listening(place: Place) -> socket.socket:
 
 def _collected(server: socket.socket, place: Place, me: Mapping, wait: float, links: dict[int, Link]) -> dict:
     """Accept the other processes; return {index: what it says about itself}."""
-    members, end = {0: me}, time.monotonic() + wait
+    members, patience = {0: me}, _Patience(wait)
     while len(members) < place.count:
-        server.settimeout(max(end - time.monotonic(), 0.001))
+        server.settimeout(patience.pause())
         try:
             link = Link(server.accept()[0])
         except TimeoutError:
-            missing = [str(index) for index in range(place.count) if index not in members]
+            missing = ", ".join(str(index) for index in range(place.count) if index not in members)
+            if patience.remains(f"process {missing} of {place.count} at {place.coordinator}"):
+                continue
             raise UserError(
-                f"process {', '.join(missing)} of {place.count} did not come within {wait:g} s (--wait): was it "
+                f"process {missing} of {place.count} did not come within {wait:g} s (--wait): was it "
                 f"started, and can it reach --coordinator={place.coordinator}?"
             ) from None
         member = link.receive(5) or {}
@@ -86,6 +90,27 @@ def _collected(server: socket.socket, place: Place, me: Mapping, wait: float, li
         _check(place, member, twin, me["facts"])
         members[index] = member
     return members
+
+
+class _Patience:
+    """The time that is left for those who are missing, with a line now and then that names them."""
+
+    def __init__(self, wait: float):
+        self.begin = time.monotonic()
+        self.end, self.word = self.begin + wait, self.begin + FIRST_WORD
+
+    def pause(self) -> float:
+        """Return the seconds until the next line or the end."""
+        return max(min(self.word, self.end) - time.monotonic(), 0.001)
+
+    def remains(self, missing: str) -> bool:
+        """Return whether there is time left; print the line if it is due."""
+        now = time.monotonic()
+        if self.word <= now < self.end:
+            self.word = now + NEXT_WORD
+            seconds = f"{now - self.begin:.0f} s of {self.end - self.begin:g} s (--wait)"
+            print(f"waiting for {missing}: {seconds}", file=sys.stderr, flush=True)
+        return now < self.end
 
 
 def _check(place: Place, member: Mapping, twin: Mapping | None, facts: Facts) -> None:
@@ -119,14 +144,14 @@ def differences(first: Facts, other: Facts) -> list[str]:
 
 def _report(place: Place, me: Mapping, wait: float) -> tuple[list[str], dict[int, Link]]:
     """Report to process 0, and return its answer."""
-    end, link, why = time.monotonic() + wait, None, "no answer"
-    while link is None and time.monotonic() < end:
+    patience, link, why = _Patience(wait), None, "no answer"
+    while link is None and patience.remains(f"process 0 at {place.coordinator}"):
         try:
             link = Link(socket.create_connection(place.address, timeout=min(5, wait)), "process 0")
         except OSError as err:
             why = err.strerror or str(err) or why
             time.sleep(0.1)
-    answer = link.receive(max(end - time.monotonic(), 0) + 10) if link and link.send(dict(me)) else None
+    answer = link.receive(max(patience.end - time.monotonic(), 0) + 10) if link and link.send(dict(me)) else None
     if answer is None or link is None:
         if link:
             link.close()
