@@ -14,6 +14,7 @@ from jax import lax
 
 from jaxdino.models.few_images import in_parts
 from jaxdino.models.half_matmul import narrow_weight_gradient
+from jaxdino.models.xla_conv import xla_conv, xla_input_gradient, xla_kernel_gradient
 
 PIXELS = 3200
 """Output pixels that are computed at a time, at most, or one image."""
@@ -29,7 +30,7 @@ def half_conv(x_BxHxWxC: jax.Array, kernel_kxkxCxO: jax.Array, step: int) -> jax
         x_BxHxWxC,
         kernel_kxkxCxO,
         cpu=lambda x, kernel: _products(x, kernel, step),
-        default=functools.partial(conv, step=step),
+        default=functools.partial(xla_conv, step=step),
     )
 
 
@@ -39,8 +40,8 @@ def _forward(x, kernel, step):
 
 def _backward(step, residuals, g):
     x, kernel = residuals
-    dx = functools.partial(_input_gradient, step=step), functools.partial(_conv_input_gradient, step=step)
-    dw = functools.partial(_kernel_gradient, step=step), functools.partial(_conv_kernel_gradient, step=step)
+    dx = functools.partial(_input_gradient, step=step), functools.partial(xla_input_gradient, step=step)
+    dw = functools.partial(_kernel_gradient, step=step), functools.partial(xla_kernel_gradient, step=step)
     g = g.astype(x.dtype)
     return tuple(lax.platform_dependent(x, kernel, g, cpu=cpu, default=default) for cpu, default in (dx, dw))
 
@@ -48,44 +49,25 @@ def _backward(step, residuals, g):
 half_conv.defvjp(_forward, _backward)
 
 
-def conv(x: jax.Array, kernel: jax.Array, step: int) -> jax.Array:
-    """Convolve by XLA, with the padding and dtype of `half_conv`."""
-    around = (kernel.shape[0] // 2, kernel.shape[0] // 2)
-    return lax.conv_general_dilated(
-        x,
-        kernel.astype(x.dtype),
-        window_strides=(step, step),
-        padding=(around, around),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+def _rows(x: jax.Array, side: int, step: int) -> list[jax.Array]:
+    """Return the pixels under each row of a kernel (B, h, w, side * C), zero-padded, for all rows.
 
-
-def _conv_input_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array, step: int) -> jax.Array:
-    return jax.vjp(lambda x: conv(x, kernel, step), x)[1](g)[0]
-
-
-def _conv_kernel_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array, step: int) -> jax.Array:
-    return jax.vjp(lambda kernel: conv(x, kernel, step), kernel)[1](g)[0]
-
-
-def _columns(x: jax.Array, side: int, step: int) -> jax.Array:
-    """Return the pixels under each row of a kernel (B, H + side - 1, w, side * C), zero-padded."""
-    reach, wide = side // 2, x.shape[2]
-    padded = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
-    return jnp.concatenate([padded[:, :, j : j + wide : step] for j in range(side)], axis=-1)
+    They are moved as whole numbers: XLA would convert them to float32 and back.
+    """
+    reach, (high, wide) = side // 2, x.shape[1:3]
+    bits = jnp.pad(lax.bitcast_convert_type(x, jnp.uint16), ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    columns = jnp.concatenate([bits[:, :, j : j + wide : step] for j in range(side)], axis=-1)
+    return [lax.bitcast_convert_type(columns[:, i : i + high : step], x.dtype) for i in range(side)]
 
 
 def _products(x: jax.Array, kernel: jax.Array, step: int) -> jax.Array:
     side, _, n_in, n_out = kernel.shape
-    rows = kernel.astype(x.dtype).reshape(side, side * n_in, n_out)
+    weights = kernel.astype(x.dtype).reshape(side, side * n_in, n_out)
 
     def some(x):
-        pixels, high = _columns(x, side, step), x.shape[1]
-        parts = (
-            jnp.tensordot(pixels[:, i : i + high : step], rows[i], 1, preferred_element_type=jnp.float32)
-            for i in range(side)
-        )
-        return jnp.asarray(sum(parts)).astype(x.dtype)
+        pairs = zip(_rows(x, side, step), weights, strict=True)
+        found = sum(jnp.tensordot(row, weight, 1, preferred_element_type=jnp.float32) for row, weight in pairs)
+        return jnp.asarray(found).astype(x.dtype)
 
     return in_parts(some, x, PIXELS * step * step)
 
@@ -93,12 +75,10 @@ def _products(x: jax.Array, kernel: jax.Array, step: int) -> jax.Array:
 def _input_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array, step: int) -> jax.Array:
     """Compute the input's gradient; at stride 1, the convolution with the flipped kernel."""
     if step > 1:
-        return _conv_input_gradient(x, kernel, g, step)
+        return xla_input_gradient(x, kernel, g, step)
     return _products(g, kernel[::-1, ::-1].swapaxes(2, 3), 1)
 
 
 def _kernel_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array, step: int) -> jax.Array:
-    side, high = kernel.shape[0], x.shape[1]
-    pixels = _columns(x, side, step)
-    found = [narrow_weight_gradient(pixels[:, i : i + high : step], g) for i in range(side)]
+    found = [narrow_weight_gradient(row, g) for row in _rows(x, kernel.shape[0], step)]
     return jnp.stack(found).reshape(kernel.shape).astype(kernel.dtype)

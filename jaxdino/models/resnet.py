@@ -8,19 +8,17 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
 from jaxdino.core.errors import UserError
 from jaxdino.models.batch_norm import BatchNorm, checkpointed
-from jaxdino.models.half_conv import conv, half_conv
-from jaxdino.models.half_matmul import HALF
+from jaxdino.models.conv import conv
 from jaxdino.models.initial import normal
 from jaxdino.models.layer_spec import Layer
 from jaxdino.models.layers import drop_path, linear
+from jaxdino.models.max_pool import max_pool
 from jaxdino.models.output import Output, chosen
 from jaxdino.models.remat import Remat
 
-IMAGE_CHANNELS = 16  # a convolution of at most so many input channels, as the stem's, stays with XLA
 FEW_PIXELS = 4  # up to this many output pixels, one matmul on CPU is much faster (docs/performance.md)
 
 
@@ -102,8 +100,7 @@ class Conv(nnx.Module):
             return linear(x_BxHxWxC[:, ::step, ::step], kernel[0, 0], None)
         if math.prod(-(-size // step) for size in x_BxHxWxC.shape[1:3]) <= FEW_PIXELS:
             return linear(_windows(x_BxHxWxC, side, step), kernel.reshape(side * side * n_in, n_out), None)
-        wide = n_in > IMAGE_CHANNELS and x_BxHxWxC.dtype in HALF
-        return (half_conv if wide else conv)(x_BxHxWxC, kernel, step)
+        return conv(x_BxHxWxC, kernel, step)
 
 
 def _windows(x_BxHxWxC: jax.Array, side: int, step: int) -> jax.Array:
@@ -112,12 +109,6 @@ def _windows(x_BxHxWxC: jax.Array, side: int, step: int) -> jax.Array:
     padded = jnp.pad(x_BxHxWxC, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
     places = [(i, j) for i in range(side) for j in range(side)]
     return jnp.concatenate([padded[:, i : i + height : step, j : j + wide : step] for i, j in places], axis=-1)
-
-
-def max_pool(x_BxHxWxC: jax.Array) -> jax.Array:
-    """Compute the maximum of each 3 x 3 window at stride 2, padded with minus infinity, as in torch."""
-    around = ((0, 0), (1, 1), (1, 1), (0, 0))
-    return lax.reduce_window(x_BxHxWxC, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), around)
 
 
 class Block(nnx.Module):

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable
 
 import jax
 from flax import nnx
-from jax import lax
 
 from jaxdino.models import initial
+from jaxdino.models.conv import conv
 from jaxdino.models.layers import Linear, add_bias, gelu, linear
+from jaxdino.models.xla_conv import xla_conv
 
 
 def uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
@@ -46,13 +47,8 @@ class Conv(nnx.Module):
         bias = None if self.bias is None else self.bias[...]
         if kernel.shape[:2] == (1, 1):
             return linear(x, kernel[0, 0], bias)
-        y = lax.conv_general_dilated(
-            x,
-            kernel.astype(x.dtype),
-            window_strides=(self.stride, self.stride),
-            padding=((self.padding, self.padding),) * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        same = self.padding == kernel.shape[0] // 2
+        y = conv(x, kernel, self.stride) if same else xla_conv(x, kernel, self.stride, self.padding)
         return y if bias is None else add_bias(y, bias)
 
 

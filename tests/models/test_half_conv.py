@@ -7,6 +7,7 @@ import pytest
 
 from jaxdino.models import half_conv
 from jaxdino.models.few_images import in_parts
+from jaxdino.models.xla_conv import xla_conv
 
 IN, OUT = 20, 24  # sums of 9 x 24 values of -1, 0 and 1 are whole numbers that bfloat16 holds exactly
 
@@ -25,7 +26,7 @@ def test_values_and_gradients(monkeypatch, side, sides, step, pixels):
         x, kernel = x[..., :8], kernel[:, :, :8, :8]
     y, pull = jax.vjp(lambda x, kernel: half_conv.half_conv(x, kernel, step), x, kernel)
     g = whole(2, y.shape)
-    wanted, pull_wanted = jax.vjp(lambda x, kernel: half_conv.conv(x, kernel, step), x.astype(jnp.float32), kernel)
+    wanted, pull_wanted = jax.vjp(lambda x, kernel: xla_conv(x, kernel, step), x.astype(jnp.float32), kernel)
     dx, dk = pull(g)
     assert (y.dtype, dx.dtype, dk.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
     for ours, theirs in zip((y, dx, dk), (wanted, *pull_wanted(g.astype(jnp.float32))), strict=True):

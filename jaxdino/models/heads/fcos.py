@@ -16,8 +16,10 @@ from jax import lax
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_choice, check_range
+from jaxdino.models.conv import conv
 from jaxdino.models.initial import normal
 from jaxdino.models.layers import Linear
+from jaxdino.models.max_pool import halved
 from jaxdino.models.output import Output
 
 PYRAMIDS = ("stages", "patches")
@@ -77,14 +79,7 @@ class Conv(nnx.Module):
         self.stride = stride
 
     def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
-        kernel = self.kernel[...].astype(x_BxHxWxC.dtype)
-        found = lax.conv_general_dilated(
-            x_BxHxWxC,
-            kernel,
-            window_strides=(self.stride, self.stride),
-            padding=((1, 1), (1, 1)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        found = conv(x_BxHxWxC, self.kernel[...], self.stride)
         return found + self.bias[...].astype(x_BxHxWxC.dtype)[None, None, None]
 
 
@@ -160,9 +155,7 @@ class FCOSHead(nnx.Module):
         batch, height, width, _ = x_BxhxwxD.shape
         fine = self.doubled(x_BxhxwxD).reshape(batch, height, width, 2, 2, self.cfg.width).transpose(0, 1, 3, 2, 4, 5)
         fine = jax.nn.gelu(fine.reshape(batch, 2 * height, 2 * width, self.cfg.width), approximate=False)
-        odd = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
-        coarse = lax.reduce_window(x_BxhxwxD, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), odd)
-        return [fine, x_BxhxwxD, coarse]
+        return [fine, x_BxhxwxD, halved(x_BxhxwxD)]
 
     def __call__(self, outs: Sequence[Output], key: jax.Array | None = None) -> dict[str, jax.Array]:
         """Map a backbone's outputs to predictions at L places, see `models.boxes.grid`, float32.

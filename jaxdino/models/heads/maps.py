@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_choice
+from jaxdino.models.conv import conv
 from jaxdino.models.initial import normal
 from jaxdino.models.output import Output
 from jaxdino.models.positions import linear_matrix
@@ -88,13 +88,7 @@ class Conv(nnx.Module):
         self.stride = stride
 
     def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
-        found = lax.conv_general_dilated(
-            x_BxHxWxC,
-            self.kernel[...].astype(x_BxHxWxC.dtype),
-            window_strides=(self.stride, self.stride),
-            padding=((1, 1), (1, 1)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        found = conv(x_BxHxWxC, self.kernel[...], self.stride)
         return found if self.bias is None else found + self.bias[...].astype(found.dtype)[None, None, None]
 
 

@@ -6,12 +6,11 @@ that follow.
 """
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
 from jaxdino.models.heads.maps import Enlarge
 from jaxdino.models.layers import LayerNorm
+from jaxdino.models.max_pool import halved
 
 
 class SimplePyramid(nnx.Module):
@@ -33,10 +32,7 @@ class SimplePyramid(nnx.Module):
 
     def __call__(self, x_BxhxwxD: jax.Array) -> list[jax.Array]:
         """Return the maps, the finest first; a side that is odd is halved to the next larger number."""
-        _, height, width, _ = x_BxhxwxD.shape
-        odd = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
-        coarse = lax.reduce_window(x_BxhxwxD, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), odd)
-        found = [self.deconv2(x_BxhxwxD), x_BxhxwxD, coarse]
+        found = [self.deconv2(x_BxhxwxD), x_BxhxwxD, halved(x_BxhxwxD)]
         if not self.fine:
             return found
         fine = jax.nn.gelu(self.norm4(self.deconv4[0](x_BxhxwxD)), approximate=False)
