@@ -38,7 +38,7 @@ def card_and_table(source: "Source") -> tuple[Card, BoundTable, list[str]]:
     depth = 1 + max(int(found[1]) for key in keys if (found := re.match(r"layers\.(\d+)\.", key)))
     upscale = 1 + max(int(found[1]) for key in keys if (found := re.match(r"upscale_block\.block\.(\d+)\.", key)))
     width, channels, patch, _ = source.shape("embeddings.patch_embeddings.projection.weight")
-    swiglu = "layers.0.mlp.gate_proj.weight" in keys
+    mlp = next((name for name in eomt.MLPS if f"layers.0.mlp.{name}.weight" in keys), eomt.MLPS[0])
     registers = source.shape("embeddings.register_tokens")[1] if "embeddings.register_tokens" in keys else 0
     grid = _grid(source, patch)
     config = ViTConfig(
@@ -46,8 +46,8 @@ def card_and_table(source: "Source") -> tuple[Card, BoundTable, list[str]]:
         width=width,
         depth=depth,
         num_heads=given["num_attention_heads"],
-        mlp_dim=source.shape(f"layers.0.mlp.{'gate_proj' if swiglu else 'fc1'}.weight")[0],
-        swiglu=swiglu,
+        mlp_dim=source.shape(f"layers.0.mlp.{mlp}.weight")[0] // (2 if mlp == "weights_in" else 1),
+        swiglu=mlp != "fc1",
         layer_scale=True,
         num_registers=registers,
         pos_grid=grid,
@@ -66,7 +66,7 @@ def card_and_table(source: "Source") -> tuple[Card, BoundTable, list[str]]:
     card = Card(spec, head, class_names(source, classes)[0], "hf", origin)
     if "attn_mask_probs" in keys and np.asarray(source.read("attn_mask_probs")).any():
         notes = (*notes, "its training still masked attention (attn_mask_probs); jaxdino's evaluation does not")
-    return card, BoundTable(eomt.table(upscale, swiglu, registers > 0), config), [*notes]
+    return card, BoundTable(eomt.table(upscale, mlp, registers > 0), config), [*notes]
 
 
 def _grid(source: "Source", patch: int) -> tuple[int, int]:

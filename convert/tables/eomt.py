@@ -10,6 +10,8 @@ from convert.ops import CONV, COPY, LINEAR, TRANSPOSED, UNBATCHED
 from convert.table import Dropped, Rule, drop, fuse, rule
 
 KEYS = ("query.weight", "class_predictor.weight", "upscale_block.block.0.conv1.weight")
+MLPS = ("fc1", "gate_proj", "weights_in")
+"""The first layer of a plain feed-forward layer, of a gated one, and of one written by transformers 5.15 or older."""
 B, S, H, L = "backbone.", "backbone.blocks.{i}.", "head.", "layers.{i}."
 
 
@@ -26,12 +28,12 @@ def _norm(key: str, path: str) -> list[Rule]:
     return [rule(f"{key}.weight", f"{path}.scale", COPY), rule(f"{key}.bias", f"{path}.bias", COPY)]
 
 
-def table(upscale: int, swiglu: bool, registers: bool) -> list[Rule | Dropped]:
+def table(upscale: int, mlp: str, registers: bool) -> list[Rule | Dropped]:
     """Return the rules of a checkpoint.
 
     Args:
-      upscale: layers that double the resolution. swiglu: whether the feed-forward layers are gated. registers: whether
-        there are register tokens.
+      upscale: layers that double the resolution. mlp: the first layer of the feed-forward layers, one of `MLPS`.
+      registers: whether there are register tokens.
     """
     qkv = [f"{L}attention.{part}_proj" for part in "qkv"]
     rules = [
@@ -55,11 +57,13 @@ def table(upscale: int, swiglu: bool, registers: bool) -> list[Rule | Dropped]:
         rules.append(rule("embeddings.register_tokens", B + "register_tokens", COPY))
     else:
         rules.append(drop("embeddings.register_tokens", "there are none"))
-    if swiglu:
+    if mlp == "gate_proj":
         halves = [f"{L}mlp.{part}_proj" for part in ("gate", "up")]
         rules += [fuse([f"{key}.weight" for key in halves], S + "mlp.w12.kernel", LINEAR)]
         rules += [fuse([f"{key}.bias" for key in halves], S + "mlp.w12.bias", COPY)]
         rules += _pair(L + "mlp.down_proj", S + "mlp.w3")
+    elif mlp == "weights_in":
+        rules += [*_pair(L + "mlp.weights_in", S + "mlp.w12"), *_pair(L + "mlp.weights_out", S + "mlp.w3")]
     else:
         rules += [*_pair(L + "mlp.fc1", S + "mlp.fc1"), *_pair(L + "mlp.fc2", S + "mlp.fc2")]
     for n in range(upscale):

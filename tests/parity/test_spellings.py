@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+from safetensors import safe_open
 
 import jaxdino
 from convert.export import export
@@ -46,7 +47,9 @@ def test_a_state_dict_in_memory_is_the_saved_model(loaded, tmp_path, name):
     assert found.card.digest == case.ours.card.digest
     assert found.card.spec.config == case.ours.card.spec.config or "sam" in name  # whose matrix has one name or two
     assert found.card.num_classes == case.ours.card.num_classes
-    renamed = case.family.family in ("dino", "vit", "dinov2", "dinov3", "convnext")
+    with safe_open(case.path / "model.safetensors", "pt") as file:  # transformers 5.15 keeps DINOv2's names in memory
+        renamed = set(file.keys()) != set(case.model.state_dict())
+    renamed &= case.family.family in ("dino", "vit", "dinov2", "dinov3", "convnext")
     assert any("transformers 5 in memory" in note for note in found.notes) == renamed
     export(tmp_path / "memory", tmp_path / "out")
     auto = getattr(hf, json.loads((case.path / "config.json").read_text())["architectures"][0])
