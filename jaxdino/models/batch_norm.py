@@ -47,25 +47,56 @@ class BatchNorm(nnx.Module):
         Raises:
           UserError: in training, if the batch has one value per channel, so that the variance is undefined.
         """
-        x32 = x.astype(jnp.float32)
-        mean, var = self._batch_statistics(x32) if self.training else (self.mean[...], self.var[...])
-        factor = self.scale[...].astype(jnp.float32) * lax.rsqrt(var.astype(jnp.float32) + self.eps)
-        y = (x32 - over_last_axis(mean.astype(jnp.float32), x)) * over_last_axis(factor, x)
-        return (y + over_last_axis(self.bias[...].astype(jnp.float32), x)).astype(x.dtype)
-
-    def _batch_statistics(self, x32: jax.Array) -> tuple[jax.Array, jax.Array]:
-        axes = tuple(range(x32.ndim - 1))
-        values = x32.size // x32.shape[-1]
+        scale, bias = (one[...].astype(jnp.float32) for one in (self.scale, self.bias))
+        if not self.training:
+            mean, var = (one[...].astype(jnp.float32) for one in (self.mean, self.var))
+            return _scaled(x, mean, scale * lax.rsqrt(var + self.eps), bias)
+        values = x.size // x.shape[-1]
         if values < 2:
             raise UserError("batch norm in training needs more than one value a channel: give larger batches or images")
-        mean = jnp.mean(x32, axis=axes)
-        var = jnp.mean(jnp.square(x32 - over_last_axis(mean, x32)), axis=axes)
+        y, mean, var = normalized(x, scale, bias, self.eps)
         for running, now in ((self.mean, mean), (self.var, var * (values / (values - 1)))):
-            moved = MOMENTUM * running[...].astype(jnp.float32) + (1 - MOMENTUM) * lax.stop_gradient(now)
+            moved = MOMENTUM * running[...].astype(jnp.float32) + (1 - MOMENTUM) * now
             running[...] = moved.astype(running[...].dtype)
         if self.num_batches_tracked is not None:
             self.num_batches_tracked[...] = self.num_batches_tracked[...] + 1
-        return mean, var
+        return y
+
+
+def _scaled(x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array) -> jax.Array:
+    """Return (x - mean) factor + bias of each channel, in x's dtype."""
+    mean, factor, bias = (over_last_axis(one, x) for one in (mean, factor, bias))
+    return ((x.astype(jnp.float32) - mean) * factor + bias).astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalized(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Normalise (..., D) with its own statistics; return it in x's dtype, its mean and its biased variance (D).
+
+    The statistics have no gradients of their own. Autodiff would keep x - mean and pass through it five times; the
+    rule keeps x alone: with z = (x - mean) / std over n values, dx = scale / std (g - mean(g) - z mean(g z)).
+    """
+    return _forward(x, scale, bias, eps)[0]
+
+
+def _forward(x, scale, bias, eps):
+    x32, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
+    mean = jnp.mean(x32, axis=axes)
+    var = jnp.mean(jnp.square(x32 - over_last_axis(mean, x)), axis=axes)
+    rstd = lax.rsqrt(var + eps)
+    return (_scaled(x, mean, scale * rstd, bias), mean, var), (x, mean, rstd, scale)
+
+
+def _backward(eps, residuals, cotangents):
+    x, mean, rstd, scale = residuals
+    g, axes, values = cotangents[0].astype(jnp.float32), tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+    z = (x.astype(jnp.float32) - over_last_axis(mean, x)) * over_last_axis(rstd, x)
+    dbias, dscale = jnp.sum(g, axis=axes), jnp.sum(g * z, axis=axes)
+    centred = g - over_last_axis(dbias / values, x) - z * over_last_axis(dscale / values, x)
+    return (over_last_axis(scale * rstd, x) * centred).astype(x.dtype), dscale, dbias
+
+
+normalized.defvjp(_forward, _backward)
 
 
 def norms(module: nnx.Module) -> Iterator[tuple[str, BatchNorm]]:
