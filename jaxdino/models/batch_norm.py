@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,8 @@ class BatchNorm(nnx.Module):
         values = x.size // x.shape[-1]
         if values < 2:
             raise UserError("batch norm in training needs more than one value a channel: give larger batches or images")
-        y, mean, var = normalized(x, scale, bias, self.eps)
+        found: Any = normalized(x, scale, bias, self.eps)
+        y, mean, var = found
         for running, now in ((self.mean, mean), (self.var, var * (values / (values - 1)))):
             moved = MOMENTUM * running[...].astype(jnp.float32) + (1 - MOMENTUM) * now
             running[...] = moved.astype(running[...].dtype)
