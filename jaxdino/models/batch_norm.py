@@ -75,8 +75,8 @@ def _scaled(x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array) -
 def normalized(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalise (..., D) with its own statistics; return it in x's dtype, its mean and its biased variance (D).
 
-    The statistics have no gradients of their own. Autodiff would keep x - mean and pass through it five times; the
-    rule keeps x alone: with z = (x - mean) / std over n values, dx = scale / std (g - mean(g) - z mean(g z)).
+    The statistics have no gradients of their own. With z = (x - mean) / std over n values, the input's is
+    scale / std (g - mean(g) - z mean(g z)): x alone is kept for it, where autodiff keeps x - mean too.
     """
     return _forward(x, scale, bias, eps)[0]
 
