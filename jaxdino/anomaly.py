@@ -103,6 +103,7 @@ def fit(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
       UserError: for wrong arguments, before an image is read; for too few images.
     """
     from convert.atomic import refuse_occupied
+    from convert.hub import check_there
     from jaxdino.anomalies import detector, fitting
     from jaxdino.anomalies.form import form_named
     from jaxdino.api import tiled
@@ -125,6 +126,7 @@ def fit(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     if cfg.crop_mode is None:
         cfg = dataclasses.replace(cfg, crop_mode="squash")
         say("images are resized whole, without a crop: --data.crop_mode=center crops them as the weights' training did")
+    check_there(args.weights)
     source = load_source(cfg)
     model = tiled.tiled(opened(args), tiles)
     check_sight(model)

@@ -62,6 +62,7 @@ def embed(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     Raises:
       UserError: for wrong arguments, before an image is read; if no image can be read.
     """
+    from convert.hub import check_there
     from jaxdino.api import tiled
     from jaxdino.core.options import check_range
     from jaxdino.data.sources import load_source
@@ -77,6 +78,7 @@ def embed(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     out = embeddings.check_out(args.out, args.overwrite)
     cfg, _ = data_settings(rest, "images", args.root, {f"data.{name}" for name in READ})
     cfg = dataclasses.replace(cfg, scenes=True)
+    check_there(args.weights)
     source = load_source(cfg)
     model = tiled.tiled(opened(args), tiles)
     pool = args.pool or compute.default_pool(model)

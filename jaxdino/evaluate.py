@@ -105,6 +105,7 @@ def evaluate(args: argparse.Namespace) -> None:
     Raises:
       UserError: for invalid arguments, before any long work.
     """
+    from convert.hub import check_there
     from jaxdino.data.config import DataConfig
     from jaxdino.data.ranges import ARGUMENT, Range
     from jaxdino.data.sources import load_source
@@ -124,6 +125,7 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.split in ("val", "test"):
         how |= {"val_ratio": 0.0, f"{args.split}_ratio": args.put_aside}
     data = DataConfig(name="folder" if args.root else "digits", root=args.root, sixteen_bit=args.sixteen_bit, **how)
+    check_there(args.weights)
     source = load_source(data)
     if args.root:
         say(summary(source))

@@ -80,6 +80,7 @@ def extract(args: argparse.Namespace, rest: Sequence[str] = ()) -> None:
     """
     import jax
 
+    from convert.hub import check_there
     from jaxdino.api import tiled
     from jaxdino.core import sharding
     from jaxdino.data.presets import get_preset
@@ -95,6 +96,7 @@ def extract(args: argparse.Namespace, rest: Sequence[str] = ()) -> None:
     get_preset(args.augment)
     cfg, prompts = _settings(args, rest, data_settings)
     field = "labels" if args.multilabel else "" if args.name == "images" else "label"
+    check_there(args.weights)
     source = load_source(cfg, field or "label", prompts)
     say(summary(source))
     devices = jax.local_devices()

@@ -1,5 +1,6 @@
 """The command `jaxdino`: lists its commands at once, passes everything on, and names the nearest command."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +84,14 @@ def test_arguments_and_statuses_pass_through(args, status, words, tmp_path):
     assert done.returncode == status, done.stderr
     assert words in (done.stderr if status else done.stdout)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["anomaly fit --out x", "embed --out x.npy", "evaluate", "extract --out x"], ids=lambda it: it.split()[0]
+)
+def test_unknown_weights_are_refused_before_the_data_is_listed(command, capsys):
+    """The data, which may take minutes to list, is wrong too, and is not reached."""
+    name, *args = command.split()
+    module = importlib.import_module(f"jaxdino.{name}")
+    assert module.main([*args, "--weights", "dinov2_vits41", "--root", "nowhere"]) == 2
+    assert "'dinov2_vits41' is not a file, folder, hub name or model; nearest: dinov2_vits14" in capsys.readouterr().err
