@@ -5,25 +5,23 @@ python -m benchmarks.dense_heads --head eomt --batch 2 --rounds 5
 
 The peers of the first four are the modules of docs/torch_heads.md, with the same weights, on the feature maps of a
 ResNet-18 at `--size` pixels; that of `eomt`, a whole vision transformer with mask queries, is transformers'
-EomtForUniversalSegmentation with random weights. The training step is forward, backward and AdamW; its loss is the mean
-square of all outputs, so that it measures the head and not a loss.
+EomtForUniversalSegmentation with random weights. The training step is that of `benchmarks.modules`, in float32.
 """
 
 import argparse
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import harness
-from benchmarks.harness import Contender
+from benchmarks.modules import contenders
 
 WIDTHS, CLASSES = (64, 128, 256, 512), 20
 PAGE = Path(__file__).parent.parent / "docs" / "torch_heads.md"
-RATE = 1e-4
 
 
 def heads() -> dict[str, tuple[Any, str, dict[str, Any], int]]:
@@ -101,56 +99,6 @@ def whole(batch: int, size: int) -> tuple[Callable, dict, Any, Any]:
 
     flat = {path: jnp.asarray(array) for path, array in found.flat.items()}
     return forward, flat, module, torch.tensor(pixels).permute(0, 3, 1, 2).contiguous()
-
-
-def contenders(made: tuple[Callable, dict, Any, Any], batch: int) -> dict[str, list[Contender]]:
-    """Return what is timed: a forward pass, and a training step."""
-    import jax
-    import jax.numpy as jnp
-    import optax
-    import torch
-
-    forward, flat, module, given = made
-    run, tx = jax.jit(forward), optax.adamw(RATE)
-    learned = {path: array for path, array in flat.items() if not path.endswith((".mean", ".var", "_tracked"))}
-    statistics = {path: array for path, array in flat.items() if path not in learned}
-
-    @jax.jit
-    def step(flat: dict, moments: Any) -> tuple[dict, Any]:
-        loss = lambda one: sum(jnp.square(x).mean() for x in forward(one | statistics))  # noqa: E731
-        updates, moments = tx.update(jax.grad(loss)(flat), moments, flat)
-        return optax.apply_updates(flat, updates), moments
-
-    state = [(learned, tx.init(learned))]
-
-    def train() -> None:
-        state[0] = jax.block_until_ready(step(*state[0]))
-
-    def outputs() -> Sequence[Any]:
-        found = module(given)
-        if hasattr(found, "class_queries_logits"):
-            return found.class_queries_logits, found.masks_queries_logits
-        return found if isinstance(found, tuple) else (found,)
-
-    def peer_forward() -> None:
-        with torch.inference_mode():
-            outputs()
-
-    module.eval()  # batch norm with its running statistics, on both sides
-    adam = torch.optim.AdamW(module.parameters(), lr=RATE, fused=True)
-
-    def peer_train() -> None:
-        adam.zero_grad()
-        sum(x.square().mean() for x in outputs()).backward()
-        adam.step()
-
-    return {
-        "forward": [
-            Contender("jaxdino", lambda: jax.block_until_ready(run(flat)), batch, peer=False),
-            Contender("PyTorch", peer_forward, batch),
-        ],
-        "training step": [Contender("jaxdino", train, batch, peer=False), Contender("PyTorch", peer_train, batch)],
-    }
 
 
 def main() -> None:
