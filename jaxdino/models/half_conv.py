@@ -49,15 +49,28 @@ def _backward(step, residuals, g):
 half_conv.defvjp(_forward, _backward)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def _rows(x: jax.Array, side: int, step: int) -> list[jax.Array]:
     """Return the pixels under each row of a kernel (B, h, w, side * C), zero-padded, for all rows.
 
     They are moved as whole numbers: XLA would convert them to float32 and back.
     """
+    bits = lax.bitcast_convert_type(x, jnp.uint16)
+    return [lax.bitcast_convert_type(row, x.dtype) for row in _under(bits, side, step)]
+
+
+@_rows.defjvp
+def _rows_of_tangents(side, step, primals, tangents):
+    """Move tangents as they are, for second derivatives: whole numbers have none."""
+    (x,), (dx,) = primals, tangents
+    return _rows(x, side, step), _under(dx, side, step)
+
+
+def _under(x: jax.Array, side: int, step: int) -> list[jax.Array]:
     reach, (high, wide) = side // 2, x.shape[1:3]
-    bits = jnp.pad(lax.bitcast_convert_type(x, jnp.uint16), ((0, 0), (reach, reach), (reach, reach), (0, 0)))
-    columns = jnp.concatenate([bits[:, :, j : j + wide : step] for j in range(side)], axis=-1)
-    return [lax.bitcast_convert_type(columns[:, i : i + high : step], x.dtype) for i in range(side)]
+    padded = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    columns = jnp.concatenate([padded[:, :, j : j + wide : step] for j in range(side)], axis=-1)
+    return [columns[:, i : i + high : step] for i in range(side)]
 
 
 def _products(x: jax.Array, kernel: jax.Array, step: int) -> jax.Array:

@@ -94,7 +94,10 @@ def _slices_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
 
 
 def halved(x_BxHxWxC: jax.Array) -> jax.Array:
-    """Compute the maximum of each 2 x 2 square; of an odd number of pixels, the last ones by themselves."""
+    """Compute the maximum of each 2 x 2 square; of an odd number of pixels, the last ones by themselves.
+
+    Equal maxima share the gradient of their square.
+    """
     images, height, wide, channels = x_BxHxWxC.shape
     odd = ((0, 0), (0, height % 2), (0, wide % 2), (0, 0))
     even = jnp.pad(x_BxHxWxC, odd, constant_values=x_BxHxWxC.dtype.type(-jnp.inf))

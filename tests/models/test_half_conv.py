@@ -33,6 +33,23 @@ def test_values_and_gradients(monkeypatch, side, sides, step, pixels):
         np.testing.assert_array_equal(ours.astype(jnp.float32), theirs)
 
 
+@pytest.mark.parametrize("step", [1, 2])
+def test_second_derivatives(step):
+    """Of the squared gradients: both gradients depend on the input and on the kernel."""
+
+    def squares(conv, x, kernel):
+        def loss(x, kernel):
+            return jnp.sum(conv(x, kernel, step).astype(jnp.float32) ** 3)
+
+        return sum(jnp.sum(one.astype(jnp.float32) ** 2) for one in jax.grad(loss, (0, 1))(x, kernel))
+
+    x, kernel = whole(0, (2, 3, 4, IN)), whole(1, (3, 3, IN, OUT)).astype(jnp.float32) / 8
+    second = jax.grad(squares, (1, 2))
+    for ours, theirs in zip(second(half_conv.half_conv, x, kernel), second(xla_conv, x, kernel), strict=True):
+        theirs = theirs.astype(jnp.float32)
+        assert jnp.abs(ours.astype(jnp.float32) - theirs).max() < 0.02 * jnp.abs(theirs).max()
+
+
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices run XLA's convolution")
 def test_nothing_is_convolved_in_float32():
     x, kernel = whole(0, (2, 8, 8, IN)), jnp.ones((3, 3, IN, OUT))
