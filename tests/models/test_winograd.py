@@ -54,6 +54,7 @@ def test_rounding_errors_are_those_of_torch(channels):
     [
         ((2, 8, 8, IN), OUT, 1, jnp.float32, False),
         ((1, 8, 8, IN), OUT, 1, jnp.float32, True),  # few pixels
+        ((1, 8, 4096, IN), OUT, 1, jnp.float32, True),  # many pixels of one image
         ((2, 8, 8, 16), OUT, 1, jnp.float32, True),  # few channels
         ((2, 8, 8, IN), 4, 1, jnp.float32, True),
         ((2, 8, 8, IN), OUT, 2, jnp.float32, True),
