@@ -58,7 +58,7 @@ def loaded(data: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
     """Yield minibatches without end, from a DataLoader without workers."""
     from torch.utils.data import DataLoader, TensorDataset
 
-    loader = DataLoader(TensorDataset(data, labels), BATCH, shuffle=True, drop_last=True)
+    loader = DataLoader(TensorDataset(data, labels), min(BATCH, len(data)), shuffle=True, drop_last=True)
     while True:
         yield from loader
 

@@ -1,7 +1,7 @@
 """Max pools: XLA's own on accelerators; maxima of slices on CPU, where XLA's is slow.
 
-On one CPU core, with (8, 112, 112, 64) in float32, the forward pass takes 4 ms instead of 8, the gradient 7 instead of
-187, with the same values.
+On one core of a busy AMD EPYC, with (8, 112, 112, 64) in float32, the forward pass takes 4 ms instead of 7, and
+the gradient about 16 instead of 176, with the same values.
 """
 
 import functools
