@@ -68,8 +68,8 @@ def _input_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
 
 
 def _weights(kernel: jax.Array, order: Sequence[int]) -> list[jax.Array]:
-    """Transform a kernel: for each of 4 columns (4 rows, C, O), both in this order."""
-    rows = [_of_kernel(row) for row in _of_kernel(kernel)]
+    """Transform a kernel, in float32: for each of 4 columns (4 rows, C, O), both in this order."""
+    rows = [_of_kernel(row) for row in _of_kernel(kernel.astype(jnp.float32))]
     return [jnp.stack([rows[row][column] for row in order]) for column in order]
 
 

@@ -30,6 +30,16 @@ def test_values_and_gradients_are_exact_on_whole_numbers(monkeypatch, sides, pix
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_kernel_in_half_precision_is_rounded_no_further():
+    x, kernel = whole(0, (4, 8, 8, IN)), jax.random.normal(jax.random.key(1), (3, 3, IN, OUT)).astype(jnp.bfloat16)
+    y, pull = jax.vjp(conv, x, kernel)
+    wanted, pull_wanted = jax.vjp(conv, x, kernel.astype(jnp.float32))
+    (dx, dk), (dx_wanted, _) = pull(y), pull_wanted(y)
+    assert dk.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y, wanted)
+    np.testing.assert_array_equal(dx, dx_wanted)
+
+
 @pytest.mark.parametrize("channels", [64, 256])
 def test_rounding_errors_are_those_of_torch(channels):
     rng = np.random.default_rng(channels)
