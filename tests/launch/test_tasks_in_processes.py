@@ -1,10 +1,10 @@
-"""Several processes train as one: classification, and self-distillation with Sinkhorn and k-NN. The rest is soaked."""
+"""Several processes train as one. Boxes, depth and objects, and the other divisions of each task, are soaked."""
 
 import pytest
 
 from tests.launch.compared import assert_equal, run_all
 
-TASKS = ("classify", "distill")
+TASKS = ("classify", "multilabel", "semantic", "distill", "segment")
 
 
 @pytest.mark.slow
