@@ -96,9 +96,10 @@ def _slices_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
 def halved(x_BxHxWxC: jax.Array) -> jax.Array:
     """Compute the maximum of each 2 x 2 square; of an odd number of pixels, the last ones by themselves.
 
-    Equal maxima share the gradient of their square.
+    The gradient goes to the first of equal maxima. It does not look for the pixel that equals the maximum: XLA may
+    compute x again, rounded otherwise, and find none.
     """
-    images, height, wide, channels = x_BxHxWxC.shape
-    odd = ((0, 0), (0, height % 2), (0, wide % 2), (0, 0))
+    odd = ((0, 0), (0, x_BxHxWxC.shape[1] % 2), (0, x_BxHxWxC.shape[2] % 2), (0, 0))
     even = jnp.pad(x_BxHxWxC, odd, constant_values=x_BxHxWxC.dtype.type(-jnp.inf))
-    return even.reshape(images, -(-height // 2), 2, -(-wide // 2), 2, channels).max(axis=(2, 4))
+    corners = [even[:, row::2, column::2] for row in range(2) for column in range(2)]
+    return functools.reduce(lambda highest, one: jnp.where(one > highest, one, highest), corners)

@@ -35,6 +35,11 @@ def test_both_forms_are_equal():
 
 @pytest.mark.parametrize("sides", [(4, 6), (3, 5)])
 def test_halves(sides):
-    x = torch.randn(2, 3, *sides)
-    wanted = torch.nn.functional.max_pool2d(x, 2, ceil_mode=True).permute(0, 2, 3, 1)
-    np.testing.assert_array_equal(max_pool.halved(jnp.asarray(x.permute(0, 2, 3, 1).numpy())), wanted)
+    """Whole numbers up to 1 repeat often."""
+    given = torch.randint(-1, 2, (2, 3, *sides)).float().requires_grad_()
+    wanted = torch.nn.functional.max_pool2d(given, 2, ceil_mode=True)
+    g = torch.randint(-4, 5, wanted.shape).float()
+    wanted.backward(g)
+    found, pull = jax.vjp(max_pool.halved, jnp.asarray(given.detach().permute(0, 2, 3, 1).numpy()))
+    np.testing.assert_array_equal(found, wanted.detach().permute(0, 2, 3, 1))
+    np.testing.assert_array_equal(pull(jnp.asarray(g.permute(0, 2, 3, 1).numpy()))[0], given.grad.permute(0, 2, 3, 1))
