@@ -38,7 +38,7 @@ def write(program: Program, folder: Path) -> Path:
     graph, outputs, shapes = convert(program.run, flat, images, IMAGES)
     graph.reached([one.name for one in map(_tensor, outputs.values())])
     nodes = [
-        onnx.helper.make_node(node.op, list(node.inputs), [node.output], name=node.output, **node.attributes)
+        onnx.helper.make_node(node.op, list(node.inputs), list(node.outputs), name=node.outputs[0], **node.attributes)
         for node in graph.nodes
     ]
     nodes += [onnx.helper.make_node("Identity", [_tensor(one).name], [name]) for name, one in outputs.items()]

@@ -9,6 +9,7 @@ from convert.card import Card
 from jaxdino.api.opening import face_of
 from jaxdino.models.convnext import ConvNeXtConfig
 from jaxdino.models.heads.calibration import Calibration
+from jaxdino.models.heads.decoders import DPTHeadConfig, FPNHeadConfig, MLPHeadConfig
 from jaxdino.models.heads.depth import DepthDPTHeadConfig, DepthLinearHeadConfig
 from jaxdino.models.heads.detr import DETRHeadConfig
 from jaxdino.models.heads.fcos import FCOSHeadConfig
@@ -34,6 +35,7 @@ def _spec(family: str, config, **how) -> ModelSpec:
 VIT = _spec("dinov3", ViTConfig(**SHAPE, **vit.DINOV3))
 DEEP = _spec("dinov3", dataclasses.replace(VIT.config, depth=4))
 TIMM = dataclasses.replace(get("vit_tiny_patch16_224").config, **SHAPE, pos_grid=(4, 6))
+STAGED = _spec("resnet", dataclasses.replace(RESNET, depths=(1,) * 4, widths=(8, 16, 32, 64)), pool="mean")
 MODELS = {
     "vit": (_spec("vit", TIMM), LinearHeadConfig(3)),
     "dino": (_spec("dino", ViTConfig(**SHAPE, pos_grid=(3, 3), pos_offset=0.1)), LinearHeadConfig()),
@@ -44,12 +46,17 @@ MODELS = {
     "dinov3": (VIT, LinearHeadConfig(3, "cls", calibration=Calibration("temperature", (0.4,)))),
     "several": (VIT, LinearHeadConfig(3, "mean", thresholds=(0.5, 0.4, 0.3), calibration=MIXED)),
     "patches": (VIT, PatchesHeadConfig(3, blocks=2)),
+    "mlp": (DEEP, MLPHeadConfig(3, width=8)),
+    "fpn": (VIT, FPNHeadConfig(3, width=8)),
+    "dpt": (DEEP, DPTHeadConfig(3, width=8)),
+    "resnet fpn": (STAGED, FPNHeadConfig(3, source="stages", width=8)),
     "boxes": (VIT, FCOSHeadConfig(3, pyramid="patches", strides=(2, 4, 8, 16), width=8, convs=1)),
+    "boxes by queries": (VIT, DETRHeadConfig(3, 1, "patches", queries=5, layers=2, width=8)),
     "depth": (VIT, DepthLinearHeadConfig(1, blocks=2, bins=8)),
     "depth dpt": (DEEP, DepthDPTHeadConfig(1, blocks=4, width=8)),
     "masks": (VIT, MaskQueriesHeadConfig(3, queries=5, layers=1)),
     "resnet masks": (
-        _spec("resnet", dataclasses.replace(RESNET, depths=(1,) * 4, widths=(8, 16, 32, 64)), pool="mean"),
+        STAGED,
         MaskQueriesHeadConfig(3, queries=5, form="stages", layers=3, width=8),
     ),
     "resnet": (_spec("resnet", RESNET, pool="mean"), LinearHeadConfig(3, "mean", calibration=MIXED)),
@@ -59,13 +66,11 @@ MODELS = {
     "sam": (get("sam_tiny"), LinearHeadConfig()),
 }
 """{name: the model, its head}."""
-ONLY_STABLEHLO = {"boxes by queries": (VIT, DETRHeadConfig(3, 1, "patches", queries=5, layers=1, width=8))}
-"""As `MODELS`, with operations that the ONNX exporter lacks."""
 
 
 def model(name: str):
     """Return a loaded model with random parameters."""
-    spec, head = {**MODELS, **ONLY_STABLEHLO}[name]
+    spec, head = MODELS[name]
     skeleton = spec.skeleton(head=head)
     rng = np.random.default_rng(0)
     flat = {path: _drawn(rng, path, entry) for path, entry in skeleton.entries.items()}

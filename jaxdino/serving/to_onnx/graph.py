@@ -45,11 +45,11 @@ Operand = Tensor | Constant
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """An ONNX node: `op` of the default domain, names of its inputs and its output, attributes."""
+    """An ONNX node: `op` of the default domain, names of its inputs and outputs, attributes."""
 
     op: str
     inputs: tuple[str, ...]
-    output: str
+    outputs: tuple[str, ...]
     attributes: dict[str, Any]
 
 
@@ -70,9 +70,14 @@ class Graph:
 
     def add(self, op: str, *inputs: Operand | str, shape: Shape = (), **attributes: Any) -> Tensor:
         """Add a node and return its output, of this shape."""
-        output = f"{op}_{len(self.nodes)}"
-        self.nodes.append(Node(op, tuple(map(self.name, inputs)), output, attributes))
-        return Tensor(output, tuple(shape))
+        return self.add_several(op, 1, *inputs, shape=shape, **attributes)[0]
+
+    def add_several(self, op: str, count: int, *inputs: Operand | str, shape: Shape, **attributes: Any) -> list[Tensor]:
+        """Add a node with several outputs of the same shape, and return them."""
+        first = f"{op}_{len(self.nodes)}"
+        outputs = (first, *(f"{first}_{i}" for i in range(1, count)))
+        self.nodes.append(Node(op, tuple(map(self.name, inputs)), outputs, attributes))
+        return [Tensor(output, tuple(shape)) for output in outputs]
 
     def name(self, operand: Operand | str) -> str:
         """Return the name of an operand; a constant becomes one of the graph's, equal small ones the same."""
@@ -145,7 +150,7 @@ class Graph:
         """Leave out nodes and constants that no output needs."""
         needed, kept = set(outputs), []
         for node in reversed(self.nodes):
-            if node.output in needed:
+            if needed.intersection(node.outputs):
                 needed.update(node.inputs)
                 kept.append(node)
         self.nodes = kept[::-1]

@@ -1,4 +1,4 @@
-"""Indexing with known places: `gather` as ONNX Slice and Gather."""
+"""Indexing: `gather` as ONNX Slice, Gather and GatherND, and the places of the largest values."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ from jaxdino.serving.to_onnx.graph import Constant, Graph, Operand
 
 
 def gather(graph: Graph, equation: Any, x: Operand, places: Operand) -> Operand:
-    """Take values at known places: one block of each indexed axis, or chosen rows of it.
+    """Take values at known places: one block of each indexed axis, or chosen rows of it; at others, rows.
 
     That is how jax writes `x[:, 3]`, `x[:, 1:5]`, `x[:, ::2, ::2]` and `repeat` for a batch of unknown size.
 
     Raises:
-      UserError: for places that depend on the images, and for other ways of indexing.
+      UserError: for other ways of indexing.
     """
     if not isinstance(places, Constant):
-        raise UserError("places that depend on the images have no ONNX form here: export with --to stablehlo")
+        return _rows(graph, equation, x, places)
     numbers, shape = equation.params["dimension_numbers"], equation.outvars[0].aval.shape
     sizes, axes, index = equation.params["slice_sizes"], numbers.start_index_map, places.value
     if index.ndim == 1:
@@ -33,6 +33,33 @@ def gather(graph: Graph, equation: Any, x: Operand, places: Operand) -> Operand:
     for axis, rows in zip(axes, apart, strict=True):
         found = _block(graph, found, axis, rows)
     return found
+
+
+def _rows(graph: Graph, equation: Any, x: Operand, places: Operand) -> Operand:
+    """Take rows at places that depend on the images, all inside of it: `take_along_axis(x, places, axis=1)`."""
+    import onnx
+
+    numbers, shape = equation.params["dimension_numbers"], equation.outvars[0].aval.shape
+    batches = len(numbers.operand_batching_dims)
+    leading, axes = tuple(range(batches)), tuple(range(batches, batches + places.shape[-1]))
+    row = range(batches + len(axes), len(x.shape))
+    of_batch = numbers.operand_batching_dims == numbers.start_indices_batching_dims == leading
+    of_rows = numbers.start_index_map == numbers.collapsed_slice_dims == axes
+    whole = all(equation.params["slice_sizes"][axis] == x.shape[axis] for axis in row)
+    if not (of_batch and of_rows and whole and numbers.offset_dims == tuple(range(len(shape) - len(row), len(shape)))):
+        raise UserError("this way of indexing has no ONNX form here: export with --to stablehlo")
+    wide = graph.add("Cast", places, shape=places.shape, to=int(onnx.TensorProto.INT64))
+    return graph.add("GatherND", x, wide, shape=shape, batch_dims=batches)
+
+
+def top_k(graph: Graph, equation: Any, x: Operand) -> list[Operand]:
+    """Return the largest values of an axis, largest first, and their places; of equal ones the first, as in jax."""
+    import onnx
+
+    params, shape = equation.params, equation.outvars[0].aval.shape
+    count = graph.numbers([params["k"]])
+    values, places = graph.add_several("TopK", 2, x, count, shape=shape, axis=int(params["axis"]))
+    return [values, graph.add("Cast", places, shape=shape, to=int(onnx.TensorProto.INT32))]
 
 
 def _apart(index: np.ndarray) -> list[np.ndarray] | None:
