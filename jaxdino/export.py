@@ -194,7 +194,7 @@ def _onnx(args: argparse.Namespace, model: Any, made: Any, given: Any, folder: P
         about |= {"verified": {"by": runtime, "differences": found}}
         lines = [f"compared with the model in {runtime}: largest difference {worst:.1e} of the output's largest value"]
     if args.int8:
-        facts, more = int8_report.quantised(file, args.int8, made, data)
+        facts, more = int8_report.quantised(file, args.int8, made, data, given)
         about, lines = about | {"int8": facts}, lines + more
     onnx_file.tell(file, about)
     write_json(folder / "model.json", about)

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import tempfile
 import time
 from collections import Counter
@@ -26,6 +27,8 @@ INTEGER = {
     "QLinearMatMul",
 }
 """Nodes that onnxruntime computes in integers."""
+SHARE = 0.5
+"""Least share of the weights of products in int8, with which a model is called quantised."""
 SECONDS, LEAST, MOST = 4.0, 10, 200
 """Each model is timed for so long, for so many passes."""
 
@@ -38,10 +41,10 @@ def quantise(source: Path, target: Path, kind: str, calibration: Sequence[np.nda
         on the batches in `calibration`, convolutions too.
 
     Returns:
-      {"products": in the source, "integer": {node: count} as onnxruntime runs it}.
+      {"products": in the source, "integer": {node: count} as onnxruntime runs it, "weights": the share in int8}.
 
     Raises:
-      UserError: if nothing was quantised.
+      UserError: if less than `SHARE` of the weights of products was quantised, or nothing is computed in integers.
     """
     from onnxruntime import quantization
 
@@ -60,14 +63,26 @@ def quantise(source: Path, target: Path, kind: str, calibration: Sequence[np.nda
                 activation_type=quantization.QuantType.QUInt8,
                 **how,
             )
-    integer, products = integer_nodes(target), sum(_products(source).values())
-    if not integer:
+    integer, products, share = integer_nodes(target), sum(_products(source).values()), _share(source, target)
+    if not integer or share < SHARE:
         raise UserError(
-            f"nothing of this model is computed in int8 after --int8 {kind} ({products} products with weights in "
-            "float32), so it is not called quantised and nothing was written"
-            + (": static also takes convolutions" if kind == "dynamic" else "")
+            f"{sum(integer.values())} of the {products} products of this model, with {100 * share:.0f} % of their "
+            f"weights, are computed in int8 after --int8 {kind}, so it is not called quantised and nothing was written"
+            + (": --int8 static also takes convolutions" if kind == "dynamic" else "")
         )
-    return {"products": products, "integer": integer}
+    return {"products": products, "integer": integer, "weights": share}
+
+
+def _share(source: Path, target: Path) -> float:
+    """Return how much of the weights of the products in `source` is int8 in `target`."""
+    import onnx
+
+    before, after = (onnx.load(file, load_external_data=False).graph for file in (source, target))
+    sizes = {one.name: math.prod(one.dims) for one in before.initializer}
+    used = {node.input[1] for node in before.node if node.op_type in PRODUCTS}
+    total = sum(size for name, size in sizes.items() if name in used)
+    small = sum(math.prod(one.dims) for one in after.initializer if one.data_type == onnx.TensorProto.INT8 and one.dims)
+    return min(1.0, small / max(total, 1))
 
 
 def integer_nodes(file: Path) -> dict[str, int]:

@@ -94,8 +94,13 @@ class Images:
         return images if self.made.pixels == "uint8" else np.asarray(normalize(jnp.asarray(images), how.mean, how.std))
 
 
-def quantised(file: Path, kind: str, made: Program, data: Images) -> tuple[dict[str, Any], list[str]]:
+def quantised(
+    file: Path, kind: str, made: Program, data: Images, given: np.ndarray | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """Replace an ONNX file by its int8 form; return the facts for its metadata, and lines for the user.
+
+    Args:
+      given: images on which the outputs are compared; None for those of the calibration, or labelled, or random ones.
 
     Raises:
       UserError: if nothing of the model is computed in int8, or an image cannot be read.
@@ -106,18 +111,20 @@ def quantised(file: Path, kind: str, made: Program, data: Images) -> tuple[dict[
     runners = [checking.onnxruntime(one) for one in (file, target)]
     facts: dict[str, Any] = {"kind": kind, "calibrated_on": sum(map(len, images)), **counts}
     facts["accuracy"] = _accuracy(data, runners)
-    some = images[:2] or _images(made, data)
-    facts["output_error"] = _error(made, runners, some)
+    some, what = ([given], "images") if given is not None else (images[:2], "images")
+    if not some:
+        some, what = _images(made, data)
+    facts |= {"output_error": _error(made, runners, some), "output_error_on": f"{sum(map(len, some))} {what}"}
     facts["seconds"] = int8.latency(runners, some[0][:1])
     facts["bytes"] = [one.stat().st_size for one in (file, target)]
     os.replace(target, file)
     return facts, _lines(facts)
 
 
-def _images(made: Program, data: Images) -> list[np.ndarray]:
-    """Return images to compare on: of the measured ones, else random ones."""
+def _images(made: Program, data: Images) -> tuple[list[np.ndarray], str]:
+    """Return images to compare on, of the measured ones or else random ones, and what they are."""
     first = next(data.measuring(), None)
-    return [made.images(4, np.random.default_rng(0)) if first is None else first[0]]
+    return ([made.images(4, np.random.default_rng(0))], "random images") if first is None else ([first[0]], "images")
 
 
 def _accuracy(data: Images, runners: list[checking.Runner]) -> dict[str, Any] | None:
@@ -157,6 +164,11 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     rows.append(["latency, one image", f"{1000 * before:.1f} ms", f"{1000 * after:.1f} ms", f"{before / after:.2f} x"])
     old, new = facts["bytes"]
     rows.append(["size", f"{old / 1e6:.2f} MB", f"{new / 1e6:.2f} MB", f"{old / new:.2f} x"])
-    rows += [[f"error of {name}", "", f"{100 * value:.2f} %", ""] for name, value in facts["output_error"].items()]
+    on = facts["output_error_on"]
+    rows += [[f"error of {name}", "", f"{100 * value:.2f} %", on] for name, value in facts["output_error"].items()]
     nodes = ", ".join(f"{count} {name}" for name, count in facts["integer"].items())
-    return [format_table(rows), f"{sum(facts['integer'].values())} of {facts['products']} products in int8: {nodes}"]
+    return [
+        format_table(rows),
+        f"{sum(facts['integer'].values())} of {facts['products']} products in int8, "
+        f"{100 * facts['weights']:.0f} % of their weights: {nodes}",
+    ]
