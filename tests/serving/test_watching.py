@@ -23,10 +23,10 @@ from jaxdino.serving.server import catalogue
 from jaxdino.serving.server.metrics import Metrics
 from jaxdino.serving.server.settings import ServeSettings
 from jaxdino.serving.server.work import Asked, Seen
-from jaxdino.serving.watching import distances, reference
+from jaxdino.serving.watching import distances, mlflow_run, reference
 from jaxdino.serving.watching.alerts import Alerts
 from jaxdino.serving.watching.drift import DriftWatch, sample_of
-from jaxdino.serving.watching.prediction_log import PredictionLog
+from jaxdino.serving.watching.prediction_log import Folder, PredictionLog
 from tests.serving.served_models import save_classifier
 
 RNG = np.random.default_rng(0)
@@ -125,7 +125,7 @@ def test_a_reference_of_other_weights_or_a_damaged_one_is_refused(served, kept, 
 
 
 def test_predictions_are_logged_whole_and_without_images(served, tmp_path):
-    log = PredictionLog(str(tmp_path / "log"), seconds=60)
+    log = PredictionLog(Folder(str(tmp_path / "log")), seconds=60)
     for n in range(3):
         log.saw(served, "predict", f"r{n}", Seen([("cat", 0.7), ("dog", 0.2)]))
     log.saw(served, "embed", "r9", Seen([]))
@@ -140,14 +140,34 @@ def test_predictions_are_logged_whole_and_without_images(served, tmp_path):
 
 
 def test_predictions_that_cannot_be_written_are_counted(served, tmp_path, monkeypatch):
-    lost = []
-    log = PredictionLog(str(tmp_path / "log"), lambda: lost.append(1), seconds=60)
+    lost, failed = [], []
+    log = PredictionLog(Folder(str(tmp_path / "log")), lambda: lost.append(1), failed.append, seconds=60)
     for n in range(3):
         log.saw(served, "predict", f"r{n}", Seen([("cat", 0.7)]))
     monkeypatch.setattr(pq, "write_table", lambda table, path: (_ for _ in ()).throw(OSError(28, "no space left")))
-    with pytest.raises(OSError, match="no space left"):
-        log.close()
+    log.close()
+    assert "no space left" in str(failed[0])
     assert len(lost) == 3 and not list((tmp_path / "log").iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:.*filesystem tracking backend:FutureWarning")
+def test_predictions_are_logged_to_mlflow(served, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    for name in mlflow_run.DEFAULTS:
+        monkeypatch.setenv(name, mlflow_run.DEFAULTS[name])
+    log = PredictionLog(mlflow_run.MLflowRun(str(tmp_path / "tracked")), seconds=60)
+    for n in range(3):
+        log.saw(served, "predict", f"r{n}", Seen([("cat", 0.5 + n / 10)]))
+    log.close()
+    client = mlflow.MlflowClient(tracking_uri=(tmp_path / "tracked").as_uri())
+    (run,) = client.search_runs([client.get_experiment_by_name(mlflow_run.EXPERIMENT).experiment_id])
+    name = served.place.name
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics == pytest.approx({f"{name}/predictions": 3, f"{name}/probability": 0.6})
+    (file,) = (tmp_path / "tracked").rglob("*.parquet")
+    assert [row["request_id"] for row in pq.read_table(file).to_pylist()] == ["r0", "r1", "r2"]
+    with pytest.raises(UserError, match="no run can be created there"):
+        mlflow_run.MLflowRun("http://127.0.0.1:9")
 
 
 def test_a_web_hook_gets_the_alert_and_a_broken_one_is_logged():

@@ -43,6 +43,7 @@ class ServeSettings:
     sixteen_bit: str = _setting("", "black and white of 16-bit images: full, image, window, percentiles or 0,4095")
     api_keys: str = _setting("", "file of API keys, `NAME KEY [admin]` a line; without it everybody may predict")
     log_predictions: str = _setting("", "folder for predictions as parquet files: time, model, classes, no images")
+    log_mlflow: str = _setting("", "the same files as artefacts of a run in MLflow: address of a server, or a folder")
     alert_command: str = _setting("", "program that gets an alert as JSON on standard input when drift begins or ends")
     alert_webhook: str = _setting("", "address that alerts are sent to as JSON")
     cors: tuple[str, ...] = _setting((), "origin of web pages that may call the server; may be repeated")

@@ -1,4 +1,4 @@
-"""Write predictions to parquet files: when, by which model, which classes; never the images or their names."""
+"""Write predictions as parquet tables: when, by which model, which classes; never the images or their names."""
 
 import itertools
 import os
@@ -34,29 +34,53 @@ SCHEMA = pa.schema(
 )
 
 
-class PredictionLog:
-    """Collect predictions, and write them as `predictions-TIME-PROCESS-NUMBER.parquet` into a folder.
+Store = Callable[[pa.Table, str], None]
+"""Keeps a table of predictions under the name of a file."""
 
-    Args:
-      lost: called for each prediction that is dropped: writing is slow or fails. failed: called with an error.
+
+class Folder:
+    """A folder with a parquet file for each table.
 
     Raises:
       UserError: for a folder that cannot be written to.
     """
 
-    def __init__(
-        self,
-        folder: str,
-        lost: Callable[[], None] = lambda: None,
-        failed: Callable[[Exception], None] = lambda err: None,
-        seconds: float = SECONDS,
-    ):
-        self.folder, self.seconds, self._lost = Path(folder), seconds, lost
+    def __init__(self, folder: str):
+        self.folder = Path(folder)
         check_writable(f"--log_predictions {folder}", self.folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as err:
             raise UserError(f"--log_predictions {folder} cannot be made: {err.strerror}") from None
+
+    def __call__(self, table: pa.Table, name: str) -> None:
+        """Write a file under another name and rename it, so that none is ever incomplete."""
+        file = self.folder / name
+        beside = file.with_name(file.name + ".part")
+        try:
+            pq.write_table(table, beside)
+            os.replace(beside, file)
+        except Exception:
+            beside.unlink(missing_ok=True)
+            raise
+
+
+class PredictionLog:
+    """Collect predictions, and keep them as tables `predictions-TIME-PROCESS-NUMBER.parquet`.
+
+    Args:
+      store: where; its `close`, if it has one, is called at the end.
+      lost: called for each prediction that is dropped: writing is slow or fails. failed: called with an error.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        lost: Callable[[], None] = lambda: None,
+        failed: Callable[[Exception], None] = lambda err: None,
+        seconds: float = SECONDS,
+    ):
+        self.store, self.seconds, self._lost, self._failed = store, seconds, lost, failed
         self._rows: list[dict[str, Any]] = []
         self._since, self._numbers = 0.0, itertools.count(1)
         every = min(5.0, seconds)
@@ -70,7 +94,11 @@ class PredictionLog:
     def close(self) -> None:
         """Write what is kept."""
         self._background.close()
-        self._write()
+        try:
+            self._write()
+            getattr(self.store, "close", lambda: None)()
+        except Exception as err:  # a full disk, a tracking server that is away: the server ends all the same
+            self._failed(err)
 
     def _add(self, thing: Any) -> None:
         when, request_id, served, endpoint, seen = thing
@@ -87,18 +115,14 @@ class PredictionLog:
             self._write()
 
     def _write(self) -> None:
-        """Write a file under another name and rename it, so that none is ever incomplete."""
         rows, self._rows = self._rows, []
         if not rows:
             return
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        file = self.folder / f"predictions-{stamp}-{os.getpid()}-{next(self._numbers)}.parquet"
-        beside = file.with_name(file.name + ".part")
+        name = f"predictions-{stamp}-{os.getpid()}-{next(self._numbers)}.parquet"
         try:
-            pq.write_table(pa.Table.from_pylist(rows, SCHEMA), beside)
-            os.replace(beside, file)
+            self.store(pa.Table.from_pylist(rows, SCHEMA), name)
         except Exception:
-            beside.unlink(missing_ok=True)
             for _ in rows:
                 self._lost()
             raise
