@@ -35,7 +35,7 @@ COLUMNS = ("path", "score", "anomalous", "error")
 
 def main(argv: list[str] | None = None) -> int:
     """Run one of the three; return 1 if an image could not be read, else see `finish`."""
-    return finish(lambda: _run(argv))
+    return finish(lambda: _run(argv), data="--data.")
 
 
 def _run(argv: list[str] | None) -> int:
@@ -123,13 +123,16 @@ def fit(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     refuse_occupied(out, args.overwrite, lambda name: name in (detector.ABOUT, detector.BANK))
     cfg, _ = data_settings(rest, "images", args.root, {f"data.{name}" for name in READ})
     cfg = dataclasses.replace(cfg, scenes=True)
-    if cfg.crop_mode is None:
+    whole = cfg.crop_mode is None
+    if whole:
         cfg = dataclasses.replace(cfg, crop_mode="squash")
         say("images are resized whole, without a crop: --data.crop_mode=center crops them as the weights' training did")
     check_there(args.weights)
     source = load_source(cfg)
     model = tiled.tiled(opened(args), tiles)
     check_sight(model)
+    if whole:
+        model.card = _without_crop(model.card)  # it is said already
     model.card = pixels.settled(cfg, source, model.card, say)
     method, form = form_named(args.method, model, args.layers)
     split, data = source.split("train"), pixels.of_model(cfg, model.card.spec.preprocess)
@@ -146,6 +149,12 @@ def fit(args: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     chosen = f"{len(bank):,} of {counts['patches']:,} patches of {counts['images']:,} good images"
     print(f"{out}: {method} of {model.name}, {chosen}; threshold {threshold:.4f} by {counts['held_out']:,} others")
     return 1 if counts["unread"] else 0
+
+
+def _without_crop(card: Any) -> Any:
+    """Return the card of a model that sees images whole."""
+    how = dataclasses.replace(card.spec.preprocess, crop_mode="squash", crop_pct=1.0)
+    return dataclasses.replace(card, spec=dataclasses.replace(card.spec, preprocess=how))
 
 
 def predict(args: argparse.Namespace) -> int:

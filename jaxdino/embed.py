@@ -30,7 +30,7 @@ READ = ("num_threads", "num_workers", "max_pixels", "sixteen_bit", "on_bad", "fo
 
 def main(argv: list[str] | None = None) -> int:
     """Write embeddings; return 1 if an image could not be read, else see `finish`."""
-    return finish(lambda: _run(argv))
+    return finish(lambda: _run(argv), data="--data.")
 
 
 def _run(argv: list[str] | None) -> int:

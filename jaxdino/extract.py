@@ -33,7 +33,7 @@ HOW = ("num_threads", "num_workers", "digest")
 
 def main(argv: list[str] | None = None) -> int:
     """Write features; return the exit status, see `finish`."""
-    return finish(lambda: _run(argv))
+    return finish(lambda: _run(argv), data="--data.")
 
 
 def _run(argv: list[str] | None) -> None:

@@ -22,7 +22,7 @@ READ = (
 
 def main(argv: list[str] | None = None) -> int:
     """Write or check shards; return the exit status, see `finish`."""
-    return finish(lambda: _run(argv))
+    return finish(lambda: _run(argv), data="--data.")
 
 
 def _run(argv: list[str] | None) -> None:

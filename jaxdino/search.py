@@ -113,6 +113,11 @@ def _checked(args: argparse.Namespace) -> str:
         flags = [{"queries": "images or texts"}.get(name, f"--{name}") for name in asked]
         what = f"{' and '.join(flags)} are asked for at once" if asked else "nothing to search for"
         raise UserError(f"{what}: give images or --text, or --near_duplicates COSINE, or --clusters K")
+    for text in args.text:
+        if not text.strip():
+            raise UserError("--text has an empty text")
+        if Path(text).exists():
+            raise UserError(f"--text {text} is a file: give images before --text, jaxdino search IMAGE... --text TEXT")
     if args.near_duplicates is not None:
         check_range("--near_duplicates", args.near_duplicates, "(0, 1]")
     if args.engine not in ENGINES:

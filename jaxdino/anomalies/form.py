@@ -51,13 +51,18 @@ def form_named(method: str | None, model: Any, layers: int | tuple[int, ...] | N
       UserError: for an unknown method, and layers that the model does not have.
     """
     if method is None:
-        method = "anomalydino" if hasattr(model.card.spec.config, "patch_size") else "patchcore"
+        method = usual(model.card.spec.config)
     if method not in FORMS:
         raise UserError(f"--method {method!r} is not known; {did_you_mean(method, FORMS)}")
     form = FORMS[method]
     form = form if layers is None else dataclasses.replace(form, layers=layers)
     grid(model, form)
     return method, form
+
+
+def usual(config: Any) -> str:
+    """Return the method for a network: "patchcore" for one of stages, which has `depths`, else "anomalydino"."""
+    return "patchcore" if hasattr(config, "depths") else "anomalydino"
 
 
 def features(model: Any, form: Form) -> Callable[[Any], jax.Array]:

@@ -5,10 +5,12 @@ import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.words import printable
 
 MISTAKE, INTERRUPTED, CLOSED_PIPE = 2, 130, 141
 """Exit statuses: a user error; 128 + SIGINT; 128 + SIGPIPE, as for other commands before `| head`."""
@@ -63,22 +65,24 @@ def expanded(argv: Sequence[str] | None = None) -> list[str]:
     return [HOME.sub(lambda found: found[1] + os.path.expanduser("~"), one) for one in argv]
 
 
-def finish(work: Callable[[], int | None]) -> int:
-    """Run a command and return its exit status.
+def finish(work: Callable[[], int | None], data: str = "--config.data.") -> int:
+    """Run a command and return its exit status. A UserWarning is printed as its words alone, without a place in code.
 
     `UserError` is printed as `error: ...`, status 2. Ctrl-C prints `interrupted`, status 130. A reader that closed the
     pipe (`... | head`) ends the command without a message, status 141.
 
     Args:
       work: the function of the command; returns its status, or None for 0.
+      data: how flags of the data begin in this command; errors name them so.
     """
+    format_before, warnings.formatwarning = warnings.formatwarning, _in_words
     try:
         try:
             return work() or 0
         finally:  # a closed pipe is detected here, not when the interpreter ends
             sys.stdout.flush()
     except UserError as err:
-        print(f"error: {err}", file=sys.stderr)
+        print(f"error: {err}".replace("--config.data.", data), file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -86,6 +90,16 @@ def finish(work: Callable[[], int | None]) -> int:
     except BrokenPipeError:
         silence()
         return CLOSED_PIPE
+    finally:
+        warnings.formatwarning = format_before
+
+
+def _in_words(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    if category is UserWarning:
+        return f"{printable(str(message))}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 def silence() -> None:

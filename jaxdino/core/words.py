@@ -16,6 +16,11 @@ def counted(found: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {what}" for what, count in found.items() if count > 0)
 
 
+def percent(share: float) -> str:
+    """Return a share with two digits, such as "0.012%", "12%" and "100%"."""
+    return f"{100 * share:.2g}%" if share < 0.1 else f"{100 * share:.0f}%"
+
+
 QUOTE, LINE, MESSAGE = 200, 2000, 12_000
 """Largest number of characters of a quoted text, of a line of a message, and of a message."""
 QUOTED = re.compile(r"""(?<!\w)(['"])((?:\\.|(?!\1)[^\\\n])+)\1(?!\w)""")

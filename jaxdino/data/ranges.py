@@ -8,6 +8,7 @@ from contextvars import ContextVar
 import numpy as np
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.words import percent
 from jaxdino.data.bad_images import BadImage
 
 BITS = (8, 10, 12, 14, 16)
@@ -120,7 +121,7 @@ class Range:
         bands = [how.band(values[..., i], finite[..., i]) for i in range(values.shape[-1])]
         clipped = sum(count for _, count in bands) if how is self else 0  # a window is meant to clip
         if clipped:
-            remark(f"{100 * clipped / values.size:.2g}% outside {FLAG}={self}, clipped")
+            remark(f"{percent(clipped / values.size)} outside {FLAG}={self}, clipped")
         return np.stack([levels for levels, _ in bands], axis=-1)
 
     def band(self, values: np.ndarray, finite: np.ndarray) -> tuple[np.ndarray, int]:
@@ -154,7 +155,7 @@ def _finite(values: np.ndarray) -> np.ndarray:
     if missing.all():
         raise BadImage("every pixel is NaN")
     if missing.any():
-        remark(f"{100 * missing.mean():.2g}% NaN, read as the lowest value")
+        remark(f"{percent(float(missing.mean()))} NaN, read as the lowest value")
     return np.isfinite(values)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from jaxdino.core.words import percent
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.kinds import RGB, Kind
 from jaxdino.data.ranges import FLAG, Range
@@ -81,9 +82,9 @@ class Ends:
         """Return what was changed, as lines."""
         lines = []
         if self.missing:
-            lines.append(f"{100 * self.missing / self.values:.2g}% NaN, read as the lowest value")
+            lines.append(f"{percent(self.missing / self.values)} NaN, read as the lowest value")
         if self.clipped:
-            lines.append(f"{100 * self.clipped / self.values:.2g}% outside {FLAG}={self.asked}, clipped")
+            lines.append(f"{percent(self.clipped / self.values)} outside {FLAG}={self.asked}, clipped")
         return lines
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from jaxdino.core.bars import bar
 from jaxdino.core.errors import UserError
 from jaxdino.evals import knn
 from jaxdino.inspect_data.groups import groups
@@ -35,9 +36,13 @@ def engine_for(count: int, asked: str, say: Callable[[str], None]) -> str:
         raise UserError("--engine faiss needs faiss: pip install 'jaxdino[search]'")
     if asked != "auto":
         return asked
-    if count > MOST and not there:
+    if count <= MOST:
+        return "exact"
+    if not there:
         say(f"all {count:,} images are compared with all others: pip install 'jaxdino[search]' has a faster way")
-    return "faiss" if count > MOST and there else "exact"
+        return "exact"
+    say(f"{count:,} images: faiss compares each with those of the nearest cells; --engine exact compares all")
+    return "faiss"
 
 
 def neighbours(values: np.ndarray, engine: str) -> tuple[np.ndarray, np.ndarray]:
@@ -56,10 +61,12 @@ def _by_faiss(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(values.shape[1]), values.shape[1], cells, faiss.METRIC_INNER_PRODUCT)
     sample = np.random.default_rng(0).permutation(len(values))[: cells * PER_CELL]
     index.train(_unit(values[np.sort(sample)]))
-    for first in range(0, len(values), CHUNK):
+    parts = range(0, len(values), CHUNK)
+    for first in bar(parts, "index", unit=f"x{CHUNK:,} images"):
         index.add(_unit(values[first : first + CHUNK]))
     index.nprobe = min(cells, PROBES)
-    found = [index.search(_unit(values[first : first + CHUNK]), k) for first in range(0, len(values), CHUNK)]
+    each = bar(parts, "neighbours", unit=f"x{CHUNK:,} images")
+    found = [index.search(_unit(values[first : first + CHUNK]), k) for first in each]
     cosines, rows = (np.concatenate([pair[i] for pair in found]) for i in (0, 1))
     return np.where(rows < 0, -1.0, cosines).astype(np.float32), np.maximum(rows, 0)
 

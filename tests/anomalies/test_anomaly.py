@@ -10,10 +10,11 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from jaxdino import anomaly
-from jaxdino.anomalies import coreset, detector, measures
+from jaxdino.anomalies import coreset, detector, form, measures
 from jaxdino.anomalies.form import FORMS, neighbourhood_mean
 from jaxdino.anomalies.maps import coloured
 from jaxdino.core.errors import UserError
+from jaxdino.models.registry import CONFIGS
 
 RNG = np.random.default_rng(0)
 SIDE = 32
@@ -99,6 +100,12 @@ def test_a_scene_above_the_limit_has_the_scores_of_the_whole_image(fitted, tmp_p
         anomaly.main(["predict", "--detector", str(fitted), str(tmp_path / "scene.png"), "--max_pixels", "1000"]) == 1
     )
     assert "max_pixels" in capsys.readouterr().err
+
+
+def test_the_usual_method_of_each_family():
+    found = {name: form.usual(config) for name, config in CONFIGS.items()}
+    stages = {name for name, method in found.items() if method == "patchcore"}
+    assert stages == {"convnext", "dino_resnet", "resnet"} and found["clip"] == "anomalydino", found
 
 
 def test_colours_are_clear_at_zero_and_in_the_middle_at_the_threshold():

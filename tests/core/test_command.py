@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,19 @@ def fails(error: BaseException):
 def test_status_and_line(work, status, line, capsys):
     assert finish(work) == status
     assert capsys.readouterr().err == line
+
+
+def test_settings_of_the_data_and_warnings_in_the_words_of_the_command(capsys, monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "_showwarnmsg_impl", lambda found: sys.stderr.write(formatted(found)))
+        assert finish(lambda: warnings.warn("12 bits assumed", stacklevel=1)) == 0
+    assert finish(fails(UserError("--config.data.sixteen_bit=full says so")), data="--data.") == 2
+    assert capsys.readouterr().err == "12 bits assumed\nerror: --data.sixteen_bit=full says so\n"
+
+
+def formatted(found):
+    return warnings.formatwarning(found.message, found.category, found.filename, found.lineno)
 
 
 @pytest.mark.parametrize("command", ["convert list", "jaxdino.main --help-config"])

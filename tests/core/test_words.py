@@ -3,7 +3,7 @@
 import pytest
 
 from jaxdino.core.errors import UserError
-from jaxdino.core.words import counted, few, printable
+from jaxdino.core.words import counted, few, percent, printable
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,10 @@ from jaxdino.core.words import counted, few, printable
 )
 def test_the_first_few(items, kind, words):
     assert few(items, 2, kind) == words
+
+
+def test_shares_in_per_cent():
+    assert [percent(one) for one in (0.000123, 0.0999, 0.12345, 0.996, 1.0)] == ["0.012%", "10%", "12%", "100%", "100%"]
 
 
 def test_counts_above_zero():

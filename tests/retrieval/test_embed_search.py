@@ -97,7 +97,9 @@ def test_faiss_finds_the_same_pairs_when_it_looks_everywhere():
     values[200:] = values[:200] + 0.05 * rng.normal(size=(200, 16)).astype(np.float32)
     exact = pairs.near_duplicates(values, 0.97, "exact")
     assert len(exact) > 150 and exact == pairs.near_duplicates(values, 0.97, "faiss")
-    assert pairs.engine_for(10, "auto", print) == "exact" and pairs.engine_for(2_000_000, "auto", print) == "faiss"
+    said = []
+    assert pairs.engine_for(1_000_000, "auto", said.append) == "exact" and not said
+    assert pairs.engine_for(1_000_001, "auto", said.append) == "faiss" and "--engine exact" in said[0]
 
 
 def test_clusters_are_the_two_kinds(files, tmp_path, capsys):
@@ -126,6 +128,8 @@ def test_other_weights_are_refused(root, files, tmp_path, capsys):
         (["--near_duplicates", "1.5"], "must be in (0, 1]"),
         (["--clusters", "18"], "from 1 to 17"),
         (["--text", "a dog"], "space of a CLIP"),
+        (["--text", " "], "an empty text"),
+        (["--text", "a dog", "e.npy"], "give images before --text"),
         (["--near_duplicates", "0.9", "--engine", "fais"], "is not known"),
         (["--clusters", "2", "--out", "o.txt"], ".csv"),
         (["nothing.png"], "nothing.png"),
