@@ -3,15 +3,15 @@
 #   docker build -f launch/docker/cuda.Dockerfile -t jaxdino-serve .
 #   docker run --read-only --tmpfs /tmp -p 8000:8000 -v RUN:/model:ro --gpus all jaxdino-serve
 #
-# The versions of the dependencies are the newest that fit, unless CONSTRAINTS names a file of pinned ones:
-# docker build --build-arg CONSTRAINTS=constraints.txt, made by `pip freeze` where the model was tested.
+# The versions of all dependencies are those in launch/docker/constraints.txt. For others, write constraints.txt beside
+# pyproject.toml, such as `pip freeze` of where the model was trained, and add --build-arg CONSTRAINTS=constraints.txt.
 FROM python:3.12.11-slim-bookworm AS build
-ARG CONSTRAINTS=""
+ARG CONSTRAINTS=launch/docker/constraints.txt
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1
 WORKDIR /source
 COPY . .
 RUN python -m venv /opt/jaxdino && \
-    /opt/jaxdino/bin/pip install ${CONSTRAINTS:+--constraint "$CONSTRAINTS"} ".[serve,cuda13]"
+    /opt/jaxdino/bin/pip install --constraint "$CONSTRAINTS" ".[serve,cuda13]"
 
 FROM python:3.12.11-slim-bookworm
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin jaxdino

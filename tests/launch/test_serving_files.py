@@ -2,11 +2,14 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import kubernetes_validate
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 pytest.importorskip("fastapi")
 
@@ -67,6 +70,20 @@ def test_the_container_starts_the_command_with_flags_that_exist(name):
     flags = json.loads(re.findall(r"^CMD (\[.*\])$", text, re.MULTILINE)[-1])
     assert read_settings(parser().parse_args(flags), None).host == "0.0.0.0"
     assert re.search(r"^USER 10001$", text, re.MULTILINE)
+
+
+def test_the_images_have_one_version_of_everything_that_they_install():
+    lines = (LAUNCH / "docker" / "constraints.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    project = tomllib.loads((LAUNCH.parent / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for text in (*project["dependencies"], *extras["serve"], *extras["cuda13"]):
+        needed = Requirement(text)
+        assert needed.specifier.contains(pinned[canonicalize_name(needed.name)]), text
+    assert "!launch/docker/constraints.txt" in (LAUNCH.parent / ".dockerignore").read_text().splitlines()
+    for name in ("cpu", "cuda"):
+        text = (LAUNCH / "docker" / f"{name}.Dockerfile").read_text()
+        assert "ARG CONSTRAINTS=launch/docker/constraints.txt" in text and '--constraint "$CONSTRAINTS"' in text
 
 
 def test_a_cluster_that_listens_elsewhere_is_refused():
