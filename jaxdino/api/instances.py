@@ -15,7 +15,7 @@ from jaxdino.core.params import bind
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.channels import Reading
 from jaxdino.data.checks import open_image
-from jaxdino.data.geometry import evaluated
+from jaxdino.data.geometry import Geometry, evaluated
 from jaxdino.data.ranges import remarks
 from jaxdino.evals.instances import Found
 from jaxdino.evals.regions_found import regions_found, scored
@@ -74,41 +74,73 @@ class InstanceModel(Model):
         self, images: Sequence[Record], reading: Reading, threshold: float | None, batch_size: int, said: dict[str, str]
     ) -> Iterator[Regions | BadImage]:
         """Yield the regions of each image, or why it cannot be read. `said` collects remarks by the image's name."""
-        for found in self.each_found(images, reading, threshold, batch_size, said):
-            yield found if isinstance(found, BadImage) else self._regions(found)
+        self.least(threshold)
+        for view in self._views(images, reading, batch_size, said):
+            yield view if isinstance(view, BadImage) else self.regions(*view, threshold)
 
     def each_found(
         self, images: Sequence[Record], reading: Reading, threshold: float | None, batch_size: int, said: dict[str, str]
     ) -> Iterator[Found | BadImage]:
         """Yield what is found in each image, objects that may overlap and regions; see `each`."""
-        head = cast(MaskQueriesHeadConfig, self.card.head)  # a model with another head is no `InstanceModel`
-        least = head.threshold if threshold is None else threshold
+        least = self.least(threshold)
+        for view in self._views(images, reading, batch_size, said):
+            yield view if isinstance(view, BadImage) else self._found_in(*view, least)
+
+    def least(self, threshold: float | None) -> float:
+        """Return the smallest probability of a region. Raises UserError if it is out of range."""
+        least = self._head.threshold if threshold is None else threshold
         check_range("threshold", least, "[0, 1]")
+        return least
+
+    def placed(self, record: Record, reading: Reading) -> tuple[np.ndarray, Geometry]:
+        """Return the pixels uint8 (H, W, C) of an image, and how it was moved into them. Raises BadImage."""
+        image, how = open_image(record, reading), self.card.spec.preprocess
+        move = evaluated(image.size, how.size, how.resize)
+        return move.image(image), move
+
+    def found(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """Return "scores", "labels" (B, Q) and "masks" (B, Q, h, w) of all queries, of images (B, H, W, C)."""
+        return jax.device_get(self._scored(self.flat, pixels))
+
+    def regions(
+        self, found: dict[str, np.ndarray], place: int, move: Geometry, threshold: float | None = None
+    ) -> Regions:
+        """Return the regions of one image of `found`; `place` and `move` are its own."""
+        least = self.least(threshold)
+        kept = found["scores"][place] >= least  # others are in no region, and would be drawn for nothing
+        one = {name: value[place][kept][None] for name, value in found.items()}
+        return self._regions(self._found_in(one, 0, move, least))
+
+    def _views(
+        self, images: Sequence[Record], reading: Reading, batch_size: int, said: dict[str, str]
+    ) -> Iterator[tuple[dict[str, np.ndarray], int, Geometry] | BadImage]:
+        """Yield (`found` of its batch, place, move) of each image, or why it cannot be read."""
         check_range("batch_size", batch_size, "[1, inf)")
-        how = self.card.spec.preprocess
         for start in range(0, len(images), batch_size):
-            pixels = np.zeros((batch_size, *how.size, reading.channels), np.uint8)
-            moves: list[Any] = []
+            pixels = np.zeros((batch_size, *self.card.spec.preprocess.size, reading.channels), np.uint8)
+            moves: list[Geometry | BadImage] = []
             for place, record in enumerate(images[start : start + batch_size]):
                 try:
                     with remarks() as lines:
-                        image = open_image(record, reading)
+                        pixels[place], move = self.placed(record, reading)
                 except BadImage as err:
                     moves.append(err)
                     continue
                 if lines:
                     said[named(record, start + place)] = "; ".join(lines)
-                moves.append(evaluated(image.size, how.size, how.resize))
-                pixels[place] = moves[-1].image(image)
-            found = jax.device_get(self._scored(self.flat, pixels))
+                moves.append(move)
+            found = self.found(pixels)
             for place, move in enumerate(moves):
-                if isinstance(move, BadImage):
-                    yield move
-                    continue
-                scores, labels, masks = (found[name][place] for name in ("scores", "labels", "masks"))
-                full = (move.full[1], move.full[0])
-                where = how.size, move.origin, full
-                yield regions_found(scores, labels, masks, *where, head.things, least)
+                yield move if isinstance(move, BadImage) else (found, place, move)
+
+    @property
+    def _head(self) -> MaskQueriesHeadConfig:
+        return cast(MaskQueriesHeadConfig, self.card.head)  # a model with another head is no `InstanceModel`
+
+    def _found_in(self, found: dict[str, np.ndarray], place: int, move: Geometry, least: float) -> Found:
+        scores, labels, masks = (found[name][place] for name in ("scores", "labels", "masks"))
+        where = self.card.spec.preprocess.size, move.origin, (move.full[1], move.full[0])
+        return regions_found(scores, labels, masks, *where, self._head.things, least)
 
     def _regions(self, found: Found) -> Regions:
         names = self.class_names or tuple(map(str, range(self.card.num_classes)))

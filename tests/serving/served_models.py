@@ -9,6 +9,7 @@ from PIL import Image
 from convert.store import Card, save_model
 from jaxdino.core.params import split
 from jaxdino.models.heads.fcos import FCOSHeadConfig
+from jaxdino.models.heads.mask_queries import MaskQueriesHeadConfig
 from jaxdino.models.heads.patches import PatchesHeadConfig
 from jaxdino.models.registry import get
 
@@ -27,6 +28,10 @@ def save_detector(folder: Path) -> Path:
 
 def save_semantic(folder: Path) -> Path:
     return _save(folder, PatchesHeadConfig(3))
+
+
+def save_instances(folder: Path) -> Path:
+    return _save(folder, MaskQueriesHeadConfig(3, queries=8, layers=1, threshold=0.3))
 
 
 def _save(folder: Path, head: object, seed: int = 0) -> Path:

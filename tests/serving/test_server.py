@@ -23,7 +23,7 @@ from jaxdino.serving.server.keys import read_keys
 from jaxdino.serving.server.settings import ServeSettings
 from jaxdino.serving.server.uploads import records
 from tests import tiny_segmenter
-from tests.serving.served_models import png, save_classifier, save_detector, save_semantic
+from tests.serving.served_models import png, save_classifier, save_detector, save_instances, save_semantic
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 ADMIN, USER = {"X-API-Key": "a" * 20}, {"Authorization": "Bearer " + "u" * 20}
@@ -41,7 +41,7 @@ def ready(client):
 def folders(tmp_path_factory):
     top = tmp_path_factory.mktemp("models")
     tiny_segmenter.save(top / "prompted")
-    kinds = {"classes": save_classifier, "boxes": save_detector, "pixels": save_semantic}
+    kinds = {"classes": save_classifier, "boxes": save_detector, "pixels": save_semantic, "objects": save_instances}
     return {name: save(top / name) for name, save in kinds.items()} | {"prompted": top / "prompted"}
 
 
@@ -91,6 +91,16 @@ def test_every_kind_of_model_answers_as_in_python(served, folders):
     np.testing.assert_array_equal(mask, jaxdino.load(folders["pixels"]).segment([picture])[0])
     assert sum(one["share"] for one in found["classes"]) == pytest.approx(1)
 
+    found = client.post("/segment?model=objects&threshold=0.2", **post).json()["results"][0]
+    expected = jaxdino.load(folders["objects"]).masks([picture], threshold=0.2)[0]
+    mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(found["mask"]))))
+    np.testing.assert_array_equal(mask, expected.ids)
+    assert [one["class"] for one in found["regions"]] == list(expected.names)
+    assert len(expected.names)
+    for one, shown in zip(found["regions"], expected.masks, strict=True):
+        left, top, right, bottom = one["box"]
+        assert shown[top:bottom, left:right].sum() == shown.sum() == (mask == one["value"]).sum()
+
     prompts = ["red circle", "blue square"]
     found = client.post("/segment", params={"model": "prompted", "prompt": prompts}, **post).json()["results"][0]
     expected = jaxdino.load(folders["prompted"]).segment(picture, prompts)
@@ -131,6 +141,7 @@ BAD = {
     "another ability": (404, {"params": {"model": "boxes"}, "files": {"images": png(0)}}),
     "top": (422, {"params": {"top": 0}, "files": {"images": png(0)}}),
     "threshold": (422, {"params": {"threshold": "nan"}, "files": {"images": png(0)}}),
+    "a misspelt parameter": (422, {"params": {"treshold": 0.5}, "files": {"images": png(0)}}),
     "threshold of one label": (422, {"params": {"threshold": 0.5}, "files": {"images": png(0)}}),
 }
 

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from jaxdino.core.json_file import finite
+from jaxdino.serving.server.refusal import REASONS
 
 
 class Error(BaseModel):
@@ -55,6 +56,14 @@ class ClassShare(BaseModel):
     share: float = Field(description="of the image that it covers")
 
 
+class Region(BaseModel):
+    class_: str = Field(alias="class")
+    score: float
+    value: int = Field(description="of its pixels in the mask; 0 is none")
+    share: float = Field(description="of the image that it covers")
+    box: list[float] = Field(description="left, top, right, bottom in pixels of the upright image")
+
+
 class PromptMask(BaseModel):
     prompt: str
     score: float = Field(description="predicted overlap with the true mask, 0 to 1")
@@ -66,7 +75,10 @@ class Segmented(Base):
     width: int | None = None
     height: int | None = None
     classes: list[ClassShare] | None = Field(None, description="of a model with classes of its own")
-    mask: str | None = Field(None, description="PNG in base64 of the image's own size: the value of each pixel's class")
+    regions: list[Region] | None = Field(None, description="of a model of objects with masks, the highest score first")
+    mask: str | None = Field(
+        None, description="PNG in base64 of the image's own size: the value of each pixel's class or region"
+    )
     masks: list[PromptMask] | None = Field(None, description="of a model that takes prompts")
 
 
@@ -120,6 +132,35 @@ FORMS: dict[str, type[Answer]] = {
     "detect": Detections,
 }
 """{endpoint: form of its answer}."""
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what OpenAPI says of refusals with these statuses."""
+    return {status: {"model": Error, "description": REASONS[status]} for status in statuses}
+
+
+def body(urls: bool) -> dict[str, Any]:
+    """Return what OpenAPI says of the body of a request; `urls`: whether it may be addresses of images."""
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    form = {
+        "type": "object",
+        "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}},
+        "required": ["images"],
+        "additionalProperties": False,
+    }
+    content: dict[str, Any] = {"multipart/form-data": {"schema": form}}
+    content |= dict.fromkeys(("image/jpeg", "image/png", "image/webp", "application/octet-stream"), binary)
+    if urls:
+        listed = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+        content["application/json"] = {
+            "schema": {
+                "type": "object",
+                "properties": {"urls": listed},
+                "required": ["urls"],
+                "additionalProperties": False,
+            }
+        }
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def as_bytes(value: Any) -> bytes:

@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 import jaxdino
 from jaxdino.core.errors import UserError
+from jaxdino.core.rules import did_you_mean
 from jaxdino.serving.server import answers, pages
 from jaxdino.serving.server.answering import Answering, Watcher
 from jaxdino.serving.server.catalogue import Catalogue, Served, Unknown
@@ -28,7 +29,7 @@ from jaxdino.serving.server.work import ENDPOINTS, Asked
 SUMMARIES = {
     "predict": "Classes of images, with probabilities",
     "embed": "Embeddings of images",
-    "segment": "Masks of images, by classes or by prompts",
+    "segment": "Masks of images: of classes, of objects, or of what prompts name",
     "detect": "Boxes around objects",
 }
 Name = Annotated[str | None, Query(max_length=200, description="the model; the default is the one named first")]
@@ -171,46 +172,18 @@ def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = Non
     return Response(answers.as_bytes(value), status, dict(headers or {}), "application/json")
 
 
-def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": answers.Error, "description": REASONS[status]} for status in statuses}
-
-
-def _body(settings: ServeSettings) -> dict[str, Any]:
-    """Return what OpenAPI says of the body of a request."""
-    binary = {"schema": {"type": "string", "format": "binary"}}
-    form = {
-        "type": "object",
-        "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}},
-        "required": ["images"],
-        "additionalProperties": False,
-    }
-    content: dict[str, Any] = {"multipart/form-data": {"schema": form}}
-    content |= dict.fromkeys(("image/jpeg", "image/png", "image/webp", "application/octet-stream"), binary)
-    if settings.allow_url:
-        urls = {"type": "array", "items": {"type": "string"}, "minItems": 1}
-        content["application/json"] = {
-            "schema": {
-                "type": "object",
-                "properties": {"urls": urls},
-                "required": ["urls"],
-                "additionalProperties": False,
-            }
-        }
-    return {"requestBody": {"required": True, "content": content}}
-
-
 def _add_endpoint(api: FastAPI, server: Server, endpoint: str) -> None:
     """Add one of `ENDPOINTS`, with the parameters that it takes."""
     if endpoint not in ENDPOINTS:
         raise KeyError(endpoint)
-    refusals = _refusals(400, 401, 404, 408, 413, 415, 422, 429, 503)
+    refusals = answers.refusals(400, 401, 404, 408, 413, 415, 422, 429, 503)
     if server.settings.allow_url:
-        refusals |= _refusals(403)
+        refusals |= answers.refusals(403)
     how: dict[str, Any] = {
         "summary": SUMMARIES[endpoint],
         "response_class": Response,
         "responses": {200: {"model": answers.FORMS[endpoint]}, **refusals},
-        "openapi_extra": _body(server.settings),
+        "openapi_extra": answers.body(bool(server.settings.allow_url)),
         "operation_id": endpoint,
     }
     answer = functools.partial(_answered, server, endpoint)
@@ -237,9 +210,13 @@ def _add_endpoint(api: FastAPI, server: Server, endpoint: str) -> None:
 
         @post
         async def segment(
-            request: Request, model: Name = None, version: Version = None, prompt: Prompts = None
+            request: Request,
+            model: Name = None,
+            version: Version = None,
+            prompt: Prompts = None,
+            threshold: Threshold = None,
         ) -> Response:
-            return await answer(request, model, version, Asked(prompts=tuple(prompt or ())))
+            return await answer(request, model, version, Asked(prompts=tuple(prompt or ()), threshold=threshold))
 
     else:
 
@@ -251,12 +228,19 @@ def _add_endpoint(api: FastAPI, server: Server, endpoint: str) -> None:
 async def _answered(
     server: Server, endpoint: str, request: Request, model: str | None, version: str | None, asked: Asked
 ) -> Response:
+    known = [one.alias for one in request.scope["route"].dependant.query_params]
+    for name in request.query_params:
+        if name not in known:
+            message = f"{name[:100]!r} is not a parameter of {endpoint}; {did_you_mean(name[:100], known)}"
+            raise Refusal(422, "bad_parameter", message, close=True)
     return _json(await server.answering.answer(request, endpoint, model, version, asked))
 
 
 def _add_models(api: FastAPI, server: Server) -> None:
     @api.get(
-        "/models", summary="The models that are served", responses={200: {"model": answers.Models}, **_refusals(401)}
+        "/models",
+        summary="The models that are served",
+        responses={200: {"model": answers.Models}, **answers.refusals(401)},
     )
     async def models() -> Response:
         return _json({"models": server.catalogue.listed()})
@@ -264,7 +248,7 @@ def _add_models(api: FastAPI, server: Server) -> None:
     @api.post(
         "/models/{name}/reload",
         summary="Load a model again from its folder; a key with `admin` is needed",
-        responses={200: {"model": answers.Models}, **_refusals(401, 403, 404, 409, 422, 429, 503)},
+        responses={200: {"model": answers.Models}, **answers.refusals(401, 403, 404, 409, 422, 429, 503)},
     )
     async def reload(request: Request, name: str, version: Version = None) -> Response:
         if not server.keys:

@@ -22,7 +22,8 @@ from jaxdino.serving.server.batcher import Batcher
 from jaxdino.serving.server.metrics import Metrics
 from jaxdino.serving.server.settings import ServeSettings
 from jaxdino.serving.server.uploads import blank_file
-from jaxdino.serving.server.work import Asked, Work, works_of
+from jaxdino.serving.server.work import Asked, Work
+from jaxdino.serving.server.works import works_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 FIRST_VERSION = "1"
