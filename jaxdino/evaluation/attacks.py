@@ -5,6 +5,7 @@ Pixels are in 0..1, and stay there. Source: Goodfellow et al., Explaining and Ha
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +16,11 @@ import numpy as np
 from jaxdino.core.bars import bar
 from jaxdino.evaluation.context import Context
 from jaxdino.evaluation.figure import Figure
-from jaxdino.evaluation.intervals import share
-from jaxdino.evaluation.predictions import batches_of, forward, spread
+from jaxdino.evaluation.intervals import bootstrap, of_bootstrap, share
+from jaxdino.evaluation.predictions import batches_of, forward, joined_batches, spread, spread_places
+from jaxdino.evaluation.resampled import mean_of
 from jaxdino.evaluation.robustness import wrong
-from jaxdino.evaluation.section import Notes, Section, Table
+from jaxdino.evaluation.section import Block, Notes, Section, Table
 
 SLACK = 1e-5
 """Rounding errors that a check of the ball allows, as a share of its radius plus 1."""
@@ -93,36 +95,51 @@ def _within(change: jax.Array, how: Attack) -> jax.Array:
 
 def attacks(context: Context) -> list[Section]:
     """Measure the accuracy under each attack, and check that it raised the loss and stayed in its ball."""
-    split = spread(context.split, context.settings.most_robust)
-    clean, found = _measured(context, split)
-    n, how = len(clean), dataclasses.replace(context.resampling, clusters=None)
-    values: dict[str, Any] = {"clean": _right(clean, n, how), "attacks": {}}
+    found = _measured(context)
+    n, how = len(found["clean"]), context.resampling_of(found["index"])
+    spans = bootstrap(mean_of(_means(found)), n, how)
+
+    def right(name: str, errors: np.ndarray) -> Figure:
+        return share(int((errors == 0).sum()), n, how, _pair(spans, f"{name}/right"))
+
+    values: dict[str, Any] = {"clean": right("clean", found["clean"]), "attacks": {}}
     rows = [["none", values["clean"].text(), "", "", ""]]
-    for attack, one in found.items():
-        inside = bool((one["size"] <= attack.radius + SLACK * (1 + attack.radius)).all())
-        raised = Figure(float((one["after"] > one["before"]).mean()), n, method="a share of images")
-        row = {"accuracy": _right(one["wrong"], n, how), "loss_raised": raised, "in_ball": inside}
-        row |= {"largest_change": float(one["size"].max()), "radius": attack.radius}
-        row |= {"loss": {"clean": float(one["before"].mean()), "attacked": float(one["after"].mean())}}
-        values["attacks"][attack.name] = row
-        sizes = f"{one['size'].max():.4f} of {attack.radius:.4f}" + ("" if inside else ", OUTSIDE")
-        losses = f"{one['before'].mean():.3f} to {one['after'].mean():.3f}"
-        rows.append([attack.name, row["accuracy"].text(), losses, f"{raised.value:.1%}", sizes])
-    heads = ["attack", "accuracy", "mean loss", "loss raised", "largest change"]
+    for attack in ATTACKS:
+        name, sizes = attack.name, found[f"{attack.name}/size"]
+        rose = int((found[f"{name}/after"] > found[f"{name}/before"]).sum())
+        loss = {
+            when: of_bootstrap(float(found[key].mean()), n, _pair(spans, key), how)
+            for when, key in (("clean", f"{name}/before"), ("attacked", f"{name}/after"))
+        }
+        row = {"accuracy": right(name, found[f"{name}/wrong"]), "loss": loss}
+        row |= {"loss_raised": share(rose, n, how, _pair(spans, f"{name}/rose"))}
+        row |= {"in_ball": bool((sizes <= attack.radius + SLACK * (1 + attack.radius)).all())}
+        row |= {"largest_change": float(sizes.max()), "radius": attack.radius}
+        values["attacks"][name] = row
+        change = f"{sizes.max():.4f} of {attack.radius:.4f}" + ("" if row["in_ball"] else ", OUTSIDE")
+        rows.append([name, *(one.text() for one in (row["accuracy"], *loss.values(), row["loss_raised"])), change])
+    rows[0].insert(3, "")
+    heads = ["attack", "accuracy", "mean loss before", "after", "share with a higher loss", "largest change"]
     note = f"{n} images; pixels from 0 to 1; white box: the attack knows the network"
-    blocks = [Table(heads, rows, note=note)]
+    blocks: list[Block] = [Table(heads, rows, note=note)]
     if not all(row["in_ball"] for row in values["attacks"].values()):
-        return [
-            Section(
-                "attacks", "Attacks", values, [Notes(["An attack left its ball: its figures do not count."]), *blocks]
-            )
-        ]
+        blocks.insert(0, Notes(["An attack left its ball: its figures do not count."]))
     return [Section("attacks", "Attacks", values, blocks)]
 
 
-def _right(errors: np.ndarray, n: int, how: Any) -> Figure:
-    """Return the share of images without an error."""
-    return share(int((errors == 0).sum()), n, how)
+def _means(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return what is averaged over images, by name."""
+    means = {"clean/right": (found["clean"] == 0).astype(float)}
+    for name in (attack.name for attack in ATTACKS):
+        before, after = found[f"{name}/before"].astype(float), found[f"{name}/after"].astype(float)
+        means |= {f"{name}/before": before, f"{name}/after": after, f"{name}/rose": (after > before).astype(float)}
+        means[f"{name}/right"] = (found[f"{name}/wrong"] == 0).astype(float)
+    return means
+
+
+def _pair(spans: dict[str, Any], name: str) -> tuple[float, float]:
+    low, high = spans[name]
+    return float(low), float(high)
 
 
 def loss_of(model: Any, flat: Any, labels: jax.Array) -> Loss:
@@ -137,10 +154,15 @@ def loss_of(model: Any, flat: Any, labels: jax.Array) -> Loss:
     return loss
 
 
-def _measured(context: Context, split: Any) -> tuple[np.ndarray, dict[Attack, dict[str, np.ndarray]]]:
-    run, key = context.run, jax.random.key(context.settings.seed)
-    field, parts = run.fields[0].name, {attack: [] for attack in ATTACKS}
-    clean: list[np.ndarray] = []
+def _measured(context: Context) -> dict[str, np.ndarray]:
+    """Return "clean" (N,), the errors without an attack, "index" (N,), the images' numbers, and for each attack
+    "NAME/wrong", "/before" and "/after" (the loss) and "/size" (of the change), (N,) each."""
+    run, key, split = (
+        context.run,
+        jax.random.key(context.settings.seed),
+        spread(context.split, context.settings.most_robust),
+    )
+    field, found = run.fields[0].name, []
 
     def change(how: Attack, flat: Any, key: jax.Array, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
         loss = loss_of(run.model, flat, labels)
@@ -151,17 +173,26 @@ def _measured(context: Context, split: Any) -> tuple[np.ndarray, dict[Attack, di
 
     compiled = jax.jit(change, static_argnums=0)
     predict = jax.jit(lambda flat, images: forward(run.model, flat, images)[0])
+
+    def measured(number: int, batch: Any, watched: Any) -> dict[str, np.ndarray]:
+        read, labels = batch["weight"] > 0, batch[field]
+        images = jnp.asarray(batch["image"], jnp.float32) / 255
+        clean = wrong(context, np.asarray(predict(run.model.flat, images)), labels)[read]
+        rows = {"clean": clean, "index": np.asarray(batch["index"])[read]}
+        for attack in ATTACKS:
+            given = run.model.flat, jax.random.fold_in(key, number), images, jnp.asarray(labels)
+            out = {name: np.asarray(value) for name, value in compiled(attack, *given).items()}
+            out["wrong"] = wrong(context, out.pop("logits"), labels)
+            rows |= {f"{attack.name}/{name}": value[read] for name, value in out.items()}
+            watched.update()
+        return rows
+
     batches = batches_of(run, split, context.settings.batch_size)
     with bar(None, "attacking", total=len(batches) * len(ATTACKS), unit="batch") as watched:
         for number, batch in enumerate(batches):
-            read, labels = batch["weight"] > 0, batch[field]
-            images = jnp.asarray(batch["image"], jnp.float32) / 255
-            clean.append(wrong(context, np.asarray(predict(run.model.flat, images)), labels)[read])
-            for attack, rows in parts.items():
-                given = run.model.flat, jax.random.fold_in(key, number), images, jnp.asarray(labels)
-                out = {name: np.asarray(value) for name, value in compiled(attack, *given).items()}
-                out["wrong"] = wrong(context, out.pop("logits"), labels)
-                rows.append({name: value[read] for name, value in out.items()})
-                watched.update()
-    joined = {a: {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} for a, rows in parts.items()}
-    return np.concatenate(clean), joined
+            work = functools.partial(measured, number, batch, watched)
+            found.append(context.kept(f"attacks-{number:06d}", work))
+            watched.update((number + 1) * len(ATTACKS) - watched.n)
+    rows = joined_batches(found)
+    rows["index"] = spread_places(len(context.split), context.settings.most_robust)[rows["index"]]
+    return rows

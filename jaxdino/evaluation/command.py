@@ -111,7 +111,7 @@ def run(argv: Sequence[str]) -> int:
     parts = chosen_parts(args.parts, PARTS, (*DEFAULT, *(["ood"] * bool(args.ood)), *(["transfer"] * bool(args.also))))
     _check(args, parts)
     out = _folder(args)
-    context = _context(args)
+    context = _context(args, out)
     if args.calibrate is not None:
         context = keep(context, args.calibrate)
     sections = []
@@ -121,6 +121,7 @@ def run(argv: Sequence[str]) -> int:
     how = context.optimistic, context.resampling.method, context.settings.tta
     for file in _write(context.run, Measured(found.split, len(found), found.unread, *how), out, sections, parts):
         print(file)
+    context.kept.done()
     return 0
 
 
@@ -211,7 +212,7 @@ def _folder(args: argparse.Namespace) -> Path:
     return folder
 
 
-def _context(args: argparse.Namespace) -> Any:
+def _context(args: argparse.Namespace, out: Path) -> Any:
     """Open the run, and check everything that can be checked before an image is read."""
     import dataclasses
 
@@ -221,6 +222,7 @@ def _context(args: argparse.Namespace) -> Any:
     from jaxdino.evaluation.finished_run import chosen_split, open_run, other_data
     from jaxdino.evaluation.groups import clustered
     from jaxdino.evaluation.intervals import Resampling
+    from jaxdino.evaluation.kept import Kept, made_of
 
     opened = open_run(args.workdir, say)
     asked: list[str] = [*args.group, args.resample_by or ""]
@@ -234,7 +236,8 @@ def _context(args: argparse.Namespace) -> Any:
     given: dict[str, Any] = {name: getattr(args, name) for name in fields} | {"tta": kinds_of(args.tta, "--tta")}
     settings = Settings(**given)
     how = Resampling(args.resamples, args.level, args.seed)
-    context = Context(opened, split, settings, how, say)
+    made = {name: getattr(args, name) for name in ("batch_size", "seed", "most_robust")}
+    context = Context(opened, split, settings, how, say, Kept(out, lambda: made_of(opened, split, made), say))
     if context.optimistic:
         say("the model was chosen on these images (val), so the figures are optimistic" + _without_test(context.run))
     if file is None:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxdino.data.record import Split
 from jaxdino.evaluation.finished_run import FinishedRun
 from jaxdino.evaluation.intervals import Resampling
+from jaxdino.evaluation.kept import Kept
 from jaxdino.evaluation.predictions import Predictions, predicted, spread
 from jaxdino.models.heads.calibration import Calibration
 from jaxdino.models.heads.choice import AboveThresholds
@@ -43,6 +44,7 @@ class Context:
 
     Attributes:
       split: the images to measure. groups: {column: its value for each image}, filled in by the command.
+      kept: finished batches of long parts, which stay if the process is killed.
     """
 
     run: FinishedRun
@@ -50,6 +52,7 @@ class Context:
     settings: Settings
     resampling: Resampling
     say: Callable[[str], None]
+    kept: Kept
     groups: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @cached_property
@@ -78,6 +81,12 @@ class Context:
         """The probability from which an image has each class; () for one class an image."""
         choice = self.run.model.card.head.choice
         return choice.thresholds if isinstance(choice, AboveThresholds) else ()
+
+    def resampling_of(self, indices: np.ndarray) -> Resampling:
+        """Return how intervals of some of the measured images are computed, by their numbers in the split (M,)."""
+        if self.resampling.clusters is None:
+            return self.resampling
+        return self.resampling.of_rows(np.searchsorted(self.found.indices, indices))
 
     def with_groups(self, groups: dict[str, np.ndarray], resampling: Resampling) -> "Context":
         """Return the same with groups and another resampling; what was computed is kept."""

@@ -1,6 +1,7 @@
 """The sections of other data: out-of-distribution detection on folders of strange images, and transfer."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from jaxdino.evaluation.intervals import Resampling, bootstrap, of_bootstrap
 from jaxdino.evaluation.metrics import given_classes, measured
 from jaxdino.evaluation.ood_scores import SCORES, Known
 from jaxdino.evaluation.predictions import Predictions
-from jaxdino.evaluation.resampled import Ranking, mean_of
+from jaxdino.evaluation.resampled import Ranking, Values, joined, mean_of
 from jaxdino.evaluation.section import Block, Notes, Section, Table
 
 RECALL = 0.95
@@ -41,6 +42,20 @@ def fpr(familiar: np.ndarray, odd: np.ndarray) -> float:
     return float((odd >= line).mean())
 
 
+def fpr_of(familiar: np.ndarray, odd: np.ndarray) -> Callable[[np.ndarray], Values]:
+    """Return the statistic of pooled images, first the familiar ones, that gives `fpr` of each resample."""
+    order, many = np.argsort(familiar, kind="stable"), len(familiar)
+
+    def statistic(counts: np.ndarray) -> Values:
+        known, strange = np.cumsum(counts[:, :many][:, order], axis=1), counts[:, many:]
+        line = familiar[order][(known > np.floor((1 - RECALL) * known[:, -1:])).argmax(axis=1)]
+        passed, below = (strange * (odd >= line.reshape(-1, 1))).sum(axis=1), strange.sum(axis=1)
+        there = (below > 0) & (known[:, -1] > 0)
+        return {"fpr95": np.divide(passed, below, out=below * np.nan, where=there)}
+
+    return statistic
+
+
 def ood(context: Context) -> list[Section]:
     """Measure how well each score tells the measured images from those of each --ood folder.
 
@@ -54,15 +69,13 @@ def ood(context: Context) -> list[Section]:
     head = {name: np.asarray(context.run.model.flat[f"head.{name}"], np.float64) for name in ("kernel", "bias")}
     known = Known(train.features, train.labels, head["kernel"], head["bias"])
     familiar = {name: score(known, own.logits, own.features) for name, score in SCORES.items()}
-    how = dataclasses.replace(context.resampling, clusters=None)
     values: dict[str, Any] = {}
     blocks: list[Block] = []
     for folder in context.settings.ood:
         found = context.predict(strange(context, folder))
-        rows = {}
+        rows, how = {}, pooled(context.resampling, len(found))
         for name, score in SCORES.items():
-            odd = score(known, found.logits, found.features)
-            rows[name] = {"auroc": _auroc(familiar[name], odd, how), "fpr95": _fpr(familiar[name], odd, how)}
+            rows[name] = _figures(familiar[name], score(known, found.logits, found.features), how)
         values[folder] = {"images": len(found), "unread": found.unread, "scores": rows}
         cells = [[name, row["auroc"].text(), row["fpr95"].text()] for name, row in rows.items()]
         note = f"{len(own)} images of {own.split.name}, {len(found)} of the folder; fitted on {len(train)} of train"
@@ -70,47 +83,51 @@ def ood(context: Context) -> list[Section]:
     return [Section("ood", "Out of distribution", values, blocks)]
 
 
-def _auroc(familiar: np.ndarray, odd: np.ndarray, how: Resampling) -> Figure:
+def _figures(familiar: np.ndarray, odd: np.ndarray, how: Resampling) -> dict[str, Figure]:
+    """Return the figures of one score, of pooled images of which the first are the familiar ones."""
     from sklearn.metrics import roc_auc_score
 
-    there = np.arange(len(familiar) + len(odd)) < len(familiar)
-    scores = np.concatenate([familiar, odd])
-    spans = bootstrap(Ranking(there.reshape(-1, 1), scores.reshape(-1, 1)), len(there), how)["macro_auc"]
-    return of_bootstrap(float(roc_auc_score(there, scores)), len(there), (float(spans[0]), float(spans[1])), how)
+    n = len(familiar) + len(odd)
+    there, scores = np.arange(n) < len(familiar), np.concatenate([familiar, odd])
+    ranking = Ranking(there.reshape(-1, 1), scores.reshape(-1, 1))
+    spans = bootstrap(joined(ranking, fpr_of(familiar, odd)), n, how)
+    values = {"auroc": float(roc_auc_score(there, scores)), "fpr95": fpr(familiar, odd)}
+    pairs = {name: tuple(map(float, spans[key])) for name, key in (("auroc", "macro_auc"), ("fpr95", "fpr95"))}
+    return {name: of_bootstrap(value, n, (pairs[name][0], pairs[name][1]), how) for name, value in values.items()}
 
 
-def _fpr(familiar: np.ndarray, odd: np.ndarray, how: Resampling) -> Figure:
-    rng, found = np.random.default_rng(how.seed), []
-    for _ in range(how.count):
-        found.append(fpr(rng.choice(familiar, len(familiar)), rng.choice(odd, len(odd))))
-    low, high = np.percentile(found, (50 * (1 - how.level), 50 * (1 + how.level)))
-    interval = (np.nan, np.nan) if low == high else (float(low), float(high))
-    return of_bootstrap(fpr(familiar, odd), len(familiar) + len(odd), interval, how)
+def pooled(how: Resampling, strange: int) -> Resampling:
+    """Return the resampling of the measured images and, after them, so many strange ones, each for itself."""
+    if how.clusters is None:
+        return how
+    more = how.clusters.max() + 1 + np.arange(strange)
+    return dataclasses.replace(how, clusters=np.concatenate([how.clusters, more]))
 
 
 def transfer(context: Context) -> list[Section]:
     """Measure the model on each --also data set, and how far it falls from the measured images."""
-    how = dataclasses.replace(context.resampling, clusters=None)
-    own = measured(context.found, context.thresholds, how).whole
+    own = measured(context.found, context.thresholds, context.resampling).whole
+    alone = dataclasses.replace(context.resampling, clusters=None)
     rows, values = [[context.found.split.name, str(len(context.found)), *(own[k].text() for k in NAMES), ""]], {}
     for folder in context.settings.also:
         found = context.predict(other_data(context.run, folder, context.settings.name, context.say, "--also"))
-        whole = measured(found, context.thresholds, how).whole
-        drop = _drop(context, found, how)
+        whole = measured(found, context.thresholds, alone).whole
+        drop = _drop(context, found, (context.resampling, alone))
         values[folder] = {"whole": whole, "drop": drop, "images": len(found), "unread": found.unread}
         rows.append([folder, str(len(found)), *(whole[k].text() for k in NAMES), drop.text()])
     table = Table(["data", "images", *NAMES.values(), "drop of accuracy"], rows)
     return [Section("transfer", "Other test sets", values, [table])]
 
 
-def _drop(context: Context, found: Predictions, how: Resampling) -> Figure:
+def _drop(context: Context, found: Predictions, ways: tuple[Resampling, Resampling]) -> Figure:
     """Return how much lower the accuracy is, the two sets resampled independently."""
     parts: list[Any] = []
-    for place, one in enumerate((context.found, found)):
+    for place, (one, how) in enumerate(zip((context.found, found), ways, strict=True)):
         right = (given_classes(one, context.thresholds) == one.there).all(axis=1).astype(float)
         own = dataclasses.replace(how, seed=how.seed + place)
         draws = np.concatenate([mean_of({"a": right})(counts)["a"] for counts in own.counts(len(right))])
         parts.append((right.mean(), draws))
+    how = ways[0]
     low, high = np.percentile(parts[0][1] - parts[1][1], (50 * (1 - how.level), 50 * (1 + how.level)))
     n = len(context.found) + len(found)
     return of_bootstrap(float(parts[0][0] - parts[1][0]), n, (float(low), float(high)), how)

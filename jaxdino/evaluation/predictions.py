@@ -1,7 +1,7 @@
 """One pass over a split: logits, labels and features of all images that can be read, and who they are."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -168,9 +168,20 @@ def predicted(
 
 def spread(split: Split, most: int | None) -> Split:
     """Return at most `most` images of a split, spread evenly over it; all for None."""
-    if most is None or len(split) <= most:
-        return split
-    return split.chosen(np.linspace(0, len(split) - 1, most).astype(int).tolist())
+    places = spread_places(len(split), most)
+    return split if len(places) == len(split) else split.chosen(places.tolist())
+
+
+def spread_places(count: int, most: int | None) -> np.ndarray:
+    """Return the numbers of the images that `spread` takes of `count`."""
+    if most is None or count <= most:
+        return np.arange(count)
+    return np.linspace(0, count - 1, most).astype(int)
+
+
+def joined_batches(found: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return the arrays of all batches by name, one after the other."""
+    return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
 
 def shown_names(found: Predictions, rows: Sequence[int]) -> list[str]:

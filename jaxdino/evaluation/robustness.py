@@ -1,6 +1,5 @@
 """The section of robustness: errors on corrupted images, and their mean, mCE."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ from jaxdino.evaluation.context import Context
 from jaxdino.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from jaxdino.evaluation.figure import Figure
 from jaxdino.evaluation.intervals import bootstrap, of_bootstrap
-from jaxdino.evaluation.predictions import batches_of, forward, spread
+from jaxdino.evaluation.predictions import batches_of, forward, joined_batches, spread, spread_places
 from jaxdino.evaluation.resampled import mean_of
 from jaxdino.evaluation.section import Notes, Section, Table
 
@@ -42,13 +41,14 @@ def robustness(context: Context) -> list[Section]:
     if channels != 3:
         why = f"corruptions are defined for red, green and blue, and the model takes {channels} channels"
         return [Section("robustness", "Robustness", {"why": why}, [Notes([f"Not computed: {why}."])])]
-    clean, errors = _errors(context)
+    rows = _errors(context)
+    clean, errors = rows["clean"], {name: rows[name] for name in CORRUPTIONS}
     n = len(clean)
     each = {f"{name}/{level}": errors[name][:, level - 1] for name in errors for level in SEVERITIES}
     means = {name: rows.mean(axis=1) for name, rows in errors.items()}
     mce = np.mean(list(means.values()), axis=0)
     values = {"clean": clean, **each, **means, "mce": mce, "relative_mce": mce - clean}
-    how = dataclasses.replace(context.resampling, clusters=None)
+    how = context.resampling_of(rows["index"])
     spans = bootstrap(mean_of(values), n, how)
     figures = {
         key: of_bootstrap(float(one.mean()), n, (float(spans[key][0]), float(spans[key][1])), how)
@@ -85,24 +85,32 @@ def _blocks(figures: dict[str, Figure], n: int) -> list[Table | Notes]:
     ]
 
 
-def _errors(context: Context) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return the errors (N,) of clean images, and for each corruption (N, 5)."""
+def _errors(context: Context) -> dict[str, np.ndarray]:
+    """Return the errors "clean" (N,), for each corruption (N, 5), and "index" (N,), the images' numbers."""
     run, split = context.run, spread(context.split, context.settings.most_robust)
     field, key = run.fields[0].name, jax.random.key(context.settings.seed)
     predict = jax.jit(lambda flat, images: forward(run.model, flat, images)[0])
-    clean: list[np.ndarray] = []
-    found: dict[str, list[np.ndarray]] = {name: [] for name in CORRUPTIONS}
-    batches = batches_of(run, split, context.settings.batch_size)
-    with bar(None, "corrupting", total=len(batches) * len(CORRUPTIONS) * len(SEVERITIES), unit="batch") as watched:
-        for batch in batches:
-            read, labels = batch["weight"] > 0, batch[field]
-            images, places = jnp.asarray(batch["image"], jnp.float32) / 255, jnp.asarray(batch["index"], jnp.int32)
-            clean.append(wrong(context, np.asarray(predict(run.model.flat, images)), labels)[read])
-            for name, rows in found.items():
-                levels = []
-                for level in SEVERITIES:
-                    logits = predict(run.model.flat, corrupted(name, level, key, images, places))
-                    levels.append(wrong(context, np.asarray(logits), labels)[read])
-                    watched.update()
-                rows.append(np.stack(levels, axis=1))
-    return np.concatenate(clean), {name: np.concatenate(rows) for name, rows in found.items()}
+    batches, found = batches_of(run, split, context.settings.batch_size), []
+    each = len(CORRUPTIONS) * len(SEVERITIES)
+
+    def measured(batch: Any, watched: Any) -> dict[str, np.ndarray]:
+        read, labels = batch["weight"] > 0, batch[field]
+        images, places = jnp.asarray(batch["image"], jnp.float32) / 255, jnp.asarray(batch["index"], jnp.int32)
+        clean = wrong(context, np.asarray(predict(run.model.flat, images)), labels)[read]
+        rows = {"clean": clean, "index": np.asarray(batch["index"])[read]}
+        for name in CORRUPTIONS:
+            levels = []
+            for level in SEVERITIES:
+                logits = predict(run.model.flat, corrupted(name, level, key, images, places))
+                levels.append(wrong(context, np.asarray(logits), labels)[read])
+                watched.update()
+            rows[name] = np.stack(levels, axis=1)
+        return rows
+
+    with bar(None, "corrupting", total=len(batches) * each, unit="batch") as watched:
+        for number, batch in enumerate(batches):
+            found.append(context.kept(f"robustness-{number:06d}", lambda batch=batch: measured(batch, watched)))
+            watched.update((number + 1) * each - watched.n)  # also of a batch that was kept
+    rows = joined_batches(found)
+    rows["index"] = spread_places(len(context.split), context.settings.most_robust)[rows["index"]]
+    return rows

@@ -1,5 +1,6 @@
 """The section of speed and size: images a second, latency, parameters, operations, memory."""
 
+import dataclasses
 import time
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxdino.evaluation.section import Notes, Section, Table
 SECONDS, MOST, WARM = 3.0, 200, 3
 """Each batch size is timed for so long, for at most so many passes, after some that do not count."""
 PERCENTILES = (50, 95, 99)
+METHOD = "95% percentile bootstrap of the passes"
 
 
 def speed(context: Context) -> list[Section]:
@@ -28,14 +30,13 @@ def speed(context: Context) -> list[Section]:
         images = jnp.zeros((batch, *size, channels), jnp.uint8)
         program = compiled.lower(model.flat, images).compile()
         times = _times(lambda program=program, images=images: program(model.flat, images))
-        span = tuple(np.percentile(_medians(times, context.settings.seed), (2.5, 97.5)))
-        latency = {f"p{at}": float(np.percentile(times, at)) for at in PERCENTILES}
-        median = float(np.median(times))
-        method = "95% percentile bootstrap of the median time"
-        row = {"images_per_second": figure(batch / median, len(times), (batch / span[1], batch / span[0]), method)}
-        values["batches"][str(batch)] = row | {"seconds": latency, "passes": len(times)}
-        cells = [f"{1000 * value:.2f} ms" for value in latency.values()]
-        rows.append([str(batch), row["images_per_second"].text(".1f"), *cells, str(len(times))])
+        seconds = _seconds(times, context.settings.seed)
+        half = seconds["p50"]
+        ends = (half.low, half.high) if half.low and half.high else (np.nan, np.nan)
+        rate = figure(batch / np.median(times), len(times), (batch / ends[1], batch / ends[0]), half.method)
+        values["batches"][str(batch)] = {"images_per_second": rate, "seconds": seconds, "passes": len(times)}
+        cells = [_scaled(one, 1000).text(".2f") for one in seconds.values()]
+        rows.append([str(batch), rate.text(".1f"), *cells, str(len(times))])
         if batch == 1:
             operations = _operations(program)
         memory = _memory(program)
@@ -48,7 +49,7 @@ def speed(context: Context) -> list[Section]:
             _shown(memory, 2**20, "MiB"),
         ],
     ]
-    heads = ["batch", "images/s", *(f"latency, {at} %" for at in PERCENTILES), "passes"]
+    heads = ["batch", "images/s", *(f"latency in ms, {at} %" for at in PERCENTILES), "passes"]
     notes = [f"Device: {values['device']}. Images are on the device; reading and decoding files is not part of it."]
     notes += ["Other programs on the machine slow this down; the percentiles of few passes are rough."]
     return [Section("speed", "Speed and size", values, [Table(heads, rows), Table(["", ""], whole), Notes(notes)])]
@@ -65,9 +66,19 @@ def _times(work: Any) -> np.ndarray:
     return np.array(found)
 
 
-def _medians(times: np.ndarray, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return np.median(rng.choice(times, (1000, len(times))), axis=1)
+def _seconds(times: np.ndarray, seed: int) -> dict[str, Figure]:
+    """Return the percentiles of the times of passes, with intervals over resamples of the passes."""
+    drawn = np.random.default_rng(seed).choice(times, (1000, len(times)))
+    spans = np.percentile(np.percentile(drawn, PERCENTILES, axis=1), (2.5, 97.5), axis=1)
+    return {
+        f"p{at}": figure(np.percentile(times, at), len(times), (spans[0, i], spans[1, i]), METHOD)
+        for i, at in enumerate(PERCENTILES)
+    }
+
+
+def _scaled(one: Figure, factor: float) -> Figure:
+    parts = {key: None if (value := getattr(one, key)) is None else factor * value for key in ("value", "low", "high")}
+    return dataclasses.replace(one, **parts)
 
 
 def _operations(program: Any) -> Figure:

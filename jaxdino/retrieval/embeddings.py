@@ -4,6 +4,7 @@
 in its metadata, under the key `jaxdino`. `FILE.npy` is float32 (N, D); `FILE.json` has the paths and the same facts.
 """
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -121,6 +122,11 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            if error is not None and self.path.suffix == ".parquet":
+                with contextlib.suppress(
+                    Exception
+                ):  # otherwise its end is written when it is collected, to a closed file
+                    self._parquet.close()
             self._opened.__exit__(kind, error, trace)
         finally:
             self._drafts.__exit__(kind, error, trace)

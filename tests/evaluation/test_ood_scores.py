@@ -7,7 +7,8 @@ from sklearn.covariance import EmpiricalCovariance
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from jaxdino.evaluation.ood import fpr
+from jaxdino.evaluation.intervals import Resampling
+from jaxdino.evaluation.ood import fpr, fpr_of, pooled
 from jaxdino.evaluation.ood_scores import SCORES, Known
 
 RNG = np.random.default_rng(0)
@@ -50,3 +51,13 @@ def test_vim_is_its_published_formula():
 def test_false_positives_where_95_percent_pass():
     familiar = np.arange(100.0)
     assert fpr(familiar, np.array([4.9, 5.0, 50.0, -1.0])) == pytest.approx(0.5)
+
+
+def test_the_false_positive_rate_of_resamples_is_that_of_the_drawn_images():
+    familiar, odd = np.round(RNG.normal(1, 1, 40), 1), np.round(RNG.normal(0, 1, 15), 1)
+    how = pooled(Resampling(20, clusters=np.arange(40) // 4), 15)
+    for counts in how.counts(55):
+        assert (counts[:, :40].reshape(20, 10, 4).std(axis=2) == 0).all()  # whole groups
+        found = fpr_of(familiar, odd)(counts)["fpr95"]
+        drawn = [(np.repeat(familiar, row[:40].astype(int)), np.repeat(odd, row[40:].astype(int))) for row in counts]
+        np.testing.assert_allclose(found, [fpr(*one) for one in drawn])

@@ -4,12 +4,14 @@ import csv
 import json
 import math
 import re
+import shutil
 
 import pytest
 
 import jaxdino
 from jaxdino.data.sources import load_source
 from jaxdino.evaluate import main
+from jaxdino.evaluation import attacks, kept, robustness
 from jaxdino.train.loop import run
 from tests.train import tiny
 
@@ -98,6 +100,39 @@ def test_views_are_averaged_as_in_predict(folder, tmp_path):
     right = [model.class_names.index(one[0][0]) == label for one, label in zip(given, val.labels, strict=True)]
     assert found["metrics"]["whole"]["accuracy"]["value"] == pytest.approx(sum(right) / len(right))
     assert found["tta"] == ["flip", "zoom"] and "mean over views" in (tmp_path / "evaluation.html").read_text()
+
+
+def test_a_stopped_evaluation_goes_on_and_gives_the_same(folder, tmp_path, monkeypatch, capsys):
+    real, calls = robustness.corrupted, []
+    monkeypatch.setattr(robustness, "CORRUPTIONS", {name: None for name in ("gaussian_noise", "brightness")})
+    monkeypatch.setattr(attacks, "ATTACKS", attacks.ATTACKS[:2])
+    flags = ["--workdir", str(folder), "--parts", "robustness,attacks", "--most_robust", "12", "--batch_size", "4"]
+    flags += ["--resamples", "100", "--resample_by", "writer", "--group_file", str(folder.parent / "writers.csv")]
+
+    def counted(*given):
+        calls.append(given[0])
+        if len(calls) == 25:  # in the third batch
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(robustness, "corrupted", counted)
+    out = tmp_path / "out"
+    assert main([*flags, "--out", str(out)]) == 130
+    names = ["manifest.json", "robustness-000000.npz", "robustness-000001.npz"]
+    assert sorted(file.name for file in (out / kept.FOLDER).iterdir()) == names
+    shutil.copytree(out, tmp_path / "stale")
+    assert main([*flags, "--out", str(out)]) == 0 and len(calls) == 25 + 10
+    assert "2 batches are taken" in capsys.readouterr().err and not (out / kept.FOLDER).exists()
+    assert main([*flags, "--out", str(tmp_path / "stale"), "--seed", "3"]) == 0 and len(calls) == 25 + 10 + 30
+    assert "had another seed: its batches are not used" in capsys.readouterr().err
+    assert main([*flags, "--out", str(tmp_path / "whole")]) == 0
+    first, second = (json.loads((at / "evaluation.json").read_text()) for at in (out, tmp_path / "whole"))
+    assert first == second
+    of_groups, attack = first["robustness"]["mce"], next(iter(first["attacks"]["attacks"].values()))
+    assert of_groups["n"] == 12 and "whole groups of 'writer'" in of_groups["interval"]
+    for one in (attack["accuracy"], attack["loss_raised"], attack["loss"]["clean"], attack["loss"]["attacked"]):
+        assert one["n"] == 12 and ("whole groups" in one["interval"] or "no interval" in one["interval"])
+    assert attack["in_ball"] and attack["loss"]["attacked"]["value"] > attack["loss"]["clean"]["value"]
 
 
 def test_what_cannot_be_evaluated_is_refused_before_long_work(folder, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """`jaxdino embed`, `search` and `match`: the embeddings are the model's; copies, kinds and patches are found."""
 
 import csv
+import gc
 import json
 import os
 import shutil
@@ -175,12 +176,17 @@ def test_damaged_files_are_named(files, tmp_path):
             embeddings.read(tmp_path / name)
 
 
-def test_nothing_is_left_when_no_image_can_be_read(tmp_path):
+def test_nothing_is_left_when_no_image_can_be_read(tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_text("no image")
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "in" / "b.png")
+    os.truncate(tmp_path / "in" / "b.png", 60)  # its head is read, its pixels are not
     out = tmp_path / "out" / "e.parquet"
+    lost = []
+    monkeypatch.setattr(sys, "unraisablehook", lost.append)
     assert embed.main(["--weights", "dinov3_digits", "--root", str(tmp_path / "in"), "--out", str(out)]) == 2
-    assert not out.parent.exists()
+    gc.collect()
+    assert not out.parent.exists() and not lost
 
 
 def test_a_picture_of_matches_never_replaces_an_image(root, capsys):
