@@ -1,7 +1,8 @@
 """Build the documentation as a site: `python docs/build_site.py --out site`. Needs `pip install -e '.[docs]'`.
 
 The pages are those of docs/, the notebooks of examples/ as tutorials, and every file that a page links to. A link that
-leads nowhere and a name without a docstring are errors. Nothing is fetched, neither here nor by the pages.
+leads nowhere, a name without a docstring and a page that the menu lacks are errors. Nothing is fetched, neither here
+nor by the pages.
 """
 
 import argparse
@@ -127,15 +128,17 @@ def build(out: Path) -> None:
     """Build the site into a folder, a new one or one with a site, which is replaced.
 
     Raises:
-      SystemExit: for a folder with other files.
+      SystemExit: for a folder with other files, and a page that the menu lacks.
       CalledProcessError: at a warning of the generator.
     """
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "index.html").is_file())):
         raise SystemExit(f"--out {out} holds other files than a site: give a new folder")
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
-        pages = Pages(folder / "docs")
+        pages, menu = Pages(folder / "docs"), (DOCS / "zensical.toml").read_text()
         for file in [*sorted(DOCS.rglob("*.md")), *sorted((ROOT / "examples").glob("*.ipynb"))]:
+            if f'"{pages.place(file)}"' not in menu:
+                raise SystemExit(f"docs/zensical.toml: the menu lacks {pages.place(file)}")
             pages.add(file)
         shutil.copy(DOCS / "zensical.toml", folder)
         shutil.copytree(DOCS / "style", folder / "docs" / "style")
