@@ -75,7 +75,7 @@ class Segmented(Base):
     width: int | None = None
     height: int | None = None
     classes: list[ClassShare] | None = Field(None, description="of a model with classes of its own")
-    regions: list[Region] | None = Field(None, description="of a model of objects with masks, the highest score first")
+    regions: list[Region] | None = Field(None, description="of objects with masks, in the order of values")
     mask: str | None = Field(
         None, description="PNG in base64 of the image's own size: the value of each pixel's class or region"
     )
@@ -114,6 +114,7 @@ class ModelInfo(BaseModel):
     digest: str
     endpoints: list[str]
     prompts: bool = Field(description="whether /segment takes prompts")
+    scores: bool = Field(description="whether it finds objects, so that threshold is taken")
     classes: list[str]
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from convert import assumptions
+from jaxdino.api.detector import Detector
+from jaxdino.api.instances import InstanceModel
 from jaxdino.api.model import Model
 from jaxdino.api.opening import open_model
 from jaxdino.api.run_folder import check_run_folder
@@ -256,6 +258,7 @@ class Catalogue:
                 "digest": one.model.digest,
                 "endpoints": list(one.works),
                 "prompts": isinstance(one.model, Segmenter),
+                "scores": isinstance(one.model, Detector | InstanceModel),
                 "classes": list(one.model.class_names),
             }
             for one in self.served.values()
