@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from jaxdino.core import processes, sharding
+from jaxdino.core.table import format_table
 from jaxdino.train import augmented, data, disk, extend, pixels, state
 from jaxdino.train.data_record import DataRecord
 from jaxdino.train.decoding import choose_decoder
 from jaxdino.train.not_finite.check import Guard
-from jaxdino.train.results import results_table
+from jaxdino.train.results import results_rows
 from jaxdino.train.session import Session
 from jaxdino.train.setup import prepare
 from jaxdino.train.slicing import keep_slices, plan_lines
@@ -117,9 +118,9 @@ def finish(session: Session) -> None:
     watched = (part.stage.monitor for part in session.setup.parts)
     columns = list(dict.fromkeys([*task.columns, *filter(None, watched)]))
     columns = [name for name in columns if any(name in entry for entry in progress.done)]
-    table = results_table(progress.done, columns, task.references(session), session.delivered)
-    result = [*table.splitlines(), *lines]
-    session.write_summary(finished=True, **measured, result=result)
+    table = results_rows(progress.done, columns, task.references(session), session.delivered)
+    result = [*format_table(table).splitlines(), *lines]
+    session.write_summary(finished=True, **measured, result=result, table=table)
     say("\n" + "\n".join(result))
 
 

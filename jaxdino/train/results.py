@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxdino.core.table import format_table
-
 Metrics = Mapping[str, float]
 NONE = "-"
 
@@ -21,13 +19,13 @@ def model_words(origin: Mapping[str, Any]) -> str:
     return f"model of stage {origin['stage']!r}{epoch}"
 
 
-def results_table(
+def results_rows(
     entries: Sequence[Mapping[str, Any]],
     columns: Sequence[str],
     references: Mapping[str, Metrics],
     origin: Mapping[str, Any],
-) -> str:
-    """Format the table at the end of a run: a row per reference and stage, with the delivered model marked.
+) -> list[list[str]]:
+    """Return the table at the end of a run: headings, and a row per reference and stage, the delivered model marked.
 
     Args:
       entries: entries of the stages, as in summary.json.
@@ -35,10 +33,10 @@ def results_table(
       references: {name: metrics} to compare the stages with.
       origin: origin of the delivered model, as in `model_words`.
     """
-    rows = [("stage", "% trainable", "best epoch", *columns, "seconds", "delivered")]
+    rows = [["stage", "% trainable", "best epoch", *columns, "seconds", "delivered"]]
     for name, metrics in references.items():
         yes = "yes" if name == "start" and not origin else ""
-        rows.append((f"({name})", NONE, NONE, *_values(metrics, columns), NONE, yes))
+        rows.append([f"({name})", NONE, NONE, *_values(metrics, columns), NONE, yes])
     for entry in entries:
         best = entry.get("best_epoch")
         epochs = NONE if best is None else f"{best} of {entry['epochs']}" if best else "as given"
@@ -47,8 +45,8 @@ def results_table(
             "yes" if entry["name"] == origin.get("stage") else "",
         )
         values = _values(entry, columns)
-        rows.append((entry["name"], trainable, epochs, *values, f"{entry['seconds']:.1f}", yes))
-    return format_table(rows)
+        rows.append([entry["name"], trainable, epochs, *values, f"{entry['seconds']:.1f}", yes])
+    return rows
 
 
 def _values(metrics: Mapping[str, Any], columns: Sequence[str]) -> list[str]:

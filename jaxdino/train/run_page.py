@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxdino.core.page import picture, render, shown
-from jaxdino.core.table import read_table
 from jaxdino.data.channels import Reading
 from jaxdino.data.thumbnail import thumbnail
 from jaxdino.train import data
@@ -39,7 +38,8 @@ def write_page(session: "Session", summary: dict[str, Any]) -> None:
     """Write report.html into the run's folder, from its files and the task's worst mistakes."""
     folder, task = session.folder.folder, session.setup.task
     how = task.card.spec
-    rows, lines = read_table(summary.get("result", []))
+    rows = summary.get("table", [])
+    lines = summary.get("result", [])[len(rows) + bool(rows) :]  # the printed table has a line below its headings
     cfg = dataclasses.replace(data.config_of(session.setup.config), sixteen_bit=how.preprocess.sixteen_bit)
     text = render(
         "run.html",

@@ -218,7 +218,7 @@ class Workdir:
             os.replace(self / SUMMARY, aside)
             say(f"WARNING: {self / SUMMARY} is damaged ({fault}) and written again (as it was: {aside.name})")
         if self.lengthened and self.finished:
-            found = {key: value for key, value in found.items() if key != "result"}
+            found = {key: value for key, value in found.items() if key not in ("result", "table")}
             write_json(self / SUMMARY, found | {"finished": False})
         if self.lengthened or not (self / CONFIG).exists():
             write_json(self / CONFIG, self.config)
