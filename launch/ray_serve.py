@@ -69,6 +69,7 @@ def run(given: argparse.Namespace, args: argparse.Namespace) -> int:
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # a busy machine takes longer than Ray's 30 s
     ray.init(**({} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}))
     began = not os.environ.get("RAY_ADDRESS")
+    signal.signal(signal.SIGTERM, _interrupt)  # also before the replicas are ready, where Ray's own handler aborts
     try:
         serve.start(http_options={"host": settings.host, "port": settings.port})
         check_address(settings, *_address())
@@ -149,12 +150,14 @@ def builder(workdir: str | None, models: list[str], settings: Any) -> Callable[[
     return application
 
 
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def _wait() -> None:
     """Wait for SIGTERM or Ctrl-C."""
-    ended = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: ended.set())
-    ended.wait()
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ class Alerts:
             level="warning" if alert.get("alarm") else "info",
             **{k: v for k, v in alert.items() if k != "event"},
         )
-        body = json.dumps(finite(dict(alert))).encode()
+        body = json.dumps(finite(dict(alert))).encode() + b"\n"  # a program may append it to a file
         for name, given, how in (("command", self.command, self._run), ("webhook", self.webhook, self._post)):
             if not given:
                 continue
