@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from jaxdino.core import processes
-from jaxdino.core.command import described, expanded, finish, program
+from jaxdino.core.command import described, expanded, finish, program, write_error
 from jaxdino.core.errors import UserError
 from jaxdino.core.host_memory import in_huge_pages, keep_freed
 from jaxdino.core.processes import WAIT as WAIT_SECONDS
@@ -75,7 +75,7 @@ def obey(argv: list[str]) -> None:
     """List the settings, or train."""
     given = command(CONFIG.value, argv[1:])
     if given.installed:
-        print(f"config: {given.file} (installed)", file=sys.stderr)
+        write_error(f"config: {given.file} (installed)")
     if not given.weights_name_it:
         check(given.config())  # refuses wrong settings before jax is imported
     if flags.FLAGS[HELP].present:
@@ -188,7 +188,7 @@ def unknown(arg: str, after: str = "-") -> str:
 
 def refuse(why: object) -> NoReturn:
     """Print the error and exit with status 2."""
-    print(f"error: {bounded(str(why))}", file=sys.stderr)
+    write_error(f"error: {bounded(str(why))}")
     sys.exit(2)
 
 

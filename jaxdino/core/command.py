@@ -82,10 +82,10 @@ def finish(work: Callable[[], int | None], data: str = "--config.data.") -> int:
         finally:  # a closed pipe is detected here, not when the interpreter ends
             sys.stdout.flush()
     except UserError as err:
-        print(f"error: {err}".replace("--config.data.", data), file=sys.stderr)
+        write_error(f"error: {err}".replace("--config.data.", data))
         return MISTAKE
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        write_error("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
         silence()
@@ -100,6 +100,15 @@ def _in_words(
     if category is UserWarning:
         return f"{printable(str(message))}\n"
     return f"{filename}:{lineno}: {category.__name__}: {message}\n"
+
+
+def write_error(line: str) -> None:
+    """Write a line to standard error in one piece: processes that share it do not mix their lines.
+
+    `print` writes the text and its end apart where Python does not buffer (`-u`, PYTHONUNBUFFERED).
+    """
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def silence() -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -47,6 +48,13 @@ def test_settings_of_the_data_and_warnings_in_the_words_of_the_command(capsys, m
 
 def formatted(found):
     return warnings.formatwarning(found.message, found.category, found.filename, found.lineno)
+
+
+def test_the_line_and_its_end_are_written_in_one_piece(monkeypatch):
+    written = []
+    monkeypatch.setattr("sys.stderr", SimpleNamespace(write=written.append, flush=lambda: None))
+    finish(fails(UserError("no such thing")))
+    assert written == ["error: no such thing\n"]
 
 
 @pytest.mark.parametrize("command", ["convert list", "jaxdino.main --help-config"])

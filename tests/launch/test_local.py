@@ -27,6 +27,7 @@ def test_gpus_are_divided_and_a_cpu_has_devices(monkeypatch):
 
 def test_errors_have_the_number_of_their_process_and_the_status_is_theirs():
     command = [sys.executable, "-m", "launch.local", "-n", "2", "--config=configs/linear.py", "--config.sed=1"]
-    done = subprocess.run(command, cwd=child.ROOT, env=child.environment(), capture_output=True, text=True, timeout=120)
+    settings = child.environment() | {"PYTHONUNBUFFERED": "1"}  # where the end of a line can be a piece of its own
+    done = subprocess.run(command, cwd=child.ROOT, env=settings, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert sorted(line[:10] for line in done.stderr.splitlines()) == ["[1] error:", "error: --c"]

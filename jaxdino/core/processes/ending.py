@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from jaxdino.core import processes
-from jaxdino.core.command import INTERRUPTED, MISTAKE
+from jaxdino.core.command import INTERRUPTED, MISTAKE, write_error
 from jaxdino.core.errors import UserError
 
 COLLECTIVE = re.compile(r"gloo|nccl|unavailable|deadline|coordination|connection (closed|reset)|socket", re.IGNORECASE)
@@ -39,7 +39,7 @@ def _leave(err: BaseException) -> NoReturn:
     reason = str(err) or "interrupted" if known else f"{type(err).__name__}: {err}"
     if not processes.fail(reason, status):
         if known:
-            print(f"error: {reason}" if isinstance(err, UserError) else reason, file=sys.stderr)
+            write_error(f"error: {reason}" if isinstance(err, UserError) else reason)
         else:
             traceback.print_exception(err)
     sys.stdout.flush()

@@ -6,10 +6,10 @@ and on the same port: nothing else has to be opened.
 
 import os
 import socket
-import sys
 import time
 from collections.abc import Mapping, Sequence
 
+from jaxdino.core.command import write_error
 from jaxdino.core.errors import UserError
 from jaxdino.core.processes.link import Link
 from jaxdino.core.processes.place import Place
@@ -109,7 +109,7 @@ class _Patience:
         if self.word <= now < self.end:
             self.word = now + NEXT_WORD
             seconds = f"{now - self.begin:.0f} s of {self.end - self.begin:g} s (--wait)"
-            print(f"waiting for {missing}: {seconds}", file=sys.stderr, flush=True)
+            write_error(f"waiting for {missing}: {seconds}")
         return now < self.end
 
 
