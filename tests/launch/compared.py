@@ -15,6 +15,16 @@ from tests.train import child
 from tests.train.measured import MEASURED
 
 RUNNER = Path(__file__).with_name("runner.py")
+DIVISIONS = {2: (2,), 4: (2, 4), 8: (4,)}
+"""{devices: numbers of processes that share them}."""
+
+
+def assert_divisions_equal(folder: Path, devices: int, tasks: tuple[str, ...]) -> None:
+    """Compare the tasks in one process with those in several, with the same number of devices in all."""
+    runs = {count: run_all(folder / f"{count}", count, devices // count, tasks) for count in (1, *DIVISIONS[devices])}
+    for count in DIVISIONS[devices]:
+        for task in tasks:
+            assert_equal(runs[1] / task, runs[count] / task)
 
 
 def run_all(folder: Path, count: int, devices: int, tasks: tuple[str, ...], seconds: float = 900) -> Path:

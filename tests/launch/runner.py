@@ -48,7 +48,7 @@ def config(task: str, index: int, folder: Path) -> ConfigDict:
         "multilabel": lambda: multilabel(index, folder),
         "semantic": lambda: tiny_semantic.config("last", steps=3),
         "distill": lambda: tiny_distill.config(1, objective__method="dinov2", **SINKHORN),
-        "segment": lambda: tiny_segment.config(2, 0, 0, 2),
+        "segment": lambda: tiny_segment.config(0, 0, 0, 3),
         "detect": lambda: tiny_detect.config("last"),
         "depth": lambda: tiny_depth.config("last"),
         "instances": lambda: tiny_instances.config("last"),

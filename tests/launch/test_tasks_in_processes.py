@@ -1,21 +1,13 @@
-"""Several processes train as one. Boxes, depth and objects, and the other divisions of each task, are soaked."""
+"""Several processes train as one with as many devices. Boxes, depth and objects with masks are soaked."""
 
 import pytest
 
-from tests.launch.compared import assert_equal, run_all
+from tests.launch.compared import DIVISIONS, assert_divisions_equal
 
 TASKS = ("classify", "multilabel", "semantic", "distill", "segment")
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_with_as_many_devices(tmp_path):
-    one, two = (run_all(tmp_path / f"{count}", count, 2 // count, TASKS) for count in (1, 2))
-    for task in TASKS:
-        assert_equal(one / task, two / task)
-
-
-@pytest.mark.slow
-def test_four_processes_and_two_of_two_devices_train_as_one_of_four(tmp_path):
-    one, two, four = (run_all(tmp_path / f"{count}", count, 4 // count, ("classify",)) for count in (1, 2, 4))
-    for several in (two, four):
-        assert_equal(one / "classify", several / "classify")
+@pytest.mark.parametrize("devices", DIVISIONS)
+def test_several_processes_train_as_one_with_as_many_devices(tmp_path, devices):
+    assert_divisions_equal(tmp_path, devices, TASKS)
