@@ -1,9 +1,9 @@
 """Compare our dense heads with PyTorch modules of the same computation: images/s, forward and a training step.
 
-python -m benchmarks.dense_heads --head fcos fpn mlp masks
+python -m benchmarks.dense_heads --head fcos detr fpn mlp masks
 python -m benchmarks.dense_heads --head eomt --batch 2 --rounds 5
 
-The peers of the first four are the modules of docs/torch_heads.md, with the same weights, on the feature maps of a
+The peers of the first five are the modules of docs/torch_heads.md, with the same weights, on the feature maps of a
 ResNet-18 at `--size` pixels; that of `eomt`, a whole vision transformer with mask queries, is transformers'
 EomtForUniversalSegmentation with random weights. The training step is that of `benchmarks.modules`, in float32.
 """
@@ -27,11 +27,13 @@ PAGE = Path(__file__).parent.parent / "docs" / "torch_heads.md"
 def heads() -> dict[str, tuple[Any, str, dict[str, Any], int]]:
     """Return {name: our configuration, the class of the page, its arguments, the first map that it reads}."""
     from jaxdino.models.heads.decoders import FPNHeadConfig, MLPHeadConfig
+    from jaxdino.models.heads.detr import DETRHeadConfig
     from jaxdino.models.heads.fcos import FCOSHeadConfig
     from jaxdino.models.heads.mask_queries import MaskQueriesHeadConfig
 
     return {
         "fcos": (FCOSHeadConfig(CLASSES), "FCOS", dict(channels=WIDTHS[1:]), 1),
+        "detr": (DETRHeadConfig(CLASSES), "DETR", dict(channels=WIDTHS[1:]), 1),
         "fpn": (FPNHeadConfig(CLASSES, 1, "stages"), "FPN", dict(channels=WIDTHS), 0),
         "mlp": (MLPHeadConfig(CLASSES, 1, "stages"), "MLP", dict(channels=WIDTHS), 0),
         "masks": (MaskQueriesHeadConfig(CLASSES, form="stages"), "Masks", dict(channels=WIDTHS), 0),
@@ -104,7 +106,7 @@ def whole(batch: int, size: int) -> tuple[Callable, dict, Any, Any]:
 def main() -> None:
     """Run the benchmark."""
     flags = harness.parser(__doc__)
-    flags.add_argument("--head", nargs="+", choices=("fcos", "fpn", "mlp", "masks", "eomt"), default=["fcos"])
+    flags.add_argument("--head", nargs="+", choices=("fcos", "detr", "fpn", "mlp", "masks", "eomt"), default=["fcos"])
     flags.add_argument("--size", type=int, default=256, help="pixels")
     args: argparse.Namespace = flags.parse_args()
     harness.begin(args)

@@ -15,6 +15,8 @@ import torch
 from flax import nnx
 from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
+from transformers.image_transforms import center_to_corners_format
+from transformers.loss.loss_for_object_detection import generalized_box_iou
 
 from convert.table import BoundTable
 from convert.tables import depth as depth_table
@@ -23,6 +25,7 @@ from jaxdino.core.params import bind, split
 from jaxdino.models.boxes import grid
 from jaxdino.models.heads.decoders import FPNHeadConfig
 from jaxdino.models.heads.depth import DepthLinearHeadConfig
+from jaxdino.models.heads.detr import DETRHeadConfig
 from jaxdino.models.heads.fcos import FCOSHeadConfig
 from jaxdino.models.heads.mask_queries import MaskQueriesHeadConfig
 from jaxdino.models.output import Output
@@ -30,6 +33,7 @@ from jaxdino.models.resnet import ResNetConfig
 from jaxdino.models.spec import ModelSpec
 from jaxdino.objectives.depth import Depth
 from jaxdino.objectives.detect import IGNORED, Detect, assigned, centerness
+from jaxdino.objectives.detect_queries import DetectQueries
 from jaxdino.objectives.instances import Instances, truth_in
 from jaxdino.objectives.semantic import Semantic
 from tests.parity.test_torch_heads import published
@@ -114,6 +118,35 @@ def detection():
     return FCOSHeadConfig(C, width=8, convs=1), Detect(STRIDES), batch, loss, ("FCOS", C, 8, 1, CHANNELS4[1:])
 
 
+def queries():
+    boxes = np.array(
+        [[[0.25, 0.25, 0.4, 0.375], [0.6, 0.7, 0.6, 0.5]], [[0.3, 0.4, 0.25, 0.5], [0, 0, 0, 0]]], np.float32
+    )
+    labels, valid = np.array([[0, 2], [1, 0]]), np.array([[1.0, 1], [1, 0]])
+    corner = np.concatenate([boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2], -1) * SIDE
+    batch = dict(boxes=corner, box_labels=labels, box_valid=valid, box_ignored=np.zeros((2, 2)))
+
+    def loss(module, maps):
+        logits, found = module(maps[1:])
+        total = 0.0
+        for row in range(2):
+            own = valid[row] > 0
+            truth, kinds, odds = torch.tensor(boxes[row][own]), torch.tensor(labels[row][own]), logits[row].sigmoid()
+            entropy = -0.25 * (1 - odds) ** 2 * odds.log(), -0.75 * odds**2 * (1 - odds).log()
+            apart = (found[row][None] - truth[:, None]).abs().sum(-1)
+            giou = generalized_box_iou(center_to_corners_format(truth), center_to_corners_format(found[row]))
+            cost = 2 * (entropy[0] - entropy[1])[:, kinds].T + 5 * apart - 2 * giou
+            objects, columns = linear_sum_assignment(cost.detach().numpy())
+            goal = torch.zeros_like(odds)
+            goal[columns, kinds[objects]] = 1.0
+            classes = (entropy[0] * goal + entropy[1] * (1 - goal)).sum()
+            total = total + 2 * classes + 5 * apart[objects, columns].sum() + 2 * (1 - giou[objects, columns]).sum()
+        return total / valid.sum()
+
+    head = DETRHeadConfig(C, queries=12, layers=2, width=8)
+    return head, DetectQueries(C), batch, loss, ("DETR", C, 12, 8, 2, CHANNELS4[1:])
+
+
 def instances():
     ids = np.zeros((2, SIDE, SIDE), np.int32)
     ids[0, 5:25, 8:30], ids[0, 30:60, 20:50], ids[1, 10:40, 3:20] = 1, 2, 1
@@ -177,13 +210,15 @@ def depth():
     return head, Depth(0.5, 10.0), {"depth": jnp.asarray(metres)}, loss, module
 
 
-KINDS = {"semantic": semantic, "detection": detection, "instances": instances, "depth": depth}
+KINDS = {"semantic": semantic, "detection": detection, "queries": queries, "instances": instances, "depth": depth}
 
 
 RATES = {"depth": 5e-2}  # its kernel begins near 0 and has no hidden layers
 
 
-@pytest.mark.parametrize("kind", ["semantic", "detection", "depth", pytest.param("instances", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["semantic", "detection", "queries", "depth", pytest.param("instances", marks=pytest.mark.slow)]
+)
 def test_thirty_steps(kind):
     config, objective, batch, torch_loss, module = KINDS[kind]()
     skeleton, flat = split(config.build(32, nnx.Rngs(3)))
@@ -219,12 +254,14 @@ def test_thirty_steps(kind):
         return optax.apply_updates(flat, updates), moments, loss
 
     moments, ours, theirs = tx.init(flat), [], []
+    for one in module.parameters():
+        one.grad = torch.zeros_like(one)  # without a gradient AdamW would not decay it
     adam = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=0.01)
     maps = [torch.tensor(one).permute(0, 3, 1, 2) for one in features()[0]]
     for _ in range(STEPS):
         flat, moments, loss = step(flat, moments)
         ours.append(float(loss))
-        adam.zero_grad()
+        adam.zero_grad(set_to_none=False)
         loss = torch_loss(module, maps)
         loss.backward()
         adam.step()
