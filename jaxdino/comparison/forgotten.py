@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxdino.comparison.statistics import Strategy, words
+from jaxdino.evaluation.intervals import Resampling, share
 from jaxdino.evaluation.section import Notes, Section, Table
 
 SAME = "The runs train on this data: it shows what is learned, not what is forgotten; --probe_root gives other data."
@@ -21,14 +22,14 @@ def forgotten(strategies: Sequence[Strategy], probe: dict[str, Any]) -> Section:
     rows, drift = [], []
     for one in strategies:
         runs = {run.run.seed: run.found["forgetting"] for run in one.runs if run.found["forgetting"]}
-        values[one.name] = runs
+        values[one.name] = {seed: [_measured(row, probe["asked"]) for row in rows] for seed, rows in runs.items()}
         starts = [stages[0] for stages in runs.values()]
         for number, stages in enumerate(zip(*runs.values(), strict=True)):
             name = [one.name, stages[0]["stage"]]
             cells = []
             for key in ("knn", "linear"):
-                moved = np.mean([row[key] - start[key] for row, start in zip(stages, starts, strict=True)])
-                cells += [words([row[key] for row in stages]), f"{moved:+.3f}" if number else "-"]
+                moved = [row[key] - start[key] for row, start in zip(stages, starts, strict=True)]
+                cells += [words([row[key] for row in stages]), words(moved, "+.3f") if number else "-"]
             rows.append([*name, *cells])
             if number:
                 drift.append([*name, *_layers([row["cka"] for row in stages])])
@@ -39,6 +40,11 @@ def forgotten(strategies: Sequence[Strategy], probe: dict[str, Any]) -> Section:
     lines = [about, *([SAME] if probe.get("same") else [])]
     table = Table(["strategy", "after", "k-NN", "change", "linear", "change"], rows, left=2)
     return Section("forgetting", "Forgetting", values, [Notes(lines), table, *_drift(drift)])
+
+
+def _measured(row: dict[str, Any], asked: int) -> dict[str, Any]:
+    """Return the entry of a stage with its accuracies as figures, of so many images."""
+    return row | {key: share(round(row[key] * asked), asked, Resampling()) for key in ("knn", "linear")}
 
 
 def _layers(rows: Sequence[Sequence[float | None]]) -> list[str]:

@@ -110,7 +110,7 @@ def _measure(run: PlannedRun, config: Any, probe: ProbeSet | None, say: Callable
         "measured": {name: value for name, value in numbers.items() if isinstance(value, int | float)},
         "images": len(split) if images is None else len(images),
         "calibration": {} if images is None else plain(measures(images.odds, images.labels, Resampling(seed=run.seed))),
-        "reliability": [] if images is None else reliability(images.odds, images.labels),
+        "reliability": [] if images is None else reliability(images.odds, images.labels, Resampling()),
         "seconds": sum(stage["seconds"] for stage in stages),
         "memory_gib": memory,
         "memory_of": of,

@@ -7,7 +7,7 @@ from jaxdino.api.history import History
 from jaxdino.comparison.forgotten import forgotten
 from jaxdino.comparison.measured import Measured
 from jaxdino.comparison.recommendation import Recommendation
-from jaxdino.comparison.statistics import ERRORS, Strategy, is_share, words
+from jaxdino.comparison.statistics import ERRORS, Strategy, is_share, over_seeds, words
 from jaxdino.core.errors import UserError
 from jaxdino.evaluation.drawing import COLOURS, Paint, drawn, lines
 from jaxdino.evaluation.section import Notes, Plots, Section, Table
@@ -54,7 +54,8 @@ def _results(strategies: Sequence[Strategy], found: Recommendation, metric: str)
     for one in strategies:
         columns = {name: one.values("measured", name) for name in names}
         val, gap = one.values("val", metric), found.gaps.get(one.name)
-        values[one.name] = {f"val/{metric}": val, **{f"{split}/{name}": seen for name, seen in columns.items()}}
+        each = {f"val/{metric}": val, **{f"{split}/{name}": seen for name, seen in columns.items()}}
+        values[one.name] = {**each, "mean": {name: over_seeds(list(seen.values())) for name, seen in each.items()}}
         far = "over a limit"
         if gap is not None:
             values[one.name]["gap"] = {"value": gap.value, "noise": gap.noise, "within_noise": gap.means_nothing}
@@ -87,7 +88,7 @@ def _costs(strategies: Sequence[Strategy]) -> Section:
     of = next((run.found["memory_of"] for one in strategies for run in one.runs if run.found["memory_of"]), "")
     for one in strategies:
         figures = {name: one.mean(name) for name in ("seconds", "memory_gib", "trainable", "trainable_params")}
-        values[one.name] = figures
+        values[one.name] = figures | {"mean_seconds": over_seeds([run.found["seconds"] for run in one.runs])}
         times = [run.found["seconds"] for run in one.runs]
         memory = "-" if figures["memory_gib"] is None else f"{figures['memory_gib']:.2f} GiB"
         share = f"{100 * (figures['trainable'] or 0):.2f} %"
@@ -131,8 +132,9 @@ def _calibration(strategies: Sequence[Strategy]) -> Section:
             name: [run.found["calibration"][name]["value"] for run in one.runs if name in run.found["calibration"]]
             for name in CALIBRATION
         }
-        values[one.name] = figures
-        rows.append([one.name, *(words([v for v in seen if v is not None]) for seen in figures.values())])
+        kept = {name: [value for value in seen if value is not None] for name, seen in figures.items()}
+        values[one.name] = figures | {"mean": {name: over_seeds(seen) for name, seen in kept.items()}}
+        rows.append([one.name, *(words(seen) for seen in kept.values())])
         bins = sorted((row for run in one.runs for row in run.found["reliability"]), key=lambda row: row["confidence"])
         curves.append((one.name, *_pooled(bins)))
     plot = drawn(lines(curves, "confidence", "share that is right", diagonal=True), "Reliability", size=(6.4, 3.5))

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxdino.comparison.measured import Measured
 from jaxdino.core.metric_names import falls
+from jaxdino.evaluation.figure import Figure, figure
 from jaxdino.probing.intervals import spread
 
 ERRORS = 2.0
@@ -91,6 +92,20 @@ def gap(best: Strategy, other: Strategy, metric: str) -> Gap:
     from scipy.stats import t  # slow to import
 
     return Gap(value, float(t.ppf(0.975, len(both) - 1)) * math.sqrt(seeds), len(both))
+
+
+def over_seeds(values: Sequence[float]) -> Figure:
+    """Return the mean over runs with Student's t interval, a guide, since seeds share their images; n counts runs."""
+    n = len(values)
+    if not n:
+        return Figure(None, 0, why="no run has it")
+    error = float(np.std(values, ddof=1)) / n**0.5 if n > 1 else 0.0
+    if not error:
+        return figure(np.mean(values), n, None, "no interval: one run" if n == 1 else "no interval: all runs agree")
+    from scipy.stats import t  # slow to import
+
+    mean, half = float(np.mean(values)), float(t.ppf(0.975, n - 1)) * error
+    return figure(mean, n, (mean - half, mean + half), "95% t interval over seeds")
 
 
 def words(values: Sequence[float], form: str = ".3f") -> str:

@@ -8,6 +8,7 @@ with those of the nearest cells alone: work that grows with N^1.5 in place of N^
 import importlib.util
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ NEAREST = 10  # images that each is paired with, at most
 MOST = 1_000_000  # images compared with all others by `auto`
 ENGINES = ("auto", "exact", "faiss")
 PROBES = 32  # cells that are searched
+ROUNDS = 10  # of the k-means of the cells
 PER_CELL = 64  # images for each cell that the cells are learnt from
 ROUNDING = 1e-6  # of a float32 cosine: copies have not always 1
 CHUNK = 16_384  # queries at a time
@@ -55,12 +57,18 @@ def neighbours(values: np.ndarray, engine: str) -> tuple[np.ndarray, np.ndarray]
 
 
 def _by_faiss(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    import faiss
+    faiss: Any = importlib.import_module("faiss")  # its types say that init_centroids is never None
 
     cells = max(1, min(round(4 * math.sqrt(len(values))), len(values) // 39 or 1))
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(values.shape[1]), values.shape[1], cells, faiss.METRIC_INNER_PRODUCT)
     sample = np.random.default_rng(0).permutation(len(values))[: cells * PER_CELL]
-    index.train(_unit(values[np.sort(sample)]))
+    sample, centres = _unit(values[np.sort(sample)]), None
+    for _ in bar(range(ROUNDS), "cells", unit="round"):
+        rounds = faiss.Kmeans(values.shape[1], cells, niter=1, spherical=True, max_points_per_centroid=PER_CELL)
+        rounds.train(sample, init_centroids=centres)
+        centres = rounds.centroids
+    index.quantizer.add(centres)
+    index.train(sample)  # only marks it as trained: the cells are there
     parts = range(0, len(values), CHUNK)
     for first in bar(parts, "index", unit=f"x{CHUNK:,} images"):
         index.add(_unit(values[first : first + CHUNK]))

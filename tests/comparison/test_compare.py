@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import pairwise
 
 from jaxdino.compare import main
@@ -16,7 +17,7 @@ from jaxdino.comparison import measured, running
 from jaxdino.comparison.cka import linear_cka
 from jaxdino.comparison.plan import PlannedRun, seeds_of
 from jaxdino.comparison.recommendation import Limits, recommend
-from jaxdino.comparison.statistics import Strategy, gap
+from jaxdino.comparison.statistics import Strategy, gap, over_seeds
 from jaxdino.core.errors import UserError
 from jaxdino.train.stop import Stopped
 from tests.train import tiny
@@ -58,6 +59,10 @@ def test_the_report_has_every_run_with_spread_and_forgetting(compared):
         assert [row["stage"] for row in later] == [stage["name"] for stage in run["stages"]]
         assert later[0]["knn"] == first["knn"] and later[0]["cka"] == pytest.approx([1, 1])  # only the head was trained
     assert min(found["runs"][-1]["forgetting"][-1]["cka"]) < 1 - 1e-4  # the last block was trained too
+    of_short = found["results"]["short"]["mean"]["val/accuracy"]
+    assert of_short["n"] == 1 and of_short["interval"] == "no interval: one run"
+    kept = found["forgetting"]["short"]["0"][0]["knn"]
+    assert kept["value"] == found["runs"][0]["forgetting"][0]["knn"] and kept["n"] > 10 and "Wilson" in kept["interval"]
     page = (out / "comparison.html").read_text()
     assert "Recommended" in page and "<script" not in page and "http" not in page.replace("http-equiv", "")
 
@@ -127,6 +132,13 @@ def strategy(name, values, seconds=100.0, params=1000, memory=1.0):
     found = {"val_images": 400, "seconds": seconds, "trainable_params": params, "memory_gib": memory}
     each = [{"val": {"accuracy": value}} | found for value in values]
     return Strategy(name, [SimpleNamespace(run=SimpleNamespace(seed=n), found=one) for n, one in enumerate(each)])
+
+
+def test_means_over_seeds_have_students_interval():
+    one = over_seeds([0.9, 0.8, 0.7, 0.85])
+    expected = stats.t.interval(0.95, 3, np.mean([0.9, 0.8, 0.7, 0.85]), stats.sem([0.9, 0.8, 0.7, 0.85]))
+    assert one.n == 4 and (one.low, one.high) == pytest.approx(expected)
+    assert over_seeds([0.5, 0.5]).low is None and over_seeds([]).why
 
 
 def test_the_noise_of_a_gap_is_of_seeds_and_of_images():

@@ -10,6 +10,7 @@ from sklearn.calibration import CalibratedClassifierCV
 
 from convert.labels import calibration as noted_calibration
 from jaxdino.core.errors import UserError
+from jaxdino.core.intervals import wilson
 from jaxdino.evaluation.calibration.fitting import FITS, fitted
 from jaxdino.evaluation.calibration.measures import measures, reliability
 from jaxdino.evaluation.intervals import Resampling
@@ -111,7 +112,12 @@ def test_measures_are_scikit_learns_and_ece_by_hand():
         mass += abs(sure[rows].sum() - right[rows].sum()) / 200
     assert found["ece_width"] == pytest.approx(width)
     assert found["ece_mass"] == pytest.approx(mass, abs=0.01)  # array_split makes the first parts larger by one
-    assert sum(one["n"] for one in reliability(odds, labels)) == 200
+    bins = reliability(odds, labels, Resampling())
+    assert sum(one["n"] for one in bins) == 200
+    for one in bins:
+        assert (one["low"], one["high"]) == wilson(round(one["accuracy"] * one["n"]), one["n"], 0.95)
+    grouped = reliability(odds, labels, Resampling(clusters=np.arange(200) // 4))
+    assert {one["low"] for one in grouped} == {None} and [one["n"] for one in grouped] == [one["n"] for one in bins]
 
 
 def test_ece_of_four_images_and_of_decisions():

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdino.core.intervals import wilson
 from jaxdino.evaluation.figure import Figure
 from jaxdino.evaluation.intervals import Resampling, bootstrap, of_bootstrap
 from jaxdino.evaluation.resampled import joined, mean_of
@@ -81,12 +82,18 @@ def _by_bin(bins: np.ndarray, values: np.ndarray) -> np.ndarray:
     return found
 
 
-def reliability(odds: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
-    """Return {"confidence", "accuracy", "n"} of each bin of equal width that is not empty."""
+def reliability(odds: np.ndarray, labels: np.ndarray, how: Resampling) -> list[dict[str, Any]]:
+    """Return {"confidence", "accuracy", "n", "low", "high"} of each bin of equal width that is not empty.
+
+    The interval is Wilson's; None of images in groups, and of several decisions an image, which are not independent.
+    """
     sure, right = confidence(odds, labels)
     bins, result = bins_of_width(sure), []
+    alone = how.clusters is None and labels.ndim == 1
     for number in range(BINS):
         rows = bins == number
         if count := int(rows.sum()):
-            result.append({"confidence": float(sure[rows].mean()), "accuracy": float(right[rows].mean()), "n": count})
+            found = {"confidence": float(sure[rows].mean()), "accuracy": float(right[rows].mean()), "n": count}
+            ends = wilson(int(right[rows].sum()), count, how.level) if alone else (None, None)
+            result.append(found | {"low": ends[0], "high": ends[1]})
     return result

@@ -24,7 +24,7 @@ def calibration(context: Context) -> list[Section]:
     rows = []
     for name, each in odds.items():
         figures = measures(each, found.labels, context.resampling)
-        lines = reliability(each, found.labels)
+        lines = reliability(each, found.labels, context.resampling)
         values["methods"][name] = {**figures, "reliability": lines}
         mark = " (kept)" if kept and kept.method == name else ""
         rows.append([name + mark, *(figures[key].text() for key in NAMES)])
@@ -34,7 +34,7 @@ def calibration(context: Context) -> list[Section]:
         for name in shown
     ]
     table = Table(["method", *NAMES.values()], rows, note=f"{len(found)} images; lower is better; {_how(context)}")
-    note = "the line is perfect calibration; the area of a point is its number of images"
+    note = "dashed: perfect calibration; the area of a point: its number of images; vertical lines: Wilson's intervals"
     return [Section("calibration", "Calibration", values, [table, _advice(context), Plots(plots, note=note)])]
 
 
@@ -88,6 +88,10 @@ def _reliability(bins: list[dict[str, Any]]) -> Paint:
         axes.plot([0, 1], [0, 1], color=GRID, linewidth=1.2, linestyle="--")
         across, up, sizes = zip(*((one["confidence"], one["accuracy"], one["n"]) for one in bins), strict=True)
         axes.plot(across, up, color=COLOURS[0], linewidth=1)
+        spans = [(one["confidence"], one["low"], one["high"]) for one in bins if one["low"] is not None]
+        if spans:
+            at, low, high = zip(*spans, strict=True)
+            axes.vlines(at, low, high, color=COLOURS[0], linewidth=1, alpha=0.6)
         axes.scatter(across, up, s=12 + 180 * np.array(sizes) / sum(sizes), color=COLOURS[0], alpha=0.8)
         axes.set(xlabel="confidence", ylabel="share that is right", xlim=(0, 1.02), ylim=(0, 1.02))
 
