@@ -80,8 +80,8 @@ def _download(repo: str, spec: ModelSpec | None) -> Path:
             "is gated: accept its licence there and run `hf auth login`, or" if _gated(err) else "could not be fetched:"
         )
         raise UserError(
-            f"{repo} {why} download the file from {page} and give its path with "
-            f"--config.model.weights=PATH (training) or as SRC (convert, jaxdino.load). [{type(err).__name__}]"
+            f"{repo} {why} download the file from {page} and give its path: --config.model.weights=PATH (training), "
+            f"--config.objective.teacher=PATH (a teacher) or as SRC (convert, jaxdino.load). [{type(err).__name__}]"
         ) from err
 
 
