@@ -11,7 +11,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from convert.labels import calibration as noted_calibration
 from jaxdino.core.errors import UserError
 from jaxdino.core.intervals import wilson
-from jaxdino.evaluation.calibration.fitting import FITS, fitted
+from jaxdino.evaluation.calibration.fitting import FITS, doubt, fitted
 from jaxdino.evaluation.calibration.measures import measures, reliability
 from jaxdino.evaluation.intervals import Resampling
 from jaxdino.models import heads
@@ -143,6 +143,12 @@ def test_predictions_use_the_calibration():
     assert len(AboveThresholds((0.9,) * 3, cold, calibrated=True)(scores, 3)) == 1
     none = Calibration("isotonic", inputs=((0.0, 1.0),) * 3, outputs=((0.0, 0.0),) * 3)
     assert none.odds(scores, several=False) == pytest.approx(1 / 3)
+
+
+def test_images_that_are_all_right_are_no_ground_for_a_fit():
+    logits = np.array([[1.0, 0.0], [0.0, 2.0], [0.0, 0.5]])
+    assert "all 3 validation images" in doubt(logits, np.array([0, 1, 1])) and not doubt(logits, np.array([0, 1, 0]))
+    assert not doubt(logits, logits > 0.5)
 
 
 @pytest.mark.parametrize("method", FITS)

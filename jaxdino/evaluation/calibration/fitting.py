@@ -32,6 +32,16 @@ def fitted(method: str, logits: np.ndarray, labels: np.ndarray) -> Calibration:
     return FITS[method](np.asarray(logits, np.float64), labels)
 
 
+def doubt(logits: np.ndarray, labels: np.ndarray) -> str:
+    """Return what is wrong with images to fit on, "" if nothing: if all are right, no certainty is too high."""
+    if labels.ndim == 2 or not (logits.argmax(axis=1) == labels).all():
+        return ""
+    return (
+        f"all {len(labels):,} validation images are classified correctly, so the fit makes probabilities as certain as "
+        "it can: it needs images that the model gets wrong"
+    )
+
+
 def temperature(logits: np.ndarray, labels: np.ndarray) -> Calibration:
     """Fit one number that all logits are multiplied by, by the mean log loss.
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from convert.card import load_card
 from convert.store import write_card
-from jaxdino.evaluation.calibration.fitting import FITS, fitted
+from jaxdino.evaluation.calibration.fitting import FITS, doubt, fitted
 from jaxdino.evaluation.context import Context
 from jaxdino.models.heads.calibration import Calibration
 from jaxdino.train.run_lock import RunLock
@@ -22,6 +22,8 @@ def keep(context: Context, method: str) -> Context:
       UserError: if the run is being trained on, or its folder cannot be written.
     """
     own = context.validation
+    if method != NONE and (why := doubt(own.logits, own.labels)):
+        context.say(f"WARNING: --calibrate {method}: {why}")
     made = None if method == NONE else fitted(method, own.logits, own.labels)
     _write(context.run.folder, made, context)
     words = "no calibration is kept any more" if made is None else f"the calibration {described(made)} is kept"

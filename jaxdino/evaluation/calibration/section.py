@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, softmax
 
-from jaxdino.evaluation.calibration.fitting import FITS, fitted
+from jaxdino.evaluation.calibration.fitting import FITS, doubt, fitted
 from jaxdino.evaluation.calibration.measures import NAMES, measures, reliability
 from jaxdino.evaluation.context import Context
 from jaxdino.evaluation.drawing import COLOURS, GRID, Paint, drawn
@@ -67,20 +67,15 @@ def _how(context: Context) -> str:
 
 
 def _advice(context: Context) -> Notes:
-    kept = context.run.model.card.calibration
-    if kept is None:
-        return Notes(
-            [
-                "No calibration is kept with the model: --calibrate temperature (or vector, isotonic) keeps one, which "
-                "predict then uses."
-            ]
-        )
-    return Notes(
-        [
-            f"The calibration {kept.method!r} is kept with the model: predict and exports use it; --calibrate none "
-            "drops it."
-        ]
+    kept, why = context.run.model.card.calibration, doubt(context.validation.logits, context.validation.labels)
+    line = (
+        "No calibration is kept with the model: --calibrate temperature (or vector, isotonic) keeps one, which predict "
+        "then uses."
     )
+    if kept is not None:
+        line = f"The calibration {kept.method!r} is kept with the model: predict and exports use it; --calibrate none "
+        line += "drops it."
+    return Notes([line, *([f"Do not rely on the fits: {why}."] if why else [])])
 
 
 def _reliability(bins: list[dict[str, Any]]) -> Paint:
