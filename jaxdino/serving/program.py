@@ -11,12 +11,13 @@ import numpy as np
 import jaxdino
 from jaxdino.core.errors import UserError
 from jaxdino.core.params import Flat, bind
+from jaxdino.core.resize import Resize
 from jaxdino.core.rules import did_you_mean
 from jaxdino.data.photometric import normalize
 from jaxdino.models.boxes import corners, decode, grid
 from jaxdino.models.heads.calibration import Calibration
 from jaxdino.models.output import Output
-from jaxdino.serving.resizing import resized
+from jaxdino.serving.resizing import placed, resized
 
 INPUTS = ("uint8", "float32")
 """Images of an artefact: pixels 0 to 255, normalised inside; or floats that the caller has normalised."""
@@ -90,11 +91,15 @@ def program(model: Any, *, pixels: str = "uint8", resize: bool = False, outputs:
     skeleton = model.skeleton
 
     def run(flat: Flat, images: jax.Array) -> dict[str, jax.Array]:
+        full = images.shape[1], images.shape[2]
         if resize:
             images = resized(images, how.size, how.resize)
         if pixels == "uint8":
             images = normalize(images, how.mean, how.std)
-        return _outputs(bind(skeleton, flat)(images), card, task, how.size, chosen)
+        found = _outputs(bind(skeleton, flat)(images), card, task, how.size, chosen)
+        if resize and "boxes" in found:
+            found["boxes"] = _of_the_image(found["boxes"], full, how.size, how.resize)
+        return found
 
     about = _about(card, task, pixels, resize, chosen) | {"digest": model.digest}
     return Program(run, model.flat, None if resize else how.size, len(how.mean), pixels, about)
@@ -127,6 +132,13 @@ def _outputs(out: Output, card: Any, task: str, size: tuple[int, int], chosen: S
     elif "probabilities" in chosen:
         found["probabilities"] = odds(found["logits"], card.calibration, task == "multilabel")
     return {name: found[name].astype(jnp.float32) for name in chosen}
+
+
+def _of_the_image(boxes: jax.Array, full: tuple[Any, Any], size: tuple[int, int], how: Resize) -> jax.Array:
+    """Return boxes of a resized image in pixels of the image itself, within it."""
+    scale, corner = (jnp.tile(one[::-1], 2)[None, None] for one in placed(*full, size, how))
+    edge = jnp.tile(jnp.stack([jnp.asarray(one) for one in full[::-1]]), 2).astype(jnp.float32)[None, None]
+    return jnp.clip((boxes + corner) / scale, 0, edge)
 
 
 def odds(logits: jax.Array, calibration: Calibration | None, several: bool) -> jax.Array:

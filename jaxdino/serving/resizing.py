@@ -24,21 +24,26 @@ def resized(images: jax.Array, size: tuple[int, int], how: Resize) -> jax.Array:
         what = f"crop_mode={how.crop_mode}" if how.crop_mode == "border" else f"interpolation={how.interpolation}"
         raise UserError(f"images with {what} cannot be resized inside a program: leave out --resize")
     batch, height, width, channels = images.shape
-    tall, wide = (jnp.asarray(one) for one in (height, width))
-    rows, columns = _shape(tall, wide, size, how)
-    scale = jnp.stack([rows / tall, columns / wide]).astype(jnp.float32)
-    corner = jnp.stack([_margin(rows - size[0], how), _margin(columns - size[1], how)])
+    scale, corner = placed(height, width, size, how)
     found = jax.image.scale_and_translate(
         images.astype(jnp.float32),
         (batch, *size, channels),
         (1, 2),
         scale,
-        -corner.astype(jnp.float32),
+        -corner,
         METHODS[how.interpolation],
         antialias=True,
         precision=jax.lax.Precision.HIGHEST,
     )
     return jnp.clip(jnp.round(found), 0, 255).astype(jnp.uint8)
+
+
+def placed(height: Any, width: Any, size: tuple[int, int], how: Resize) -> tuple[jax.Array, jax.Array]:
+    """Return where (y, x) of an image is after the resize, scale * (y, x) - corner: scale (2,) and corner (2,)."""
+    tall, wide = (jnp.asarray(one) for one in (height, width))
+    rows, columns = _shape(tall, wide, size, how)
+    scale = jnp.stack([rows / tall, columns / wide]).astype(jnp.float32)
+    return scale, jnp.stack([_margin(rows - size[0], how), _margin(columns - size[1], how)]).astype(jnp.float32)
 
 
 def _shape(height: Any, width: Any, size: tuple[int, int], how: Resize) -> tuple[Any, Any]:

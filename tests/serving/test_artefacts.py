@@ -92,6 +92,22 @@ def test_the_page_of_code_runs_without_jaxdino(tmp_path):
     assert all(abs(theirs[name] - ours[name]) < 0.02 for name in ours), (theirs, ours)
 
 
+@pytest.mark.parametrize("mode", ["center", "squash"])
+def test_boxes_are_in_pixels_of_the_image_that_is_resized_inside(mode, tmp_path):
+    given = tiny_models.model("boxes by queries")  # whose boxes are those of `detect`, without suppression
+    how = dataclasses.replace(given.card.spec.preprocess, crop_mode=mode)
+    given.card = dataclasses.replace(given.card, spec=dataclasses.replace(given.card.spec, preprocess=how))
+    stablehlo.write(program(given, resize=True), tmp_path, ("cpu",))
+    image = np.random.default_rng(1).integers(0, 256, (60, 40, 3), np.uint8)
+    found = stablehlo.load(tmp_path)(image[None])
+    wanted = given.detect([image], threshold=0.0)[0]
+    boxes, scores = np.asarray(found["boxes"][0]), np.asarray(found["scores"][0])
+    assert boxes[:, 3].max() > 16  # the height that the model takes
+    best = scores.max(axis=1).argmax()
+    assert abs(scores.max() - wanted.scores[0]) < 0.02
+    np.testing.assert_allclose(boxes[best], wanted.boxes[0], atol=1)
+
+
 def test_what_cannot_be_exported_is_said(tmp_path):
     given = tiny_models.model("dinov3")
     with pytest.raises(UserError, match=r"'logit' is not one of this model; nearest: logits"):
