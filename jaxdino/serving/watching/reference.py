@@ -172,6 +172,8 @@ def load(folder: str | Path, digest: str) -> Reference:
       UserError: if it is missing, damaged, or of other weights.
     """
     place = Path(folder) / FOLDER
+    if not place.exists():
+        raise UserError(f"there is no reference {place}: jaxdino serve --make_reference makes one")
     try:
         facts = read_json(place / FACTS, dict)
         arrays = load_file(place / ARRAYS)
