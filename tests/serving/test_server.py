@@ -17,7 +17,7 @@ from jaxdino.data.kinds import open_npy
 pytest.importorskip("fastapi")
 from starlette.testclient import TestClient
 
-from jaxdino.serving.server import catalogue
+from jaxdino.serving.server import catalogue, mask_work
 from jaxdino.serving.server.app import Server
 from jaxdino.serving.server.keys import read_keys
 from jaxdino.serving.server.settings import ServeSettings
@@ -169,6 +169,13 @@ def test_one_unreadable_image_does_not_cost_the_others(served):
     found = client.post("/predict", files=files).json()["results"]
     assert found[0]["classes"]
     assert found[1] == {"name": "bad.png", "error": "not an image Pillow knows"}
+
+
+def test_masks_that_take_too_much_memory_are_refused(served, monkeypatch):
+    client, _, _ = served
+    monkeypatch.setattr(mask_work, "MOST_DRAWN", 100)
+    answer = client.post("/segment?model=objects&threshold=0.2", files={"images": png(5)})
+    assert answer.status_code == 422 and "send a smaller image" in answer.json()["message"]
 
 
 def test_metrics_and_logs_say_what_was_done_and_hold_no_image(served):
