@@ -18,7 +18,7 @@ from PIL import Image
 import jaxdino
 from jaxdino import embed, match, search
 from jaxdino.core.errors import UserError
-from jaxdino.retrieval import embeddings, pairs
+from jaxdino.retrieval import clusters, embeddings, pairs
 from tests.conftest import QUICK
 
 
@@ -110,6 +110,16 @@ def test_clusters_are_the_two_kinds(files, tmp_path, capsys):
     for row in json.loads(out.read_text()):
         groups.setdefault(row["group"], set()).add(row["path"].replace("again.jpg", "dots/3.png").split("/")[0])
     assert sorted(map(sorted, groups.values())) == [["bars"], ["dots"]]
+
+
+def test_many_images_are_clustered_as_few(monkeypatch):
+    rng = np.random.default_rng(2)
+    kinds = rng.integers(0, 3, 300)
+    values = (5 * np.eye(8)[kinds] + rng.normal(size=(300, 8))).astype(np.float32)
+    few = clusters.clusters(values, 3, seed=1)
+    assert [len(set(kinds[group])) for group in few] == [1, 1, 1] and sum(map(len, few)) == 300
+    monkeypatch.setattr(clusters, "SMALL", 40)
+    assert clusters.clusters(values, 3, seed=1) == few
 
 
 def test_other_weights_are_refused(root, files, tmp_path, capsys):
