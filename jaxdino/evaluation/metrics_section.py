@@ -139,14 +139,17 @@ def _plots(found: dict[str, dict[str, list[float]]], classes: dict[str, dict[str
     return Plots(images, "Curves", note)
 
 
+MEASURED = ("sensitivity", "specificity")
+
+
 def _points(at: dict[str, Any], chosen_on: Predictions) -> list[Block]:
     blocks: list[Block] = []
     for point, rows in at.items():
         cells = [
-            [name, *(row[key].text() for key in ("threshold", "sensitivity", "specificity"))]
+            [name, row["threshold"].text(), *(one for key in MEASURED for one in (row[key].text(), str(row[key].n)))]
             for name, row in rows.items()
         ]
         note = f"thresholds chosen on {chosen_on.split.name} ({len(chosen_on)} images)"
-        heads = ["class", "threshold", "sensitivity", "specificity"]
+        heads = ["class", "threshold", "sensitivity", "images with it", "specificity", "without it"]
         blocks.append(Table(heads, cells[:CLASSES], f"Operating point {point}", note))
     return blocks

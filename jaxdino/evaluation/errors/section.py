@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from jaxdino.core.bars import bar
 from jaxdino.data.thumbnail import thumbnail
 from jaxdino.evaluation.context import Context
 from jaxdino.evaluation.drawing import COLOURS, drawn, points
@@ -32,7 +33,8 @@ def errors(context: Context) -> list[Section]:
     values: dict[str, Any] = {}
     blocks: list[Block] = []
     files: dict[str, str] = {}
-    for name, part in (("mistakes", _mistakes), ("typical", _typical), ("map", _map), ("suspects", _suspects)):
+    parts = (("mistakes", _mistakes), ("typical", _typical), ("map", _map), ("suspects", _suspects))
+    for name, part in bar(parts, f"errors: {', '.join(name for name, _ in parts)}", unit="part"):
         values[name], shown = part(context)
         blocks += shown
     files[MISTAKES] = as_csv(context.found, wrong(context.found, context.thresholds))
