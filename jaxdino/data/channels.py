@@ -39,7 +39,8 @@ def refusal(kind: Kind, channels: int) -> str:
     first = f"its shape {(height, width, bands)} looks like (C, H, W): store (H, W, C); else " * turned
     return (
         f"the image has {bands} channel{'s' * (bands > 1)}{pages} and the model takes {channels}: {first}"
-        f"in_channels={bands} adapts three-channel weights (--config.model.in_channels of a run)"
+        f"three-channel weights are adapted by --config.model.in_channels={bands} of a run, or `jaxdino convert import "
+        f"--in_channels {bands}`, whose model the other commands take"
     )
 
 
