@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from jaxdino.core import sharding
@@ -75,13 +76,31 @@ def in_parts(layer: Callable[[jax.Array], jax.Array], x_BxHxWxD: jax.Array, pixe
     Args:
       layer: from a feature map (B, H, W, D) to one with the same B, each image by itself.
     """
+    parts = _in_parts(x_BxHxWxD, pixels)
+    if len(parts) == 1:
+        return layer(x_BxHxWxD)
+    found = lax.map(layer, parts)
+    return found.reshape(x_BxHxWxD.shape[0], *found.shape[2:])
+
+
+def sum_of_parts(
+    layer: Callable[[jax.Array, jax.Array], jax.Array], x_BxHxWxD: jax.Array, y_BxHxWxE: jax.Array, pixels: int
+) -> jax.Array:
+    """Return `layer(x, y)`, which is a sum over the images, computed for as many at a time as in `in_parts`."""
+    parts = _in_parts(x_BxHxWxD, pixels)
+    if len(parts) == 1:
+        return layer(x_BxHxWxD, y_BxHxWxE)
+    others = y_BxHxWxE.reshape(*parts.shape[:2], *y_BxHxWxE.shape[1:])
+    zeros = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), jax.eval_shape(layer, parts[0], others[0]))
+    return lax.scan(lambda total, pair: (total + layer(*pair), None), zeros, (parts, others))[0]
+
+
+def _in_parts(x_BxHxWxD: jax.Array, pixels: int) -> jax.Array:
+    """Return the images of each part (parts, images, H, W, D); of anything but a single CPU device one part."""
     images, height, wide, _ = x_BxHxWxD.shape
     known = all(isinstance(size, int) for size in (images, height, wide))  # an exported program has any batch size
     if not known or jax.default_backend() != "cpu" or sharding.devices() > 1:
-        return layer(x_BxHxWxD)
+        return x_BxHxWxD[None]
     fit = (n for n in range(images, 1, -1) if images % n == 0 and n * height * wide <= pixels)
     each = next(fit, 1)
-    if each >= images:
-        return layer(x_BxHxWxD)
-    found = lax.map(layer, x_BxHxWxD.reshape(-1, each, *x_BxHxWxD.shape[1:]))
-    return found.reshape(images, *found.shape[2:])
+    return x_BxHxWxD.reshape(-1, each, *x_BxHxWxD.shape[1:])

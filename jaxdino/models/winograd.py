@@ -14,13 +14,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxdino.models.few_images import in_parts
+from jaxdino.models.few_images import in_parts, sum_of_parts
 from jaxdino.models.xla_conv import xla_conv, xla_input_gradient, xla_kernel_gradient
 
 PIXELS = 3200
 """Output pixels that are computed at a time, at most, or one image."""
 CHANNELS, SQUARES = 32, 32
 """Fewer channels or squares of 2 x 2 pixels take less time in XLA's convolution."""
+WIDE = 128
+"""With fewer channels XLA's gradient of the kernel takes no more time."""
 LARGE = 160 * 160
 """So do images of more pixels, whose transforms leave the caches and take five times the memory of the image."""
 
@@ -51,7 +53,11 @@ def _backward(residuals, g):
     dx = lax.platform_dependent(
         x, kernel, g, cpu=_input_gradient, default=lambda x, k, g: xla_input_gradient(x, k, g, 1)
     )
-    return dx, xla_kernel_gradient(x, kernel, g, 1)
+    if min(kernel.shape[2:]) < WIDE:
+        return dx, xla_kernel_gradient(x, kernel, g, 1)
+    return dx, lax.platform_dependent(
+        x, kernel, g, cpu=_kernel_gradient, default=lambda x, k, g: xla_kernel_gradient(x, k, g, 1)
+    )
 
 
 winograd_conv.defvjp(_forward, _backward)
@@ -67,6 +73,23 @@ def _input_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
     return in_parts(lambda some: _convolved(some, weights, 2), g, PIXELS)
 
 
+def _kernel_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
+    """Each of the 16 products has a gradient for its weights; their sums are those of the kernel."""
+    products = sum_of_parts(_products_gradient, x, g, PIXELS)
+    columns = _to_kernel(products)
+    return jnp.stack([jnp.stack(_to_kernel(column)) for column in columns], axis=1).astype(kernel.dtype)
+
+
+def _products_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
+    """Return the gradients of transformed weights (4 columns, 4 rows, C, O)."""
+    _, height, wide, _ = g.shape
+    given = jnp.pad(g, ((0, 0), (0, height % 2), (0, wide % 2), (0, 0)))
+    pairs = zip(_squares(x), _of_gradient(jnp.stack(_of_gradient(given, 1)), 3), strict=True)
+    over = ((1,), (1,)), ((0,), (0,))
+    flat = ([one.reshape(4, -1, one.shape[-1]) for one in pair] for pair in pairs)
+    return jnp.stack([lax.dot_general(*pair, over) for pair in flat])
+
+
 def _weights(kernel: jax.Array, order: Sequence[int]) -> list[jax.Array]:
     """Transform a kernel, in float32: for each of 4 columns (4 rows, C, O), both in this order."""
     rows = [_of_kernel(row) for row in _of_kernel(kernel.astype(jnp.float32))]
@@ -76,8 +99,7 @@ def _weights(kernel: jax.Array, order: Sequence[int]) -> list[jax.Array]:
 def _convolved(x: jax.Array, weights: list[jax.Array], axis: int) -> jax.Array:
     """Convolve with transformed `weights`; `axis` is the one of theirs that belongs to x's channels."""
     images, height, wide, _ = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1 + height % 2), (1, 1 + wide % 2), (0, 0)))
-    squares = _of_pixels(jnp.stack(_of_pixels(padded, 1)), 3)  # for each column (4, B, h, w, C)
+    squares = _squares(x)
     flat = [one.reshape(4, -1, one.shape[-1]) for one in squares]
     over = ((2,), (axis,)), ((0,), (0,))
     products = [lax.dot_general(one, weight, over) for one, weight in zip(flat, weights, strict=True)]
@@ -86,6 +108,13 @@ def _convolved(x: jax.Array, weights: list[jax.Array], axis: int) -> jax.Array:
     rows = [jnp.stack([column[row].reshape(*squares[0].shape[1:4], -1) for column in columns], 3) for row in range(2)]
     found = jnp.stack(rows, axis=2)  # (B, h, 2, w, 2, O)
     return found.reshape(images, 2 * found.shape[1], 2 * found.shape[3], -1)[:, :height, :wide]
+
+
+def _squares(x: jax.Array) -> list[jax.Array]:
+    """Transform the squares of 4 x 4 pixels of a map: for each of 4 columns (4 rows, B, h, w, C)."""
+    _, height, wide, _ = x.shape
+    padded = jnp.pad(x, ((0, 0), (1, 1 + height % 2), (1, 1 + wide % 2), (0, 0)))
+    return _of_pixels(jnp.stack(_of_pixels(padded, 1)), 3)
 
 
 def _of_pixels(x: jax.Array, axis: int) -> list[jax.Array]:
@@ -102,3 +131,14 @@ def _of_kernel(x: jax.Array) -> list[jax.Array]:
 def _to_pixels(x: list[jax.Array] | jax.Array) -> list[jax.Array]:
     """Transform four products back to two pixels."""
     return [x[0] + x[1] + x[2], x[1] - x[2] - x[3]]
+
+
+def _of_gradient(x: jax.Array, axis: int) -> list[jax.Array]:
+    """Transform the gradients of each two neighbours along an axis, as the gradient of `_to_pixels`."""
+    a, b = (lax.slice_in_dim(x, first, None, 2, axis) for first in range(2))
+    return [a, a + b, a - b, -b]
+
+
+def _to_kernel(x: list[jax.Array] | jax.Array) -> list[jax.Array]:
+    """Transform four gradients back to those of three weights, as the gradient of `_of_kernel`."""
+    return [x[0] + (x[1] + x[2]) / 2, (x[1] - x[2]) / 2, (x[1] + x[2]) / 2 + x[3]]

@@ -15,6 +15,7 @@ from jaxdino.models.heads.depth import DepthDPTHeadConfig, DepthLinearHeadConfig
 from jaxdino.models.heads.detr import DETRHeadConfig
 from jaxdino.models.heads.fcos import FCOSHeadConfig
 from jaxdino.models.heads.maps import even, resized
+from jaxdino.models.layers import linear
 from jaxdino.models.output import Output
 from jaxdino.models.spec import ModelSpec
 
@@ -66,6 +67,15 @@ def test_shapes_and_gradients(head, shape):
     assert all(np.asarray(slope).any() for slope in jax.tree.leaves(slopes))
     if name == "depth":
         assert head.min_depth <= found.min() and found.max() <= head.max_depth
+
+
+@pytest.mark.parametrize("config", [MLPHeadConfig(3, BLOCKS, width=8), MLPHeadConfig(3, 1, "stages", width=8)])
+def test_maps_that_are_fused_before_they_are_resized(config):
+    """With an adapter of the whole kernel they are joined first, as the module in the docs does."""
+    head, outs = config.build(WIDTH, nnx.Rngs(0)), outputs(config.source == "stages")
+    found = head(outs)["logits"]
+    head.fuse.lora = linear
+    np.testing.assert_allclose(found, head(outs)["logits"], rtol=1e-5, atol=1e-6)
 
 
 def test_what_is_kept_of_a_trained_head():

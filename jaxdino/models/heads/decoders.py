@@ -20,7 +20,7 @@ from jaxdino.models.heads.fcos import GROUPS
 from jaxdino.models.heads.maps import BLOCKS, LEVELS, STAGES, as_blocks, check_levels, read, resized, widths_of
 from jaxdino.models.heads.mask_decoder import PixelDecoder
 from jaxdino.models.heads.simple_pyramid import SimplePyramid
-from jaxdino.models.layers import Linear
+from jaxdino.models.layers import Linear, linear
 from jaxdino.models.output import Output
 
 
@@ -128,9 +128,22 @@ class MLPHead(nnx.Module):
     def __call__(self, outs: Sequence[Output], key: jax.Array | None = None) -> dict[str, jax.Array]:
         """Map a backbone's outputs to {"logits": (B, h, w, classes) float32}. With a key, dropout is active."""
         maps = [layer(x) for layer, x in zip(self.linear, read(outs, self.cfg.source, self.widths), strict=True)]
-        x = jnp.concatenate([resized(one, maps[0].shape[1:3]) for one in maps], axis=-1)
-        x = jax.nn.relu(self.bn(self.fuse(x)))
+        x = jax.nn.relu(self.bn(self.fused(maps)))
         return {"logits": self.conv_seg(dropped(x, self.cfg.dropout, key))}
+
+
+    def fused(self, maps: Sequence[jax.Array]) -> jax.Array:
+        """Return `fuse` of all maps at the resolution of the finest.
+
+        Each map is multiplied by its rows of the kernel while it is small, and resized after that: a resize mixes
+        places, a linear layer channels, so their order makes no difference.
+        """
+        size = maps[0].shape[1:3]
+        if self.fuse.lora is not None:  # its adapter is of the whole kernel
+            return self.fuse(jnp.concatenate([resized(one, size) for one in maps], axis=-1))
+        kernels = jnp.split(self.fuse.kernel[...], LEVELS)
+        first, *others = (resized(linear(x, one, None), size) for x, one in zip(maps, kernels, strict=True))
+        return sum(others, start=first)
 
 
 class FPNHead(nnx.Module):
