@@ -131,7 +131,6 @@ class MLPHead(nnx.Module):
         x = jax.nn.relu(self.bn(self.fused(maps)))
         return {"logits": self.conv_seg(dropped(x, self.cfg.dropout, key))}
 
-
     def fused(self, maps: Sequence[jax.Array]) -> jax.Array:
         """Return `fuse` of all maps at the resolution of the finest.
 
