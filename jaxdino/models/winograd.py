@@ -84,10 +84,11 @@ def _products_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
     """Return the gradients of transformed weights (4 columns, 4 rows, C, O)."""
     _, height, wide, _ = g.shape
     given = jnp.pad(g, ((0, 0), (0, height % 2), (0, wide % 2), (0, 0)))
-    pairs = zip(_squares(x), _of_gradient(jnp.stack(_of_gradient(given, 1)), 3), strict=True)
+    slopes = _of_gradient(jnp.stack(_of_gradient(given, 1)), 3)
     over = ((1,), (1,)), ((0,), (0,))
-    flat = ([one.reshape(4, -1, one.shape[-1]) for one in pair] for pair in pairs)
-    return jnp.stack([lax.dot_general(*pair, over) for pair in flat])
+    return jnp.stack(
+        [lax.dot_general(_rows(one), _rows(slope), over) for one, slope in zip(_squares(x), slopes, strict=True)]
+    )
 
 
 def _weights(kernel: jax.Array, order: Sequence[int]) -> list[jax.Array]:
@@ -100,9 +101,8 @@ def _convolved(x: jax.Array, weights: list[jax.Array], axis: int) -> jax.Array:
     """Convolve with transformed `weights`; `axis` is the one of theirs that belongs to x's channels."""
     images, height, wide, _ = x.shape
     squares = _squares(x)
-    flat = [one.reshape(4, -1, one.shape[-1]) for one in squares]
     over = ((2,), (axis,)), ((0,), (0,))
-    products = [lax.dot_general(one, weight, over) for one, weight in zip(flat, weights, strict=True)]
+    products = [lax.dot_general(_rows(one), weight, over) for one, weight in zip(squares, weights, strict=True)]
     # the second transform: of 4 columns two, of 4 rows two, which then alternate
     columns = [_to_pixels(column) for column in _to_pixels(products)]
     rows = [jnp.stack([column[row].reshape(*squares[0].shape[1:4], -1) for column in columns], 3) for row in range(2)]
@@ -115,6 +115,11 @@ def _squares(x: jax.Array) -> list[jax.Array]:
     _, height, wide, _ = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1 + height % 2), (1, 1 + wide % 2), (0, 0)))
     return _of_pixels(jnp.stack(_of_pixels(padded, 1)), 3)
+
+
+def _rows(squares: jax.Array) -> jax.Array:
+    """Return a column of transformed squares as four matrices (4, B h w, C)."""
+    return squares.reshape(4, -1, squares.shape[-1])
 
 
 def _of_pixels(x: jax.Array, axis: int) -> list[jax.Array]:
