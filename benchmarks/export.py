@@ -71,7 +71,7 @@ def _against_torch(name: str, folder: Path) -> list[str]:
 def _quantised(folder: Path) -> list[list[str]]:
     made = program(_model(QUANTISED), outputs=["logits"])
     rng = np.random.default_rng(0)
-    batches = [made.images(8, rng) for _ in range(2)]
+    batches = [made.inputs[0].random(8, rng) for _ in range(2)]
     files = {"float32": onnx_file.write(made, folder)}
     for kind in int8.KINDS:
         files[f"int8 {kind}"] = folder / f"{kind}.onnx"

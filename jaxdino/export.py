@@ -4,11 +4,13 @@
     onnx       one file for onnxruntime, OpenVINO, TensorRT and others; --int8 makes it smaller and faster on CPUs
     pytorch    a checkpoint for transformers, timm or the original code, as `convert export`
 
-The model takes uint8 images, normalised inside, and gives probabilities after the model's calibration. What was written
-is run and compared with the model; a difference above 1e-4 is refused. DIR2 appears whole, or not at all.
+The model takes uint8 images, normalised inside, and gives probabilities after the model's calibration. CLIP's text
+encoder, and for text-prompted segmentation also the mask decoder, are files beside it. What was written is run and
+compared with the model; a difference above 1e-4 is refused. DIR2 appears whole, or not at all.
 """
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,8 @@ ONLY_FOR = {
     "format": ("pytorch",),
 }
 """Flags that only some targets have."""
-WRITTEN = {"model.onnx", "model.onnx.data", "model.json", "model.stablehlo", "weights.safetensors"}
+ENDINGS = (".onnx", ".onnx.data", ".stablehlo", ".json")
+WRITTEN = {"weights.safetensors", *(name + ending for name in ("model", "text", "masks") for ending in ENDINGS)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -98,14 +101,19 @@ def export(args: argparse.Namespace) -> None:
         return _pytorch(args)
     from convert.atomic import atomic_folder, refuse_occupied
     from jaxdino.core.writable import check_writable
+    from jaxdino.data.tokenizer import FILES
+    from jaxdino.serving.text_programs import programs, tokenizer_files
 
     _check(args)
     check_writable("--out", Path(args.out).absolute().parent)
-    refuse_occupied(args.out, args.overwrite, WRITTEN.__contains__)
+    refuse_occupied(args.out, args.overwrite, WRITTEN.union(FILES).__contains__)
     model, made = _opened(args)
     given = _images(args, model) if args.images else None
     with atomic_folder(args.out) as folder:
-        lines = (_stablehlo if args.to == "stablehlo" else _onnx)(args, model, made, given, folder)
+        every = [made, *programs(model, made)]
+        lines = (_stablehlo if args.to == "stablehlo" else _onnx)(args, model, every, given, folder)
+        for file in tokenizer_files(model) if len(every) > 1 else ():
+            shutil.copyfile(file, folder / file.name)
         sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
     for line in (*lines, *(f"{args.out}/{name}  {size / 1e6:.2f} MB" for name, size in sizes.items())):
         print(printable(line))
@@ -163,42 +171,53 @@ def _pytorch(args: argparse.Namespace) -> None:
         print(printable(line))
 
 
-def _stablehlo(args: argparse.Namespace, model: Any, made: Any, given: Any, folder: Path) -> list[str]:
+def _stablehlo(args: argparse.Namespace, model: Any, programs: list[Any], given: Any, folder: Path) -> list[str]:
     from jaxdino.core.json_file import write_json
     from jaxdino.serving import checking, stablehlo
 
-    about = stablehlo.write(made, folder, tuple(args.platforms or stablehlo.PLATFORMS))
+    abouts = [stablehlo.write(made, folder, tuple(args.platforms or stablehlo.PLATFORMS)) for made in programs]
     if args.no_verify:
         return ["not compared with the model: --no-verify"]
     limit = checking.LIMIT if args.dtype in (None, "float32") else checking.HALF_LIMIT
-    found = checking.difference(made, stablehlo.load(folder), checking.batches(made, given))
-    worst = checking.refuse(found, "the written program", limit)
-    write_json(folder / stablehlo.ABOUT, about | {"verified": {"by": "jax on this machine", "differences": found}})
-    return [f"compared with the model in jax: largest difference {worst:.1e} of the output's largest value"]
+    runners = [stablehlo.load(folder, made.name) for made in programs]
+    found = checking.compared(programs, runners, given, "the written program", limit)
+    for made, about, one in zip(programs, abouts, found, strict=True):
+        verified = {"by": "jax on this machine", "differences": one}
+        write_json(folder / f"{made.name}.json", about | {"verified": verified})
+    return [_compared("jax", found)]
 
 
-def _onnx(args: argparse.Namespace, model: Any, made: Any, given: Any, folder: Path) -> list[str]:
+def _onnx(args: argparse.Namespace, model: Any, programs: list[Any], given: Any, folder: Path) -> list[str]:
     import onnxruntime
 
     from jaxdino.core.json_file import write_json
     from jaxdino.serving import checking, int8_report, onnx_file
 
+    made = programs[0]
     if args.int8:
         data = int8_report.Images(args.int8, model, made, args.workdir, args.calibration, args.labelled, say)
-    file = onnx_file.write(made, folder)
-    about = made.about | {"format": "onnx", "opset": onnx_file.OPSET}
+    files = [onnx_file.write(one, folder) for one in programs]
+    abouts = [one.about | {"format": "onnx", "opset": onnx_file.OPSET} for one in programs]
     lines = ["not compared with the model: --no-verify"]
     if not args.no_verify:
-        found = checking.difference(made, checking.onnxruntime(file), checking.batches(made, given))
-        worst, runtime = checking.refuse(found, "onnxruntime"), f"onnxruntime {onnxruntime.__version__}"
-        about |= {"verified": {"by": runtime, "differences": found}}
-        lines = [f"compared with the model in {runtime}: largest difference {worst:.1e} of the output's largest value"]
+        runtime = f"onnxruntime {onnxruntime.__version__}"
+        found = checking.compared(programs, list(map(checking.onnxruntime, files)), given, runtime, checking.LIMIT)
+        for about, one in zip(abouts, found, strict=True):
+            about["verified"] = {"by": runtime, "differences": one}
+        lines = [_compared(runtime, found)]
     if args.int8:
-        facts, more = int8_report.quantised(file, args.int8, made, data, given)
-        about, lines = about | {"int8": facts}, lines + more
-    onnx_file.tell(file, about)
-    write_json(folder / "model.json", about)
+        facts, more = int8_report.quantised(files[0], args.int8, made, data, given)
+        abouts[0]["int8"] = facts
+        lines += [*more, *(f"{file.name} stays in float32: --int8 is for {files[0].name}" for file in files[1:])]
+    for file, about in zip(files, abouts, strict=True):
+        onnx_file.tell(file, about)
+        write_json(file.with_suffix(".json"), about)
     return lines
+
+
+def _compared(runtime: str, found: list[dict[str, float]]) -> str:
+    worst = max(value for one in found for value in one.values())
+    return f"compared with the model in {runtime}: largest difference {worst:.1e} of the output's largest value"
 
 
 def _images(args: argparse.Namespace, model: Any) -> Any:

@@ -17,24 +17,41 @@ HALF_LIMIT = 5e-2
 BATCHES = (1, 3)
 """Batch sizes that are run, since the batch is free."""
 
-Runner = Callable[[np.ndarray], Mapping[str, Any]]
+Runner = Callable[..., Mapping[str, Any]]
+"""A function of an array for each input."""
+Batch = tuple[np.ndarray, ...]
 
 
-def batches(program: Program, given: np.ndarray | None = None) -> list[np.ndarray]:
-    """Return the images of a comparison: those given, in batches of several sizes, or random ones."""
+def batches(program: Program, known: Mapping[str, np.ndarray] | None = None) -> list[Batch]:
+    """Return the inputs of a comparison in batches of several sizes: those that are known, the others random.
+
+    Args:
+      known: {name of an input: its array}; the shortest says how many there are.
+    """
     rng = np.random.default_rng(0)
-    if given is None:
-        return [program.images(count, rng) for count in BATCHES]
-    return [given[:1], given[1:]] if len(given) > 1 else [given]
+    own = {one.name: known[one.name] for one in program.inputs if known and one.name in known}
+    count = min(map(len, (own or known or {}).values()), default=sum(BATCHES))
+    arrays = [own[one.name] if one.name in own else one.random(count, rng) for one in program.inputs]
+    cuts = [slice(0, 1), slice(1, count)] if count > 1 else [slice(0, 1)]
+    return [tuple(array[cut] for array in arrays) for cut in cuts]
 
 
-def difference(program: Program, run: Runner, images: Sequence[np.ndarray]) -> dict[str, float]:
+def passed_on(program: Program, given: Sequence[Batch], to: Sequence[Program]) -> dict[str, np.ndarray]:
+    """Return the outputs of a program that others take as inputs, for these inputs."""
+    names = {one.name for other in to for one in other.inputs}.intersection(program.about["outputs"])
+    if not names:
+        return {}
+    found = [jax.jit(program.run)(dict(program.flat), *batch) for batch in given]
+    return {name: np.concatenate([np.asarray(one[name]) for one in found]) for name in names}
+
+
+def difference(program: Program, run: Runner, given: Sequence[Batch]) -> dict[str, float]:
     """Return the largest difference of each output, relative to the largest value of ours."""
     ours = jax.jit(program.run)
     worst = dict.fromkeys(program.about["outputs"], 0.0)
     with jax.default_matmul_precision("highest"):
-        for batch in images:
-            found, wanted = run(batch), ours(dict(program.flat), batch)
+        for batch in given:
+            found, wanted = run(*batch), ours(dict(program.flat), *batch)
             for name in worst:
                 right, theirs = np.asarray(wanted[name]), np.asarray(found[name])
                 if right.shape != theirs.shape:
@@ -56,6 +73,26 @@ def refuse(found: Mapping[str, float], runtime: str, limit: float = LIMIT) -> fl
     return max(found.values())
 
 
+def compared(
+    programs: Sequence[Program], runners: Sequence[Runner], given: np.ndarray | None, runtime: str, limit: float
+) -> list[dict[str, float]]:
+    """Return the largest differences of each program of a model, which takes the outputs of those before it.
+
+    Args:
+      given: images for the first program; None for random ones.
+
+    Raises:
+      UserError: for a difference above the limit.
+    """
+    known, found = {} if given is None else {programs[0].inputs[0].name: given}, []
+    for program, run in zip(programs, runners, strict=True):
+        some = batches(program, known)
+        found.append(difference(program, run, some))
+        refuse(found[-1], runtime, limit)
+        known |= passed_on(program, some, programs)
+    return found
+
+
 def onnxruntime(file: Path, threads: int = 0) -> Runner:
     """Return a function that runs an ONNX file on the CPU."""
     import onnxruntime
@@ -65,5 +102,5 @@ def onnxruntime(file: Path, threads: int = 0) -> Runner:
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_outputs()]
-    key = session.get_inputs()[0].name
-    return lambda images: dict(zip(names, session.run(names, {key: images}), strict=True))
+    keys = [one.name for one in session.get_inputs()]
+    return lambda *arrays: dict(zip(names, session.run(names, dict(zip(keys, arrays, strict=True))), strict=True))

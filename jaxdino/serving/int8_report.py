@@ -91,7 +91,11 @@ class Images:
 
     def _pixels(self, images: np.ndarray) -> np.ndarray:
         how = self.model.card.spec.preprocess
-        return images if self.made.pixels == "uint8" else np.asarray(normalize(jnp.asarray(images), how.mean, how.std))
+        return (
+            images
+            if self.made.inputs[0].dtype == "uint8"
+            else np.asarray(normalize(jnp.asarray(images), how.mean, how.std))
+        )
 
 
 def quantised(
@@ -124,7 +128,11 @@ def quantised(
 def _images(made: Program, data: Images) -> tuple[list[np.ndarray], str]:
     """Return images to compare on, of the measured ones or else random ones, and what they are."""
     first = next(data.measuring(), None)
-    return ([made.images(4, np.random.default_rng(0))], "random images") if first is None else ([first[0]], "images")
+    return (
+        ([made.inputs[0].random(4, np.random.default_rng(0))], "random images")
+        if first is None
+        else ([first[0]], "images")
+    )
 
 
 def _accuracy(data: Images, runners: list[checking.Runner]) -> dict[str, Any] | None:

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 import jaxdino
@@ -14,14 +13,14 @@ from jaxdino.serving.to_onnx.walk import convert
 
 OPSET, IR = 17, 8
 """LayerNormalization came with 17; runtimes of the last years read both."""
-MODEL, IMAGES, BATCH = "model.onnx", "images", "batch"
+BATCH = "batch"
 LARGE = 1_800_000_000
 """Bytes of weights from which they stand in a file beside: a protobuf has at most 2 GB."""
 METADATA = "jaxdino"
 
 
 def write(program: Program, folder: Path) -> Path:
-    """Write `model.onnx` into an empty folder; weights beyond 1.8 GB go into a file beside it.
+    """Write `model.onnx` (the program's name) into a folder; weights beyond 1.8 GB go into a file beside it.
 
     Raises:
       UserError: without the package onnx, and for a program that has no ONNX form.
@@ -29,13 +28,13 @@ def write(program: Program, folder: Path) -> Path:
     check_installed()
     import onnx
 
-    if program.size is None:
+    if any(isinstance(length, str) for one in program.inputs for length in one.sides):
         raise UserError("--resize is for --to stablehlo: ONNX images have the model's size, as the JSON says")
-    images = jax.ShapeDtypeStruct(program.shape(BATCH), np.dtype(program.pixels))
+    given = {one.name: shape for one, shape in zip(program.inputs, program.shapes(BATCH), strict=True)}
     flat = {path: np.asarray(value) for path, value in program.flat.items()}
     if wrong := sorted({str(value.dtype) for value in flat.values() if value.dtype.itemsize < 4}):
         raise UserError(f"weights of {wrong[0]} have no ONNX form here: export float32, --int8 makes it small")
-    graph, outputs, shapes = convert(program.run, flat, images, IMAGES)
+    graph, outputs, shapes = convert(program.run, flat, given)
     graph.reached([one.name for one in map(_tensor, outputs.values())])
     nodes = [
         onnx.helper.make_node(node.op, list(node.inputs), list(node.outputs), name=node.outputs[0], **node.attributes)
@@ -47,7 +46,7 @@ def write(program: Program, folder: Path) -> Path:
         onnx.helper.make_graph(
             nodes,
             program.about["model"],
-            [_info(IMAGES, images)],
+            [_info(name, one) for name, one in given.items()],
             [_info(name, shapes[name]) for name in program.about["outputs"]],
             constants,
         ),
@@ -57,9 +56,9 @@ def write(program: Program, folder: Path) -> Path:
         producer_version=jaxdino.__version__,
     )
     large = sum(value.nbytes for value in graph.constants.values()) > LARGE
-    target = folder / MODEL
+    target = folder / f"{program.name}.onnx"
     if large:
-        onnx.save(made, target, save_as_external_data=True, location=f"{MODEL}.data")
+        onnx.save(made, target, save_as_external_data=True, location=f"{target.name}.data")
     else:
         onnx.checker.check_model(made)
         onnx.save(made, target)
@@ -86,7 +85,7 @@ def check_installed() -> None:
 
 def _tensor(one: Any) -> Any:
     if not hasattr(one, "name") or not one.name:
-        raise UserError("an output does not depend on the images: ONNX export cannot give it")
+        raise UserError("an output does not depend on the inputs: ONNX export cannot give it")
     return one
 
 

@@ -30,11 +30,42 @@ TASKS = {
     "mask": ("instances", ("scores", "masks")),
 }
 """What gets a class (`HeadConfig.of`) -> the task, and the outputs of the head."""
+PROMPTED = {"clipdinosam": ("prompts", ("patches",))}
+"""Families whose masks are another program, of a text and the outputs of this one -> the task, and those outputs."""
 CANNOT = {
-    "clipdinosam": "its masks need a text for each image: `jaxdino segment` gives them",
     "dino_head": "a projection head takes features and has no use without its backbone",
 }
 """Families that cannot be exported -> why."""
+FREE = {"height": 64, "width": 48}
+"""Axes of any length -> their length in random images."""
+DRAWS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {
+    "uint8": lambda rng, shape: rng.integers(0, 256, shape, np.uint8),
+    "float32": lambda rng, shape: rng.standard_normal(shape, np.float32),
+}
+"""dtype -> (generator, shape) -> a random input."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """An input of a program.
+
+    Attributes:
+      name, dtype: of the array. sides: its axes after the batch: lengths, or names out of `FREE`.
+      draw: (generator, shape) -> a random one.
+    """
+
+    name: str
+    dtype: str
+    sides: tuple[int | str, ...]
+    draw: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+
+    def random(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Return a random array, `count` long."""
+        return self.draw(rng, (count, *(FREE[one] if isinstance(one, str) else one for one in self.sides)))
+
+    def about(self) -> dict[str, Any]:
+        """Return what a user must know of it."""
+        return {"name": self.name, "dtype": self.dtype, "shape": ["batch", *self.sides]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,29 +73,26 @@ class Program:
     """A model as a function.
 
     Attributes:
-      run: (flat parameters, images (B, H, W, C)) -> {name: array}. flat: the parameters.
-      size: (height, width) of the images; None if they may have any size and are resized inside.
-      channels: of the images. pixels: one of `INPUTS`. about: what a user of an artefact must know, for its JSON file.
+      run: (flat parameters, an array for each input) -> {name: array}. flat: the parameters.
+      inputs: what it takes; images (B, H, W, C) for the program of a model. name: of its files.
+      about: what a user of an artefact must know, for its JSON file.
     """
 
-    run: Callable[[Flat, jax.Array], dict[str, jax.Array]]
+    run: Callable[..., dict[str, jax.Array]]
     flat: Mapping[str, jax.Array]
-    size: tuple[int, int] | None
-    channels: int
-    pixels: str
+    inputs: tuple[Input, ...]
     about: dict[str, Any]
+    name: str = "model"
 
-    def images(self, count: int, rng: np.random.Generator, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Return random images (count, H, W, C) as the program takes them."""
-        shape = (count, *(size or self.size or (64, 48)), self.channels)
-        if self.pixels == "uint8":
-            return rng.integers(0, 256, shape, np.uint8)
-        return rng.standard_normal(shape, np.float32)
-
-    def shape(self, scope: str) -> tuple[Any, ...]:
-        """Return the symbolic shape of the images: the batch, and the size if it is free."""
-        sides = ", ".join(map(str, self.size)) if self.size else "height, width"
-        return tuple(jax.export.symbolic_shape(f"{scope}, {sides}, {self.channels}"))
+    def shapes(self, batch: str = "batch") -> list[jax.ShapeDtypeStruct]:
+        """Return the inputs with symbolic lengths: the batch, which they share, and the axes that are free."""
+        scope = jax.export.SymbolicScope()
+        return [
+            jax.ShapeDtypeStruct(
+                jax.export.symbolic_shape(", ".join(map(str, (batch, *one.sides))), scope=scope), np.dtype(one.dtype)
+            )
+            for one in self.inputs
+        ]
 
 
 def program(model: Any, *, pixels: str = "uint8", resize: bool = False, outputs: Sequence[str] = ()) -> Program:
@@ -83,8 +111,9 @@ def program(model: Any, *, pixels: str = "uint8", resize: bool = False, outputs:
         raise UserError(f"{model.name} cannot be exported: {why}")
     if resize and pixels != "uint8":
         raise UserError("images that are normalised already cannot be resized inside: leave out --resize or --input")
-    task, all_outputs = _task(card)
-    chosen = tuple(outputs) or tuple(name for name in all_outputs if task == "features" or name not in FEATURES)
+    task, usual = _task(card)
+    all_outputs = tuple(dict.fromkeys((*usual, *FEATURES)))
+    chosen = tuple(outputs) or usual
     for name in chosen:
         if name not in all_outputs:
             raise UserError(f"output {name!r} is not one of this model; {did_you_mean(name, all_outputs)}")
@@ -101,18 +130,21 @@ def program(model: Any, *, pixels: str = "uint8", resize: bool = False, outputs:
             found["boxes"] = _of_the_image(found["boxes"], full, how.size, how.resize)
         return found
 
-    about = _about(card, task, pixels, resize, chosen) | {"digest": model.digest}
-    return Program(run, model.flat, None if resize else how.size, len(how.mean), pixels, about)
+    sides = (*(FREE if resize else how.size), len(how.mean))
+    images = Input("images", pixels, sides, DRAWS[pixels])
+    about = _about(card, task, images, resize, chosen) | {"digest": model.digest}
+    return Program(run, model.flat, (images,), about)
 
 
 def _task(card: Any) -> tuple[str, tuple[str, ...]]:
-    """Return what a model does, and the names of its outputs."""
+    """Return what a model does, and the names of its usual outputs."""
+    if card.spec.family in PROMPTED:
+        return PROMPTED[card.spec.family]
     if not card.num_classes:
         return "features", FEATURES
     if card.head.choice is not None and card.head.choice.several:
-        return "multilabel", (*TASKS["image"][1], *FEATURES)
-    task, names = TASKS[card.head.of]
-    return task, (*names, *FEATURES)
+        return "multilabel", TASKS["image"][1]
+    return TASKS[card.head.of]
 
 
 def _outputs(out: Output, card: Any, task: str, size: tuple[int, int], chosen: Sequence[str]) -> dict[str, jax.Array]:
@@ -174,17 +206,16 @@ def _on_line(x: jax.Array, inputs: Sequence[float], outputs: Sequence[float]) ->
     return ys[0] + (share * height).sum(axis=-1)
 
 
-def _about(card: Any, task: str, pixels: str, resize: bool, chosen: Sequence[str]) -> dict[str, Any]:
+def _about(card: Any, task: str, images: Input, resize: bool, chosen: Sequence[str]) -> dict[str, Any]:
     """Return what a user of an artefact must know."""
     how = card.spec.preprocess
-    sides: Sequence[Any] = ("height", "width") if resize else how.size
     about = {
         "jaxdino": jaxdino.__version__,
         "model": card.spec.name,
         "task": task,
-        "input": {"name": "images", "dtype": pixels, "shape": ["batch", *sides, len(how.mean)]},
+        "input": images.about(),
         "outputs": list(chosen),
-        "preprocess": dataclasses.asdict(how) | {"inside": [*(["resize"] if resize else []), *_inside(pixels)]},
+        "preprocess": dataclasses.asdict(how) | {"inside": [*(["resize"] if resize else []), *_inside(images.dtype)]},
         "classes": list(card.class_names) or [str(i) for i in range(card.num_classes if task != "depth" else 0)],
     }
     if getattr(card.head, "thresholds", ()):

@@ -119,11 +119,3 @@ def test_integer_nodes_are_counted(tmp_path):
     """A float32 file has none."""
     file = onnx_file.write(program.program(tiny_models.model("dinov3")), tmp_path)
     assert int8.integer_nodes(file) == {}
-
-
-def test_segmenters_are_refused(tmp_path, capsys):
-    from tests import tiny_segmenter
-
-    tiny_segmenter.save(tmp_path / "segmenter")
-    assert main(["--weights", str(tmp_path / "segmenter"), "--to", "onnx", "--out", str(tmp_path / "out")]) == 2
-    assert "cannot be exported: its masks need a text" in capsys.readouterr().err

@@ -57,11 +57,11 @@ class Graph:
     """The nodes and constants that have been added so far.
 
     Attributes:
-      batch: the symbolic batch size. image: name of the input, whose first axis is the batch.
+      batch: the symbolic batch size. first: name of an input; its first axis is the batch.
     """
 
-    def __init__(self, batch: Any, image: str):
-        self.batch, self.image = batch, image
+    def __init__(self, batch: Any, first: str):
+        self.batch, self.first = batch, first
         self.nodes: list[Node] = []
         self.constants: dict[str, np.ndarray] = {}
         self._known: dict[Any, str] = {}
@@ -129,8 +129,8 @@ class Graph:
     def _lengths(self, shape: Shape) -> Operand:
         """Return a shape as a tensor; axes with the batch are multiples of it."""
         if self._batch is None:
-            first = [self.numbers([0]), self.numbers([1])]
-            self._batch = self.add("Slice", self.add("Shape", self.image, shape=(4,)), *first, shape=(1,)).name
+            bounds = [self.numbers([0]), self.numbers([1])]
+            self._batch = self.add("Slice", self.add("Shape", self.first), *bounds, shape=(1,)).name
         parts: list[Operand] = []
         for length in shape:
             if not self.symbolic(length):

@@ -62,6 +62,17 @@ def top_k(graph: Graph, equation: Any, x: Operand) -> list[Operand]:
     return [values, graph.add("Cast", places, shape=shape, to=int(onnx.TensorProto.INT32))]
 
 
+def argmax(graph: Graph, equation: Any, x: Operand) -> Operand:
+    """Return the place of the largest value of an axis; of equal ones the first, as in jax."""
+    import onnx
+
+    params, shape = equation.params, equation.outvars[0].aval.shape
+    if np.dtype(equation.invars[0].aval.dtype) == np.bool_:  # ONNX compares numbers alone
+        x = graph.add("Cast", x, shape=x.shape, to=int(onnx.TensorProto.INT32))
+    places = graph.add("ArgMax", x, shape=shape, axis=int(params["axes"][0]), keepdims=0)
+    return graph.add("Cast", places, shape=shape, to=int(onnx.helper.np_dtype_to_tensor_dtype(params["index_dtype"])))
+
+
 def _apart(index: np.ndarray) -> list[np.ndarray] | None:
     """Return the rows of each axis if places (n, m, ..., axes) are all combinations of them, else None."""
     *lengths, count = index.shape

@@ -8,7 +8,7 @@ import numpy as np
 from jaxdino.core.errors import UserError
 from jaxdino.serving.to_onnx.convolutions import conv, max_pool
 from jaxdino.serving.to_onnx.graph import Constant, Graph, Operand, Shape
-from jaxdino.serving.to_onnx.indexing import gather, top_k
+from jaxdino.serving.to_onnx.indexing import argmax, gather, top_k
 from jaxdino.serving.to_onnx.products import dot_general
 
 SAME = {
@@ -200,6 +200,7 @@ OPERATORS: dict[str, Callable[..., Operand | list[Operand]]] = {
     "slice": _slice,
     "gather": gather,
     "top_k": top_k,
+    "argmax": argmax,
     "pad": _pad,
     "reduce_sum": _reduced("ReduceSum"),
     "reduce_max": _reduced("ReduceMax"),

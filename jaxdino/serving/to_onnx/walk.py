@@ -17,13 +17,12 @@ from jaxdino.serving.to_onnx.wholes import WHOLES
 def convert(
     function: Callable[..., Mapping[str, jax.Array]],
     flat: Mapping[str, np.ndarray],
-    images: jax.ShapeDtypeStruct,
-    image: str,
+    inputs: Mapping[str, jax.ShapeDtypeStruct],
 ) -> tuple[Graph, dict[str, Operand], dict[str, jax.ShapeDtypeStruct]]:
-    """Convert (parameters, images) -> outputs by name into a graph whose constants are the parameters.
+    """Convert (parameters, inputs) -> outputs by name into a graph whose constants are the parameters.
 
     Args:
-      images: shape and dtype of the images, the first axis symbolic. image: their name in the graph.
+      inputs: {name: shape and dtype} of the inputs in order, their first axis the same symbolic batch.
 
     Returns:
       The graph, and the operand and the shape of each output.
@@ -32,10 +31,11 @@ def convert(
       UserError: for a primitive that has no ONNX nodes here.
     """
     shapes = {path: jax.ShapeDtypeStruct(value.shape, value.dtype) for path, value in flat.items()}
-    closed, out = jax.make_jaxpr(function, return_shape=True)(shapes, images)
-    graph = Graph(images.shape[0], image)
+    closed, out = jax.make_jaxpr(function, return_shape=True)(shapes, *inputs.values())
+    first = next(iter(inputs))
+    graph = Graph(inputs[first].shape[0], first)
     given: list[Operand] = [Constant(np.asarray(flat[path]), path) for path in sorted(flat)]
-    given.append(Tensor(image, images.shape))
+    given += [Tensor(name, one.shape) for name, one in inputs.items()]
     found = walk(graph, closed.jaxpr, [Constant(np.asarray(one)) for one in closed.consts], given)
     names = sorted(out)
     whole = [graph.widened(one, out[name].shape) for one, name in zip(found, names, strict=True)]
@@ -47,12 +47,17 @@ def walk(graph: Graph, jaxpr: Any, constants: Sequence[Operand], given: Sequence
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *given), strict=True))
 
     def read(one: Any) -> Operand:
-        return Constant(np.asarray(one.val)) if isinstance(one, Literal) else values[one]
+        return _literal(one) if isinstance(one, Literal) else values[one]
 
     for equation in jaxpr.eqns:
         found = _equation(graph, equation, [read(one) for one in equation.invars])
         values.update(zip(equation.outvars, found, strict=True))
     return [read(one) for one in jaxpr.outvars]
+
+
+def _literal(one: Any) -> Constant:
+    """Return a number of the jaxpr, in the dtype that it has there: a Python number has none of its own."""
+    return Constant(np.asarray(one.val, one.aval.dtype))
 
 
 def _equation(graph: Graph, equation: Any, given: list[Operand]) -> list[Operand]:
