@@ -57,7 +57,9 @@ def _run(argv: list[str] | None) -> int:
     parser.add_argument(
         "--boxes", metavar="X1,Y1,X2,Y2;...", help="one for all prompts, one for each, or several for one prompt"
     )
-    parser.add_argument("--threshold", type=float, default=0.0, help="logits above it are the mask (default 0)")
+    parser.add_argument(
+        "--threshold", type=float, help="of prompts: logits above it are the mask (0); of objects: least probability"
+    )
     parser.add_argument("--out", default="segmented", metavar="DIR", help="folder for the files (default segmented)")
     parser.add_argument(
         "--table", metavar="FILE", help="write a table there (.csv, .json or .jsonl) instead of printing lines"
@@ -107,7 +109,7 @@ def segment(
     prompts: list[str],
     points: Sequence[tuple[float, ...]] = (),
     boxes: Sequence[tuple[float, ...]] = (),
-    threshold: float = 0.0,
+    threshold: float | None = None,
     out: str = "segmented",
     table: str | None = None,
     overwrite: bool = False,
@@ -123,7 +125,8 @@ def segment(
       points: (x, y) or (x, y, label), in pixels, for every image and prompt; the default label is 1.
       boxes: (x1, y1, x2, y2) in pixels, for every image: one for all prompts, one for each in order, or several for a
         single prompt, which is then segmented in each box.
-      threshold: logits above it are the mask.
+      threshold: of a model of prompts, logits above it are the mask, by default 0; of a model of objects, the smallest
+        probability of a region, by default the run's.
       table: a .csv, .json or .jsonl file with a row for each mask, instead of printed lines.
       sixteen_bit: see `Model.preprocess`. shard: "I/N", the part of the images to work on, see `parts`.
       windows: short_side, overlap, blend and max_pixels, for a model that gives every pixel a class.
@@ -139,16 +142,18 @@ def segment(
 
     card, to = _check_run(Path(workdir)), mask_parts.Rows(table, overwrite, shard)
     if card.labels_pixels or card.finds_masks:
-        given = {"--prompt": prompts, "--points": points, "--boxes": boxes, "--threshold": threshold}
+        given = {"--prompt": prompts, "--points": points, "--boxes": boxes}
+        given["--threshold"] = threshold is not None and card.labels_pixels
         if flag := next((flag for flag, value in given.items() if value), None):
             raise UserError(f"the model in {workdir} has classes of its own and takes no prompts: leave out {flag}")
         if card.labels_pixels:
             return segment_classes(workdir, names, out, to, sixteen_bit, windows)
         _refuse_windows(windows, workdir)
-        return segment_objects(workdir, names, out, to, sixteen_bit)
+        return segment_objects(workdir, names, out, to, sixteen_bit, threshold)
     _refuse_windows(windows, workdir)
     if not prompts:
         raise UserError(f"the model in {workdir} segments what a text names: --prompt 'red circle'")
+    threshold = 0.0 if threshold is None else threshold
     if not math.isfinite(threshold):
         raise UserError(f"--threshold {threshold}: give a number; logits above it are the mask")
     if sixteen_bit is not None:

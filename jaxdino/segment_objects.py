@@ -85,7 +85,9 @@ class ObjectFiles(MaskFiles):
         return file
 
 
-def segment_objects(workdir: str, names: list[str], out: str, to: mask_parts.Rows, sixteen_bit: str | None) -> int:
+def segment_objects(
+    workdir: str, names: list[str], out: str, to: mask_parts.Rows, sixteen_bit: str | None, threshold: float | None
+) -> int:
     """Write the maps and pictures into `out`; print a line for each region: image, class, number, area, score.
 
     Args, returns and raises as `segment.segment`; `to`: where the rows go.
@@ -103,6 +105,7 @@ def segment_objects(workdir: str, names: list[str], out: str, to: mask_parts.Row
     images, notes = find_inputs(names, leave_out=out)
     opened, lines = open_model(Path(workdir), words=assumptions.IMPORT)
     model: Any = opened  # an `InstanceModel`, since its head finds masks
+    model.least(threshold)
     files = ObjectFiles(Path(out), model.class_names or ("object",), model.card.head.things)
     files.check(images, to.table)
     for line in (*notes, *lines):
@@ -111,7 +114,7 @@ def segment_objects(workdir: str, names: list[str], out: str, to: mask_parts.Row
     shown = to.table is None and sys.stdout.isatty()  # no progress bar if the lines show the progress
 
     def run(some: Sequence[Input], add: Any) -> int:
-        failed, found = 0, model.each([image.path for image in some], reading, None, BATCH, said)
+        failed, found = 0, model.each([image.path for image in some], reading, threshold, BATCH, said)
         for image, regions in zip(some, found if shown else bar(found, "segmenting", total=len(some)), strict=True):
             if isinstance(regions, BadImage):
                 skip(image.path, regions)
@@ -125,7 +128,7 @@ def segment_objects(workdir: str, names: list[str], out: str, to: mask_parts.Row
                 add({"path": image.path, **row, "score": round(score, 4)})
         return failed
 
-    made = {"weights": model.digest, "sixteen_bit": sixteen_bit}
+    made = {"weights": model.digest, "sixteen_bit": sixteen_bit, "threshold": threshold}
     counts = functools.partial(mask_parts.counts, len(images), "maps", out)
     failed = mask_parts.write(run, images, files, to, COLUMNS, _print, made, counts)
     for name, line in said.items():

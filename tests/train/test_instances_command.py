@@ -46,6 +46,14 @@ def test_what_segment_writes_is_read_again(run, tmp_path, capsys, monkeypatch):
     for file in ("a.png", "a.overlay.png", "masks.json", "classes.json"):
         assert (tmp_path / "shared" / file).read_bytes() == (tmp_path / "masks" / file).read_bytes()
     (tmp_path / "images/b.png").unlink()
+    capsys.readouterr()
+    for least, count in (
+        (0.0, len(jaxdino.load(run).masks([str(tmp_path / "images/a.png")], threshold=0.0)[0].labels)),
+        (1.0, 0),
+    ):
+        words = [str(tmp_path / "images"), "--workdir", str(run), "--threshold", str(least)]
+        assert segment.main([*words, "--out", str(tmp_path / f"above{least}")]) == 0
+        assert capsys.readouterr().out.count("a.png\t") == count
     (tmp_path / "masks/a.overlay.png").unlink()
     shutil.copy(tmp_path / "masks/classes.json", tmp_path)
     maps = load_source(dict(name="masks", root=str(tmp_path), val_ratio=0.0), "instances")
@@ -64,5 +72,8 @@ def test_what_segment_writes_is_read_again(run, tmp_path, capsys, monkeypatch):
 def test_what_does_not_fit(run, tmp_path, capsys):
     words = [str(tmp_path), "--workdir", str(run), "--prompt", "cat"]
     assert segment.main(words) == 2 and "takes no prompts: leave out --prompt" in capsys.readouterr().err
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    words[3:] = ["--threshold", "2"]
+    assert segment.main(words) == 2 and "threshold=2.0 must be in [0, 1]" in capsys.readouterr().err
     with pytest.raises(UserError, match="threshold=2 must be in"):
         jaxdino.load(run).masks([np.zeros((8, 8, 3), np.uint8)], threshold=2)
