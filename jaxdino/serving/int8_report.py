@@ -45,7 +45,8 @@ class Images:
     ):
         self.model, self.made, self.calibration, self.labelled, self.say = model, made, calibration, labelled, say
         needed = not calibration or not labelled
-        self.run = finished_run.open_run(workdir, say) if workdir and needed and model.card.head.choice else None
+        has_classes = model.card.num_classes and model.card.head.choice
+        self.run = finished_run.open_run(workdir, say) if workdir and needed and has_classes else None
         if kind == "static" and not (calibration or self.run):
             raise UserError("--int8 static measures activations on real images: --calibration DIR has them")
 

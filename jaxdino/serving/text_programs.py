@@ -48,7 +48,8 @@ def _text(model: Any) -> Program:
 
     def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         ids = rng.integers(0, config.vocab_size, shape, np.int32)
-        ids[:, -1] = config.vocab_size - 1 if config.eot is None else config.eot
+        end = config.vocab_size - 1 if config.eot is None else config.eot
+        ids[:, shape[1] // 2 :] = end  # also as padding, as in some tokenizers: the first one counts
         return ids
 
     ids = Input("ids", "int32", (config.context_length,), draw)

@@ -104,6 +104,23 @@ def test_how_texts_become_ids(sources, exported):
         assert row == ids + [known["pad"]] * (known["context_length"] - len(ids))
 
 
+@pytest.mark.filterwarnings("ignore:Deprecated in 0.9.0:DeprecationWarning")  # as in tests/test_clip_api.py
+def test_a_tokenizer_of_its_own_goes_along(tmp_path):
+    words = ["c", "a", "t</w>", "ca", "cat</w>"]
+    ids = {word: i for i, word in enumerate(words)} | {"<|endoftext|>": 49407, "<|startoftext|>": 49406}
+    (tmp_path / "vocab.json").write_text(json.dumps(ids))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nc a\nca t</w>\n")
+    clip, out = tiny_models.model("clip"), tmp_path / "out"
+    files = [tmp_path / "vocab.json", tmp_path / "merges.txt"]
+    save_model(tmp_path / "clip", clip.card, clip.flat, companions=files)
+    flags = ["--weights", str(tmp_path / "clip"), "--to", "onnx", "--no-verify", "--out", str(out)]
+    assert main(flags) == 0
+    said = json.loads((out / "text.json").read_text())["tokenizer"]
+    assert said["files"] == ["merges.txt", "vocab.json"] and said["pad"] == 49407 and 4 in said["example"]["ids"]
+    assert (out / "merges.txt").read_bytes() == files[1].read_bytes()
+    assert main([*flags, "--overwrite"]) == 0
+
+
 def _image(folder: Path, side: int) -> np.ndarray:
     image = np.random.default_rng(3).integers(0, 256, (1, side, side, 3), np.uint8)
     np.save(folder.parent / "image.npy", image[0])
