@@ -1,7 +1,6 @@
 """Finished batches of the long parts of an evaluation, on the disk: a call that was killed goes on."""
 
 import dataclasses
-import json
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ import numpy as np
 
 import jaxdino
 from jaxdino.core.errors import UserError
-from jaxdino.core.json_file import JsonError, read_json, write_json
+from jaxdino.core.json_file import JsonError, finite, read_json, write_json
 from jaxdino.data.identity import identify
 from jaxdino.data.record import Split
 from jaxdino.evaluation.finished_run import FinishedRun
@@ -96,4 +95,4 @@ def made_of(run: FinishedRun, split: Split, settings: Mapping[str, Any]) -> dict
         "jaxdino": jaxdino.__version__,
         **settings,
     }
-    return json.loads(json.dumps(made))
+    return finite(made)

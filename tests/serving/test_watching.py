@@ -94,7 +94,7 @@ def test_held_out_windows_raise_no_alarm_and_corrupted_ones_do(served, digits, k
     assert "mmd" in of.alarms(of.measure(sample_of(bad)))
 
     lines, metrics, told = [], Metrics(), tmp_path / "told"
-    script = f"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() + chr(10))"
+    script = f"import sys; open({str(told)!r}, 'a').write(sys.stdin.read())"
 
     def say(event, **fields):
         lines.append((event, fields))

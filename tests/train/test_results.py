@@ -53,11 +53,11 @@ def entry(name: str, best: int | None, value: float) -> dict:
 
 def test_the_delivered_model_is_marked():
     entries = [entry("head", 5, 0.4), entry("all", 0, 0.4)]
-    table = results.results_table(entries, ("val/loss",), {"start": {}}, {"stage": "head", "epoch": 5}).splitlines()
-    assert [line.endswith("yes") for line in table] == [False, False, False, True, False]
-    assert "5 of 7" in table[3] and "as given" in table[4]
-    start = results.results_table(entries, ("val/loss",), {"start": {"val/loss": 0.4}}, {}).splitlines()
-    assert [line.endswith("yes") for line in start] == [False, False, True, False, False]
+    table = results.results_rows(entries, ("val/loss",), {"start": {}}, {"stage": "head", "epoch": 5})
+    assert [row[-1] == "yes" for row in table] == [False, False, True, False]
+    assert [row[2] for row in table[2:]] == ["5 of 7", "as given"]
+    start = results.results_rows(entries, ("val/loss",), {"start": {"val/loss": 0.4}}, {})
+    assert [row[-1] == "yes" for row in start] == [False, True, False, False]
     assert results.model_words({}) == "the model that the run started from"
     assert results.model_words({"stage": "head", "epoch": 5}) == "model of stage 'head', epoch 5"
 
