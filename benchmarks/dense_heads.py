@@ -78,6 +78,7 @@ def pair(name: str, batch: int, size: int) -> tuple[Callable, dict, Any, Any]:
 
 def whole(batch: int, size: int) -> tuple[Callable, dict, Any, Any]:
     """Return our EoMT and transformers', of 6 blocks of 192 channels, with the same random weights."""
+    harness.allow_torchvision()
     import jax.numpy as jnp
     import torch
     from transformers import EomtConfig, EomtForUniversalSegmentation

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from benchmarks.distill_step import METHODS
-from benchmarks.harness import Contender, allow_timm, cores
+from benchmarks.harness import Contender, allow_torchvision, cores
 from tests.parity.torch_distill import Distiller, Head, Network, Recipe
 
 STEPS, EPOCH = 1000, 100
@@ -27,7 +27,7 @@ def device() -> str:
 
 def idle(library: str) -> None:
     """The libraries."""
-    allow_timm()
+    allow_torchvision()
     __import__(library)
 
 
@@ -36,7 +36,7 @@ class Timm(nn.Module):
 
     def __init__(self, name: str, size: int):
         super().__init__()
-        allow_timm()
+        allow_torchvision()
         import timm
 
         if name.startswith("dinov3_vit"):
@@ -68,7 +68,7 @@ class Transformers(nn.Module):
 
     def __init__(self, name: str, size: int):
         super().__init__()
-        allow_timm()
+        allow_torchvision()
         from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
         width, depth, heads = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16)}[name.split("vit")[1][0]]
@@ -148,7 +148,7 @@ def from_files(
     library: str, mode: str, args: argparse.Namespace, paths: Sequence[Path], workers: int, crops: dict[str, np.ndarray]
 ) -> Contender:
     """Return a contender that steps on crops from a DataLoader in parallel; the masks are those of `crops`."""
-    allow_timm()
+    allow_torchvision()
     from dataclasses import replace
 
     from benchmarks.multicrop import torch_transform

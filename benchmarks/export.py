@@ -53,7 +53,7 @@ def _model(name: str):
 def _against_torch(name: str, folder: Path) -> list[str]:
     import torch
 
-    harness.allow_timm()
+    harness.allow_torchvision()
     import timm
 
     ours = onnx_file.write(program(_model(name), pixels="float32", outputs=["logits"]), folder)

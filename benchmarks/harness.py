@@ -84,8 +84,8 @@ def machine() -> str:
     return f"machine: {model}{kind}, {cores()} threads{accelerator}; Python {platform.python_version()}, {packages}"
 
 
-def allow_timm() -> None:
-    """Allow importing timm with a torchvision without compiled operators (its wheels may be for CUDA)."""
+def allow_torchvision() -> None:
+    """Allow importing timm and transformers with a torchvision without operators (its wheels may be for CUDA)."""
     import torch
 
     try:

@@ -132,7 +132,7 @@ def reader(split: Split, what: str, size: int) -> Callable[[int], tuple]:
 
 def torch_loader(split: Split, what: str, batch: int, size: int, workers: int) -> Contender:
     """Return an endless DataLoader over the same files."""
-    harness.allow_timm()
+    harness.allow_torchvision()
     import torch
 
     read = reader(split, what, size)

@@ -88,7 +88,7 @@ def torch_transform(view: View) -> Callable:
 
 def torch_loader(split: Split, batch: int, workers: int) -> Contender:
     """Return an endless DataLoader over the same files."""
-    harness.allow_timm()
+    harness.allow_torchvision()
     import torch
 
     recipes = {kind: [torch_transform(view) for view in expanded(DINO, kind)] for kind in ("global", "local")}

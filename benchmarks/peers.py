@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.harness import Contender, allow_timm
+from benchmarks.harness import Contender, allow_torchvision
 from benchmarks.ours import NUM_CLASSES
 from jaxdino.models import registry
 
@@ -14,7 +14,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def timm_model(name: str, size: int) -> torch.nn.Module:
     """timm's model of the same shape as ours of that name, with a head."""
-    allow_timm()
+    allow_torchvision()
     import timm
 
     if name.startswith("dinov3_vit"):

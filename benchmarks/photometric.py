@@ -66,7 +66,7 @@ def ours(change: str, images: np.ndarray) -> Callable[[], object]:
 
 def peers(images: np.ndarray) -> dict[str, Callable[[], object]]:
     """Return a function for each operation that torchvision has: all images, one after the other."""
-    harness.allow_timm()
+    harness.allow_torchvision()
     import torch
     from torchvision.transforms import v2
     from torchvision.transforms.v2 import functional as f

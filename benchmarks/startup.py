@@ -36,8 +36,8 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 PEER = """
 import os
 import torch
-from benchmarks.harness import allow_timm
-allow_timm()
+from benchmarks.harness import allow_torchvision
+allow_torchvision()
 import timm
 model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=4, embed_dim=96, depth=6, num_heads=3,
                           num_classes=10)

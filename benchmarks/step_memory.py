@@ -30,7 +30,7 @@ def alone(args: argparse.Namespace) -> None:
         from benchmarks import peers
 
         peers.torch.set_num_threads(harness.cores())
-        harness.allow_timm()
+        harness.allow_torchvision()
         __import__("timm")
         given = args.model, args.batch, args.size, args.dtype
         one = peers.stepping("timm", "eager", *given, args.trainable) if args.steps else None

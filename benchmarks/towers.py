@@ -94,7 +94,7 @@ def main() -> None:
     flags.add_argument("--only", choices=("forward", "training step"), help="one of the two")
     args = flags.parse_args()
     harness.begin(args)
-    harness.allow_timm()  # transformers wants torchvision's operators too
+    harness.allow_torchvision()  # transformers wants torchvision's operators too
     for name in args.part:
         made = PARTS[name](args.batch, args.size)
         for what, both in contenders(made, args.batch).items():

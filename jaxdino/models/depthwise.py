@@ -1,7 +1,7 @@
 """Depthwise convolution: XLA's own on accelerators; shifted products on CPU, where XLA's is slow.
 
-On two CPU cores, with (4, 56, 56, 96) in float32, the forward pass takes 2 ms instead of 60, the gradients 80 instead
-of 215, with the same values.
+On two CPU cores, with (4, 56, 56, 96) in float32, the forward pass takes 2 ms instead of 60, with the same values. The
+gradient of a 7 x 7 kernel is summed over a few rows of pixels at a time, which stay in the processor's caches.
 """
 
 import functools
@@ -9,6 +9,11 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from jaxdino.core import sharding
+
+ROWS = 4
+"""Rows of an image, at most, that the gradient of the kernel reads at a time: a divisor of its height."""
 
 
 @jax.custom_vjp
@@ -62,11 +67,27 @@ def _shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _kernel_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
     """Compute each weight's gradient: the shifted image times g, summed over batch, height and width."""
-    side, (h, w) = kernel.shape[0], x.shape[1:3]
+    side, (images, h, _, channels) = kernel.shape[0], x.shape
     wide, g = _padded(x, side // 2), g.astype(jnp.float32)
+    if sharding.devices() > 1:  # a loop over images that are on several devices would gather them
+        return _sums(wide, g, side)[:, :, None].astype(kernel.dtype)
+    each = next(rows for rows in range(ROWS, 0, -1) if h % rows == 0)
+
+    def add(total, place):
+        image, top = place // (h // each), place % (h // each) * each
+        near = lax.dynamic_slice(wide, (image, top, 0, 0), (1, each + side - 1, *wide.shape[2:]))
+        return total + _sums(near, lax.dynamic_slice(g, (image, top, 0, 0), (1, each, *g.shape[2:])), side), None
+
+    total, _ = lax.scan(add, jnp.zeros((side, side, channels)), jnp.arange(images * h // each))
+    return total[:, :, None].astype(kernel.dtype)
+
+
+def _sums(wide: jax.Array, g: jax.Array, side: int) -> jax.Array:
+    """Return the sums (side, side, D) of g (B, h, w, D) times the image `wide`, padded, for each shift."""
+    h, w = g.shape[1:3]
 
     def row(i):
         rows = lax.dynamic_slice_in_dim(wide, i, h, axis=1)
         return jnp.stack([jnp.sum(rows[:, :, j : j + w] * g, axis=(0, 1, 2)) for j in range(side)])
 
-    return lax.map(row, jnp.arange(side))[:, :, None].astype(kernel.dtype)
+    return lax.map(row, jnp.arange(side))

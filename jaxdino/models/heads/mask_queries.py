@@ -18,6 +18,7 @@ from jax import lax
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_choice, check_range
+from jaxdino.models.depthwise import depthwise_conv
 from jaxdino.models.heads.mask_decoder import StagesMaskHead
 from jaxdino.models.initial import normal, truncated_normal
 from jaxdino.models.layers import LayerNorm, Linear, gelu
@@ -94,8 +95,7 @@ class ScaleLayer(nnx.Module):
         batch, height, width, channels = x_BxhxwxD.shape
         x = self.conv1(x_BxhxwxD).reshape(batch, height, width, 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
         x = gelu(x.reshape(batch, 2 * height, 2 * width, channels) + self.bias[...][None, None, None])
-        how: Any = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=channels)
-        return self.norm(lax.conv_general_dilated(x, self.conv2[...], (1, 1), ((1, 1), (1, 1)), **how))
+        return self.norm(depthwise_conv(x, self.conv2[...]))
 
 
 class TokensMaskHead(nnx.Module):
