@@ -14,8 +14,7 @@ from jaxdino.core.options import check_range
 from jaxdino.core.params import bind
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.channels import Reading
-from jaxdino.data.checks import open_image
-from jaxdino.data.geometry import Geometry, evaluated
+from jaxdino.data.geometry import Geometry
 from jaxdino.data.ranges import remarks
 from jaxdino.models.boxes import detections
 from jaxdino.models.heads.detr import DETRHeadConfig
@@ -91,12 +90,6 @@ class Detector(Model):
             found = self.found(pixels)
             for place, move in enumerate(moves):
                 yield move if isinstance(move, BadImage) else self.objects(found, place, move, threshold)
-
-    def placed(self, record: Record, reading: Reading) -> tuple[np.ndarray, Geometry]:
-        """Return an image as the model takes it, uint8 (H, W, C), and its geometry. Raises BadImage."""
-        image, how = open_image(record, reading), self.card.spec.preprocess
-        move = evaluated(image.size, how.size, how.resize)
-        return move.image(image), move
 
     def found(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """Return the boxes (B, n, 4), scores and labels (B, n) in images uint8 (B, H, W, C) as `placed` gives them."""

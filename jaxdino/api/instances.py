@@ -14,8 +14,7 @@ from jaxdino.core.options import check_range
 from jaxdino.core.params import bind
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.channels import Reading
-from jaxdino.data.checks import open_image
-from jaxdino.data.geometry import Geometry, evaluated
+from jaxdino.data.geometry import Geometry
 from jaxdino.data.ranges import remarks
 from jaxdino.evals.instances import Found
 from jaxdino.evals.regions_found import regions_found, scored
@@ -91,12 +90,6 @@ class InstanceModel(Model):
         least = self._head.threshold if threshold is None else threshold
         check_range("threshold", least, "[0, 1]")
         return least
-
-    def placed(self, record: Record, reading: Reading) -> tuple[np.ndarray, Geometry]:
-        """Return the pixels uint8 (H, W, C) of an image, and how it was moved into them. Raises BadImage."""
-        image, how = open_image(record, reading), self.card.spec.preprocess
-        move = evaluated(image.size, how.size, how.resize)
-        return move.image(image), move
 
     def found(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """Return "scores", "labels" (B, Q) and "masks" (B, Q, h, w) of all queries, of images (B, H, W, C)."""

@@ -22,6 +22,7 @@ from jaxdino.data.bands import pixels
 from jaxdino.data.channels import Reading
 from jaxdino.data.checks import open_image
 from jaxdino.data.crops import eval_crop
+from jaxdino.data.geometry import Geometry, evaluated
 from jaxdino.data.photometric import normalize
 from jaxdino.data.ranges import KEYWORD, Range, remarks
 from jaxdino.models import few_images
@@ -150,6 +151,12 @@ class Model:
                 raise UserError(f"{named(record, place)}: {err}") from err
         warn_of(said)
         return np.stack(found)
+
+    def placed(self, record: Record, reading: Reading) -> tuple[np.ndarray, Geometry]:
+        """Return an image as the model takes it, uint8 (H, W, C), and how it was moved there. Raises BadImage."""
+        image, how = open_image(record, reading), self.card.spec.preprocess
+        move = evaluated(image.size, how.size, how.resize)
+        return move.image(image), move
 
     def prepare(self, record: Record, reading: Reading, place: int, said: dict[str, str]) -> np.ndarray:
         """Convert one image to uint8 (H, W, C), as `preprocess` does. Raise BadImage if it cannot be read.

@@ -123,9 +123,8 @@ class Writer:
     ) -> None:
         try:
             if error is not None and self.path.suffix == ".parquet":
-                with contextlib.suppress(
-                    Exception
-                ):  # otherwise its end is written when it is collected, to a closed file
+                # otherwise its end is written when it is collected, to a closed file
+                with contextlib.suppress(Exception):
                     self._parquet.close()
             self._opened.__exit__(kind, error, trace)
         finally:
