@@ -21,14 +21,14 @@ HALF = (jnp.bfloat16, jnp.float16)
 @jax.custom_vjp
 def half_matmul(x: jax.Array, w: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """Compute half-precision x (..., I) times w (I, ...) plus bias (shape of w without I), in x's dtype."""
-    y = jnp.tensordot(x, w.astype(x.dtype), 1, preferred_element_type=jnp.float32)
-    if bias is not None:
-        y = y + bias.astype(jnp.float32).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
-    return y.astype(x.dtype)
+    return _forward(x, w, bias)[0]
 
 
 def _forward(x, w, bias):
-    return half_matmul(x, w, bias), (x, w, bias)
+    y = jnp.tensordot(x, w.astype(x.dtype), 1, preferred_element_type=jnp.float32)
+    if bias is not None:
+        y = y + bias.astype(jnp.float32).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+    return y.astype(x.dtype), (x, w, bias)
 
 
 def _backward(residuals, g):

@@ -9,6 +9,7 @@ They support reverse mode only, as used in training.
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
 from jaxdino.models.half_matmul import HALF, column_sums, half_matmul
 from jaxdino.models.initial import truncated_normal
+from jaxdino.models.matmul import matmul
 
 
 class Linear(nnx.Module):
@@ -64,6 +66,13 @@ class Linear(nnx.Module):
         return found if bias is None else [add_bias(*pair) for pair in zip(found, jnp.split(bias, count), strict=True)]
 
 
+def together(layers: Sequence[Linear], x: jax.Array) -> list[jax.Array]:
+    """Return what each of several layers of the same size, with biases, makes of x (..., in), by one product."""
+    kernel = jnp.concatenate([layer.kernel[...] for layer in layers], axis=1)
+    bias = jnp.concatenate([layer.bias[...] for layer in layers if layer.bias is not None])
+    return jnp.split(linear(x, kernel, bias), len(layers), axis=-1)
+
+
 def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
     """Compute x (..., in) times kernel (in, out) plus bias, in x's dtype.
 
@@ -72,7 +81,7 @@ def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array
     """
     if x.dtype in HALF:
         return half_matmul(x, kernel, bias)
-    y = x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype)
+    y = matmul(x.reshape(-1, x.shape[-1]), kernel)
     y = y if bias is None else add_bias(y, bias)
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
 

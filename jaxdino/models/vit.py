@@ -12,7 +12,7 @@ from flax import nnx
 from jaxdino.core import sharding
 from jaxdino.core.params import Buffer
 from jaxdino.models import positions
-from jaxdino.models.attention import attention, masked_attention
+from jaxdino.models.attention import attention
 from jaxdino.models.initial import truncated_normal
 from jaxdino.models.layer_spec import Layer
 from jaxdino.models.layers import LayerNorm, LayerScale, Linear, drop_path, gelu, project_heads
@@ -102,7 +102,7 @@ class Attention(nnx.Module):
     ) -> jax.Array:
         b, n, width = x_BxNxD.shape
         q, k, v = self._heads(x_BxNxD, rope)
-        out = attention(q, k, v, self.implementation) if allowed is None else masked_attention(q, k, v, allowed)
+        out = attention(q, k, v, self.implementation, allowed=allowed)
         return self.proj(jnp.swapaxes(out, 1, 2).reshape(b, n, width))
 
     def first_row(self, x_BxNxD: jax.Array, rope: tuple[jax.Array, jax.Array] | None) -> jax.Array:
@@ -253,7 +253,7 @@ class ViT(nnx.Module):
         """Return the tokens (B, N, D) after block `i`, given those before it.
 
         Args:
-          rope: of `rotary`. key: random key of the whole network. allowed: see `masked_attention`.
+          rope: of `rotary`. key: random key of the whole network. allowed: see `attention`.
         """
         block = self.blocks[i]
         block_key = None if key is None else jax.random.fold_in(key, i)

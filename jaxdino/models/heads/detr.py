@@ -29,7 +29,7 @@ from jaxdino.models.heads.maps import STAGES, read, widths_of
 from jaxdino.models.heads.mask_decoder import WAVES, Attend, PixelDecoder, grid_places, waves
 from jaxdino.models.heads.simple_pyramid import SimplePyramid
 from jaxdino.models.initial import truncated_normal
-from jaxdino.models.layers import LayerNorm, Linear
+from jaxdino.models.layers import LayerNorm, Linear, together
 from jaxdino.models.output import Output
 
 FIRST = 0.05  # side of a proposal on the finest level, as a share of the image; each coarser level doubles it
@@ -124,10 +124,10 @@ class QueryLayer(nnx.Module):
         self.fc2 = Linear(4 * width, width, std=math.sqrt(1 / (4 * width)), rngs=rngs)
         self.norm1, self.norm2, self.norm3 = (LayerNorm(width, 1e-5) for _ in range(3))
 
-    def __call__(self, x: jax.Array, at: jax.Array, tokens: jax.Array, tokens_at: jax.Array, allowed: Any):
+    def __call__(self, x: jax.Array, at: jax.Array, keys: jax.Array, values: jax.Array, allowed: Any):
         normed = self.norm1(x)
         x = x + self.own(normed, at, normed, at, allowed)
-        x = x + self.cross(self.norm2(x), at, tokens, tokens_at)
+        x = x + self.cross.to(keys, values, self.norm2(x), at)
         return x + self.fc2(jax.nn.relu(self.fc1(self.norm3(x))))
 
 
@@ -183,10 +183,12 @@ class DETRHead(nnx.Module):
             x = jnp.concatenate([self.label[...][self.noised.labels], x], axis=1)
             boxes = jnp.concatenate([logit(self.noised.boxes), boxes], axis=1)
             allowed = seen(self.noised, self.cfg.queries)
+        keys = together([layer.cross.k for layer in self.layers], tokens + tokens_at)
+        values = together([layer.cross.v for layer in self.layers], tokens)
         found = []
-        for layer in self.layers:
+        for layer, k, v in zip(self.layers, keys, values, strict=True):
             boxes = lax.stop_gradient(boxes)
-            x = layer(x, self.box_position(box_waves(jax.nn.sigmoid(boxes))), tokens, tokens_at, allowed)
+            x = layer(x, self.box_position(box_waves(jax.nn.sigmoid(boxes))), k, v, allowed)
             normed = self.norm(x)
             boxes = boxes + self.refine(normed)
             found.append((self.cls(normed), jax.nn.sigmoid(boxes)))
@@ -213,9 +215,9 @@ class DETRHead(nnx.Module):
         anchors = np.concatenate([centres, np.tile((FIRST * 2.0**levels)[:, None], 2)], axis=1).astype(np.float32)
         normed = self.proposal_norm(tokens)
         scores = self.score(normed)
-        boxes = logit(jnp.asarray(anchors))[None] + self.propose(normed)
         chosen = lax.top_k(lax.stop_gradient(scores).max(axis=-1), self.cfg.queries)[1]
-        scores, boxes, best = (jnp.take_along_axis(one, chosen[..., None], axis=1) for one in (scores, boxes, normed))
+        scores, best = (jnp.take_along_axis(one, chosen[..., None], axis=1) for one in (scores, normed))
+        boxes = logit(jnp.asarray(anchors))[chosen] + self.propose(best)
         return self.start(lax.stop_gradient(best)), boxes, (scores, jax.nn.sigmoid(boxes))
 
 

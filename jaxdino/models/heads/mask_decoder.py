@@ -20,7 +20,7 @@ from flax import nnx
 from jax import lax
 
 from jaxdino.core.errors import UserError
-from jaxdino.models.attention import attention, masked_attention
+from jaxdino.models.attention import attention
 from jaxdino.models.heads.fcos import Conv, GroupNorm
 from jaxdino.models.initial import truncated_normal
 from jaxdino.models.layers import LayerNorm, Linear
@@ -83,8 +83,12 @@ class Attend(nnx.Module):
         self.q, self.k, self.v, self.proj = (Linear(width, width, std=std, rngs=rngs) for _ in range(4))
 
     def __call__(self, x: jax.Array, x_at: jax.Array, y: jax.Array, y_at: jax.Array, allowed: Any = None) -> jax.Array:
-        q, k, v = (_heads(part) for part in (self.q(x + x_at), self.k(y + y_at), self.v(y)))
-        out = attention(q, k, v, "xla") if allowed is None else masked_attention(q, k, v, allowed)
+        return self.to(self.k(y + y_at), self.v(y), x, x_at, allowed)
+
+    def to(self, keys: jax.Array, values: jax.Array, x: jax.Array, x_at: jax.Array, allowed: Any = None) -> jax.Array:
+        """Attend to projected keys and values (B, M, D)."""
+        q, k, v = (_heads(part) for part in (self.q(x + x_at), keys, values))
+        out = attention(q, k, v, "xla", allowed=allowed)
         return self.proj(jnp.swapaxes(out, 1, 2).reshape(x.shape))
 
 

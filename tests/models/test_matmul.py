@@ -1,0 +1,42 @@
+"""Products of rows with a matrix: the gradient of the matrix, in each of its forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdino.models import matmul as module
+from jaxdino.models.layers import linear
+from jaxdino.models.matmul import matmul
+from jaxdino.models.remat import repeated
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize(("n_in", "n_out"), [(6, 10), (10, 6)])
+def test_gradients(monkeypatch, n_in, n_out, large):
+    monkeypatch.setattr(module, "LARGE", 1 if large else 1 << 60)
+    x, w, g = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate(((7, n_in), (n_in, n_out), (7, n_out))))
+    value, pull = jax.vjp(lambda x, w: matmul(x, w), x, w)
+    dx, dw = jax.jit(pull)(g)
+    exact = [np.asarray(one, np.float64) for one in (x, w, g)]
+    np.testing.assert_allclose(value, exact[0] @ exact[1], atol=1e-5)
+    np.testing.assert_allclose(dx, exact[2] @ exact[1].T, atol=1e-5)
+    np.testing.assert_allclose(dw, exact[0].T @ exact[2], atol=1e-5)
+
+
+def test_the_gradient_has_the_dtype_of_the_matrix():
+    x, w = jnp.ones((3, 4), jnp.float32), jnp.ones((4, 5), jnp.bfloat16)
+    value, pull = jax.vjp(matmul, x, w)
+    assert value.dtype == jnp.float32 and pull(value)[1].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_remat_of_dots_keeps_products_with_weights(dtype):
+    """A product inside of a rule for gradients must stay visible to the policy."""
+    x, w = jnp.ones((3, 4), dtype), jnp.ones((4, 4))
+
+    def products(remat):
+        step = jax.grad(lambda x, w: repeated(lambda x: jnp.sin(linear(x, w, None)), remat)(x).sum(), (0, 1))
+        return str(jax.make_jaxpr(step)(x, w)).count("dot_general")
+
+    assert products("dots") == products(False) < products("blocks")
