@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxdino.core import sharding
+from jaxdino.models.few_images import in_parts
+from jaxdino.models.matmul import stored
 
 ROWS = 4
 """Rows of an image, at most, that the gradient of the kernel reads at a time: a divisor of its height."""
@@ -58,11 +60,16 @@ def _padded(x: jax.Array, reach: int) -> jax.Array:
 
 
 def _shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Sum the shifted images times the kernel weights, as one fused loop in float32."""
+    """Sum the shifted images times the kernel weights, as one fused loop in float32 over the padded image."""
     side, (h, w) = kernel.shape[0], x.shape[1:3]
-    wide, weights = _padded(x, side // 2), kernel.astype(jnp.float32)[:, :, None]
-    moved = (wide[:, i : i + h, j : j + w] * weights[i, j][None] for i in range(side) for j in range(side))
-    return jnp.asarray(sum(moved)).astype(x.dtype)
+    weights = kernel.astype(jnp.float32)[:, :, None]
+
+    def convolved(x):
+        wide = stored(_padded(x, side // 2))
+        moved = (wide[:, i : i + h, j : j + w] * weights[i, j][None] for i in range(side) for j in range(side))
+        return jnp.asarray(sum(moved)).astype(x.dtype)
+
+    return in_parts(convolved, x, 1)
 
 
 def _kernel_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:

@@ -35,7 +35,8 @@ def test_a_convnext_is_computed_in_parts_without_gradients(monkeypatch):
     spec = registry.get("dinov3_convnext_tiny")
     spec = dataclasses.replace(spec, config=ConvNeXtConfig(depths=(1, 1), widths=(16, 24)))
     (ours, program), (whole, other) = (compiled(spec, call) for call in (few_images.forward, lambda net, x: net(x)))
-    assert program.count("stablehlo.while") == 1 and "stablehlo.while" not in other  # the first stage
+    loops = [text.count("stablehlo.while") for text in (program, other)]  # depthwise convolutions have their own
+    assert loops[0] == loops[1] + 1  # the first stage
     np.testing.assert_allclose(ours.logits, whole.logits, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(ours.stages[0], whole.stages[0], rtol=1e-5, atol=1e-5)
 
