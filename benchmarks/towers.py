@@ -71,11 +71,12 @@ def text(batch: int, size: int) -> tuple[Callable, dict, Any, Any]:
 
 def sam(batch: int, size: int) -> tuple[Callable, dict, Any, Any]:
     """SAM's image encoder."""
-    from transformers import SamConfig, SamModel, SamVisionConfig
+    from transformers import SamConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
 
     from jaxdino.core.params import bind
 
-    model = SamModel(SamConfig(vision_config=SamVisionConfig(image_size=size))).eval()
+    prompts = SamPromptEncoderConfig(image_size=size)
+    model = SamModel(SamConfig(vision_config=SamVisionConfig(image_size=size), prompt_encoder_config=prompts)).eval()
     skeleton, flat = loaded(model)
     ours, theirs = pixels(batch, size)
     encoder = {path: array for path, array in flat.items() if path.startswith("backbone.image_encoder.")}

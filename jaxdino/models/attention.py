@@ -19,9 +19,9 @@ from jaxdino.models.half_matmul import HALF
 from jaxdino.models.matmul import stored
 
 SCORES = 1 << 20
-"""Scores of a head that are computed at a time, at most: 4 MB in float32."""
+"""Scores that are computed at a time, at most: 4 MB in float32. Fewer of all heads together stay in the caches."""
 LEARNED, INFERRED = 1 << 15, 1 << 17
-"""Fewer scores of a head than this stay in the caches: with gradients, and without, where each is read less often."""
+"""Scores of a head, at least, for which going head by head pays: with gradients, and without."""
 QUERIES = 64
 """Queries that are computed at a time, at least."""
 
@@ -116,10 +116,13 @@ def _whole_bwd(q, k, v, allowed, g, along, weights, inverse, causal):
     return _products("bhqk,bhkd->bhqd", ds, k), _over_rows(ds, q), dv
 
 
-def _is_large(q: jax.Array, k: jax.Array, scores: int) -> bool:
-    """Return whether a head has at least this many scores, and all sizes are known, on a single device."""
+def _is_large(q: jax.Array, k: jax.Array, least: int) -> bool:
+    """Return whether a head has at least this many scores, and all of them too many, on a single device."""
     known = all(isinstance(size, int) for size in (*q.shape, *k.shape))  # an exported program has any batch size
-    return known and sharding.devices() == 1 and q.shape[2] * k.shape[2] >= scores
+    if not known or sharding.devices() > 1:
+        return False
+    scores = q.shape[2] * k.shape[2]
+    return scores >= least and math.prod(q.shape[:2]) * scores >= SCORES
 
 
 def _by_head(q, k, v, allowed, causal):
