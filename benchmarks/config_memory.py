@@ -3,9 +3,9 @@
 Compiles the step of each stage for generated images and random weights, and prints what the compiled program needs, by
 part, and its floating-point operations for 1,000 images with the minutes that they take at a given rate. No step is
 taken, so that a large model may be tried on a machine that could not train it. The program is that of this machine's
-backend: another one may need more or less for activations. A batch is taken whole, as on a GPU, unless
-`optimizer.accumulate` divides it: a CPU would divide it by itself. Settings are flags, as in training:
-`--config.data.batch_size=32`.
+backend: another one may need more or less for activations. As on a GPU, a batch is taken whole, unless
+`optimizer.accumulate` divides it, and attention for all heads at once: a CPU would divide both by itself, and XLA
+counts the operations of a loop once. Settings are flags, as in training: `--config.data.batch_size=32`.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-CLASSES = 10
+CLASSES, NEVER = 10, 1 << 60
 PARTS = ("weights", "gradients", "optimizer", "copies", "batch", "activations", "total")
 """Of `StepMemory`. What XLA's libraries take on a CPU is known after a step alone, and left out."""
 
@@ -42,12 +42,14 @@ def main() -> None:
     )
     args, flags = parser.parse_known_args()
     from jaxdino.core.table import format_table
+    from jaxdino.models import attention
     from jaxdino.settings.command_line import command
     from jaxdino.train.begin import begin_stage
     from jaxdino.train.memory import size_words
     from jaxdino.train.setup import prepare
     from jaxdino.train.trial import Trial
 
+    attention.LEARNED = attention.INFERRED = NEVER
     config = command(args.config, flags).config().copy_and_resolve_references()
     rows = [("stage", "batch", *PARTS, "TFLOP / 1,000", "minutes")]
     with tempfile.TemporaryDirectory() as folder, config.unlocked():

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxdino.core import sharding
+from jaxdino.models import remat
 from jaxdino.models.half_matmul import HALF
 from jaxdino.models.matmul import stored
 
@@ -46,14 +47,17 @@ def attention(
         to_bnhd = (jnp.swapaxes(t, 1, 2) for t in (q_BxHxNxd, k_BxHxMxd, v_BxHxMxd))
         out = jax.nn.dot_product_attention(*to_bnhd, is_causal=causal, implementation="cudnn")
         return jnp.swapaxes(out, 1, 2)
-    return _attention(q_BxHxNxd, k_BxHxMxd, v_BxHxMxd, allowed, causal)
+    # of blocks that are computed again, XLA would keep q, k and v of a loop over heads in all blocks
+    learned = _is_large(q_BxHxNxd, k_BxHxMxd, LEARNED) and jax.default_backend() == "cpu" and not remat.within()
+    return _attention(q_BxHxNxd, k_BxHxMxd, v_BxHxMxd, allowed, causal, learned)
 
 
 _products = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _attention(q, k, v, allowed, causal):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _attention(q, k, v, allowed, causal, learned):
+    """Compute attention; `learned`: its gradient, if it is asked for, goes by head."""
     whole = functools.partial(_whole, causal=causal)
     if not _is_large(q, k, INFERRED):
         return whole(q, k, v, allowed)[0]
@@ -63,20 +67,19 @@ def _attention(q, k, v, allowed, causal):
     )
 
 
-def _attention_fwd(q, k, v, allowed, causal):
-    form = _by_head if _is_large(q, k, LEARNED) and jax.default_backend() == "cpu" else _whole
-    out, *kept = form(q, k, v, allowed, causal)
+def _attention_fwd(q, k, v, allowed, causal, learned):
+    out, *kept = (_by_head if learned else _whole)(q, k, v, allowed, causal)
     return out, (q, k, v, allowed, out, *kept)
 
 
-def _attention_bwd(causal, residuals, g):
+def _attention_bwd(causal, learned, residuals, g):
     """Compute the gradients; matmuls in v's dtype with float32 sums; with p the softmax, ds = p (dp - sum(g out)).
 
     Source: Dao et al. 2022, FlashAttention (arXiv:2205.14135), appendix B.4, for the sum over out.
     """
     q, k, v, allowed, out, *kept = residuals
     along = jnp.sum(g.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)
-    form = _by_head_bwd if len(kept) == 1 else _whole_bwd
+    form = _by_head_bwd if learned else _whole_bwd
     dq, dk, dv = form(q, k, v, allowed, g, along, *kept, causal=causal)
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
 

@@ -1,9 +1,11 @@
 """Rematerialisation: what a block keeps for its backward pass, and what it computes again there."""
 
+import contextvars
 from collections.abc import Callable
 
 import jax
 
+_within = contextvars.ContextVar("within", default=False)
 Remat = bool | str
 """False: keep everything. True or "blocks": keep a block's input alone. "dots": keep the products with weights too."""
 
@@ -22,4 +24,17 @@ def policy(remat: Remat) -> Callable[..., bool] | None:
 
 def repeated(call: Callable[..., jax.Array], remat: Remat) -> Callable[..., jax.Array]:
     """Return a block's call which recomputes in the backward pass what it does not keep."""
-    return jax.checkpoint(call, policy=policy(remat)) if remat else call
+
+    def marked(*args):
+        token = _within.set(True)
+        try:
+            return call(*args)
+        finally:
+            _within.reset(token)
+
+    return jax.checkpoint(marked, policy=policy(remat)) if remat else call
+
+
+def within() -> bool:
+    """Return whether a block that is computed again is being traced."""
+    return _within.get()
