@@ -40,5 +40,5 @@ def _weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
 
 
 def stored(x: jax.Array) -> jax.Array:
-    """Return x, which XLA then writes to memory instead of making it a part of the operation that reads it."""
+    """Return x, behind a barrier that keeps XLA from folding a transpose into the product that reads it."""
     return lax.optimization_barrier(x)

@@ -7,6 +7,7 @@ import pytest
 
 from jaxdino.models import attention as module
 from jaxdino.models.attention import attention
+from jaxdino.models.remat import repeated
 
 IMAGES, HEADS, QUERIES, KEYS, WIDTH = 2, 3, 12, 10, 8
 TOLERANCE = {"float32": 2e-6, "bfloat16": 1.5e-2}  # of the largest element
@@ -71,3 +72,11 @@ def test_scores_are_not_kept(monkeypatch, large):
     step = jax.grad(lambda q, k, v: jnp.square(attention(q, k, v, "xla")).sum(), (0, 1, 2))
     memory = jax.jit(step).lower(shape, shape, shape).compile().memory_analysis()
     assert (memory.temp_size_in_bytes < 4 * 256 * 256 * 4 * 4) == large
+
+
+@pytest.mark.parametrize("remat", [False, "blocks", "dots"])
+def test_blocks_that_are_computed_again_keep_it_whole(by_head, remat):
+    """Memory of `model.remat`: of a loop over heads, XLA would keep q, k and v in every block."""
+    block = repeated(lambda x: attention(x, x, x, "xla"), remat)
+    text = str(jax.make_jaxpr(jax.grad(lambda x: block(x).sum()))(jnp.ones((1, 2, QUERIES, WIDTH))))
+    assert ("scan[" in text) == (not remat)
