@@ -77,10 +77,8 @@ def _attention_bwd(causal, learned, residuals, g):
 
     Source: Dao et al. 2022, FlashAttention (arXiv:2205.14135), appendix B.4, for the sum over out.
     """
-    q, k, v, allowed, out, *kept = residuals
-    along = jnp.sum(g.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)
-    form = _by_head_bwd if learned else _whole_bwd
-    dq, dk, dv = form(q, k, v, allowed, g, along, *kept, causal=causal)
+    q, k, v, *rest = residuals
+    dq, dk, dv = (_by_head_bwd if learned else _whole_bwd)(q, k, v, *rest, g, causal)
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
 
 
@@ -111,12 +109,19 @@ def _whole(q, k, v, allowed, causal):
     return out, weights, 1 / total
 
 
-def _whole_bwd(q, k, v, allowed, g, along, weights, inverse, causal):
-    dv = _over_rows(weights, (g.astype(jnp.float32) * inverse).astype(v.dtype))
+def _whole_bwd(q, k, v, allowed, out, weights, inverse, g, causal):
+    g32 = g.astype(jnp.float32)
+    along = _along(g32, out)
+    dv = _over_rows(weights, (g32 * inverse).astype(v.dtype))
     dp = _products("bhqd,bhkd->bhqk", g.astype(v.dtype), v)
     ds = weights.astype(jnp.float32) * (dp - along) * (inverse / math.sqrt(q.shape[-1]))
     ds = ds.astype(v.dtype)
     return _products("bhqk,bhkd->bhqd", ds, k), _over_rows(ds, q), dv
+
+
+def _along(g32: jax.Array, out: jax.Array) -> jax.Array:
+    """Return sum(g out) over the columns (B, H, N, 1), float32."""
+    return jnp.sum(g32 * out.astype(jnp.float32), axis=-1, keepdims=True)
 
 
 def _is_large(q: jax.Array, k: jax.Array, least: int) -> bool:
@@ -141,7 +146,7 @@ def _by_head(q, k, v, allowed, causal):
     return _each_head(head, q, k, v, allowed)
 
 
-def _by_head_bwd(q, k, v, allowed, g, along, logs, causal):
+def _by_head_bwd(q, k, v, allowed, out, logs, g, causal):
     """Compute the gradients with keys as rows, for which dk and dv are products without a transposed factor."""
 
     def head(q, k, v, allowed, g, along, logs):
@@ -162,7 +167,7 @@ def _by_head_bwd(q, k, v, allowed, g, along, logs, causal):
         (dk, dv), dq = lax.scan(some, zeros, parts)
         return _joined(dq), dk, dv
 
-    return _each_head(head, q, k, v, allowed, g.astype(v.dtype), along, logs)
+    return _each_head(head, q, k, v, allowed, g.astype(v.dtype), _along(g.astype(jnp.float32), out), logs)
 
 
 def _each_head(function: Callable, q, k, v, allowed, *more) -> Any:

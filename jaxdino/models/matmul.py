@@ -24,8 +24,9 @@ def _forward(x, w):
 
 def _backward(residuals, g):
     x, w = residuals
-    dw = lax.platform_dependent(x, g, cpu=_weight_gradient, default=lambda x, g: x.T @ g)
-    return g @ w.astype(x.dtype).T, dw.astype(w.dtype)
+    dx = lax.dot_general(g, w.astype(x.dtype), (((1,), (1,)), ((), ())))
+    dw = lax.platform_dependent(x, g, cpu=_weight_gradient, default=_over_rows)
+    return dx, dw.astype(w.dtype)
 
 
 matmul.defvjp(_forward, _backward)
@@ -33,10 +34,15 @@ matmul.defvjp(_forward, _backward)
 
 def _weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
     """Return x^T g (I, O)."""
+    if x.shape[1] * g.shape[1] < LARGE:
+        return _over_rows(x, g)
     if x.shape[1] > g.shape[1]:
         return stored(_weight_gradient(g, x)).T
-    turned = stored(x.T) if x.shape[1] * g.shape[1] >= LARGE else x.T
-    return turned @ g
+    return stored(x.T) @ g
+
+
+def _over_rows(x: jax.Array, g: jax.Array) -> jax.Array:
+    return lax.dot_general(x, g, (((0,), (0,)), ((), ())))
 
 
 def stored(x: jax.Array) -> jax.Array:
