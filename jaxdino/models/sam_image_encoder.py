@@ -5,8 +5,6 @@ Plain Vision Transformer Backbones for Object Detection (arXiv:2203.16527); Li e
 (arXiv:2112.01526), for the decomposed relative positions.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,28 +66,19 @@ class Attention(nnx.Module):
     def __call__(self, x_BxHxWxD: jax.Array) -> jax.Array:
         b, h, w, width = x_BxHxWxD.shape
         q, k, v = project_heads(self.qkv, x_BxHxWxD.reshape(b, h * w, width), self.qkv.offset, self.num_heads)
-        q, k = self._with_relative(q, k, (h, w))
-        out = attention(q, k, v, "xla")  # cuDNN requires values as wide as keys
+        out = attention(q, k, v, "xla", relative=self._relative(q, (h, w)))
         return self.proj(jnp.swapaxes(out, 1, 2).reshape(b, h, w, width))
 
-    def _with_relative(self, q: jax.Array, k: jax.Array, grid: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
-        """Extend queries and keys so that plain dot-product attention includes the relative terms in its scores.
-
-        A query's h + w relative terms are appended to its d numbers, and a key gets a one at its row and its
-        column: one matmul computes the sum, and no (N, N) bias is stored.
-        """
-        (h, w), d = grid, q.shape[-1]
-        q_grid = q.reshape(*q.shape[:2], h, w, d)
-        tables = [relative_positions(t[...], n).astype(q.dtype) for t, n in ((self.rel_pos_h, h), (self.rel_pos_w, w))]
-        rel_h = jnp.einsum("bnhwd,hkd->bnhwk", q_grid, tables[0])
-        rel_w = jnp.einsum("bnhwd,wkd->bnhwk", q_grid, tables[1])
-        rows = [term.reshape(*q.shape[:3], -1) for term in (rel_h, rel_w)]
-        wide = d + h + w
-        q = jnp.concatenate([q * (1 / math.sqrt(d)), *rows], axis=-1) * math.sqrt(wide)  # attention divides by it
-        ys, xs = np.divmod(np.arange(h * w), w)
-        places = np.concatenate([np.eye(h)[ys], np.eye(w)[xs]], axis=1)
-        places = jnp.broadcast_to(jnp.asarray(places, k.dtype)[None, None], (*k.shape[:3], h + w))
-        return q, jnp.concatenate([k, places], axis=-1)
+    def _relative(self, q: jax.Array, grid: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+        """Return each query's terms for the h rows (B, H, N, h) and the w columns (B, H, N, w) of the keys."""
+        q_grid = q.reshape(*q.shape[:2], *grid, q.shape[-1])
+        down, across = (
+            relative_positions(table[...], n).astype(q.dtype)
+            for table, n in zip((self.rel_pos_h, self.rel_pos_w), grid, strict=True)
+        )
+        rows = jnp.einsum("bnhwd,hkd->bnhwk", q_grid, down)
+        columns = jnp.einsum("bnhwd,wkd->bnhwk", q_grid, across)
+        return rows.reshape(*q.shape[:3], -1), columns.reshape(*q.shape[:3], -1)
 
 
 class Block(nnx.Module):

@@ -10,6 +10,7 @@ from jaxdino.models.attention import attention
 from jaxdino.models.remat import repeated
 
 IMAGES, HEADS, QUERIES, KEYS, WIDTH = 2, 3, 12, 10, 8
+GRID = (2, 5)  # of the keys
 TOLERANCE = {"float32": 2e-6, "bfloat16": 1.5e-2}  # of the largest element
 
 
@@ -20,9 +21,23 @@ def by_head(monkeypatch):
         monkeypatch.setattr(module, name, value)
 
 
-def plain(q, k, v, allowed):
-    scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, precision="highest") / np.sqrt(q.shape[-1])
+@pytest.fixture(params=["by_head", "whole"])
+def form(request):
+    """Attention by head, or all scores at once as for so few."""
+    return request.param == "whole" or request.getfixturevalue("by_head")
+
+
+def plain(q, k, v, allowed, rows=0.0, columns=0.0):
+    scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, precision="highest") / np.sqrt(q.shape[-1]) + bias(rows, columns)
     return jnp.einsum("bhqk,bhkd->bhqd", jax.nn.softmax(jnp.where(allowed, scores, -1e30)), v, precision="highest")
+
+
+def bias(rows, columns):
+    """Return the sum of the terms for each key, written out: rows (B, H, N, h) and columns (B, H, N, w)."""
+    if not isinstance(rows, jax.Array):
+        return jnp.zeros((1, 1, 1, 1))
+    keys = [rows[..., i] + columns[..., j] for i in range(rows.shape[-1]) for j in range(columns.shape[-1])]
+    return jnp.stack(keys, axis=-1)
 
 
 def masks(kind):
@@ -42,18 +57,22 @@ def differ(ours, expected):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("kind", ["all", "causal", "allowed"])
-def test_value_and_gradients(by_head, kind, dtype):
+@pytest.mark.parametrize("kind", ["all", "causal", "allowed", "relative"])
+def test_value_and_gradients(form, kind, dtype):
     how, counted = masks(kind)
-    shapes = [(IMAGES, HEADS, n, d) for n, d in ((QUERIES, WIDTH), (KEYS, WIDTH), (KEYS, 5), (QUERIES, 5))]
-    q, k, v, g = (jax.random.normal(jax.random.key(i), shape).astype(dtype) for i, shape in enumerate(shapes))
-    value = jax.jit(lambda q, k, v: attention(q, k, v, "xla", **how))
-    found, pull = jax.vjp(value, q, k, v)
-    wide = [x.astype(jnp.float32) for x in (q, k, v)]
-    expected, pull_plain = jax.vjp(lambda q, k, v: plain(q, k, v, counted), *wide)
-    for ours, theirs in zip(
-        (value(q, k, v), found, *pull(g)), (expected, expected, *pull_plain(g.astype(jnp.float32))), strict=True
-    ):
+    columns = [(QUERIES, WIDTH), (KEYS, WIDTH), (KEYS, 5)]
+    columns += [(QUERIES, GRID[0]), (QUERIES, GRID[1])] if kind == "relative" else []
+    *given, g = (
+        jax.random.normal(jax.random.key(i), (IMAGES, HEADS, *shape)).astype(dtype)
+        for i, shape in enumerate([*columns, (QUERIES, 5)])
+    )
+    value = jax.jit(lambda q, k, v, *terms: attention(q, k, v, "xla", **how, relative=terms or None))
+    found, pull = jax.vjp(value, *given)
+    expected, pull_plain = jax.vjp(
+        lambda q, k, v, *terms: plain(q, k, v, counted, *terms), *(x.astype(jnp.float32) for x in given)
+    )
+    pulled = zip(pull(g), pull_plain(g.astype(jnp.float32)), strict=True)
+    for ours, theirs in ((value(*given), expected), (found, expected), *pulled):
         assert ours.shape == theirs.shape and ours.dtype == dtype
         assert differ(ours, theirs) < TOLERANCE[dtype]
 
