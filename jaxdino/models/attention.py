@@ -20,9 +20,11 @@ from jaxdino.models.half_matmul import HALF
 from jaxdino.models.matmul import stored
 
 SCORES = 1 << 20
-"""Scores that are computed at a time, at most: 4 MB in float32. Fewer of all heads together stay in the caches."""
+"""Scores of all heads, at least, for which going head by head pays: 4 MB in float32. Fewer stay in the caches."""
 LEARNED, INFERRED = 1 << 15, 1 << 17
-"""Scores of a head, at least, for which going head by head pays: with gradients, and without."""
+"""Scores of a head, at least, for which it pays: with gradients, and without."""
+PART = 1 << 19
+"""Scores that are computed at a time, at most."""
 QUERIES = 64
 """Queries that are computed at a time, at least."""
 
@@ -222,10 +224,10 @@ def _each_head(function: Callable, k: jax.Array, v: jax.Array, queries: dict[str
 
 
 def _parts(queries: dict[str, Any], keys: int) -> dict[str, Any]:
-    """Split arrays (N, ...) into parts (parts, N / parts, ...) of at most `SCORES` scores."""
+    """Split arrays (N, ...) into parts (parts, N / parts, ...) of at most `PART` scores."""
     n = len(queries["q"])
     counts = [count for count in range(1, n + 1) if n % count == 0 and (count == 1 or n // count >= QUERIES)]
-    count = next((count for count in counts if n // count * keys <= SCORES), counts[-1])
+    count = next((count for count in counts if n // count * keys <= PART), counts[-1])
     return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), queries)
 
 

@@ -1,15 +1,25 @@
-"""Products of rows with a matrix in float32, whose gradient for the matrix XLA computes slowly on a CPU.
+"""Products of rows with a matrix in float32, in forms that XLA computes fast on a CPU.
 
-The gradient x^T g sums over the rows of both. XLA gives such a product to another library than all others, which takes
-up to twice the time for large matrices. Where it pays, the narrower of x and g is therefore transposed and stored, and
-the product is an ordinary one.
+Many rows and a large matrix: XLA runs through all rows for each tile of the matrix, and both leave the caches. Such a
+product is computed for some rows at a time. The same holds for the gradient of the rows.
+
+The gradient of the matrix, x^T g, sums over the rows of both. XLA gives such a product to another library than all
+others, which takes up to twice the time for large matrices. Where it pays, the narrower of x and g is therefore
+transposed and stored, and the product is an ordinary one.
 """
+
+import os
 
 import jax
 from jax import lax
 
+from jaxdino.core import sharding
+from jaxdino.models import remat
+
 LARGE = 1 << 19
-"""Numbers of a matrix, at least, for which the copy pays: 590 thousand in a feed-forward layer of 384 channels."""
+"""Numbers of a matrix, at least, for which either form pays: 590 thousand in a feed-forward layer of 384 channels."""
+ROWS = 512
+"""Rows that are computed at a time, at most, for each core of the processor."""
 
 
 @jax.custom_vjp
@@ -19,17 +29,39 @@ def matmul(x_NxI: jax.Array, w_IxO: jax.Array) -> jax.Array:
 
 
 def _forward(x, w):
-    return x @ w.astype(x.dtype), (x, w)
+    return _product(x, w.astype(x.dtype), 0), (x, w)
 
 
 def _backward(residuals, g):
     x, w = residuals
-    dx = lax.dot_general(g, w.astype(x.dtype), (((1,), (1,)), ((), ())))
     dw = lax.platform_dependent(x, g, cpu=_weight_gradient, default=_over_rows)
-    return dx, dw.astype(w.dtype)
+    return _product(g, w.astype(x.dtype), 1), dw.astype(w.dtype)
 
 
 matmul.defvjp(_forward, _backward)
+
+
+def _product(x: jax.Array, w: jax.Array, axis: int) -> jax.Array:
+    """Return the sums over the last axis of x (N, ...) and an axis of w (I, O)."""
+
+    def product(some: jax.Array) -> jax.Array:
+        return lax.dot_general(some, w, (((1,), (axis,)), ((), ())))
+
+    parts = _parts(x, w)
+    if parts == 1:
+        return product(x)
+    return lax.map(product, x.reshape(parts, -1, x.shape[1])).reshape(len(x), -1)
+
+
+def _parts(x: jax.Array, w: jax.Array) -> int:
+    """Return in how many parts of the same size the rows of x are computed; 1 of anything but a single CPU device."""
+    rows = x.shape[0]
+    known = isinstance(rows, int)  # an exported program has any batch size
+    if not known or w.size < LARGE or jax.default_backend() != "cpu" or sharding.devices() > 1 or remat.within():
+        return 1
+    most = ROWS * (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    found = (n for n in range(2, rows) if rows % n == 0 and most // 2 <= rows // n <= most)
+    return next(found, 1) if rows > 2 * most else 1
 
 
 def _weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ TOLERANCE = {"float32": 2e-6, "bfloat16": 1.5e-2}  # of the largest element
 @pytest.fixture
 def by_head(monkeypatch):
     """Attention by head from the first score on, four queries at a time."""
-    for name, value in {"LEARNED": 1, "INFERRED": 1, "SCORES": 4 * KEYS, "QUERIES": 1}.items():
+    for name, value in {"SCORES": 1, "LEARNED": 1, "INFERRED": 1, "PART": 4 * KEYS, "QUERIES": 1}.items():
         monkeypatch.setattr(module, name, value)
 
 

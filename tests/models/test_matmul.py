@@ -24,6 +24,35 @@ def test_gradients(monkeypatch, n_in, n_out, large):
     np.testing.assert_allclose(dw, exact[0].T @ exact[2], atol=1e-5)
 
 
+@pytest.fixture
+def in_parts(monkeypatch):
+    """Products of two to four rows at a time; a loop over the parts is seen in the program."""
+    for name, value in {"LARGE": 1, "ROWS": 4}.items():
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0}, raising=False)
+    return lambda function, *args: "scan[" in str(jax.make_jaxpr(function)(*args))
+
+
+def test_many_rows_are_computed_in_parts(in_parts):
+    x, w, g = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate(((15, 6), (6, 10), (15, 10))))
+    assert in_parts(matmul, x, w) and not in_parts(matmul, x[:8], w)
+    value, pull = jax.vjp(matmul, x, w)
+    exact = [np.asarray(one, np.float64) for one in (x, w, g)]
+    for ours, expected in zip(
+        (value, *pull(g)), (exact[0] @ exact[1], exact[2] @ exact[1].T, exact[0].T @ exact[2]), strict=True
+    ):
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_a_prime_number_of_rows_stays_in_one_part(in_parts):
+    assert not in_parts(matmul, jnp.ones((13, 6)), jnp.ones((6, 10)))
+
+
+def test_blocks_that_are_computed_again_keep_their_rows_whole(in_parts):
+    """Products in a loop would be hidden from the policy of `remat=dots`."""
+    assert not in_parts(repeated(matmul, "dots"), jnp.ones((16, 6)), jnp.ones((6, 10)))
+
+
 def test_the_gradient_has_the_dtype_of_the_matrix():
     x, w = jnp.ones((3, 4), jnp.float32), jnp.ones((4, 5), jnp.bfloat16)
     value, pull = jax.vjp(matmul, x, w)
