@@ -91,7 +91,7 @@ def _attention_bwd(learned, residuals, g):
     Source: Dao et al. 2022, FlashAttention (arXiv:2205.14135), appendix B.4, for the sum over out.
     """
     q, k, v, terms, *kept = residuals
-    dq, dk, dv, dterms = (_by_head_bwd if learned else _whole_bwd)(q, k, v, terms, *kept, g)
+    dq, dk, dv, dterms = (_by_head_bwd if learned else _whole_bwd)(q, k, v, terms, g, *kept)
     dterms = {name: dterms[name].astype(x.dtype) if name in dterms else None for name, x in terms.items()}
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), dterms
 
@@ -150,7 +150,7 @@ def _whole(q, k, v, terms):
     return out, weights, 1 / total
 
 
-def _whole_bwd(q, k, v, terms, out, weights, inverse, g):
+def _whole_bwd(q, k, v, terms, g, out, weights, inverse):
     g32 = g.astype(jnp.float32)
     along = _along(g32, out)
     dv = _over_rows(weights, (g32 * inverse).astype(v.dtype))
@@ -187,7 +187,7 @@ def _by_head(q, k, v, terms):
     return _each_head(head, k, v, {"q": q, "terms": terms})
 
 
-def _by_head_bwd(q, k, v, terms, out, logs, g):
+def _by_head_bwd(q, k, v, terms, g, out, logs):
     """Compute the gradients with keys as rows, for which dk and dv are products without a transposed factor."""
 
     def head(k, v, queries):
