@@ -17,9 +17,11 @@ from jaxdino.core import sharding
 from jaxdino.models import remat
 
 LARGE = 1 << 19
-"""Numbers of a matrix, at least, for which either form pays: 590 thousand in a feed-forward layer of 384 channels."""
+"""Numbers of a matrix, at least, whose gradient takes this form; 590 thousand in a layer of 384 to 1,536."""
+SIDE = 512
+"""Rows and columns of a matrix, at least, for which parts pay."""
 ROWS = 512
-"""Rows that are computed at a time, at most, for each core of the processor."""
+"""Rows that are computed at a time, at most, for each core of the processor; four times as many are divided."""
 
 
 @jax.custom_vjp
@@ -57,11 +59,11 @@ def _parts(x: jax.Array, w: jax.Array) -> int:
     """Return in how many parts of the same size the rows of x are computed; 1 of anything but a single CPU device."""
     rows = x.shape[0]
     known = isinstance(rows, int)  # an exported program has any batch size
-    if not known or w.size < LARGE or jax.default_backend() != "cpu" or sharding.devices() > 1 or remat.within():
+    if not known or min(w.shape) < SIDE or jax.default_backend() != "cpu" or sharding.devices() > 1 or remat.within():
         return 1
     most = ROWS * (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     found = (n for n in range(2, rows) if rows % n == 0 and most // 2 <= rows // n <= most)
-    return next(found, 1) if rows > 2 * most else 1
+    return next(found, 1) if rows >= 4 * most else 1
 
 
 def _weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:

@@ -27,15 +27,15 @@ def test_gradients(monkeypatch, n_in, n_out, large):
 @pytest.fixture
 def in_parts(monkeypatch):
     """Products of two to four rows at a time; a loop over the parts is seen in the program."""
-    for name, value in {"LARGE": 1, "ROWS": 4}.items():
+    for name, value in {"SIDE": 1, "ROWS": 4}.items():
         monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0}, raising=False)
     return lambda function, *args: "scan[" in str(jax.make_jaxpr(function)(*args))
 
 
 def test_many_rows_are_computed_in_parts(in_parts):
-    x, w, g = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate(((15, 6), (6, 10), (15, 10))))
-    assert in_parts(matmul, x, w) and not in_parts(matmul, x[:8], w)
+    x, w, g = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate(((18, 6), (6, 10), (18, 10))))
+    assert in_parts(matmul, x, w) and not in_parts(matmul, x[:12], w)
     value, pull = jax.vjp(matmul, x, w)
     exact = [np.asarray(one, np.float64) for one in (x, w, g)]
     for ours, expected in zip(
@@ -45,7 +45,7 @@ def test_many_rows_are_computed_in_parts(in_parts):
 
 
 def test_a_prime_number_of_rows_stays_in_one_part(in_parts):
-    assert not in_parts(matmul, jnp.ones((13, 6)), jnp.ones((6, 10)))
+    assert not in_parts(matmul, jnp.ones((17, 6)), jnp.ones((6, 10)))
 
 
 def test_blocks_that_are_computed_again_keep_their_rows_whole(in_parts):
