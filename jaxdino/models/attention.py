@@ -110,7 +110,8 @@ def _with_terms(scores: jax.Array, terms: dict[str, jax.Array], keys: int = -1) 
         rows, columns = jnp.expand_dims(turned["row"], keys), jnp.expand_dims(turned["column"], keys - 1)
         scores = (_on_grid(scores, terms, keys) + rows + columns).reshape(scores.shape)
     if "last" in terms:
-        places = lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim + keys)
+        places = jnp.arange(scores.shape[keys])
+        places = places.reshape([-1 if i == scores.ndim + keys else 1 for i in range(scores.ndim)])
         scores = jnp.where(turned["last"] >= places, scores, -jnp.inf)
     return jnp.where(turned["allowed"], scores, -jnp.inf) if "allowed" in terms else scores
 
