@@ -215,10 +215,14 @@ def _each_head(function: Callable, k: jax.Array, v: jax.Array, queries: dict[str
     """Return `function` of each head's k, v and queries, one after the other; queries: (B or 1, H or 1, N, any)."""
     images, heads = k.shape[:2]
 
+    own = (k, v, queries)
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), own)  # before the loop: it may be a copy
+
     def head(place):
-        image, head = place // heads, place % heads
-        own = jax.tree.map(lambda x: x[image % x.shape[0], head % x.shape[1]], queries)
-        return function(k[image, head], v[image, head], own)
+        def row(x, flat):
+            return flat[place // heads % x.shape[0] * x.shape[1] + place % heads % x.shape[1]]
+
+        return function(*jax.tree.map(row, own, flat))
 
     found = lax.map(head, jnp.arange(images * heads))
     return jax.tree.map(lambda x: x.reshape(images, heads, *x.shape[1:]), found)
