@@ -214,7 +214,6 @@ def _by_head_bwd(q, k, v, terms, g, out, logs):
 def _each_head(function: Callable, k: jax.Array, v: jax.Array, queries: dict[str, Any]) -> Any:
     """Return `function` of each head's k, v and queries, one after the other; queries: (B or 1, H or 1, N, any)."""
     images, heads = k.shape[:2]
-
     own = (k, v, queries)
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), own)  # before the loop: it may be a copy
 

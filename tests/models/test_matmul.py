@@ -45,12 +45,14 @@ def test_many_rows_are_computed_in_parts(in_parts):
 
 
 def test_a_prime_number_of_rows_stays_in_one_part(in_parts):
+    assert in_parts(matmul, jnp.ones((18, 6)), jnp.ones((6, 10)))
     assert not in_parts(matmul, jnp.ones((17, 6)), jnp.ones((6, 10)))
 
 
-def test_blocks_that_are_computed_again_keep_their_rows_whole(in_parts):
+@pytest.mark.parametrize("remat", [False, "dots"])
+def test_blocks_that_are_computed_again_keep_their_rows_whole(in_parts, remat):
     """Products in a loop would be hidden from the policy of `remat=dots`."""
-    assert not in_parts(repeated(matmul, "dots"), jnp.ones((16, 6)), jnp.ones((6, 10)))
+    assert in_parts(repeated(matmul, remat), jnp.ones((16, 6)), jnp.ones((6, 10))) == (not remat)
 
 
 def test_the_gradient_has_the_dtype_of_the_matrix():
