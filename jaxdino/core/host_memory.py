@@ -7,8 +7,8 @@ import re
 import sys
 from pathlib import Path
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
-CHOSEN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8  # malloc.h
+CHOSEN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES")
 HUGE = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=16777216:glibc.malloc.trim_threshold=67108864"
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -38,14 +38,16 @@ def keep_freed() -> bool:
 
     A step allocates its scratch memory with malloc and frees it. glibc returns large blocks to the system at once, so
     that fresh pages cause page faults at each step. The process keeps its peak memory, which grows by 20 to 40% (see
-    docs/performance.md). Does nothing for other C libraries, or if the same is set by an environment variable.
+    docs/performance.md). All threads share one arena: no other keeps blocks above 64 MiB, and JAX allocates the scratch
+    memory of a large program in a thread of its own. Does nothing for other C libraries, or if the same is set by an
+    environment variable.
     """
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in CHOSEN):
         return False
     mallopt = ctypes.CDLL(None).mallopt
     if not (mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25)):  # the limit before glibc 2.35
         return False
-    return bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1) and mallopt(M_TOP_PAD, 2**26))
+    return all(mallopt(*one) for one in ((M_ARENA_MAX, 1), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)))
 
 
 class Peak:
