@@ -1,14 +1,26 @@
-"""The convolution of networks and heads: XLA's, and on a CPU the form that takes the least time."""
+"""The convolution of networks and heads: XLA's, and on a CPU the forms that take the least time.
+
+XLA's gradient of a kernel is slow on a CPU, above all that of a first layer: ResNet-50's took a tenth of a training step.
+Where there is no other form, it is a product for each row of the kernel here, a few images at a time.
+"""
+
+import functools
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
+from jaxdino.models.few_images import sum_of_parts
 from jaxdino.models.half_conv import half_conv
+from jaxdino.models.kernel_rows import rows_under
+from jaxdino.models.matmul import stored
 from jaxdino.models.winograd import pays, winograd_conv
-from jaxdino.models.xla_conv import xla_conv
+from jaxdino.models.xla_conv import xla_conv, xla_input_gradient, xla_kernel_gradient
 
 IMAGE_CHANNELS = 16
 """A convolution of at most so many input channels, as the first of a network, stays with XLA."""
+PIXELS = 3200
+"""Output pixels whose part of a kernel's gradient is computed at a time, at most, or one image."""
 
 
 def conv(x_BxHxWxC: jax.Array, kernel_kxkxCxO: jax.Array, step: int = 1) -> jax.Array:
@@ -17,4 +29,34 @@ def conv(x_BxHxWxC: jax.Array, kernel_kxkxCxO: jax.Array, step: int = 1) -> jax.
         return half_conv(x_BxHxWxC, kernel_kxkxCxO, step)
     if pays(x_BxHxWxC, kernel_kxkxCxO, step):
         return winograd_conv(x_BxHxWxC, kernel_kxkxCxO)
-    return xla_conv(x_BxHxWxC, kernel_kxkxCxO, step)
+    return _conv(x_BxHxWxC, kernel_kxkxCxO, step)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x, kernel, step):
+    return xla_conv(x, kernel, step)
+
+
+def _forward(x, kernel, step):
+    return _conv(x, kernel, step), (x, kernel)
+
+
+def _backward(step, residuals, g):
+    x, kernel = residuals
+    forms = (functools.partial(form, step=step) for form in (_kernel_gradient, xla_kernel_gradient))
+    cpu, default = forms
+    return xla_input_gradient(x, kernel, g, step), lax.platform_dependent(x, kernel, g, cpu=cpu, default=default)
+
+
+_conv.defvjp(_forward, _backward)
+
+
+def _kernel_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array, step: int) -> jax.Array:
+    """Return the sums over all pixels of those under the kernel times g, in float32."""
+
+    def part(x, g):
+        over = ((0, 1, 2), (0, 1, 2)), ((), ())
+        rows = rows_under(x.astype(jnp.float32), len(kernel), step)
+        return jnp.stack([lax.dot_general(stored(row), g.astype(jnp.float32), over) for row in rows])
+
+    return sum_of_parts(part, x, g, PIXELS * step * step).reshape(kernel.shape).astype(kernel.dtype)

@@ -14,6 +14,7 @@ from jax import lax
 
 from jaxdino.models.few_images import in_parts
 from jaxdino.models.half_matmul import narrow_weight_gradient
+from jaxdino.models.kernel_rows import rows_under
 from jaxdino.models.xla_conv import xla_conv, xla_input_gradient, xla_kernel_gradient
 
 PIXELS = 3200
@@ -56,21 +57,14 @@ def _rows(x: jax.Array, side: int, step: int) -> list[jax.Array]:
     They are moved as whole numbers: XLA would convert them to float32 and back.
     """
     bits = lax.bitcast_convert_type(x, jnp.uint16)
-    return [lax.bitcast_convert_type(row, x.dtype) for row in _under(bits, side, step)]
+    return [lax.bitcast_convert_type(row, x.dtype) for row in rows_under(bits, side, step)]
 
 
 @_rows.defjvp
 def _rows_of_tangents(side, step, primals, tangents):
     """Move tangents as they are, for second derivatives: whole numbers have none."""
     (x,), (dx,) = primals, tangents
-    return _rows(x, side, step), _under(dx, side, step)
-
-
-def _under(x: jax.Array, side: int, step: int) -> list[jax.Array]:
-    reach, (high, wide) = side // 2, x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
-    columns = jnp.concatenate([padded[:, :, j : j + wide : step] for j in range(side)], axis=-1)
-    return [columns[:, i : i + high : step] for i in range(side)]
+    return _rows(x, side, step), rows_under(dx, side, step)
 
 
 def _products(x: jax.Array, kernel: jax.Array, step: int) -> jax.Array:

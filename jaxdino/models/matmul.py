@@ -4,8 +4,9 @@ Many rows and a large matrix: XLA runs through all rows for each tile of the mat
 product is computed for some rows at a time. The same holds for the gradient of the rows.
 
 The gradient of the matrix, x^T g, sums over the rows of both. XLA gives such a product to another library than all
-others, which takes up to twice the time for large matrices. Where it pays, the narrower of x and g is therefore
-transposed and stored, and the product is an ordinary one.
+others, which takes up to twice the time for large matrices. Where it pays, x or g is therefore transposed and stored,
+and the product is an ordinary one: of many rows the narrower of the two, of few rows x, since an optimiser reads the
+result of g^T x against the order in memory.
 """
 
 import os
@@ -18,6 +19,8 @@ from jaxdino.models import remat
 
 LARGE = 1 << 19
 """Numbers of a matrix, at least, whose gradient takes this form; 590 thousand in a layer of 384 to 1,536."""
+FEW = 2
+"""Rows for each column of g, at least, for which g is transposed if it is the narrower one."""
 SIDE = 512
 """Rows and columns of a matrix, at least, for which parts pay."""
 ROWS = 512
@@ -70,8 +73,8 @@ def _weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
     """Return x^T g (I, O)."""
     if x.shape[1] * g.shape[1] < LARGE:
         return _over_rows(x, g)
-    if x.shape[1] > g.shape[1]:
-        return stored(_weight_gradient(g, x)).T
+    if x.shape[1] > g.shape[1] and len(x) >= FEW * g.shape[1]:
+        return stored(stored(g.T) @ x).T
     return stored(x.T) @ g
 
 

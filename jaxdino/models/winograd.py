@@ -21,8 +21,6 @@ PIXELS = 3200
 """Output pixels that are computed at a time, at most, or one image."""
 CHANNELS, SQUARES = 32, 32
 """Fewer channels or squares of 2 x 2 pixels take less time in XLA's convolution."""
-WIDE = 128
-"""With fewer channels XLA's gradient of the kernel takes no more time."""
 LARGE = 160 * 160
 """So do images of more pixels, whose transforms leave the caches and take five times the memory of the image."""
 
@@ -53,8 +51,6 @@ def _backward(residuals, g):
     dx = lax.platform_dependent(
         x, kernel, g, cpu=_input_gradient, default=lambda x, k, g: xla_input_gradient(x, k, g, 1)
     )
-    if min(kernel.shape[2:]) < WIDE:
-        return dx, xla_kernel_gradient(x, kernel, g, 1)
     return dx, lax.platform_dependent(
         x, kernel, g, cpu=_kernel_gradient, default=lambda x, k, g: xla_kernel_gradient(x, k, g, 1)
     )

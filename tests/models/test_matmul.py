@@ -12,10 +12,11 @@ from jaxdino.models.remat import repeated
 
 
 @pytest.mark.parametrize("large", [False, True])
-@pytest.mark.parametrize(("n_in", "n_out"), [(6, 10), (10, 6)])
-def test_gradients(monkeypatch, n_in, n_out, large):
+@pytest.mark.parametrize(("rows", "n_in", "n_out"), [(7, 6, 10), (7, 10, 6), (module.FEW * 6, 10, 6)])
+def test_gradients(monkeypatch, rows, n_in, n_out, large):
     monkeypatch.setattr(module, "LARGE", 1 if large else 1 << 60)
-    x, w, g = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate(((7, n_in), (n_in, n_out), (7, n_out))))
+    shapes = (rows, n_in), (n_in, n_out), (rows, n_out)
+    x, w, g = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes))
     value, pull = jax.vjp(lambda x, w: matmul(x, w), x, w)
     dx, dw = jax.jit(pull)(g)
     exact = [np.asarray(one, np.float64) for one in (x, w, g)]

@@ -1,0 +1,12 @@
+"""The pixels under each row of a convolution's kernel, side by side: a convolution is a few products with them."""
+
+import jax
+import jax.numpy as jnp
+
+
+def rows_under(x_BxHxWxC: jax.Array, side: int, step: int) -> list[jax.Array]:
+    """Return for each of `side` rows of a kernel the pixels (B, h, w, side * C) under it; zeros around the map."""
+    reach, (high, wide) = side // 2, x_BxHxWxC.shape[1:3]
+    padded = jnp.pad(x_BxHxWxC, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    columns = jnp.concatenate([padded[:, :, j : j + wide : step] for j in range(side)], axis=-1)
+    return [columns[:, i : i + high : step] for i in range(side)]
