@@ -1,7 +1,7 @@
 """The convolution of networks and heads: XLA's, and on a CPU the forms that take the least time.
 
-XLA's gradient of a kernel is slow on a CPU, above all that of a first layer: ResNet-50's took a tenth of a training step.
-Where there is no other form, it is a product for each row of the kernel here, a few images at a time.
+XLA's gradient of a kernel is slow on a CPU, above all that of a first layer: ResNet-50's took a tenth of a step. Where
+there is no other form, it is a product for each row of the kernel here, a few images at a time.
 """
 
 import functools
@@ -43,8 +43,7 @@ def _forward(x, kernel, step):
 
 def _backward(step, residuals, g):
     x, kernel = residuals
-    forms = (functools.partial(form, step=step) for form in (_kernel_gradient, xla_kernel_gradient))
-    cpu, default = forms
+    cpu, default = (functools.partial(form, step=step) for form in (_kernel_gradient, xla_kernel_gradient))
     return xla_input_gradient(x, kernel, g, step), lax.platform_dependent(x, kernel, g, cpu=cpu, default=default)
 
 

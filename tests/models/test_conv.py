@@ -1,4 +1,4 @@
-"""The gradient of a kernel as products of the pixels under its rows: exact on whole numbers, for every kind of kernel."""
+"""The gradient of a kernel as products of the pixels under its rows: exact on whole numbers."""
 
 import jax
 import jax.numpy as jnp
