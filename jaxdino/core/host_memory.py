@@ -7,8 +7,15 @@ import re
 import sys
 from pathlib import Path
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8  # malloc.h
-CHOSEN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES")
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8  # malloc.h
+CHOSEN = (
+    "MALLOC_TRIM_THRESHOLD_",
+    "MALLOC_TOP_PAD_",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_MMAP_MAX_",
+    "MALLOC_ARENA_MAX",
+    "GLIBC_TUNABLES",
+)
 HUGE = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=16777216:glibc.malloc.trim_threshold=67108864"
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -37,17 +44,16 @@ def keep_freed() -> bool:
     """Let the process keep freed memory for the next step. Return True if that could be set.
 
     A step allocates its scratch memory with malloc and frees it. glibc returns large blocks to the system at once, so
-    that fresh pages cause page faults at each step. The process keeps its peak memory, which grows by 20 to 40% (see
-    docs/performance.md). All threads share one arena: no other keeps blocks above 64 MiB, and JAX allocates the scratch
-    memory of a large program in a thread of its own. Does nothing for other C libraries, or if the same is set by an
-    environment variable.
+    that fresh pages cause page faults at each step; here it keeps blocks of any size. The process keeps its peak
+    memory, which grows by 20 to 40% (see docs/performance.md). All threads share one arena: no other keeps blocks above
+    64 MiB, and JAX allocates the scratch memory of a large program in a thread of its own. Does nothing for other C
+    libraries, or if the same is set by an environment variable.
     """
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in CHOSEN):
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    if not (mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25)):  # the limit before glibc 2.35
-        return False
-    return all(mallopt(*one) for one in ((M_ARENA_MAX, 1), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)))
+    chosen = ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, 2**26))  # -1: never
+    return all(mallopt(*one) for one in chosen)
 
 
 class Peak:

@@ -17,10 +17,12 @@ from jaxdino.core.host_memory import keep_freed
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: a huge page would be one fault where there are 512
 said = keep_freed() if sys.argv[1] == "kept" else None
 thread = ThreadPoolExecutor(1)
+def written(size):
+    np.empty(size, np.uint8)[:: 2**15] = 1  # one page of eight
 def faults(blocks):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(blocks):
-        thread.submit(np.ones, 2**25, np.float32).result()  # 128 MiB
+        thread.submit(written, int(sys.argv[2])).result()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 print(said, faults(1), faults(4))
 """
@@ -28,18 +30,19 @@ print(said, faults(1), faults(4))
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 
 
-def faults(how: str, **env: str) -> tuple[str, int, int]:
+def faults(how: str, size: int = 2**27, **env: str) -> tuple[str, int, int]:
     """What `keep_freed` said, and a process's page faults for one block of a thread and for four more."""
-    command = [sys.executable, "-c", COUNT, how]
+    command = [sys.executable, "-c", COUNT, how, str(size)]
     run = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, check=True)
     said, one, more = run.stdout.split()
     return said, int(one), int(more)
 
 
-def test_a_block_is_taken_again():
-    said, one, more = faults("kept")
+@pytest.mark.parametrize("size", [2**27, 5 * 2**28], ids=["128 MiB", "1.25 GiB"])
+def test_a_block_is_taken_again(size):
+    said, one, more = faults("kept", size)
     assert said == "True" and more < one
-    _, one, more = faults("given back")
+    _, one, more = faults("given back", size)
     assert more > 3 * one
 
 

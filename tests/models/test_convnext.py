@@ -35,9 +35,14 @@ def test_a_stages_first_block_takes_its_downsampling_with_it():
     assert TINY.layers[2].holds("backbone.downsample_layers.1.1.kernel")
 
 
+@pytest.mark.parametrize("channels", [depthwise.CHANNELS, 3])
 @pytest.mark.parametrize(("dtype", "devices"), [(jnp.float32, 1), (jnp.float32, 2), (jnp.bfloat16, 1)])
-def test_shifted_products_are_the_grouped_convolution(monkeypatch, dtype, devices):
+def test_shifted_products_are_the_grouped_convolution(monkeypatch, dtype, devices, channels):
+    """With all six channels at once, and with three at a time."""
     monkeypatch.setattr(depthwise.sharding, "devices", lambda: devices)
+    if channels < 6:
+        monkeypatch.setattr(depthwise, "WEIGHTS", 0)
+        monkeypatch.setattr(depthwise, "CHANNELS", channels)
     x = jax.random.normal(jax.random.key(1), (2, 9, 5, 6), dtype)
     kernel = jax.random.normal(jax.random.key(2), (7, 7, 1, 6))
     g = jax.random.normal(jax.random.key(3), x.shape, dtype)
