@@ -108,13 +108,14 @@ def _kernel_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array
 def _products(wide: jax.Array, g: jax.Array) -> jax.Array:
     """Return the sums (B, side, side, D) of g (B, h, w, D) times `wide` (B, h + side - 1, w + side - 1, D), shifted.
 
-    Rows are added to one another before columns are summed: XLA then computes with whole vectors.
+    For each row of the kernel, products are added over rows of pixels and stored; their sum over the columns of pixels
+    is then a single call of a library for all columns of the kernel.
     """
     side = wide.shape[1] - g.shape[1] + 1
 
     def row(i):
         near = lax.dynamic_slice_in_dim(wide, i, g.shape[1], axis=1)
         columns = [sum(near[:, y, j : j + g.shape[2]] * g[:, y] for y in range(g.shape[1])) for j in range(side)]
-        return jnp.stack([jnp.sum(column, axis=1) for column in columns], axis=1)
+        return stored(jnp.stack(columns, axis=1)).sum(2)
 
     return jnp.moveaxis(lax.map(row, jnp.arange(side)), 0, 1)
