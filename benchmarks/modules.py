@@ -11,8 +11,8 @@ from typing import Any
 from benchmarks.harness import Contender
 
 RATE = 1e-4
-OUTPUTS = ("class_queries_logits", "masks_queries_logits", "image_embeds", "text_embeds", "last_hidden_state")
-"""What is read of an output of transformers, the last one if there is no other; of other modules all."""
+OUTPUTS = ("class_queries_logits", "masks_queries_logits", "image_embeds", "text_embeds")
+"""What is read of an output of transformers, or else its last hidden state; of other modules all."""
 
 
 def contenders(made: tuple[Callable, dict, Any, Any], batch: int) -> dict[str, list[Contender]]:
@@ -44,10 +44,11 @@ def contenders(made: tuple[Callable, dict, Any, Any], batch: int) -> dict[str, l
 
     def outputs() -> Sequence[Any]:
         found = module(given)
-        if isinstance(found, (tuple, torch.Tensor)):
-            return found if isinstance(found, tuple) else (found,)
-        own = [found[name] for name in OUTPUTS if name in found]
-        return own[:-1] or own
+        if isinstance(found, torch.Tensor):
+            return (found,)
+        if isinstance(found, tuple):
+            return found
+        return [found[name] for name in OUTPUTS if name in found] or [found["last_hidden_state"]]
 
     def peer_forward() -> None:
         with torch.inference_mode():
