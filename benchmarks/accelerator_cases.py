@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import harness, ours
 from benchmarks.harness import Contender
-from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.processor import prepare
 from jaxdino.models import registry
 
 ROUNDS, TURN = 3, 0.3  # turns of each contender, and seconds of a turn
@@ -188,7 +188,7 @@ def matrix_rate(side: int) -> float:
 def work(args: argparse.Namespace) -> None:
     """Compile a share of the cases (`--share`), or measure them all but the first (`--skip`); a line for each."""
     warnings.simplefilter("ignore")
-    keep_freed()  # the peers are in this process too
+    prepare()  # the peers are in this process too
     if args.tiny:
         import torch
 

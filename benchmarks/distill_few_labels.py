@@ -17,7 +17,7 @@ from PIL import Image
 
 import jaxdino
 from configs import distill, linear
-from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.processor import prepare
 from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.table import format_table
 from jaxdino.data.config import DataConfig
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=3e-3, help="learning rate of the students")
     parser.add_argument("--temperature", type=float, default=2.0)
     args = parser.parse_args()
-    keep_freed()
+    prepare()
     keep_programs()
     if not args.work.exists():
         folders(args.work)

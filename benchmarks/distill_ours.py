@@ -13,8 +13,8 @@ from benchmarks.distill_step import METHODS
 from benchmarks.harness import Contender
 from jaxdino import optim
 from jaxdino.core import sharding
-from jaxdino.core.host_memory import keep_freed
 from jaxdino.core.params import abstract, split
+from jaxdino.core.processor import prepare
 from jaxdino.data.config import DataConfig
 from jaxdino.data.photometric import augment_views
 from jaxdino.data.pipeline import make_train_iter
@@ -47,7 +47,7 @@ def idle() -> None:
 
 def program(args: argparse.Namespace, capacity: int, augment: Callable) -> tuple[Callable, dict]:
     """Return (the jitted step, its state), built as in the training loop."""
-    keep_freed()  # the peers may be in this process too
+    prepare()  # the peers may be in this process too
     mesh, backbone = sharding.make_mesh(), registry.get(args.model)
     settings = Distill(**METHODS[args.method])
     spec = with_heads(backbone, Projection(out_dim=args.out_dim))

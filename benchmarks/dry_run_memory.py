@@ -16,7 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from jaxdino.core.host_memory import in_huge_pages, keep_freed
+from jaxdino.core.host_memory import in_huge_pages
+from jaxdino.core.processor import prepare
 
 
 def dry(config: Any, steps: int) -> None:
@@ -73,7 +74,7 @@ def main() -> None:
     if args.part:
         from jaxdino.settings.command_line import command
 
-        keep_freed()
+        prepare()
         config = command(args.config, flags).config().copy_and_resolve_references()
         with config.unlocked():
             config.stages = config.stages[args.stage : args.stage + 1]

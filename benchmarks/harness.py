@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.processor import prepare
 
 DTYPES = ("float32", "bfloat16")
 _clock = [time.perf_counter]
@@ -56,7 +56,7 @@ def begin(args: argparse.Namespace) -> None:
         args.threads, _clock[:] = 1, [time.process_time]
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads or None])
     os.environ["NPROC"] = str(cores())  # the size of XLA's thread pool
-    keep_freed()  # as our commands do without huge pages: faster for the peers, which are in this process too
+    prepare()  # as our commands do without huge pages: faster for the peers, which are in this process too
     import torch
 
     torch.set_num_threads(cores())

@@ -12,14 +12,14 @@ class Api(LitAPI):
     """Classes of an image: decoding, model, batch sizes and choice of classes are those of the server of jaxdino."""
 
     def setup(self, device):
-        from jaxdino.core.host_memory import keep_freed
+        from jaxdino.core.processor import prepare
         from jaxdino.core.program_cache import keep_programs
         from jaxdino.serving.server.catalogue import Place, opened
         from jaxdino.serving.server.settings import ServeSettings
         from jaxdino.serving.server.uploads import records
         from jaxdino.serving.server.work import Asked
 
-        keep_freed()
+        prepare()
         keep_programs()
         settings = ServeSettings(max_batch=int(os.environ["SERVED_BATCH"]))
         self.work = opened(Place("model", "1", os.environ["SERVED_WORKDIR"]), settings, print).work("predict")

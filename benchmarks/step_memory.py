@@ -16,7 +16,8 @@ import sys
 
 from benchmarks import harness
 from benchmarks.distill_step import peak
-from jaxdino.core.host_memory import in_huge_pages, keep_freed
+from jaxdino.core.host_memory import in_huge_pages
+from jaxdino.core.processor import prepare
 
 STEPS = 3
 OURS, FORWARD, PEER = "jaxdino", "jaxdino, forward pass", "timm eager"
@@ -36,7 +37,7 @@ def alone(args: argparse.Namespace) -> None:
         one = peers.stepping("timm", "eager", *given, args.trainable) if args.steps else None
     else:
         in_huge_pages()  # as jaxdino.main
-        keep_freed()  # and where there are none
+        prepare()  # and where there are none
         from benchmarks import ours
 
         ours.jnp.zeros(1).block_until_ready()

@@ -18,7 +18,7 @@ from convert import flags
 from jaxdino import results
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
-from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.processor import prepare
 from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import printable
 from jaxdino.evaluate import OF_HEAD
@@ -42,7 +42,7 @@ def _run(argv: list[str] | None) -> int:
     args, rest = _parser().parse_known_args(expanded(argv))
     if rest and args.work != "fit":
         raise UserError(f"{rest[0]} is not a flag of anomaly {args.work}; --help lists the flags")
-    keep_freed()
+    prepare()
     keep_programs()
     works = {"fit": lambda: fit(args, rest), "predict": lambda: predict(args), "evaluate": lambda: evaluate(args)}
     return works[args.work]()

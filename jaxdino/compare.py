@@ -16,8 +16,8 @@ import numpy as np
 
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
-from jaxdino.core.host_memory import keep_freed
 from jaxdino.core.options import check_range
+from jaxdino.core.processor import prepare
 from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import few, printable
 from jaxdino.core.writable import check_writable
@@ -73,7 +73,7 @@ def run(argv: Sequence[str]) -> int:
 
     settings, rest = split(list(argv))
     args = parser().parse_args(rest)
-    keep_freed()
+    prepare()
     keep_programs()
     from jaxdino.comparison.forgetting import probe_set
     from jaxdino.comparison.plan import checked, metric_of, planned, seeds_of

@@ -21,7 +21,7 @@ from jaxdino import scene_results
 from jaxdino.core.bars import bar
 from jaxdino.core.command import described, expanded, finish, program, uninterrupted
 from jaxdino.core.errors import UserError
-from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.processor import prepare
 from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import printable
 from jaxdino.data.inputs import Input, find_inputs
@@ -60,7 +60,7 @@ def _run(argv: list[str] | None) -> int:
     )
     scene_results.add_windows(parser)
     args = parser.parse_args(expanded(argv))
-    keep_freed()
+    prepare()
     keep_programs()
     given = vars(args)
     return depth(given.pop("workdir"), given.pop("images"), overlays=not given.pop("no_overlays"), **given)

@@ -16,7 +16,7 @@ from jaxdino import parts
 from jaxdino.core.bars import bar
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
-from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.processor import prepare
 from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import printable
 from jaxdino.data.inputs import Input, find_inputs
@@ -52,7 +52,7 @@ def _run(argv: list[str] | None) -> int:
         help="black and white of 16-bit and float images: full, image, window, percentiles, 0,4095 (default the model)",
     )
     args = parser.parse_args(expanded(argv))
-    keep_freed()
+    prepare()
     keep_programs()
     given = vars(args)
     return detect(given.pop("workdir"), given.pop("images"), overlays=not given.pop("no_overlays"), **given)

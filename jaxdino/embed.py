@@ -17,7 +17,7 @@ from convert import flags
 from jaxdino import parts
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
-from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.processor import prepare
 from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import counted, printable
 from jaxdino.evaluate import OF_HEAD
@@ -51,7 +51,7 @@ def _run(argv: list[str] | None) -> int:
     add("--shard", metavar="I/N", help="work on part I of N of the images, each part in a process of its own")
     add("--overwrite", action="store_true", help="let --out replace a file")
     args, rest = parser.parse_known_args(expanded(argv))
-    keep_freed()
+    prepare()
     keep_programs()
     return embed(args, rest)
 

@@ -18,7 +18,7 @@ from typing import Any
 from convert import flags
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
-from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.processor import prepare
 from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import printable
 
@@ -77,7 +77,7 @@ def _run(argv: list[str] | None) -> int:
     parser.add_argument("--batch_size", type=int, default=64, help="images per batch")
     parser.add_argument("--seed", type=int, default=0, help="seed of the linear classifier and the random weights")
     args = parser.parse_args(expanded(argv))
-    keep_freed()
+    prepare()
     keep_programs()
     try:
         evaluate(args)

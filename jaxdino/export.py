@@ -18,8 +18,8 @@ from typing import Any
 from convert import flags
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
-from jaxdino.core.host_memory import keep_freed
 from jaxdino.core.options import check_choice
+from jaxdino.core.processor import prepare
 from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import printable
 
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str] | None) -> None:
     args = _parser().parse_args(expanded(argv))
-    keep_freed()
+    prepare()
     keep_programs()
     export(args)
 

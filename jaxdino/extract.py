@@ -15,7 +15,7 @@ from typing import Any
 from convert import flags
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
-from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.processor import prepare
 from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import printable
 from jaxdino.evaluate import OF_HEAD
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str] | None) -> None:
     args, rest = _parser().parse_known_args(expanded(argv))
-    keep_freed()
+    prepare()
     keep_programs()
     extract(args, rest)
 

@@ -18,11 +18,12 @@ from ml_collections import ConfigDict
 from jaxdino.core import processes
 from jaxdino.core.command import described, expanded, finish, program, write_error
 from jaxdino.core.errors import UserError
-from jaxdino.core.host_memory import in_huge_pages, keep_freed
+from jaxdino.core.host_memory import in_huge_pages
 from jaxdino.core.processes import WAIT as WAIT_SECONDS
 from jaxdino.core.processes.ending import together
 from jaxdino.core.processes.facts import of_code
 from jaxdino.core.processes.place import find
+from jaxdino.core.processor import prepare
 from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import bounded
 from jaxdino.settings.check import check
@@ -93,7 +94,7 @@ def show(given: Command) -> None:
 
 def run(given: Command) -> None:
     """Train, or make a dry run."""
-    keep_freed()
+    prepare()
     keep_programs()
     if MEMORY.value and not DRY.value:
         raise UserError(f"--memory={MEMORY.value} is read by --dry-run only: add it, or leave --memory out")

@@ -17,7 +17,7 @@ from jaxdino import parts, results
 from jaxdino.core.bars import bar
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
-from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.processor import prepare
 from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import printable
 
@@ -62,7 +62,7 @@ def _run(argv: list[str] | None) -> int:
         help="average the probabilities of several views: flip, zoom, corners (default the image alone)",
     )
     args = parser.parse_args(expanded(argv))
-    keep_freed()
+    prepare()
     keep_programs()
     given = vars(args)
     return predict(given.pop("workdir"), given.pop("images"), **given)

@@ -14,7 +14,7 @@ from typing import Any
 
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
-from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.processor import prepare
 from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import printable
 
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str] | None) -> None:
     args = _parser().parse_args(expanded(argv))
-    keep_freed()
+    prepare()
     keep_programs()
     probe(args)
 

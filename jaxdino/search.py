@@ -140,7 +140,7 @@ def _queries(args: argparse.Namespace, made: Any) -> list[_Found]:
     """Return what is nearest to each image and text. It is always compared with every embedding."""
     import numpy as np
 
-    from jaxdino.core.host_memory import keep_freed
+    from jaxdino.core.processor import prepare
     from jaxdino.core.program_cache import keep_programs
     from jaxdino.data.inputs import find_inputs
     from jaxdino.evals.knn import neighbours
@@ -151,7 +151,7 @@ def _queries(args: argparse.Namespace, made: Any) -> list[_Found]:
     inputs, notes = find_inputs(args.images)
     for note in notes:
         say(note)
-    keep_freed()
+    prepare()
     keep_programs()
     model = reopened(made.about["weights"], made.file, args.weights, AGAIN)
     texts = [query.of_texts(model, made, args.text)] if args.text else []

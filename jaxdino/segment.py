@@ -23,7 +23,7 @@ from jaxdino import mask_parts, results, scene_results
 from jaxdino.core.bars import bar
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
-from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.processor import prepare
 from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.words import printable
 from jaxdino.data.inputs import Input, find_inputs
@@ -74,7 +74,7 @@ def _run(argv: list[str] | None) -> int:
     )
     scene_results.add_windows(parser, "for models that give every pixel a class")
     args = parser.parse_args(expanded(argv))
-    keep_freed()
+    prepare()
     keep_programs()
     points, boxes = parsed("--points", args.points, (2, 3)), parsed("--boxes", args.boxes, (4,))
     how = (args.threshold, args.out, args.table, args.overwrite, args.sixteen_bit, args.shard)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
-from jaxdino.core.host_memory import keep_freed
+from jaxdino.core.processor import prepare
 from jaxdino.core.program_cache import keep_programs
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def _run(argv: list[str] | None) -> int:
     from jaxdino.serving.server.settings import read_settings
 
     settings = read_settings(args, args.config)
-    keep_freed()
+    prepare()
     keep_programs(lambda line: log("note", message=line))
     if args.make_reference:
         return make_reference(args.workdir, args.model, settings, args.make_reference, args.drift_window)

@@ -51,10 +51,10 @@ def place(environment: Mapping[str, str]) -> Path:
     """Return the cache folder for this processor."""
     home = environment.get("XDG_CACHE_HOME")
     base = Path(home) if home and os.path.isabs(home) else Path.home() / ".cache"
-    return base / "jaxdino" / "programs" / f"{platform.machine()}-{zlib.crc32(_instructions()):08x}"
+    return base / "jaxdino" / "programs" / f"{platform.machine()}-{zlib.crc32(instructions()):08x}"
 
 
-def _instructions() -> bytes:
+def instructions() -> bytes:
     """Return the names of the CPU's instruction sets, where Linux lists them."""
     try:
         lines = Path("/proc/cpuinfo").read_bytes().splitlines()

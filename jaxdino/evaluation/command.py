@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from jaxdino.core.command import described, expanded, program
 from jaxdino.core.errors import UserError
-from jaxdino.core.host_memory import keep_freed
 from jaxdino.core.options import check_choice, check_range
+from jaxdino.core.processor import prepare
 from jaxdino.core.program_cache import keep_programs
 from jaxdino.core.rules import did_you_mean
 from jaxdino.core.words import printable
@@ -104,7 +104,7 @@ def run(argv: Sequence[str]) -> int:
     from jaxdino.evaluation.parts import DEFAULT, PARTS
 
     args = parser().parse_args(expanded(argv))
-    keep_freed()
+    prepare()
     keep_programs()
     if task_of(args.workdir) in OTHERS:
         return _other(args)

@@ -17,6 +17,7 @@ from jax import lax
 from jaxdino.core import sharding
 from jaxdino.models import remat
 from jaxdino.models.half_matmul import HALF
+from jaxdino.models.loops import mapped, scanned
 from jaxdino.models.matmul import stored
 
 SCORES = 1 << 20
@@ -183,7 +184,7 @@ def _by_head(q, k, v, terms):
             out, _, most, total = _softmax_values(_scores(part["q"], k, part["terms"]), v)
             return out, most + jnp.log(total)
 
-        return _joined(lax.map(some, _parts(queries, len(k))))
+        return _joined(mapped(some, _parts(queries, len(k))))
 
     return _each_head(head, k, v, {"q": q, "terms": terms})
 
@@ -202,7 +203,7 @@ def _by_head_bwd(q, k, v, terms, g, out, logs):
             return (sums[0] + dk, sums[1] + dv), (_over_rows(ds, k), _terms_gradients(ds, part["terms"], width, -2))
 
         zeros = jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
-        (dk, dv), found = lax.scan(some, zeros, _parts(queries, len(k)))
+        (dk, dv), found = scanned(some, zeros, _parts(queries, len(k)))
         dq, dterms = _joined(found)
         return dq, dk, dv, dterms
 
@@ -214,16 +215,22 @@ def _by_head_bwd(q, k, v, terms, g, out, logs):
 def _each_head(function: Callable, k: jax.Array, v: jax.Array, queries: dict[str, Any]) -> Any:
     """Return `function` of each head's k, v and queries, one after the other; queries: (B or 1, H or 1, N, any)."""
     images, heads = k.shape[:2]
-    own = (k, v, queries)
-    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), own)  # before the loop: it may be a copy
+    own, structure = jax.tree.flatten((k, v, queries))
+    flat = [x.reshape(-1, *x.shape[2:]) for x in own]  # before the loop: it may be a copy
+    each = {i: x for i, x in enumerate(flat) if len(x) == images * heads}
 
-    def head(place):
-        def row(x, flat):
-            return flat[place // heads % x.shape[0] * x.shape[1] + place % heads % x.shape[1]]
+    def shared(i: int, place: jax.Array) -> jax.Array:
+        """Return what several heads or images have in common."""
+        lead = own[i].shape[:2]
+        return flat[i][place // heads % lead[0] * lead[1] + place % heads % lead[1]]
 
-        return function(*jax.tree.map(row, own, flat))
+    def head(pair):
+        place, mine = pair
+        return function(
+            *jax.tree.unflatten(structure, [mine[i] if i in mine else shared(i, place) for i in range(len(own))])
+        )
 
-    found = lax.map(head, jnp.arange(images * heads))
+    found = mapped(head, (jnp.arange(images * heads), each))
     return jax.tree.map(lambda x: x.reshape(images, heads, *x.shape[1:]), found)
 
 

@@ -20,7 +20,7 @@ from jaxdino.models.remat import Remat, repeated
 
 STEM, STEP, SIDE = 4, 2, 7
 """The stem's stride, each later stage's stride, and the side of the depthwise kernels."""
-PIXELS = 6400
+PIXELS = 3200
 """Pixels of feature maps whose MLP is computed at a time, at most, or one image."""
 
 

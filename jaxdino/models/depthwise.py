@@ -14,6 +14,7 @@ from jax import lax
 
 from jaxdino.core import sharding
 from jaxdino.models.few_images import in_parts
+from jaxdino.models.loops import mapped
 from jaxdino.models.matmul import stored
 
 WEIGHTS, CHANNELS = 10_000, 96
@@ -72,15 +73,15 @@ def _shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
         wide = stored(_padded(x, side // 2))
         places = itertools.product(range(side), range(side))
         moved = (wide[:, i : i + h, j : j + w] * weights[i, j, None, None, None] for i, j in places)
-        return jnp.asarray(sum(moved)).astype(x.dtype)
+        return jnp.asarray(sum(moved))
 
     some = next(n for n in range(min(CHANNELS, channels), 0, -1) if channels % n == 0)
     if weights.size <= WEIGHTS or 4 * some <= CHANNELS or some == channels:
-        return in_parts(lambda x: convolved(x, weights), x, 1)
+        return in_parts(lambda x: convolved(x, weights), x, 1).astype(x.dtype)
     blocks = jnp.moveaxis(x.reshape(*x.shape[:3], channels // some, some), 3, 0)
     each = jnp.moveaxis(weights.reshape(side, side, -1, some), 2, 0)
-    found = lax.map(lambda block: convolved(*block), (blocks, each))
-    return jnp.moveaxis(found, 0, 3).reshape(x.shape)
+    found = mapped(lambda block: convolved(*block), (blocks, each))
+    return jnp.moveaxis(found, 0, 3).reshape(x.shape).astype(x.dtype)
 
 
 def _kernel_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:

@@ -11,9 +11,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxdino.core import sharding
+from jaxdino.models.loops import mapped, scanned
 from jaxdino.models.output import Output
 from jaxdino.models.vit import ViTConfig
 
@@ -59,7 +59,7 @@ def _forward(net: Any, images: jax.Array) -> Output:
     each = images_each(images.shape[0], vit_tokens(config, *images.shape[1:3])) if sharding.devices() == 1 else 0
     if each in (0, images.shape[0]):
         return net(images)
-    found = lax.map(net, images.reshape(-1, each, *images.shape[1:]))
+    found = mapped(net, images.reshape(-1, each, *images.shape[1:]))
     if any(x.ndim < 2 or x.shape[1] != each for x in jax.tree.leaves(found)):  # not for each image
         return net(images)
     return jax.tree.map(lambda x: x.reshape(images.shape[0], *x.shape[2:]), found)
@@ -79,7 +79,7 @@ def in_parts(layer: Callable[[jax.Array], jax.Array], x_BxHxWxD: jax.Array, pixe
     parts = _in_parts(x_BxHxWxD, pixels)
     if len(parts) == 1:
         return layer(x_BxHxWxD)
-    found = lax.map(layer, parts)
+    found = mapped(layer, parts)
     return found.reshape(x_BxHxWxD.shape[0], *found.shape[2:])
 
 
@@ -92,7 +92,7 @@ def sum_of_parts(
         return layer(x_BxHxWxD, y_BxHxWxE)
     others = y_BxHxWxE.reshape(*parts.shape[:2], *y_BxHxWxE.shape[1:])
     zeros = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), jax.eval_shape(layer, parts[0], others[0]))
-    return lax.scan(lambda total, pair: (total + layer(*pair), None), zeros, (parts, others))[0]
+    return scanned(lambda total, pair: (total + layer(*pair), None), zeros, (parts, others))[0]
 
 
 def _in_parts(x_BxHxWxD: jax.Array, pixels: int) -> jax.Array:

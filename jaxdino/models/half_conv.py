@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxdino.models.few_images import in_parts
+from jaxdino.models.few_images import in_parts, sum_of_parts
 from jaxdino.models.half_matmul import narrow_weight_gradient
 from jaxdino.models.kernel_rows import rows_under
 from jaxdino.models.xla_conv import xla_conv, xla_input_gradient, xla_kernel_gradient
@@ -87,5 +87,7 @@ def _input_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array, step: int) ->
 
 
 def _kernel_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array, step: int) -> jax.Array:
-    found = [narrow_weight_gradient(row, g) for row in _rows(x, kernel.shape[0], step)]
-    return jnp.stack(found).reshape(kernel.shape).astype(kernel.dtype)
+    def part(x, g):
+        return jnp.stack([narrow_weight_gradient(row, g) for row in _rows(x, len(kernel), step)])
+
+    return sum_of_parts(part, x, g, PIXELS * step * step).reshape(kernel.shape).astype(kernel.dtype)

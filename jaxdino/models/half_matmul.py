@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 
 HALF = (jnp.bfloat16, jnp.float16)
+FEW = 2
+"""Rows for each column of g, at least, for which g is copied if it is the narrower one."""
 
 
 @jax.custom_vjp
@@ -52,9 +54,12 @@ def _weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
 
 
 def narrow_weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
-    """Return x^T g, float32, as (g^T x)^T if g is the narrower, so that XLA copies g and not x."""
-    n_in, n_out = x.shape[-1], math.prod(g.shape[x.ndim - 1 :])
-    if n_in <= n_out or n_out % 2 or g.ndim != x.ndim:
+    """Return x^T g, float32; of many rows as (g^T x)^T if g is the narrower, so that XLA copies g and not x.
+
+    Of few rows, x costs less than an optimiser that reads the gradient against its order in memory.
+    """
+    rows, n_in, n_out = math.prod(x.shape[:-1]), x.shape[-1], math.prod(g.shape[x.ndim - 1 :])
+    if n_in <= n_out or n_out % 2 or g.ndim != x.ndim or rows < FEW * n_out:
         return _weight_gradient(x, g)
     halves = _weight_gradient(g, x).reshape(2, n_out // 2, n_in)  # without a reshape, XLA folds the transpose away
     return halves.transpose(2, 0, 1).reshape(n_in, n_out)

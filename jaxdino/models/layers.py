@@ -22,6 +22,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.models.half_matmul import HALF, column_sums, half_matmul
 from jaxdino.models.initial import truncated_normal
 from jaxdino.models.matmul import matmul
+from jaxdino.models.rounding import rounded
 
 
 class Linear(nnx.Module):
@@ -132,7 +133,7 @@ def _layer_norm_fwd(x, scale, bias, eps):
     centred = x32 - mean
     inverse = lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
     wide_scale, wide_bias = (over_last_axis(vector.astype(jnp.float32), x) for vector in (scale, bias))
-    y = (centred * inverse * wide_scale + wide_bias).astype(x.dtype)
+    y = rounded(centred * inverse * wide_scale + wide_bias, x.dtype)
     return y, (x, mean, inverse, scale, bias)
 
 
@@ -164,7 +165,7 @@ class LayerScale(nnx.Module):
 @jax.custom_vjp
 def layer_scale(x: jax.Array, gamma: jax.Array) -> jax.Array:
     """Compute x (..., D) times gamma (D,) in float32, in x's dtype; gamma's gradient is summed in float32."""
-    return (x.astype(jnp.float32) * over_last_axis(gamma.astype(jnp.float32), x)).astype(x.dtype)
+    return rounded(x.astype(jnp.float32) * over_last_axis(gamma.astype(jnp.float32), x), x.dtype)
 
 
 def _layer_scale_fwd(x, gamma):
@@ -186,7 +187,7 @@ def gelu(x: jax.Array) -> jax.Array:
 
     Uses erf in float32, as torch does: `jax.nn.gelu` uses erfc, which is 2-3 x slower on CPU.
     """
-    return (x.astype(jnp.float32) * _normal_cdf(x)).astype(x.dtype)
+    return rounded(x.astype(jnp.float32) * _normal_cdf(x), x.dtype)
 
 
 def _normal_cdf(x: jax.Array) -> jax.Array:
@@ -216,7 +217,7 @@ gelu.defvjp(_gelu_fwd, _gelu_bwd)
 def quick_gelu(x: jax.Array) -> jax.Array:
     """Compute x sigmoid(1.702 x) in float32, as in OpenAI's CLIP. Source: openai/CLIP clip/model.py."""
     x32 = x.astype(jnp.float32)
-    return (x32 * jax.nn.sigmoid(1.702 * x32)).astype(x.dtype)
+    return rounded(x32 * jax.nn.sigmoid(1.702 * x32), x.dtype)
 
 
 def _quick_gelu_fwd(x):
