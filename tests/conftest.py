@@ -12,8 +12,8 @@ from jaxdino.core.host_memory import keep_freed
 from tests.torchvision_stub import import_torchvision
 
 # Compiling was 70 % of the suite's processor time. Without LLVM's optimisations and the newer code generator it takes a
-# quarter of that, and a step up to a fifth longer. Commands that tests start have the same flags, and so choose no other
-# length of vectors (jaxdino/core/processor.py). Whatever a caller sets in XLA_FLAGS comes later and wins.
+# quarter of that, and a step up to a fifth longer. Commands that tests start have the same flags, and so choose no
+# other length of vectors (jaxdino/core/processor.py). Whatever a caller sets in XLA_FLAGS comes later and wins.
 QUICK = (
     "--xla_backend_optimization_level=0 --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters "
     "--xla_cpu_prefer_vector_width=256"
