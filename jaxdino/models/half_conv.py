@@ -7,6 +7,8 @@ that these copies stay in the processor's caches. Other devices run XLA's convol
 """
 
 import functools
+import itertools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from jax import lax
 
 from jaxdino.models.few_images import in_parts, sum_of_parts
 from jaxdino.models.half_matmul import narrow_weight_gradient
-from jaxdino.models.kernel_rows import rows_under
+from jaxdino.models.kernel_rows import rows_under, shifted
 from jaxdino.models.xla_conv import xla_conv, xla_input_gradient, xla_kernel_gradient
 
 PIXELS = 3200
@@ -50,21 +52,22 @@ def _backward(step, residuals, g):
 half_conv.defvjp(_forward, _backward)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _rows(x: jax.Array, side: int, step: int) -> list[jax.Array]:
-    """Return the pixels under each row of a kernel (B, h, w, side * C), zero-padded, for all rows.
-
-    They are moved as whole numbers: XLA would convert them to float32 and back.
-    """
-    bits = lax.bitcast_convert_type(x, jnp.uint16)
-    return [lax.bitcast_convert_type(row, x.dtype) for row in rows_under(bits, side, step)]
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _moved(x: jax.Array, move: Callable[[jax.Array], list[jax.Array]]) -> list[jax.Array]:
+    """Return `move(x)`, which only moves numbers, as whole numbers: XLA would convert them to float32 and back."""
+    return [lax.bitcast_convert_type(one, x.dtype) for one in move(lax.bitcast_convert_type(x, jnp.uint16))]
 
 
-@_rows.defjvp
-def _rows_of_tangents(side, step, primals, tangents):
+@_moved.defjvp
+def _tangents_moved(move, primals, tangents):
     """Move tangents as they are, for second derivatives: whole numbers have none."""
     (x,), (dx,) = primals, tangents
-    return _rows(x, side, step), rows_under(dx, side, step)
+    return _moved(x, move), move(dx)
+
+
+def _rows(x: jax.Array, side: int, step: int) -> list[jax.Array]:
+    """Return the pixels under each row of a kernel (B, h, w, side * C), zero-padded, for all rows."""
+    return _moved(x, functools.partial(rows_under, side=side, step=step))
 
 
 def _products(x: jax.Array, kernel: jax.Array, step: int) -> jax.Array:
@@ -81,9 +84,36 @@ def _products(x: jax.Array, kernel: jax.Array, step: int) -> jax.Array:
 
 def _input_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array, step: int) -> jax.Array:
     """Compute the input's gradient; at stride 1, the convolution with the flipped kernel."""
-    if step > 1:
+    if step == 1:
+        return _products(g, kernel[::-1, ::-1].swapaxes(2, 3), 1)
+    if step > 2 or len(kernel) == 1:
         return xla_input_gradient(x, kernel, g, step)
-    return _products(g, kernel[::-1, ::-1].swapaxes(2, 3), 1)
+    height, wide = x.shape[1:3]
+    found = in_parts(lambda g: _doubled(g, kernel), g, PIXELS)
+    return found[:, :height, :wide]
+
+
+def _doubled(g: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Compute the input's gradient at stride 2, of an even number of pixels (B, 2 h, 2 w, C): each parity is a product.
+
+    Row 2 y + parity of the input lies under row i of the kernel for the output's row y + shift if
+    i = parity + k // 2 - 2 shift; so do columns.
+    """
+    reach, weights = len(kernel) // 2, kernel.astype(g.dtype).swapaxes(2, 3)
+
+    def under(parity: int) -> list[tuple[int, int]]:
+        """Return each shift, and the row of the kernel that it goes with."""
+        shifts = [(shift, parity + reach - 2 * shift) for shift in range(-reach, reach + 1)]
+        return [(shift, i) for shift, i in shifts if 0 <= i < len(kernel)]
+
+    def pixels(row: int, column: int) -> jax.Array:
+        pairs = list(itertools.product(under(row), under(column)))
+        (near,) = _moved(g, functools.partial(shifted, shifts=[(y, x) for (y, _), (x, _) in pairs]))
+        own = jnp.concatenate([weights[i, j] for (_, i), (_, j) in pairs])
+        return jnp.tensordot(near, own, 1, preferred_element_type=jnp.float32).astype(g.dtype)
+
+    rows = [jnp.concatenate([pixels(row, column) for column in range(2)], axis=-1) for row in range(2)]
+    return jnp.stack(rows, axis=2).reshape(len(g), 2 * g.shape[1], 2 * g.shape[2], -1)
 
 
 def _kernel_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array, step: int) -> jax.Array:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxdino.models.few_images import in_parts
+from jaxdino.models.half_matmul import HALF
 
 SIDE = 3
 
@@ -84,13 +85,16 @@ def _slices_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
         mine = jnp.where(winner == SIDE * i + j, g.astype(jnp.float32), 0)
         return jnp.pad(mine, ((0, 0), (i // 2, 1 - i // 2), (j // 2, 1 - j // 2), (0, 0)))
 
-    parities = [
-        [sum(moved(i, j) for i in range(row, SIDE, 2) for j in range(column, SIDE, 2)) for column in range(2)]
-        for row in range(2)
-    ]
-    whole = jnp.stack([jnp.stack(row, axis=3) for row in parities], axis=2)  # (B, h, 2, w, 2, C)
+    def pixels(row: int, column: int) -> jax.Array:
+        """The pixels (B, h, w, C) of a parity."""
+        found = sum(moved(i, j) for i in range(row, SIDE, 2) for j in range(column, SIDE, 2))
+        return jnp.asarray(found).astype(x.dtype)
+
+    # pairs of pixels side by side (B, h, w, 2 C), or (B, h, w, 2, C), which is slower in half precision and faster else
+    beside = functools.partial(jnp.concatenate, axis=-1) if x.dtype in HALF else functools.partial(jnp.stack, axis=3)
+    whole = jnp.stack([beside([pixels(row, column) for column in range(2)]) for row in range(2)], axis=2)
     whole = whole.reshape(images, 2 * whole.shape[1], 2 * whole.shape[3], channels)
-    return whole[:, 1 : 1 + height, 1 : 1 + wide].astype(x.dtype)
+    return whole[:, 1 : 1 + height, 1 : 1 + wide]
 
 
 def halved(x_BxHxWxC: jax.Array) -> jax.Array:
