@@ -51,11 +51,20 @@ _conv.defvjp(_forward, _backward)
 
 
 def _kernel_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array, step: int) -> jax.Array:
-    """Return the sums over all pixels of those under the kernel times g, in float32."""
+    """Return the sums over all pixels of those under the kernel times g, in float32.
+
+    XLA transposes the first factor of such a product: the narrower one.
+    """
 
     def part(x, g):
-        over = ((0, 1, 2), (0, 1, 2)), ((), ())
-        rows = rows_under(x.astype(jnp.float32), len(kernel), step)
-        return jnp.stack([lax.dot_general(stored(row), g.astype(jnp.float32), over) for row in rows])
+        g, rows = g.astype(jnp.float32), rows_under(x.astype(jnp.float32), len(kernel), step)
+        if rows[0].shape[-1] <= g.shape[-1]:
+            return jnp.stack([_over_pixels(row, g) for row in rows])
+        return jnp.stack([stored(_over_pixels(g, row)).T for row in rows])
 
     return sum_of_parts(part, x, g, PIXELS * step * step).reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _over_pixels(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Return x^T y (C, D) of maps (B, h, w, C) and (B, h, w, D)."""
+    return lax.dot_general(stored(x), y, (((0, 1, 2), (0, 1, 2)), ((), ())))

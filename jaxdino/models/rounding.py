@@ -1,7 +1,7 @@
 """Rounding from float32 to bfloat16 by operations on whole numbers, which XLA computes faster on a CPU.
 
-LLVM has no fast form of the conversion for long vectors, and a loop that ends with one runs at half of the speed, all
-that it computes included: GELU of bfloat16 took twice the time (docs/performance.md).
+A loop that ends with LLVM's conversion is not vectorised well, all that it computes included: GELU of bfloat16 alone
+took twice the time.
 """
 
 import jax
