@@ -21,8 +21,8 @@ def prepare() -> None:
 def use_long_vectors() -> bool:
     """Let XLA compute with vectors of 512 bits on processors that have AVX512-BF16. Return True if that was set.
 
-    Its default of 256 bits suits older processors, which lower their clock for longer ones. Training steps take up to
-    a tenth less time (docs/performance.md). Changes nothing if `XLA_FLAGS` has the flag.
+    Its default of 256 bits suits older processors, which lower their clock for longer ones. Training steps take
+    some hundredths less time (docs/performance.md). Changes nothing if `XLA_FLAGS` has the flag.
     """
     version = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
     given = os.environ.get("XLA_FLAGS", "")
