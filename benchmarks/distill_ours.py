@@ -14,7 +14,6 @@ from benchmarks.harness import Contender
 from jaxdino import optim
 from jaxdino.core import sharding
 from jaxdino.core.params import abstract, split
-from jaxdino.core.processor import prepare
 from jaxdino.data.config import DataConfig
 from jaxdino.data.photometric import augment_views
 from jaxdino.data.pipeline import make_train_iter
@@ -47,7 +46,6 @@ def idle() -> None:
 
 def program(args: argparse.Namespace, capacity: int, augment: Callable) -> tuple[Callable, dict]:
     """Return (the jitted step, its state), built as in the training loop."""
-    prepare()  # the peers may be in this process too
     mesh, backbone = sharding.make_mesh(), registry.get(args.model)
     settings = Distill(**METHODS[args.method])
     spec = with_heads(backbone, Projection(out_dim=args.out_dim))
@@ -80,8 +78,9 @@ def program(args: argparse.Namespace, capacity: int, augment: Callable) -> tuple
 
 def stepping(args: argparse.Namespace, crops: dict[str, np.ndarray]) -> Contender:
     """Return a contender that steps on one batch of crops."""
-    compiled, now = program(args, _capacity(crops), lambda key, batch: batch)
+    jitted, now = program(args, _capacity(crops), lambda key, batch: batch)
     batch = _put(args, crops)
+    compiled = step.compiled(jitted, now["moving"], now["frozen"], batch)
 
     def run():
         now["moving"], measured = compiled(now["moving"], now["frozen"], batch)

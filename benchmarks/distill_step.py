@@ -30,6 +30,8 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.harness import Contender
+from jaxdino.core.host_memory import in_huge_pages
+from jaxdino.core.processor import prepare
 
 METHODS = {
     "dino": {},
@@ -85,8 +87,8 @@ def memory(args: argparse.Namespace, chosen: Sequence[str]) -> None:
         both = [peak([*given, "--alone", name, "--steps", str(steps)]) for steps in (0, 3)]
         peaks[name] = both[1], both[1] - both[0]
     print(f"\npeak memory of a process, MB: {title(args)}")
-    for name, (peak, above) in peaks.items():
-        print(f"  {name:<36} {peak / 1e6:9.0f}, above the libraries {above / 1e6:9.0f}")
+    for name, (full, above) in peaks.items():
+        print(f"  {name:<36} {full / 1e6:9.0f}, above the libraries {above / 1e6:9.0f}")
     lowest = min((name for name in peaks if name != "jaxdino"), key=lambda name: peaks[name][0])
     shares = [mine / theirs for mine, theirs in zip(peaks["jaxdino"], peaks[lowest], strict=True)]
     print(f"  ratio {shares[0]:.2f}, above the libraries {shares[1]:.2f}: jaxdino against {lowest}")
@@ -100,10 +102,18 @@ def peak(command: Sequence[str]) -> int:
     return int(done.stdout.split()[-1])
 
 
-def alone(args: argparse.Namespace) -> None:
-    """Run a process for `memory`: import, then take some steps of one contender."""
+def begin_alone(args: argparse.Namespace, ours: bool) -> None:
+    """Begin a process whose peak is measured: on the given cores, and with its memory as in a run, if it is ours."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads or None])
     os.environ["NPROC"] = str(harness.cores())
+    if ours:
+        in_huge_pages()
+        prepare()  # and where there are none
+
+
+def alone(args: argparse.Namespace) -> None:
+    """Run a process for `memory`: import, then take some steps of one contender."""
+    begin_alone(args, ours=args.alone == "jaxdino")
     if args.steps:
         one = contender(args.alone, args)
         for _ in range(args.steps):

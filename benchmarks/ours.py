@@ -99,7 +99,7 @@ def training(
     build = dict(dtype=jnp.dtype(dtype), attention=attention, remat=SETTINGS[remat])
     run_step, current = train_step(registry.get(name), stage, mesh, **build)
     given = sharding.put_batch(uint8_batch(batch, size), mesh)
-    compiled = run_step.lower(current["moving"], current["frozen"], given).compile()
+    compiled = step.compiled(run_step, current["moving"], current["frozen"], given)
 
     def run():
         current["moving"], measured = compiled(current["moving"], current["frozen"], given)

@@ -11,13 +11,10 @@ libraries is subtracted. Ours takes the batch as a run does (`jaxdino.train.slic
 """
 
 import argparse
-import os
 import sys
 
 from benchmarks import harness
-from benchmarks.distill_step import peak
-from jaxdino.core.host_memory import in_huge_pages
-from jaxdino.core.processor import prepare
+from benchmarks.distill_step import begin_alone, peak
 
 STEPS = 3
 OURS, FORWARD, PEER = "jaxdino", "jaxdino, forward pass", "timm eager"
@@ -25,8 +22,7 @@ OURS, FORWARD, PEER = "jaxdino", "jaxdino, forward pass", "timm eager"
 
 def alone(args: argparse.Namespace) -> None:
     """Run a process: import, then take some steps of one contender."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads or None])
-    os.environ["NPROC"] = str(harness.cores())
+    begin_alone(args, ours=args.alone != PEER)
     if args.alone == PEER:
         from benchmarks import peers
 
@@ -36,8 +32,6 @@ def alone(args: argparse.Namespace) -> None:
         given = args.model, args.batch, args.size, args.dtype
         one = peers.stepping("timm", "eager", *given, args.trainable) if args.steps else None
     else:
-        in_huge_pages()  # as jaxdino.main
-        prepare()  # and where there are none
         from benchmarks import ours
 
         ours.jnp.zeros(1).block_until_ready()

@@ -56,6 +56,15 @@ def keep_freed() -> bool:
     return all(mallopt(*one) for one in chosen)
 
 
+def return_freed() -> None:
+    """Give freed memory back to the system: what has no later use, such as that of a compilation.
+
+    Otherwise the next large block comes on top of it. Does nothing for C libraries other than glibc.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class Peak:
     """Measure by how much the memory of this process grows within a `with` block, at its largest.
 
@@ -67,8 +76,7 @@ class Peak:
 
     def __enter__(self) -> "Peak":
         try:
-            if platform.libc_ver()[0] == "glibc":
-                ctypes.CDLL(None).malloc_trim(0)  # or freed memory that is taken again would not count
+            return_freed()  # or freed memory that is taken again would not count
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
             self._before: int | None = _resident("VmRSS")
         except (OSError, TypeError):

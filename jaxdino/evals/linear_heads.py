@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdino.core.bars import bar
+from jaxdino.core.processor import sums_on_all_cores
 
 MOMENTUM = 0.9
 COLUMNS = 8192  # heads x classes of one matmul; beyond this, heads are trained in groups
@@ -109,7 +110,7 @@ def train_heads(
         poll()
         rows = np.stack(list(itertools.islice(order, min(CHUNK, steps - first)))).astype(np.int32)
         ahead = 0.5 * (1 + np.cos(np.pi * (first + np.arange(len(rows))) / steps)).astype(np.float32)
-        heads, momentum = _descend(heads, momentum, *table.batches(rows), ahead, how)
+        heads, momentum = _program()(heads, momentum, *table.batches(rows), ahead, how)
     return heads
 
 
@@ -148,7 +149,12 @@ def _order(count: int, batch_size: int, rng: np.random.Generator) -> Iterator[np
         yield from (order[i : i + batch_size] for i in range(0, count - batch_size + 1, batch_size))
 
 
-@functools.partial(jax.jit, donate_argnums=(0, 1))
+@functools.cache
+def _program():
+    """Return `_descend` as a program."""
+    return jax.jit(_descend, donate_argnums=(0, 1), compiler_options=sums_on_all_cores(jax.default_backend()))
+
+
 def _descend(heads, momentum, x_NxD, y_N, fold_N, rows_SxB, ahead_S, how):
     """Take S steps of SGD with momentum, as in torch, for all heads at once."""
 
@@ -157,9 +163,13 @@ def _descend(heads, momentum, x_NxD, y_N, fold_N, rows_SxB, ahead_S, how):
         rows, ahead = given
         x = x_NxD[rows]
         errors_BxCxH = _errors(_logits(heads, x), y_N[rows], how["smoothing"]) * _weights(fold_N, rows, how["folds"])
-        kernel_g = _matmul(x.T, errors_BxCxH.reshape(len(x), -1)).reshape(heads.kernel.shape)
+        errors_BxCH = errors_BxCxH.reshape(len(x), -1)
+        kernel_g = _matmul(x.T, errors_BxCH).reshape(heads.kernel.shape)
+        bias_g = _matmul(jnp.ones((1, len(x))), errors_BxCH).reshape(
+            heads.bias.shape
+        )  # a sum computes the errors again
         kernel_m = MOMENTUM * momentum.kernel + (kernel_g + how["decays"][None, None] * heads.kernel)
-        bias_m = MOMENTUM * momentum.bias + errors_BxCxH.sum(axis=0)
+        bias_m = MOMENTUM * momentum.bias + bias_g
         rate = ahead * how["rates"]
         heads = Heads(heads.kernel - rate[None, None] * kernel_m, heads.bias - rate[None] * bias_m)
         return (heads, Heads(kernel_m, bias_m)), None

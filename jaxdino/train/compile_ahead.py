@@ -55,17 +55,23 @@ class CompileAhead:
         return self.jitted(part, like).lower(like["moving"], like["frozen"], batch).compile(), like | {"batch": batch}
 
     def step(self, part: Part, current: State) -> Callable[[State, Any, Any], tuple[State, dict[str, Any]]]:
-        """Return the train step of a stage; wait for one that is being compiled."""
+        """Return the train step of a stage; wait for one that is being compiled.
+
+        Without one it compiles for its first batch; batches of other shapes have programs of their own.
+        """
         jitted, started = self.jitted(part, current), self._started.pop(part.index, None)
-        if started is None or started.exception() is not None:
-            return jitted
-        compiled, like = started.result()
-        if any(_described(current[name]) != _described(like[name]) for name in ("moving", "frozen")):
-            return jitted
-        expected = _described(like["batch"])
+        compiled = expected = None
+        if started is not None and started.exception() is None:
+            made, like = started.result()
+            if all(_described(current[name]) == _described(like[name]) for name in ("moving", "frozen")):
+                compiled, expected = made, _described(like["batch"])
 
         def train_step(moving: State, frozen: Any, batch: Any) -> tuple[State, dict[str, Any]]:
-            return (compiled if _described(batch) == expected else jitted)(moving, frozen, batch)
+            nonlocal compiled, expected
+            given = _described(batch)
+            if compiled is None:
+                compiled, expected = step.compiled(jitted, moving, frozen, batch), given
+            return (compiled if given == expected else jitted)(moving, frozen, batch)
 
         return train_step
 

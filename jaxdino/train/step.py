@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxdino.core import sharding
+from jaxdino.core.host_memory import return_freed
 from jaxdino.core.params import Flat, Skeleton, bind, values
 from jaxdino.core.probe import probe
 from jaxdino.core.slices import sliced
@@ -159,6 +160,13 @@ def compile_train_step(
         donate_argnums=0,
         compiler_options=KEEP_BARRIERS if remat and jax.default_backend() == "cpu" else None,
     )
+
+
+def compiled(train_step: Any, moving: State, frozen: Flat, batch: Batch) -> Any:
+    """Return the program of a step for arguments like these; the memory that its compilation took is given back."""
+    program = train_step.lower(moving, frozen, batch).compile()
+    return_freed()
+    return program
 
 
 def compile_eval_step(skeleton: Skeleton, normalize: Callable[[jax.Array], jax.Array], mesh: Mesh) -> Callable:

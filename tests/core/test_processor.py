@@ -1,13 +1,15 @@
-"""Long vectors: chosen on processors that have them, where jaxlib takes the flag and nobody has chosen."""
+"""Flags of XLA: chosen for processors that they suit, where jaxlib takes them and nobody has chosen."""
 
 import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from jaxdino.core import processor
-from jaxdino.core.processor import WIDE, use_long_vectors
+from jaxdino.core.processor import WIDE, sums_on_all_cores, use_long_vectors
 
 
 @pytest.fixture
@@ -44,3 +46,21 @@ def test_jaxlib_reads_the_flag_after_jax_was_imported():
         run = subprocess.run([sys.executable, "-c", code, f"{flag}=512"], env=env, capture_output=True, text=True)
         assert (run.returncode != 0) == ends, run.stderr
         assert ends or run.stdout == "3\n"
+
+
+def test_sums_of_products_are_compiled_for_all_cores():
+    """A library takes them otherwise, on one core; if this jaxlib no longer does, the option can go."""
+
+    def softmax(x, kernel):
+        return jax.nn.softmax(jnp.matmul(x, kernel, precision="highest"), axis=1)
+
+    def text(**how):
+        return jax.jit(softmax, **how).lower(jnp.ones((128, 96)), jnp.ones((96, 640))).compile().as_text()
+
+    assert "ynn_fusion" in text() and "ynn_fusion" not in text(compiler_options=sums_on_all_cores("cpu"))
+
+
+def test_options_are_for_a_cpu_and_a_jaxlib_that_was_tried(bare, monkeypatch):
+    assert sums_on_all_cores("cpu") and not sums_on_all_cores("gpu")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.13.0")
+    assert not sums_on_all_cores("cpu")
