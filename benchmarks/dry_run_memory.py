@@ -37,28 +37,30 @@ def run(config: Any, steps: int, folder: str) -> None:
     from jaxdino.core.host_memory import Peak
     from jaxdino.train import loop, memory, step
 
-    compile_train_step, taken, peak = step.compile_train_step, [], Peak()
+    compile_train_step, compiled, held, taken, peak = step.compile_train_step, step.compiled, [], [], Peak()
 
-    def compiled(what: Any, current: Any, *args: Any, **how: Any) -> Any:
-        train_step, held = compile_train_step(what, current, *args, **how), memory.on_device(current)
+    def held_first(what: Any, current: Any, *args: Any, **how: Any) -> Any:
+        held.append(memory.on_device(current))
+        return compile_train_step(what, current, *args, **how)
+
+    def measured(*given: Any) -> Any:
+        program = compiled(*given)  # which takes memory for a while
+        peak.__enter__()
 
         def stepped(moving: Any, frozen: Any, batch: Any) -> Any:
-            if not taken:
-                taken.append(train_step.lower(moving, frozen, batch).compile())  # which takes memory for a while
-                peak.__enter__()
-            found = taken[0](moving, frozen, batch)
+            found = program(moving, frozen, batch)
             taken.append(found[1]["loss"])
-            if len(taken) == 2 + 2 * steps:
+            if len(taken) == 1 + 2 * steps:
                 taken[-1].block_until_ready()
                 peak.__exit__()
-                total = held + memory.on_device(batch) + (peak.grown or 0)
+                total = held[0] + memory.on_device(batch) + (peak.grown or 0)
                 print(f"measured in a run: {memory.size_words(total)}", flush=True)
                 os._exit(0)
             return found
 
         return stepped
 
-    step.compile_train_step = compiled
+    step.compile_train_step, step.compiled = held_first, measured
     loop.run(config, f"{folder}/run")
 
 

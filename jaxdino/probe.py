@@ -215,6 +215,10 @@ def _sweep(
         start = time.perf_counter()
         rows = load_sets(cache, name, parts, split)
         reading += time.perf_counter() - start
+        if neighbours:  # these first: they refuse wrong settings before anything is trained
+            near.append(without_training.knn(rows, args.k, classes))
+        if shots:
+            few = without_training.few_shot(rows, args.shots, args.draws, classes, max(args.k), args.seed)
         train = rows.train
         job = Job(train.x, train.y, classes, rows.fold_of, args.steps, args.batch_size, args.seed)
         for method in of_input:
@@ -223,10 +227,6 @@ def _sweep(
                 continue
             outcomes.append(selection.run(method, rows, job, _seeds(args)))
             _tell(outcomes[-1])
-        if neighbours:
-            near.append(without_training.knn(rows, args.k, classes))
-        if shots:
-            few = without_training.few_shot(rows, args.shots, args.draws, classes, max(args.k), args.seed)
     for name, outcome in selection.best_of_each(outcomes).items():
         test = selection.measured(outcome.method, outcome.heads[0], outcome.sets.test)
         found[name] = selection.about(outcome) | {"test": test}

@@ -191,12 +191,14 @@ def test_folds_that_agree_do_not_claim_certainty():
         (["--inputs", "cls-7"], "not in the cache"),
         (["--methods", "linaer"], "linear"),
         (["--methods", "attentive"], "jaxdino extract --patches"),
-        (["--methods", "knn", "--k", "5000"], "k=5000"),
+        (["--methods", "linear", "knn", "--k", "5000"], "k=5000"),
+        (["--methods", "linear", "--shots", "5000"], "shots=5000"),
         (["--folds", "1"], "--folds 1"),
         (["--learning_rates", "-1"], "--learning_rates"),
     ],
 )
 def test_bad_input_is_one_clear_line(features, more, words, tmp_path, capsys):
     assert main(["--features", str(features), "--out", str(tmp_path / "out"), *QUICK, *more]) == 2
-    said = capsys.readouterr().err
-    assert words in said and said.count("error: ") == 1 and not (tmp_path / "out").exists()
+    said = capsys.readouterr()
+    assert words in said.err and said.err.count("error: ") == 1 and not (tmp_path / "out").exists()
+    assert "heads" not in said.out  # nothing was trained
