@@ -165,9 +165,8 @@ def _descend(heads, momentum, x_NxD, y_N, fold_N, rows_SxB, ahead_S, how):
         errors_BxCxH = _errors(_logits(heads, x), y_N[rows], how["smoothing"]) * _weights(fold_N, rows, how["folds"])
         errors_BxCH = errors_BxCxH.reshape(len(x), -1)
         kernel_g = _matmul(x.T, errors_BxCH).reshape(heads.kernel.shape)
-        bias_g = _matmul(jnp.ones((1, len(x))), errors_BxCH).reshape(
-            heads.bias.shape
-        )  # a sum computes the errors again
+        # A product as well: XLA would compute the errors again in a sum.
+        bias_g = _matmul(jnp.ones((1, len(x))), errors_BxCH).reshape(heads.bias.shape)
         kernel_m = MOMENTUM * momentum.kernel + (kernel_g + how["decays"][None, None] * heads.kernel)
         bias_m = MOMENTUM * momentum.bias + bias_g
         rate = ahead * how["rates"]

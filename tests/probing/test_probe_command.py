@@ -197,8 +197,8 @@ def test_folds_that_agree_do_not_claim_certainty():
         (["--learning_rates", "-1"], "--learning_rates"),
     ],
 )
-def test_bad_input_is_one_clear_line(features, more, words, tmp_path, capsys):
+def test_bad_input_is_one_clear_line_before_any_training(features, more, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("jaxdino.probing.selection.run", lambda *_: pytest.fail("heads were trained"))
     assert main(["--features", str(features), "--out", str(tmp_path / "out"), *QUICK, *more]) == 2
-    said = capsys.readouterr()
-    assert words in said.err and said.err.count("error: ") == 1 and not (tmp_path / "out").exists()
-    assert "heads" not in said.out  # nothing was trained
+    said = capsys.readouterr().err
+    assert words in said and said.count("error: ") == 1 and not (tmp_path / "out").exists()

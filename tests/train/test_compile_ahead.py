@@ -2,6 +2,7 @@
 
 import threading
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -51,7 +52,19 @@ def test_later_stages_compile_in_a_thread_and_give_the_same_model(tmp_path, made
     assert ahead.keys() == plain.keys() and all(np.array_equal(ahead[path], plain[path]) for path in ahead)
 
 
-def test_a_stage_compiles_its_own_step_if_the_batch_is_another_than_expected(tmp_path, made, compiled, monkeypatch):
-    monkeypatch.setattr("jaxdino.train.compile_ahead.batch_shapes", lambda batch, part, after: {})
+@pytest.mark.parametrize(
+    ("expected", "by_hand", "programs"),
+    [(lambda batch, part, after: {}, 2, [0, 0]), (lambda batch, part, after: doubled(batch), 1, [0, 1])],
+    ids=["no step can be made", "other shapes"],
+)
+def test_a_stage_compiles_its_own_step_if_the_batch_is_another_than_expected(
+    tmp_path, made, compiled, monkeypatch, expected, by_hand, programs
+):
+    monkeypatch.setattr("jaxdino.train.compile_ahead.batch_shapes", expected)
     run(tiny.config(1, 1), tmp_path / "run")
-    assert len(compiled) == 2 and [jitted._cache_size() for _, main, jitted in made if main] == [0, 0]
+    assert len(compiled) == by_hand
+    assert [jitted._cache_size() for _, main, jitted in made if main] == programs
+
+
+def doubled(batch):
+    return {name: jax.ShapeDtypeStruct((2 * len(x), *x.shape[1:]), x.dtype) for name, x in batch.items()}
