@@ -13,7 +13,7 @@ from jaxdino.models.depthwise import depthwise_conv
 from jaxdino.models.few_images import in_parts, inference
 from jaxdino.models.initial import truncated_normal
 from jaxdino.models.layer_spec import Layer
-from jaxdino.models.layers import LayerNorm, Linear, add_bias, drop_path, gelu, layer_scale
+from jaxdino.models.layers import LayerNorm, Linear, drop_path, gelu, layer_scale
 from jaxdino.models.output import Output, chosen
 from jaxdino.models.patches import PatchConv
 from jaxdino.models.remat import Remat, repeated
@@ -79,7 +79,7 @@ class DepthwiseConv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((width,)))
 
     def __call__(self, x_BxHxWxD: jax.Array) -> jax.Array:
-        return add_bias(depthwise_conv(x_BxHxWxD, self.kernel[...]), self.bias[...])
+        return depthwise_conv(x_BxHxWxD, self.kernel[...], self.bias[...])
 
 
 class Block(nnx.Module):

@@ -14,36 +14,46 @@ from jax import lax
 
 from jaxdino.core import sharding
 from jaxdino.models.few_images import in_parts
+from jaxdino.models.half_matmul import column_sums
+from jaxdino.models.layers import over_last_axis
 from jaxdino.models.loops import mapped
 from jaxdino.models.matmul import stored
+from jaxdino.models.rounding import rounded
 
-WEIGHTS, CHANNELS = 10_000, 96
+WEIGHTS, CHANNELS = 8_000, 96
 """Weights of a kernel from which the forward pass takes some channels at a time, and how many channels at most."""
 ROWS = 8
 """Rows of an image, at most, that the gradient of the kernel reads at a time."""
 
 
 @jax.custom_vjp
-def depthwise_conv(x_BxHxWxD: jax.Array, kernel_kxkx1xD: jax.Array) -> jax.Array:
-    """Convolve each channel with its own k x k kernel, k odd; same size, zero padding. In x's dtype."""
-    return lax.platform_dependent(x_BxHxWxD, kernel_kxkx1xD, cpu=_shifted, default=_grouped)
+def depthwise_conv(x_BxHxWxD: jax.Array, kernel_kxkx1xD: jax.Array, bias_D: jax.Array | None = None) -> jax.Array:
+    """Convolve each channel with its own k x k kernel, k odd, and add a bias; same size, zero padding. In x's dtype."""
+    bias = jnp.zeros(x_BxHxWxD.shape[-1]) if bias_D is None else bias_D
+    return lax.platform_dependent(x_BxHxWxD, kernel_kxkx1xD, bias, cpu=_shifted, default=_grouped)
 
 
-def _forward(x, kernel):
-    return depthwise_conv(x, kernel), (x, kernel)
+def _forward(x, kernel, bias):
+    return depthwise_conv(x, kernel, bias), (x, kernel, bias)
 
 
 def _backward(residuals, g):
     """Compute the gradients; the input's gradient is the convolution with the flipped kernel."""
-    x, kernel = residuals
+    x, kernel, bias = residuals
     dx = depthwise_conv(g, kernel[::-1, ::-1])
-    return dx, lax.platform_dependent(x, kernel, g, cpu=_kernel_gradient, default=_grouped_kernel_gradient)
+    dkernel = lax.platform_dependent(x, kernel, g, cpu=_kernel_gradient, default=_grouped_kernel_gradient)
+    return dx, dkernel, None if bias is None else column_sums(g, g.ndim - 1).astype(bias.dtype)
 
 
 depthwise_conv.defvjp(_forward, _backward)
 
 
-def _grouped(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _grouped(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    y = _grouped_conv(x, kernel)
+    return y + over_last_axis(bias.astype(y.dtype), y)
+
+
+def _grouped_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     reach = kernel.shape[0] // 2
     return lax.conv_general_dilated(
         x,
@@ -56,7 +66,7 @@ def _grouped(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _grouped_kernel_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
-    return jax.vjp(functools.partial(_grouped, x), kernel)[1](g)[0]
+    return jax.vjp(functools.partial(_grouped_conv, x), kernel)[1](g)[0]
 
 
 def _padded(x: jax.Array, reach: int) -> jax.Array:
@@ -64,24 +74,24 @@ def _padded(x: jax.Array, reach: int) -> jax.Array:
     return jnp.pad(x.astype(jnp.float32), ((0, 0), around, around, (0, 0)))
 
 
-def _shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _shifted(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """Sum the shifted images times the kernel weights, as one fused loop in float32 over the padded image."""
     side, (h, w, channels) = kernel.shape[0], x.shape[1:]
-    weights = kernel.astype(jnp.float32)[:, :, 0]
+    weights, bias = kernel.astype(jnp.float32)[:, :, 0], bias.astype(jnp.float32)
 
-    def convolved(x, weights):
+    def convolved(x, weights, bias):
         wide = stored(_padded(x, side // 2))
         places = itertools.product(range(side), range(side))
         moved = (wide[:, i : i + h, j : j + w] * weights[i, j, None, None, None] for i, j in places)
-        return jnp.asarray(sum(moved))
+        return rounded(sum(moved) + over_last_axis(bias, x), x.dtype)
 
     some = next(n for n in range(min(CHANNELS, channels), 0, -1) if channels % n == 0)
     if weights.size <= WEIGHTS or 4 * some <= CHANNELS or some == channels:
-        return in_parts(lambda x: convolved(x, weights), x, 1).astype(x.dtype)
+        return in_parts(lambda x: convolved(x, weights, bias), x, 1)
     blocks = jnp.moveaxis(x.reshape(*x.shape[:3], channels // some, some), 3, 0)
     each = jnp.moveaxis(weights.reshape(side, side, -1, some), 2, 0)
-    found = mapped(lambda block: convolved(*block), (blocks, each))
-    return jnp.moveaxis(found, 0, 3).reshape(x.shape).astype(x.dtype)
+    found = mapped(lambda block: convolved(*block), (blocks, each, bias.reshape(-1, some)))
+    return jnp.moveaxis(found, 0, 3).reshape(x.shape)
 
 
 def _kernel_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:

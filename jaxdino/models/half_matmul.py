@@ -15,22 +15,31 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxdino.models.rounding import rounded
+
 HALF = (jnp.bfloat16, jnp.float16)
-FEW = 2
-"""Rows for each column of g, at least, for which g is copied if it is the narrower one."""
+FEW, MANY = 2, 8
+"""Rows for each column of g, at least, for which g is copied if it is the narrower one; for a `LARGE` result."""
+LARGE = 1 << 20
+"""Numbers of a gradient, more than which leave the caches before the optimiser reads them against their order."""
 
 
 @jax.custom_vjp
 def half_matmul(x: jax.Array, w: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """Compute half-precision x (..., I) times w (I, ...) plus bias (shape of w without I), in x's dtype."""
-    return _forward(x, w, bias)[0]
+    return rounded(_sum(x, w, bias), x.dtype)
 
 
 def _forward(x, w, bias):
+    # By XLA's own rounding: it would keep the float32 sums for the gradient, which reads the result again.
+    return _sum(x, w, bias).astype(x.dtype), (x, w, bias)
+
+
+def _sum(x, w, bias):
     y = jnp.tensordot(x, w.astype(x.dtype), 1, preferred_element_type=jnp.float32)
     if bias is not None:
         y = y + bias.astype(jnp.float32).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
-    return y.astype(x.dtype), (x, w, bias)
+    return y
 
 
 def _backward(residuals, g):
@@ -59,7 +68,8 @@ def narrow_weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
     Of few rows, x costs less than an optimiser that reads the gradient against its order in memory.
     """
     rows, n_in, n_out = math.prod(x.shape[:-1]), x.shape[-1], math.prod(g.shape[x.ndim - 1 :])
-    if n_in <= n_out or n_out % 2 or g.ndim != x.ndim or rows < FEW * n_out:
+    few = MANY if n_in * n_out > LARGE else FEW
+    if n_in <= n_out or n_out % 2 or g.ndim != x.ndim or rows < few * n_out:
         return _weight_gradient(x, g)
     halves = _weight_gradient(g, x).reshape(2, n_out // 2, n_in)  # without a reshape, XLA folds the transpose away
     return halves.transpose(2, 0, 1).reshape(n_in, n_out)

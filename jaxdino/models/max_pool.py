@@ -8,12 +8,15 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxdino.models.few_images import in_parts
 from jaxdino.models.half_matmul import HALF
 
 SIDE = 3
+MAGNITUDE = np.int16(0x7FFF)
+"""The bits of a half-precision number without its sign."""
 
 
 @jax.custom_vjp
@@ -46,10 +49,10 @@ def _windows_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
 
 
 def _padded(x: jax.Array) -> jax.Array:
-    """Pad x (B, H, W, C) to an even number of pixels: one before, one or two after."""
-    return jnp.pad(
-        x, ((0, 0), (1, 1 + x.shape[1] % 2), (1, 1 + x.shape[2] % 2), (0, 0)), constant_values=x.dtype.type(-jnp.inf)
-    )
+    """Pad x (B, H, W, C) by the smallest value to an even number of pixels: one before, one or two after."""
+    least = jnp.iinfo(x.dtype).min if jnp.issubdtype(x.dtype, jnp.integer) else -jnp.inf
+    around = ((0, 0), (1, 1 + x.shape[1] % 2), (1, 1 + x.shape[2] % 2), (0, 0))
+    return jnp.pad(x, around, constant_values=x.dtype.type(least))
 
 
 def _every_second(x: jax.Array, first: int, axis: int) -> jax.Array:
@@ -58,10 +61,25 @@ def _every_second(x: jax.Array, first: int, axis: int) -> jax.Array:
 
 
 def _slices(x: jax.Array) -> jax.Array:
-    found = _padded(x)
+    found = _padded(_ordered(x) if x.dtype in HALF else x)
     for axis in (1, 2):
         found = functools.reduce(jnp.maximum, (_every_second(found, first, axis) for first in range(SIDE)))
-    return found
+    return lax.bitcast_convert_type(_mirrored(found), x.dtype) if x.dtype in HALF else found
+
+
+def _ordered(x: jax.Array) -> jax.Array:
+    """Return half-precision numbers as whole numbers in the same order; what is not a number comes last.
+
+    XLA would convert them to float32 and back, which takes longer than the maxima.
+    """
+    bits = lax.bitcast_convert_type(x, jnp.int16)
+    infinity = lax.bitcast_convert_type(jnp.array(jnp.inf, x.dtype), jnp.int16)
+    return jnp.where(bits & MAGNITUDE > infinity, MAGNITUDE, _mirrored(bits))
+
+
+def _mirrored(bits: jax.Array) -> jax.Array:
+    """Reverse the order of the negative ones of int16 numbers; twice, they are as before."""
+    return bits ^ ((bits >> 15) & MAGNITUDE)
 
 
 def _winners(x: jax.Array) -> jax.Array:

@@ -46,8 +46,9 @@ def test_shifted_products_are_the_grouped_convolution(monkeypatch, dtype, device
     x = jax.random.normal(jax.random.key(1), (2, 9, 5, 6), dtype)
     kernel = jax.random.normal(jax.random.key(2), (7, 7, 1, 6))
     g = jax.random.normal(jax.random.key(3), x.shape, dtype)
-    values, back = jax.vjp(depthwise.depthwise_conv, x, kernel)
-    expected, expected_back = jax.vjp(depthwise._grouped, x, kernel)
+    bias = jax.random.normal(jax.random.key(4), (6,))
+    values, back = jax.vjp(depthwise.depthwise_conv, x, kernel, bias)
+    expected, expected_back = jax.vjp(depthwise._grouped, x, kernel, bias)
     tolerance = dict(rtol=1e-5, atol=1e-5) if dtype == jnp.float32 else dict(rtol=0.05, atol=0.5)
     for ours, theirs in zip((values, *back(g)), (expected, *expected_back(g)), strict=True):
         assert ours.dtype == theirs.dtype

@@ -26,6 +26,18 @@ def test_values_and_gradients(sides, dtype):
         np.testing.assert_array_equal(ours.astype(jnp.float32), theirs.detach().permute(0, 2, 3, 1))
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_at_its_limits(dtype):
+    """Zeros of both signs, the smallest numbers, infinities; a window with NaN, of either sign, is NaN."""
+    info = jnp.finfo(dtype)
+    edge = jnp.array([0, -0.0, info.tiny, -info.tiny, info.max, info.min, jnp.inf, -jnp.inf, jnp.nan, -jnp.nan], dtype)
+    x = jnp.asarray(np.random.default_rng(0).permutation(np.repeat(edge, 8)).reshape(1, 8, 10, 1))
+    wanted = max_pool._windows(x.astype(jnp.float32)).astype(dtype)
+    np.testing.assert_array_equal(max_pool._slices(x).astype(jnp.float32), wanted.astype(jnp.float32))
+    least = jnp.full((1, 3, 3, 1), -jnp.inf, dtype)
+    np.testing.assert_array_equal(max_pool._slices(least).astype(jnp.float32), -np.inf)
+
+
 def test_both_forms_are_equal():
     x = jax.random.randint(jax.random.key(0), (2, 9, 6, 3), -2, 3).astype(jnp.float32)
     np.testing.assert_array_equal(max_pool._slices(x), max_pool._windows(x))
