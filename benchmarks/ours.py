@@ -53,18 +53,20 @@ def uint8_batch(batch: int, size: int) -> dict[str, np.ndarray]:
 
 def forward(name: str, batch: int, size: int, dtype: str, attention: str, stored: str | None = None) -> Contender:
     """The forward pass to the logits, as `jaxdino.load`: weights `stored` in the compute dtype by default."""
+    compiled, given = forward_program(name, batch, size, dtype, attention, stored)
+    return Contender(f"jaxdino {dtype}", lambda: compiled(*given).block_until_ready(), batch, peer=False)
+
+
+def forward_program(name: str, batch: int, size: int, dtype: str, attention: str, stored: str | None = None):
+    """(compiled program, its arguments) of `forward`."""
     model = registry.get(name).build(NUM_CLASSES, dtype=jnp.dtype(dtype), attention=attention)
     skeleton, flat = split(model)
     flat = {
         path: x.astype(stored or dtype) if skeleton.entries[path].kind == "param" else x for path, x in flat.items()
     }
     images = jnp.zeros((batch, size, size, 3), dtype)
-    compiled = (
-        jax.jit(lambda flat, images: few_images.forward(bind(skeleton, flat), images).logits)
-        .lower(flat, images)
-        .compile()
-    )
-    return Contender(f"jaxdino {dtype}", lambda: compiled(flat, images).block_until_ready(), batch, peer=False)
+    program = jax.jit(lambda flat, images: few_images.forward(bind(skeleton, flat), images).logits)
+    return program.lower(flat, images).compile(), (flat, images)
 
 
 def train_step(spec: ModelSpec, stage: Stage, mesh: Mesh, **build):
@@ -94,12 +96,7 @@ def training(
     name: str, batch: int, size: int, dtype: str, trainable: str, slices: int, attention: str, remat: str = "none"
 ) -> Contender:
     """The training loop's step: forward, backward, AdamW."""
-    mesh = sharding.make_mesh()
-    stage = stage_of(trainable, accumulate=slices)
-    build = dict(dtype=jnp.dtype(dtype), attention=attention, remat=SETTINGS[remat])
-    run_step, current = train_step(registry.get(name), stage, mesh, **build)
-    given = sharding.put_batch(uint8_batch(batch, size), mesh)
-    compiled = step.compiled(run_step, current["moving"], current["frozen"], given)
+    compiled, current, given = step_program(name, batch, size, dtype, trainable, slices, attention, remat)
 
     def run():
         current["moving"], measured = compiled(current["moving"], current["frozen"], given)
@@ -107,6 +104,18 @@ def training(
 
     label = f"jaxdino {dtype}" + (f", {slices} slices" if slices > 1 else "")
     return Contender(label, run, batch, peer=False)
+
+
+def step_program(
+    name: str, batch: int, size: int, dtype: str, trainable: str, slices: int, attention: str, remat: str = "none"
+):
+    """(compiled program, state, batch) of `training`."""
+    mesh = sharding.make_mesh()
+    stage = stage_of(trainable, accumulate=slices)
+    build = dict(dtype=jnp.dtype(dtype), attention=attention, remat=SETTINGS[remat])
+    run_step, current = train_step(registry.get(name), stage, mesh, **build)
+    given = sharding.put_batch(uint8_batch(batch, size), mesh)
+    return step.compiled(run_step, current["moving"], current["frozen"], given), current, given
 
 
 def as_peer(name: str, contender: Contender) -> Contender:

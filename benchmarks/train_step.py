@@ -4,8 +4,9 @@ python -m benchmarks.train_step --dtype=bfloat16
 python -m benchmarks.train_step --trainable=head
 python -m benchmarks.train_step --trainable=last4
 python -m benchmarks.train_step --batch=32 --slice=4
+python -m benchmarks.train_step --remat=blocks --own
 
-`--own` compares with our own step over all parameters instead: what freezing saves.
+`--own` compares with our own step over all parameters instead: what freezing saves, and what `--remat` costs.
 """
 
 from benchmarks import harness
@@ -19,6 +20,7 @@ def main() -> None:
     flags.add_argument("--trainable", choices=("all", "last4", "head"), default="all")
     flags.add_argument("--slice", type=int, default=0, help="images per slice of an accumulated step; 0: all")
     flags.add_argument("--attention", choices=("xla", "cudnn"), default="xla", help="cudnn: on an NVIDIA GPU")
+    flags.add_argument("--remat", choices=("none", "blocks", "dots"), default="none", help="`model.remat`")
     flags.add_argument("--own", action="store_true", help="against our own full step")
     args = flags.parse_args()
     harness.begin(args)
@@ -26,7 +28,8 @@ def main() -> None:
 
     slices = args.batch // args.slice if args.slice else 1
     given = (args.model, args.batch, args.size, args.dtype)
-    contenders = [ours.training(*given, args.trainable, parts, args.attention) for parts in sorted({1, slices})]
+    pieces = sorted({1, slices})
+    contenders = [ours.training(*given, args.trainable, parts, args.attention, args.remat) for parts in pieces]
     if args.own:
         contenders.append(ours.as_peer("jaxdino, all", ours.training(*given, "all", slices, args.attention)))
     else:

@@ -63,26 +63,36 @@ def batch() -> dict[str, jax.Array]:
 
 
 @functools.cache
-def forward_flops() -> float:
-    """Of the forward pass, uint8 images to logits."""
+def forward_pass() -> jax.stages.Compiled:
+    """Uint8 images to logits."""
     skeleton, flat = split(SPEC.build(NUM_CLASSES))
 
     def forward(flat, images):
         return bind(skeleton, flat)(normalize(images, SPEC.preprocess.mean, SPEC.preprocess.std)).logits
 
-    return flops(jax.jit(forward).lower(flat, batch()["image"]).compile())
+    return jax.jit(forward).lower(flat, batch()["image"]).compile()
+
+
+def forward_flops() -> float:
+    return flops(forward_pass())
 
 
 @functools.cache
-def compiled_step(trainable: str, **build) -> jax.stages.Compiled:
+def compiled_step(trainable: str, accumulate: int = 1, **build) -> jax.stages.Compiled:
     """The library's step with gradient clipping, which reads every gradient there is."""
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    step, state = train_step(SPEC, stage_of(trainable, clip_norm=1.0), mesh, **build)
+    step, state = train_step(SPEC, stage_of(trainable, clip_norm=1.0, accumulate=accumulate), mesh, **build)
     return step.lower(state["moving"], state["frozen"], batch()).compile()
 
 
 def step_flops(trainable: str, **build) -> float:
     return flops(compiled_step(trainable, **build))
+
+
+def held(compiled: jax.stages.Compiled) -> int:
+    """Bytes of a program's arguments and intermediate arrays."""
+    found = compiled.memory_analysis()
+    return found.argument_size_in_bytes + found.temp_size_in_bytes
 
 
 def temporary(trainable: str, **build) -> int:
@@ -124,6 +134,13 @@ def test_the_limit_sees_a_step_that_differentiates_everything(trainable, blocks)
 
 def test_the_theory_fits_a_full_step():
     assert step_flops("all") == pytest.approx(theory(DEPTH, forward_flops()), rel=0.05)
+
+
+@pytest.mark.parametrize(("trainable", "how"), [("head", {}), ("lora", dict(accumulate=8, remat=True))])
+def test_few_trained_parameters_need_the_memory_of_a_forward_pass(trainable, how):
+    """With adapters, if the blocks are computed again and the batch is taken in slices."""
+    assert held(compiled_step(trainable, **how)) <= 1.1 * held(forward_pass())
+    assert held(compiled_step("lora")) > 3 * held(forward_pass())  # all activations of the batch
 
 
 def test_remat_repeats_the_blocks_and_keeps_less():
