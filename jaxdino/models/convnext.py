@@ -13,7 +13,7 @@ from jaxdino.models.depthwise import depthwise_conv
 from jaxdino.models.few_images import in_parts, inference
 from jaxdino.models.initial import truncated_normal
 from jaxdino.models.layer_spec import Layer
-from jaxdino.models.layers import LayerNorm, Linear, drop_path, gelu, layer_scale
+from jaxdino.models.layers import LayerNorm, Linear, drop_path, gelu, gelu_after, layer_scale
 from jaxdino.models.output import Output, chosen
 from jaxdino.models.patches import PatchConv
 from jaxdino.models.remat import Remat, repeated
@@ -108,7 +108,8 @@ class Block(nnx.Module):
 
         For inference alone: gradients are slower this way.
         """
-        return self._mlp(x_BxHxWxD.reshape(-1, x_BxHxWxD.shape[-1])).reshape(x_BxHxWxD.shape)
+        rows = self.norm(x_BxHxWxD.reshape(-1, x_BxHxWxD.shape[-1]))
+        return self.pwconv2(gelu_after(self.pwconv1, rows)).reshape(x_BxHxWxD.shape)
 
 
 class ConvNeXt(nnx.Module):

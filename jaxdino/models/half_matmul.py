@@ -27,15 +27,16 @@ LARGE = 1 << 20
 @jax.custom_vjp
 def half_matmul(x: jax.Array, w: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """Compute half-precision x (..., I) times w (I, ...) plus bias (shape of w without I), in x's dtype."""
-    return rounded(_sum(x, w, bias), x.dtype)
+    return rounded(half_sums(x, w, bias), x.dtype)
 
 
 def _forward(x, w, bias):
     # By XLA's own rounding: it would keep the float32 sums for the gradient, which reads the result again.
-    return _sum(x, w, bias).astype(x.dtype), (x, w, bias)
+    return half_sums(x, w, bias).astype(x.dtype), (x, w, bias)
 
 
-def _sum(x, w, bias):
+def half_sums(x: jax.Array, w: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """Compute `half_matmul` without the rounding, float32."""
     y = jnp.tensordot(x, w.astype(x.dtype), 1, preferred_element_type=jnp.float32)
     if bias is not None:
         y = y + bias.astype(jnp.float32).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)

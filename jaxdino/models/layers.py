@@ -19,7 +19,7 @@ from jax import lax
 
 from jaxdino.core import sharding
 from jaxdino.core.errors import UserError
-from jaxdino.models.half_matmul import HALF, column_sums, half_matmul
+from jaxdino.models.half_matmul import HALF, column_sums, half_matmul, half_sums
 from jaxdino.models.initial import truncated_normal
 from jaxdino.models.matmul import matmul
 from jaxdino.models.rounding import rounded
@@ -211,6 +211,14 @@ def _gelu_bwd(x, g):
 
 
 gelu.defvjp(_gelu_fwd, _gelu_bwd)
+
+
+def gelu_after(layer: Linear, x: jax.Array) -> jax.Array:
+    """Compute gelu(layer(x)), in half precision without rounding what GELU reads; for inference alone."""
+    if x.dtype not in HALF or layer.lora is not None:
+        return gelu(layer(x))
+    hidden = half_sums(x, layer.kernel[...], layer.offset)
+    return rounded(hidden * _normal_cdf(hidden), x.dtype)
 
 
 @jax.custom_vjp

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from scipy.special import erf
 
 from jaxdino.models.attention import attention
 from jaxdino.models.half_matmul import half_matmul
-from jaxdino.models.layers import drop_path, gelu, layer_norm, linear
+from jaxdino.models.layers import Linear, drop_path, gelu, gelu_after, layer_norm, linear
 
 
 def normal(*shape: int, seed: int = 0) -> jax.Array:
@@ -80,6 +81,19 @@ def test_layer_norm_takes_its_statistics_in_float32():
 def test_gelu_is_the_exact_one():
     x = np.linspace(-6, 6, 101)
     assert np.abs(gelu(jnp.asarray(x, jnp.float32)) - 0.5 * x * (1 + erf(x / np.sqrt(2)))).max() < 1e-6
+
+
+def test_gelu_after_a_layer_rounds_once():
+    layer = Linear(8, 16, std=0.5, rngs=nnx.Rngs(0))
+    layer.bias[...] = normal(16)
+    x = normal(200, 8)
+    np.testing.assert_array_equal(gelu_after(layer, x), gelu(layer(x)))
+    half = x.astype(jnp.bfloat16)
+    layer.kernel[...] = layer.kernel[...].astype(jnp.bfloat16).astype(jnp.float32)
+    expected = gelu(layer(half.astype(jnp.float32))).astype(jnp.bfloat16)
+    found = [np.asarray(one, np.float32) for one in (gelu_after(layer, half), gelu(layer(half)), expected)]
+    once, twice = (np.mean(one != found[2]) for one in found[:2])  # of what the order of the sums changes
+    assert once < 0.01 and twice > 0.1
 
 
 def test_attention_is_a_softmax_of_scaled_products():
