@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.writable import check_writable
 
 
 class AtomicFiles:
@@ -80,13 +81,14 @@ def refuse_existing(paths: list[Path], overwrite: bool) -> None:
 
 
 def refuse_occupied(folder: str | Path, overwrite: bool, ours: Callable[[str], bool]) -> None:
-    """Raise UserError unless the folder is free, or may be overwritten and holds only our files.
+    """Raise UserError unless the folder is free and can be written, or may be overwritten and holds only our files.
 
     Args:
       ours: returns whether we write an entry of that name here; anything else belongs to the user and stays.
     """
     folder = Path(folder)
     try:
+        check_writable(str(folder), folder)
         if not folder.exists():
             return
     except OSError as err:

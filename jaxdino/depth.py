@@ -78,6 +78,7 @@ def depth(
     short_side: int | None = None,
     overlap: float | None = None,
     blend: str | None = None,
+    tta: str | None = None,
     max_pixels: int | None = None,
 ) -> int:
     """Write the depth of each image into the folder `out`.
@@ -86,7 +87,7 @@ def depth(
       names: files, folders and patterns, as `data.inputs.find_inputs` takes them.
       per_metre: values of a file per metre; None: the first of `PER_METRE` that holds the model's largest depth.
       npy: whether files are arrays of metres. overlays: whether pictures are written.
-      sixteen_bit: see `Model.preprocess`. short_side, overlap, blend: as in `SemanticModel.segment`.
+      sixteen_bit: see `Model.preprocess`. short_side, overlap, blend, tta: as in `SemanticModel.segment`.
       max_pixels: TIFF and .npy of more pixels are read in strips, other images refused; None is the usual limit.
 
     Returns:
@@ -111,7 +112,7 @@ def depth(
         raise UserError(f"--per_metre {per_metre:g} is for PNGs; .npy files are in metres")
     if sixteen_bit is not None:
         Range.of(sixteen_bit, ARGUMENT)
-    whole = Whole.of(short_side, overlap, blend or EVEN)
+    whole = Whole.of(short_side, overlap, blend or EVEN, tta)
     folder = check_empty(out)
     check_run_folder(workdir)
     images, notes = find_inputs(names, leave_out=out)

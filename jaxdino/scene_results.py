@@ -19,10 +19,11 @@ LONGEST = 800  # pixels of the longer side of a picture
 
 def add_windows(parser: argparse.ArgumentParser, of: str | None = None) -> None:
     """Add the flags of large images to a parser; none of them has a default. `of` says which models take them."""
-    add = parser.add_argument_group("large images", of).add_argument
+    add = parser.add_argument_group("windows", of).add_argument
     add("--short_side", type=int, metavar="N", help="resize images to it; 0: their own size (default as in evaluation)")
     add("--overlap", type=float, metavar="SHARE", help="of neighbouring windows (default a third)")
     add("--blend", metavar="even|ramp", help="weights of a window's pixels (default even)")
+    add("--tta", metavar="flip", help="mean of what windows and mirrored windows give")
     words = "TIFF and .npy of more pixels are read in strips, other images refused (default 67108864)"
     add("--max_pixels", type=int, metavar="N", help=words)
 

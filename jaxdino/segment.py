@@ -33,7 +33,7 @@ from jaxdino.predict import say, skip
 from jaxdino.segment_classes import segment_classes
 from jaxdino.segment_objects import segment_objects
 
-WINDOWS = ("short_side", "overlap", "blend", "max_pixels")
+WINDOWS = ("short_side", "overlap", "blend", "tta", "max_pixels")
 COLUMNS = ("path", "prompt", "mask", "area", "share", "score", "error")
 
 
@@ -129,7 +129,7 @@ def segment(
         probability of a region, by default the run's.
       table: a .csv, .json or .jsonl file with a row for each mask, instead of printed lines.
       sixteen_bit: see `Model.preprocess`. shard: "I/N", the part of the images to work on, see `parts`.
-      windows: short_side, overlap, blend and max_pixels, for a model that gives every pixel a class.
+      windows: short_side, overlap, blend, tta and max_pixels, for a model that gives every pixel a class.
 
     Returns:
       0, or 1 if an image could not be segmented; these are named on standard error.

@@ -93,7 +93,7 @@ def segment_classes(
 
     if sixteen_bit is not None:
         Range.of(sixteen_bit, ARGUMENT)
-    whole = Whole.of(windows.get("short_side"), windows.get("overlap"), windows.get("blend", EVEN))
+    whole = Whole.of(windows.get("short_side"), windows.get("overlap"), windows.get("blend", EVEN), windows.get("tta"))
     to.check(out)
     images, notes = find_inputs(names, leave_out=out)
     opened, lines = open_model(Path(workdir), words=assumptions.IMPORT)

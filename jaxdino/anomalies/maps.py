@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxdino.core.errors import UserError
+from jaxdino.core.writable import check_writable
 
 STRENGTH = 0.6  # opacity of the strongest colour
 
@@ -37,6 +38,7 @@ def places(folder: str | None, files: Sequence[str], below: Sequence[str], overw
     top = Path(folder)
     if top.exists() and not top.is_dir():
         raise UserError(f"--maps {folder} is a file: give a folder")
+    check_writable(f"--maps {folder}", top)
     images, found = {Path(file).resolve() for file in files}, dict[Path, str]()
     for file, name in zip(files, below, strict=True):
         place = top / Path(name).with_suffix(".png")

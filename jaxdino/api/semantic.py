@@ -23,6 +23,7 @@ class SemanticModel(WindowedModel):
         short_side: int | None = None,
         overlap: float | None = None,
         blend: str = EVEN,
+        tta: str | None = None,
     ) -> list[np.ndarray]:
         """Return the class of each pixel of each image, uint8 (H, W) of its own size: indices into `class_names`.
 
@@ -35,11 +36,12 @@ class SemanticModel(WindowedModel):
           short_side: pixels to which images are resized first, 0 for their own size; None: as in evaluation.
           overlap: share of a window's side that the next one covers too, by default a third.
           blend: "even", as in evaluation, or "ramp", which trusts the borders of windows less; see `evals.tiling`.
+          tta: "flip": the mean of what windows and mirrored windows give.
 
         Raises:
           UserError: as `preprocess`, for a `batch_size` below 1, and values out of range.
         """
-        whole = Whole.of(short_side, overlap, blend)
+        whole = Whole.of(short_side, overlap, blend, tta)
         return self.per_pixel(images, batch_size, sixteen_bit, "segment", whole, lambda logits: logits.labels())
 
     def strips(self, scene: Scene, batch_size: int, whole: Whole) -> Iterator[tuple[slice, np.ndarray]]:

@@ -16,7 +16,8 @@ ZOOM = 7 / 8
 """Share of each side that a crop shows."""
 CROPS = {"zoom": ((0.5, 0.5),), "corners": ((0, 0), (0, 1), (1, 0), (1, 1))}
 """Kind of views -> the places of their crops, as shares of the margin (top, left)."""
-KINDS = ("flip", *CROPS)
+FLIP = "flip"
+KINDS = (FLIP, *CROPS)
 
 
 def kinds_of(text: str | None, flag: str = "tta") -> tuple[str, ...]:
@@ -42,7 +43,7 @@ def views(images: np.ndarray, kinds: Sequence[str]) -> list[np.ndarray]:
     found = [images]
     for kind in kinds:
         found += [np.asarray(_crop(images, place)) for place in CROPS.get(kind, ())]
-    return found + [view[:, :, ::-1] for view in found] if "flip" in kinds else found
+    return found + [view[:, :, ::-1] for view in found] if FLIP in kinds else found
 
 
 @functools.partial(jax.jit, static_argnums=1)

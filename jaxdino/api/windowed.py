@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxdino.api.model import Model
 from jaxdino.api.pictures import Record, named, records, warn_of
+from jaxdino.api.several_views import FLIP, kinds_of
 from jaxdino.api.tiled import coarsest
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_range
@@ -38,11 +39,13 @@ class Whole:
     flip: bool = False
 
     @classmethod
-    def of(cls, short_side: int | None, overlap: float | None, blend: str) -> "Whole":
-        """Return it checked; an overlap of None is the usual one. Raises UserError."""
+    def of(cls, short_side: int | None, overlap: float | None, blend: str, tta: str | None = None) -> "Whole":
+        """Return it checked; an overlap of None is the usual one. `tta`: "flip" or None. Raises UserError."""
         if short_side is not None:
             check_range("short_side", short_side, "[0, inf)")
-        return cls(short_side, Tiling(Tiling.overlap if overlap is None else overlap, blend))
+        if other := [kind for kind in kinds_of(tta) if kind != FLIP]:
+            raise UserError(f"tta {other[0]} is for classes of images; windows of pixels have {FLIP} alone")
+        return cls(short_side, Tiling(Tiling.overlap if overlap is None else overlap, blend), tta is not None)
 
 
 AS_EVALUATED = Whole()

@@ -48,7 +48,7 @@ def _recommendation(found: Recommendation) -> Section:
 
 def _results(strategies: Sequence[Strategy], found: Recommendation, metric: str) -> Section:
     first = strategies[0].runs[0].found
-    split, values, rows = first["split"], {}, []
+    split, values, rows, spans = first["split"], {}, [], []
     names = [name for name in dict.fromkeys((metric, *SHOWN)) if name in first["measured"]]
     names = [name for name in names if (split, name) != ("val", metric)]
     for one in strategies:
@@ -62,18 +62,16 @@ def _results(strategies: Sequence[Strategy], found: Recommendation, metric: str)
             far = f"{gap.value:.3f} ({gap.error})" if gap.value else "best"
         cells = [words(list(seen.values())) for seen in (val, *columns.values())]
         rows.append([one.name, str(len(one.runs)), cells[0], far, *cells[1:]])
+        spans.append([one.name, *(mean.text() for mean in values[one.name]["mean"].values())])
+    tested = "" if split == "val" else f", {first['images']:,} of {split}"
     note = (
-        f"mean and standard deviation (SD) over seeds; {first['val_images']:,} images of val, {first['images']:,} of "
-        f"{split}. The gap is to the best strategy, on val; within its noise it means nothing: {_noise(metric)}."
+        f"mean and standard deviation (SD) over seeds; {first['val_images']:,} images of val{tested}. The gap is to "
+        f"the best strategy, on val; within its noise it means nothing: {_noise(metric)}."
     )
-    heads = [
-        "strategy",
-        "runs",
-        f"val {metric}",
-        "gap on val",
-        *(f"{split} {name.replace('_', ' ')}" for name in names),
-    ]
-    return Section("results", "Results", values, [Table(heads, rows, note=note)])
+    measured = [f"val {metric}", *(f"{split} {name.replace('_', ' ')}" for name in names)]
+    table = Table(["strategy", "runs", measured[0], "gap on val", *measured[1:]], rows, note=note)
+    guide = "mean over seeds and its 95 % t interval: a guide, since the images are the same; none of one run"
+    return Section("results", "Results", values, [table, Table(["strategy", *measured], spans, note=guide)])
 
 
 def _noise(metric: str) -> str:

@@ -111,6 +111,7 @@ def train_heads(
         rows = np.stack(list(itertools.islice(order, min(CHUNK, steps - first)))).astype(np.int32)
         ahead = 0.5 * (1 + np.cos(np.pi * (first + np.arange(len(rows))) / steps)).astype(np.float32)
         heads, momentum = _program()(heads, momentum, *table.batches(rows), ahead, how)
+        jax.block_until_ready(heads)  # or the bar would count what is still to be computed
     return heads
 
 

@@ -28,6 +28,10 @@ def check_columns(run: FinishedRun, file: str | None, names: list[str], root: st
         if file is not None:
             raise UserError(f"--group_file {file} is not read: name its columns with --group or --resample_by")
         return None
+    if file is not None and not Path(file).expanduser().is_file():
+        folder = Path(file).expanduser().absolute().parent
+        lists = [path.name for path in folder.glob("*") if path.suffix in (".csv", ".jsonl")]
+        raise UserError(f"--group_file {file}: there is no such file; {did_you_mean(Path(file).name, lists)}")
     place = file or root or (run.data.root if run.data.name == "manifest" else None)
     if place is None or not Path(place).expanduser().is_file():
         raise UserError(

@@ -70,6 +70,7 @@ class Attentive:
             now, order = order[: count * batch_size].reshape(count, batch_size), order[count * batch_size :]
             ahead = 0.5 * (1 + np.cos(np.pi * (first + np.arange(count)) / steps)).astype(np.float32)
             params, state = _descend(params, state, job.x[now], job.y[now], ahead, rates, decays)
+            jax.block_until_ready(state)  # or the bar would count what is still to be computed
         return params
 
     def logits(self, heads: Params, x: np.ndarray) -> jax.Array:

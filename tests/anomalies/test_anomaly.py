@@ -190,6 +190,8 @@ def test_pixel_measures_are_their_definitions():
         (["fit", "--root", "train", "--out", "o", "--method", "patchcor"], "patchcore"),
         (["fit", "--root", "train", "--out", "o", "--layers", "40"], "40"),
         (["fit", "--root", "train", "--out", "."], "which we did not write"),
+        (["fit", "--root", "train", "--out", "masks/spot/1_mask.png/o"], "is not a writable folder"),
+        (["predict", "--detector", "x", "test", "--maps", "masks/spot/1_mask.png/m"], "is not a writable folder"),
         (["predict", "--detector", "nothing", "train"], "no anomaly detector"),
         (["evaluate", "--detector", "nothing", "--root", "masks"], "'good'"),
         (["evaluate", "--detector", "x", "--root", "test", "--masks", "train"], "has no mask"),

@@ -64,7 +64,12 @@ def test_the_report_has_every_run_with_spread_and_forgetting(compared):
     kept = found["forgetting"]["short"]["0"][0]["knn"]
     assert kept["value"] == found["runs"][0]["forgetting"][0]["knn"] and kept["n"] > 10 and "Wilson" in kept["interval"]
     page = (out / "comparison.html").read_text()
-    assert "Recommended" in page and "<script" not in page and "http" not in page.replace("http-equiv", "")
+    assert (
+        "95 % t interval" in page
+        and "Recommended" in page
+        and "<script" not in page
+        and "http" not in page.replace("http-equiv", "")
+    )
 
 
 def test_the_same_command_repeats_no_run_and_measures_nothing_again(compared, monkeypatch):

@@ -11,7 +11,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from convert.labels import calibration as noted_calibration
 from jaxdino.core.errors import UserError
 from jaxdino.core.intervals import wilson
-from jaxdino.evaluation.calibration.fitting import FITS, doubt, fitted
+from jaxdino.evaluation.calibration.fitting import FITS, doubt, fitted, flat
 from jaxdino.evaluation.calibration.measures import measures, reliability
 from jaxdino.evaluation.intervals import Resampling
 from jaxdino.models import heads
@@ -149,6 +149,13 @@ def test_images_that_are_all_right_are_no_ground_for_a_fit():
     logits = np.array([[1.0, 0.0], [0.0, 2.0], [0.0, 0.5]])
     assert "all 3 validation images" in doubt(logits, np.array([0, 1, 1])) and not doubt(logits, np.array([0, 1, 0]))
     assert not doubt(logits, logits > 0.5)
+
+
+def test_a_temperature_without_end_is_told():
+    logits = np.random.default_rng(0).normal(size=(40, 3))
+    assert "no better than chance" in flat(fitted("temperature", logits, np.argmin(logits, axis=1)))
+    assert not flat(fitted("temperature", logits, np.argmax(logits, axis=1)))
+    assert not flat(fitted("vector", logits, np.argmin(logits, axis=1)))
 
 
 @pytest.mark.parametrize("method", FITS)

@@ -150,6 +150,8 @@ def test_what_cannot_be_evaluated_is_refused_before_long_work(folder, tmp_path, 
     assert "--calibrate='platt' is not known" in refused(folder, "--calibrate", "platt")
     assert "is not a manifest" in refused(folder, "--group", "site")
     listed = str(folder.parent / "writers.csv")
+    told = refused(folder, "--group", "writer", "--group_file", listed.replace("writers", "writer"))
+    assert "writer.csv: there is no such file; nearest: writers.csv" in told
     assert "no column 'writers'" in refused(folder, "--group", "writers", "--group_file", listed)
     config = json.loads((folder / "config.json").read_text())
     for name in ("other", "begun"):

@@ -202,3 +202,10 @@ def test_bad_input_is_one_clear_line_before_any_training(features, more, words, 
     assert main(["--features", str(features), "--out", str(tmp_path / "out"), *QUICK, *more]) == 2
     said = capsys.readouterr().err
     assert words in said and said.count("error: ") == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_any_training(features, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("jaxdino.probing.selection.run", lambda *_: pytest.fail("heads were trained"))
+    (tmp_path / "file").touch()
+    assert main(["--features", str(features), "--out", str(tmp_path / "file" / "out"), *QUICK]) == 2
+    assert "is not a writable folder" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from tiny_semantic import config
 import jaxdino
 from convert.store import load_card, load_model
 from jaxdino import evaluate, mask_parts, predict, segment
+from jaxdino.api.windowed import Whole
 from jaxdino.core.errors import UserError
 from jaxdino.core.sharding import make_mesh
 from jaxdino.data import scene_files
@@ -184,6 +185,21 @@ def test_segment_sees_large_images_in_the_windows_that_are_asked_for(learnt, tmp
     (even,) = model.segment([image])
     assert (even != want).any() and (even == want).mean() > 0.6
     assert segment.main([*how, "--blend", "hann", image]) == 2 and "blend='hann'" in capsys.readouterr().err
+
+
+def test_segment_takes_the_mean_with_mirrored_windows(learnt, tmp_path, capsys):
+    root, folder = learnt
+    image, model = str(root / "images" / "00.png"), jaxdino.load(folder)
+    how = ["--workdir", str(folder), "--out", str(tmp_path), image]
+    assert segment.main([*how, "--tta", "flip"]) == 0
+    seen, size = model.opened(image, model.reading([image]))
+    ((_, want),) = model.windows([(None, seen, size)], 8, Whole(flip=True))
+    with Image.open(tmp_path / "00.png") as mask:
+        np.testing.assert_array_equal(np.asarray(mask), want.labels() + 1)
+    (alone,) = model.segment([image])
+    np.testing.assert_array_equal(model.segment([image], tta="flip")[0], want.labels())
+    assert (alone != want.labels()).any()
+    assert segment.main([*how, "--tta", "zoom"]) == 2 and "flip alone" in capsys.readouterr().err
 
 
 def test_a_scene_is_written_in_strips_as_if_it_were_held(learnt, tmp_path, monkeypatch, capsys):

@@ -14,6 +14,8 @@ KNOTS = 200
 """Most points of an isotonic line that are kept: of more, evenly spread ones."""
 BOUNDS = (-10.0, 10.0)
 """Of the logarithm of 1 / T, as in scikit-learn's temperature scaling."""
+AT_BOUND = 0.01
+"""Distance of a logarithm from a bound up to which the fit stopped there."""
 DECAY = 1e-3
 """Weight in the loss of vector scaling's distance from the identity: few images of a class move it little."""
 
@@ -39,6 +41,16 @@ def doubt(logits: np.ndarray, labels: np.ndarray) -> str:
     return (
         f"all {len(labels):,} validation images are classified correctly, so the fit makes probabilities as certain as "
         "it can: it needs images that the model gets wrong"
+    )
+
+
+def flat(made: Calibration) -> str:
+    """Return what is wrong with a fitted calibration, "" if nothing: a temperature without end tells nothing apart."""
+    if made.method != "temperature" or np.log(made.scale[0]) > BOUNDS[0] + AT_BOUND:
+        return ""
+    return (
+        "the temperature grew to its limit, so all classes get the same probability: on the validation images the "
+        "model is no better than chance"
     )
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from convert.card import load_card
 from convert.store import write_card
-from jaxdino.evaluation.calibration.fitting import FITS, doubt, fitted
+from jaxdino.core.errors import UserError
+from jaxdino.evaluation.calibration.fitting import FITS, doubt, fitted, flat
 from jaxdino.evaluation.context import Context
 from jaxdino.models.heads.calibration import Calibration
 from jaxdino.train.run_lock import RunLock
@@ -19,15 +20,22 @@ def keep(context: Context, method: str) -> Context:
     Return the context of the calibrated model.
 
     Raises:
-      UserError: if the run is being trained on, or its folder cannot be written.
+      UserError: if the run is being trained on, or its folder cannot be written; for a temperature without end.
     """
     own = context.validation
     if method != NONE and (why := doubt(own.logits, own.labels)):
         context.say(f"WARNING: --calibrate {method}: {why}")
     made = None if method == NONE else fitted(method, own.logits, own.labels)
+    if made is not None and (why := flat(made)):
+        raise UserError(f"--calibrate {method}: {why}; train longer, or give the run more validation images")
     _write(context.run.folder, made, context)
-    words = "no calibration is kept any more" if made is None else f"the calibration {described(made)} is kept"
-    context.say(f"{words} with the model in {context.run.folder / 'best'}, fitted on {len(own)} images of val")
+    place = context.run.folder / "best"
+    if made is None:
+        context.say(f"no calibration is kept any more with the model in {place}")
+    else:
+        context.say(
+            f"the calibration {described(made)} is kept with the model in {place}, fitted on {len(own)} images of val"
+        )
     return context.calibrated(made)
 
 

@@ -14,6 +14,10 @@ from jaxdino.evaluation.section import Notes, Plots, Section, Table
 
 FOLDS = 5
 RAW = "not calibrated"
+BIASED = (
+    "ECE of few images is too high, and more so of resampled ones: its interval can lie above the value, and tells "
+    "methods apart on the same images only"
+)
 
 
 def calibration(context: Context) -> list[Section]:
@@ -33,7 +37,8 @@ def calibration(context: Context) -> list[Section]:
         (f"Reliability, {name}", drawn(_reliability(values["methods"][name]["reliability"]), f"Reliability: {name}"))
         for name in shown
     ]
-    table = Table(["method", *NAMES.values()], rows, note=f"{len(found)} images; lower is better; {_how(context)}")
+    note = f"{len(found)} images; lower is better; {_how(context)}. {BIASED}"
+    table = Table(["method", *NAMES.values()], rows, note=note)
     note = "dashed: perfect calibration; the area of a point: its number of images; vertical lines: Wilson's intervals"
     return [Section("calibration", "Calibration", values, [table, _advice(context), Plots(plots, note=note)])]
 
