@@ -50,10 +50,11 @@ def listed(root: Path, good: str, masks: Path | None) -> Listed:
         )
     rows: list[tuple[str, str, str]] = []
     for kind in kinds:
-        for file in find_images(root / kind, Counter()):
+        files = find_images(root / kind, Counter())
+        if not files:
+            raise UserError(f"--root {root}: the folder {kind!r} holds no image: move it away, or add its images")
+        for file in files:
             rows.append((file, kind, "" if masks is None or kind == good else _mask_of(Path(file), masks / kind)))
-    if not rows:
-        raise UserError(f"--root {root} holds no image")
     return Listed(*(list(column) for column in zip(*rows, strict=True)))
 
 

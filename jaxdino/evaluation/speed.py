@@ -44,7 +44,7 @@ def speed(context: Context) -> list[Section]:
     values |= {"flops_per_image": operations, "memory_bytes": memory}
     whole = [
         ["parameters", f"{model.num_params:,}"],
-        ["operations of one image (XLA's estimate)", _shown(operations, 1e9, "GFLOP")],
+        ["operations of one image (XLA's estimate)", _operations_shown(operations)],
         [
             "memory of the largest batch (XLA's plan)",
             _shown(memory, 2**20, "MiB"),
@@ -54,6 +54,11 @@ def speed(context: Context) -> list[Section]:
     notes = [f"Device: {values['device']}. Images are on the device; reading and decoding files is not part of it."]
     notes += ["Other programs on the machine slow this down; the percentiles of few passes are rough."]
     return [Section("speed", "Speed and size", values, [Table(heads, rows), Table(["", ""], whole), Notes(notes)])]
+
+
+def _operations_shown(operations: Figure | None) -> str:
+    large = operations is not None and (operations.value or 0) >= 1e9
+    return _shown(operations, *((1e9, "GFLOP") if large else (1e6, "MFLOP")))
 
 
 def _times(work: Any) -> np.ndarray:

@@ -1,6 +1,7 @@
 """`jaxdino anomaly`: a spot of another texture is told and found; the parts equal their definitions."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from jaxdino import anomaly
-from jaxdino.anomalies import coreset, detector, form, measures
+from jaxdino.anomalies import coreset, detector, form, measures, testing
 from jaxdino.anomalies.form import FORMS, neighbourhood_mean
 from jaxdino.anomalies.maps import coloured
 from jaxdino.core.errors import UserError
@@ -210,6 +211,13 @@ def test_wrong_calls(folders, args, says, capsys, monkeypatch):
     weights = ["--weights", "dinov3_digits"] if args[0] == "fit" else []
     assert anomaly.main([*args, *weights, *(["--overwrite"] if args[-1] == "." else [])]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_a_kind_without_images_is_refused(folders, tmp_path):
+    shutil.copytree(folders / "test", tmp_path / "test")
+    (tmp_path / "test" / "glass").mkdir()
+    with pytest.raises(UserError, match="folder 'glass' holds no image"):
+        testing.listed(tmp_path / "test", "good", None)
 
 
 def test_a_damaged_detector_and_other_weights_are_named(fitted, tmp_path):
