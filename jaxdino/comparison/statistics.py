@@ -113,4 +113,6 @@ def words(values: Sequence[float], form: str = ".3f") -> str:
     if not values:
         return "-"
     found = spread(values, "seeds")
-    return f"{found['mean']:{form}}" + (f" (SD {found['std']:{form}})" if found["std"] is not None else "")
+    return f"{found['mean']:{form}}" + (
+        f" (SD {found['std']:{form.removeprefix('+')}})" if found["std"] is not None else ""
+    )

@@ -17,7 +17,7 @@ from jaxdino.comparison import measured, running
 from jaxdino.comparison.cka import linear_cka
 from jaxdino.comparison.plan import PlannedRun, seeds_of
 from jaxdino.comparison.recommendation import Limits, recommend
-from jaxdino.comparison.statistics import Strategy, gap, over_seeds
+from jaxdino.comparison.statistics import Strategy, gap, over_seeds, words
 from jaxdino.core.errors import UserError
 from jaxdino.train.stop import Stopped
 from tests.train import tiny
@@ -137,6 +137,10 @@ def strategy(name, values, seconds=100.0, params=1000, memory=1.0):
     found = {"val_images": 400, "seconds": seconds, "trainable_params": params, "memory_gib": memory}
     each = [{"val": {"accuracy": value}} | found for value in values]
     return Strategy(name, [SimpleNamespace(run=SimpleNamespace(seed=n), found=one) for n, one in enumerate(each)])
+
+
+def test_only_a_change_has_a_sign():
+    assert words([0.5, 0.7], "+.3f") == "+0.600 (SD 0.141)" and words([0.5]) == "0.500"
 
 
 def test_means_over_seeds_have_students_interval():
