@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from convert import assumptions, flags
+from jaxdino.core.arguments import Parser
 from jaxdino.core.command import expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.words import printable
@@ -20,7 +21,7 @@ def _run(argv: list[str] | None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=program("convert"), description=__doc__.split(":")[1].strip())
+    parser = Parser(prog=program("convert"), description=__doc__.split(":")[1].strip())
     commands = parser.add_subparsers(required=True, metavar="command")
     overrules, of_network = flags.overrules(), flags.overrules(without=("head_blocks",))
     src_help = "a .pth or .safetensors file, a Hugging Face folder or hub name"

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Collection
 from typing import Any
 
+from jaxdino.core.arguments import Parser
+
 
 def count(text: str) -> int:
     """Parse a positive integer."""
@@ -48,9 +50,9 @@ OVERRULES: dict[str, dict[str, Any]] = {
 """{keyword of `convert.load.open_pretrained`: options of its flag}."""
 
 
-def overrules(without: Collection[str] = ()) -> argparse.ArgumentParser:
+def overrules(without: Collection[str] = ()) -> Parser:
     """Return a parent parser for commands that open weights, `without` some of the flags."""
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = Parser(add_help=False)
     group = parser.add_argument_group("weights", "override what is recognised from the file")
     for name, how in OVERRULES.items():
         if name not in without:
@@ -58,9 +60,9 @@ def overrules(without: Collection[str] = ()) -> argparse.ArgumentParser:
     return parser
 
 
-def tiles() -> argparse.ArgumentParser:
+def tiles() -> Parser:
     """Return a parent parser for commands that see large images in windows; `jaxdino.api.tiled.given` reads it."""
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = Parser(add_help=False)
     group = parser.add_argument_group("large images")
     group.add_argument(
         "--tiled",

@@ -16,6 +16,7 @@ from typing import Any
 
 from convert import flags
 from jaxdino import results
+from jaxdino.core.arguments import Parser
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.processor import prepare
@@ -50,9 +51,7 @@ def _run(argv: list[str] | None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog=program("anomaly"), description=described("anomaly", __doc__), formatter_class=form
-    )
+    parser = Parser(prog=program("anomaly"), description=described("anomaly", __doc__), formatter_class=form)
     parts = parser.add_subparsers(dest="work", required=True, metavar="fit|predict|evaluate")
     add = parts.add_parser(
         "fit",

@@ -16,6 +16,7 @@ from typing import Any
 
 from convert import flags
 from convert.atomic import AtomicFiles
+from jaxdino.core.arguments import Parser
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.words import printable
@@ -47,7 +48,7 @@ def _run(argv: list[str] | None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program("check-data"),
         description=described("check-data", __doc__),
         epilog="Settings of the data are given as in a config: --data.classes=leaf --data.val_ratio=0.1 "

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdino.core.arguments import Parser
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_range
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the flags of the command, without the settings."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog=program("compare"),
         description=described("compare", __doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,

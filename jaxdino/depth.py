@@ -18,6 +18,7 @@ from PIL import Image
 
 from convert.atomic import AtomicFiles
 from jaxdino import scene_results
+from jaxdino.core.arguments import Parser
 from jaxdino.core.bars import bar
 from jaxdino.core.command import described, expanded, finish, program, uninterrupted
 from jaxdino.core.errors import UserError
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str] | None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program("depth"),
         description=described("depth", __doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from jaxdino import parts
+from jaxdino.core.arguments import Parser
 from jaxdino.core.bars import bar
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str] | None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program("detect"),
         description=described("detect", __doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,

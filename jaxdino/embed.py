@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from convert import flags
 from jaxdino import parts
+from jaxdino.core.arguments import Parser
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.processor import prepare
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str] | None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program("embed"),
         description=described("embed", __doc__),
         epilog="Settings of the data are given as in a config: --data.num_threads=4 --data.sixteen_bit=0,4095",

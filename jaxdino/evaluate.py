@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from convert import flags
+from jaxdino.core.arguments import Parser
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.processor import prepare
@@ -35,7 +36,12 @@ def _run(argv: list[str] | None) -> int:
     given = sys.argv[1:] if argv is None else argv
     if any(one.split("=")[0] == "--workdir" for one in given):
         return of_run(given)
-    parser = argparse.ArgumentParser(
+    if not any(one.split("=")[0] in ("--weights", "--help", "-h") for one in given):
+        raise UserError(
+            "give --weights SRC, whose frozen features are evaluated, or --workdir DIR, a finished run; "
+            f"{program('evaluate')} --help lists the flags of both"
+        )
+    parser = Parser(
         prog=program("evaluate"),
         description=described("evaluate", __doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,

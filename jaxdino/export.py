@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from convert import flags
+from jaxdino.core.arguments import Parser
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_choice
@@ -55,7 +56,7 @@ def _run(argv: list[str] | None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program("export"),
         description=described("export", __doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,

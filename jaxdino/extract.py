@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from convert import flags
+from jaxdino.core.arguments import Parser
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.processor import prepare
@@ -44,7 +45,7 @@ def _run(argv: list[str] | None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program("extract"),
         description=described("extract", __doc__),
         epilog="Settings of the data are given as in a config: --data.val_ratio=0.1 --data.classes=leaf",

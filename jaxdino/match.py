@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from convert import flags
+from jaxdino.core.arguments import Parser
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.evaluate import OF_HEAD
@@ -21,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str] | None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program("match"),
         description=described("match", __doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdino import parts, results
+from jaxdino.core.arguments import Parser
 from jaxdino.core.bars import bar
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str] | None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program("predict"),
         description=described("predict", __doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from jaxdino.core.arguments import Parser
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.words import printable
@@ -26,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str] | None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program("prepare"),
         description=described("prepare", __doc__),
         epilog="Settings of the data are given as in a config: --data.val_ratio=0.1 --data.split_seed=3",

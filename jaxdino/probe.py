@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxdino.core.arguments import Parser
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.processor import prepare
@@ -35,7 +36,7 @@ def _run(argv: list[str] | None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program("probe"),
         description=described("probe", __doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,

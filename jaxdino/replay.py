@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from jaxdino.core.arguments import Parser
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.words import printable
 
@@ -19,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str] | None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program("replay"),
         description=described("replay", __doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxdino import results
+from jaxdino.core.arguments import Parser
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.words import printable
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str] | None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program("search"),
         description=described("search", __doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -20,6 +20,7 @@ from typing import Any, cast
 from PIL import Image
 
 from jaxdino import mask_parts, results, scene_results
+from jaxdino.core.arguments import Parser
 from jaxdino.core.bars import bar
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str] | None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program("segment"),
         description=described("segment", __doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -9,6 +9,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from jaxdino.core.arguments import Parser
 from jaxdino.core.command import described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.processor import prepare
@@ -42,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the flags of the command."""
     from jaxdino.serving.server.settings import add_flags
 
-    found = argparse.ArgumentParser(
+    found = Parser(
         prog=program("serve"),
         description=described("serve", __doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -76,6 +76,12 @@ def test_a_module_started_by_itself_keeps_its_name():
         (["convert", "lits"], 2, "jaxdino convert: error: argument command: invalid choice: 'lits'"),
         (["predict", "--workdir", "nowhere", "x.png"], 2, "error: there is no folder nowhere"),
         (["train", "--workdirr=x"], 2, "error: --workdirr is not a flag; nearest: --workdir\n"),
+        (["probe", "--features", "x", "--out=y", "--stps", "9"], 2, "error: --stps is not a flag; nearest: --steps,"),
+        (["extract", "--weigths", "x", "--out", "y"], 2, "error: --weigths is not a flag; nearest: --weights,"),
+        (["anomaly", "fit", "--weigths", "x"], 2, "error: --weigths is not a flag; nearest: --weights,"),
+        (["convert", "import", "x", "--outt", "y"], 2, "error: --outt is not a flag; nearest: --out,"),
+        (["probe", "--out", "y"], 2, "required: --features (jaxdino probe --help)\n"),
+        (["evaluate", "--workdr", "x"], 2, "--workdir DIR, a finished run"),
         (["train", "--config=linear", "--config.seed=a"], 2, "a whole number"),
     ],
 )
@@ -83,7 +89,7 @@ def test_arguments_and_statuses_pass_through(args, status, words, tmp_path):
     done = run(*args, cwd=tmp_path)
     assert done.returncode == status, done.stderr
     assert words in (done.stderr if status else done.stdout)
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr and "usage:" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxdino.core.arguments import Parser
 from jaxdino.core.command import described, expanded, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.options import check_choice, check_range
@@ -28,7 +29,7 @@ AT = ("sensitivity=0.9", "specificity=0.9")
 
 def parser() -> argparse.ArgumentParser:
     """Return the flags of the command."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog=program("evaluate"),
         description=described("evaluate", __doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,
