@@ -94,16 +94,17 @@ def inference(library: str, mode: str, name: str, batch: int, size: int, dtype: 
     return Contender(f"{library} {mode} {dtype}" + (" autocast" if stored != dtype else ""), call, batch)
 
 
-def _inference(model: Callable, images: torch.Tensor, autocast: str | None) -> Callable[[], None]:
+def _inference(model: Callable, images: torch.Tensor, dtype: str | None) -> Callable[[], None]:
     def run():
-        with torch.inference_mode(), _autocast(autocast):
+        with torch.inference_mode(), autocast(dtype):
             model(images)
         wait()
 
     return run
 
 
-def _autocast(dtype: str | None):
+def autocast(dtype: str | None) -> torch.autocast:
+    """Return a context of `dtype`; for None and "float32" it does nothing."""
     return torch.autocast(device(), DTYPES[dtype or "bfloat16"], enabled=dtype not in (None, "float32"))
 
 
@@ -152,7 +153,7 @@ def _training(model, parameters, batch: int, size: int, dtype: str, slices: int)
     def run():
         for part, targets in zip(images.chunk(slices), labels.chunk(slices), strict=True):
             pixels = part.float().div_(255).sub_(0.5).div_(0.5)
-            with _autocast(dtype):
+            with autocast(dtype):
                 logits = model(pixels)
             loss = torch.nn.functional.cross_entropy(logits.float(), targets) / slices
             loss.backward()
