@@ -5,7 +5,7 @@ Reading a file returns an image or raises `BadImage`, never another error.
 
 import dataclasses
 from collections.abc import Callable
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from PIL import Image
@@ -32,12 +32,32 @@ TURNS = {  # EXIF orientation -> the transpose that makes the image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-Draft = Callable[[tuple[int, int]], int]
 
 
-def undrafted(full: tuple[int, int]) -> int:
-    """Return 1: decode images of every size at full resolution."""
-    return 1
+class Part(NamedTuple):
+    """What of an image must be decoded; decoding less is faster.
+
+    Attributes:
+      scale: a JPEG may be decoded at 1 / scale of its size: 1, 2, 4 or 8. The decoder then skips the finer frequencies.
+      box: what is read of the image, (left, top, right, bottom), integers in upright pixels at full size; None: all of
+        it. Elsewhere a JPEG may have any values.
+    """
+
+    scale: int = 1
+    box: tuple[int, int, int, int] | None = None
+
+
+Draft = Callable[[tuple[int, int]], Part]
+
+
+def undrafted(full: tuple[int, int]) -> Part:
+    """Return the whole image at full resolution."""
+    return Part()
+
+
+def keeping(short: int) -> Draft:
+    """Return a draft of whole images, made smaller as long as their short side keeps `short` pixels."""
+    return lambda full: Part(next((scale for scale in (8, 4, 2) if min(full) >= scale * short), 1))
 
 
 def open_image(
@@ -54,8 +74,7 @@ def open_image(
 
     Args:
       record: path of a file, a file that is stored as bytes, an array (H, W) or (H, W, C), or a Pillow image.
-      draft: called with the upright full (width, height) of each image; returns the factor 1, 2, 4 or 8 by which a
-        JPEG may be decoded smaller (faster: the decoder skips the finer frequencies).
+      draft: called with the upright full (width, height) of each image; returns what of it must be decoded.
       decoder: decodes JPEGs.
 
     Returns:
@@ -102,8 +121,9 @@ def _open_file(path: ImageFile, reading: Reading, draft: Draft, decoder: Decoder
                 # rotates a TIFF itself.
                 image.load()
             orientation = orientation_of(image)
-            scale = draft(image.size[::-1] if orientation >= 5 else image.size)
-            return _upright(of_image(decoder.load(image, scale if draftable else 1), kind, reading), orientation)
+            part = draft(image.size[::-1] if orientation >= 5 else image.size)
+            how = (part.scale, _rows(part.box, image.size, orientation)) if draftable else ()
+            return _upright(of_image(decoder.load(image, *how), kind, reading), orientation)
     except BadImage:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -112,6 +132,15 @@ def _open_file(path: ImageFile, reading: Reading, draft: Draft, decoder: Decoder
         return _open_unknown(path, reading, draft, err)
     except Exception as err:  # decoders raise many error types for broken files
         raise BadImage(reason(path, err)) from err
+
+
+def _rows(box: tuple[int, int, int, int] | None, stored: tuple[int, int], orientation: int) -> int | None:
+    """Return how many rows of a file, from its first, a box of the upright image needs; None: all."""
+    if box is None:
+        return None
+    left, top, right, bottom = box
+    rows = stored[1]
+    return {3: rows - top, 4: rows - top, 5: right, 6: rows - left, 7: rows - left, 8: right}.get(orientation, bottom)
 
 
 def _open_unknown(path: ImageFile, reading: Reading, draft: Draft, err: Exception) -> Picture:

@@ -21,9 +21,11 @@ AUTO, FAST, SLOW = "auto", "fast", "pillow"
 DECODERS = (AUTO, SLOW, FAST)
 LIBRARIES = ("simplejpeg", "cykooz-resizer")
 INSTALL = "pip install 'jaxdino[fast]'"
-MODES = {"RGB": ("YCbCr", "RGB"), "L": ("Gray", "GRAY")}
-"""Pillow's mode of a JPEG -> (its colours in the file, their name as the output of simplejpeg)."""
+MODES = {"RGB": ("YCbCr", "RGB", 3), "L": ("Gray", "GRAY", 1)}
+"""Pillow's mode of a JPEG -> (its colours in the file, their name as the output of simplejpeg, bytes of a pixel)."""
 LARGEST = 64 << 20  # bytes of a JPEG that is read into memory whole
+START_OF_FRAME, START_OF_SCAN, END_OF_IMAGE = 0xC0, 0xDA, b"\xff\xd9"  # of a baseline JPEG
+BELOW = 2  # rows of the result: the colours of the last one that is needed may be interpolated with these
 FILTERS = {
     Image.Resampling.BILINEAR: "bilinear",
     Image.Resampling.BICUBIC: "catmull_rom",
@@ -43,14 +45,17 @@ class Decoder:
 
     fast: bool = False
 
-    def load(self, image: Image.Image, scale: int = 1) -> Image.Image | Levels:
+    def load(self, image: Image.Image, scale: int = 1, rows: int | None = None) -> Image.Image | Levels:
         """Decode an opened image whose header was checked; at 1 / `scale` (1, 2, 4, 8) of its size for a JPEG.
 
         What is not a plain JPEG of 8-bit grey or YCbCr, and what simplejpeg refuses, is decoded by Pillow.
 
+        Args:
+          rows: how many rows of the file are needed, from its first; those below may have any values. None: all.
+
         Raises: the errors of Pillow.
         """
-        found = _jpeg(image, scale) if self.fast and image.format == "JPEG" and image.mode in MODES else None
+        found = _jpeg(image, scale, rows) if self.fast and image.format == "JPEG" and image.mode in MODES else None
         if found is not None:
             return found
         if scale > 1:
@@ -124,26 +129,56 @@ def usable() -> bool:
     return small.getpixel((1, 1)) == (1, 2, 3)
 
 
-def _jpeg(image: Image.Image, scale: int) -> Image.Image | Levels | None:
+def _jpeg(image: Image.Image, scale: int, rows: int | None) -> Image.Image | Levels | None:
     """Decode an opened JPEG with simplejpeg; None for one that Pillow must decode, or explain."""
     import simplejpeg
 
     file: Any = image.fp
     file.seek(0)
     data = file.read(LARGEST + 1)
-    stored, colours = MODES[image.mode]
+    stored, colours, bands = MODES[image.mode]
     try:
         height, width, found, _ = simplejpeg.decode_jpeg_header(data)
         if len(data) > LARGEST or found != stored or (width, height) != image.size:
             return None
-        shape = -(-height // scale), -(-width // scale)
-        how = dict(min_height=shape[0], min_width=shape[1], min_factor=scale)
-        levels = simplejpeg.decode_jpeg(data, colours, fastdct=False, fastupsample=False, **how)
+        begun, last = (data, height) if rows is None else _beginning(data, height, rows, scale)
+        levels = np.empty((-(-height // scale), -(-width // scale), bands), np.uint8)
+        shape = -(-last // scale), levels.shape[1]
+        how = dict(min_height=shape[0], min_width=shape[1], min_factor=scale, strict=begun is data, buffer=levels)
+        decoded = simplejpeg.decode_jpeg(begun, colours, fastdct=False, fastupsample=False, **how)
     except ValueError:  # damaged: Pillow decodes what can be decoded, or says what is wrong
         return None
-    if levels.shape[:2] != shape:
+    if decoded.shape[:2] != shape:
         return None
     return Levels(levels) if image.mode == "RGB" else Image.fromarray(levels[..., 0])
+
+
+def _beginning(data: bytes, height: int, rows: int, scale: int) -> tuple[bytes | bytearray, int]:
+    """Return a JPEG and its height, changed to end below its first `rows` rows; or as given where it cannot.
+
+    A decoder stops at the height in the header: its work is that of the rows. It warns about the data that is left
+    over; the same warnings tell of damage, which Pillow ignores too, but for a file that was cut off: that has no end.
+    """
+    last = (-(-rows // scale) + BELOW) * scale
+    place = _place_of_height(data) if last < height and data.endswith(END_OF_IMAGE) else None
+    if place is None:
+        return data, height
+    begun = bytearray(data)
+    begun[place : place + 2] = last.to_bytes(2)
+    return begun, last
+
+
+def _place_of_height(data: bytes) -> int | None:
+    """Return where a JPEG has its height; None for one with several scans, each of which has values of all rows."""
+    at, place = 2, None
+    while at + 10 < len(data) and data[at] == 0xFF:
+        kind = data[at + 1]
+        if kind == START_OF_FRAME:
+            place = at + 5
+        elif kind == START_OF_SCAN:
+            return place if place is not None and data[at + 4] == data[place + 4] else None
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    return None
 
 
 def _options(resample: Image.Resampling, crop: Any) -> Any:

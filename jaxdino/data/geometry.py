@@ -27,6 +27,7 @@ STEPS = 20  # of the iteration that inverts a displacement
 TINY = 1e-9  # pixels: rounding does not decide what lies on the edge of the image
 QUARTERS = (None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
 PADDED = ("border", "none")  # crop modes in which evaluation may show what is beyond the image
+SUPPORT = 3  # pixels of the result on each side that the widest filter, Lanczos, reads
 ALONG = 8  # points on each side of a box that follow a displacement
 
 
@@ -78,6 +79,16 @@ class Geometry:
             return 1
         larger = 1.0 if self.transform is None else max(1.0, enlargement(self.transform, self.canvas))
         return draft_scale(self.box, self.canvas, larger)
+
+    def reads(self, scale: int) -> Box | None:
+        """Return what `image` reads of an image decoded at 1 / `scale` (at most `draft`); None: perhaps all of it."""
+        if self.turned or self.box is None:
+            return None
+        if scale == 1:
+            return self.box
+        sides = zip(np.reshape(self.box, (2, 2)).T.tolist(), self.full, self.canvas[::-1], strict=True)
+        (left, right), (top, bottom) = (_widened(*side, scale) for side in sides)
+        return left, top, right, bottom
 
     def image(self, image: Picture, decoder: Decoder = PILLOW) -> np.ndarray:
         """Return uint8 (H, W, C) of an image, which may be decoded at a smaller size than `full`.
@@ -211,6 +222,12 @@ class Geometry:
         values = values[:, ::-1] if self.hflip else values
         values = values[::-1] if self.vflip else values
         return np.rot90(values, self.turns) if self.turns else values
+
+
+def _widened(side: tuple[int, int], full: int, size: int, scale: int) -> tuple[int, int]:
+    """Return the part of an image's side that is read when a part of it is resized to `size`, by any filter."""
+    beyond = math.ceil(SUPPORT * (side[1] - side[0]) / size) + 2 * scale
+    return max(0, side[0] - beyond), min(full, side[1] + beyond)
 
 
 def turned_size(size: tuple[int, int], turns: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from jaxdino.core.resize import Resize
 from jaxdino.data import policies, policy_geometry
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.channels import Reading
-from jaxdino.data.checks import open_image
+from jaxdino.data.checks import Part, open_image
 from jaxdino.data.crops import short_side
 from jaxdino.data.decoder import PILLOW, Decoder
 from jaxdino.data.fields import Element, Field, Row
@@ -122,10 +122,10 @@ class Reader:
         values = [field.read(element, rng) for field in self.fields]
         planned: list[Plan] = []
 
-        def plan(full: tuple[int, int]) -> int:
+        def plan(full: tuple[int, int]) -> Part:
             self._check_sizes(full, values)
             planned[:] = [self._geometry(full, values, rng)]
-            return min(move.draft for move in planned[0].moves) if self.draft else 1
+            return _part(planned[0].moves, self.draft)
 
         image = open_image(element["image"], self.reading, plan, self.decoder)
         moves, of_fields, row = planned[0]
@@ -199,3 +199,13 @@ class WholeReader(Reader):
 def eval_reader(size: tuple[int, int], how: Resize, reading: Reading, fields: tuple[Field, ...] = ()) -> Reader:
     """Return the reader of evaluation: one image of `size` (height, width), resized and centre-cropped."""
     return Reader({"image": Crops(size, (View(),))}, fields, how, reading)
+
+
+def _part(moves: Sequence[Geometry], draft: bool) -> Part:
+    """Return what all views together read of an image; with `draft`, as small as the largest may be decoded."""
+    scale = min(move.draft for move in moves) if draft else 1
+    boxes = [move.reads(scale) for move in moves]
+    if None in boxes:
+        return Part(scale)
+    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+    return Part(scale, (min(lefts), min(tops), max(rights), max(bottoms)))

@@ -9,19 +9,15 @@ from PIL import Image
 from jaxdino.core.page import data_uri
 from jaxdino.data.bands import pixels
 from jaxdino.data.channels import Reading
-from jaxdino.data.checks import open_image
+from jaxdino.data.checks import keeping, open_image
 
 SIDE = 112  # pixels
 
 
 def thumbnail(record: Any, reading: Reading) -> str:
     """Return an image as a JPEG of at most `SIDE` pixels in a data URI; "" if it cannot be read."""
-
-    def scale(full: tuple[int, int]) -> int:
-        return next((factor for factor in (8, 4, 2) if min(full) >= factor * SIDE), 1)
-
     try:
-        levels = pixels(open_image(record, reading, scale))
+        levels = pixels(open_image(record, reading, keeping(SIDE)))
         image = Image.fromarray(levels[..., 0] if levels.shape[-1] < 3 else np.ascontiguousarray(levels[..., :3]))
         image.thumbnail((SIDE, SIDE))
         file = io.BytesIO()

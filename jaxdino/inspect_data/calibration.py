@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.bands import Bands, pixels
 from jaxdino.data.channels import Reading
-from jaxdino.data.checks import open_image
+from jaxdino.data.checks import keeping, open_image
 from jaxdino.data.duplicates import identical
 from jaxdino.data.image_file import open_bytes
 from jaxdino.data.record import Split
@@ -73,15 +73,10 @@ class NearCopies(Sequence[np.ndarray | None]):
         image, kind = divmod(index, len(KINDS))
         change = list(KINDS.values())[kind]
         try:
-            picture = open_image(self.records[image], self.reading, _scale)
+            picture = open_image(self.records[image], self.reading, keeping(SHORT))
         except BadImage:
             return None
         return pixels(Bands(map(change, picture.bands)) if isinstance(picture, Bands) else change(picture))
-
-
-def _scale(full: tuple[int, int]) -> int:
-    """Return the factor by which a JPEG of this size is decoded smaller."""
-    return next((factor for factor in (8, 4, 2) if min(full) >= factor * SHORT), 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.bands import Bands, pixels, plain
 from jaxdino.data.channels import Reading
-from jaxdino.data.checks import open_image
+from jaxdino.data.checks import Part, keeping, open_image
 from jaxdino.data.image_file import bytes_of, open_file
 from jaxdino.data.kinds import kind_of, kind_of_raw
 from jaxdino.data.ranges import remarks
@@ -47,10 +47,6 @@ class How:
 
     reading: Reading
     draft: bool = True
-
-    def scale(self, full: tuple[int, int]) -> int:
-        """Return the factor by which a JPEG of this size is decoded smaller: 1, 2, 4 or 8."""
-        return next((factor for factor in (8, 4, 2) if self.draft and min(full) >= factor * SHORT), 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,11 +205,11 @@ def _header(record: Any, row: np.void) -> tuple[str, str]:
 def _measure(record: Any, row: np.void, how: How) -> None:
     """Fill in the numbers of an image. Raises BadImage."""
 
-    def scale(full: tuple[int, int]) -> int:
+    def draft(full: tuple[int, int]) -> Part:
         row["width"], row["height"] = full
-        return how.scale(full)
+        return keeping(SHORT)(full) if how.draft else Part()
 
-    image = plain(open_image(record, how.reading, scale))
+    image = plain(open_image(record, how.reading, draft))
     counts = _histogram(image)
     shares = counts / counts.sum(axis=1, keepdims=True)
     row["mean"], row["square"] = shares @ LEVELS, shares @ LEVELS**2

@@ -11,7 +11,7 @@ from jaxdino.core.errors import UserError
 from jaxdino.data import image_file
 from jaxdino.data.bad_images import BadImage, BadImages
 from jaxdino.data.channels import Reading
-from jaxdino.data.checks import open_image, open_rgb
+from jaxdino.data.checks import Part, open_image, open_rgb
 from jaxdino.data.ranges import Range
 from jaxdino.data.record import Split
 
@@ -68,7 +68,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation, name):
     exif[0x0112] = orientation
     path = saved(tmp_path, Image.fromarray(gradient()), name, exif=exif)
     seen = []
-    image = open_rgb(path, LIMIT, lambda full: seen.append(full) or 1)
+    image = open_rgb(path, LIMIT, lambda full: seen.append(full) or Part())
     expected = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     assert np.array_equal(np.asarray(image), np.asarray(expected))
     assert seen == [expected.size]
@@ -152,8 +152,8 @@ def test_deep_pixels_need_a_range(tmp_path):
 
 def test_draft_decodes_a_jpeg_smaller(tmp_path):
     path = saved(tmp_path, Image.fromarray(gradient(96, 128)), "x.jpg")
-    assert open_rgb(path, 20_000, lambda full: 4).size == (32, 24)
-    assert open_rgb(saved(tmp_path, Image.fromarray(gradient())), LIMIT, lambda full: 4).size == (32, 24)
+    assert open_rgb(path, 20_000, lambda full: Part(4)).size == (32, 24)
+    assert open_rgb(saved(tmp_path, Image.fromarray(gradient())), LIMIT, lambda full: Part(4)).size == (32, 24)
 
 
 def test_bad_images_are_counted_and_named():

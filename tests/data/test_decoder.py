@@ -11,11 +11,11 @@ from PIL import Image
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.resize import Resize
-from jaxdino.data import decoder
+from jaxdino.data import decoder, reader
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.bands import Levels
 from jaxdino.data.channels import Reading
-from jaxdino.data.checks import open_image
+from jaxdino.data.checks import Part, open_image
 from jaxdino.data.decoder import PILLOW, Decoder
 from jaxdino.data.fields import ClassMap
 from jaxdino.data.geometry import Geometry
@@ -34,7 +34,7 @@ def jpeg(tmp_path, name="x.jpg", size=(203, 157), mode="RGB", **how):
 
 
 def opened(path, with_, scale=1):
-    return np.asarray(open_image(path, Reading(max_pixels=LIMIT), lambda full: scale, with_))
+    return np.asarray(open_image(path, Reading(max_pixels=LIMIT), lambda full: Part(scale), with_))
 
 
 def turned(orientation):
@@ -132,6 +132,82 @@ def test_a_training_crop_differs_little_from_pillows(tmp_path):
         for one in (FAST, PILLOW)
     ]
     assert 0 < np.abs(rows[0] - rows[1]).mean() < 0.35
+
+
+def decodes(monkeypatch):
+    """Return the (rows, of an image of how many) of each JPEG to come; rows that are not decoded are bright."""
+    import simplejpeg
+
+    seen, decode = [], simplejpeg.decode_jpeg
+
+    def spying(data, *args, buffer, **how):
+        buffer[:] = 255
+        found = decode(data, *args, buffer=buffer, **how)
+        seen.append((len(found), len(buffer)))
+        return found
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", spying)
+    return seen
+
+
+def read_twice(monkeypatch, path, moves, channels=3):
+    """Return what geometries make of an image of which they need a part, and of all of it."""
+    begin, part, found = decoder._beginning, reader._part(moves, True), []
+    for beginning in (begin, lambda data, height, *_: (data, height)):
+        monkeypatch.setattr(decoder, "_beginning", beginning)
+        image = open_image(path, Reading(channels, max_pixels=4 * LIMIT), lambda full: part, FAST)
+        found.append(np.stack([move.image(image, FAST) for move in moves]))
+    monkeypatch.setattr(decoder, "_beginning", begin)
+    return found
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    "how",
+    [{"subsampling": 2}, {"subsampling": 1, "restart_marker_rows": 2}, {"subsampling": 0}, {"mode": "L"}],
+    ids=["420", "422", "444", "grey"],
+)
+def test_rows_below_what_is_read_are_not_decoded(tmp_path, monkeypatch, orientation, how):
+    path = jpeg(tmp_path, size=(406, 314), exif=turned(orientation), **how)
+    size = (406, 314) if orientation < 5 else (314, 406)
+    channels = 1 if "mode" in how else 3
+    seen, rng = decodes(monkeypatch), np.random.default_rng(orientation)
+    for side in (60, 25, 12, 6):
+        shares = rng.uniform(0.25, 0.3, 2), rng.uniform((0.6, 0.33), (0.65, 0.38))
+        box = tuple(int(share * full) for pair in shares for share, full in zip(pair, size, strict=True))
+        inner = (box[0] + 9, box[1] + 7, box[2] - 5, box[3] - 8)
+        moves = [Geometry(size, (side, side), Resize(), one) for one in (box, inner)]
+        assert np.array_equal(*read_twice(monkeypatch, path, moves, channels)), side
+    assert all(rows < every for rows, every in seen[::2]) and all(rows == every for rows, every in seen[1::2])
+
+
+@pytest.mark.parametrize("filter_", ["lanczos", "hamming"])
+def test_a_filter_wider_than_its_box_reads_decoded_rows(tmp_path, monkeypatch, filter_):
+    path, seen = jpeg(tmp_path, size=(900, 1200)), decodes(monkeypatch)
+    for box, side in {(100, 200, 800, 900): 20, (300, 100, 340, 140): 20, (300, 100, 348, 148): 6}.items():
+        moves = [Geometry((900, 1200), (side, side), Resize(interpolation=filter_), box)]
+        assert np.array_equal(*read_twice(monkeypatch, path, moves)), side
+    assert all(rows < every for rows, every in seen[::2])
+
+
+def test_a_file_that_ends_too_early_is_refused_even_if_its_first_rows_suffice(tmp_path):
+    path = Path(jpeg(tmp_path))
+    path.write_bytes(path.read_bytes()[:-700])
+    part = Part(box=(0, 0, 40, 40))
+    with pytest.raises(BadImage, match="truncated"):
+        open_image(str(path), Reading(max_pixels=LIMIT), lambda full: part, FAST)
+
+
+def test_a_jpeg_of_several_scans_is_decoded_whole(tmp_path, monkeypatch):
+    seen, part = decodes(monkeypatch), Part(box=(0, 0, 40, 40))
+    path = Path(jpeg(tmp_path))
+    for name, change in {"x.jpg": {}, "scans.jpg": {"progressive": True}}.items():
+        open_image(jpeg(tmp_path, name, **change), Reading(max_pixels=LIMIT), lambda full: part, FAST)
+    assert seen == [(42, 157), (157, 157)]
+    data = path.read_bytes()
+    scan = data.index(bytes([0xFF, decoder.START_OF_SCAN]))
+    assert decoder._place_of_height(data) is not None
+    assert decoder._place_of_height(data[: scan + 4] + b"\x01" + data[scan + 5 :]) is None  # one colour in the scan
 
 
 def test_a_run_keeps_its_decoder(tmp_path, monkeypatch):

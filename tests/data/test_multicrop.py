@@ -197,20 +197,20 @@ def difference(first, second):
 
 
 def test_a_large_jpeg_is_decoded_smaller_only_where_every_crop_stays_large(tmp_path, monkeypatch):
-    path, scales = str(tmp_path / "large.jpg"), []
+    path, parts = str(tmp_path / "large.jpg"), []
     Image.fromarray(photograph(1600, 1200)).save(path, quality=95)
 
     def spying(record, reading, draft, decoder):
-        return open_image(record, reading, lambda full: scales.append(draft(full)) or scales[-1], decoder)
+        return open_image(record, reading, lambda full: parts.append(draft(full)) or parts[-1], decoder)
 
     monkeypatch.setattr("jaxdino.data.reader.open_image", spying)
     views = (View(size=64, count=2), View("local", 32, (0.05, 0.4), count=4))
     small, whole = crops_of(path, views), crops_of(path, views, draft=False)
-    assert scales == [8, 1]
+    assert [part.scale for part in parts] == [8, 1]
     assert difference(small, whole) < 4 and small["local"].std() > 20
     one_small_crop = (*views, View("local", 32, (1e-3, 1e-3)))
     crops_of(path, one_small_crop)
-    assert scales[-1] == 1
+    assert parts[-1].scale == 1
 
 
 def test_large_crops_are_nearly_those_of_the_full_filter(monkeypatch):
