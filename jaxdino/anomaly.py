@@ -17,7 +17,7 @@ from typing import Any
 from convert import flags
 from jaxdino import results
 from jaxdino.core.arguments import Parser
-from jaxdino.core.command import described, expanded, finish, program
+from jaxdino.core.command import OF_DATA, described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.processor import prepare
 from jaxdino.core.program_cache import keep_programs
@@ -36,7 +36,7 @@ COLUMNS = ("path", "score", "anomalous", "error")
 
 def main(argv: list[str] | None = None) -> int:
     """Run one of the three; return 1 if an image could not be read, else see `finish`."""
-    return finish(lambda: _run(argv), data="--data.")
+    return finish(lambda: _run(argv), words=OF_DATA)
 
 
 def _run(argv: list[str] | None) -> int:

@@ -156,7 +156,7 @@ def _checked(args: argparse.Namespace) -> tuple[Path, Any]:
     if args.root and out.resolve().is_relative_to(Path(args.root).resolve()):
         raise UserError(f"--out {out} is inside --root {args.root}: give a folder outside of the data")
     check_writable(f"--out {out}", out)
-    memory = parse_size(args.max_memory) / 2**30 if args.max_memory else None
+    memory = parse_size(args.max_memory, "--max_memory") / 2**30 if args.max_memory else None
     return out, Limits(None if args.max_minutes is None else 60 * args.max_minutes, memory)
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from convert import flags
 from jaxdino import parts
 from jaxdino.core.arguments import Parser
-from jaxdino.core.command import described, expanded, finish, program
+from jaxdino.core.command import OF_DATA, described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.processor import prepare
 from jaxdino.core.program_cache import keep_programs
@@ -31,7 +31,7 @@ READ = ("num_threads", "num_workers", "max_pixels", "sixteen_bit", "on_bad", "fo
 
 def main(argv: list[str] | None = None) -> int:
     """Write embeddings; return 1 if an image could not be read, else see `finish`."""
-    return finish(lambda: _run(argv), data="--data.")
+    return finish(lambda: _run(argv), words=OF_DATA)
 
 
 def _run(argv: list[str] | None) -> int:

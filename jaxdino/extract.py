@@ -14,7 +14,7 @@ from typing import Any
 
 from convert import flags
 from jaxdino.core.arguments import Parser
-from jaxdino.core.command import described, expanded, finish, program
+from jaxdino.core.command import OF_DATA, described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.processor import prepare
 from jaxdino.core.program_cache import keep_programs
@@ -30,11 +30,12 @@ READ = (
 """Settings of the data that an extraction reads."""
 HOW = ("num_threads", "num_workers", "digest")
 """Settings that do not change the features."""
+WORDS = {"--config=multilabel, or ": "", "--config.objective.name=multilabel": "--multilabel"} | OF_DATA
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write features; return the exit status, see `finish`."""
-    return finish(lambda: _run(argv), data="--data.")
+    return finish(lambda: _run(argv), words=WORDS)
 
 
 def _run(argv: list[str] | None) -> None:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from jaxdino.core.arguments import Parser
-from jaxdino.core.command import described, expanded, finish, program
+from jaxdino.core.command import OF_DATA, described, expanded, finish, program
 from jaxdino.core.errors import UserError
 from jaxdino.core.words import printable
 
@@ -23,7 +23,7 @@ READ = (
 
 def main(argv: list[str] | None = None) -> int:
     """Write or check shards; return the exit status, see `finish`."""
-    return finish(lambda: _run(argv), data="--data.")
+    return finish(lambda: _run(argv), words=OF_DATA)
 
 
 def _run(argv: list[str] | None) -> None:

@@ -6,8 +6,9 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from jaxdino.core.errors import UserError
 from jaxdino.core.words import printable
@@ -37,6 +38,8 @@ COMMANDS = {
     "convert": "convert",
 }
 """{argument of `jaxdino` on the command line: module for `python -m`}."""
+OF_DATA = {"--config.data.": "--data."}
+"""{words of the errors of training: those of commands that read data without a config}."""
 HOME = re.compile(r"^((?:--?[\w.\[\]]+=)?)~(?=/|$)")
 _typed: list[str] = []
 
@@ -65,7 +68,7 @@ def expanded(argv: Sequence[str] | None = None) -> list[str]:
     return [HOME.sub(lambda found: found[1] + os.path.expanduser("~"), one) for one in argv]
 
 
-def finish(work: Callable[[], int | None], data: str = "--config.data.") -> int:
+def finish(work: Callable[[], int | None], words: Mapping[str, str] = MappingProxyType({})) -> int:
     """Run a command and return its exit status. A UserWarning is printed as its words alone, without a place in code.
 
     `UserError` is printed as `error: ...`, status 2. Ctrl-C prints `interrupted`, status 130. A reader that closed the
@@ -73,7 +76,7 @@ def finish(work: Callable[[], int | None], data: str = "--config.data.") -> int:
 
     Args:
       work: the function of the command; returns its status, or None for 0.
-      data: how flags of the data begin in this command; errors name them so.
+      words: {words of an error, such as a flag of training: those of this command}; replaced in this order.
     """
     format_before, warnings.formatwarning = warnings.formatwarning, _in_words
     try:
@@ -82,7 +85,10 @@ def finish(work: Callable[[], int | None], data: str = "--config.data.") -> int:
         finally:  # a closed pipe is detected here, not when the interpreter ends
             sys.stdout.flush()
     except UserError as err:
-        write_error(f"error: {err}".replace("--config.data.", data))
+        message = f"error: {err}"
+        for theirs, own in words.items():
+            message = message.replace(theirs, own)
+        write_error(message)
         return MISTAKE
     except KeyboardInterrupt:
         write_error("interrupted")

@@ -97,11 +97,11 @@ def on_device(tree: Any) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def parse_size(text: str) -> int:
-    """Return the bytes of "16GiB", "80GB" or "24G". Raises UserError for other text."""
+def parse_size(text: str, flag: str = "--memory") -> int:
+    """Return the bytes of "16GiB", "80GB" or "24G". Raises UserError, which names the flag, for other text."""
     found = SIZE.fullmatch(text)
     if not found or not float(found[1]):
-        raise UserError(f"--memory={text}: give a size such as 16GiB or 80GB")
+        raise UserError(f"{flag}={text}: give a size such as 16GiB or 80GB")
     return int(float(found[1]) * UNITS[found[2] or ""])
 
 

@@ -95,6 +95,7 @@ def test_a_changed_setting_is_refused_before_any_run(compared, capsys):
         (["--configs", "linear,linear"], "name each strategy once"),
         (["--configs", "linear,ssl"], "trains the task 'distill'"),
         (["--seeds", "some"], "--seeds some"),
+        (["--max_memory", "16Gx"], "--max_memory=16Gx"),
         (["--probe_most", "0", "--probe_root", "x"], "is not read with --probe_most 0"),
     ],
 )

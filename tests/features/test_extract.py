@@ -191,3 +191,11 @@ def test_what_is_not_ours_is_never_deleted(flags, root, capsys):
 def test_wrong_flags_are_refused_before_long_work(flags, more, words, tmp_path, capsys):
     assert main([*flags, "--out", str(tmp_path / "out"), *more]) == 2
     assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_an_error_names_the_flag_of_this_command(tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("path,red,round\na.png,1,1\nb.png,0,1\n")
+    given = [*WEIGHTS, "--name", "manifest", "--root", str(tmp_path / "list.csv"), "--out", str(tmp_path / "out")]
+    assert main(given) == 2
+    said = capsys.readouterr().err
+    assert "several classes for an image: --multilabel, or" in said and "--config" not in said
