@@ -30,7 +30,13 @@ READ = (
 """Settings of the data that an extraction reads."""
 HOW = ("num_threads", "num_workers", "digest")
 """Settings that do not change the features."""
-WORDS = {"--config=multilabel, or ": "", "--config.objective.name=multilabel": "--multilabel"} | OF_DATA
+WORDS = {
+    "--config=multilabel, or ": "",
+    "--config.objective.name=multilabel": "--multilabel",
+    "error: n=": "error: --layers=",
+    **OF_DATA,
+}
+"""{words of the errors of training and of `jaxdino.load`: those of this command}."""
 
 
 def main(argv: list[str] | None = None) -> int:

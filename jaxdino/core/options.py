@@ -57,7 +57,7 @@ def check_range(what: str, value: Any, interval: str) -> None:
         if not (above and below):
             bounds = f"at least {low:g}" if interval.endswith(" inf)") and interval[0] == "[" else f"in {interval}"
             bounds += ", and finite" if number == float("inf") else ""
-            shown = f"{value}"[:40]
+            shown = f"{number if what.startswith('--') else value}"[:40]  # flags take numbers without brackets
             raise UserError(f"{what}={shown} is no number" if number != number else f"{what}={shown} must be {bounds}")
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from jaxdino.core.command import expanded, finish
+from jaxdino.core.command import OF_DATA, expanded, finish
 from jaxdino.core.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -42,7 +42,7 @@ def test_settings_of_the_data_and_warnings_in_the_words_of_the_command(capsys, m
         warnings.simplefilter("always")
         monkeypatch.setattr(warnings, "_showwarnmsg_impl", lambda found: sys.stderr.write(formatted(found)))
         assert finish(lambda: warnings.warn("12 bits assumed", stacklevel=1)) == 0
-    assert finish(fails(UserError("--config.data.sixteen_bit=full says so")), data="--data.") == 2
+    assert finish(fails(UserError("--config.data.sixteen_bit=full says so")), words=OF_DATA) == 2
     assert capsys.readouterr().err == "12 bits assumed\nerror: --data.sixteen_bit=full says so\n"
 
 

@@ -183,7 +183,7 @@ def test_what_is_not_ours_is_never_deleted(flags, root, capsys):
     ("more", "words"),
     [
         (["--shard", "3/2"], "must be I/N"),
-        (["--layers", "40"], "blocks that the model does not have"),
+        (["--layers", "40"], "error: --layers=40 asks for blocks that the model does not have"),
         (["--augment", "lihgt"], "light"),
         (["--data.crop_pct=1"], "has no effect"),
     ],

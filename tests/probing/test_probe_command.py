@@ -193,6 +193,7 @@ def test_folds_that_agree_do_not_claim_certainty():
         (["--methods", "attentive"], "jaxdino extract --patches"),
         (["--methods", "linear", "knn", "--k", "5000"], "k=5000"),
         (["--methods", "linear", "--shots", "5000"], "shots=5000"),
+        (["--k", "10", "0"], "error: --k=0 must be at least 1"),
         (["--folds", "1"], "--folds 1"),
         (["--learning_rates", "-1"], "--learning_rates"),
     ],
