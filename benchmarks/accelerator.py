@@ -83,8 +83,10 @@ class Run:
         """Start a worker that writes its lines to `log`."""
         command = [sys.executable, "-m", "benchmarks.accelerator", "--worker", str(log), "--only", self.args.only]
         command += ["--tiny"] if self.args.tiny else []
+        first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]  # the peers use one GPU
         with open(f"{log}.err", "ab") as errors:
-            return subprocess.Popen([*command, *flags], stdout=errors, stderr=errors)
+            env = {**os.environ, "CUDA_VISIBLE_DEVICES": first}
+            return subprocess.Popen([*command, *flags], stdout=errors, stderr=errors, env=env)
 
     def compile_all(self) -> None:
         """Fill the caches, in several processes at once."""

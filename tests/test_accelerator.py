@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import re
 import subprocess
 import sys
 
@@ -11,6 +13,7 @@ import pytest
 from benchmarks import accelerator
 from benchmarks.accelerator import page
 from benchmarks.harness import Contender
+from tests.conftest import QUICK
 
 FACTS = {"card": "a card", "machine": "machine: a card", "command": "a command", "rate": 1e12}
 
@@ -81,3 +84,20 @@ def test_a_case_that_crashes_or_hangs_does_not_end_the_run(tmp_path, monkeypatch
     assert [row.get("failed") for row in rows] == [None, "a crash", "time limit", None]
     assert [row["name"] for row in rows] == ["a", "b", "c", "d"]
     assert "| b | failed: a crash |" in (tmp_path / "page.md").read_text()
+
+
+@pytest.mark.slow
+def test_every_case_runs_at_the_size_for_a_cpu(tmp_path):
+    pytest.importorskip("timm")
+    from benchmarks import accelerator_cases as cases
+
+    written = tmp_path / "page.md"
+    flags = ["--tiny", "--seconds", "900", "--limit", "400", "--output", str(written)]
+    one_device = os.environ | {"XLA_FLAGS": QUICK}
+    subprocess.run([sys.executable, "-m", "benchmarks.accelerator", *flags], check=True, timeout=950, env=one_device)
+    text = written.read_text()
+    rows = dict(re.findall(r"^\| ([^|]+) \| (.*) \|$", text, re.MULTILINE))
+    for case in cases.cases(tiny=True):
+        cells = dict(zip(accelerator.COLUMNS, rows[case.name].split(" | "), strict=False))
+        assert all(cells[column].endswith(" ms") for column in case.makers.keys() - {"jaxdino, cudnn"}), rows[case.name]
+    assert "Not measured" not in text
