@@ -1,11 +1,14 @@
 """Read the masks of images from files, lazily, as images are read."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from jaxdino.data import flat_png
 from jaxdino.data.bad_images import BadImage
 from jaxdino.data.checks import TURNS
 from jaxdino.data.image_file import open_file
@@ -53,7 +56,10 @@ def read_values(path: str, max_pixels: int, indexed: bool) -> np.ndarray:
     """
     if not indexed:
         return _above(path, max_pixels)
-    image = _opened(path, max_pixels)
+    with _file(path, max_pixels) as opened:
+        if (values := flat_png.decoded(opened)) is not None:
+            return values
+        image = _upright(opened)
     if image.format in ("JPEG", "MPO"):
         raise BadImage(f"its mask {shown(path)} is a JPEG, which changes values: save masks as PNG")
     if image.mode in GREYS:
@@ -97,17 +103,29 @@ def _colours(image: Image.Image) -> np.ndarray:
 
 def _opened(path: str, max_pixels: int) -> Image.Image:
     """Open and decode a mask, upright by its own EXIF orientation. Raise BadImage if this fails."""
+    with _file(path, max_pixels) as image:
+        return _upright(image)
+
+
+@contextlib.contextmanager
+def _file(path: str, max_pixels: int) -> Iterator[Image.Image]:
+    """Open a mask; raise BadImage if this fails, if it is too large, or for any error of the work on it."""
     lift_limit(max_pixels)
     try:
         with open_file(path) as image:
             if image.width * image.height > max_pixels:
                 raise BadImage(f"its mask {shown(path)} has more than max_pixels = {max_pixels} pixels")
-            image.load()
-            upright = image.transpose(TURNS[turn]) if (turn := orientation_of(image)) in TURNS else image
-            upright.format = image.format
-            return upright
+            yield image
     except BadImage:
         raise
     except Exception as err:  # decoders raise many error types for broken files
         what = "does not exist" if isinstance(err, FileNotFoundError) else f"cannot be read: {type(err).__name__}"
         raise BadImage(f"its mask {shown(path)} {what}") from err
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Decode an opened mask, and turn it as its EXIF says."""
+    image.load()
+    upright = image.transpose(TURNS[turn]) if (turn := orientation_of(image)) in TURNS else image
+    upright.format = image.format
+    return upright
