@@ -1,5 +1,7 @@
 """Masks that kornia-rs decodes: Pillow's values, and Pillow's errors for all others."""
 
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -78,8 +80,9 @@ def test_a_damaged_mask_is_refused_in_pillows_words(tmp_path, taken, harm):
     assert reasons[0] == reasons[1] and taken == [False, False]
 
 
-def test_without_the_library_pillow_reads_the_same(tmp_path, taken, monkeypatch):
-    monkeypatch.setattr(flat_png, "INSTALLED", False)
+def test_without_the_library_or_with_an_old_one_pillow_reads_the_same(tmp_path, taken, monkeypatch):
+    monkeypatch.setattr(flat_png, "library", flat_png.library.__wrapped__)
+    monkeypatch.setitem(sys.modules, "kornia_rs.io", None)
     values = areas(255)
     assert np.array_equal(read_values(save(tmp_path / "mask.png", values), LIMIT, indexed=True), values)
     assert taken == [False]
